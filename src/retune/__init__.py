@@ -1,0 +1,71 @@
+"""ReTune: image restoration learned at equilibrium.
+
+A K-layer proximal network is restarted on its own output until it sits at the fixed point of a variational problem;
+then K layers are differentiated there. See https://arxiv.org/abs/2506.13239.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from retune._version import __version__
+
+if TYPE_CHECKING:
+    from retune import priors, problems
+    from retune.build import load
+    from retune.equilibrium import Equilibrium, Status
+    from retune.gradients import Implicit, Truncated, Unrolled
+    from retune.maps import ForwardBackward
+    from retune.model import Restarted
+    from retune.problem import Problem
+    from retune.solve import Stop
+    from retune.solvers import Picard
+    from retune.training import fit
+
+# Loaded on first use, so that `retune --help` does not wait for torch.
+_WHERE = {
+    "Equilibrium": "retune.equilibrium",
+    "ForwardBackward": "retune.maps",
+    "Implicit": "retune.gradients",
+    "Picard": "retune.solvers",
+    "Problem": "retune.problem",
+    "Restarted": "retune.model",
+    "Status": "retune.equilibrium",
+    "Stop": "retune.solve",
+    "Truncated": "retune.gradients",
+    "Unrolled": "retune.gradients",
+    "fit": "retune.training",
+    "load": "retune.build",
+}
+_MODULES = ("priors", "problems")
+
+__all__ = [
+    "Equilibrium",
+    "ForwardBackward",
+    "Implicit",
+    "Picard",
+    "Problem",
+    "Restarted",
+    "Status",
+    "Stop",
+    "Truncated",
+    "Unrolled",
+    "__version__",
+    "fit",
+    "load",
+    "priors",
+    "problems",
+]
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"retune.{name}")
+    raise AttributeError(f"module 'retune' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*__all__, *globals()})

@@ -1,0 +1,79 @@
+"""The normal operator of a spatial blur by FFT, exact for every boundary condition of deepinv's ``Blur``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from deepinv.physics import Blur
+from torch import Tensor
+
+
+class BlurNormal:
+    r"""``x ↦ AᵀA x`` for ``A = S ∘ C ∘ P``: pad, convolve circularly on the padded grid, keep the valid part.
+
+    A 25×25 kernel costs two FFT pairs instead of two direct convolutions. For ``padding="circular"``, P and S are
+    the identity, ``AᵀA`` is one FFT pair, and ``sqnorm = max |ĥ|²`` is exact.
+
+    Args:
+        physics: a deepinv ``Blur`` with a filter (1 or B, 1 or C, h, w).
+        shape: (B, C, H, W) of the image.
+
+    Attributes:
+        sqnorm: exact ‖A‖², shape (1,) or (B,), for circular boundaries; None otherwise.
+    """
+
+    def __init__(self, physics: Blur, shape: torch.Size):
+        kernel = physics.filter
+        h, w = kernel.shape[-2:]
+        self.size = (shape[-2], shape[-1])
+        self.mode = {"zeros": "constant", "zero": "constant"}.get(physics.padding, physics.padding)
+        above, left = h // 2, w // 2
+        # deepinv aligns even kernels so that one sample fewer is kept below and to the right.
+        self.pad = (left, left - (w - 1) % 2, above, above - (h - 1) % 2)
+        if self.mode in ("circular", "valid"):
+            grid, self.pad = self.size, (0, 0, 0, 0)
+        else:
+            grid = (self.size[0] + self.pad[2] + self.pad[3], self.size[1] + self.pad[0] + self.pad[1])
+        self.grid = grid
+        if self.mode == "circular":
+            kernel = torch.roll(F.pad(kernel, (0, grid[1] - w, 0, grid[0] - h)), (-above, -left), (-2, -1))
+        spectrum = torch.fft.rfft2(kernel, s=grid)
+        self.spectrum, self.conjugate = spectrum, spectrum.conj().resolve_conj()
+        self.power = (spectrum * self.conjugate).real
+        peak = self.power.detach().flatten(1).amax(1)
+        self.sqnorm = peak if self.mode == "circular" else None
+        self.valid = (slice(h - 1, None), slice(w - 1, None))  # where no sample wrapped around
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``AᵀA x``, shape (B, C, H, W) → (B, C, H, W)."""
+        if self.mode == "circular":
+            return torch.fft.irfft2(torch.fft.rfft2(x) * self.power, s=self.grid)
+        padded = x if self.mode == "valid" else F.pad(x, self.pad, mode=self.mode)
+        blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * self.spectrum, s=self.grid)
+        kept = torch.zeros_like(blurred)
+        kept[..., self.valid[0], self.valid[1]] = blurred[..., self.valid[0], self.valid[1]]
+        back = torch.fft.irfft2(torch.fft.rfft2(kept) * self.conjugate, s=self.grid)
+        return back if self.mode == "valid" else self._unpad(back)
+
+    def _unpad(self, z: Tensor) -> Tensor:
+        """The adjoint of the padding: what was copied out is added back."""
+        left, right, above, below = self.pad
+        z = _fold(z, -2, above, below, self.mode)
+        return _fold(z, -1, left, right, self.mode)
+
+
+def _fold(z: Tensor, dim: int, before: int, after: int, mode: str) -> Tensor:
+    n = z.shape[dim] - before - after
+    out = z.narrow(dim, before, n).clone()
+    head, tail = z.narrow(dim, 0, before), z.narrow(dim, before + n, after)
+    if mode == "reflect":
+        if before:
+            out.narrow(dim, 1, before).add_(head.flip(dim))
+        if after:
+            out.narrow(dim, n - 1 - after, after).add_(tail.flip(dim))
+    elif mode == "replicate":
+        if before:
+            out.narrow(dim, 0, 1).add_(head.sum(dim, keepdim=True))
+        if after:
+            out.narrow(dim, n - 1, 1).add_(tail.sum(dim, keepdim=True))
+    return out  # "constant": the padding was zeros, nothing comes back

@@ -1,0 +1,87 @@
+"""Reading and writing of checkpoints: safetensors with a readable description; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from retune._version import __version__
+from retune.errors import CheckpointError
+
+#: Raised when a checkpoint of an older kind could no longer be read.
+FORMAT = 1
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], description: dict, notes: dict[str, str]) -> None:
+    """Write atomically: a reader sees the old file or the new one, never half of it."""
+    path = Path(path)
+    metadata = {
+        "retune_format": str(FORMAT),
+        "retune_version": __version__,
+        "description": json.dumps(description),
+        "notes": json.dumps({k: str(v) for k, v in notes.items()}),
+    }
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    write_atomically(path, content)
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write `content` beside `path`, then rename: on any failure the old file stays as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Tensors, description and notes.
+
+    Raises:
+        CheckpointError: not a file, truncated, not written by ReTune, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}; net.save(path) writes one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "retune_format" not in metadata:
+                raise CheckpointError(
+                    f"{path} is a safetensors file, but not a ReTune checkpoint (it has no description); "
+                    "expected a file written by net.save(path)"
+                )
+            if metadata["retune_format"] != str(FORMAT):
+                raise CheckpointError(
+                    f"{path} has checkpoint format {metadata['retune_format']} (written by ReTune "
+                    f"{metadata.get('retune_version', 'unknown')}), this is ReTune {__version__} and reads format "
+                    f"{FORMAT}: install the version that wrote it, or train again"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return tensors, json.loads(metadata["description"]), json.loads(metadata.get("notes", "{}"))
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». It is truncated or not "
+            "a safetensors file; copy it again, or save it again with net.save(path)"
+        ) from error

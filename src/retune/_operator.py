@@ -1,0 +1,225 @@
+"""Facts about a forward operator that are worth knowing once: linearity, ‖A‖², a fast normal operator."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Inpainting, LinearPhysics
+from torch import Tensor, nn
+
+from retune._blur import BlurNormal
+from retune.errors import InvalidParameterError, PhysicsError
+
+#: ‖A‖² ≤ SAFETY · (Lanczos estimate), with probability at least 1 − FAILURE over the start vector.
+SAFETY = 1.05
+FAILURE = 1e-6
+# Diagonalised by construction, so there is nothing to check each time a fresh mask is drawn.
+_TRUSTED = (Inpainting, Denoising, BlurFFT)
+
+
+@dataclass(frozen=True)
+class OperatorFacts:
+    """What is known of a physics for one image size; see :class:`retune.problem.Problem`."""
+
+    sqnorm: Tensor
+    sqnorm_kind: str
+    normal_scale: float | None
+    normal: Callable[[Tensor], Tensor] | None  # None: the physics' own route
+
+
+_cache: weakref.WeakKeyDictionary[LinearPhysics, tuple[Any, list[Tensor], OperatorFacts]]
+_cache = weakref.WeakKeyDictionary()
+
+
+def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Tensor | None = None) -> OperatorFacts:
+    """The facts for images shaped as `like`; cached until a tensor or a plain attribute of the physics changes."""
+    if known_sqnorm is not None:
+        sqnorm = torch.as_tensor(known_sqnorm, dtype=like.dtype, device=like.device).reshape(-1)
+        if not bool((sqnorm > 0).all() & torch.isfinite(sqnorm).all()) or len(sqnorm) not in (1, len(like)):
+            raise InvalidParameterError(
+                f"sqnorm = ‖A‖² must be positive and finite, one number or one per image, got {known_sqnorm}"
+            )
+        return OperatorFacts(sqnorm, "given", None, None)
+    if type(physics) in _TRUSTED:  # a few operations: cheaper than looking them up
+        return _diagonal_facts(physics, like)
+    key, tensors = _fingerprint(physics, like)
+    held = _cache.get(physics)
+    # The cache holds the tensors themselves, so that `is` cannot be fooled by reused memory.
+    if held is not None and held[0] == key and all(a is b for a, b in zip(held[1], tensors, strict=True)):
+        return held[2]
+    found = _examine(physics, like.detach(), y)
+    _cache[physics] = (key, tensors, found)
+    return found
+
+
+def normal_operator(physics: LinearPhysics, known: OperatorFacts) -> Callable[[Tensor], Tensor]:
+    """The fastest exact route to ``x ↦ AᵀA x``."""
+    return physics.A_adjoint_A if known.normal is None else known.normal
+
+
+def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
+    tensors: list[Tensor] = []
+    plain: list[Any] = [tuple(like.shape), like.dtype, like.device]
+    for name, module in physics.named_modules():
+        if "noise_model" in name or "sensor_model" in name:
+            continue  # they do not enter A
+        for key, value in sorted(vars(module).items()):
+            if isinstance(value, Tensor):
+                tensors.append(value)
+            elif isinstance(value, int | float | str | bool | tuple) and key != "training":
+                plain.append((name, key, value))
+        tensors += [t for t in (*module._buffers.values(), *module._parameters.values()) if t is not None]
+    return (tuple(plain), tuple(t._version for t in tensors)), tensors
+
+
+def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
+    with torch.no_grad():
+        probes = _probes(like)
+        _check_linear(physics, like, y, probes)
+        if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
+            return _diagonal_facts(physics, like)
+        normal: Callable[[Tensor], Tensor] | None = None
+        if type(physics) is Blur and _fixed_2d_filter(physics):
+            fast = BlurNormal(physics, like.shape)
+            if _agree(fast(probe := next(probes)), physics.A_adjoint_A(probe)):
+                normal = fast
+                if fast.sqnorm is not None:
+                    return OperatorFacts(fast.sqnorm.to(like), "exact", None, normal)
+        sqnorm = lanczos_sqnorm(normal or physics.A_adjoint_A, next(probes)) * SAFETY
+        return OperatorFacts(sqnorm, "estimated", None, normal)
+
+
+def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts:
+    """A = U diag(m) Vᵀ: ‖A‖² = max |m|², AᵀA = V |m|² Vᵀ, with |m|² computed once."""
+    mask = physics.mask
+    if not isinstance(mask, Tensor):
+        raise PhysicsError(f"{type(physics).__name__} has no mask yet: set one (physics.update(mask=...)) first")
+    power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
+    if mask.numel() == 1:
+        scale = float(power)
+        return OperatorFacts(power.detach().to(like).reshape(1), "exact", scale, lambda x: x * scale)
+    batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
+    sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
+    if type(physics) is Inpainting:
+
+        def normal(x: Tensor) -> Tensor:
+            return power * x
+    else:
+
+        def normal(x: Tensor) -> Tensor:
+            return physics.V(power * physics.V_adjoint(x))
+
+    return OperatorFacts(sqnorm.to(like), "exact", None, normal)
+
+
+def _is_diagonalised(physics: DecomposablePhysics, probe: Tensor) -> bool:
+    """Whether the factors are orthonormal on a random image and AᵀA is what they say it is."""
+    mask = physics.mask
+    if not isinstance(mask, Tensor):
+        return False
+    power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
+    claimed = physics.V(power * physics.V_adjoint(probe))
+    actual = physics.A_adjoint(physics.A(probe))
+    if not (_agree(physics.V(physics.V_adjoint(probe)), probe) and _agree(claimed, actual)):
+        return False
+    # V could still be oblique; a power iteration is a lower bound of the norm and would exceed max |m|².
+    v = probe
+    for _ in range(10):
+        v = physics.A_adjoint_A(v / _norm(v).clamp_min(1e-30))
+    return bool((_norm(v).max() <= power.max() * (1 + 1e-4)).item())
+
+
+def lanczos_sqnorm(normal: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Largest Ritz value of AᵀA per image, shape (B,): never above ‖A‖² up to rounding.
+
+    The number of steps k makes the probability that ``SAFETY`` times the value is below ‖A‖² at most ``FAILURE``:
+    for a start uniform on the sphere of R^n, P(θ_k < (1 − ε)‖A‖²) ≤ 1.648 √n exp(−√ε (2k − 1))
+    (Kuczyński and Woźniakowski, SIAM J. Matrix Anal. Appl. 13(4):1094-1122, 1992).
+    """
+    n = start[0].numel()
+    epsilon = 1 - 1 / SAFETY
+    steps = math.ceil((math.log(1.648 * math.sqrt(n) / FAILURE) / math.sqrt(epsilon) + 1) / 2)
+    tiny = torch.finfo(start.dtype).tiny
+    v, previous = start / _norm(start).clamp_min(tiny), torch.zeros_like(start)
+    beta = torch.zeros_like(_norm(start))
+    diagonal, off = [], []
+    for _ in range(min(steps, n)):
+        w = normal(v) - beta * previous
+        alpha = (w * v).sum((1, 2, 3), keepdim=True)
+        w = w - alpha * v
+        beta = _norm(w)
+        diagonal.append(alpha)
+        off.append(beta)
+        # After an exact breakdown w is 0 and only zeros are appended, which leave the largest value alone.
+        previous, v = v, w / beta.clamp_min(tiny)
+    main = torch.cat(diagonal, 1).flatten(1).double()
+    side = torch.cat(off, 1).flatten(1).double()[:, :-1]
+    matrix = torch.diag_embed(main) + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
+    return torch.linalg.eigvalsh(matrix.cpu())[:, -1].clamp_min(0).to(start)
+
+
+def _probes(like: Tensor) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(20250614)  # its own stream: the caller's seed is left alone
+    while True:
+        yield torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+
+def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator[Tensor]) -> None:
+    a, b = next(probes), next(probes)
+    image_a, image_b, both = physics.A(a), physics.A(b), physics.A(2 * a + b)
+    name = type(physics).__name__
+    for got, one, two in zip(_parts(both), _parts(image_a), _parts(image_b), strict=True):
+        if not _agree(got, 2 * one + two):
+            raise PhysicsError(
+                f"{name} is not linear: A(2a + b) differs from 2A(a) + A(b). Only linear operators have the "
+                "guarantees used here; move offsets and saturation out of A"
+            )
+    expected = [tuple(p.shape[1:]) for p in _parts(image_a)]
+    given = [tuple(p.shape[1:]) for p in _parts(y)]
+    if expected != given:
+        raise PhysicsError(
+            f"{name} contradicts the measurement: A maps images {tuple(like.shape[1:])} to {expected}, "
+            f"but y has {given}"
+        )
+    left = sum(_inner(p, q) for p, q in zip(_parts(image_a), _parts(image_b), strict=True))
+    right = _inner(a, physics.A_adjoint(image_b))
+    scale = sum(_inner(p, p) for p in _parts(image_a)) ** 0.5 * sum(_inner(p, p) for p in _parts(image_b)) ** 0.5
+    if abs(left - right) > _tolerance(like) * max(scale, 1e-30):
+        raise PhysicsError(
+            f"A_adjoint of {name} is not the adjoint of A: ⟨Aa, Ab⟩ = {left:.6g} but ⟨a, AᵀAb⟩ = {right:.6g}. "
+            "Correct A_adjoint, or leave it out and give img_size to deepinv's LinearPhysics"
+        )
+
+
+def _parts(y: Any) -> list[Tensor]:
+    return [y] if isinstance(y, Tensor) else list(y)
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return float((a.conj() * b).real.sum(dtype=torch.float64))
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+
+
+def _tolerance(like: Tensor) -> float:
+    # FFT-based operators lose about three digits to cancellation; a wrong adjoint is off by far more.
+    return 1e-8 if like.dtype == torch.float64 else 2e-3
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    scale = torch.linalg.vector_norm(b).clamp_min(torch.finfo(b.real.dtype).tiny)
+    return bool(torch.linalg.vector_norm(a - b) <= _tolerance(b.real) * scale)
+
+
+def _fixed_2d_filter(physics: Blur) -> bool:
+    kernel = physics.filter
+    return kernel is not None and kernel.ndim == 4 and not kernel.requires_grad

@@ -1,0 +1,8 @@
+"""How the gradient through the equilibrium is formed; one rule a file."""
+
+from retune.gradients.base import GradientRule
+from retune.gradients.implicit import Implicit
+from retune.gradients.truncated import Truncated
+from retune.gradients.unrolled import Unrolled
+
+__all__ = ["GradientRule", "Implicit", "Truncated", "Unrolled"]

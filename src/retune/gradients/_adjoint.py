@@ -1,0 +1,111 @@
+"""The adjoint series ``w = Σ_m (Jᵀ)^m v``, per image, with the measured decay of its terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from retune.equilibrium import GradientReport
+
+__all__ = ["AdjointBlocks"]
+
+# A term this many times larger than the first: the block is no contraction there, and the sum means nothing.
+_RUNAWAY = 10.0
+
+
+class AdjointBlocks:
+    r"""Pulls a gradient v back through a recorded block ``Φ(u_in) = u_out`` several times.
+
+    ``w_0 = v``, ``w_m = v + Jᵀ w_{m−1}`` with J the Jacobian of the block, so ``w_{M−1}`` in place of v gives the
+    gradient of M times as many layers with the memory of one block. The increments ``i_m = Jᵀ i_{m−1}`` have the
+    measured ratio ``r = ‖i_m‖/‖i_{m−1}‖``, and the rest of the series is at most about ``‖i_m‖ r/(1 − r)``.
+
+    Args:
+        report: filled in by the backward pass.
+        blocks: M, or None to continue until `rtol`.
+        rtol: continue until the estimated remaining error of the adjoint, relative to w, is below this.
+        max_blocks: upper bound on M.
+    """
+
+    def __init__(self, report: GradientReport, blocks: int | None, rtol: float | None, max_blocks: int):
+        self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
+        self._seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def attach(self, u_in: Tensor, u_out: Tensor) -> Tensor:
+        """The output to hand on: its backward pass runs the series, then goes through the block once more."""
+        u_in.register_hook(self._last_increment)
+
+        def pull_back(v: Tensor) -> Tensor:
+            def vjp(w: Tensor) -> Tensor:
+                return torch.autograd.grad(u_out, u_in, w, retain_graph=True)[0]
+
+            return self._series(vjp, v)
+
+        return _Relay.apply(u_out, pull_back)  # type: ignore[return-value]
+
+    def _series(self, vjp: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+        w = increment = v
+        size = _norm(v)
+        first, alive = size, torch.ones_like(size, dtype=torch.bool)
+        limit = self._max_blocks if self._blocks is None else self._blocks
+        # On an accelerator each look at the numbers stalls it: look now and then.
+        every = 1 if v.device.type == "cpu" else 8
+        used = 1
+        while used < limit:
+            increment = vjp(increment)
+            new = _norm(increment)
+            alive = alive & torch.isfinite(new) & (new <= _RUNAWAY * first)
+            increment = torch.where(_like(alive, increment), increment, torch.zeros_like(increment))
+            w = w + increment
+            used += 1
+            ratio, size = new / size.clamp_min(_tiny(size)), new
+            if self._blocks is None and used % every == 0:
+                tail = torch.where(ratio < 1, new * ratio / (1 - ratio).clamp_min(_tiny(size)), torch.inf)
+                small = tail <= (self._rtol or 0.0) * _norm(w)
+                if not bool((alive & ~small & (new > 0)).any()):
+                    break
+        self._report.blocks = used
+        self._seen = (v, w, size, alive)
+        return w
+
+    def _last_increment(self, grad: Tensor) -> None:
+        """The final pass through the block also yields ``Jᵀ w_{M−1}``, hence the next increment for nothing."""
+        if self._seen is None:  # pulled back from within the series
+            return
+        v, w, size, alive = self._seen
+        self._seen = None
+        following = _norm(grad + v - w)
+        tiny = _tiny(size)
+        ratio = following / size.clamp_min(tiny)
+        tail = following / (1 - ratio).clamp_min(tiny)
+        error = torch.where(alive & (ratio < 1), tail / _norm(w).clamp_min(tiny), torch.inf)
+        self._report.decay = torch.where(size > 0, ratio, torch.zeros_like(ratio)).detach()
+        self._report.relative_error = torch.where(size > 0, error, torch.zeros_like(error)).detach()
+
+
+class _Relay(torch.autograd.Function):
+    """The identity, whose backward pass replaces the gradient."""
+
+    @staticmethod
+    def forward(ctx, u, pull_back):
+        ctx.pull_back = pull_back
+        return u.view_as(u)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):  # type: ignore[override]
+        return ctx.pull_back(grad), None
+
+
+def _norm(u: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(u.flatten(1), dim=1)
+
+
+def _like(mask: Tensor, u: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (u.ndim - 1))
+
+
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny

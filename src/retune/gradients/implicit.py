@@ -1,0 +1,48 @@
+"""Implicit differentiation at the equilibrium (deep equilibrium models)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from retune.equilibrium import GradientReport
+from retune.errors import InvalidParameterError
+from retune.gradients._adjoint import AdjointBlocks
+from retune.gradients.base import GradientRule, require_graph
+from retune.maps.base import BoundMap
+
+__all__ = ["Implicit"]
+
+
+class Implicit(GradientRule):
+    r"""The implicit function theorem: ``Bᵀ (I − J)^{-T} v``, the linear system solved to `rtol` by its Neumann series.
+
+    One cycle of the map is recorded (one layer if the weights are tied), and pulled back until the estimated rest of
+    the series is below `rtol` for every image (Bai, Kolter, Koltun, *Deep equilibrium models*, NeurIPS 2019).
+
+    Args:
+        rtol: relative error of the adjoint, in (0, 1).
+        max_blocks: bound on the number of pull-backs; if it is met, the report says what error was left.
+    """
+
+    def __init__(self, rtol: float = 1e-4, max_blocks: int = 1000):
+        if not 0 < rtol < 1 or max_blocks < 1:
+            raise InvalidParameterError(
+                f"Implicit needs 0 < rtol < 1 and max_blocks ≥ 1, got rtol={rtol}, max_blocks={max_blocks}"
+            )
+        self.rtol, self.max_blocks = rtol, max_blocks
+
+    def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
+        """See :class:`~retune.gradients.base.GradientRule`."""
+        u_in = solve().detach().requires_grad_()
+        u_out = bound.block(u_in, bound.layers)
+        require_graph(u_out, self)
+        report = GradientReport("Implicit")
+        if not u_out.requires_grad:
+            return u_out, report
+        return AdjointBlocks(report, None, self.rtol, self.max_blocks).attach(u_in, u_out), report
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data."""
+        return {"type": "Implicit", "rtol": self.rtol, "max_blocks": self.max_blocks}

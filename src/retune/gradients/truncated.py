@@ -1,0 +1,60 @@
+"""K-layer Jacobian-free backpropagation at the equilibrium: ReTune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from retune.equilibrium import GradientReport
+from retune.errors import InvalidParameterError
+from retune.gradients._adjoint import AdjointBlocks
+from retune.gradients.base import GradientRule, require_graph
+from retune.maps.base import BoundMap
+
+__all__ = ["Truncated"]
+
+
+class Truncated(GradientRule):
+    r"""Restart without graph to ``u_R ≈ u*``, then differentiate one block of K layers started there.
+
+    With ``J = ∂_u T(u*)`` and ``B = ∂_θ T(u*)`` this gives ``Σ_{k<K} J^k B`` in place of ``(I − J)^{-1} B``: the
+    relative error is at most ρ^K for a ρ-contraction. K = 1 is ordinary Jacobian-free backpropagation (Fung et al.,
+    *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*, NeurIPS 2023), general K is ReTune (Davy,
+    Briceño-Arias, Pustelnik, arXiv:2506.13239).
+
+    With ``blocks=M`` the same recorded block is pulled back M times: the gradient of K·M layers at the memory of K.
+    With ``rtol`` it is pulled back until the estimated error is below it. Both report the error that was left.
+
+    Args:
+        blocks: M ≥ 1; ignored if `rtol` is given.
+        rtol: requested relative error of the adjoint, in (0, 1).
+        max_blocks: bound on M when `rtol` decides.
+    """
+
+    def __init__(self, blocks: int = 1, rtol: float | None = None, max_blocks: int = 200):
+        if blocks < 1 or max_blocks < 1:
+            raise InvalidParameterError(f"blocks and max_blocks must be at least 1, got {blocks} and {max_blocks}")
+        if rtol is not None and not 0 < rtol < 1:
+            raise InvalidParameterError(f"rtol must be None or strictly between 0 and 1, got {rtol}")
+        self.blocks, self.rtol, self.max_blocks = blocks, rtol, max_blocks
+
+    def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
+        """See :class:`~retune.gradients.base.GradientRule`."""
+        u_in = solve().detach().requires_grad_()
+        u_out = bound.block(u_in, depth)
+        require_graph(u_out, self)
+        report = GradientReport(f"Truncated, K = {depth}")
+        if not u_out.requires_grad:  # inference within train mode
+            return u_out, report
+        blocks = None if self.rtol is not None else self.blocks
+        return AdjointBlocks(report, blocks, self.rtol, self.max_blocks).attach(u_in, u_out), report
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data."""
+        return {
+            "type": "Truncated",
+            "blocks": self.blocks,
+            "rtol": self.rtol,
+            "max_blocks": self.max_blocks,
+        }

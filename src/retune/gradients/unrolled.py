@@ -1,0 +1,37 @@
+"""Ordinary unrolling: K layers from the start, differentiated end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from retune.equilibrium import GradientReport
+from retune.gradients.base import GradientRule, require_graph
+from retune.maps.base import BoundMap
+from retune.solve import Stop
+
+__all__ = ["Unrolled"]
+
+
+class Unrolled(GradientRule):
+    """The K-layer network itself: no restart, and the exact gradient of its output.
+
+    What is learned is tied to the depth: in eval mode the network stops after K layers, as it was trained, and
+    running it longer means nothing (Gregor and LeCun, *Learning fast approximations of sparse coding*, ICML 2010;
+    Monga, Li, Eldar, *Algorithm unrolling*, IEEE SPM 2021).
+    """
+
+    restarts = False
+
+    def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
+        """See :class:`~retune.gradients.base.GradientRule`."""
+        u = bound.block(bound.init(), depth)
+        require_graph(u, self)
+        zero = u.new_zeros(u.shape[0])
+        report = GradientReport("Unrolled", f"output at depth {depth}", zero, zero, blocks=1)
+        return u, report
+
+    def default_stop(self, depth: int) -> Stop:
+        """Exactly the depth that was trained."""
+        return Stop(rtol=0.0, max_layers=depth)

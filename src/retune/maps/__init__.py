@@ -1,0 +1,7 @@
+"""The maps that are iterated."""
+
+from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.forward_backward import ForwardBackward
+from retune.maps.parameters import Bounded, Positive
+
+__all__ = ["AbstractMap", "BoundMap", "Bounded", "ForwardBackward", "Positive"]

@@ -1,0 +1,72 @@
+"""What is iterated: a map ``T_θ``, and that map bound to a problem."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from retune.problem import Problem
+
+__all__ = ["AbstractMap", "BoundMap"]
+
+
+class BoundMap(ABC):
+    """A map bound to a :class:`~retune.problem.Problem`: plain functions of the state u, constants computed once.
+
+    Nothing here keeps an iterate; calling a method twice with the same u gives the same result.
+    """
+
+    layers: int
+
+    @abstractmethod
+    def init(self) -> Tensor:
+        """The first state u_0; its leading axis is the batch."""
+
+    @abstractmethod
+    def layer(self, u: Tensor, k: int = 0) -> Tensor:
+        """``T_{θ_k}(u; y, A)``, with k counted modulo the cycle."""
+
+    @abstractmethod
+    def image(self, u: Tensor) -> Tensor:
+        """The restored image (B, C, H, W) of a state."""
+
+    @abstractmethod
+    def state(self, image: Tensor) -> Tensor:
+        """A state whose image is the given one, to start from."""
+
+    def block(self, u: Tensor, depth: int) -> Tensor:
+        """``Φ^K(u)``: `depth` layers, from the beginning of the cycle."""
+        for k in range(depth):
+            u = self.layer(u, k)
+        return u
+
+
+class AbstractMap(nn.Module, ABC):
+    """``T_θ``: holds weights only; no iterate, no measurement, no counter.
+
+    Attributes:
+        layers: number of different layers in a cycle (1 = tied weights).
+    """
+
+    layers: int = 1
+
+    @abstractmethod
+    def bind(self, problem: Problem) -> BoundMap:
+        """Bind to a problem: whatever is constant over the iterations is computed here, once, differentiably."""
+
+    @abstractmethod
+    def describe(self) -> dict:
+        """Constructor arguments as plain data, from which the map can be rebuilt."""
+
+    def init(self, problem: Problem) -> Tensor:
+        """The first state u_0. In a loop, bind once instead."""
+        return self.bind(problem).init()
+
+    def layer(self, u: Tensor, k: int, problem: Problem) -> Tensor:
+        """One layer. In a loop, bind once instead."""
+        return self.bind(problem).layer(u, k)
+
+    def image(self, u: Tensor, problem: Problem) -> Tensor:
+        """The restored image of a state. In a loop, bind once instead."""
+        return self.bind(problem).image(u)

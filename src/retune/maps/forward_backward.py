@@ -1,0 +1,206 @@
+"""Forward–backward iterations on a prior."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from deepinv.optim import L2
+from deepinv.optim.data_fidelity import DataFidelity
+from deepinv.optim.potential import Potential
+from deepinv.optim.prior import PnP, Prior
+from torch import Tensor, nn
+
+from retune.errors import InvalidParameterError, ShapeError
+from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.parameters import Bounded, Positive
+from retune.priors.base import SynthesisPrior
+from retune.priors.wavelet_basis import WaveletFrame
+from retune.problem import Problem
+
+__all__ = ["ForwardBackward"]
+
+
+class ForwardBackward(AbstractMap):
+    r"""``T(u) = prox_{τλg}(u − τ Dᵀ∇f(Du))``, ``x = D u``.
+
+    The step size is ``τ = 2s/L`` with ``s ∈ (0, 1)`` learned through a sigmoid and ``L = ‖A‖²/σ²`` taken from the
+    problem, so ``0 < τ < 2/L`` whatever the training does: for convex g the map is averaged and its iterates converge
+    to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). For our synthesis priors
+    D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is the identity.
+
+    Args:
+        prior: a prior with an exact ``prox``; one prior per layer as a sequence, if untied.
+        data_fidelity: deepinv ``DataFidelity``; any other than ``L2`` needs its Lipschitz constant in the problem.
+        step_size: s in ``τ = 2s/L``, strictly between 0 and 1; one number or one per layer.
+        reg: λ > 0; one number or one per layer.
+        layers: number of different layers in a cycle: 1 ties the weights, K gives each of K layers its own.
+        learn_step_size: whether s is trained.
+        learn_reg: whether λ is trained.
+
+    Raises:
+        InvalidParameterError: a parameter out of range, or a prior without a prox of its own.
+    """
+
+    def __init__(
+        self,
+        prior: Prior | Sequence[Prior],
+        data_fidelity: DataFidelity | None = None,
+        step_size: float | Sequence[float] = 0.9,
+        reg: float | Sequence[float] = 0.1,
+        layers: int = 1,
+        *,
+        learn_step_size: bool = True,
+        learn_reg: bool = True,
+    ):
+        super().__init__()
+        if layers < 1:
+            raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
+        self.layers = layers
+        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
+        self.priors = nn.ModuleList(_priors(prior, layers))
+        self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
+        self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
+
+    def describe(self) -> dict:
+        """See :class:`~retune.maps.base.AbstractMap`."""
+        return {
+            "type": "ForwardBackward",
+            "prior": _describe_prior(self.priors[0]),
+            "data_fidelity": _describe_fidelity(self.data_fidelity),
+            "layers": self.layers,
+            "learn_step_size": self.step_size.raw.requires_grad,
+            "learn_reg": self.reg.raw.requires_grad,
+        }
+
+    def bind(self, problem: Problem) -> BoundMap:
+        """See :class:`~retune.maps.base.AbstractMap`."""
+        return _BoundForwardBackward(self, problem)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    minus_step: Tensor  # −τ
+    step_target: Tensor | None  # τ Dᵀ Aᵀy /σ², for quadratic f
+    prox: Callable[[Tensor], Tensor]
+
+
+class _BoundForwardBackward(BoundMap):
+    """Per layer: the normal operator, the frame both ways, the prox, and two vector operations."""
+
+    def __init__(self, owner: ForwardBackward, problem: Problem):
+        self.layers = owner.layers
+        self._problem = problem
+        first = owner.priors[0]
+        self._frame: WaveletFrame | None = None
+        if isinstance(first, SynthesisPrior):
+            self._frame = first.frame(problem.shape, problem.dtype, problem.device)
+        self._target: Tensor | None = None
+        if problem.quadratic:
+            self._target = self.state(problem.adjoint_y) * problem.inverse_variance
+        # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
+        scaled = problem.quadratic and problem.normal_scale is not None
+        isometric = self._frame is None or self._frame.orthonormal
+        self._scalar = problem.normal_scale if scaled and isometric else None
+
+        steps = 2 * owner.step_size().to(problem.device, problem.dtype)
+        regs = owner.reg().to(problem.device, problem.dtype)
+        inverse_l = (1 / problem.lipschitz).reshape(-1, 1, 1, 1)
+        self._layers = []
+        for k, prior in enumerate(owner.priors):
+            tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)
+            self._layers.append(
+                _Layer(
+                    minus_step=-tau,
+                    step_target=None if self._target is None else tau * self._target,
+                    prox=self._bind_prox(prior, tau * regs[k]),
+                )
+            )
+
+    def _bind_prox(self, prior: nn.Module, gamma: Tensor) -> Callable[[Tensor], Tensor]:
+        if isinstance(prior, SynthesisPrior):
+            assert self._frame is not None
+            return prior.bind(self._frame, self._problem.shape[1], gamma).prox
+
+        def prox(v: Tensor) -> Tensor:
+            return prior.prox(v, gamma=gamma)  # type: ignore[operator]
+
+        return prox
+
+    def init(self) -> Tensor:
+        scale = self._problem.sqnorm.reshape(-1, 1, 1, 1)
+        return self.state(self._problem.adjoint_y / scale)
+
+    def layer(self, u: Tensor, k: int = 0) -> Tensor:
+        """``prox(u + τc − τ Dᵀ AᵀA D u)`` with ``c = DᵀAᵀy`` for quadratic f."""
+        step = self._layers[k % self.layers]
+        if step.step_target is None:
+            v = torch.addcmul(u, self.state(self._problem.grad(self.image(u))), step.minus_step)
+        else:
+            # In place on a fresh tensor: saves a pass, and autograd needs no operand of the sum.
+            v = (u + step.step_target).addcmul_(self._normal(u), step.minus_step)
+        return step.prox(v)
+
+    def _normal(self, u: Tensor) -> Tensor:
+        """``Dᵀ AᵀA D u / σ²``."""
+        if self._scalar is not None:
+            scale = self._scalar * self._problem.inverse_variance
+            return u if scale == 1 else u * scale
+        r = self.state(self._problem.normal(self.image(u)))
+        return r if self._problem.inverse_variance == 1 else r * self._problem.inverse_variance
+
+    def image(self, u: Tensor) -> Tensor:
+        return u if self._frame is None else self._frame.synthesis(u)
+
+    def state(self, image: Tensor) -> Tensor:
+        if image.shape != self._problem.shape:
+            raise ShapeError(
+                f"expected images of shape {tuple(self._problem.shape)} for this problem, got {tuple(image.shape)}"
+            )
+        return image if self._frame is None else self._frame.analysis(image)
+
+
+def _priors(prior: Prior | Sequence[Prior], layers: int) -> list[Prior]:
+    if isinstance(prior, Sequence):
+        if len(prior) != layers:
+            raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")
+        priors = list(prior)
+    elif isinstance(prior, SynthesisPrior):
+        priors = prior.per_layer(layers) if layers > 1 else [prior]
+    else:
+        priors = [prior, *(copy.deepcopy(prior) for _ in range(layers - 1))]
+    for p in priors:
+        if isinstance(p, PnP):
+            raise InvalidParameterError(
+                "deepinv's PnP prior ignores the step size and hides its noise level, so neither can be learned; "
+                "give the map a prior with an exact prox"
+            )
+        if not isinstance(p, Prior) or type(p).prox is Potential.prox:
+            raise InvalidParameterError(
+                f"forward–backward needs a deepinv Prior with an exact prox, got {type(p).__name__}; implement "
+                "prox(x, gamma), or use a smooth prior inside the data fidelity"
+            )
+    if len({isinstance(p, SynthesisPrior) for p in priors}) > 1:
+        raise InvalidParameterError("the layers of a cycle must all work on images, or all on coefficients")
+    return priors
+
+
+def _describe_prior(prior: nn.Module) -> dict:
+    if isinstance(prior, SynthesisPrior):
+        return prior.describe()
+    raise _not_describable("prior", prior)
+
+
+def _describe_fidelity(fidelity: DataFidelity) -> dict:
+    if type(fidelity) is L2:
+        return {"type": "L2", "sigma": float(fidelity.norm) ** -0.5}
+    raise _not_describable("data fidelity", fidelity)
+
+
+def _not_describable(kind: str, given: nn.Module) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"a checkpoint cannot describe the {kind} {type(given).__name__}: only ReTune's own priors and deepinv's L2 "
+        "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
+    )

@@ -1,0 +1,108 @@
+"""Scalars and small tables that stay positive, or inside an interval, whatever the optimiser does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from retune.errors import InvalidParameterError
+
+__all__ = ["Bounded", "Positive", "ScalarParameter"]
+
+
+class ScalarParameter(nn.Module):
+    """Base of the constrained parameters: an unconstrained ``raw`` and the map to its constraint.
+
+    ``fit`` gives all of these their own learning rate: they live on a logarithmic (or logistic) scale, where a step
+    means the same at any magnitude.
+    """
+
+    raw: nn.Parameter
+
+    @property
+    def value(self) -> Tensor:
+        """The current value, detached."""
+        return self().detach()
+
+    def forward(self) -> Tensor:
+        """The constrained value, differentiable."""
+        raise NotImplementedError  # pragma: no cover - the two subclasses define it
+
+
+def _table(name: str, value: float | Sequence[float] | Tensor, shape: tuple[int, ...]) -> Tensor:
+    table = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    try:
+        return table.expand(shape).clone()
+    except RuntimeError as error:
+        raise InvalidParameterError(
+            f"{name} must be one number or have shape {shape}, got shape {tuple(table.shape)}"
+        ) from error
+
+
+class Positive(ScalarParameter):
+    """``exp(raw)``: a positive table of the given shape.
+
+    Args:
+        value: initial value(s), > 0 and finite.
+        shape: shape of the table.
+        learn: whether it is trained.
+        name: how errors call it.
+    """
+
+    def __init__(
+        self,
+        value: float | Sequence[float] | Tensor,
+        shape: tuple[int, ...] = (),
+        *,
+        learn: bool = True,
+        name: str = "value",
+    ):
+        super().__init__()
+        table = _table(name, value, shape)
+        if not bool(((table > 0) & torch.isfinite(table)).all()):
+            raise InvalidParameterError(f"{name} must be positive and finite, got {value}")
+        self.raw = nn.Parameter(table.log(), requires_grad=learn)
+
+    def forward(self) -> Tensor:
+        """``exp(raw)``."""
+        return self.raw.exp()
+
+
+class Bounded(ScalarParameter):
+    """``low + (high − low)·sigmoid(raw)``: strictly inside an interval, so that training cannot leave it.
+
+    Args:
+        value: initial value(s), low < value < high.
+        shape: shape of the table.
+        low: lower end, excluded.
+        high: upper end, excluded.
+        learn: whether it is trained.
+        name: how errors call it.
+    """
+
+    def __init__(
+        self,
+        value: float | Sequence[float] | Tensor,
+        shape: tuple[int, ...] = (),
+        *,
+        low: float = 0.0,
+        high: float = 1.0,
+        learn: bool = True,
+        name: str = "value",
+    ):
+        super().__init__()
+        table = _table(name, value, shape)
+        if not bool(((table > low) & (table < high)).all()):
+            raise InvalidParameterError(f"{name} must lie strictly between {low:g} and {high:g}, got {value}")
+        self.low, self.high = low, high
+        self.raw = nn.Parameter(torch.logit((table - low) / (high - low)), requires_grad=learn)
+
+    def forward(self) -> Tensor:
+        """The value, kept off the ends by a margin that rounding cannot swallow."""
+        # In float32 sigmoid(17) is exactly 1; the margin keeps τ < 2/L whatever the optimiser does.
+        margin = math.sqrt(torch.finfo(self.raw.dtype).eps)
+        unit = torch.sigmoid(self.raw) * (1 - 2 * margin) + margin
+        return self.low + (self.high - self.low) * unit

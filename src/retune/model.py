@@ -1,0 +1,221 @@
+"""The network: a map, a solver, a gradient rule and a stopping rule, as a deepinv ``Reconstructor``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from deepinv.models import Reconstructor
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune import _checkpoint
+from retune.equilibrium import Equilibrium, GradientReport, Status
+from retune.errors import InvalidParameterError, NotConvergedWarning
+from retune.gradients.base import GradientRule
+from retune.gradients.truncated import Truncated
+from retune.maps.base import AbstractMap, BoundMap
+from retune.problem import Problem
+from retune.solve import Solution, Stop, solve
+from retune.solvers.base import AbstractSolver
+from retune.solvers.restarted import Picard
+
+__all__ = ["Restarted"]
+
+
+class Restarted(Reconstructor):
+    r"""A restarted truncated unrolled network.
+
+    In train mode: R restarts of K layers without graph, then the gradient rule (for ReTune, K layers with graph), so
+    the memory is that of K layers whatever R is. In eval mode: to the tolerance of `stop`, without graph. Depth K
+    controls the gradient error (ρ^K), the restarts the distance to the equilibrium (ρ^{KR}).
+
+    Args:
+        map: what is iterated, for example :class:`retune.ForwardBackward`.
+        depth: K, layers per block; a multiple of the map's cycle. K = 1 is ordinary Jacobian-free backpropagation.
+        restarts: R.
+        gradient: the gradient rule; ReTune's :class:`retune.Truncated` by default.
+        solver: how the fixed point is reached; plain restarts by default.
+        stop: when eval mode stops; by default to ``rtol=1e-4`` for rules at the equilibrium, and after exactly K
+            layers for :class:`retune.Unrolled`.
+
+    Raises:
+        InvalidParameterError: depth that does not fit the cycle, negative restarts.
+
+    Source: arXiv:2506.13239.
+    """
+
+    def __init__(
+        self,
+        map: AbstractMap,
+        depth: int = 10,
+        restarts: int = 10,
+        gradient: GradientRule | None = None,
+        solver: AbstractSolver | None = None,
+        stop: Stop | None = None,
+    ):
+        super().__init__()
+        if depth < 1 or depth % map.layers:
+            raise InvalidParameterError(
+                f"depth must be a positive multiple of the map's cycle of {map.layers} layer(s), got {depth}"
+            )
+        if restarts < 0:
+            raise InvalidParameterError(f"restarts must be ≥ 0, got {restarts}")
+        self.map = map
+        self.depth, self.restarts = depth, restarts
+        self.gradient = Truncated() if gradient is None else gradient
+        self.solver = Picard() if solver is None else solver
+        self.stop = self.gradient.default_stop(depth) if stop is None else stop
+
+    def forward(
+        self,
+        y: Tensor,
+        physics: LinearPhysics,
+        *,
+        report: Callable[[Equilibrium], None] | None = None,
+    ) -> Tensor:
+        """Restore: the image (B, C, H, W).
+
+        Args:
+            y: measurement.
+            physics: the operator that made it.
+            report: called with the full :class:`retune.Equilibrium`, for whoever wants more than the image.
+
+        Raises:
+            DivergedError: an image diverged or became non-finite (:meth:`solve` returns it as a status instead).
+
+        Warns:
+            NotConvergedWarning: eval mode ran out of layers before an image settled.
+        """
+        equilibrium = self.solve(y, physics)
+        if report is not None:
+            report(equilibrium)
+        equilibrium.raise_for_status()
+        unsettled = [i for i, s in enumerate(equilibrium.status) if s is Status.MAX_LAYERS]
+        if unsettled and not self.training:
+            worst = float(equilibrium.residual[unsettled].max())
+            warnings.warn(
+                f"images {unsettled} had not settled after {self.stop.max_layers} layers (largest relative change "
+                f"{worst:.1e} per {self.depth} layers, tolerance {self.stop.rtol:.1e}). {Status.MAX_LAYERS.advice}",
+                NotConvergedWarning,
+                stacklevel=2,
+            )
+        return equilibrium.image
+
+    def solve(
+        self,
+        y: Tensor,
+        physics: LinearPhysics,
+        *,
+        init: Tensor | None = None,
+        stop: Stop | None = None,
+        trace: bool = False,
+        observe: Callable[[int, Tensor], None] | None = None,
+    ) -> Equilibrium:
+        """Restore, and say how it went; nothing is raised for an image that fails, its status says so.
+
+        Args:
+            y: measurement.
+            physics: the operator that made it.
+            init: image (B, C, H, W) to start from, instead of the scaled back-projection.
+            stop: overrides the stopping rule; in train mode, the R restarts.
+            trace: record the residuals of the restarts.
+            observe: called after each block of the restarts with (layers run, image), the image being a copy.
+        """
+        problem = Problem(y, physics, self._data_fidelity())
+        bound = self.map.bind(problem)
+        if self.training:
+            return self._train(bound, init, stop, trace, observe)
+        with torch.no_grad():
+            solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
+            return _equilibrium(bound.image(solution.u), solution)
+
+    def _train(
+        self,
+        bound: BoundMap,
+        init: Tensor | None,
+        stop: Stop | None,
+        trace: bool,
+        observe: Callable[[int, Tensor], None] | None,
+    ) -> Equilibrium:
+        rounds = self.restarts if self.gradient.restarts else 0
+        stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
+        with torch.no_grad():
+            reached = self._run(bound, init, stop, trace, observe)
+        u, report = self.gradient(bound, self.depth, lambda: reached.u)
+        with torch.no_grad():
+            residual = _relative_change(reached.u, u) if self.gradient.restarts else reached.residual
+        return _equilibrium(bound.image(u), reached, u, residual, report)
+
+    def _run(
+        self,
+        bound: BoundMap,
+        init: Tensor | None,
+        stop: Stop,
+        trace: bool,
+        observe: Callable[[int, Tensor], None] | None,
+    ) -> Solution:
+        start = bound.init() if init is None else bound.state(init)
+
+        def see(layers: int, u: Tensor) -> None:
+            assert observe is not None
+            observe(layers, bound.image(u))
+
+        return solve(
+            bound.layer,
+            start,
+            solver=self.solver,
+            depth=self.depth,
+            stop=stop,
+            trace=trace,
+            observe=None if observe is None else see,
+        )
+
+    def _data_fidelity(self):
+        return getattr(self.map, "data_fidelity", None)
+
+    def describe(self) -> dict:
+        """Everything but the weights, as plain data: what :func:`retune.load` rebuilds the network from."""
+        return {
+            "type": "Restarted",
+            "map": self.map.describe(),
+            "depth": self.depth,
+            "restarts": self.restarts,
+            "gradient": self.gradient.describe(),
+            "solver": self.solver.describe(),
+            "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
+        }
+
+    def save(self, path: str | Path, **notes: str) -> None:
+        """Write weights and description to one safetensors file, atomically; read it with :func:`retune.load`.
+
+        Args:
+            path: file to write.
+            notes: short texts to keep with the weights (training data, figures, licence, …).
+        """
+        _checkpoint.write(path, self.state_dict(), self.describe(), notes)
+
+
+def _relative_change(before: Tensor, after: Tensor) -> Tensor:
+    change = torch.linalg.vector_norm((after - before).flatten(1), dim=1)
+    return change / torch.linalg.vector_norm(after.flatten(1), dim=1).clamp_min(torch.finfo(after.dtype).tiny)
+
+
+def _equilibrium(
+    image: Tensor,
+    solution: Solution,
+    u: Tensor | None = None,
+    residual: Tensor | None = None,
+    report: GradientReport | None = None,
+) -> Equilibrium:
+    return Equilibrium(
+        image=image,
+        state=solution.u if u is None else u,
+        residual=solution.residual if residual is None else residual,
+        status=solution.status,
+        layers=solution.layers,
+        trace=solution.trace,
+        gradient=report,
+    )

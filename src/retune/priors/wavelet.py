@@ -1,0 +1,254 @@
+r"""Weighted wavelet priors ``g(u) = Σ_{scales, positions} α_scale ‖W u‖``, with learnable weights.
+
+Source: L. Davy, L. M. Briceño-Arias, N. Pustelnik, *Restarted contractive operators to learn at equilibrium*,
+arXiv:2506.13239, 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, ShapeError, unknown_name
+from retune.maps.parameters import Positive
+from retune.priors.base import BoundPrior, SynthesisPrior
+from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
+from retune.priors.wavelet_basis import WaveletFrame, filters
+
+__all__ = ["WaveletL1", "WaveletL12"]
+
+_AXES = {"channel": 1, "band": 3}
+
+
+class _WaveletPrior(SynthesisPrior):
+    """What both priors share: the frame, the weights, and how weights meet the packed coefficients."""
+
+    def __init__(
+        self,
+        wavelet: str | Sequence[str] = "db4",
+        levels: int = 4,
+        *,
+        channels: int | None = None,
+        weights: float | Sequence | Tensor = 1.0,
+        scale_weights: float | Sequence[float] | Tensor = 1.0,
+        coarse: bool = False,
+        learn: bool = True,
+    ):
+        super().__init__()
+        self.wavelets = (wavelet,) if isinstance(wavelet, str) else tuple(wavelet)
+        if not self.wavelets:
+            raise InvalidParameterError("wavelet must be a name or a non-empty sequence of names, got none")
+        for name in self.wavelets:
+            filters(name)
+        if levels < 1:
+            raise InvalidParameterError(f"levels must be at least 1, got {levels}")
+        if channels is not None and channels < 1:
+            raise InvalidParameterError(
+                f"channels must be None (weights shared by all channels) or ≥ 1, got {channels}"
+            )
+        self.levels, self.channels, self.coarse, self.learn = levels, channels, coarse, learn
+        count = len(self.wavelets)
+        self.weights = Positive(weights, (channels or 1, count, 3), learn=learn, name="weights")
+        self.scale_weights = Positive(scale_weights, (count, levels), learn=learn, name="scale_weights")
+        self.coarse_weights = (
+            Positive(1.0, (channels or 1, count), learn=learn, name="coarse_weights") if coarse else None
+        )
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data; the weights themselves are in the state dict."""
+        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else list(self.wavelets)
+        return {
+            "type": type(self).__name__,
+            "wavelet": wavelet,
+            "levels": self.levels,
+            "channels": self.channels,
+            "coarse": self.coarse,
+            "learn": self.learn,
+        }
+
+    def frame(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> WaveletFrame:
+        """The tight frame for images (B, C, H, W)."""
+        if self.channels is not None and shape[1] != self.channels:
+            raise ShapeError(
+                f"this prior has weights for {self.channels} channels, the image has {shape[1]} "
+                f"(shape {tuple(shape)}); build it with channels={shape[1]}, or channels=None to share the weights"
+            )
+        return WaveletFrame(self.wavelets, self.levels, (shape[-2], shape[-1]), dtype, device)
+
+    def _scales_by_position(self, frame: WaveletFrame) -> Tensor:
+        """The scale weights at every position, shape (1, 1, M, 1, P)."""
+        basis = frame.basis
+        counts = torch.tensor(
+            [b - a for a, b in zip(basis.offsets, basis.offsets[1:], strict=False)], device=basis.device
+        )
+        table = self.scale_weights().to(basis.device, basis.dtype)
+        spread = torch.repeat_interleave(table, counts, dim=1, output_size=basis.positions)
+        return spread[None, None, :, None, :]
+
+    def _weights(self, frame: WaveletFrame) -> Tensor:
+        """The weights as (1, C, M, 3, 1)."""
+        return self.weights().to(frame.basis.device, frame.basis.dtype)[None, ..., None]
+
+    def _coarse_threshold(self, frame: WaveletFrame, gamma: Tensor) -> Tensor | None:
+        """γ × coarse weights as (·, C, M, 1)."""
+        if self.coarse_weights is None:
+            return None
+        weights = self.coarse_weights().to(frame.basis.device, frame.basis.dtype)
+        return gamma * weights[None, ..., None]
+
+
+def _five(gamma: Tensor) -> Tensor:
+    """γ as (1 or B, 1, 1, 1, 1)."""
+    return gamma.reshape(-1, 1, 1, 1, 1)
+
+
+def _four(gamma: Tensor) -> Tensor:
+    return gamma.reshape(-1, 1, 1, 1)
+
+
+class WaveletL1(_WaveletPrior):
+    r"""Weighted ℓ1 norm of wavelet details: ``g(u) = Σ_{j,c,b,p} α_j w_{cb} |u_{jcbp}|``, ``x = D u``.
+
+    Its prox is a soft threshold per coefficient. j counts scales (fine to coarse), c channels, b the three bands
+    (horizontal, vertical, diagonal), p positions; with several wavelets each has weights of its own, and D is the
+    tight frame ``[D_1 … D_M]/√M``. The coarse approximation is kept once, and not penalised unless asked.
+
+    Args:
+        wavelet: an orthogonal PyWavelets wavelet, or several for a union of bases.
+        levels: number of scales.
+        channels: number of channels with weights of their own; None shares the weights between all channels.
+        weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
+        scale_weights: initial ``α``, one positive number or a table (M, levels).
+        coarse: also penalise the coarse approximation, with weights of its own.
+        learn: whether the weights are trained.
+
+    Raises:
+        UnknownNameError: unknown wavelet; the nearest names are given.
+        InvalidParameterError: a wavelet that is not orthogonal, weights that are not positive.
+    """
+
+    def bind(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
+        """See :class:`retune.priors.base.SynthesisPrior`."""
+        details = (_five(gamma) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
+        coarse = self._coarse_threshold(frame, _four(gamma))
+        if coarse is None:
+            coarse = details.new_zeros(1, 1, 1, 1)
+        coarse = coarse.expand(*details.shape[:-1], frame.basis.coarse)
+        return _BoundL1(torch.cat([details, coarse], -1))
+
+
+class _BoundL1(BoundPrior):
+    def __init__(self, threshold: Tensor):
+        self._threshold = threshold
+
+    def prox(self, v: Tensor) -> Tensor:
+        return soft_threshold(v, self._threshold)
+
+    def fn(self, u: Tensor) -> Tensor:
+        return (self._threshold * u.abs()).sum((1, 2, 3))
+
+
+class WaveletL12(_WaveletPrior):
+    r"""Weighted mixed norm of wavelet details: ``g(u) = Σ_{j,p} α_j ‖W u_{jp}‖₂``, ``W = diag(w)``.
+
+    A group collects, at one scale and position, the coefficients of all channels and of the three bands
+    (``over=("channel", "band")``), or of either. Edges that colour channels or orientations share are kept together,
+    and the learned weights say how much each channel and band is trusted. The prox is exact and in the variable
+    itself (:func:`retune.priors.shrinkage.group_shrink`), so that learned weights do not slow the iteration.
+
+    Args:
+        wavelet: an orthogonal PyWavelets wavelet, or several for a union of bases (groups do not mix bases).
+        levels: number of scales.
+        over: what a group collects: ("channel", "band"), ("channel",) or ("band",).
+        channels: number of channels with weights of their own; None shares the weights between all channels.
+        weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
+        scale_weights: initial ``α``, one positive number or a table (M, levels).
+        coarse: also penalise the coarse approximation, by a weighted ℓ1 norm.
+        learn: whether the weights are trained.
+
+    Raises:
+        UnknownNameError: unknown wavelet or group axis; the nearest names are given.
+        InvalidParameterError: a wavelet that is not orthogonal, weights that are not positive, no group axis.
+    """
+
+    def __init__(
+        self,
+        wavelet: str | Sequence[str] = "db4",
+        levels: int = 4,
+        over: str | Sequence[str] = ("channel", "band"),
+        *,
+        channels: int | None = None,
+        weights: float | Sequence | Tensor = 1.0,
+        scale_weights: float | Sequence[float] | Tensor = 1.0,
+        coarse: bool = False,
+        learn: bool = True,
+    ):
+        super().__init__(
+            wavelet,
+            levels,
+            channels=channels,
+            weights=weights,
+            scale_weights=scale_weights,
+            coarse=coarse,
+            learn=learn,
+        )
+        self.over = (over,) if isinstance(over, str) else tuple(over)
+        for axis in self.over:
+            if axis not in _AXES:
+                raise unknown_name("group axis", axis, _AXES)
+        if not self.over or len(set(self.over)) != len(self.over):
+            raise InvalidParameterError(
+                f"over must name 'channel', 'band' or both, each once, got {over!r}; without groups use WaveletL1"
+            )
+
+    def describe(self) -> dict:
+        """See :class:`retune.priors.base.SynthesisPrior`."""
+        return {**super().describe(), "over": list(self.over)}
+
+    def bind(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
+        """See :class:`retune.priors.base.SynthesisPrior`."""
+        dims = tuple(sorted(_AXES[a] for a in self.over))
+        weights = self._weights(frame)
+        spread = weights.detach().amax(dims) / weights.detach().amin(dims)
+        # One look at the weights per solve decides how many Newton steps the prox needs in every layer.
+        steps = newton_steps(float(spread.max()) ** 2, frame.basis.dtype)
+        return _BoundL12(
+            threshold=_five(gamma) * self._scales_by_position(frame),
+            weights=weights,
+            positions=frame.basis.positions,
+            dims=dims,
+            steps=steps,
+            coarse=self._coarse_threshold(frame, _four(gamma)),
+        )
+
+
+class _BoundL12(BoundPrior):
+    def __init__(
+        self,
+        threshold: Tensor,
+        weights: Tensor,
+        positions: int,
+        dims: tuple[int, ...],
+        steps: int,
+        coarse: Tensor | None,
+    ):
+        self._threshold, self._weight2 = threshold, weights * weights
+        self._positions, self._dims, self._steps, self._coarse = positions, dims, steps, coarse
+
+    def prox(self, v: Tensor) -> Tensor:
+        u = group_shrink(v, self._threshold, self._weight2, self._positions, self._dims, self._steps)
+        if self._coarse is None:
+            return u
+        cut = 3 * self._positions
+        return torch.cat([u[..., :cut], soft_threshold(v[..., cut:], self._coarse)], -1)
+
+    def fn(self, u: Tensor) -> Tensor:
+        cut = 3 * self._positions
+        details = u[..., :cut].unflatten(-1, (3, self._positions))
+        norms = (self._weight2 * details * details).sum(self._dims, keepdim=True).sqrt()
+        value = (self._threshold * norms).sum((1, 2, 3, 4))
+        if self._coarse is not None:
+            value = value + (self._coarse * u[..., cut:].abs()).sum((1, 2, 3))
+        return value

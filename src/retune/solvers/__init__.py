@@ -1,0 +1,6 @@
+"""How the fixed point is reached; one algorithm a file."""
+
+from retune.solvers.base import AbstractSolver, SolverState
+from retune.solvers.restarted import Picard
+
+__all__ = ["AbstractSolver", "Picard", "SolverState"]

@@ -1,0 +1,41 @@
+"""What an algorithm for ``Φ(u) = u`` supplies: ``init`` and ``step``. The loop is in :mod:`retune.solve`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["AbstractSolver", "SolverState"]
+
+
+class SolverState(NamedTuple):
+    """The state of a solver: a returned value, never an attribute.
+
+    Attributes:
+        u: the current iterate, leading axis B.
+        change: ``Φ(z) − z`` at the point z where Φ was last evaluated; its size is the residual.
+        memory: tensors that the algorithm carries along, each with leading axis B.
+    """
+
+    u: Tensor
+    change: Tensor
+    memory: tuple[Tensor, ...] = ()
+
+
+class AbstractSolver(ABC):
+    """An algorithm that finds the fixed point of Φ, a block of K layers. Holds options only."""
+
+    @abstractmethod
+    def init(self, u: Tensor) -> SolverState:
+        """The state before the first step."""
+
+    @abstractmethod
+    def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
+        """One step, with one evaluation of `block`, independently for each image of the batch."""
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data."""
+        return {"type": type(self).__name__}

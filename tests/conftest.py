@@ -1,0 +1,25 @@
+"""Shared fixtures. Tests run on small seeded problems; everything stochastic has a seed of its own."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what other packages say while they are imported
+    import deepinv  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device, none is here")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
