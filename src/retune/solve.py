@@ -18,6 +18,8 @@ __all__ = ["Solution", "Stop", "solve"]
 
 #: An iterate this many times larger than the largest of its start and its first block has diverged.
 GROWTH = 1e4
+#: Blocks shorter than this many layers are looked at together.
+LOOK = 10
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def solve(
     """Iterate blocks ``Φ`` of `depth` layers from `u` until every image has converged, failed, or run out of layers.
 
     An image that has converged, diverged or become non-finite stops changing, whatever the others of the batch do;
-    the last finite iterate is kept. There is one host–device synchronisation per block, and none with ``rtol=0``.
+    the last finite iterate is kept. The images are looked at after every block, or every ten layers if blocks are
+    shorter; each look is one host–device synchronisation, and none with ``rtol=0``.
 
     Args:
         layer: ``(u, k) -> T_k(u)``.
@@ -73,18 +76,19 @@ def solve(
         depth: K, layers per block.
         stop: when to stop.
         trace: record the residuals.
-        observe: called after each block with (layers run, copy of the state).
+        observe: called at each look with (layers run, copy of the state).
     """
     keep_freed_memory(u.device)
     batch = u.shape[0]
     blocks = math.ceil(stop.max_layers / depth)
-    state = solver.init(u)
+    period = max(1, LOOK // depth)
+    state = seen = solver.init(u)
     active = torch.ones(batch, dtype=torch.bool, device=u.device)
     code = torch.full((batch,), _RUNNING, dtype=torch.int8, device=u.device)
     residual = torch.full((batch,), torch.inf, dtype=u.dtype, device=u.device)
     layers = torch.zeros(batch, dtype=torch.long, device=u.device)
     bound = _norm(u)
-    history: list[Tensor] = []
+    history: list[tuple[int, Tensor]] = []
     done = 0
     for r in range(blocks):
         size = min(depth, stop.max_layers - done)
@@ -94,10 +98,13 @@ def solve(
                 z = layer(z, k)
             return z
 
-        new = solver.step(block, state)
+        state = solver.step(block, state)
         done += size
+        if (r + 1) % period and r + 1 < blocks:
+            continue
+        new = state
         norm, change = _norm(new.u), _norm(new.change)
-        bound = torch.maximum(bound, norm) if r == 0 else bound
+        bound = torch.maximum(bound, norm) if r < period else bound
         finite = torch.isfinite(norm) & torch.isfinite(change)
         exploded = norm > GROWTH * bound
         relative = change / norm.clamp_min(torch.finfo(norm.dtype).tiny)
@@ -105,12 +112,12 @@ def solve(
         code = torch.where(active & finite & exploded, _DIVERGED, code)
         code = torch.where(active & finite & ~exploded & (relative <= stop.rtol), _CONVERGED, code)
         usable = active & finite
-        state = _advance(state, new, usable)
+        state = seen = _advance(seen, new, usable)
         residual = torch.where(active, torch.where(finite, relative, torch.inf), residual)
         layers = torch.where(usable, done, layers)
         active = code == _RUNNING
         if trace:
-            history.append(residual)
+            history.append((done, residual))
         if observe is not None:
             observe(done, state.u.clone())
         if stop.rtol > 0 and not bool(active.any()):
@@ -119,8 +126,8 @@ def solve(
     status = tuple(_STATUS.get(c, end) for c in code.tolist())
     record = None
     if trace:
-        counts = tuple(min((i + 1) * depth, stop.max_layers) for i in range(len(history)))
-        record = Trace(counts, torch.stack(history) if history else residual.new_empty(0, batch))
+        rows = [r for _, r in history]
+        record = Trace(tuple(n for n, _ in history), torch.stack(rows) if rows else residual.new_empty(0, batch))
     return Solution(state.u, residual, status, layers, record)
 
 

@@ -1,0 +1,45 @@
+"""``retune demo``: the main job on real photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_EPILOG = """[bold]Examples[/]
+
+  retune demo                                  all three problems, about three minutes on two cores
+  retune demo --problem inpaint --out my-demo  one problem, into a folder of your choice
+  retune demo --quick                          a first look in half a minute (too short to conclude from)
+"""
+
+
+def demo(
+    problem: Annotated[
+        list[str] | None,
+        typer.Option("--problem", "-p", help="inpaint, deblur or denoise; repeat it for several. All by default."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.json, figures and report.html.")] = Path(
+        "retune-demo"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="Small images and few steps: under 45 seconds.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of crops, masks and noise.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Learn the weights of a wavelet norm at the equilibrium, beside the methods that it should be compared with.
+
+    On photographs that ship inside scikit-image (nothing is downloaded), for inpainting, deblurring and denoising:
+    the best single λ by grid search, the plain unrolled network, JFB, the implicit gradient, and ReTune, with the
+    same start and the same budget. Writes a table, figures and one report that opens in any browser.
+    """
+    from retune.cli.errors import one_screen
+
+    with one_screen(debug):
+        from retune.demo import run
+
+        run(problems=problem, out=out, quick=quick, seed=seed, device=device)
+
+
+demo.__doc__ = (demo.__doc__ or "") + "\n" + _EPILOG

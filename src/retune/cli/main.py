@@ -1,0 +1,31 @@
+"""The command ``retune``. Every verb imports what it needs when it runs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import typer
+
+from retune._version import __version__
+from retune.cli.demo import demo
+
+app = typer.Typer(
+    name="retune",
+    help="Image restoration learned at equilibrium: restarted truncated unrolled networks (ReTune).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"retune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass

@@ -1,0 +1,151 @@
+"""Images: from a folder, from arrays, or the photographs that ship inside scikit-image; and random crops of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, unknown_name
+
+__all__ = ["SUFFIXES", "as_images", "photograph", "random_crops"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
+_PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
+
+
+def as_images(source: Any) -> list[Tensor]:
+    """Images as float tensors (C, H, W), integers scaled to [0, 1].
+
+    Args:
+        source: a folder or file (PNG, JPEG, TIFF, BMP, NPY), a tensor (N, C, H, W) or (C, H, W), or a sequence of
+            files, tensors (C, H, W), or arrays (H, W) or (H, W, C).
+
+    Raises:
+        InvalidParameterError: nothing there, or a file that is not an image.
+        ShapeError, NotFiniteError: an image that cannot be used.
+    """
+    if isinstance(source, str | Path):
+        return [_checked(_read(p), str(p)) for p in _files(Path(source))]
+    if isinstance(source, Tensor):
+        if source.ndim not in (3, 4):
+            raise ShapeError(f"expected images (N, C, H, W) or (C, H, W), got {tuple(source.shape)}")
+        source = list(source) if source.ndim == 4 else [source]
+    if not isinstance(source, Iterable):
+        raise InvalidParameterError(f"cannot take images from a {type(source).__name__}")
+    images = [_one(item, f"image {i}") for i, item in enumerate(source)]
+    if not images:
+        raise InvalidParameterError("no images were given")
+    return images
+
+
+def _one(item: Any, name: str) -> Tensor:
+    if isinstance(item, tuple | list) and item and isinstance(item[0], Tensor):
+        item = item[0]  # a dataset that returns (image, label)
+    if isinstance(item, str | Path):
+        return _checked(_read(Path(item)), str(item))
+    if isinstance(item, np.ndarray):
+        return _checked(_from_array(item), name)
+    if isinstance(item, Tensor):
+        return _checked(item if item.is_floating_point() else _scaled(item), name)
+    raise InvalidParameterError(f"{name}: expected a tensor, an array or a file, got {type(item).__name__}")
+
+
+def _files(path: Path) -> Sequence[Path]:
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InvalidParameterError(f"the folder {path} holds no image ({', '.join(SUFFIXES)})")
+        return found
+    if not path.exists():
+        raise InvalidParameterError(f"there is no file or folder {path}")
+    return [path]
+
+
+def _read(path: Path) -> Tensor:
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidParameterError(f"{path} is not an image of a known kind ({', '.join(SUFFIXES)})")
+    try:
+        if path.suffix.lower() == ".npy":
+            array = np.load(path, allow_pickle=False)
+        else:
+            import imageio.v3 as iio
+
+            array = iio.imread(path)
+    except Exception as error:  # each reader has exceptions of its own
+        raise InvalidParameterError(f"{path} cannot be read as an image: «{error}»") from error
+    return _from_array(np.asarray(array), str(path))
+
+
+def _from_array(array: np.ndarray, name: str = "array") -> Tensor:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3):
+        raise ShapeError(f"{name}: expected a grey (H, W) or colour (H, W, 3) image, got {array.shape}")
+    return _scaled(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
+
+
+def _scaled(image: Tensor) -> Tensor:
+    if image.is_floating_point():
+        return image
+    if image.dtype == torch.bool:
+        return image.to(torch.get_default_dtype())
+    return image.to(torch.get_default_dtype()) / torch.iinfo(image.dtype).max
+
+
+def _checked(image: Tensor, name: str) -> Tensor:
+    if image.ndim != 3 or 0 in image.shape:
+        raise ShapeError(f"{name}: expected an image (C, H, W), got shape {tuple(image.shape)}")
+    if not torch.isfinite(image).all():
+        raise NotFiniteError(f"{name} contains NaN or Inf")
+    return image
+
+
+def photograph(name: str) -> Tensor:
+    """A photograph (C, H, W) in [0, 1] that ships inside scikit-image; nothing is downloaded."""
+    if name not in _PHOTOGRAPHS:
+        raise unknown_name("photograph", name, _PHOTOGRAPHS)
+    import skimage.data
+
+    array = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
+    return _from_array(np.asarray(array))
+
+
+def random_crops(images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator) -> Tensor:
+    """`count` random square crops, flipped at random, as a batch (count, C, size, size).
+
+    Args:
+        images: tensors (C, H, W) of one channel count.
+        count: crops to draw.
+        size: side of the crops; None takes whole images, which then must agree in size.
+        generator: source of the randomness.
+    """
+    crops = []
+    for _ in range(count):
+        image = images[int(torch.randint(len(images), (), generator=generator))]
+        if size is not None:
+            top, left = (int(torch.randint(n - size + 1, (), generator=generator)) for n in image.shape[1:])
+            image = image[:, top : top + size, left : left + size]
+        flips = torch.randint(2, (2,), generator=generator).tolist()
+        crops.append(image.flip([d + 1 for d in (0, 1) if flips[d]]))
+    try:
+        return torch.stack(crops)
+    except RuntimeError as error:
+        shapes = sorted({tuple(c.shape) for c in crops})
+        raise ShapeError(f"images of different shapes {shapes} cannot share a batch; give a crop size") from error
+
+
+def check_crop(images: Sequence[Tensor], size: int | None) -> None:
+    """Raise if some image is smaller than the crop, or channels differ."""
+    channels = sorted({i.shape[0] for i in images})
+    if len(channels) > 1:
+        raise ShapeError(f"images with different numbers of channels {channels}: train grey and colour separately")
+    smallest = min(min(i.shape[1:]) for i in images)
+    if size is not None and not 1 <= size <= smallest:
+        raise InvalidParameterError(f"crop={size} does not fit: the smallest image side is {smallest}")
+
+

@@ -1,0 +1,167 @@
+"""What ``retune demo`` does: three problems on photographs, every method, one report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import deepinv
+import imageio.v3 as iio
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from retune import problems as named
+from retune._checkpoint import write_atomically
+from retune._version import __version__
+from retune.compare import Settings, compare, settings_as_data, verdicts
+from retune.data import photograph
+from retune.errors import InvalidParameterError, unknown_name
+from retune.problems import Restoration
+from retune.report import terminal_table, write_all
+
+__all__ = ["run"]
+
+TRAIN, VALIDATION, TEST = ("chelsea", "coffee"), ("motorcycle",), ("astronaut", "rocket")
+
+FULL = Settings()
+QUICK = Settings(depth=5, restarts=5, steps=12, batch_size=2, crop=48, levels=3, grid=7)
+# Parts of the photographs with something to restore: (top, left) of the crop, in pixels.
+_CORNERS = {"astronaut": (20, 150), "rocket": (150, 230), "motorcycle": (150, 250)}
+
+_TITLES = {
+    "inpaint": ("Inpainting", "Half of the pixels are missing; the others carry noise of standard deviation 0.05."),
+    "deblur": (
+        "Deblurring",
+        "A 25-pixel motion blur, vertical in the red channel, horizontal in the green, diagonal in the blue one, "
+        "and noise of standard deviation 0.05.",
+    ),
+    "denoise": (
+        "Denoising",
+        "Noise of standard deviation 0.1 in the red channel, 0.25 in the green, 0.5 in the blue one.",
+    ),
+}
+
+
+def demo_problems() -> dict[str, Restoration]:
+    """The three problems of the demo."""
+    return {"inpaint": named.inpaint(), "deblur": named.deblur(), "denoise": named.denoise()}
+
+
+def run(
+    problems: Sequence[str] | None = None,
+    out: Path = Path("retune-demo"),
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    console: Console | None = None,
+) -> dict:
+    """Run the demo and write ``results.json``, the figures and ``report.html`` into `out`; the results are returned.
+
+    Each problem is written as soon as it is done, so that an interruption loses at most the one in work.
+    """
+    console = Console() if console is None else console
+    available = demo_problems()
+    chosen = list(available) if not problems else list(dict.fromkeys(problems))
+    for name in chosen:
+        if name not in available:
+            raise unknown_name("problem", name, available)
+    device = _device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = Settings(**{**vars(QUICK if quick else FULL), "seed": seed})
+    size = 64 if quick else 128
+    train = [photograph(n) for n in TRAIN]
+    validation = torch.stack([_part(n, size) for n in VALIDATION])
+    test = torch.stack([_part(n, size) for n in TEST])
+
+    start = time.perf_counter()
+    results = _header(settings, quick, seed, device, size)
+    for name in chosen:
+        with _status(console) as note:
+            result, images = compare(
+                available[name],
+                train,
+                validation,
+                test,
+                settings,
+                device=device,
+                note=lambda text, name=name, note=note: note(f"{_TITLES[name][0]}: {text}"),
+            )
+        result["title"], result["description"] = _TITLES[name]
+        result["images"] = _write_images(out, name, images, result)
+        results["problems"][name] = result
+        results["verdicts"] += [] if quick else verdicts(name, result)
+        results["seconds"] = time.perf_counter() - start
+        write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
+        console.print(f"{_TITLES[name][0]} done after {results['seconds']:.0f} s", style="dim")
+    report = write_all(results, out)
+    terminal_table(results, console)
+    console.print(f"\nOpen [bold]{report}[/] in a browser; the figures and results.json are beside it.")
+    return results
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidParameterError(
+            f"device {device!r} is not available here; use auto, cpu, cuda or cuda:N ({str(error).splitlines()[0]})"
+        ) from error
+    return device
+
+
+def _part(name: str, size: int) -> Tensor:
+    """A square part of a photograph."""
+    image = photograph(name)
+    top, left = _CORNERS[name]
+    top, left = min(top, image.shape[1] - size), min(left, image.shape[2] - size)
+    return image[:, top : top + size, left : left + size].clone()
+
+
+def _header(settings: Settings, quick: bool, seed: int, device: str, size: int) -> dict:
+    return {
+        "format": 1,
+        "retune": __version__,
+        "command": "retune demo" + (" --quick" if quick else "") + (f" --seed {seed}" if seed else ""),
+        "quick": quick,
+        "seed": seed,
+        "seconds": None,
+        "device": device,
+        "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "settings": settings_as_data(settings)
+        | {"test_size": size, "train": list(TRAIN), "validation": list(VALIDATION), "test": list(TEST)},
+        "problems": {},
+        "verdicts": [],
+    }
+
+
+def _write_images(out: Path, name: str, images: dict[str, Tensor], result: dict) -> dict:
+    written: dict[str, list[str]] = {}
+    for key, batch in images.items():
+        for i, image in enumerate(batch):
+            path = f"images/{name}-{i}-{key}.png"
+            pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            write_atomically(out / path, iio.imwrite("<bytes>", pixels, extension=".png"))
+            written.setdefault(key, []).append(path)
+    for key, row in result["methods"].items():
+        row["images"] = written[key]
+    return {"names": list(TEST), "truth": written["truth"], "measurement": written["measurement"]}
+
+
+@contextlib.contextmanager
+def _status(console: Console):
+    """A line that says what is being done, on a terminal; nothing in a log."""
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("starting") as status:
+        yield status.update

@@ -1,0 +1,51 @@
+"""Ready-made restoration problems by name, as deepinv physics.
+
+>>> import retune
+>>> problem = retune.problems.get("inpaint", keep=0.5, sigma=0.05)
+>>> y, physics = problem.measure(x, seed=0)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from retune.errors import InvalidParameterError, unknown_name
+from retune.problems.base import Restoration
+from retune.problems.kernels import kernel
+from retune.problems.named import Deblur, Denoise, Inpaint
+from retune.problems.noise import ChannelGaussianNoise
+
+__all__ = [
+    "ChannelGaussianNoise",
+    "Deblur",
+    "Denoise",
+    "Inpaint",
+    "Restoration",
+    "deblur",
+    "denoise",
+    "get",
+    "inpaint",
+    "kernel",
+    "names",
+]
+
+denoise, inpaint, deblur = Denoise, Inpaint, Deblur
+_NAMED: dict[str, type[Restoration]] = {c.name: c for c in (Denoise, Inpaint, Deblur)}
+
+
+def names() -> list[str]:
+    """The registered names."""
+    return sorted(_NAMED)
+
+
+def get(name: str, **options) -> Restoration:
+    """The problem of that name.
+
+    Raises:
+        UnknownNameError: no such problem.
+        InvalidParameterError: an option that it does not have, or a value out of range.
+    """
+    if name not in _NAMED:
+        raise unknown_name("problem", name, _NAMED)
+    try:
+        return _NAMED[name](**options)
+    except TypeError as error:
+        raise InvalidParameterError(f"problem {name!r}: {error}") from error

@@ -1,0 +1,63 @@
+"""What a ready-made restoration problem is: a recipe for deepinv physics, for any image size and seed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, ShapeError
+
+__all__ = ["Restoration"]
+
+
+class Restoration(ABC):
+    """A restoration problem by name. The same seed gives the same operator and the same noise.
+
+    Attributes:
+        name: the name under :mod:`retune.problems`.
+        sigma: noise standard deviation, or one per channel, in the units of the image.
+    """
+
+    name: str
+
+    def __init__(self, sigma: float | Sequence[float]):
+        self.sigma = sigma if isinstance(sigma, int | float) else tuple(float(s) for s in sigma)
+
+    @abstractmethod
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """The deepinv physics for images (C, H, W); what is random in the operator is drawn from `seed`."""
+
+    def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:
+        """A simulated measurement of images (B, C, H, W), and the physics that made it."""
+        if x.ndim != 4:
+            raise ShapeError(f"expected a batch of images (B, C, H, W), got shape {tuple(x.shape)}")
+        size = (x.shape[1], x.shape[2], x.shape[3])
+        physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)
+        return physics(x, seed=seed + 1), physics
+
+    @abstractmethod
+    def describe(self) -> dict:
+        """The name and the options, as plain data."""
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{k}={v!r}" for k, v in self.describe().items() if k != "name")
+        return f"{self.name}({options})"
+
+
+def share(name: str, value: float) -> float:
+    """A share in (0, 1]."""
+    if not 0 < value <= 1:
+        raise InvalidParameterError(f"{name} must be a share in (0, 1], got {value}")
+    return float(value)

@@ -1,0 +1,93 @@
+"""Blur kernels by name, each of sum 1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from deepinv.physics.functional import gaussian_blur
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, unknown_name
+
+__all__ = ["kernel"]
+
+_TAPS = 25
+
+
+def kernel(spec: str | Tensor) -> Tensor:
+    """A kernel (1, 1 or C, h, w).
+
+    Args:
+        spec: ``"gaussian:1.6"`` (standard deviation in pixels), ``"uniform:9"`` (side), ``"motion:15@30"`` (length in
+            pixels, angle in degrees counter-clockwise from the horizontal), ``"three-motions"`` (25-tap vertical,
+            horizontal and diagonal lines for the red, green and blue channel, as in arXiv:2506.13239), or a tensor
+            (h, w), (C, h, w) or (1, C, h, w), used as it is.
+
+    Raises:
+        UnknownNameError, InvalidParameterError, ShapeError, NotFiniteError.
+    """
+    if isinstance(spec, Tensor):
+        return _checked(spec)
+    name, _, argument = spec.partition(":")
+    if name == "three-motions":
+        return _three_motions()
+    if name not in ("gaussian", "uniform", "motion"):
+        raise unknown_name("blur kernel", spec, ["gaussian:1.6", "uniform:9", "motion:15@30", "three-motions"])
+    try:
+        if name == "gaussian":
+            sigma = float(argument or 1.6)
+            if not 0 < sigma < math.inf:
+                raise ValueError
+            return gaussian_blur(sigma=(sigma, sigma))
+        if name == "uniform":
+            side = int(argument or 9)
+            if side < 1:
+                raise ValueError
+            return torch.full((1, 1, side, side), 1 / side**2)
+        length, _, angle = (argument or "15@0").partition("@")
+        if int(length) < 1:
+            raise ValueError
+        return _line(int(length), float(angle or 0))
+    except ValueError as error:
+        raise InvalidParameterError(
+            f"cannot read the blur kernel {spec!r}; expected 'gaussian:SIGMA', 'uniform:SIDE' or "
+            "'motion:LENGTH@DEGREES' with positive numbers, such as 'motion:15@30'"
+        ) from error
+
+
+def _checked(given: Tensor) -> Tensor:
+    shaped = given[(None,) * (4 - given.ndim)] if 2 <= given.ndim <= 4 else given
+    if shaped.ndim != 4 or shaped.shape[0] != 1:
+        raise ShapeError(f"a kernel has shape (h, w), (C, h, w) or (1, C, h, w), got {tuple(given.shape)}")
+    if not torch.isfinite(shaped).all():
+        raise NotFiniteError("the blur kernel contains NaN or Inf")
+    if not bool((shaped != 0).any()):
+        raise InvalidParameterError("the blur kernel is zero everywhere")
+    return shaped
+
+
+def _three_motions() -> Tensor:
+    lines = torch.zeros(1, 3, _TAPS, _TAPS)
+    lines[0, 0, :, _TAPS // 2] = 1
+    lines[0, 1, _TAPS // 2, :] = 1
+    lines[0, 2] = torch.eye(_TAPS)
+    return lines / _TAPS
+
+
+def _line(length: int, degrees: float) -> Tensor:
+    """A line through the centre, sampled finely and spread bilinearly on the pixels it crosses."""
+    reach = (length - 1) / 2
+    half = math.ceil(reach)
+    side = 2 * half + 1
+    angle = math.radians(degrees)
+    t = torch.linspace(-reach, reach, 16 * length, dtype=torch.float64) if length > 1 else torch.zeros(1).double()
+    rows, cols = half - t * math.sin(angle), half + t * math.cos(angle)
+    out = torch.zeros(side, side, dtype=torch.float64)
+    for i in (0, 1):
+        for j in (0, 1):
+            r, c = rows.floor() + i, cols.floor() + j
+            weight = (1 - (rows - r).abs()) * (1 - (cols - c).abs())
+            inside = (r >= 0) & (r < side) & (c >= 0) & (c < side)
+            out.index_put_((r[inside].long(), c[inside].long()), weight[inside], accumulate=True)
+    return (out / out.sum()).to(torch.get_default_dtype())[None, None]

@@ -1,0 +1,139 @@
+"""Denoising, inpainting and deblurring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from deepinv.physics import Blur, BlurFFT, Denoising, Inpainting, LinearPhysics
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, ShapeError, unknown_name
+from retune.problems.base import Restoration, share
+from retune.problems.kernels import kernel as make_kernel
+from retune.problems.noise import gaussian_noise
+
+__all__ = ["Deblur", "Denoise", "Inpaint"]
+
+
+class Denoise(Restoration):
+    """``y = x + ε``, by default with one level per colour channel: 0.1, 0.25, 0.5 (arXiv:2506.13239)."""
+
+    name = "denoise"
+
+    def __init__(self, sigma: float | Sequence[float] = (0.1, 0.25, 0.5)):
+        super().__init__(sigma)
+        gaussian_noise(self.sigma)  # checks it
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """See :class:`~retune.problems.base.Restoration`."""
+        return Denoising(gaussian_noise(self.sigma, device), device=device)
+
+    def describe(self) -> dict:
+        """See :class:`~retune.problems.base.Restoration`."""
+        return {"name": self.name, "sigma": self.sigma}
+
+
+class Inpaint(Restoration):
+    """``y = m ⊙ (x + ε)``: a random share of the pixels is kept, all channels of a pixel together.
+
+    Args:
+        keep: share of pixels kept, in (0, 1].
+        sigma: noise level, or one per channel.
+    """
+
+    name = "inpaint"
+
+    def __init__(self, keep: float = 0.5, sigma: float | Sequence[float] = 0.05):
+        super().__init__(sigma)
+        gaussian_noise(self.sigma)
+        self.keep = share("keep", keep)
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """A mask of its own for every image of the batch; drawn on the CPU, so the same on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        mask = (torch.rand(batch, 1, *img_size[1:], generator=generator) < self.keep).to(dtype)
+        return Inpainting(img_size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
+
+    def describe(self) -> dict:
+        """See :class:`~retune.problems.base.Restoration`."""
+        return {"name": self.name, "keep": self.keep, "sigma": self.sigma}
+
+
+class Deblur(Restoration):
+    """``y = k * x + ε``.
+
+    Args:
+        kernel: see :func:`retune.problems.kernel`.
+        boundary: "reflect" (deepinv ``Blur``) or "circular" (deepinv ``BlurFFT``).
+        sigma: noise level, or one per channel.
+    """
+
+    name = "deblur"
+
+    def __init__(
+        self,
+        kernel: str | Tensor = "three-motions",
+        boundary: str = "reflect",
+        sigma: float | Sequence[float] = 0.05,
+    ):
+        super().__init__(sigma)
+        gaussian_noise(self.sigma)
+        if boundary not in ("reflect", "circular"):
+            raise unknown_name("boundary", boundary, ["reflect", "circular"])
+        self.spec = kernel if isinstance(kernel, str) else "custom"
+        self.kernel, self.boundary = make_kernel(kernel), boundary
+        # The operator does not depend on the seed: keeping it keeps what is known of it (its norm, its spectrum).
+        self._made: dict[tuple, LinearPhysics] = {}
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """See :class:`~retune.problems.base.Restoration`."""
+        key = (tuple(img_size), dtype, str(device))
+        if key not in self._made:
+            self._made[key] = self._make(img_size, dtype, device)
+        return self._made[key]
+
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
+        taps = self.kernel.to(device=device, dtype=dtype)
+        if taps.shape[1] not in (1, img_size[0]):
+            raise ShapeError(f"the blur has kernels for {taps.shape[1]} channels, the image has {img_size[0]}")
+        # Reflection needs more pixels than it copies.
+        room = img_size[1:] if self.boundary == "circular" else tuple(2 * n - 1 for n in img_size[1:])
+        if any(k > n for k, n in zip(taps.shape[2:], room, strict=True)):
+            raise InvalidParameterError(
+                f"the blur kernel {tuple(taps.shape[2:])} is too large for images {tuple(img_size[1:])} with "
+                f"{self.boundary} boundary; use larger images or crops, or crop the kernel"
+            )
+        noise = gaussian_noise(self.sigma, device)
+        if self.boundary == "circular":
+            return BlurFFT(img_size, filter=taps, device=device, noise_model=noise)
+        large = max(taps.shape[2:]) > 7  # where convolution by FFT is the faster
+        return Blur(filter=taps, padding="reflect", use_fft=large, device=device, noise_model=noise)
+
+    def describe(self) -> dict:
+        """See :class:`~retune.problems.base.Restoration`."""
+        return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, "sigma": self.sigma}

@@ -1,0 +1,5 @@
+"""Training."""
+
+from retune.training.fit import FitResult, evaluate, fit
+
+__all__ = ["FitResult", "evaluate", "fit"]

@@ -1,0 +1,48 @@
+"""The progress bar of a training run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from retune.training.fit import StepRecord
+
+__all__ = ["TrainingProgress"]
+
+
+class TrainingProgress:
+    """Steps done, loss, validation PSNR, residual and measured gradient error; silent if not enabled."""
+
+    def __init__(self, steps: int, *, enabled: bool):
+        self._psnr = "–"
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            disable=not enabled,
+            transient=True,
+        )
+        self._task = self._progress.add_task("training", total=steps, text="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, record: StepRecord) -> None:
+        """After a training step."""
+        text = (
+            f"loss {record.loss:.2e}  val {self._psnr} dB  residual {record.residual:.0e}  "
+            f"gradient error {record.gradient_error:.0%}"
+        )
+        self._progress.update(self._task, completed=record.step, text=text)
+
+    def validated(self, psnr: float) -> None:
+        """After a validation."""
+        self._psnr = f"{psnr:.2f}"
