@@ -12,9 +12,21 @@ with warnings.catch_warnings():
     import deepinv  # noqa: F401
 
 
+torch.set_num_threads(1)  # on problems this small, threads only wait for each other
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64():
+    """Everything that is built inside the test is in double precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def pytest_collection_modifyitems(items):

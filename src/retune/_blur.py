@@ -24,12 +24,13 @@ class BlurNormal:
 
     def __init__(self, physics: Blur, shape: torch.Size):
         kernel = physics.filter
+        assert isinstance(kernel, Tensor)
         h, w = kernel.shape[-2:]
         self.size = (shape[-2], shape[-1])
         self.mode = {"zeros": "constant", "zero": "constant"}.get(physics.padding, physics.padding)
         above, left = h // 2, w // 2
-        # deepinv aligns even kernels so that one sample fewer is kept below and to the right.
-        self.pad = (left, left - (w - 1) % 2, above, above - (h - 1) % 2)
+        # deepinv's even kernels need one sample fewer above and to the left.
+        self.pad = (left - (w - 1) % 2, left, above - (h - 1) % 2, above)
         if self.mode in ("circular", "valid"):
             grid, self.pad = self.size, (0, 0, 0, 0)
         else:

@@ -13,7 +13,7 @@ from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Inpai
 from torch import Tensor, nn
 
 from retune._blur import BlurNormal
-from retune.errors import InvalidParameterError, PhysicsError
+from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 
 #: ‖A‖² ≤ SAFETY · (Lanczos estimate), with probability at least 1 − FAILURE over the start vector.
 SAFETY = 1.05
@@ -45,7 +45,12 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
                 f"sqnorm = ‖A‖² must be positive and finite, one number or one per image, got {known_sqnorm}"
             )
         return OperatorFacts(sqnorm, "given", None, None)
-    if type(physics) in _TRUSTED:  # a few operations: cheaper than looking them up
+    if isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED:  # a few operations: cheaper than a look-up
+        if _parts(y)[0].shape != like.shape:  # a mask broadcasts, and would turn a grey measurement into colour
+            raise ShapeError(
+                f"the measurement of shape {tuple(_parts(y)[0].shape)} does not fit {type(physics).__name__}, whose "
+                f"images here are {tuple(like.shape)}; make y with physics(x), or rebuild the physics for this size"
+            )
         return _diagonal_facts(physics, like)
     key, tensors = _fingerprint(physics, like)
     held = _cache.get(physics)
@@ -74,7 +79,8 @@ def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
             elif isinstance(value, int | float | str | bool | tuple) and key != "training":
                 plain.append((name, key, value))
         tensors += [t for t in (*module._buffers.values(), *module._parameters.values()) if t is not None]
-    return (tuple(plain), tuple(t._version for t in tensors)), tensors
+    # A tensor made in inference mode does not count its changes: a fresh object never compares equal.
+    return (tuple(plain), tuple(object() if t.is_inference() else t._version for t in tensors)), tensors
 
 
 def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
@@ -222,4 +228,4 @@ def _agree(a: Tensor, b: Tensor) -> bool:
 
 def _fixed_2d_filter(physics: Blur) -> bool:
     kernel = physics.filter
-    return kernel is not None and kernel.ndim == 4 and not kernel.requires_grad
+    return isinstance(kernel, Tensor) and kernel.ndim == 4 and not kernel.requires_grad

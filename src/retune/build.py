@@ -57,7 +57,7 @@ def load(path: str | Path) -> Restarted:
     tensors, description, _ = _checkpoint.read(path)
     try:
         net = build(description)
-        net.load_state_dict(tensors)
-    except (RetuneError, RuntimeError, KeyError, TypeError) as error:
+        net.load_state_dict(tensors, assign=True)  # keeps the precision that was saved
+    except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
     return net.eval()

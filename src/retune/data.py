@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import torch
 from torch import Tensor
@@ -70,12 +72,15 @@ def _read(path: Path) -> Tensor:
     if path.suffix.lower() not in SUFFIXES:
         raise InvalidParameterError(f"{path} is not an image of a known kind ({', '.join(SUFFIXES)})")
     try:
+        content = path.read_bytes()  # readers that are handed a path leave it open when they fail
+        if not content:
+            raise InvalidParameterError(f"{path} is empty (0 bytes)")
         if path.suffix.lower() == ".npy":
-            array = np.load(path, allow_pickle=False)
+            array = np.load(io.BytesIO(content), allow_pickle=False)
         else:
-            import imageio.v3 as iio
-
-            array = iio.imread(path)
+            array = iio.imread(content, extension=path.suffix.lower())
+    except InvalidParameterError:
+        raise
     except Exception as error:  # each reader has exceptions of its own
         raise InvalidParameterError(f"{path} cannot be read as an image: «{error}»") from error
     return _from_array(np.asarray(array), str(path))
@@ -109,7 +114,7 @@ def photograph(name: str) -> Tensor:
     """A photograph (C, H, W) in [0, 1] that ships inside scikit-image; nothing is downloaded."""
     if name not in _PHOTOGRAPHS:
         raise unknown_name("photograph", name, _PHOTOGRAPHS)
-    import skimage.data
+    import skimage.data  # only here: nothing else needs scikit-image
 
     array = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
     return _from_array(np.asarray(array))
@@ -147,5 +152,3 @@ def check_crop(images: Sequence[Tensor], size: int | None) -> None:
     smallest = min(min(i.shape[1:]) for i in images)
     if size is not None and not 1 <= size <= smallest:
         raise InvalidParameterError(f"crop={size} does not fit: the smallest image side is {smallest}")
-
-

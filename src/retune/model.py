@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ class Restarted(Reconstructor):
         stop: Stop | None = None,
     ):
         super().__init__()
-        if depth < 1 or depth % map.layers:
+        if not isinstance(depth, int) or depth < 1 or depth % map.layers:
             raise InvalidParameterError(
                 f"depth must be a positive multiple of the map's cycle of {map.layers} layer(s), got {depth}"
             )
@@ -144,8 +145,13 @@ class Restarted(Reconstructor):
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
             reached = self._run(bound, init, stop, trace, observe)
-        u, report = self.gradient(bound, self.depth, lambda: reached.u)
+        u, report = self.gradient(
+            bound, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init)
+        )
         with torch.no_grad():
+            finite = torch.isfinite(u).flatten(1).all(1).tolist()
+            status = (s if ok or s.failed else Status.NOT_FINITE for s, ok in zip(reached.status, finite, strict=True))
+            reached = replace(reached, status=tuple(status))
             residual = _relative_change(reached.u, u) if self.gradient.restarts else reached.residual
         return _equilibrium(bound.image(u), reached, u, residual, report)
 
@@ -157,15 +163,13 @@ class Restarted(Reconstructor):
         trace: bool,
         observe: Callable[[int, Tensor], None] | None,
     ) -> Solution:
-        start = bound.init() if init is None else bound.state(init)
-
         def see(layers: int, u: Tensor) -> None:
             assert observe is not None
             observe(layers, bound.image(u))
 
         return solve(
             bound.layer,
-            start,
+            _start(bound, init),
             solver=self.solver,
             depth=self.depth,
             stop=stop,
@@ -196,6 +200,10 @@ class Restarted(Reconstructor):
             notes: short texts to keep with the weights (training data, figures, licence, …).
         """
         _checkpoint.write(path, self.state_dict(), self.describe(), notes)
+
+
+def _start(bound: BoundMap, init: Tensor | None) -> Tensor:
+    return bound.init() if init is None else bound.state(init).clone()
 
 
 def _relative_change(before: Tensor, after: Tensor) -> Tensor:

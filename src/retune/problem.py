@@ -88,9 +88,9 @@ class Problem:
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
         self.adjoint_y = self._adjoint(y, physics)
         self.shape = torch.Size(self.adjoint_y.shape)
-        if len(self.shape) != 4:
+        if len(self.shape) != 4 or 0 in self.shape:
             raise ShapeError(
-                f"Aᵀy must be a batch of images (B, C, H, W), got shape {tuple(self.shape)}; "
+                f"Aᵀy must be a non-empty batch of images (B, C, H, W), got shape {tuple(self.shape)}; "
                 "add the missing batch or channel dimension to y and to the physics"
             )
         if not torch.isfinite(self.adjoint_y.detach()).all():
@@ -103,7 +103,8 @@ class Problem:
 
         self._is_l2 = type(self.data_fidelity) is L2
         if self._is_l2:
-            self._inverse_variance = float(self.data_fidelity.norm)  # deepinv stores 1/σ² under this name
+            # deepinv stores 1/σ² under this name
+            self._inverse_variance = float(self.data_fidelity.norm)  # pyright: ignore[reportArgumentType]
             constant = self._inverse_variance
         elif lipschitz is None:
             raise InvalidParameterError(
@@ -121,7 +122,7 @@ class Problem:
     def _adjoint(y: Tensor, physics: LinearPhysics) -> Tensor:
         try:
             return physics.A_adjoint(y)
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             shapes = [tuple(p.shape) for p in _tensors(y)]
             raise ShapeError(
                 f"the measurement of shape {shapes if len(shapes) > 1 else shapes[0]} does not fit "

@@ -19,7 +19,7 @@ __all__ = ["Solution", "Stop", "solve"]
 #: An iterate this many times larger than the largest of its start and its first block has diverged.
 GROWTH = 1e4
 #: Blocks shorter than this many layers are looked at together.
-LOOK = 10
+LOOK = 5
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class Stop:
     max_layers: int = 2000
 
     def __post_init__(self):
-        if not (0 <= self.rtol < 1) or self.max_layers < 0:
+        if not (0 <= self.rtol < 1) or self.max_layers < 0 or not isinstance(self.max_layers, int):
             raise InvalidParameterError(
-                f"Stop needs 0 ≤ rtol < 1 and max_layers ≥ 0, got rtol={self.rtol}, max_layers={self.max_layers}"
+                f"Stop needs 0 ≤ rtol < 1 and a whole number max_layers ≥ 0, got rtol={self.rtol}, "
+                f"max_layers={self.max_layers}"
             )
 
 
@@ -66,7 +67,7 @@ def solve(
     """Iterate blocks ``Φ`` of `depth` layers from `u` until every image has converged, failed, or run out of layers.
 
     An image that has converged, diverged or become non-finite stops changing, whatever the others of the batch do;
-    the last finite iterate is kept. The images are looked at after every block, or every ten layers if blocks are
+    the last finite iterate is kept. The images are looked at after every block, or every five layers if blocks are
     shorter; each look is one host–device synchronisation, and none with ``rtol=0``.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,14 @@ import typer
 
 _EPILOG = """[bold]Examples[/]
 
-  retune demo                                  all three problems, about three minutes on two cores
-  retune demo --problem inpaint --out my-demo  one problem, into a folder of your choice
-  retune demo --quick                          a first look in half a minute (too short to conclude from)
+[dim]all three problems, about three minutes on two cores[/]
+  retune demo
+
+[dim]one problem, into a folder of your choice[/]
+  retune demo --problem inpaint --out my-demo
+
+[dim]a first look in half a minute, too short to conclude from[/]
+  retune demo --quick
 """
 
 
@@ -42,4 +48,4 @@ def demo(
         run(problems=problem, out=out, quick=quick, seed=seed, device=device)
 
 
-demo.__doc__ = (demo.__doc__ or "") + "\n" + _EPILOG
+demo.__doc__ = inspect.cleandoc(demo.__doc__ or "") + "\n\n" + _EPILOG

@@ -52,7 +52,7 @@ class AdjointBlocks:
         limit = self._max_blocks if self._blocks is None else self._blocks
         # On an accelerator each look at the numbers stalls it: look now and then.
         every = 1 if v.device.type == "cpu" else 8
-        used = 1
+        used, before = 1, None
         while used < limit:
             increment = vjp(increment)
             new = _norm(increment)
@@ -62,10 +62,15 @@ class AdjointBlocks:
             used += 1
             ratio, size = new / size.clamp_min(_tiny(size)), new
             if self._blocks is None and used % every == 0:
-                tail = torch.where(ratio < 1, new * ratio / (1 - ratio).clamp_min(_tiny(size)), torch.inf)
+                # The slow modes take over from block to block, so the ratio still grows: continue its growth,
+                # and be careful while only one ratio is known.
+                growing = None if before is None else (ratio / before.clamp_min(_tiny(size))).clamp_min(1.0)
+                ahead = ratio.sqrt() if growing is None else ratio * growing
+                tail = torch.where(ahead < 1, new * ahead / (1 - ahead).clamp_min(_tiny(size)), torch.inf)
                 small = tail <= (self._rtol or 0.0) * _norm(w)
                 if not bool((alive & ~small & (new > 0)).any()):
                     break
+            before = ratio
         self._report.blocks = used
         self._seen = (v, w, size, alive)
         return w
@@ -81,8 +86,10 @@ class AdjointBlocks:
         ratio = following / size.clamp_min(tiny)
         tail = following / (1 - ratio).clamp_min(tiny)
         error = torch.where(alive & (ratio < 1), tail / _norm(w).clamp_min(tiny), torch.inf)
-        self._report.decay = torch.where(size > 0, ratio, torch.zeros_like(ratio)).detach()
-        self._report.relative_error = torch.where(size > 0, error, torch.zeros_like(error)).detach()
+        # A series that ended because its term is 0 is exact; one that was stopped as a runaway is not.
+        exact = alive & (size == 0)
+        self._report.decay = torch.where(exact, 0.0, torch.where(alive, ratio, torch.inf)).detach()
+        self._report.relative_error = torch.where(exact, 0.0, error).detach()
 
 
 class _Relay(torch.autograd.Function):

@@ -29,7 +29,8 @@ class GradientRule(ABC):
         Args:
             bound: the map, bound to the problem.
             depth: K.
-            solve: runs the restarts without graph and returns the state reached.
+            solve: runs the restarts without graph and returns the state reached; for a rule without restarts, the
+                first state, with its graph.
         """
 
     def default_stop(self, depth: int) -> Stop:
@@ -41,11 +42,25 @@ class GradientRule(ABC):
         return {"type": type(self).__name__}
 
 
-def require_graph(out: Tensor, rule: GradientRule) -> None:
-    """Refuse a map whose output does not depend, for autograd, on its input."""
-    if torch.is_grad_enabled() and not out.requires_grad:
+def require_graph(out: Tensor, start: Tensor, rule: GradientRule) -> None:
+    """Refuse a map whose output does not depend, for autograd, on the state it was given."""
+    if torch.is_grad_enabled() and not _reaches(out, start):
         raise CutGradientError(
-            f"{type(rule).__name__} differentiates through the map, but the map's output carries no gradient: a "
-            "prior or denoiser detaches it (.detach(), torch.no_grad(), or a potential gradient without a graph). "
-            "Use a differentiable one, or call the network in eval mode"
+            f"{type(rule).__name__} differentiates through the map, but no gradient flows from its output to its "
+            "input: a prior or denoiser detaches (.detach(), torch.no_grad(), or a potential gradient without a "
+            "graph). Use a differentiable one, or call the network in eval mode"
         )
+
+
+def _reaches(out: Tensor, start: Tensor) -> bool:
+    """Whether the graph behind `out` contains `start`: a walk over a few nodes per layer, no computation."""
+    seen, waiting = set(), [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node is start.grad_fn or getattr(node, "variable", None) is start:
+            return True
+        seen.add(node)
+        waiting.extend(parent for parent, _ in node.next_functions)
+    return False

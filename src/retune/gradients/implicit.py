@@ -37,7 +37,7 @@ class Implicit(GradientRule):
         """See :class:`~retune.gradients.base.GradientRule`."""
         u_in = solve().detach().requires_grad_()
         u_out = bound.block(u_in, bound.layers)
-        require_graph(u_out, self)
+        require_graph(u_out, u_in, self)
         report = GradientReport("Implicit")
         if not u_out.requires_grad:
             return u_out, report

@@ -43,7 +43,7 @@ class Truncated(GradientRule):
         """See :class:`~retune.gradients.base.GradientRule`."""
         u_in = solve().detach().requires_grad_()
         u_out = bound.block(u_in, depth)
-        require_graph(u_out, self)
+        require_graph(u_out, u_in, self)
         report = GradientReport(f"Truncated, K = {depth}")
         if not u_out.requires_grad:  # inference within train mode
             return u_out, report

@@ -26,8 +26,11 @@ class Unrolled(GradientRule):
 
     def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
-        u = bound.block(bound.init(), depth)
-        require_graph(u, self)
+        start = solve()
+        if not start.requires_grad:
+            start = start.detach().requires_grad_()  # only so that a cut can be seen
+        u = bound.block(start, depth)
+        require_graph(u, start, self)
         zero = u.new_zeros(u.shape[0])
         report = GradientReport("Unrolled", f"output at depth {depth}", zero, zero, blocks=1)
         return u, report

@@ -83,7 +83,6 @@ class ForwardBackward(AbstractMap):
 @dataclass(frozen=True)
 class _Layer:
     minus_step: Tensor  # −τ
-    step_target: Tensor | None  # τ Dᵀ Aᵀy /σ², for quadratic f
     prox: Callable[[Tensor], Tensor]
 
 
@@ -99,7 +98,7 @@ class _BoundForwardBackward(BoundMap):
             self._frame = first.frame(problem.shape, problem.dtype, problem.device)
         self._target: Tensor | None = None
         if problem.quadratic:
-            self._target = self.state(problem.adjoint_y) * problem.inverse_variance
+            self._target = self._scaled(self.state(problem.adjoint_y))
         # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
         scaled = problem.quadratic and problem.normal_scale is not None
         isometric = self._frame is None or self._frame.orthonormal
@@ -114,7 +113,6 @@ class _BoundForwardBackward(BoundMap):
             self._layers.append(
                 _Layer(
                     minus_step=-tau,
-                    step_target=None if self._target is None else tau * self._target,
                     prox=self._bind_prox(prior, tau * regs[k]),
                 )
             )
@@ -134,21 +132,23 @@ class _BoundForwardBackward(BoundMap):
         return self.state(self._problem.adjoint_y / scale)
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
-        """``prox(u + τc − τ Dᵀ AᵀA D u)`` with ``c = DᵀAᵀy`` for quadratic f."""
+        """``prox(u − τ (Dᵀ AᵀA D u − c))`` with ``c = DᵀAᵀy`` for quadratic f."""
         step = self._layers[k % self.layers]
-        if step.step_target is None:
-            v = torch.addcmul(u, self.state(self._problem.grad(self.image(u))), step.minus_step)
+        if self._target is None:
+            gradient = self.state(self._problem.grad(self.image(u)))
         else:
-            # In place on a fresh tensor: saves a pass, and autograd needs no operand of the sum.
-            v = (u + step.step_target).addcmul_(self._normal(u), step.minus_step)
-        return step.prox(v)
+            gradient = self._normal(u) - self._target
+        # Autograd keeps the gradient (for τ) and the output of the prox: two states a layer.
+        return step.prox(torch.addcmul(u, gradient, step.minus_step))
 
     def _normal(self, u: Tensor) -> Tensor:
         """``Dᵀ AᵀA D u / σ²``."""
         if self._scalar is not None:
             scale = self._scalar * self._problem.inverse_variance
             return u if scale == 1 else u * scale
-        r = self.state(self._problem.normal(self.image(u)))
+        return self._scaled(self.state(self._problem.normal(self.image(u))))
+
+    def _scaled(self, r: Tensor) -> Tensor:
         return r if self._problem.inverse_variance == 1 else r * self._problem.inverse_variance
 
     def image(self, u: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class _BoundForwardBackward(BoundMap):
         return image if self._frame is None else self._frame.analysis(image)
 
 
-def _priors(prior: Prior | Sequence[Prior], layers: int) -> list[Prior]:
+def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
     if isinstance(prior, Sequence):
         if len(prior) != layers:
             raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")
@@ -182,8 +182,14 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> list[Prior]:
                 f"forward–backward needs a deepinv Prior with an exact prox, got {type(p).__name__}; implement "
                 "prox(x, gamma), or use a smooth prior inside the data fidelity"
             )
-    if len({isinstance(p, SynthesisPrior) for p in priors}) > 1:
+    synthesis = [p for p in priors if isinstance(p, SynthesisPrior)]
+    if 0 < len(synthesis) < len(priors):
         raise InvalidParameterError("the layers of a cycle must all work on images, or all on coefficients")
+    if any(p.describe() != synthesis[0].describe() for p in synthesis[1:]):
+        kinds = "; ".join(str(p.describe()) for p in synthesis)
+        raise InvalidParameterError(
+            f"the priors of a cycle share one frame, so they may differ in their weights only, got {kinds}"
+        )
     return priors
 
 

@@ -13,6 +13,9 @@ from retune.errors import InvalidParameterError
 __all__ = ["Bounded", "Positive", "ScalarParameter"]
 
 
+_LOG_LIMIT = 40.0  # beyond this exp leaves what products of such numbers can represent in float32
+
+
 class ScalarParameter(nn.Module):
     """Base of the constrained parameters: an unconstrained ``raw`` and the map to its constraint.
 
@@ -43,7 +46,7 @@ def _table(name: str, value: float | Sequence[float] | Tensor, shape: tuple[int,
 
 
 class Positive(ScalarParameter):
-    """``exp(raw)``: a positive table of the given shape.
+    """``exp(raw)``, |raw| limited to 40: a positive, finite table of the given shape, whatever the optimiser does.
 
     Args:
         value: initial value(s), > 0 and finite.
@@ -67,8 +70,8 @@ class Positive(ScalarParameter):
         self.raw = nn.Parameter(table.log(), requires_grad=learn)
 
     def forward(self) -> Tensor:
-        """``exp(raw)``."""
-        return self.raw.exp()
+        """``exp(raw)``, between 4e-18 and 2e17."""
+        return self.raw.clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
 
 
 class Bounded(ScalarParameter):
@@ -98,11 +101,17 @@ class Bounded(ScalarParameter):
         if not bool(((table > low) & (table < high)).all()):
             raise InvalidParameterError(f"{name} must lie strictly between {low:g} and {high:g}, got {value}")
         self.low, self.high = low, high
-        self.raw = nn.Parameter(torch.logit((table - low) / (high - low)), requires_grad=learn)
+        margin = _margin(table.dtype)
+        unit = ((table - low) / (high - low) - margin) / (1 - 2 * margin)
+        self.raw = nn.Parameter(torch.logit(unit, eps=torch.finfo(table.dtype).eps), requires_grad=learn)
 
     def forward(self) -> Tensor:
         """The value, kept off the ends by a margin that rounding cannot swallow."""
-        # In float32 sigmoid(17) is exactly 1; the margin keeps τ < 2/L whatever the optimiser does.
-        margin = math.sqrt(torch.finfo(self.raw.dtype).eps)
+        margin = _margin(self.raw.dtype)
         unit = torch.sigmoid(self.raw) * (1 - 2 * margin) + margin
         return self.low + (self.high - self.low) * unit
+
+
+def _margin(dtype: torch.dtype) -> float:
+    """In float32 sigmoid(17) is exactly 1; this distance from the ends keeps τ < 2/L whatever the optimiser does."""
+    return math.sqrt(torch.finfo(dtype).eps)

@@ -22,7 +22,8 @@ from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError,
 __all__ = ["WaveletBasis", "WaveletFrame", "filters", "max_levels"]
 
 _DENSE = 64  # up to this length the whole periodised matrix is the faster product
-_BLOCK = 32
+# Short windows do little superfluous work; much shorter, and the products run slowly.
+_BLOCKS = (16, 20, 24, 18, 22, 14, 12, 26, 28, 32, 30)
 
 
 def filters(wavelet: str) -> tuple[np.ndarray, np.ndarray]:
@@ -34,21 +35,21 @@ def filters(wavelet: str) -> tuple[np.ndarray, np.ndarray]:
     """
     orthogonal = _orthogonal_names()
     if wavelet not in orthogonal:
-        if wavelet in pywt.wavelist():
+        if wavelet in pywt.wavelist():  # pyright: ignore[reportAttributeAccessIssue]
             raise InvalidParameterError(
                 f"wavelet {wavelet!r} is not orthogonal, so its transform has no exact prox; "
-                "take one of the families db, sym, coif or dmey"
+                "take one of the families haar, db, sym or coif"
             )
         raise unknown_name("wavelet", wavelet, orthogonal)
-    found = pywt.Wavelet(wavelet)
+    found = pywt.Wavelet(wavelet)  # pyright: ignore[reportAttributeAccessIssue]
     return np.array(found.dec_lo)[::-1].copy(), np.array(found.dec_hi)[::-1].copy()
 
 
 @lru_cache(maxsize=1)
 def _orthogonal_names() -> tuple[str, ...]:
-    names = pywt.wavelist(kind="discrete")
+    names = pywt.wavelist(kind="discrete")  # pyright: ignore[reportAttributeAccessIssue]
     # dmey is a truncated filter: orthogonal to 1e-3 only, and an inexact frame would break every guarantee.
-    return tuple(n for n in names if n != "dmey" and pywt.Wavelet(n).orthogonal)
+    return tuple(n for n in names if n != "dmey" and pywt.Wavelet(n).orthogonal)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def max_levels(height: int, width: int) -> int:
@@ -66,12 +67,21 @@ class _AxisPlan:
     halo: int  # further samples that an analysis window needs
     lead: int  # coefficients before its own that a synthesis window needs
     analysis: Tensor  # (block, block + halo), low-pass rows first
-    synthesis_rows: Tensor  # (block, 2·window), low and high interleaved
-    synthesis_cols: tuple[Tensor, Tensor]  # 2 × (window, block)
+    synthesis: Tensor  # (block, 2·window), low and high interleaved
+    synthesis_apart: tuple[Tensor, ...]  # (window, block) for low and for high, or both stacked if there is one window
 
     @property
     def window(self) -> int:
         return self.block // 2 + self.lead
+
+    @property
+    def samples(self) -> int:
+        """Samples covered by the windows, at least n."""
+        return self.count * self.block
+
+    @property
+    def exact(self) -> bool:
+        return self.samples == self.n
 
 
 @lru_cache(maxsize=256)
@@ -87,7 +97,7 @@ def _plan(wavelet: str, n: int, dtype: torch.dtype, device: torch.device) -> _Ax
                 matrix[n // 2 + k, (2 * k + j) % n] += high[j]
         synthesis = np.stack([matrix[: n // 2], matrix[n // 2 :]])
     else:
-        block = next((b for b in range(48, 23, -2) if n % b == 0), _BLOCK)
+        block = next((b for b in _BLOCKS if n % b == 0), _BLOCKS[0])
         count, halo, lead = -(-n // block), taps - 2, taps // 2 - 1
         matrix = np.zeros((block, block + halo))
         for k in range(block // 2):
@@ -105,70 +115,84 @@ def _plan(wavelet: str, n: int, dtype: torch.dtype, device: torch.device) -> _Ax
         return torch.tensor(np.ascontiguousarray(a), dtype=dtype, device=device)
 
     interleaved = synthesis.transpose(1, 0, 2).reshape(-1, block).T
+    apart = synthesis if count > 1 else synthesis.reshape(1, -1, block)
     with torch.inference_mode(False):
         return _AxisPlan(
-            n, block, count, halo, lead,
-            tensor(matrix), tensor(interleaved), (tensor(synthesis[0]), tensor(synthesis[1])),
-        )  # fmt: skip
-
-
-def _extend(x: Tensor, dim: int, length: int) -> Tensor:
-    """`x` continued periodically along `dim` to `length` (at most twice its own)."""
-    missing = length - x.shape[dim]
-    if missing == 0:
-        return x.contiguous()
-    return torch.cat([x, x.narrow(dim, 0, missing)], dim)
+            n, block, count, halo, lead, tensor(matrix), tensor(interleaved), tuple(tensor(a) for a in apart)
+        )
 
 
 def _analyse_level(x: Tensor, rows: _AxisPlan, cols: _AxisPlan) -> Tensor:
-    """One level of images (n, H, W) → view (n, 2, 2, count, block/2, count, block/2) of its four subbands."""
-    n, _, width = x.shape
-    x = _extend(x, 1, rows.count * rows.block + rows.halo)
-    windows = x.as_strided((n, rows.count, rows.block + rows.halo, width), (x.stride(0), rows.block * width, width, 1))
-    half = torch.matmul(rows.analysis, windows).view(n * rows.count * rows.block, width)
-    half = _extend(half, 1, cols.count * cols.block + cols.halo)
-    windows = half.as_strided((cols.count, half.shape[0], cols.block + cols.halo), (cols.block, half.stride(0), 1))
-    matrix = cols.analysis.T
-    full = torch.bmm(windows, matrix.expand(cols.count, -1, -1))
-    full = full.view(cols.count, n, rows.count, 2, rows.block // 2, 2, cols.block // 2)
-    return full.permute(1, 3, 5, 2, 4, 0, 6)
+    """One level of images (n, H, W) → a view (n, 2, 2, ·, ·, ·, ·) of its four subbands, low before high.
+
+    Each axis of a subband comes as (windows, block/2), because that is how the products leave it.
+    """
+    n = x.shape[0]
+    half = _analyse_rows(x, rows, cols)
+    wide = cols.samples + cols.halo
+    windows = half.as_strided((cols.count, rows.samples * n, cols.block + cols.halo), (cols.block, wide, 1))
+    full = torch.bmm(windows, cols.analysis.T.expand(cols.count, -1, -1))
+    full = full.view(cols.count, rows.count, 2, rows.block // 2, n, 2, cols.block // 2)
+    return full.permute(4, 2, 5, 1, 3, 0, 6)
 
 
-def _synthesise_level(bands: Sequence[Sequence[Tensor]], rows: _AxisPlan, cols: _AxisPlan) -> Tensor:
-    """The inverse: bands[i][j] (n, H/2, W/2), i along rows and j along columns (0 low, 1 high) → (n, H, W)."""
-    first = bands[0][0]
-    n, height, width = first.shape
-    lead = rows.lead
-    tall = rows.count * (rows.block // 2) + lead
-    stack = first.new_empty(2, n, tall, 2, width)  # column band, image, row, row band, column
-    for i in range(2):
-        for j in range(2):
-            stack[j, :, lead : lead + height, i] = bands[i][j]
-    if lead:
-        stack[:, :, :lead] = stack[:, :, height : height + lead]
-    if tall > lead + height:
-        stack[:, :, lead + height :] = 0  # only rows that are cropped below depend on these
-    windows = stack.view(2 * n, tall * 2, width).as_strided(
-        (2 * n, rows.count, 2 * rows.window, width), (tall * 2 * width, rows.block * width, width, 1)
-    )
-    half = torch.matmul(rows.synthesis_rows, windows)  # 2n, count, block, width
-
-    lead = cols.lead
-    wide = cols.count * (cols.block // 2) + lead
-    lines = n * rows.count * rows.block
-    half = half.view(2, lines, width)
+def _analyse_rows(x: Tensor, rows: _AxisPlan, cols: _AxisPlan) -> Tensor:
+    """(n, H, W) → (row windows, 2, block/2, n, W continued periodically for the pass along the columns)."""
+    n, height, width = x.shape
+    tall, wide = rows.samples + rows.halo, cols.samples + cols.halo
+    line = n * wide
+    # With the images side by side all windows of a pass are one batch of products, without a copy.
+    buffer = x.new_empty(tall, n, wide)
+    inner = buffer[:, :, :width]
+    inner[:height].copy_(x.transpose(0, 1))
+    if tall > height:
+        inner[height:].copy_(inner[: tall - height])
     if wide > width:
-        parts = [half[..., width - lead :], half] if lead else [half]
-        if wide > width + lead:
-            parts.append(half.new_zeros(2, lines, wide - width - lead))
-        half = torch.cat(parts, -1)
-    shape, stride = (cols.count, lines, cols.window), (cols.block // 2, wide, 1)
-    low = half[0].as_strided(shape, stride)
-    high = half[1].as_strided(shape, stride, half[1].storage_offset())
-    full = torch.bmm(low, cols.synthesis_cols[0].expand(cols.count, -1, -1))
-    full.baddbmm_(high, cols.synthesis_cols[1].expand(cols.count, -1, -1))
-    image = full.permute(1, 0, 2).reshape(n, rows.count * rows.block, cols.count * cols.block)
-    return image[:, : rows.n, : cols.n]
+        buffer[:, :, width:].copy_(buffer[:, :, : wide - width])
+    windows = buffer.as_strided((rows.count, rows.block + rows.halo, line), (rows.block * line, line, 1))
+    return torch.bmm(rows.analysis.expand(rows.count, -1, -1), windows)
+
+
+def _synthesise_level(coarse: Tensor, details: Tensor, rows: _AxisPlan, cols: _AxisPlan) -> Tensor:
+    """The inverse: coarse (n, H/2, W/2) and details (n, 3, H/2, W/2) → a view (n, H, windows, block) of the images.
+
+    W = windows·block. Rows and columns beyond the image are left where the windows overshoot it.
+    """
+    half = _synthesise_rows(coarse, details, rows, cols)
+    n, lines = details.shape[0], rows.samples * details.shape[0]
+    wide = cols.samples // 2 + cols.lead
+    if cols.count == 1:
+        full = torch.mm(half.view(lines, 2 * wide), cols.synthesis_apart[0])
+    else:
+        shape, stride = (cols.count, lines, cols.window), (cols.block // 2, 2 * wide, 1)
+        low, high = (m.expand(cols.count, -1, -1) for m in cols.synthesis_apart)
+        full = torch.bmm(half.as_strided(shape, stride), low)
+        full.baddbmm_(half.as_strided(shape, stride, wide), high)
+    return full.view(cols.count, rows.samples, n, cols.block).permute(2, 1, 0, 3)
+
+
+def _synthesise_rows(coarse: Tensor, details: Tensor, rows: _AxisPlan, cols: _AxisPlan) -> Tensor:
+    """Subbands → (row windows, block, n, 2, W/2 preceded periodically for the pass along the columns)."""
+    n, _, height, width = details.shape
+    lead, left = rows.lead, cols.lead
+    tall, wide = rows.samples // 2 + lead, cols.samples // 2 + left
+    bottom, right = lead + height, left + width
+    line = n * 2 * wide
+    buffer = details.new_empty(tall, 2, n, 2, wide)  # row, row band, image, column band, column
+    inner = buffer[lead:bottom, :, :, :, left:right].permute(2, 1, 3, 0, 4)  # image, bands, row, column
+    inner[:, 0, 0].copy_(coarse)
+    inner[:, 0, 1].copy_(details[:, 0])
+    inner[:, 1].copy_(details[:, 1:])
+    if lead:
+        buffer[:lead, ..., left:right].copy_(buffer[height:bottom, ..., left:right])
+    if tall > bottom:
+        buffer[bottom:] = 0  # only samples beyond the image depend on these
+    if left:
+        buffer[..., :left].copy_(buffer[..., width:right])
+    if wide > right:
+        buffer[..., right:] = 0
+    windows = buffer.as_strided((rows.count, 2 * rows.window, line), (rows.block * line, line, 1))
+    return torch.bmm(rows.synthesis.expand(rows.count, -1, -1), windows)
 
 
 class WaveletBasis:
@@ -261,17 +285,16 @@ class WaveletBasis:
         coarse, per_level = self.unpack(out)
         for (rows, cols), details, shape in zip(self._plans, per_level, self.band_shapes, strict=True):
             bands = _analyse_level(current, rows, cols)
-            exact = rows.count * rows.block == rows.n and cols.count * cols.block == cols.n
-            for target, (i, j) in enumerate(((0, 1), (1, 0), (1, 1))):
-                band, place = bands[:, i, j], details[:, target]
-                if exact:  # straight from the windows to their place, in one pass
-                    place.view(band.shape).copy_(band)
-                else:
-                    tall, wide = rows.count * rows.block // 2, cols.count * cols.block // 2
-                    place.copy_(band.reshape(-1, tall, wide)[:, : shape[0], : shape[1]])
-            current = bands[:, 0, 0].reshape(
-                -1, rows.count * rows.block // 2, cols.count * cols.block // 2
-            )[:, : shape[0], : shape[1]]  # fmt: skip
+            if rows.exact and cols.exact:  # straight from the windows to their place, in one pass
+                split = bands.shape[3:]
+                details[:, 0].view(-1, *split).copy_(bands[:, 0, 1])
+                details[:, 1:].view(-1, 2, *split).copy_(bands[:, 1])
+                current = bands[:, 0, 0].reshape(-1, *shape)
+            else:
+                bands = bands.reshape(-1, 2, 2, rows.samples // 2, cols.samples // 2)[..., : shape[0], : shape[1]]
+                details[:, 0].copy_(bands[:, 0, 1])
+                details[:, 1:].copy_(bands[:, 1])
+                current = bands[:, 0, 0]
         coarse.copy_(current)
         return out.view(*lead, self.length)
 
@@ -280,9 +303,9 @@ class WaveletBasis:
         coarse, per_level = self.unpack(u.reshape(-1, self.length))
         current = coarse
         for (rows, cols), details in zip(reversed(self._plans), reversed(per_level), strict=True):
-            bands = ((current, details[:, 0]), (details[:, 1], details[:, 2]))
-            current = _synthesise_level(bands, rows, cols)
-        return current[:, : self.size[0], : self.size[1]].reshape(*lead, *self.size)
+            current = _synthesise_level(current, details, rows, cols).reshape(-1, rows.samples, cols.samples)
+            current = current[:, : rows.n, : cols.n]
+        return current[:, : self.size[0], : self.size[1]].reshape(*lead, *self.size).contiguous()
 
 
 class _Linear(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Inpainting, LinearPhysics
@@ -69,7 +70,8 @@ class Inpaint(Restoration):
         """A mask of its own for every image of the batch; drawn on the CPU, so the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         mask = (torch.rand(batch, 1, *img_size[1:], generator=generator) < self.keep).to(dtype)
-        return Inpainting(img_size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
+        size: Any = img_size  # deepinv annotates tuple[int], and documents (C, H, W)
+        return Inpainting(size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
 
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""
@@ -132,7 +134,7 @@ class Deblur(Restoration):
         if self.boundary == "circular":
             return BlurFFT(img_size, filter=taps, device=device, noise_model=noise)
         large = max(taps.shape[2:]) > 7  # where convolution by FFT is the faster
-        return Blur(filter=taps, padding="reflect", use_fft=large, device=device, noise_model=noise)
+        return Blur(filter=taps, padding="reflect", use_fft=large, device=torch.device(device), noise_model=noise)
 
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""

@@ -22,14 +22,15 @@ class ChannelGaussianNoise(NoiseModel):
     """
 
     def __init__(self, sigma: Sequence[float], rng: torch.Generator | None = None):
-        super().__init__(rng=rng)
+        super().__init__(rng=rng)  # pyright: ignore[reportArgumentType] - None is its default
+        self.sigma: Tensor
         self.register_buffer("sigma", torch.as_tensor(sigma, dtype=torch.get_default_dtype()))
 
     def forward(self, x: Tensor, seed: int | None = None, **kwargs) -> Tensor:
         """Add the noise to a batch (B, C, H, W)."""
         if x.shape[1] != len(self.sigma):
             raise ShapeError(f"noise levels for {len(self.sigma)} channels, but the image has shape {tuple(x.shape)}")
-        self.rng_manual_seed(seed)
+        self.rng_manual_seed(seed)  # pyright: ignore[reportArgumentType] - None is its default
         return x + self.randn_like(x) * self.sigma.to(x).view(1, -1, 1, 1)
 
 

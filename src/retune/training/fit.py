@@ -180,11 +180,11 @@ def _step(
         x_net = net(y, physics, report=seen.append)
         value = criterion(x=x, x_net=x_net, y=y, physics=physics, model=net).mean()
         if not bool(torch.isfinite(value)):
-            raise DivergedError(f"the loss became {float(value)}")
+            raise DivergedError(f"the loss became {float(value.detach())}.")
         fabric.backward(value)
         norms = [p.grad.abs().sum() for p in net.parameters() if p.grad is not None]
         if not bool(torch.isfinite(torch.stack(norms)).all()):
-            raise DivergedError("a gradient became NaN or Inf")
+            raise DivergedError("a gradient became NaN or Inf.")
     except DivergedError as error:
         kept = keeper.restore()
         raise DivergedError(
@@ -197,7 +197,7 @@ def _step(
     wrong = None if gradient is None else gradient.relative_error
     return StepRecord(
         step=step,
-        loss=float(value),
+        loss=float(value.detach()),
         residual=float(seen[0].residual.mean()),
         gradient_error=float("nan") if wrong is None else float(wrong.mean()),
     )

@@ -1,0 +1,159 @@
+"""How numbers are written, in the terminal and on the page alike, and the columns of the tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MISSING = "–"
+
+#: A fall by this many dB when run longer is marked as one.
+FALL = 0.1
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _special(value: float | None) -> str:
+    """What is not a finite number."""
+    if value is None:
+        return MISSING
+    if math.isnan(value):
+        return "NaN"
+    return "∞" if value > 0 else "−∞"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """A plain decimal number with a true minus sign."""
+    if value is None or not math.isfinite(value):
+        return _special(value)
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """A change in dB: three decimals where they matter, two where they don't."""
+    if value is None or not math.isfinite(value):
+        return _special(value)
+    text = decimal(value, 3 if abs(value) < 0.1 else 2)
+    return f"+{text}" if value > 0 and float(text) > 0 else text
+
+
+def power(value: float | None) -> str:
+    """Two significant digits with a power of ten: 3.1·10⁻⁵."""
+    if value is None or not math.isfinite(value):
+        return _special(value)
+    if value == 0 or 0.01 <= abs(value) < 1000:
+        return f"{value:.2g}".replace("-", "−")
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", "−")
+
+
+def duration(value: float | None) -> str:
+    """Seconds as a person says them."""
+    if value is None or not math.isfinite(value):
+        return _special(value)
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def plain(value: object) -> str:
+    """Any setting as readable text."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return str(value)
+
+
+def change(method: dict) -> float | None:
+    """PSNR at 50 times the trained depth less PSNR at the trained depth."""
+    trained, later = method.get("psnr_trained"), method.get("psnr_50x")
+    return None if trained is None or later is None else later - trained
+
+
+def falls(method: dict) -> bool:
+    """Whether running longer does visible harm."""
+    moved = change(method)
+    return moved is not None and not moved >= -FALL
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of methods: its heading, what it means, a method's entry as text and as a number."""
+
+    short: str
+    long: str
+    text: Callable[[dict], str]
+    value: Callable[[dict], float | None]
+    best: Callable | None = None  # max, min, or None where there is no better
+
+
+def _signed_change(method: dict) -> str:
+    return signed(change(method))
+
+
+def _column(short: str, long: str, key: str, write: Callable, best: Callable | None = None) -> Column:
+    return Column(short, long, lambda method: write(method.get(key)), lambda method: method.get(key), best)
+
+
+COLUMNS = (
+    _column("PSNR", "PSNR of the result, dB", "psnr", decimal, max),
+    _column("SSIM", "Structural similarity of the result", "ssim", lambda v: decimal(v, 3), max),
+    _column("trained\ndepth", "PSNR at the depth it was trained for, dB", "psnr_trained", decimal),
+    _column("at\n10×", "PSNR at 10 times this depth, dB", "psnr_10x", decimal),
+    _column("at\n50×", "PSNR at 50 times this depth, dB", "psnr_50x", decimal),
+    Column("change\nto 50×", "PSNR at 50 times less PSNR at the trained depth, dB", _signed_change, change),
+    _column("residual", "Relative residual of the result", "residual", power),
+    _column("gradient\nerror", "Relative error of the training gradient", "gradient_error", power),
+    _column("time,\ns", "Seconds of training or tuning", "seconds", lambda v: decimal(v, 1)),
+)
+
+
+def best_methods(methods: dict[str, dict], column: Column) -> set[str]:
+    """The methods that share the best value of a column, as it is written; none where there is no contest."""
+    found = {name: column.value(method) for name, method in methods.items()}
+    values = {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+    if column.best is None or len(values) < 2:
+        return set()
+    top = column.best(values, key=values.__getitem__)
+    return {name for name in values if column.text(methods[name]) == column.text(methods[top])}
+
+
+def label(method: dict, name: str) -> str:
+    """How a method is called."""
+    return str(method.get("label") or name)
+
+
+def title(problem: dict, name: str) -> str:
+    """How a problem is called."""
+    return str(problem.get("title") or name)
+
+
+def about(results: dict, verdict: dict) -> str:
+    """The title of the problem that a verdict is about; empty if it is about all of them."""
+    name = verdict.get("problem")
+    return "" if name is None else title(results["problems"].get(name, {}), str(name))
+
+
+def remarks(problem: dict) -> list[str]:
+    """What a reader must know of single rows: a training that failed, a run that ended before it had settled."""
+    found = []
+    for name, method in problem["methods"].items():
+        if method.get("failure"):
+            found.append(f"{label(method, name)}: the training failed. {method['failure']}")
+        run, trained = method.get("layers_run"), method.get("layers_trained")
+        if method.get("settled") is False and run and trained is not None and max(run) > trained:
+            found.append(f"{label(method, name)}: not yet settled after {max(run)} layers.")
+    return found

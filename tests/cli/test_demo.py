@@ -1,0 +1,93 @@
+"""``retune demo`` through the command itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from retune.cli.main import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    # A process of its own, as a user would; warnings of other packages are theirs.
+    done = subprocess.run(
+        [sys.executable, "-m", "retune", "demo", "--quick", "--problem", "denoise", "--out", str(out), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_it_writes_results_figures_and_one_report(finished):
+    out, done = finished
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["problems"]) == ["denoise"]
+    rows = results["problems"]["denoise"]["methods"]
+    assert list(rows) == ["variational", "unrolled", "jfb", "implicit", "retune"]
+    for row in rows.values():
+        assert 5 < row["psnr"] < 40
+        assert row["psnr_10x"] is not None
+        assert all((out / path).is_file() for path in row["images"])
+    assert 'src="http' not in (out / "report.html").read_text(encoding="utf-8")
+    assert list(out.glob("**/*.png"))
+    assert "ReTune" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_every_method_starts_from_the_best_single_lambda(finished):
+    out, _ = finished
+    problem = json.loads((out / "results.json").read_text())["problems"]["denoise"]
+    best = max(problem["grid"], key=lambda g: g["psnr"])["reg"]
+    assert problem["methods"]["variational"]["learned"]["reg"] == [pytest.approx(best, rel=1e-5)]
+    assert problem["methods"]["retune"]["learned"]["reg"] != [pytest.approx(best, rel=1e-5)]
+
+
+def test_no_temporary_file_is_left(finished):
+    out, _ = finished
+    assert not [p for p in out.rglob("*") if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--problem", "debluring"], "did you mean 'deblur'"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_errors_are_one_message_without_traceback(tmp_path, arguments, says):
+    result = runner.invoke(app, ["demo", "--quick", "--out", str(tmp_path / "x"), *arguments])
+    assert result.exit_code == 1
+    text = " ".join(result.output.split())
+    assert says in text
+    assert "Traceback" not in text
+
+
+def test_a_file_in_the_way_of_the_folder(tmp_path):
+    (tmp_path / "x").write_text("")
+    result = runner.invoke(app, ["demo", "--quick", "--out", str(tmp_path / "x")])
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+
+
+def test_help_has_examples_and_does_not_load_torch():
+    code = (
+        "import sys; from typer.testing import CliRunner; from retune.cli.main import app;"
+        "r = CliRunner().invoke(app, ['demo', '--help']); print(r.output); print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("False")
+    assert "retune demo --quick" in out
+
+
+def test_version():
+    assert "retune 0." in runner.invoke(app, ["--version"]).output

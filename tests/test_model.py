@@ -1,0 +1,289 @@
+"""The restarted network as its users meet it."""
+
+import pytest
+import torch
+from deepinv.models import Reconstructor
+from deepinv.optim.prior import L1Prior
+from deepinv.physics import Denoising, Inpainting
+from torch import nn
+
+import retune
+from problems import CASES, Transparent, quadratic, rand
+from retune import ForwardBackward, Implicit, Restarted, Status, Stop, Truncated, Unrolled
+from retune.errors import DivergedError, InvalidParameterError, NotConvergedWarning, NotFiniteError, ShapeError
+from retune.priors import WaveletL1, WaveletL12
+
+
+def inpainting(batch=2, channels=3, size=(17, 22), seed=0):
+    torch.manual_seed(seed)
+    physics = Inpainting((channels, *size), mask=(torch.rand(1, channels, *size) > 0.4).float())
+    return rand(batch, channels, *size, seed=seed) * physics.mask, physics
+
+
+def network(**options):
+    options = {"depth": 4, "restarts": 2, **options}
+    return Restarted(ForwardBackward(WaveletL12("db2", 2, channels=3), reg=0.1), **options)
+
+
+def test_it_is_a_reconstructor():
+    y, physics = inpainting()
+    net = network()
+    assert isinstance(net, Reconstructor)
+    assert net(y, physics).shape == y.shape
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(16, 16), (13, 31)], ids="{0[0]}x{0[1]}".format)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_precision(batch, channels, size, dtype):
+    y, physics = inpainting(batch, channels, size)
+    y, physics = y.to(dtype), physics.to(dtype)
+    net = Restarted(ForwardBackward(WaveletL12("db3", 2), reg=0.3), 4, 3, stop=Stop(1e-3)).to(dtype)
+    for mode in (True, False):
+        image = net.train(mode)(y, physics)
+        assert image.shape == y.shape
+        assert image.dtype == dtype
+        assert bool(torch.isfinite(image).all())
+        assert image.requires_grad is mode
+    net.train()(y, physics).square().sum().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None, name
+        assert bool(torch.isfinite(p.grad).all()), name
+
+
+def test_train_mode_runs_what_it_says(float64):
+    """R restarts of K layers without graph, and K with: the image is that of K(R + 1) layers."""
+    case = quadratic()
+    bound = case.bind()
+    for depth, restarts in ((3, 4), (1, 0), (5, 1)):
+        net = Restarted(case.map, depth, restarts).train()
+        expected = bound.block(bound.init(), depth * (restarts + 1))
+        torch.testing.assert_close(net(case.y, case.physics), expected, rtol=1e-12, atol=1e-12)
+    net = Restarted(case.map, 6, 9, gradient=Unrolled()).train()
+    torch.testing.assert_close(net(case.y, case.physics), bound.block(bound.init(), 6))
+
+
+def test_unrolled_in_eval_mode_stops_at_its_depth(float64):
+    case = quadratic()
+    net = Restarted(case.map, 6, gradient=Unrolled()).eval()
+    result = net.solve(case.y, case.physics)
+    torch.testing.assert_close(result.image, case.bind().block(case.bind().init(), 6))
+    assert result.layers.tolist() == [6, 6]
+    assert set(result.status) == {Status.DEPTH_REACHED}
+
+
+def test_each_image_of_a_batch_as_if_alone():
+    """Unequal difficulty: a flat image beside noise, one result each."""
+    y, physics = inpainting(3)
+    y[0], y[1] = 0.5, y[1] * 10
+    y = y * physics.mask
+    net = network(stop=Stop(1e-3, 1000)).eval()
+    together = net.solve(y, physics)
+    assert bool(together.converged.all())
+    assert len(set(together.layers.tolist())) > 1
+    for i in range(3):
+        alone = net.solve(y[i : i + 1], physics)
+        assert int(alone.layers) == int(together.layers[i])
+        torch.testing.assert_close(alone.image[0], together.image[i], rtol=1e-5, atol=1e-5)
+
+
+def test_the_output_does_not_depend_on_when_it_stops():
+    y, physics = inpainting(size=(16, 16), batch=1)
+    net = network(stop=Stop(1e-5, 3000)).eval()
+    settled = net.solve(y, physics)
+    assert bool(settled.converged.all())
+    longer = net.solve(y, physics, stop=Stop(rtol=0.0, max_layers=3 * int(settled.layers)))
+    assert float((longer.image - settled.image).norm() / settled.image.norm()) < 1e-3
+
+
+def test_init_is_where_it_starts(float64):
+    """From the answer nothing is left to do; from elsewhere the same answer."""
+    case = quadratic()
+    net = Restarted(case.map, 1, stop=Stop(1e-10)).eval()
+    answer = case.answer().detach()
+    assert int(net.solve(case.y, case.physics, init=answer).layers.max()) <= 10
+    far = net.solve(case.y, case.physics, init=answer + 100)
+    torch.testing.assert_close(far.image, answer, rtol=0, atol=1e-7)
+    with pytest.raises(ShapeError, match=r"expected images of shape .* got \(2, 1, 3, 3\)"):
+        net.solve(case.y, case.physics, init=torch.zeros(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("gradient", [Truncated, Unrolled])
+def test_init_is_honoured_in_train_mode(gradient, float64):
+    case = quadratic()
+    start = rand(*case.answer().shape, seed=8)
+    net = Restarted(case.map, 2, 0, gradient=gradient()).train()
+    result = net.solve(case.y, case.physics, init=start)
+    torch.testing.assert_close(result.image, case.bind().block(start, 2))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("case", ["quadratic", "denoise_l12"])
+def test_observing_changes_nothing(case, mode):
+    case = CASES[case]()
+    net = Restarted(case.map, 2, 30, stop=Stop(1e-5)).train(mode)
+    seen = []
+
+    def vandal(layers, image):
+        seen.append(layers)
+        image.mul_(0).add_(3)
+
+    plain = net.solve(case.y, case.physics)
+    watched = net.solve(case.y, case.physics, observe=vandal, trace=True)
+    assert torch.equal(plain.image, watched.image)
+    assert torch.equal(plain.residual, watched.residual)
+    assert seen
+    assert watched.trace.layers == tuple(seen)
+    assert torch.equal(net.solve(case.y, case.physics).image, plain.image)
+
+
+def test_results_are_not_views_of_each_other_or_of_what_was_given():
+    """Writing into a returned image touches neither the measurement nor the start."""
+    y = rand(1, 1, 4, 4)
+    kept = y.clone()
+    net = Restarted(ForwardBackward(L1Prior()), 1).eval()
+    for stop in (Stop(0.0, 0), Stop(0.0, 1)):
+        start = y.clone()
+        net.solve(y, Denoising(), init=start, stop=stop).image.zero_()
+        assert torch.equal(start, kept)
+        assert torch.equal(y, kept)
+
+
+def test_divergence_is_told_and_raised():
+    net = Restarted(ForwardBackward(Transparent(lambda v: 3 * v)), 5).eval()
+    y = rand(2, 1, 4, 4)
+    y[0] = 0
+    result = net.solve(y, Denoising())
+    assert result.status == (Status.CONVERGED, Status.DIVERGED)
+    assert bool(torch.isfinite(result.image).all())
+    assert "image 1: diverged" in repr(result)
+    with pytest.raises(DivergedError, match=r"1 of 2 images failed \(image 1: diverged\).*step size"):
+        net(y, Denoising())
+    with pytest.raises(DivergedError):
+        net.train()(y, Denoising())
+
+
+@pytest.mark.parametrize("gradient", [Truncated, Unrolled, Implicit])
+@pytest.mark.parametrize("mode", [True, False])
+def test_nan_from_a_map_is_told(gradient, mode):
+    weight = nn.Parameter(torch.tensor(float("nan")))
+    net = Restarted(ForwardBackward(Transparent(lambda v: weight * v, weight)), 2, 3, gradient=gradient()).train(mode)
+    result = net.solve(rand(1, 1, 4, 4), Denoising())
+    assert result.status == (Status.NOT_FINITE,)
+    assert bool(torch.isfinite(result.image).all()) or mode
+    with pytest.raises(DivergedError, match=r"not finite.*NaN or Inf appeared"):
+        net(rand(1, 1, 4, 4), Denoising())
+
+
+def test_not_settled_warns_in_eval_mode_only():
+    y, physics = inpainting()
+    net = network(stop=Stop(1e-6, 8)).eval()
+    with pytest.warns(NotConvergedWarning, match=r"images \[0, 1\] had not settled after 8 layers.*raise Stop"):
+        net(y, physics)
+    net.train()(y, physics)  # a warning would be an error
+
+
+def test_the_report_callback_gets_the_equilibrium():
+    y, physics = inpainting()
+    got = []
+    net = network().train()
+    image = net(y, physics, report=got.append)
+    assert got[0].image is image
+    assert got[0].gradient.relative_error is None
+    image.square().sum().backward()
+    assert bool((got[0].gradient.relative_error > 0).all())
+    assert got[0].residual.shape == got[0].layers.shape == (2,)
+
+
+def test_nan_in_the_measurement():
+    y, physics = inpainting()
+    y[1, 0, 0, 0] = float("nan")
+    with pytest.raises(NotFiniteError, match="mask them out"):
+        network()(y, physics)
+
+
+def test_wrong_number_of_channels():
+    y, physics = inpainting(channels=1)
+    with pytest.raises(ShapeError, match="3 channels, the image has 1"):
+        network()(y, physics)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 0}, r"depth must be a positive multiple.*1 layer\(s\), got 0"),
+        ({"depth": -2}, "got -2"),
+        ({"depth": 2.0}, "got 2.0"),
+        ({"restarts": -1}, "restarts must be ≥ 0, got -1"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        network(**options)
+
+
+def test_depth_must_fit_the_cycle():
+    with pytest.raises(InvalidParameterError, match=r"cycle of 3 layer\(s\), got 4"):
+        Restarted(ForwardBackward(WaveletL1(), layers=3), depth=4)
+
+
+def test_what_is_learned_is_what_is_saved():
+    """Every parameter changes the image, has a gradient, and is in the state dict; and nothing else is there."""
+    net = Restarted(ForwardBackward(WaveletL12("db2", 2, channels=3, coarse=True), reg=0.1), 2, 3).train()
+    y, physics = inpainting()
+    names = dict(net.named_parameters())
+    assert set(names) == set(net.state_dict())
+    assert set(names) == {
+        "map.step_size.raw", "map.reg.raw",
+        "map.priors.0.weights.raw", "map.priors.0.scale_weights.raw", "map.priors.0.coarse_weights.raw",
+    }  # fmt: skip
+    net(y, physics).square().sum().backward()
+    before = net(y, physics).detach()
+    for name, p in names.items():
+        assert p.requires_grad
+        assert bool((p.grad != 0).any()), name
+        with torch.no_grad():
+            p += 0.5
+            assert not torch.equal(net(y, physics), before), name
+            p -= 0.5
+
+
+def test_frozen_parameters_are_not_learned():
+    net = Restarted(ForwardBackward(WaveletL1(learn=False), learn_step_size=False))
+    assert [n for n, p in net.named_parameters() if p.requires_grad] == ["map.reg.raw"]
+
+
+def test_untied_layers_have_their_own_parameters():
+    net = Restarted(ForwardBackward(WaveletL1("db2", 1), layers=3), depth=6)
+    assert net.map.reg.raw.shape == (3,)
+    weights = [p.weights.raw for p in net.map.priors]
+    assert len({id(w) for w in weights}) == 3
+    y, physics = inpainting()
+    net.train()(y, physics).square().sum().backward()
+    assert all(bool((w.grad != 0).any()) for w in weights)
+    assert bool((net.map.reg.raw.grad != 0).all())
+
+
+def test_training_reduces_the_loss():
+    torch.manual_seed(0)
+    clean = torch.linspace(0, 1, 16).expand(2, 3, 16, 16)
+    y = clean + 0.2 * rand(2, 3, 16, 16)
+    net = network().train()
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.1)
+    losses = []
+    for _ in range(15):
+        loss = (net(y, Denoising()) - clean).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_lazy_names():
+    assert set(retune.__all__) <= set(dir(retune))
+    for name in retune.__all__:
+        assert getattr(retune, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        retune.nonsense  # noqa: B018

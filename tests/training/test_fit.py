@@ -1,0 +1,167 @@
+"""The training loop, and training inside deepinv's own."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import deepinv
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import retune
+from retune.errors import DivergedError, InvalidParameterError, ShapeError
+from retune.training.fit import parameter_groups
+
+
+def images(count=3, channels=3, side=40):
+    """Smooth random images: restoring them can be learned."""
+    coarse = torch.rand(count, channels, 6, 6)
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").clamp(0, 1)
+
+
+def network(reg=0.02, **options):
+    prior = retune.priors.WaveletL12("db2", levels=3, channels=3)
+    return retune.Restarted(retune.ForwardBackward(prior, reg=reg), depth=5, restarts=5, **options)
+
+
+def quick(net, **options):
+    given = {"steps": 8, "batch_size": 2, "crop": 24, "progress": False, "device": "cpu"} | options
+    return retune.fit(net, images(), retune.problems.inpaint(), **given)
+
+
+def test_it_learns_and_keeps_the_best_weights():
+    net = network()
+    result = quick(net, validation=images(1), steps=20, lr=0.1)
+    assert not net.training
+    assert [v.step for v in result.validation] == [0, 4, 8, 12, 16, 20]
+    assert result.best_psnr > result.validation[0].psnr + 1
+    assert result.best_psnr == max(v.psnr for v in result.validation)
+    assert all(math.isfinite(s.loss) and s.residual >= 0 and s.gradient_error >= 0 for s in result.steps)
+
+
+def test_the_kept_weights_are_those_of_the_best_step():
+    x = images(1)
+    net = network()
+    result = quick(net, validation=x, steps=10, lr=2.0)  # far too large: it gets worse at some point
+    y, physics = retune.problems.inpaint().measure(x, 500_009)
+    assert retune.training.evaluate(net, x, y, physics) == pytest.approx(result.best_psnr, abs=1e-4)
+
+
+def test_the_seed_decides_everything():
+    nets = [network(), network(), network()]
+    x = images()
+    before = torch.get_rng_state()
+    options = {"steps": 6, "batch_size": 2, "crop": 24, "progress": False, "device": "cpu"}
+    losses = [
+        [s.loss for s in retune.fit(n, x, retune.problems.inpaint(), seed=seed, **options).steps]
+        for n, seed in zip(nets, (1, 1, 2), strict=True)
+    ]
+    assert torch.equal(before, torch.get_rng_state())
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("rule", [retune.Unrolled(), retune.Truncated(rtol=0.1), retune.Implicit(rtol=0.1)])
+def test_every_rule_trains(rule):
+    result = quick(network(gradient=rule), steps=12, lr=0.1)
+    assert result.steps[-1].loss < result.steps[0].loss
+
+
+def test_a_plain_deepinv_physics_is_enough():
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.2))
+    x = images()
+    first = retune.fit(network(), x, physics, steps=2, crop=24, progress=False, device="cpu", seed=3)
+    again = retune.fit(network(), x, physics, steps=2, crop=24, progress=False, device="cpu", seed=3)
+    assert [s.loss for s in first.steps] == [s.loss for s in again.steps]
+
+
+def test_a_self_supervised_loss():
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.2))
+    loss = deepinv.loss.SureGaussianLoss(sigma=0.2)
+    result = retune.fit(network(), images(), physics, steps=15, lr=0.2, crop=24, loss=loss, progress=False, device="cpu")
+    assert sum(s.loss for s in result.steps[-3:]) < sum(s.loss for s in result.steps[:3])
+
+
+def test_scalars_and_networks_have_their_own_learning_rates():
+    net = network()
+    net.map.extra = torch.nn.Linear(2, 2)
+    scalars, others = parameter_groups(net, lr=0.1, lr_network=0.001)
+    assert scalars["lr"] == 0.1
+    assert len(scalars["params"]) == 4  # weights, scale weights, step size, strength
+    assert others["lr"] == 0.001
+    assert len(others["params"]) == 2
+
+
+def test_nan_is_caught_with_advice_and_the_best_weights_are_kept():
+    class Poisoned(deepinv.loss.Loss):
+        calls = 0
+
+        def forward(self, x, x_net, **kwargs):
+            Poisoned.calls += 1
+            return (x_net - x).square().mean((1, 2, 3)) * (torch.nan if Poisoned.calls == 4 else 1.0)
+
+    net = network()
+    start = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(DivergedError, match="step 4.*Lower lr"):
+        quick(net, loss=Poisoned())
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+    assert all(torch.equal(start[k], v) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"crop": 41}, InvalidParameterError, "smallest image side is 40"),
+        ({"steps": 0}, InvalidParameterError, "steps"),
+        ({"device": "tpu9"}, InvalidParameterError, "tpu9"),
+        ({"crop": 7}, retune.errors.TooManyLevelsError, "at most 2"),
+    ],
+)
+def test_bad_input(options, error, says):
+    with pytest.raises(error) as caught:
+        quick(network(), **options)
+    assert says in str(caught.value)
+
+
+def test_grey_and_colour_are_not_mixed():
+    with pytest.raises(ShapeError, match="channels"):
+        retune.fit(network(), [torch.rand(3, 30, 30), torch.rand(1, 30, 30)], retune.problems.inpaint(), crop=16)
+
+
+def test_nothing_to_train():
+    net = network()
+    net.requires_grad_(False)
+    with pytest.raises(InvalidParameterError, match="nothing to train"):
+        quick(net)
+
+
+def test_it_trains_inside_deepinv(tmp_path):
+    x = images(4, side=32)
+    physics = retune.problems.deblur("gaussian:1", sigma=0.1).physics((3, 32, 32))
+    net = network(reg=0.002)
+    before = net.map.reg.value.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, about metrics and devices
+        trainer = deepinv.Trainer(
+            model=net,
+            physics=physics,
+            train_dataloader=DataLoader(list(x), batch_size=2),
+            eval_dataloader=DataLoader(list(x), batch_size=2),
+            optimizer=torch.optim.Adam(net.parameters(), lr=0.1),
+            losses=deepinv.loss.SupLoss(metric=deepinv.loss.metric.MSE()),
+            epochs=4,
+            online_measurements=True,
+            device="cpu",
+            save_path=tmp_path,
+            show_progress_bar=False,
+            verbose=False,
+        )
+        trainer.train()
+        scores = trainer.test(DataLoader(list(x), batch_size=2))
+    losses = [float(v) for v in trainer.train_loss_history] if hasattr(trainer, "train_loss_history") else []
+    assert not torch.equal(before, net.map.reg.value)
+    assert not losses or losses[-1] < losses[0]
+    assert any("PSNR" in k and math.isfinite(float(v)) for k, v in scores.items() if isinstance(v, float | int))
