@@ -8,7 +8,7 @@
 * **peak**: the most that is alive at once during ``net(y, physics)`` and ``backward()``, above what was alive before
   (weights, measurement, operator). On a CPU every storage that an operation returns is followed until it is freed; on
   CUDA it is ``torch.cuda.max_memory_allocated``.
-* **constants**: the part of the peak that is there before the first layer: ``Aᵀy``, its coefficients, τ times those, the
+* **constants**: the part of the peak that is there before the first layer: ``Aᵀy``, its coefficients, the
   thresholds, the first state.
 
 The rest of the peak is what one layer needs while it is computed or pulled back (the image, its normal operator's

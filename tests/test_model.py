@@ -1,5 +1,6 @@
 """The restarted network as its users meet it."""
 
+import deepinv
 import pytest
 import torch
 from deepinv.models import Reconstructor
@@ -287,3 +288,27 @@ def test_lazy_names():
         assert getattr(retune, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         retune.nonsense  # noqa: B018
+
+
+def test_a_fidelity_other_than_l2():
+    """Huber-like data terms work through a network once their Lipschitz constant is given."""
+
+    class Smooth(deepinv.optim.DataFidelity):
+        def __init__(self):
+            super().__init__()
+            self.d = deepinv.optim.distance.Distance(d=lambda u, y: ((1 + (u - y) ** 2).sqrt() - 1).sum((1, 2, 3)))
+
+    x = torch.rand(2, 1, 16, 16, dtype=torch.float64)
+    physics = deepinv.physics.Denoising()
+    options = {"reg": 0.02, "data_fidelity": Smooth()}
+    prior = retune.priors.WaveletL1("haar", 2)
+    net = retune.Restarted(retune.ForwardBackward(prior, **options, lipschitz=1.0), stop=retune.Stop(1e-9, 5000))
+    result = net.double().eval().solve(x, physics)
+    assert all(result.converged)
+    # At the minimiser the coarse coefficients are not penalised, so the gradient of f has none there.
+    coarse, _ = prior.frame(x.shape, x.dtype, x.device).basis.unpack(
+        prior.frame(x.shape, x.dtype, x.device).analysis((result.image - x) / (1 + (result.image - x) ** 2).sqrt())
+    )
+    assert coarse.abs().max() < 1e-7
+    with pytest.raises(InvalidParameterError, match="lipschitz"):
+        retune.Restarted(retune.ForwardBackward(prior, **options)).eval()(x, physics)

@@ -171,8 +171,9 @@ def lanczos_sqnorm(normal: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
 def _probes(like: Tensor) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(20250614)  # its own stream: the caller's seed is left alone
-    while True:
-        yield torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+    while True:  # the same for every image, so that an image alone has the norm that it has in a batch
+        one = torch.randn(like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
+        yield one.expand(like.shape).clone()
 
 
 def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator[Tensor]) -> None:

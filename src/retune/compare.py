@@ -17,7 +17,6 @@ from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
 from retune.maps import ForwardBackward
 from retune.model import Restarted
 from retune.priors import WaveletL12
-from retune.problem import Problem
 from retune.problems import Restoration
 from retune.solve import Solution, Stop, solve
 from retune.solvers import Picard
@@ -248,7 +247,7 @@ def _score(settings: Settings, method: Method, net: Restarted, final: Pair) -> t
     curve: dict[int, float] = {}
     residual: dict[int, float] = {}
     with torch.no_grad():
-        bound = net.map.bind(Problem(y, physics, net.map.data_fidelity))
+        bound = net.map.bind(net.map.problem(y, physics))
 
         def run(u: Tensor, depth: int, stop: Stop, done: int) -> Solution:
             """Go on from `u`, `done` layers into the run."""

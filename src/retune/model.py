@@ -18,7 +18,6 @@ from retune.errors import InvalidParameterError, NotConvergedWarning
 from retune.gradients.base import GradientRule
 from retune.gradients.truncated import Truncated
 from retune.maps.base import AbstractMap, BoundMap
-from retune.problem import Problem
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.restarted import Picard
@@ -125,7 +124,7 @@ class Restarted(Reconstructor):
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, image), the image being a copy.
         """
-        problem = Problem(y, physics, self._data_fidelity())
+        problem = self.map.problem(y, physics)
         bound = self.map.bind(problem)
         if self.training:
             return self._train(bound, init, stop, trace, observe)
@@ -176,9 +175,6 @@ class Restarted(Reconstructor):
             trace=trace,
             observe=None if observe is None else see,
         )
-
-    def _data_fidelity(self):
-        return getattr(self.map, "data_fidelity", None)
 
     def describe(self) -> dict:
         """Everything but the weights, as plain data: what :func:`retune.load` rebuilds the network from."""

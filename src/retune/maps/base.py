@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
 from retune.problem import Problem
@@ -50,6 +51,10 @@ class AbstractMap(nn.Module, ABC):
     """
 
     layers: int = 1
+
+    def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
+        """The problem that this map solves for a measurement."""
+        return Problem(y, physics)
 
     @abstractmethod
     def bind(self, problem: Problem) -> BoundMap:

@@ -11,6 +11,7 @@ from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
 from deepinv.optim.prior import PnP, Prior
+from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
 from retune.errors import InvalidParameterError, ShapeError
@@ -33,12 +34,13 @@ class ForwardBackward(AbstractMap):
 
     Args:
         prior: a prior with an exact ``prox``; one prior per layer as a sequence, if untied.
-        data_fidelity: deepinv ``DataFidelity``; any other than ``L2`` needs its Lipschitz constant in the problem.
+        data_fidelity: deepinv ``DataFidelity``, ``L2()`` by default.
         step_size: s in ``τ = 2s/L``, strictly between 0 and 1; one number or one per layer.
         reg: λ > 0; one number or one per layer.
         layers: number of different layers in a cycle: 1 ties the weights, K gives each of K layers its own.
         learn_step_size: whether s is trained.
         learn_reg: whether λ is trained.
+        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity other than ``L2``.
 
     Raises:
         InvalidParameterError: a parameter out of range, or a prior without a prox of its own.
@@ -54,12 +56,14 @@ class ForwardBackward(AbstractMap):
         *,
         learn_step_size: bool = True,
         learn_reg: bool = True,
+        lipschitz: float | None = None,
     ):
         super().__init__()
         if layers < 1:
             raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
         self.layers = layers
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
+        self.lipschitz = lipschitz
         self.priors = nn.ModuleList(_priors(prior, layers))
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
@@ -74,6 +78,10 @@ class ForwardBackward(AbstractMap):
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
         }
+
+    def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
+        """See :class:`~retune.maps.base.AbstractMap`."""
+        return Problem(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
     def bind(self, problem: Problem) -> BoundMap:
         """See :class:`~retune.maps.base.AbstractMap`."""

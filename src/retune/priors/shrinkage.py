@@ -6,14 +6,10 @@ Coefficients are packed as in :class:`retune.priors.wavelet_basis.WaveletBasis`:
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 __all__ = ["group_shrink", "newton_steps", "soft_threshold"]
-
-_PIECE = 65536  # entries
 
 
 class _SoftThreshold(torch.autograd.Function):
@@ -33,8 +29,8 @@ class _SoftThreshold(torch.autograd.Function):
         u, threshold = ctx.saved_tensors
         grad_threshold = None
         if ctx.needs_input_grad[1]:
-            grad_threshold = -torch.sign(u).mul_(grad).sum_to_size(threshold.shape)
-        kept = (u != 0).logical_or_(threshold == 0)
+            grad_threshold = -(grad * torch.sign(u)).sum_to_size(threshold.shape)
+        kept = (u != 0) | (threshold == 0)
         return grad * kept, grad_threshold
 
 
@@ -105,12 +101,17 @@ class _GroupShrink(torch.autograd.Function):
     @staticmethod
     def forward(v, threshold, weight2, positions, dims, steps):
         cut = 3 * positions
-        out = torch.empty_like(v)
-        out[..., cut:] = v[..., cut:]
-        details, target = (x[..., :cut].unflatten(-1, (3, positions)) for x in (v, out))
+        details = v[..., :cut].unflatten(-1, (3, positions))
         reach = (threshold * weight2).clamp_min_(torch.finfo(v.dtype).tiny)
-        for part in _parts(details):
-            _shrink(target[..., part], details[..., part], _at(threshold, part), weight2, _at(reach, part), steps, dims)
+        power = details.square()
+        shared = _shared(weight2, dims)
+        if shared:
+            power = power.sum(shared, keepdim=True)
+        s = _root(power.mul_(weight2), threshold, weight2, reach, steps, dims)
+        del power
+        out = torch.empty_like(v)
+        torch.mul(details, s / (s + reach), out=out[..., :cut].unflatten(-1, (3, positions)))
+        out[..., cut:] = v[..., cut:]
         return out
 
     @staticmethod
@@ -167,37 +168,6 @@ class _GroupShrink(torch.autograd.Function):
             batched(x, d, v.ndim + 1) for x, d in zip((threshold, weight2), in_dims[1:3], strict=True)
         )
         return _GroupShrink.apply(v, threshold, weight2, positions, dims, steps), 0
-
-
-def _parts(details: Tensor) -> list[slice]:
-    """Pieces along the positions for which the temporaries of the Newton steps stay in a CPU's cache."""
-    positions = details.shape[-1]
-    count = math.ceil(details.numel() / _PIECE) if details.device.type == "cpu" else 1
-    size = math.ceil(positions / max(count, 1))
-    return [slice(a, min(a + size, positions)) for a in range(0, positions, size)]
-
-
-def _at(x: Tensor, part: slice) -> Tensor:
-    return x[..., part] if x.ndim and x.shape[-1] > 1 else x
-
-
-def _shrink(
-    out: Tensor,
-    v: Tensor,
-    threshold: Tensor,
-    weight2: Tensor,
-    reach: Tensor,
-    steps: int,
-    dims: tuple[int, ...],
-) -> None:
-    """The prox of groups (B, C, M, 3, positions), written to `out`."""
-    power = v.square()
-    shared = _shared(weight2, dims)
-    if shared:
-        power = power.sum(shared, keepdim=True)
-    power = power.mul_(weight2)
-    s = _root(power, threshold, weight2, reach, steps, dims)
-    torch.mul(v, s / (s + reach), out=out)
 
 
 def _shared(weight2: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:

@@ -78,9 +78,9 @@ def plain(value: object) -> str:
 
 
 def change(method: dict) -> float | None:
-    """PSNR at 50 times the trained depth less PSNR at the trained depth."""
-    trained, later = method.get("psnr_trained"), method.get("psnr_50x")
-    return None if trained is None or later is None else later - trained
+    """PSNR at 50 times the trained depth less PSNR of the output."""
+    output, later = method.get("psnr"), method.get("psnr_50x")
+    return None if output is None or later is None else later - output
 
 
 def falls(method: dict) -> bool:
@@ -114,7 +114,7 @@ COLUMNS = (
     _column("trained\ndepth", "PSNR at the depth it was trained for, dB", "psnr_trained", decimal),
     _column("at\n10×", "PSNR at 10 times this depth, dB", "psnr_10x", decimal),
     _column("at\n50×", "PSNR at 50 times this depth, dB", "psnr_50x", decimal),
-    Column("change\nto 50×", "PSNR at 50 times less PSNR at the trained depth, dB", _signed_change, change),
+    Column("change\nto 50×", "PSNR at 50 times the trained depth less PSNR of the output, dB", _signed_change, change),
     _column("residual", "Relative residual of the result", "residual", power),
     _column("gradient\nerror", "Relative error of the training gradient", "gradient_error", power),
     _column("time,\ns", "Seconds of training or tuning", "seconds", lambda v: decimal(v, 1)),
