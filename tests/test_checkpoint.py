@@ -200,3 +200,12 @@ def test_build_knows_its_names():
     with pytest.raises(UnknownNameError, match=r"unknown type 'Truncatd'.*did you mean 'Truncated'"):
         build({"type": "Truncatd"})
     assert build(Truncated(blocks=5).describe()).blocks == 5
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL1("haar", 1)))
+    with torch.no_grad():
+        net.map.reg.raw.fill_(torch.nan)
+    net.save(tmp_path / "nan.safetensors")
+    with pytest.raises(retune.errors.CheckpointError, match=r"map\.reg\.raw"):
+        retune.load(tmp_path / "nan.safetensors")

@@ -61,6 +61,30 @@ def _file(tmp_path, name, content: bytes):
 
 
 @pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((6, 5), [(1, 6, 5)]),
+        ((6, 3), [(1, 6, 3)]),
+        ((6, 5, 3), [(3, 6, 5)]),
+        ((6, 5, 1), [(1, 6, 5)]),
+        ((2, 6, 5, 3), [(3, 6, 5)] * 2),
+        ((1, 6, 5, 1), [(1, 6, 5)]),
+    ],
+)
+def test_an_array_is_one_image_or_a_batch(shape, expected):
+    array = np.random.default_rng(0).random(shape)
+    images = as_images(array)
+    assert [tuple(i.shape) for i in images] == expected
+    first = array[0] if len(shape) == 4 else array
+    assert torch.equal(images[0], torch.from_numpy(np.atleast_3d(first)).permute(2, 0, 1))
+
+
+def _rgba(folder):
+    iio.imwrite(folder / "a.png", np.zeros((4, 5, 4), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
     ("source", "error", "says"),
     [
         (lambda p: p / "missing", InvalidParameterError, "missing"),
@@ -72,6 +96,14 @@ def _file(tmp_path, name, content: bytes):
         (lambda p: 3, InvalidParameterError, "int"),
         (lambda p: torch.rand(5, 5), ShapeError, "(5, 5)"),
         (lambda p: [np.zeros((4, 5, 4), np.uint8)], ShapeError, "(4, 5, 4)"),
+        (lambda p: np.zeros((4, 5, 4)), ShapeError, "drop the alpha channel, image[..., :3]"),
+        (lambda p: np.zeros((4, 5, 2)), ShapeError, "drop the alpha channel, image[..., :1]"),
+        (lambda p: np.zeros((3, 8, 9)), ShapeError, "(C, H, W): transpose it, image.transpose(1, 2, 0)"),
+        (lambda p: np.zeros((2, 3, 8, 9)), ShapeError, "image 0: expected a grey (H, W) or colour (H, W, 3)"),
+        (lambda p: np.zeros((7, 8, 9)), ShapeError, "4 axes (N, H, W, C)"),
+        (lambda p: np.zeros(5), ShapeError, "(5,)"),
+        (lambda p: np.full((4, 5), "a"), InvalidParameterError, "real numbers"),
+        (lambda p: _rgba(p), ShapeError, "drop the alpha channel"),
         (lambda p: [torch.full((1, 3, 3), torch.nan)], NotFiniteError, "image 0"),
         (lambda p: ["x"], InvalidParameterError, "known kind"),
     ],

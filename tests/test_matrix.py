@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from problems import CASES, rand
-from retune import Implicit, Picard, Restarted, Stop, Truncated, Unrolled
+from retune import Anderson, Implicit, Picard, Restarted, Stop, Truncated, Unrolled
 
 RULES = {
     "unrolled": lambda: Unrolled(),
@@ -13,7 +13,7 @@ RULES = {
     "rtol": lambda: Truncated(rtol=1e-9),
     "implicit": lambda: Implicit(rtol=1e-9),
 }
-SOLVERS = {"picard": Picard}
+SOLVERS = {"picard": Picard, "anderson": Anderson}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -312,3 +312,17 @@ def test_a_fidelity_other_than_l2():
     assert coarse.abs().max() < 1e-7
     with pytest.raises(InvalidParameterError, match="lipschitz"):
         retune.Restarted(retune.ForwardBackward(prior, **options)).eval()(x, physics)
+
+
+def test_a_cycle_is_never_left_half_way():
+    prior = WaveletL1("haar", 2)
+    net = Restarted(ForwardBackward(prior, reg=[0.01, 0.1], layers=2), depth=4, stop=Stop(0.0, 5)).eval()
+    result = net.solve(rand(1, 1, 8, 8, dtype=torch.float32), Denoising())
+    assert result.layers.tolist() == [6]
+
+
+def test_layers_count_those_that_are_differentiated():
+    x = rand(1, 1, 8, 8, dtype=torch.float32)
+    for rule, expected in ((Truncated(), 12), (Implicit(), 9), (Unrolled(), 4)):
+        net = Restarted(ForwardBackward(WaveletL1("haar", 2)), depth=4, restarts=2, gradient=rule).train()
+        assert net.solve(x, Denoising()).layers.tolist() == [expected]

@@ -1,5 +1,8 @@
 """‖A‖² is never underestimated, the fast normal operators are exact, and what is remembered is never stale."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
@@ -253,3 +256,38 @@ def test_given_norm_is_used(given):
 def test_bad_given_norm(given):
     with pytest.raises(InvalidParameterError, match=r"sqnorm.*positive and finite"):
         Problem(rand(2, 1, 4, 4), Denoising(), sqnorm=given)
+
+
+def test_gradients_reach_the_parameters_of_a_diagonalised_physics(float64):
+    """A physics that is not one of the known classes is cached, but its mask must not be frozen in the cache."""
+    mask = (0.5 + torch.rand(1, 2, 8, 8)).requires_grad_()
+
+    class Mine(Inpainting):
+        pass
+
+    x = torch.rand(1, 2, 8, 8)
+
+    def loss(m):
+        physics = Mine((2, 8, 8), mask=m)
+        problem = Problem(x, physics)
+        return problem.normal(x).square().sum()
+
+    loss(mask).backward()
+    assert mask.grad is not None
+    torch.testing.assert_close(mask.grad, 4 * mask.detach() ** 3 * x**2, rtol=1e-10, atol=1e-12)
+
+
+def test_the_cache_does_not_keep_a_physics_alive():
+    class Mine(Inpainting):
+        pass
+
+    made = [
+        Mine((1, 8, 8), mask=torch.ones(1, 1, 8, 8)),
+        Blur(filter=torch.ones(1, 1, 3, 3) / 9, padding="reflect"),
+    ]
+    references = [weakref.ref(p) for p in made]
+    for physics in made:
+        Problem(physics.A(torch.rand(1, 1, 8, 8)), physics)
+    del made, physics
+    gc.collect()
+    assert [r() for r in references] == [None, None]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from retune._version import __version__
 
 if TYPE_CHECKING:
-    from retune import priors, problems
+    from retune import data, errors, priors, problems
     from retune.build import load
     from retune.equilibrium import Equilibrium, Status
     from retune.gradients import Implicit, Truncated, Unrolled
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from retune.model import Restarted
     from retune.problem import Problem
     from retune.solve import Stop
-    from retune.solvers import Picard
+    from retune.solvers import Anderson, Picard
     from retune.training import fit
 
 # Loaded on first use, so that `retune --help` does not wait for torch.
 _WHERE = {
+    "Anderson": "retune.solvers",
     "Equilibrium": "retune.equilibrium",
     "ForwardBackward": "retune.maps",
     "Implicit": "retune.gradients",
@@ -38,9 +39,10 @@ _WHERE = {
     "fit": "retune.training",
     "load": "retune.build",
 }
-_MODULES = ("priors", "problems")
+_MODULES = ("data", "errors", "priors", "problems")
 
 __all__ = [
+    "Anderson",
     "Equilibrium",
     "ForwardBackward",
     "Implicit",
@@ -52,6 +54,8 @@ __all__ = [
     "Truncated",
     "Unrolled",
     "__version__",
+    "data",
+    "errors",
     "fit",
     "load",
     "priors",

@@ -88,7 +88,9 @@ def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
         probes = _probes(like)
         _check_linear(physics, like, y, probes)
         if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
-            return _diagonal_facts(physics, like)
+            # Cached, so nothing here may hold on to the physics, nor freeze a mask that is being learned.
+            known = _diagonal_facts(physics, like)
+            return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None)
         normal: Callable[[Tensor], Tensor] | None = None
         if type(physics) is Blur and _fixed_2d_filter(physics):
             fast = BlurNormal(physics, like.shape)
@@ -106,7 +108,7 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
     if not isinstance(mask, Tensor):
         raise PhysicsError(f"{type(physics).__name__} has no mask yet: set one (physics.update(mask=...)) first")
     power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
-    if mask.numel() == 1:
+    if mask.numel() == 1 and not mask.requires_grad:
         scale = float(power)
         return OperatorFacts(power.detach().to(like).reshape(1), "exact", scale, lambda x: x * scale)
     batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from deepinv.optim import L2
 
 from retune import _checkpoint
@@ -14,11 +15,13 @@ from retune.maps import ForwardBackward
 from retune.model import Restarted
 from retune.priors import WaveletL1, WaveletL12
 from retune.solve import Stop
-from retune.solvers import Picard
+from retune.solvers import Anderson, Picard
 
 __all__ = ["build", "load"]
 
-_SIMPLE: dict[str, Any] = {c.__name__: c for c in (Implicit, L2, Picard, Truncated, Unrolled, WaveletL1, WaveletL12)}
+_SIMPLE: dict[str, Any] = {
+    c.__name__: c for c in (Anderson, Implicit, L2, Picard, Truncated, Unrolled, WaveletL1, WaveletL12)
+}
 
 
 def build(description: dict) -> Any:
@@ -57,6 +60,9 @@ def load(path: str | Path) -> Restarted:
     tensors, description, _ = _checkpoint.read(path)
     try:
         net = build(description)
+        broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+        if broken:
+            raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
         net.load_state_dict(tensors, assign=True)  # keeps the precision that was saved
     except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error

@@ -24,8 +24,8 @@ def as_images(source: Any) -> list[Tensor]:
     """Images as float tensors (C, H, W), integers scaled to [0, 1].
 
     Args:
-        source: a folder or file (PNG, JPEG, TIFF, BMP, NPY), a tensor (N, C, H, W) or (C, H, W), or a sequence of
-            files, tensors (C, H, W), or arrays (H, W) or (H, W, C).
+        source: a folder or file (PNG, JPEG, TIFF, BMP, NPY), a tensor (N, C, H, W) or (C, H, W), an array
+            (N, H, W, C), (H, W, C) or (H, W), or a sequence of files, tensors (C, H, W), or arrays (H, W) or (H, W, C).
 
     Raises:
         InvalidParameterError: nothing there, or a file that is not an image.
@@ -36,6 +36,10 @@ def as_images(source: Any) -> list[Tensor]:
     if isinstance(source, Tensor):
         if source.ndim not in (3, 4):
             raise ShapeError(f"expected images (N, C, H, W) or (C, H, W), got {tuple(source.shape)}")
+        source = list(source) if source.ndim == 4 else [source]
+    if isinstance(source, np.ndarray):
+        if source.ndim not in (2, 3, 4):
+            raise ShapeError(f"expected an array (N, H, W, C), (H, W, C) or (H, W), got {source.shape}")
         source = list(source) if source.ndim == 4 else [source]
     if not isinstance(source, Iterable):
         raise InvalidParameterError(f"cannot take images from a {type(source).__name__}")
@@ -51,7 +55,7 @@ def _one(item: Any, name: str) -> Tensor:
     if isinstance(item, str | Path):
         return _checked(_read(Path(item)), str(item))
     if isinstance(item, np.ndarray):
-        return _checked(_from_array(item), name)
+        return _checked(_from_array(item, name), name)
     if isinstance(item, Tensor):
         return _checked(item if item.is_floating_point() else _scaled(item), name)
     raise InvalidParameterError(f"{name}: expected a tensor, an array or a file, got {type(item).__name__}")
@@ -90,8 +94,22 @@ def _from_array(array: np.ndarray, name: str = "array") -> Tensor:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ShapeError(f"{name}: expected a grey (H, W) or colour (H, W, 3) image, got {array.shape}")
+        raise ShapeError(
+            f"{name}: expected a grey (H, W) or colour (H, W, 3) image, got {array.shape}{_shape_advice(array.shape)}"
+        )
+    if array.dtype.kind not in "biuf":
+        raise InvalidParameterError(f"{name}: expected an array of real numbers, got one of {array.dtype}")
     return _scaled(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
+
+
+def _shape_advice(shape: tuple[int, ...]) -> str:
+    if len(shape) != 3:
+        return ""
+    if shape[0] in (1, 3):
+        return "; it looks like (C, H, W): transpose it, image.transpose(1, 2, 0)"
+    if shape[-1] in (2, 4):
+        return f"; drop the alpha channel, image[..., :{shape[-1] - 1}]"
+    return "; a batch of arrays has 4 axes (N, H, W, C)"
 
 
 def _scaled(image: Tensor) -> Tensor:

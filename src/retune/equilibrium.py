@@ -71,6 +71,7 @@ class GradientReport:
             increments (THEORY: tail ≤ ratio/(1 − ratio) × last increment), not a proved bound.
         decay: (B,) measured factor by which one block of K layers shrinks the adjoint increments.
         blocks: number of adjoint blocks that were used.
+        depth: layers that were recorded and differentiated.
     """
 
     rule: str
@@ -78,6 +79,7 @@ class GradientReport:
     relative_error: Tensor | None = None
     decay: Tensor | None = None
     blocks: int = 0
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,10 @@ class Equilibrium:
     Attributes:
         image: (B, C, H, W) restored images.
         state: the iterate of the map (wavelet coefficients for synthesis priors, else the image itself).
-        residual: (B,) relative change ‖Φ(u) − u‖ / ‖Φ(u)‖ over the last block Φ of K layers.
+        residual: (B,) relative change ‖Φ(u) − u‖ / ‖Φ(u)‖ over the last block Φ of K layers; inf where none was
+            measured (an unrolled network in train mode runs one block, from its start).
         status: one :class:`Status` per image.
-        layers: (B,) layers run for each image.
+        layers: (B,) layers run for each image; in train mode with the K that are differentiated.
         trace: residuals along the way, if asked for.
         gradient: the report of the gradient rule in train mode, else None.
     """

@@ -7,6 +7,7 @@ and from the builtin exception that a caller would expect, so that both ``except
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
 
@@ -60,7 +61,36 @@ class NotConvergedWarning(UserWarning):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """The error for an unregistered `name`, which names the nearest known ones."""
     choices = sorted(known)
-    near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    lowered, wanted = {c.lower(): c for c in choices}, str(name).lower()
+    found = [wanted] if wanted in lowered else difflib.get_close_matches(wanted, lowered, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(lowered[f]) for f in found)}?" if found else "."
     shown = ", ".join(choices) if len(choices) <= 20 else f"{len(choices)} names, among them {', '.join(choices[:8])}"
     return UnknownNameError(f"unknown {kind} {name!r}{hint} Known: {shown}.")
+
+
+def wrong_type(name: str, value: object, expected: str, hint: str = "") -> InvalidParameterError:
+    """The error for a `value` that is not `expected` (a phrase with its article); the hint says what to write."""
+    if isinstance(value, type):
+        given = f"the class {value.__name__} itself"
+    else:
+        text = " ".join(repr(value).split())
+        given = f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+    return InvalidParameterError(f"{name} must be {expected}, got {given}{'; ' + hint if hint else ''}")
+
+
+def require(name: str, value: object, kinds: type | tuple[type, ...], expected: str, hint: str = "") -> None:
+    """Raise :func:`wrong_type` unless `value` is of one of `kinds`; a bool is never a number here."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise wrong_type(name, value, expected, hint)
+
+
+def require_whole(name: str, value: object, hint: str = "") -> int:
+    """`value` as an int, if it is a whole number (of NumPy too)."""
+    require(name, value, numbers.Integral, "a whole number", hint)
+    return int(value)  # type: ignore[call-overload]
+
+
+def require_real(name: str, value: object, hint: str = "") -> float:
+    """`value` as a float, if it is a real number (of NumPy too)."""
+    require(name, value, numbers.Real, "a number", hint)
+    return float(value)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retune import _checkpoint
 from retune.equilibrium import Equilibrium, GradientReport, Status
-from retune.errors import InvalidParameterError, NotConvergedWarning
+from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
 from retune.gradients.base import GradientRule
 from retune.gradients.truncated import Truncated
 from retune.maps.base import AbstractMap, BoundMap
@@ -42,7 +42,7 @@ class Restarted(Reconstructor):
             layers for :class:`retune.Unrolled`.
 
     Raises:
-        InvalidParameterError: depth that does not fit the cycle, negative restarts.
+        InvalidParameterError: depth that does not fit the cycle, negative restarts, an argument of another type.
 
     Source: arXiv:2506.13239.
     """
@@ -57,7 +57,15 @@ class Restarted(Reconstructor):
         stop: Stop | None = None,
     ):
         super().__init__()
-        if not isinstance(depth, int) or depth < 1 or depth % map.layers:
+        require("map", map, AbstractMap, "a map", "wrap a prior: retune.ForwardBackward(prior)")
+        depth, restarts = require_whole("depth", depth), require_whole("restarts", restarts)
+        if gradient is not None:
+            require("gradient", gradient, GradientRule, "a gradient rule", "for example retune.Truncated()")
+        if solver is not None:
+            require("solver", solver, AbstractSolver, "a solver", "for example retune.Picard()")
+        if stop is not None:
+            require("stop", stop, Stop, "a stopping rule", "for example retune.Stop(rtol=1e-4)")
+        if depth < 1 or depth % map.layers:
             raise InvalidParameterError(
                 f"depth must be a positive multiple of the map's cycle of {map.layers} layer(s), got {depth}"
             )
@@ -150,7 +158,7 @@ class Restarted(Reconstructor):
         with torch.no_grad():
             finite = torch.isfinite(u).flatten(1).all(1).tolist()
             status = (s if ok or s.failed else Status.NOT_FINITE for s, ok in zip(reached.status, finite, strict=True))
-            reached = replace(reached, status=tuple(status))
+            reached = replace(reached, status=tuple(status), layers=reached.layers + report.depth)
             residual = _relative_change(reached.u, u) if self.gradient.restarts else reached.residual
         return _equilibrium(bound.image(u), reached, u, residual, report)
 
@@ -166,12 +174,13 @@ class Restarted(Reconstructor):
             assert observe is not None
             observe(layers, bound.image(u))
 
+        whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # a cycle is never left half-way
         return solve(
             bound.layer,
             _start(bound, init),
             solver=self.solver,
             depth=self.depth,
-            stop=stop,
+            stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
             trace=trace,
             observe=None if observe is None else see,
         )
@@ -187,6 +196,13 @@ class Restarted(Reconstructor):
             "solver": self.solver.describe(),
             "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
         }
+
+    def extra_repr(self) -> str:
+        """The options, for ``repr``."""
+        return (
+            f"depth={self.depth}, restarts={self.restarts}, gradient={self.gradient!r}, solver={self.solver!r}, "
+            f"stop={self.stop!r}"
+        )
 
     def save(self, path: str | Path, **notes: str) -> None:
         """Write weights and description to one safetensors file, atomically; read it with :func:`retune.load`.

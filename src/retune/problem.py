@@ -36,10 +36,11 @@ class Problem:
     ``(AᵀA x − Aᵀy)/σ²`` and Lipschitz constant ``L = ‖A‖²/σ²``. ``Aᵀy`` and ``‖A‖²`` are computed once.
 
     ``‖A‖²`` is exact where the physics is diagonalised (deepinv's ``DecomposablePhysics`` with orthonormal factors) or
-    a circular convolution. Otherwise it is a Lanczos estimate times a safety factor of 1.05; by Kuczyński and
-    Woźniakowski (SIAM J. Matrix Anal. Appl. 13(4), 1992, Theorem 3.2) the number of steps makes the probability
-    that the product underestimates ‖A‖² smaller than 1e-6, whatever the spectrum. It is computed once for a physics
-    and an image size, and again when a tensor or a plain attribute of the physics changes.
+    a circular convolution. Otherwise it is estimated: a Lanczos value times a safety factor of 1.05, with as many
+    steps as make the probability that the product underestimates ‖A‖² smaller than 1e-6 for each image, for any
+    spectrum, in exact arithmetic and for a random start (Kuczyński and Woźniakowski, SIAM J. Matrix Anal. Appl. 13(4),
+    1992; the start here is drawn once, independently of A). It is computed once for a physics and an image size, and
+    again when a tensor or a plain attribute of the physics changes.
 
     Args:
         y: measurement, a tensor (B, ...) or a deepinv ``TensorList``, all finite.
@@ -109,7 +110,8 @@ class Problem:
         elif lipschitz is None:
             raise InvalidParameterError(
                 f"the Lipschitz constant of {type(self.data_fidelity).__name__} is not known; give it as "
-                "Problem(..., lipschitz=...) so that the step size can be kept below 2/L, or use deepinv.optim.L2"
+                "ForwardBackward(..., lipschitz=...) or Problem(..., lipschitz=...) so that the step size can be kept "
+                "below 2/L, or use deepinv.optim.L2"
             )
         else:
             constant = float(lipschitz)
@@ -123,6 +125,12 @@ class Problem:
         try:
             return physics.A_adjoint(y)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            derived = type(physics).A_adjoint is LinearPhysics.A_adjoint and physics.A_adj is None
+            if derived and physics.img_size is None:
+                raise PhysicsError(
+                    f"{type(physics).__name__} has no adjoint: give A_adjoint=..., or img_size=(C, H, W), from which "
+                    "deepinv derives it by automatic differentiation"
+                ) from error
             shapes = [tuple(p.shape) for p in _tensors(y)]
             raise ShapeError(
                 f"the measurement of shape {shapes if len(shapes) > 1 else shapes[0]} does not fit "

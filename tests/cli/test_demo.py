@@ -19,7 +19,19 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     # A process of its own, as a user would; warnings of other packages are theirs.
     done = subprocess.run(
-        [sys.executable, "-m", "retune", "demo", "--quick", "--problem", "denoise", "--out", str(out), "--device", "cpu"],
+        [
+            sys.executable,
+            "-m",
+            "retune",
+            "demo",
+            "--quick",
+            "--problem",
+            "denoise",
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+        ],
         capture_output=True,
         text=True,
         timeout=300,

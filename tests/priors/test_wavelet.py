@@ -156,3 +156,9 @@ def test_wrong_number_of_channels():
 def test_too_many_levels():
     with pytest.raises(TooManyLevelsError, match=r"4 wavelet levels .* 8×12: at most 3 do; lower levels"):
         WaveletL1(levels=4).fn(rand(1, 1, 8, 12))
+
+
+@pytest.mark.parametrize("prior", [WaveletL1("haar", 2), WaveletL12("haar", 2)])
+def test_the_subgradient_at_zero_is_finite(prior):
+    gradient = prior.grad(torch.zeros(1, 3, 16, 16))
+    assert torch.equal(gradient, torch.zeros_like(gradient))

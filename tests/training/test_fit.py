@@ -81,7 +81,9 @@ def test_a_plain_deepinv_physics_is_enough():
 def test_a_self_supervised_loss():
     physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.2))
     loss = deepinv.loss.SureGaussianLoss(sigma=0.2)
-    result = retune.fit(network(), images(), physics, steps=15, lr=0.2, crop=24, loss=loss, progress=False, device="cpu")
+    result = retune.fit(
+        network(), images(), physics, steps=15, lr=0.2, crop=24, loss=loss, progress=False, device="cpu"
+    )
     assert sum(s.loss for s in result.steps[-3:]) < sum(s.loss for s in result.steps[:3])
 
 
@@ -93,22 +95,6 @@ def test_scalars_and_networks_have_their_own_learning_rates():
     assert len(scalars["params"]) == 4  # weights, scale weights, step size, strength
     assert others["lr"] == 0.001
     assert len(others["params"]) == 2
-
-
-def test_nan_is_caught_with_advice_and_the_best_weights_are_kept():
-    class Poisoned(deepinv.loss.Loss):
-        calls = 0
-
-        def forward(self, x, x_net, **kwargs):
-            Poisoned.calls += 1
-            return (x_net - x).square().mean((1, 2, 3)) * (torch.nan if Poisoned.calls == 4 else 1.0)
-
-    net = network()
-    start = {k: v.clone() for k, v in net.state_dict().items()}
-    with pytest.raises(DivergedError, match="step 4.*Lower lr"):
-        quick(net, loss=Poisoned())
-    assert all(torch.isfinite(p).all() for p in net.parameters())
-    assert all(torch.equal(start[k], v) for k, v in net.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -165,3 +151,72 @@ def test_it_trains_inside_deepinv(tmp_path):
     assert not torch.equal(before, net.map.reg.value)
     assert not losses or losses[-1] < losses[0]
     assert any("PSNR" in k and math.isfinite(float(v)) for k, v in scores.items() if isinstance(v, float | int))
+
+
+def test_both_learning_rates_fall_by_the_same_factor(monkeypatch):
+    net = network()
+    net.map.extra = torch.nn.Linear(2, 2)
+    seen = []
+    original = torch.optim.Adam.step
+
+    def step(self, *args, **kwargs):
+        seen.append([g["lr"] for g in self.param_groups])
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    quick(net, lr=0.1, lr_network=1e-4)
+    assert seen[0] == [0.1, 1e-4]
+    assert seen[-1][0] < 0.2 * seen[0][0]
+    assert seen[-1][0] / seen[0][0] == pytest.approx(seen[-1][1] / seen[0][1])
+
+
+def test_nan_is_caught_with_advice_and_what_was_learned_is_kept():
+    class Late(deepinv.loss.Loss):
+        calls = 0
+
+        def forward(self, x, x_net, **kwargs):
+            Late.calls += 1
+            return (x_net - x).square().mean((1, 2, 3)) * (torch.nan if Late.calls == 9 else 1.0)
+
+    net = network()
+    before = net.map.reg.value.clone()
+    with pytest.raises(DivergedError, match=r"step 9.*weights of step 8.*Lower lr"):
+        quick(net, steps=10, loss=Late())
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+    assert not torch.equal(before, net.map.reg.value)
+    assert not net.training
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        deepinv.loss.R2RLoss(),
+        deepinv.loss.SplittingLoss(),
+        deepinv.loss.EILoss(deepinv.transform.Shift()),
+    ],
+    ids=["R2R", "splitting", "EI"],
+)
+def test_losses_that_adapt_or_call_the_model(loss):
+    physics = deepinv.physics.Inpainting((3, 24, 24), mask=0.6, noise_model=deepinv.physics.GaussianNoise(0.1))
+    net = network()
+    before = net.map.reg.value.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deepinv's own
+        result = retune.fit(net, images(), physics, steps=2, crop=24, loss=loss, progress=False, device="cpu")
+    assert all(math.isfinite(s.loss) for s in result.steps)
+    assert not torch.equal(before, net.map.reg.value)
+
+
+@pytest.mark.parametrize("options", [{"validate_every": 0}, {"lr": -1.0}, {"lr_network": float("nan")}])
+def test_bad_training_options(options):
+    with pytest.raises(InvalidParameterError, match=next(iter(options))):
+        quick(network(), **options)
+
+
+def test_a_torch_device_is_a_device():
+    assert quick(network(), steps=1, device=torch.device("cpu")).steps
+
+
+def test_an_unrolled_network_reports_no_residual_of_an_equilibrium():
+    result = quick(network(gradient=retune.Unrolled()), steps=1)
+    assert math.isinf(result.steps[0].residual)

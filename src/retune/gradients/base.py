@@ -41,6 +41,10 @@ class GradientRule(ABC):
         """Constructor arguments as plain data."""
         return {"type": type(self).__name__}
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{k}={v!r}" for k, v in self.describe().items() if k != "type")
+        return f"{type(self).__name__}({options})"
+
 
 def require_graph(out: Tensor, start: Tensor, rule: GradientRule) -> None:
     """Refuse a map whose output does not depend, for autograd, on the state it was given."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from retune.equilibrium import GradientReport
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.gradients._adjoint import AdjointBlocks
 from retune.gradients.base import GradientRule, require_graph
 from retune.maps.base import BoundMap
@@ -27,6 +27,7 @@ class Implicit(GradientRule):
     """
 
     def __init__(self, rtol: float = 1e-4, max_blocks: int = 1000):
+        rtol, max_blocks = require_real("rtol", rtol), require_whole("max_blocks", max_blocks)
         if not 0 < rtol < 1 or max_blocks < 1:
             raise InvalidParameterError(
                 f"Implicit needs 0 < rtol < 1 and max_blocks ≥ 1, got rtol={rtol}, max_blocks={max_blocks}"
@@ -38,7 +39,7 @@ class Implicit(GradientRule):
         u_in = solve().detach().requires_grad_()
         u_out = bound.block(u_in, bound.layers)
         require_graph(u_out, u_in, self)
-        report = GradientReport("Implicit")
+        report = GradientReport("Implicit", depth=bound.layers)
         if not u_out.requires_grad:
             return u_out, report
         return AdjointBlocks(report, None, self.rtol, self.max_blocks).attach(u_in, u_out), report

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from retune.equilibrium import GradientReport
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.gradients._adjoint import AdjointBlocks
 from retune.gradients.base import GradientRule, require_graph
 from retune.maps.base import BoundMap
@@ -18,8 +18,8 @@ __all__ = ["Truncated"]
 class Truncated(GradientRule):
     r"""Restart without graph to ``u_R ≈ u*``, then differentiate one block of K layers started there.
 
-    With ``J = ∂_u T(u*)`` and ``B = ∂_θ T(u*)`` this gives ``Σ_{k<K} J^k B`` in place of ``(I − J)^{-1} B``: the
-    relative error is at most ρ^K for a ρ-contraction. K = 1 is ordinary Jacobian-free backpropagation (Fung et al.,
+    With ``J = ∂_u T(u*)`` and ``B = ∂_θ T(u*)`` this gives ``Σ_{k<K} J^k B`` in place of ``(I − J)^{-1} B``: at
+    u* the relative error is at most ρ^K for a ρ-contraction. K = 1 is ordinary Jacobian-free backpropagation (Fung et al.,
     *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*, NeurIPS 2023), general K is ReTune (Davy,
     Briceño-Arias, Pustelnik, arXiv:2506.13239).
 
@@ -33,6 +33,8 @@ class Truncated(GradientRule):
     """
 
     def __init__(self, blocks: int = 1, rtol: float | None = None, max_blocks: int = 200):
+        blocks, max_blocks = require_whole("blocks", blocks), require_whole("max_blocks", max_blocks)
+        rtol = None if rtol is None else require_real("rtol", rtol)
         if blocks < 1 or max_blocks < 1:
             raise InvalidParameterError(f"blocks and max_blocks must be at least 1, got {blocks} and {max_blocks}")
         if rtol is not None and not 0 < rtol < 1:
@@ -44,7 +46,7 @@ class Truncated(GradientRule):
         u_in = solve().detach().requires_grad_()
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)
-        report = GradientReport(f"Truncated, K = {depth}")
+        report = GradientReport(f"Truncated, K = {depth}", depth=depth)
         if not u_out.requires_grad:  # inference within train mode
             return u_out, report
         blocks = None if self.rtol is not None else self.blocks

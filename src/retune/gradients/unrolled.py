@@ -32,7 +32,7 @@ class Unrolled(GradientRule):
         u = bound.block(start, depth)
         require_graph(u, start, self)
         zero = u.new_zeros(u.shape[0])
-        report = GradientReport("Unrolled", f"output at depth {depth}", zero, zero, blocks=1)
+        report = GradientReport("Unrolled", f"output at depth {depth}", zero, zero, blocks=1, depth=depth)
         return u, report
 
     def default_stop(self, depth: int) -> Stop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from deepinv.optim import L2
@@ -14,7 +15,7 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
-from retune.errors import InvalidParameterError, ShapeError
+from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.parameters import Bounded, Positive
 from retune.priors.base import SynthesisPrior
@@ -28,8 +29,9 @@ class ForwardBackward(AbstractMap):
     r"""``T(u) = prox_{τλg}(u − τ Dᵀ∇f(Du))``, ``x = D u``.
 
     The step size is ``τ = 2s/L`` with ``s ∈ (0, 1)`` learned through a sigmoid and ``L = ‖A‖²/σ²`` taken from the
-    problem, so ``0 < τ < 2/L`` whatever the training does: for convex g the map is averaged and its iterates converge
-    to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). For our synthesis priors
+    problem, so ``0 < τ < 2/L`` whatever the training does: for convex g the map is averaged and, with tied weights, its
+    iterates converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An
+    untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our synthesis priors
     D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is the identity.
 
     Args:
@@ -59,6 +61,11 @@ class ForwardBackward(AbstractMap):
         lipschitz: float | None = None,
     ):
         super().__init__()
+        layers = require_whole("layers", layers)
+        if data_fidelity is not None:
+            number = isinstance(data_fidelity, Real)
+            hint = f"write step_size={data_fidelity}" if number else "for example deepinv.optim.L2(sigma=0.1)"
+            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", hint)
         if layers < 1:
             raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
         self.layers = layers
@@ -171,6 +178,9 @@ class _BoundForwardBackward(BoundMap):
 
 
 def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
+    if isinstance(prior, str | type):
+        hint = 'for example retune.priors.WaveletL12("db4", levels=4)'
+        raise wrong_type("prior", prior, "a deepinv Prior with an exact prox", hint)
     if isinstance(prior, Sequence):
         if len(prior) != layers:
             raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")

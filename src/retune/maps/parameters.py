@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, wrong_type
 
 __all__ = ["Bounded", "Positive", "ScalarParameter"]
 
@@ -34,9 +34,25 @@ class ScalarParameter(nn.Module):
         """The constrained value, differentiable."""
         raise NotImplementedError  # pragma: no cover - the two subclasses define it
 
+    def extra_repr(self) -> str:
+        """The values (of a large table its shape and range), for ``repr``."""
+        values = self.value.flatten().tolist()
+        if len(values) == 1:
+            shown = f"{values[0]:.4g}"
+        elif len(values) <= 6:
+            shown = f"[{', '.join(f'{v:.4g}' for v in values)}]"
+        else:
+            shown = f"{min(values):.4g} to {max(values):.4g}, shape={tuple(self.raw.shape)}"
+        return shown if self.raw.requires_grad else f"{shown}, learn=False"
+
 
 def _table(name: str, value: float | Sequence[float] | Tensor, shape: tuple[int, ...]) -> Tensor:
-    table = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    if isinstance(value, bool):
+        raise wrong_type(name, value, "a number or a table of numbers")
+    try:
+        table = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise wrong_type(name, value, "a number or a table of numbers") from error
     try:
         return table.expand(shape).clone()
     except RuntimeError as error:

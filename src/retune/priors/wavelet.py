@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, ShapeError, unknown_name
+from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
 from retune.maps.parameters import Positive
 from retune.priors.base import BoundPrior, SynthesisPrior
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
@@ -37,6 +37,9 @@ class _WaveletPrior(SynthesisPrior):
         learn: bool = True,
     ):
         super().__init__()
+        require("wavelet", wavelet, (str, Sequence), "a name or a sequence of names", 'for example "db4"')
+        levels = require_whole("levels", levels)
+        channels = None if channels is None else require_whole("channels", channels)
         self.wavelets = (wavelet,) if isinstance(wavelet, str) else tuple(wavelet)
         if not self.wavelets:
             raise InvalidParameterError("wavelet must be a name or a non-empty sequence of names, got none")
@@ -194,6 +197,7 @@ class WaveletL12(_WaveletPrior):
             coarse=coarse,
             learn=learn,
         )
+        require("over", over, (str, Sequence), "a name or a sequence of names", 'for example ("channel", "band")')
         self.over = (over,) if isinstance(over, str) else tuple(over)
         for axis in self.over:
             if axis not in _AXES:
@@ -234,7 +238,7 @@ class _BoundL12(BoundPrior):
         steps: int,
         coarse: Tensor | None,
     ):
-        self._threshold, self._weight2 = threshold, weights * weights
+        self._threshold, self._weights, self._weight2 = threshold, weights, weights * weights
         self._positions, self._dims, self._steps, self._coarse = positions, dims, steps, coarse
 
     def prox(self, v: Tensor) -> Tensor:
@@ -247,7 +251,8 @@ class _BoundL12(BoundPrior):
     def fn(self, u: Tensor) -> Tensor:
         cut = 3 * self._positions
         details = u[..., :cut].unflatten(-1, (3, self._positions))
-        norms = (self._weight2 * details * details).sum(self._dims, keepdim=True).sqrt()
+        # vector_norm has the subgradient 0 at 0, where the square root of a sum would give NaN
+        norms = torch.linalg.vector_norm(self._weights * details, dim=self._dims, keepdim=True)
         value = (self._threshold * norms).sum((1, 2, 3, 4))
         if self._coarse is not None:
             value = value + (self._coarse * u[..., cut:].abs()).sum((1, 2, 3))

@@ -128,6 +128,9 @@ def _analyse_level(x: Tensor, rows: _AxisPlan, cols: _AxisPlan) -> Tensor:
     Each axis of a subband comes as (windows, block/2), because that is how the products leave it.
     """
     n = x.shape[0]
+    if rows.count == cols.count == 1:
+        full = torch.matmul(torch.matmul(rows.analysis, x), cols.analysis.T)
+        return full.view(n, 2, 1, rows.n // 2, 2, 1, cols.n // 2).permute(0, 1, 4, 2, 3, 5, 6)
     half = _analyse_rows(x, rows, cols)
     wide = cols.samples + cols.halo
     windows = half.as_strided((cols.count, rows.samples * n, cols.block + cols.halo), (cols.block, wide, 1))
@@ -158,8 +161,16 @@ def _synthesise_level(coarse: Tensor, details: Tensor, rows: _AxisPlan, cols: _A
 
     W = windows·block. Rows and columns beyond the image are left where the windows overshoot it.
     """
+    n, _, height, width = details.shape
+    if rows.count == cols.count == 1:
+        bands = details.new_empty(n, 2, height, 2, width)
+        bands[:, 0, :, 0] = coarse
+        bands[:, 0, :, 1] = details[:, 0]
+        bands[:, 1].transpose(1, 2).copy_(details[:, 1:])
+        image = torch.matmul(torch.matmul(rows.analysis.T, bands.view(n, rows.n, cols.n)), cols.analysis)
+        return image.unsqueeze(2)
     half = _synthesise_rows(coarse, details, rows, cols)
-    n, lines = details.shape[0], rows.samples * details.shape[0]
+    lines = rows.samples * n
     wide = cols.samples // 2 + cols.lead
     if cols.count == 1:
         full = torch.mm(half.view(lines, 2 * wide), cols.synthesis_apart[0])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, ShapeError
+from retune.errors import InvalidParameterError, ShapeError, require, require_real
+from retune.problems.noise import noise_levels
 
 __all__ = ["Restoration"]
 
@@ -24,8 +26,8 @@ class Restoration(ABC):
 
     name: str
 
-    def __init__(self, sigma: float | Sequence[float]):
-        self.sigma = sigma if isinstance(sigma, int | float) else tuple(float(s) for s in sigma)
+    def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor):
+        self.sigma = noise_levels(sigma)
 
     @abstractmethod
     def physics(
@@ -40,9 +42,22 @@ class Restoration(ABC):
         """The deepinv physics for images (C, H, W); what is random in the operator is drawn from `seed`."""
 
     def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:
-        """A simulated measurement of images (B, C, H, W), and the physics that made it."""
+        """A simulated measurement of images (B, C, H, W), and the physics that made it.
+
+        Raises:
+            ShapeError: not a batch of images, or not as many channels as noise levels.
+            InvalidParameterError: images that are not floats.
+        """
+        require("x", x, Tensor, "a tensor (B, C, H, W)", "retune.data.as_images makes tensors of files and arrays")
         if x.ndim != 4:
             raise ShapeError(f"expected a batch of images (B, C, H, W), got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise InvalidParameterError(f"images must be floats, got {x.dtype}; scale them to floats in [0, 1]")
+        if isinstance(self.sigma, tuple) and len(self.sigma) != x.shape[1]:
+            raise ShapeError(
+                f"{self.name} has noise levels for {len(self.sigma)} channels, but the image has {x.shape[1]}; "
+                f"give one level, e.g. {self.name}(sigma=0.1)"
+            )
         size = (x.shape[1], x.shape[2], x.shape[3])
         physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)
         return physics(x, seed=seed + 1), physics
@@ -58,6 +73,7 @@ class Restoration(ABC):
 
 def share(name: str, value: float) -> float:
     """A share in (0, 1]."""
+    value = require_real(name, value)
     if not 0 < value <= 1:
         raise InvalidParameterError(f"{name} must be a share in (0, 1], got {value}")
-    return float(value)
+    return value

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from deepinv.physics.functional import gaussian_blur
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, unknown_name
+from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, require, unknown_name, wrong_type
 
 __all__ = ["kernel"]
 
 _TAPS = 25
 
 
-def kernel(spec: str | Tensor) -> Tensor:
+def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
     """A kernel (1, 1 or C, h, w).
 
     Args:
         spec: ``"gaussian:1.6"`` (standard deviation in pixels), ``"uniform:9"`` (side), ``"motion:15@30"`` (length in
             pixels, angle in degrees counter-clockwise from the horizontal), ``"three-motions"`` (25-tap vertical,
             horizontal and diagonal lines for the red, green and blue channel, as in arXiv:2506.13239), or a tensor
-            (h, w), (C, h, w) or (1, C, h, w), used as it is.
+            or array (h, w), (C, h, w) or (1, C, h, w), used as it is.
 
     Raises:
         UnknownNameError, InvalidParameterError, ShapeError, NotFiniteError.
     """
     if isinstance(spec, Tensor):
         return _checked(spec)
+    if isinstance(spec, np.ndarray):
+        if spec.dtype.kind not in "biuf":
+            raise wrong_type("kernel", spec, "an array of real numbers")
+        return _checked(torch.tensor(spec.astype(float), dtype=torch.get_default_dtype()))
+    require("kernel", spec, str, "a name, a tensor or an array", "for example 'gaussian:1.6'")
     name, _, argument = spec.partition(":")
     if name == "three-motions":
         return _three_motions()

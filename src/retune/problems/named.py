@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Inpainting, LinearPhysics
 from torch import Tensor
@@ -22,9 +23,8 @@ class Denoise(Restoration):
 
     name = "denoise"
 
-    def __init__(self, sigma: float | Sequence[float] = (0.1, 0.25, 0.5)):
+    def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor = (0.1, 0.25, 0.5)):
         super().__init__(sigma)
-        gaussian_noise(self.sigma)  # checks it
 
     def physics(
         self,
@@ -53,9 +53,8 @@ class Inpaint(Restoration):
 
     name = "inpaint"
 
-    def __init__(self, keep: float = 0.5, sigma: float | Sequence[float] = 0.05):
+    def __init__(self, keep: float = 0.5, sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05):
         super().__init__(sigma)
-        gaussian_noise(self.sigma)
         self.keep = share("keep", keep)
 
     def physics(
@@ -91,12 +90,11 @@ class Deblur(Restoration):
 
     def __init__(
         self,
-        kernel: str | Tensor = "three-motions",
+        kernel: str | Tensor | np.ndarray = "three-motions",
         boundary: str = "reflect",
-        sigma: float | Sequence[float] = 0.05,
+        sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05,
     ):
         super().__init__(sigma)
-        gaussian_noise(self.sigma)
         if boundary not in ("reflect", "circular"):
             raise unknown_name("boundary", boundary, ["reflect", "circular"])
         self.spec = kernel if isinstance(kernel, str) else "custom"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
 from deepinv.physics import GaussianNoise, NoiseModel
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, ShapeError
+from retune.errors import InvalidParameterError, ShapeError, wrong_type
 
-__all__ = ["ChannelGaussianNoise", "gaussian_noise"]
+__all__ = ["ChannelGaussianNoise", "gaussian_noise", "noise_levels"]
 
 
 class ChannelGaussianNoise(NoiseModel):
@@ -29,17 +32,36 @@ class ChannelGaussianNoise(NoiseModel):
     def forward(self, x: Tensor, seed: int | None = None, **kwargs) -> Tensor:
         """Add the noise to a batch (B, C, H, W)."""
         if x.shape[1] != len(self.sigma):
-            raise ShapeError(f"noise levels for {len(self.sigma)} channels, but the image has shape {tuple(x.shape)}")
+            raise ShapeError(
+                f"noise levels for {len(self.sigma)} channels, but the image has shape {tuple(x.shape)}; give one "
+                "level for all channels, e.g. sigma=0.1"
+            )
         self.rng_manual_seed(seed)  # pyright: ignore[reportArgumentType] - None is its default
         return x + self.randn_like(x) * self.sigma.to(x).view(1, -1, 1, 1)
 
 
-def gaussian_noise(sigma: float | Sequence[float], device: torch.device | str = "cpu") -> NoiseModel:
-    """The noise model for one level, or one level per channel, with a generator of its own."""
-    levels = [float(sigma)] if isinstance(sigma, int | float) else [float(s) for s in sigma]
+def noise_levels(sigma: float | Sequence[float] | np.ndarray | Tensor) -> float | tuple[float, ...]:
+    """One standard deviation, or one per channel, as plain floats.
+
+    Raises:
+        InvalidParameterError: not numbers, or not standard deviations.
+    """
+    given = _plain(sigma)
+    many = isinstance(given, list | tuple)
+    levels = [_plain(s) for s in given] if many else [given]
+    if not all(isinstance(s, Real) and not isinstance(s, bool) for s in levels):
+        raise wrong_type("sigma", sigma, "one standard deviation, or a sequence of one per channel", "e.g. sigma=0.1")
     if not levels or not all(0 <= s < float("inf") for s in levels):
         raise InvalidParameterError(f"sigma must be one standard deviation ≥ 0, or one per channel, got {sigma!r}")
+    return tuple(float(s) for s in levels) if many else float(levels[0])
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+
+
+def gaussian_noise(sigma: float | Sequence[float], device: torch.device | str = "cpu") -> NoiseModel:
+    """The noise model for one level, or one level per channel, with a generator of its own."""
+    levels = noise_levels(sigma)
     rng = torch.Generator(device=device)
-    if isinstance(sigma, int | float):
-        return GaussianNoise(float(sigma), rng=rng)
-    return ChannelGaussianNoise(levels, rng=rng)
+    return GaussianNoise(levels, rng=rng) if isinstance(levels, float) else ChannelGaussianNoise(levels, rng=rng)

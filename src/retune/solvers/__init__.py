@@ -1,6 +1,7 @@
 """How the fixed point is reached; one algorithm a file."""
 
+from retune.solvers.anderson import Anderson
 from retune.solvers.base import AbstractSolver, SolverState
 from retune.solvers.restarted import Picard
 
-__all__ = ["AbstractSolver", "Picard", "SolverState"]
+__all__ = ["AbstractSolver", "Anderson", "Picard", "SolverState"]

@@ -39,3 +39,7 @@ class AbstractSolver(ABC):
     def describe(self) -> dict:
         """Constructor arguments as plain data."""
         return {"type": type(self).__name__}
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{k}={v!r}" for k, v in self.describe().items() if k != "type")
+        return f"{type(self).__name__}({options})"

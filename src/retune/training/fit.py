@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -100,6 +102,7 @@ def fit(
 
     Adam with a cosine schedule. The network is trained in place and left in eval mode; with validation images it
     keeps the weights of the best validation PSNR (the initial ones included), without them those of the last step.
+    A deepinv loss that adapts the model (R2R, splitting) does so for the training only.
 
     Args:
         net: the network.
@@ -119,25 +122,36 @@ def fit(
         progress: show a progress bar with loss, validation PSNR, residual and measured gradient error.
 
     Raises:
-        DivergedError: the loss is no longer finite; the network has the best weights so far.
+        DivergedError: the loss is no longer finite; the network has the best weights so far (without validation
+            images, those of the last fifth that was completed).
         InvalidParameterError: nothing to train, images that do not fit the crop, …
     """
     train = as_images(images)
     check_crop(train, crop)
-    if steps < 1 or batch_size < 1:
-        raise InvalidParameterError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}")
+    every = max(1, steps // 5) if validate_every is None else validate_every
+    if min(steps, batch_size, every) < 1:
+        raise InvalidParameterError(
+            f"steps, batch_size and validate_every must be at least 1, got {steps}, {batch_size} and {every}"
+        )
+    if not (0 < lr < math.inf and 0 < lr_network < math.inf):
+        raise InvalidParameterError(f"learning rates must be positive, got lr={lr} and lr_network={lr_network}")
     groups = parameter_groups(net, lr, lr_network)
     if not groups:
         raise InvalidParameterError("the network has nothing to train: every parameter has requires_grad=False")
-    fabric = _fabric(device)
+    fabric = _fabric(str(device))
     fabric.launch()
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=0.05 * lr)
-    wrapped, optimiser = fabric.setup(net, optimiser)
+    # One factor for all groups, from 1 to 0.05: each falls from its own learning rate.
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda k: 0.05 + 0.95 * (1 + math.cos(math.pi * k / steps)) / 2
+    )
     criterion = SupLoss(metric=MSE()) if loss is None else loss
+    watched = _Watched(net)
+    model = criterion.adapt_model(watched)
+    wrapped, optimiser = fabric.setup(model, optimiser)
+    trainee = _Trainee(wrapped, model, watched.seen)
     measure = _measure(problem)
     held_out = None if validation is None else _measurements(as_images(validation), measure, seed, fabric.device)
-    every = max(1, steps // 5) if validate_every is None else validate_every
 
     # Every process draws its own crops; one process draws what the first of many would.
     generator = torch.Generator().manual_seed(seed + 1_000_003 * fabric.global_rank)
@@ -146,17 +160,19 @@ def fit(
     with TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar:
         if held_out is not None:
             _validate(net, held_out, 0, start, result, keeper, bar)
-        net.train()
         for step in range(1, steps + 1):
+            wrapped.train()
             x = random_crops(train, batch_size, crop, generator).to(fabric.device)
             y, physics = measure(x, int(torch.randint(2**31, (), generator=generator)))
-            record = _step(fabric, wrapped, optimiser, criterion, x, y, physics, step, keeper)
+            record = _step(fabric, trainee, optimiser, criterion, x, y, physics, step, keeper)
             schedule.step()
             result.steps.append(record)
             bar.step(record)
-            if held_out is not None and (step % every == 0 or step == steps):
-                _validate(net, held_out, step, start, result, keeper, bar)
-                net.train()
+            if step % every == 0 or step == steps:
+                if held_out is None:
+                    keeper.offer(step, step)  # the latest are the best that is known
+                else:
+                    _validate(net, held_out, step, start, result, keeper, bar)
     result.best_step = keeper.restore() if held_out is not None else steps
     result.seconds = time.perf_counter() - start
     net.eval()
@@ -165,7 +181,7 @@ def fit(
 
 def _step(
     fabric: Fabric,
-    net: nn.Module,
+    trainee: _Trainee,
     optimiser: Any,
     criterion: Loss,
     x: Tensor,
@@ -174,15 +190,15 @@ def _step(
     step: int,
     keeper: _Keeper,
 ) -> StepRecord:
-    seen: list[Equilibrium] = []
+    trainee.seen.clear()
     optimiser.zero_grad()
     try:
-        x_net = net(y, physics, report=seen.append)
-        value = criterion(x=x, x_net=x_net, y=y, physics=physics, model=net).mean()
+        x_net = trainee.wrapped(y, physics, **trainee.options)
+        value = criterion(x=x, x_net=x_net, y=y, physics=physics, model=trainee.model).mean()
         if not bool(torch.isfinite(value)):
             raise DivergedError(f"the loss became {float(value.detach())}.")
         fabric.backward(value)
-        norms = [p.grad.abs().sum() for p in net.parameters() if p.grad is not None]
+        norms = [p.grad.abs().sum() for p in trainee.model.parameters() if p.grad is not None]
         if not bool(torch.isfinite(torch.stack(norms)).all()):
             raise DivergedError("a gradient became NaN or Inf.")
     except DivergedError as error:
@@ -193,14 +209,42 @@ def _step(
             "step_size"
         ) from error
     optimiser.step()
-    gradient = seen[0].gradient
+    first = trainee.seen[0]
+    gradient = first.gradient
     wrong = None if gradient is None else gradient.relative_error
     return StepRecord(
         step=step,
         loss=float(value.detach()),
-        residual=float(seen[0].residual.mean()),
+        residual=float(first.residual.mean()),
         gradient_error=float("nan") if wrong is None else float(wrong.mean()),
     )
+
+
+class _Watched(nn.Module):
+    """The network, noting the equilibria it finds: a loss may wrap it, and wrappers pass on images only."""
+
+    def __init__(self, net: Restarted):
+        super().__init__()
+        self.net = net
+        self.seen: list[Equilibrium] = []
+
+    def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
+        return self.net(y, physics, report=self.seen.append)
+
+
+@dataclass(frozen=True)
+class _Trainee:
+    """What a training step runs: the model of the loss, and Fabric's wrapper around it."""
+
+    wrapped: nn.Module
+    model: nn.Module
+    seen: list[Equilibrium]
+
+    @property
+    def options(self) -> dict:
+        """Adapted models draw and keep their corruption when they are asked to, as deepinv's Trainer asks them."""
+        known = inspect.signature(self.model.forward).parameters
+        return {"update_parameters": True} if "update_parameters" in known else {}
 
 
 class _Keeper:
@@ -219,6 +263,7 @@ class _Keeper:
 
     def restore(self) -> int:
         self._net.load_state_dict(self._weights)
+        self._net.eval()
         return self._step
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,10 +38,9 @@ class TrainingProgress:
 
     def step(self, record: StepRecord) -> None:
         """After a training step."""
-        text = (
-            f"loss {record.loss:.2e}  val {self._psnr} dB  residual {record.residual:.0e}  "
-            f"gradient error {record.gradient_error:.0%}"
-        )
+        residual = f"{record.residual:.0e}" if math.isfinite(record.residual) else "–"
+        error = f"{record.gradient_error:.0%}" if math.isfinite(record.gradient_error) else "–"
+        text = f"loss {record.loss:.2e}  val {self._psnr} dB  residual {residual}  gradient error {error}"
         self._progress.update(self._task, completed=record.step, text=text)
 
     def validated(self, psnr: float) -> None:

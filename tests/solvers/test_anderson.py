@@ -1,0 +1,135 @@
+"""Anderson acceleration: the same equilibrium, sooner, and never much later."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import retune
+from problems import CASES, rand
+from retune import Anderson, Picard, Status, Stop
+from retune.errors import InvalidParameterError
+from retune.solve import solve
+
+
+def linear(rho: float, size: int = 40, batch: int = 1, seed: int = 0):
+    """``u ↦ M u + b`` with M symmetric, eigenvalues spread over [0, ρ]; and its fixed point."""
+    q, _ = torch.linalg.qr(rand(size, size, seed=seed))
+    matrix = q @ torch.diag(torch.linspace(0, rho, size).to(q)) @ q.T
+    b = rand(batch, size, seed=seed + 1)
+    return lambda u, k: u @ matrix + b, torch.linalg.solve(torch.eye(size).to(q) - matrix, b.T).T
+
+
+def run(layer, start, solver, rtol=1e-8, most=5000, depth=1):
+    return solve(layer, start, solver=solver, depth=depth, stop=Stop(rtol, most))
+
+
+@pytest.mark.parametrize("rho", [0.9, 0.99, 0.999])
+def test_fewer_evaluations_to_the_same_point(rho, float64):
+    layer, answer = linear(rho)
+    plain = run(layer, torch.zeros(1, 40), Picard())
+    fast = run(layer, torch.zeros(1, 40), Anderson())
+    assert fast.status == (Status.CONVERGED,)
+    assert int(fast.layers) <= 0.5 * int(plain.layers)
+    assert (fast.u - answer).norm() <= 10 * (plain.u - answer).norm() + 1e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("depth", [1, 4])
+def test_at_most_a_tenth_more_evaluations_than_plain_restarts(case, depth, float64):
+    made = CASES[case]()
+    if depth % made.map.layers:
+        pytest.skip(f"the cycle of {made.map.layers} layers does not divide the depth")
+    counts = []
+    for solver in (Picard(), Anderson()):
+        net = retune.Restarted(made.map, depth=depth, solver=solver, stop=Stop(1e-8, 20000)).eval()
+        result = net.solve(made.y, made.physics)
+        assert bool(result.converged.all())
+        counts.append(int(result.layers.max()))
+    # Residuals are looked at every few layers, so one look more is within the claim.
+    assert counts[1] <= 1.1 * counts[0] + 5
+
+
+def test_images_do_not_know_of_each_other(float64):
+    layers = [linear(r, seed=s)[0] for r, s in ((0.5, 1), (0.99, 2))]
+    start = rand(2, 40, seed=3)
+
+    def both(u, k):
+        return torch.stack([f(u[i : i + 1], k)[0] for i, f in enumerate(layers)])
+
+    together = run(both, start, Anderson())
+    for i, layer in enumerate(layers):
+        alone = run(layer, start[i : i + 1], Anderson())
+        torch.testing.assert_close(together.u[i], alone.u[0], rtol=0, atol=1e-12)
+        assert together.layers[i] == alone.layers[0]
+
+
+def test_a_start_at_the_equilibrium_stays(float64):
+    layer, answer = linear(0.9)
+    result = run(layer, answer.clone(), Anderson(), rtol=0.0, most=30)
+    assert torch.isfinite(result.u).all()
+    torch.testing.assert_close(result.u, answer, rtol=1e-10, atol=1e-10)
+
+
+def test_coinciding_points_make_no_singular_system(float64):
+    result = run(lambda u, k: torch.ones_like(u), torch.zeros(1, 7), Anderson(), rtol=0.0, most=20)
+    torch.testing.assert_close(result.u, torch.ones(1, 7))
+
+
+def test_a_rotation_which_plain_restarts_never_solve(float64):
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    start = torch.tensor([[1.0, 0.5]])
+    assert run(lambda u, k: u @ turn + 1, start, Picard(), most=200).status == (Status.MAX_LAYERS,)
+    fast = run(lambda u, k: u @ turn + 1, start, Anderson(), most=200)
+    assert fast.status == (Status.CONVERGED,)
+    torch.testing.assert_close(fast.u @ turn + 1, fast.u, rtol=1e-7, atol=1e-7)
+
+
+def test_an_extrapolation_that_fails_is_taken_back(float64):
+    """A kink that the linear model cannot see: the residual is bounded by `growth` times the best one."""
+    solver = Anderson(growth=1.2)
+    state = solver.init(torch.full((1, 3), 5.0))
+
+    def kinked(u):
+        return torch.where(u > 1, 0.9 * u, -0.95 * u)
+
+    least, sizes = torch.inf, []
+    for _ in range(60):
+        state = solver.step(kinked, state)
+        sizes.append(float(state.change.norm()))
+        here = float((kinked(state.u) - state.u).norm())
+        least = min(least, sizes[-1])
+        assert here <= 3 * max(least, 1e-12) or here <= sizes[0]
+    assert sizes[-1] < 1e-2 * sizes[0]
+
+
+def test_nan_is_a_status(float64):
+    calls = []
+
+    def layer(u, k):
+        calls.append(k)
+        return u * (0.5 if len(calls) < 8 else torch.nan)
+
+    result = run(layer, torch.ones(1, 3), Anderson(), rtol=1e-12)
+    assert result.status == (Status.NOT_FINITE,)
+    assert torch.isfinite(result.u).all()
+
+
+def test_float32_and_long_runs_stay_finite():
+    layer, answer = linear(0.99)
+    result = run(layer, torch.zeros(1, 40), Anderson(), rtol=0.0, most=500)
+    assert result.u.dtype == torch.float32
+    assert (result.u - answer).norm() <= 1e-3 * answer.norm()
+
+
+def test_it_is_saved_with_the_network(tmp_path):
+    prior = retune.priors.WaveletL1("haar", 2)
+    net = retune.Restarted(retune.ForwardBackward(prior), solver=Anderson(memory=3, growth=2.0))
+    net.save(tmp_path / "net.safetensors")
+    assert retune.load(tmp_path / "net.safetensors").describe() == net.describe()
+
+
+@pytest.mark.parametrize("options", [{"memory": 1}, {"regularisation": 0.0}, {"growth": 1.0}, {"pause": 0}])
+def test_bad_options(options):
+    with pytest.raises(InvalidParameterError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
+        Anderson(**options)
