@@ -69,7 +69,7 @@ def main() -> None:
         return run
 
     contenders = {name: step(network) for name, network in networks(device).items()}
-    timing = interleave(contenders, 2 if options.quick else 9, device)
+    timing = interleave(contenders, 2 if options.quick else 5, device)
     columns = [
         Column("deepinv DEQ, 10 backward", faster=True, bar=5.0, only="Wavelet"),
         Column("deepinv DEQ, 50 backward", faster=True, only="Wavelet"),

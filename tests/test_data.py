@@ -117,7 +117,7 @@ def test_bad_input(tmp_path, source, error, says):
 def test_an_npy_file_with_a_pickle_is_not_loaded(tmp_path):
     path = tmp_path / "evil.npy"
     np.save(path, np.array([{"run": "me"}], dtype=object), allow_pickle=True)
-    with pytest.raises(InvalidParameterError, match="evil.npy"):
+    with pytest.raises(InvalidParameterError, match=r"evil\.npy"):
         as_images(path)
 
 

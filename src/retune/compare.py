@@ -81,7 +81,7 @@ METHODS = (
     Method(
         "implicit",
         "Implicit gradient (DEQ)",
-        "at the equilibrium, adjoint solved to 1 % (estimated) or as many products as layers",
+        "at the equilibrium, adjoint system solved to 1 % or to the budget",
         Implicit,
     ),
     Method("retune", "ReTune", "at the equilibrium, K layers differentiated", Truncated),
