@@ -20,8 +20,8 @@ class Truncated(GradientRule):
 
     With ``J = ∂_u T(u*)`` and ``B = ∂_θ T(u*)`` this gives ``Σ_{k<K} J^k B`` in place of ``(I − J)^{-1} B``: at
     u* the relative error is at most ρ^K for a ρ-contraction. K = 1 is ordinary Jacobian-free backpropagation (Fung
-    et al., *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*, NeurIPS 2023), general K is ReTune (Davy,
-    Briceño-Arias, Pustelnik, arXiv:2506.13239).
+    et al., *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*, NeurIPS 2023), general K is ReTune
+    (Davy, Briceño-Arias, Pustelnik, arXiv:2506.13239).
 
     With ``blocks=M`` the same recorded block is pulled back M times: the gradient of K·M layers at the memory of K.
     With ``rtol`` it is pulled back until the estimated error is below it. Both report the error that was left.

@@ -32,7 +32,8 @@ class ForwardBackward(AbstractMap):
     problem, so ``0 < τ < 2/L`` whatever the training does: for convex g the map is averaged and, with tied weights, its
     iterates converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An
     untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our
-    synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is the identity.
+    synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is
+    the identity.
 
     Args:
         prior: a prior with an exact ``prox``; one prior per layer as a sequence, if untied.

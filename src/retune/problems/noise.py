@@ -64,4 +64,4 @@ def gaussian_noise(sigma: float | Sequence[float], device: torch.device | str = 
     """The noise model for one level, or one level per channel, with a generator of its own."""
     levels = noise_levels(sigma)
     rng = torch.Generator(device=device)
-    return GaussianNoise(levels, rng=rng) if isinstance(levels, float) else ChannelGaussianNoise(levels, rng=rng)
+    return ChannelGaussianNoise(levels, rng=rng) if isinstance(levels, tuple) else GaussianNoise(levels, rng=rng)
