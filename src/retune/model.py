@@ -132,8 +132,7 @@ class Restarted(Reconstructor):
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, image), the image being a copy.
         """
-        problem = self.map.problem(y, physics)
-        bound = self.map.bind(problem)
+        bound = self.map.bind(self.map.problem(y, physics))
         if self.training:
             return self._train(bound, init, stop, trace, observe)
         with torch.no_grad():

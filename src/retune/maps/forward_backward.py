@@ -107,7 +107,10 @@ class _BoundForwardBackward(BoundMap):
 
     def __init__(self, owner: ForwardBackward, problem: Problem):
         self.layers = owner.layers
-        self._problem = problem
+        # Only what the layers need: Aᵀy is an image that would stay alive beside its coefficients.
+        self._shape, self._normal_operator = problem.shape, problem.normal
+        self._weight = problem.inverse_variance if problem.quadratic else 1.0
+        self._gradient = None if problem.quadratic else problem.grad
         first = owner.priors[0]
         self._frame: WaveletFrame | None = None
         if isinstance(first, SynthesisPrior):
@@ -115,6 +118,8 @@ class _BoundForwardBackward(BoundMap):
         self._target: Tensor | None = None
         if problem.quadratic:
             self._target = self._scaled(self.state(problem.adjoint_y))
+        self._start_scale = (1 / (problem.lipschitz if problem.quadratic else problem.sqnorm)).reshape(-1, 1, 1, 1)
+        self._back_projection = None if problem.quadratic else problem.adjoint_y
         # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
         scaled = problem.quadratic and problem.normal_scale is not None
         isometric = self._frame is None or self._frame.orthonormal
@@ -136,7 +141,7 @@ class _BoundForwardBackward(BoundMap):
     def _bind_prox(self, prior: nn.Module, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         if isinstance(prior, SynthesisPrior):
             assert self._frame is not None
-            return prior.bind(self._frame, self._problem.shape[1], gamma).prox
+            return prior.bind(self._frame, self._shape[1], gamma).prox
 
         def prox(v: Tensor) -> Tensor:
             return prior.prox(v, gamma=gamma)  # type: ignore[operator]
@@ -144,14 +149,17 @@ class _BoundForwardBackward(BoundMap):
         return prox
 
     def init(self) -> Tensor:
-        scale = self._problem.sqnorm.reshape(-1, 1, 1, 1)
-        return self.state(self._problem.adjoint_y / scale)
+        """``Aᵀy/‖A‖²``, the scaled back-projection."""
+        target = self._target if self._back_projection is None else self.state(self._back_projection)
+        assert target is not None
+        return target * self._start_scale
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``prox(u − τ (Dᵀ AᵀA D u − c))`` with ``c = DᵀAᵀy`` for quadratic f."""
         step = self._layers[k % self.layers]
         if self._target is None:
-            gradient = self.state(self._problem.grad(self.image(u)))
+            assert self._gradient is not None
+            gradient = self.state(self._gradient(self.image(u)))
         else:
             gradient = self._normal(u) - self._target
         # Autograd keeps the gradient (for τ) and the output of the prox: two states a layer.
@@ -160,20 +168,20 @@ class _BoundForwardBackward(BoundMap):
     def _normal(self, u: Tensor) -> Tensor:
         """``Dᵀ AᵀA D u / σ²``."""
         if self._scalar is not None:
-            scale = self._scalar * self._problem.inverse_variance
+            scale = self._scalar * self._weight
             return u if scale == 1 else u * scale
-        return self._scaled(self.state(self._problem.normal(self.image(u))))
+        return self._scaled(self.state(self._normal_operator(self.image(u))))
 
     def _scaled(self, r: Tensor) -> Tensor:
-        return r if self._problem.inverse_variance == 1 else r * self._problem.inverse_variance
+        return r if self._weight == 1 else r * self._weight
 
     def image(self, u: Tensor) -> Tensor:
         return u if self._frame is None else self._frame.synthesis(u)
 
     def state(self, image: Tensor) -> Tensor:
-        if image.shape != self._problem.shape:
+        if image.shape != self._shape:
             raise ShapeError(
-                f"expected images of shape {tuple(self._problem.shape)} for this problem, got {tuple(image.shape)}"
+                f"expected images of shape {tuple(self._shape)} for this problem, got {tuple(image.shape)}"
             )
         return image if self._frame is None else self._frame.analysis(image)
 
