@@ -33,7 +33,7 @@ def physics_by_name(device: torch.device) -> dict[str, LinearPhysics]:
     gaussian = gaussian_blur(sigma=(2.0, 2.0))
     uniform = torch.full((1, 1, 25, 25), 1 / 625)
     return {
-        "inpainting": deepinv.physics.Inpainting(size, mask=0.5, device=device),
+        "inpainting": deepinv.physics.Inpainting(size, mask=0.5, device=device),  # pyright: ignore[reportArgumentType]
         "FFT blur": deepinv.physics.BlurFFT(size, filter=gaussian, device=device),
         "25×25 reflect blur": deepinv.physics.Blur(filter=uniform, padding="reflect", device=device),
     }

@@ -144,7 +144,7 @@ def _tensors_within(root: object) -> list[Tensor]:
 def main() -> None:
     options = arguments(__doc__)
     device = torch.device(options.device)
-    physics = deepinv.physics.Inpainting(SHAPE[1:], mask=0.5, device=device)
+    physics = deepinv.physics.Inpainting(SHAPE[1:], mask=0.5, device=device)  # pyright: ignore[reportArgumentType]
     x = torch.rand(SHAPE, device=device)
     y = physics(x)
     unequal = torch.linspace(0.6, 1.6, 9).reshape(3, 1, 3)

@@ -56,7 +56,7 @@ def networks(device: torch.device) -> dict[str, nn.Module]:
 def main() -> None:
     options = arguments(__doc__)
     device = torch.device(options.device)
-    physics = deepinv.physics.Inpainting(SHAPE[1:], mask=0.5, device=device)
+    physics = deepinv.physics.Inpainting(SHAPE[1:], mask=0.5, device=device)  # pyright: ignore[reportArgumentType]
     x = torch.rand(SHAPE, device=device)
     y = physics(x)
 

@@ -31,7 +31,7 @@ class AdjointBlocks:
 
     def __init__(self, report: GradientReport, blocks: int | None, rtol: float | None, max_blocks: int):
         self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
-        self._seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
     def attach(self, u_in: Tensor, u_out: Tensor) -> Tensor:
         """The output to hand on: its backward pass runs the series, then goes through the block once more."""
@@ -72,20 +72,21 @@ class AdjointBlocks:
                     break
             before = ratio
         self._report.blocks = used
-        self._seen = (v, w, size, alive)
+        # With one block w is v: nothing of the size of a state is kept during the last pass.
+        self._seen = (None if used == 1 else w - v, _norm(w), size, alive)
         return w
 
     def _last_increment(self, grad: Tensor) -> None:
         """The final pass through the block also yields ``Jᵀ w_{M−1}``, hence the next increment for nothing."""
         if self._seen is None:  # pulled back from within the series
             return
-        v, w, size, alive = self._seen
+        added, total, size, alive = self._seen
         self._seen = None
-        following = _norm(grad + v - w)
+        following = _norm(grad if added is None else grad - added)
         tiny = _tiny(size)
         ratio = following / size.clamp_min(tiny)
         tail = following / (1 - ratio).clamp_min(tiny)
-        error = torch.where(alive & (ratio < 1), tail / _norm(w).clamp_min(tiny), torch.inf)
+        error = torch.where(alive & (ratio < 1), tail / total.clamp_min(tiny), torch.inf)
         # A series that ended because its term is 0 is exact; one that was stopped as a runaway is not.
         exact = alive & (size == 0)
         self._report.decay = torch.where(exact, 0.0, torch.where(alive, ratio, torch.inf)).detach()

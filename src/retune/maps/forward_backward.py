@@ -96,6 +96,29 @@ class ForwardBackward(AbstractMap):
         return _BoundForwardBackward(self, problem)
 
 
+class _GradientStep(torch.autograd.Function):
+    """``u − τ r``. As ``addcmul``, but the derivative in τ needs no temporary of the size of a state."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u, r, minus_step):
+        return torch.addcmul(u, r, minus_step)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1], inputs[2])
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        r, minus_step = ctx.saved_tensors
+        grad_step = None
+        if ctx.needs_input_grad[2]:
+            inner = torch.bmm(grad.flatten(1).unsqueeze(1), r.flatten(1).unsqueeze(2))  # ⟨grad, r⟩ per image
+            grad_step = inner.unsqueeze(3).sum_to_size(minus_step.shape)
+        return grad, grad * minus_step if ctx.needs_input_grad[1] else None, grad_step
+
+
 @dataclass(frozen=True)
 class _Layer:
     minus_step: Tensor  # −τ
@@ -163,7 +186,7 @@ class _BoundForwardBackward(BoundMap):
         else:
             gradient = self._normal(u) - self._target
         # Autograd keeps the gradient (for τ) and the output of the prox: two states a layer.
-        return step.prox(torch.addcmul(u, gradient, step.minus_step))
+        return step.prox(_GradientStep.apply(u, gradient, step.minus_step))  # type: ignore[arg-type]
 
     def _normal(self, u: Tensor) -> Tensor:
         """``Dᵀ AᵀA D u / σ²``."""

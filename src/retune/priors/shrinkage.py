@@ -29,7 +29,7 @@ class _SoftThreshold(torch.autograd.Function):
         u, threshold = ctx.saved_tensors
         grad_threshold = None
         if ctx.needs_input_grad[1]:
-            grad_threshold = -(grad * torch.sign(u)).sum_to_size(threshold.shape)
+            grad_threshold = -_times(torch.sign(u), grad).sum_to_size(threshold.shape)
         kept = (u != 0) | (threshold == 0)
         return grad * kept, grad_threshold
 
@@ -143,17 +143,20 @@ class _GroupShrink(torch.autograd.Function):
         safe = torch.where(alive, total, torch.ones_like(total)).sqrt()  # s; of 0 it would have no second derivative
         # 1/(1 + t w²/s); 0 in a group that is 0, unless t = 0 makes the prox the identity there too
         shrink = torch.where(alive | (t == 0), safe, torch.zeros_like(safe)) / (safe + t * d).clamp_min(tiny)
-        det = (d * shrink * squares).sum(dims, keepdim=True) / (safe * safe)
+        # The tape is still whole when this runs for the last layer, so what lives here is the peak of a step.
+        det = _times(d * shrink, squares).sum(dims, keepdim=True) / (safe * safe)
         det = torch.where(alive, det, torch.ones_like(det)).clamp_min(tiny)
-        zb = (d * shrink * gather(u * g)).sum(dims, keepdim=True) / (safe * det)  # ⟨z, b⟩
-        z = shrink * (g + u * (d * (t * zb / (safe * safe))))
-        del shrink
+        zb = _times(_times(gather(u * g), shrink), d).sum(dims, keepdim=True) / (safe * det)  # ⟨z, b⟩
         grad_t = grad_d = None
         if ctx.needs_input_grad[1]:
             grad_t = -zb.sum_to_size(t.shape)
         if ctx.needs_input_grad[2]:
-            grad_d = (gather(z * u) * (-t / safe)).sum_to_size(d.shape)
-            grad_d = grad_d + (squares * (0.5 * t * zb / (safe * safe))).sum_to_size(d.shape)
+            grad_d = _times(squares, 0.5 * t * zb / (safe * safe)).sum_to_size(d.shape)
+        del squares
+        z = _times(_times(d * (t * zb / (safe * safe)), u) + g, shrink)
+        del shrink
+        if ctx.needs_input_grad[2]:
+            grad_d = grad_d + (gather(z * u) * (-t / safe)).sum_to_size(d.shape)
         grad_v = torch.cat([z.flatten(-2), grad[..., cut:]], -1)
         return grad_v, grad_t, grad_d, None, None, None
 
@@ -168,6 +171,13 @@ class _GroupShrink(torch.autograd.Function):
             batched(x, d, v.ndim + 1) for x, d in zip((threshold, weight2), in_dims[1:3], strict=True)
         )
         return _GroupShrink.apply(v, threshold, weight2, positions, dims, steps), 0
+
+
+def _times(fresh: Tensor, other: Tensor) -> Tensor:
+    """``fresh * other``, in place unless a second derivative may need `fresh`, or the product is larger."""
+    if torch.is_grad_enabled() or torch.broadcast_shapes(fresh.shape, other.shape) != fresh.shape:
+        return fresh * other
+    return fresh.mul_(other)
 
 
 def _shared(weight2: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
