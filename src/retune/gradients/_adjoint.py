@@ -33,15 +33,24 @@ class AdjointBlocks:
         self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
-    def attach(self, u_in: Tensor, u_out: Tensor) -> Tensor:
+    def enter(self, u: Tensor) -> Tensor:
+        """The state to start the recorded block from.
+
+        Not a leaf: a leaf would be kept, with its gradient, until the whole backward pass is over.
+        """
+        handle = torch.zeros((), dtype=u.dtype, device=u.device, requires_grad=True)
+        return _Tap.apply(u.detach(), handle, self._last_increment)  # type: ignore[return-value]
+
+    def leave(self, u_in: Tensor, u_out: Tensor) -> Tensor:
         """The output to hand on: its backward pass runs the series, then goes through the block once more."""
-        u_in.register_hook(self._last_increment)
+        if self._blocks == 1:  # nothing to pull back, and nothing that would keep u_out alive during the last pass
 
-        def pull_back(v: Tensor) -> Tensor:
-            def vjp(w: Tensor) -> Tensor:
-                return torch.autograd.grad(u_out, u_in, w, retain_graph=True)[0]
+            def pull_back(v: Tensor) -> Tensor:
+                return self._series(lambda w: w, v)
+        else:
 
-            return self._series(vjp, v)
+            def pull_back(v: Tensor) -> Tensor:
+                return self._series(lambda w: torch.autograd.grad(u_out, u_in, w, retain_graph=True)[0], v)
 
         return _Relay.apply(u_out, pull_back)  # type: ignore[return-value]
 
@@ -78,7 +87,7 @@ class AdjointBlocks:
 
     def _last_increment(self, grad: Tensor) -> None:
         """The final pass through the block also yields ``Jᵀ w_{M−1}``, hence the next increment for nothing."""
-        if self._seen is None:  # pulled back from within the series
+        if self._seen is None:  # the graph was walked without the series
             return
         added, total, size, alive = self._seen
         self._seen = None
@@ -91,6 +100,21 @@ class AdjointBlocks:
         exact = alive & (size == 0)
         self._report.decay = torch.where(exact, 0.0, torch.where(alive, ratio, torch.inf)).detach()
         self._report.relative_error = torch.where(exact, 0.0, error).detach()
+
+
+class _Tap(torch.autograd.Function):
+    """The identity at the head of the graph, which hands the gradient that arrives to a function."""
+
+    @staticmethod
+    def forward(ctx, u, handle, receive):
+        ctx.receive = receive
+        return u.view_as(u)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):  # type: ignore[override]
+        ctx.receive(grad)
+        return None, torch.zeros((), dtype=grad.dtype, device=grad.device), None
 
 
 class _Relay(torch.autograd.Function):

@@ -36,13 +36,13 @@ class Implicit(GradientRule):
 
     def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
-        u_in = solve().detach().requires_grad_()
+        report = GradientReport("Implicit", depth=bound.layers)
+        adjoint = AdjointBlocks(report, None, self.rtol, self.max_blocks)
+        u_in = adjoint.enter(solve())
         u_out = bound.block(u_in, bound.layers)
         require_graph(u_out, u_in, self)
-        report = GradientReport("Implicit", depth=bound.layers)
-        if not u_out.requires_grad:
-            return u_out, report
-        return AdjointBlocks(report, None, self.rtol, self.max_blocks).attach(u_in, u_out), report
+        # without a graph this is inference within train mode
+        return (adjoint.leave(u_in, u_out) if u_out.requires_grad else u_out), report
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""

@@ -43,14 +43,13 @@ class Truncated(GradientRule):
 
     def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
-        u_in = solve().detach().requires_grad_()
+        report = GradientReport(f"Truncated, K = {depth}", depth=depth)
+        adjoint = AdjointBlocks(report, None if self.rtol is not None else self.blocks, self.rtol, self.max_blocks)
+        u_in = adjoint.enter(solve())
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)
-        report = GradientReport(f"Truncated, K = {depth}", depth=depth)
-        if not u_out.requires_grad:  # inference within train mode
-            return u_out, report
-        blocks = None if self.rtol is not None else self.blocks
-        return AdjointBlocks(report, blocks, self.rtol, self.max_blocks).attach(u_in, u_out), report
+        # without a graph this is inference within train mode
+        return (adjoint.leave(u_in, u_out) if u_out.requires_grad else u_out), report
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""

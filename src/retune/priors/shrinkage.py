@@ -153,10 +153,10 @@ class _GroupShrink(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_d = _times(squares, 0.5 * t * zb / (safe * safe)).sum_to_size(d.shape)
         del squares
-        z = _times(_times(d * (t * zb / (safe * safe)), u) + g, shrink)
+        z = _times(_plus(_times(d * (t * zb / (safe * safe)), u), g), shrink)
         del shrink
         if ctx.needs_input_grad[2]:
-            grad_d = grad_d + (gather(z * u) * (-t / safe)).sum_to_size(d.shape)
+            grad_d = grad_d + _times(gather(z * u), -t / safe).sum_to_size(d.shape)
         grad_v = torch.cat([z.flatten(-2), grad[..., cut:]], -1)
         return grad_v, grad_t, grad_d, None, None, None
 
@@ -178,6 +178,13 @@ def _times(fresh: Tensor, other: Tensor) -> Tensor:
     if torch.is_grad_enabled() or torch.broadcast_shapes(fresh.shape, other.shape) != fresh.shape:
         return fresh * other
     return fresh.mul_(other)
+
+
+def _plus(fresh: Tensor, other: Tensor) -> Tensor:
+    """``fresh + other``, in place under the same conditions as :func:`_times`."""
+    if torch.is_grad_enabled() or torch.broadcast_shapes(fresh.shape, other.shape) != fresh.shape:
+        return fresh + other
+    return fresh.add_(other)
 
 
 def _shared(weight2: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
