@@ -155,7 +155,7 @@ class _GroupShrink(torch.autograd.Function):
         del squares
         z = _times(_plus(_times(d * (t * zb / (safe * safe)), u), g), shrink)
         del shrink
-        if ctx.needs_input_grad[2]:
+        if grad_d is not None:
             grad_d = grad_d + _times(gather(z * u), -t / safe).sum_to_size(d.shape)
         grad_v = torch.cat([z.flatten(-2), grad[..., cut:]], -1)
         return grad_v, grad_t, grad_d, None, None, None
