@@ -8,7 +8,7 @@ import torch
 from problems import as_matrix, rand
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError, UnknownNameError
 from retune.priors import WaveletBasis, WaveletFrame, max_levels
-from retune.priors.wavelet_basis import filters
+from retune.priors.wavelet_level import filters
 
 WAVELETS = ["haar", "db2", "db4", "db8", "db20", "sym5", "sym8", "coif2", "coif5"]
 SIZES = [(8, 8), (7, 13), (16, 33), (65, 64), (96, 70), (131, 5)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ __all__ = ["Bounded", "Positive", "ScalarParameter"]
 _LOG_LIMIT = 40.0  # beyond this exp leaves what products of such numbers can represent in float32
 
 
-class ScalarParameter(nn.Module):
+class ScalarParameter(nn.Module, ABC):
     """Base of the constrained parameters: an unconstrained ``raw`` and the map to its constraint.
 
     ``fit`` gives all of these their own learning rate: they live on a logarithmic (or logistic) scale, where a step
@@ -30,9 +31,9 @@ class ScalarParameter(nn.Module):
         """The current value, detached."""
         return self().detach()
 
+    @abstractmethod
     def forward(self) -> Tensor:
         """The constrained value, differentiable."""
-        raise NotImplementedError  # pragma: no cover - the two subclasses define it
 
     def extra_repr(self) -> str:
         """The values (of a large table its shape and range), for ``repr``."""

@@ -15,7 +15,8 @@ from retune.errors import InvalidParameterError, ShapeError, require, require_wh
 from retune.maps.parameters import Positive
 from retune.priors.base import BoundPrior, SynthesisPrior
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
-from retune.priors.wavelet_basis import WaveletFrame, filters
+from retune.priors.wavelet_basis import WaveletFrame
+from retune.priors.wavelet_level import filters
 
 __all__ = ["WaveletL1", "WaveletL12"]
 
