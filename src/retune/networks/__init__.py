@@ -1,0 +1,5 @@
+"""Denoisers of our own: what :mod:`retune.weights` has trained weights for."""
+
+from retune.networks.unet import SmallUNet
+
+__all__ = ["SmallUNet"]

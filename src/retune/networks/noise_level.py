@@ -1,0 +1,36 @@
+"""One way to read a noise level, for every denoiser."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, require_real
+
+__all__ = ["noise_level"]
+
+
+def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """σ as a tensor (1 or B, 1, 1, 1) of the dtype and device of `x` (B, C, H, W).
+
+    Raises:
+        InvalidParameterError: negative, NaN or infinite; a tensor that is neither a scalar nor one number per image.
+            (The values of a tensor on an accelerator are not looked at: that would stall it in every iteration.)
+    """
+    if not isinstance(sigma, Tensor):
+        value = require_real("sigma", sigma)
+        if not 0 <= value < math.inf:
+            raise InvalidParameterError(f"sigma must be a finite number ≥ 0 on the scale of the image, got {value}")
+        return torch.full((1, 1, 1, 1), value, dtype=x.dtype, device=x.device)
+    if sigma.numel() not in (1, len(x)) or (sigma.ndim > 1 and sigma.numel() != sigma.shape[0]):
+        raise InvalidParameterError(
+            f"sigma must be one number, or one per image of the batch of {len(x)}, got shape {tuple(sigma.shape)}"
+        )
+    if sigma.device.type == "cpu" and not bool(((sigma >= 0) & torch.isfinite(sigma)).all()):
+        raise InvalidParameterError(
+            f"sigma must be finite and ≥ 0 on the scale of the image, got values from {float(sigma.min())} to "
+            f"{float(sigma.max())}"
+        )
+    return sigma.to(x.device, x.dtype).reshape(-1, 1, 1, 1)

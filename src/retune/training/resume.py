@@ -1,0 +1,63 @@
+"""The state of a training run in one safetensors file: written atomically, read without unpickling anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from retune._checkpoint import write_atomically
+from retune.errors import CheckpointError
+
+__all__ = ["load_state", "save_state"]
+
+_KIND = "retune training state 1"
+
+
+def save_state(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimizer, facts: dict) -> None:
+    """Write weights, optimiser and `facts` (plain data: the step, the seed, the best figure so far, …)."""
+    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in model.state_dict().items()}
+    plain: dict[str, dict] = {}
+    state = optimiser.state_dict()
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimiser/{index}/{key}"] = value
+            else:
+                plain.setdefault(str(index), {})[key] = value
+    metadata = {"kind": _KIND, "facts": json.dumps(facts), "plain": json.dumps(plain)}
+    content = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
+    write_atomically(path, content)
+
+
+def load_state(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
+    """Put the state back in place; returns the facts.
+
+    Learning rates and other settings of the optimiser stay as they are: they follow from the step.
+
+    Raises:
+        CheckpointError: not such a file, truncated, or of another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != _KIND:
+                raise CheckpointError(f"{path} is not the state of a training run of this version of ReTune")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
+        state: dict[int, dict] = {int(i): dict(e) for i, e in json.loads(metadata["plain"]).items()}
+        for name, value in tensors.items():
+            if name.startswith("optimiser/"):
+                _, index, key = name.split("/", 2)
+                state.setdefault(int(index), {})[key] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        return json.loads(metadata["facts"])
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be continued from: «{error}». It is truncated, or belongs to another network; delete it to "
+            "start again"
+        ) from error
