@@ -19,6 +19,7 @@ ORDER = [
     {"solve"},
     {"gradients"},
     {"_checkpoint", "model"},
+    {"networks"},
     {"certify", "training", "problems", "data"},
     {"build"},
     {"compare", "demo", "report"},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
 from retune.errors import InvalidParameterError, ShapeError, require_whole
-from retune.networks.noise_level import noise_level
+from retune.priors.noise_level import noise_level
 
 __all__ = ["SmallUNet"]
 
