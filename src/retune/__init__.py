@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING
 from retune._version import __version__
 
 if TYPE_CHECKING:
-    from retune import data, errors, priors, problems
+    from retune import data, errors, networks, priors, problems, solvers, weights
     from retune.build import load
     from retune.equilibrium import Equilibrium, Status
     from retune.gradients import Implicit, Truncated, Unrolled
-    from retune.maps import ForwardBackward
+    from retune.maps import ForwardBackward, GradientStep
     from retune.model import Restarted
     from retune.problem import Problem
     from retune.solve import Stop
-    from retune.solvers import Anderson, Picard
+    from retune.solvers import Anderson, Damped, Picard
     from retune.training import fit
 
 # Loaded on first use, so that `retune --help` does not wait for torch.
 _WHERE = {
     "Anderson": "retune.solvers",
+    "Damped": "retune.solvers",
     "Equilibrium": "retune.equilibrium",
     "ForwardBackward": "retune.maps",
+    "GradientStep": "retune.maps",
     "Implicit": "retune.gradients",
     "Picard": "retune.solvers",
     "Problem": "retune.problem",
@@ -39,12 +41,14 @@ _WHERE = {
     "fit": "retune.training",
     "load": "retune.build",
 }
-_MODULES = ("data", "errors", "priors", "problems")
+_MODULES = ("data", "errors", "networks", "priors", "problems", "solvers", "weights")
 
 __all__ = [
     "Anderson",
+    "Damped",
     "Equilibrium",
     "ForwardBackward",
+    "GradientStep",
     "Implicit",
     "Picard",
     "Problem",
@@ -58,8 +62,11 @@ __all__ = [
     "errors",
     "fit",
     "load",
+    "networks",
     "priors",
     "problems",
+    "solvers",
+    "weights",
 ]
 
 

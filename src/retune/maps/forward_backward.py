@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.describe import describe_fidelity, describe_prior
 from retune.maps.parameters import Bounded, Positive
 from retune.priors.base import SynthesisPrior
+from retune.priors.denoiser import Denoiser, DenoiserPrior
+from retune.priors.ridge import Ridge
 from retune.priors.wavelet_basis import WaveletFrame
 from retune.problem import Problem
 
@@ -33,10 +36,11 @@ class ForwardBackward(AbstractMap):
     iterates converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An
     untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our
     synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is
-    the identity.
+    the identity. With :class:`retune.priors.Denoiser` the prox is a denoiser (Plug-and-Play), λ has no effect and is
+    not learned, and nothing is promised of the convergence.
 
     Args:
-        prior: a prior with an exact ``prox``; one prior per layer as a sequence, if untied.
+        prior: a prior with an exact ``prox``, or a denoiser; one prior per layer as a sequence, if untied.
         data_fidelity: deepinv ``DataFidelity``, ``L2()`` by default.
         step_size: s in ``τ = 2s/L``, strictly between 0 and 1; one number or one per layer.
         reg: λ > 0; one number or one per layer.
@@ -74,14 +78,17 @@ class ForwardBackward(AbstractMap):
         self.lipschitz = lipschitz
         self.priors = nn.ModuleList(_priors(prior, layers))
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
+        self.nonexpansive = not isinstance(self.priors[0], DenoiserPrior)
+        # a denoiser does not see λ
+        learn_reg = learn_reg and self.nonexpansive
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
 
     def describe(self) -> dict:
         """See :class:`~retune.maps.base.AbstractMap`."""
         return {
             "type": "ForwardBackward",
-            "prior": _describe_prior(self.priors[0]),
-            "data_fidelity": _describe_fidelity(self.data_fidelity),
+            "prior": describe_prior(self.priors[0]),
+            "data_fidelity": describe_fidelity(self.data_fidelity),
             "layers": self.layers,
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
@@ -152,16 +159,14 @@ class _BoundForwardBackward(BoundMap):
         regs = owner.reg().to(problem.device, problem.dtype)
         inverse_l = (1 / problem.lipschitz).reshape(-1, 1, 1, 1)
         self._layers = []
-        for k, prior in enumerate(owner.priors):
+        for k in range(self.layers):
             tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)
-            self._layers.append(
-                _Layer(
-                    minus_step=-tau,
-                    prox=self._bind_prox(prior, tau * regs[k]),
-                )
-            )
+            prior = owner.priors[k % len(owner.priors)]
+            self._layers.append(_Layer(minus_step=-tau, prox=self._bind_prox(prior, k, tau * regs[k])))
 
-    def _bind_prox(self, prior: nn.Module, gamma: Tensor) -> Callable[[Tensor], Tensor]:
+    def _bind_prox(self, prior: nn.Module, layer: int, gamma: Tensor) -> Callable[[Tensor], Tensor]:
+        if isinstance(prior, DenoiserPrior):
+            return prior.bind(self._shape, layer, gamma)
         if isinstance(prior, SynthesisPrior):
             assert self._frame is not None
             return prior.bind(self._frame, self._shape[1], gamma).prox
@@ -217,20 +222,21 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
         if len(prior) != layers:
             raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")
         priors = list(prior)
-    elif isinstance(prior, SynthesisPrior):
+    elif isinstance(prior, SynthesisPrior | DenoiserPrior):
         priors = prior.per_layer(layers) if layers > 1 else [prior]
     else:
         priors = [prior, *(copy.deepcopy(prior) for _ in range(layers - 1))]
     for p in priors:
         if isinstance(p, PnP):
             raise InvalidParameterError(
-                "deepinv's PnP prior ignores the step size and hides its noise level, so neither can be learned; "
-                "give the map a prior with an exact prox"
+                "deepinv's PnP prior hides its noise level, so it cannot be learned; write "
+                "retune.priors.Denoiser(prior.denoiser, sigma=10 / 255)"
             )
-        if not isinstance(p, Prior) or type(p).prox is Potential.prox:
+        smooth = isinstance(p, Ridge) or (isinstance(p, DenoiserPrior) and not isinstance(p, Denoiser))
+        if not isinstance(p, Prior) or smooth or type(p).prox is Potential.prox:
             raise InvalidParameterError(
                 f"forward–backward needs a deepinv Prior with an exact prox, got {type(p).__name__}; implement "
-                "prox(x, gamma), or use a smooth prior inside the data fidelity"
+                "prox(x, gamma), or take a gradient step on a smooth prior: retune.GradientStep(prior)"
             )
     synthesis = [p for p in priors if isinstance(p, SynthesisPrior)]
     if 0 < len(synthesis) < len(priors):
@@ -241,22 +247,3 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
             f"the priors of a cycle share one frame, so they may differ in their weights only, got {kinds}"
         )
     return priors
-
-
-def _describe_prior(prior: nn.Module) -> dict:
-    if isinstance(prior, SynthesisPrior):
-        return prior.describe()
-    raise _not_describable("prior", prior)
-
-
-def _describe_fidelity(fidelity: DataFidelity) -> dict:
-    if type(fidelity) is L2:
-        return {"type": "L2", "sigma": float(fidelity.norm) ** -0.5}
-    raise _not_describable("data fidelity", fidelity)
-
-
-def _not_describable(kind: str, given: nn.Module) -> InvalidParameterError:
-    return InvalidParameterError(
-        f"a checkpoint cannot describe the {kind} {type(given).__name__}: only ReTune's own priors and deepinv's L2 "
-        "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
-    )
