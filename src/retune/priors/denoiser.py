@@ -81,6 +81,10 @@ class DenoiserPrior(Prior):
         """
         return self._function(shape, layer, None if self.sigma is None else _entry(self.sigma(), layer))
 
+    def network(self, shape: Sequence[int], layer: int = 0) -> Callable[[Tensor], Tensor]:
+        """``D_σ`` itself for images of `shape`, at the noise level of one layer."""
+        return self._network(shape, None if self.sigma is None else _entry(self.sigma(), layer))
+
     @abstractmethod
     def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The function of one layer, at the noise level `sigma`."""
