@@ -77,7 +77,7 @@ class GradientStep(AbstractMap):
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
         _check_prior(prior, self.prior_lipschitz)
         self.nonexpansive = not isinstance(prior, DenoiserPrior)
-        self.prior = prior.per_layer(layers)[0] if isinstance(prior, DenoiserPrior) and layers > 1 else prior
+        self.prior = prior.per_layer(layers)[0] if isinstance(prior, DenoiserPrior) else prior
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
 
