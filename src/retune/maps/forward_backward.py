@@ -78,13 +78,18 @@ class ForwardBackward(AbstractMap):
         self.lipschitz = lipschitz
         self.priors = nn.ModuleList(_priors(prior, layers))
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
-        self.nonexpansive = not isinstance(self.priors[0], DenoiserPrior)
-        # a denoiser does not see λ
-        learn_reg = learn_reg and self.nonexpansive
+        denoisers = [isinstance(p, DenoiserPrior) for p in self.priors]
+        self.nonexpansive = not any(denoisers)
+        learn_reg = learn_reg and not all(denoisers)  # a denoiser does not see λ
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
 
     def describe(self) -> dict:
         """See :class:`~retune.maps.base.AbstractMap`."""
+        if len(self.priors) > 1 and not isinstance(self.priors[0], SynthesisPrior):
+            raise InvalidParameterError(
+                "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, whose "
+                "network the layers share, or save net.state_dict() and rebuild the network in Python"
+            )
         return {
             "type": "ForwardBackward",
             "prior": describe_prior(self.priors[0]),
@@ -222,7 +227,9 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
         if len(prior) != layers:
             raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")
         priors = list(prior)
-    elif isinstance(prior, SynthesisPrior | DenoiserPrior):
+    elif isinstance(prior, DenoiserPrior):
+        priors = prior.per_layer(layers)
+    elif isinstance(prior, SynthesisPrior):
         priors = prior.per_layer(layers) if layers > 1 else [prior]
     else:
         priors = [prior, *(copy.deepcopy(prior) for _ in range(layers - 1))]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from deepinv.optim import L2
+from deepinv.optim import prior as deepinv_prior
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
-from deepinv.optim.prior import Prior
+from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
@@ -77,7 +78,7 @@ class GradientStep(AbstractMap):
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
         _check_prior(prior, self.prior_lipschitz)
         self.nonexpansive = not isinstance(prior, DenoiserPrior)
-        self.prior = prior.per_layer(layers)[0] if isinstance(prior, DenoiserPrior) and layers > 1 else prior
+        self.prior = prior.per_layer(layers)[0] if isinstance(prior, DenoiserPrior) else prior
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
 
@@ -107,7 +108,7 @@ class GradientStep(AbstractMap):
         Raises:
             InvalidParameterError: a prior without a value (RED).
         """
-        if isinstance(self.prior, DenoiserPrior) or type(self.prior).fn is Potential.fn:
+        if isinstance(self.prior, DenoiserPrior) or not _has_value(self.prior):
             raise InvalidParameterError(f"{type(self.prior).__name__} has a gradient but no value, so no objective")
         return problem.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
 
@@ -189,13 +190,30 @@ def _check_prior(prior: Prior, constant: float | None) -> None:
             "GradientStep needs the gradient of a prior; wrap the denoiser as retune.priors.RED(denoiser, sigma), or "
             "give retune.priors.Denoiser to retune.ForwardBackward"
         )
+    if isinstance(prior, PnP | deepinv_prior.RED):
+        raise InvalidParameterError(
+            f"deepinv's {type(prior).__name__} prior hides its noise level, so it cannot be learned; write "
+            "retune.priors.RED(prior.denoiser, sigma=10 / 255)"
+        )
+    if type(prior).grad is Potential.grad and not _has_value(prior):
+        raise InvalidParameterError(f"{type(prior).__name__} has neither a gradient nor a value; {hint}")
     if constant is not None and not 0 < constant < float("inf"):
         raise InvalidParameterError(f"prior_lipschitz must be a positive finite number, got {constant}")
-    if constant is None and not isinstance(prior, Ridge | RED):
+    known = isinstance(prior, Ridge | RED)
+    if known and constant is not None:
+        raise InvalidParameterError(
+            f"prior_lipschitz={constant} was given, but {type(prior).__name__} has a constant of its own (Ridge "
+            "computes it, RED(lipschitz=...) is told); leave it out"
+        )
+    if constant is None and not known:
         raise InvalidParameterError(
             f"the Lipschitz constant of ∇R of {type(prior).__name__} is not known; give it as prior_lipschitz=..., so "
             "that the step size can be kept below 2/L"
         )
+
+
+def _has_value(prior: Prior) -> bool:
+    return type(prior).fn is not Potential.fn or prior._fn is not None
 
 
 def _box(box: tuple[float, float]) -> tuple[float, float]:

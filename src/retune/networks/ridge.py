@@ -20,12 +20,14 @@ __all__ = ["RidgeDenoiser"]
 class RidgeDenoiser(Denoiser):
     r"""``D_σ(y) = argmin_x ½‖x − y‖² + R_σ(x)`` for a ridge regulariser R.
 
-    The problem is convex (R is convex, or 1-weakly convex), so D_σ is the proximity operator of R: it has one value,
-    whatever the solver, and for convex R it is firmly nonexpansive. The image is extended at its border by the reach
-    of the filters (by reflection, or repetition where it is too small), so that its margin is regularised like the
-    rest; the problem is solved on the extension.
+    The problem is convex (R is convex, or 1-weakly convex), so its solution is the proximity operator of R: it has one
+    value, whatever the solver, and for convex R it is firmly nonexpansive. The image is extended at its border by the
+    reach of the filters (by reflection, or repetition where it is too small), so that its margin is regularised like
+    the rest, and the problem is solved on the extension. A change of the image within reach of its border is
+    repeated there, so D_σ as a whole is firmly nonexpansive only for changes further inside.
 
-    With a graph (training, or an input that requires one) the equilibrium is differentiated by the gradient rule.
+    With a graph (training, or an image or noise level that requires one) the equilibrium is differentiated by the
+    gradient rule.
 
     Args:
         prior: the regulariser; what is trained, and what other maps can take as it is.
@@ -79,7 +81,8 @@ class RidgeDenoiser(Denoiser):
         reach = self.prior.filters.reach
         mode = "reflect" if min(height, width) > reach else "replicate"
         y = pad(x, (reach,) * 4, mode=mode)
-        graph = torch.is_grad_enabled() and (self.training or x.requires_grad)
+        asked = x.requires_grad or (isinstance(sigma, Tensor) and sigma.requires_grad)
+        graph = torch.is_grad_enabled() and (self.training or asked)
         with torch.set_grad_enabled(graph):
             bound = _Denoising(self.prior.at(sigma, y), y)
             with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
 from retune._autograd import reaches
-from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require
+from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
 from retune.maps.parameters import Bounded, Positive, ScalarParameter
 
 __all__ = ["RED", "Denoiser", "DenoiserPrior"]
@@ -59,19 +60,23 @@ class DenoiserPrior(Prior):
         return self
 
     def per_layer(self, layers: int) -> list[DenoiserPrior]:
-        """The priors of an untied cycle: this one alone, the network shared, with one σ per layer.
+        """The prior of a cycle: one that shares the network, with one σ per layer (itself, if it has that already).
 
         Raises:
             InvalidParameterError: σ was given for another number of layers.
         """
-        for table in self._tables():
-            if table.raw.numel() == 1:
-                table.raw = nn.Parameter(table.raw.detach().expand(layers).clone(), table.raw.requires_grad)
-            elif table.raw.numel() != layers:
-                raise InvalidParameterError(
-                    f"the prior has parameters for {table.raw.numel()} layers, the map has a cycle of {layers}"
-                )
-        return [self]
+        sizes = [table.raw.numel() for table in self._tables()]
+        if any(n not in (1, layers) for n in sizes):
+            raise InvalidParameterError(
+                f"the prior has parameters for {max(sizes)} layers, the map has a cycle of {layers}: give one number, "
+                f"or {layers}"
+            )
+        if all(n == layers for n in sizes):
+            return [self]
+        own = copy.deepcopy(self, {id(self.denoiser): self.denoiser})
+        for table in own._tables():
+            table.raw = nn.Parameter(table.raw.detach().expand(layers).clone(), table.raw.requires_grad)
+        return [own]
 
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         """The function that one layer applies to images of `shape`, its parameters taken once.
@@ -103,6 +108,7 @@ class DenoiserPrior(Prior):
         """The denoiser for images of `shape`: σ in place, a grey network run on every channel, its output checked."""
         batch, channels = shape[:2]
         known = getattr(self.denoiser, "channels", None)
+        known = known if isinstance(known, int) else None
         split = known == 1 and channels > 1
         if known is not None and known != channels and not split:
             raise ShapeError(
@@ -196,7 +202,7 @@ class Denoiser(DenoiserPrior):
         )
         self.strength: Bounded | None = None
         if strength is not None:
-            self.strength = Bounded(strength, _shape(strength), learn=learn_strength, name="strength")
+            self.strength = Bounded(strength, _shape("strength", strength), learn=learn_strength, name="strength")
 
     def _tables(self) -> list[ScalarParameter]:
         return super()._tables() + ([] if self.strength is None else [self.strength])
@@ -274,8 +280,15 @@ class RED(DenoiserPrior):
         return super().describe() | {"lipschitz": self.lipschitz_guess}
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(torch.as_tensor(value).flatten().shape) if not isinstance(value, int | float) else (1,)
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    """(1,) or (number of layers,)."""
+    try:
+        shape = torch.as_tensor(value).shape
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise wrong_type(name, value, "a number, or one number per layer") from error
+    if isinstance(value, bool) or len(shape) > 1 or 0 in shape:
+        raise wrong_type(name, value, "a number, or one number per layer")
+    return tuple(shape) or (1,)
 
 
 def _entry(table: Tensor, layer: int) -> Tensor:
@@ -289,10 +302,12 @@ def _plain(table: ScalarParameter) -> float | list[float]:
 
 
 def _noise_levels(sigma: float | Sequence[float], bounds: Sequence[float] | None, learn: bool) -> ScalarParameter:
-    shape = _shape(sigma)
+    shape = _shape("sigma", sigma)
     if bounds is None:
         return Positive(sigma, shape, learn=learn, name="sigma")
     low, high = bounds
+    if not 0 <= low < high:
+        raise InvalidParameterError(f"sigma_range must be (low, high) with 0 ≤ low < high, got {tuple(bounds)}")
     given = torch.as_tensor(sigma, dtype=torch.get_default_dtype())
     if not bool(((given > low) & (given < high)).all()):
         raise InvalidParameterError(

@@ -65,17 +65,10 @@ class FilterBank(nn.Module):
         """The composed, normalised filters (N, C, reach + 1, reach + 1), as cross-correlations."""
         return _compose(self._normalised())
 
-    def bind(self, dtype: torch.dtype, device: torch.device, *, recorded: bool = False) -> BoundFilters:
-        """Normalise once, for many applications.
-
-        Args:
-            dtype: of the images.
-            device: of the images.
-            recorded: keep the graph of the normalisation, for training.
-        """
-        with torch.set_grad_enabled(recorded and torch.is_grad_enabled()):
-            weights = [w.to(device, dtype) for w in self._normalised()]
-            return BoundFilters(tuple(weights), _folded(weights[0]), self.channels[0], self.reach)
+    def bind(self, dtype: torch.dtype, device: torch.device) -> BoundFilters:
+        """Normalise once, for many applications to images of this dtype and device."""
+        weights = [w.to(device, dtype) for w in self._normalised()]
+        return BoundFilters(tuple(weights), _folded(weights[0]), self.channels[0], self.reach)
 
     def _normalised(self) -> list[Tensor]:
         # A first filter without mean makes every composed filter one.

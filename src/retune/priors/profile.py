@@ -18,6 +18,7 @@ CONVEXITY = ("convex", "weakly convex")
 SIGMA_0 = 25 / 255
 # Powers of log(σ/σ₀) in what depends on the noise level.
 _POWERS = 3
+_LOG_LIMIT = 40.0
 
 
 class Profile(nn.Module):
@@ -64,14 +65,19 @@ class Profile(nn.Module):
         sigma = sigma.clamp_min(1e-4)  # the potentials of σ = 0 would be infinitely steep
         log = (sigma / SIGMA_0).log().reshape(-1, 1)  # (B, 1)
         powers = torch.cat([log**p for p in range(_POWERS)], 1)  # (B, 3)
-        scale = (powers @ self.scale.to(powers).T).exp()  # (B, N)
-        strength = (powers @ self.strength.to(powers)).exp().reshape(-1, 1, 1)  # (B, 1, 1)
+        scale = _exp(powers @ self.scale.to(powers).T)  # (B, N)
+        strength = _exp(powers @ self.strength.to(powers)).reshape(-1, 1, 1)  # (B, 1, 1)
         share = torch.sigmoid(self.slope.to(powers))[None]  # (1, N, J)
         slopes = strength * share if self.convexity == "convex" else (1 + strength) * share - 1
         steps = torch.cumsum(softplus(self.spacing.to(powers)), 0)
         limits = steps * (sigma.reshape(-1, 1) / scale).unsqueeze(-1)  # (B, N, J)
         jumps = slopes - torch.cat([slopes[..., 1:], torch.zeros_like(slopes[..., :1])], -1)
         return BoundProfile(limits[..., None, None], jumps[..., None, None], slopes)
+
+
+def _exp(exponent: Tensor) -> Tensor:
+    """Positive and finite, whatever the optimiser does."""
+    return exponent.clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class _Derivative(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[override]
         r, limits, jumps = ctx.saved_tensors
         learned = any(ctx.needs_input_grad[1:])
-        if torch.is_grad_enabled() and grad.requires_grad:  # a second derivative is wanted: leave it to autograd
+        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
             wanted = [t for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True) if need]
             found = iter(torch.autograd.grad(_plain(r, limits, jumps), wanted, grad, create_graph=True))
             return tuple(next(found) if need else None for need in ctx.needs_input_grad)

@@ -63,9 +63,13 @@ class Ridge(Prior):
         self.filters = FilterBank((channels, *features), sizes)
         self.profile = Profile(self.filters.channels[-1], knots, convexity)
         self.sigma = Positive(sigma, (), learn=learn_sigma, name="sigma")
-        self.learn_filters = learn_filters
         for part in (self.filters, self.profile):
             part.requires_grad_(learn_filters)
+
+    @property
+    def learn_filters(self) -> bool:
+        """Whether filters and potentials are trained."""
+        return any(p.requires_grad for part in (self.filters, self.profile) for p in part.parameters())
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; weights and σ are in the state dict."""
@@ -87,9 +91,7 @@ class Ridge(Prior):
             like: an image (B, C, H, W) whose dtype and device are taken.
         """
         level = self.sigma().to(like).reshape(1, 1, 1, 1) if sigma is None else noise_level(sigma, like)
-        return BoundRidge(
-            self.filters.bind(like.dtype, like.device, recorded=self.learn_filters), self.profile.bind(level)
-        )
+        return BoundRidge(self.filters.bind(like.dtype, like.device), self.profile.bind(level))
 
     def fn(self, x: Tensor, sigma: float | Tensor | None = None, *args, **kwargs) -> Tensor:
         """``R_σ(x)`` per image, shape (B,)."""
@@ -101,15 +103,15 @@ class Ridge(Prior):
 
     def lipschitz(self, sigma: float | Tensor | None = None) -> Tensor:
         """Lipschitz constant of ``∇R_σ``, proved, shape (1,) or (B,)."""
-        return self.at(sigma, self._like()).lipschitz
+        return self.at(sigma, self._like(sigma)).lipschitz
 
     def weak_convexity(self, sigma: float | Tensor | None = None) -> Tensor:
         """The smallest known ρ ≥ 0 such that ``R_σ + ½ρ‖·‖²`` is convex, shape (1,) or (B,)."""
-        return self.at(sigma, self._like()).weak_convexity
+        return self.at(sigma, self._like(sigma)).weak_convexity
 
-    def _like(self) -> Tensor:
-        raw = self.sigma.raw
-        return torch.empty(1, 1, 1, 1, dtype=raw.dtype, device=raw.device)
+    def _like(self, sigma: float | Tensor | None) -> Tensor:
+        batch = sigma.numel() if isinstance(sigma, Tensor) else 1
+        return self.sigma.raw.new_empty(batch, 1, 1, 1)
 
 
 @dataclass(frozen=True)
