@@ -19,7 +19,7 @@ ORDER = [
     {"solve"},
     {"gradients"},
     {"_checkpoint", "model"},
-    {"certify", "training", "problems", "data"},
+    {"certify", "diagnosis", "training", "problems", "data"},
     {"build"},
     {"compare", "demo", "report"},
     {"cli", "__main__"},
