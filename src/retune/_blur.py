@@ -45,7 +45,7 @@ class BlurNormal:
         spectrum = torch.fft.rfft2(kernel, s=grid)
         self.spectrum, self.conjugate = spectrum, spectrum.conj().resolve_conj()
         self.power = (spectrum * self.conjugate).real
-        self.step = physics.factor if isinstance(physics, Downsampling) else 1
+        self.step = int(physics.factor) if isinstance(physics, Downsampling) else 1
         self.sqnorm = _peak(kernel.detach(), grid, self.step) if self.mode == "circular" else None
         first = (0, 0) if self.mode == "circular" else (h - 1, w - 1)  # where no sample wrapped around
         self.kept = (slice(first[0], None, self.step), slice(first[1], None, self.step))

@@ -236,7 +236,7 @@ def _fast_normal(
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | None] | tuple[None, None]:
     """A route to AᵀA faster than the physics' own, if one is known, and ‖A‖² where that route gives it exactly."""
     if isinstance(physics, Downsampling) and type(physics) is Downsampling and physics.filter is None:
-        return SubsampleNormal(physics.factor), like.new_ones(1)
+        return SubsampleNormal(int(physics.factor)), like.new_ones(1)
     if isinstance(physics, Blur | Downsampling) and type(physics) in (Blur, Downsampling):
         kernel = physics.filter
         if isinstance(kernel, Tensor) and kernel.ndim == 4 and not kernel.requires_grad:

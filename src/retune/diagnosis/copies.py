@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from deepinv.physics import Physics
@@ -29,7 +30,7 @@ def duplicate(physics: Physics) -> Physics:
     for module in twin.modules():
         # deepinv keeps an automatic adjoint here, a closure over the physics that it was made for.
         if getattr(module, "_auto_grad_adjoint_fn", None) is not None:
-            module._auto_grad_adjoint_fn = None  # pyright: ignore[reportAttributeAccessIssue]
+            vars(module)["_auto_grad_adjoint_fn"] = None
     return twin
 
 
@@ -40,7 +41,8 @@ def cast(physics: Physics, dtype: torch.dtype) -> Physics:
     """
     twin = duplicate(physics)
     for module in twin.modules():
-        for store in (module._buffers, vars(module)):
+        stores: tuple[dict[str, Any], ...] = (module._buffers, vars(module))
+        for store in stores:
             for key, value in store.items():
                 if isinstance(value, Tensor):
                     store[key] = _cast(value, dtype)

@@ -29,7 +29,7 @@ def check_null_space(exam: Exam) -> Iterator[Finding]:
     facts = _operator.facts(exam.physics, like, measured := exam.physics.A(like))
     pixels = like[0].numel()
     rows = sum(p[0].numel() * (2 if p.is_complex() else 1) for p in parts(measured))
-    if isinstance(exam.physics, Inpainting):
+    if isinstance(exam.physics, Inpainting) and isinstance(exam.physics.mask, Tensor):
         yield _mask_finding(exam, exam.physics.mask)
         return
     power = _power(exam.physics, facts)

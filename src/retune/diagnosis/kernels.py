@@ -141,7 +141,7 @@ def _judge(match: Match, kernel: Tensor) -> Finding:
         return Finding(
             "convolution",
             Severity.WARNING,
-            f"A convolves with the kernel, but moves the image by {match.shift[0]:+d} rows, {match.shift[1]:+d} columns",
+            f"A convolves with the kernel, but moves the image: {match.shift[0]:+d} rows, {match.shift[1]:+d} columns",
             "Roll the kernel back to the middle of its array, or check where the FFT takes its origin.",
             numbers,
         )

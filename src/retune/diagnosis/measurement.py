@@ -191,7 +191,7 @@ def _wavelet_level(plane: np.ndarray) -> float:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the median of no coefficient at all: there is no noise
-        level = float(estimate_sigma(plane))
+        level = float(np.asarray(estimate_sigma(plane)))
     return level if np.isfinite(level) else 0.0
 
 
@@ -210,7 +210,9 @@ def _observed(exam: Exam) -> Tensor | None:
     """(B, C, H, W) booleans for a mask with unobserved pixels, else None; weights below the largest are left out."""
     if not isinstance(exam.physics, Inpainting) or not isinstance(exam.y, Tensor):
         return None
-    mask = exam.physics.mask.detach().abs().expand(exam.y.shape)
+    mask = exam.physics.mask
+    assert isinstance(mask, Tensor)
+    mask = mask.detach().abs().expand(exam.y.shape)
     seen = mask >= 0.99 * mask.max()
     return None if bool(seen.all()) else seen
 
