@@ -331,11 +331,12 @@ def test_not_finite():
     [
         (lambda y: y, OK, "as images in [0, 1] give"),
         (lambda y: 255 * y, PROBLEM, "0 to 255"),
+        (lambda y: 255 * y + 10 * rand(*y.shape), PROBLEM, "0 to 255"),
         (lambda y: 65535 * y, PROBLEM, "0 to 65535"),
         (lambda y: 2 * y - 1, WARNING, "negative"),
         (lambda y: y / 255, WARNING, "very dark"),
     ],
-    ids=["good", "8 bits", "16 bits", "signed", "dark"],
+    ids=["good", "8 bits", "8 bits, noisy", "16 bits", "signed", "dark"],
 )
 def test_range(change, severity, says):
     for physics in (Denoising(), Blur(lopsided(), padding="reflect"), Blur(5 * lopsided(), padding="reflect")):

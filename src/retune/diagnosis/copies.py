@@ -41,7 +41,7 @@ def cast(physics: Physics, dtype: torch.dtype) -> Physics:
     """
     twin = duplicate(physics)
     for module in twin.modules():
-        stores: tuple[dict[str, Any], ...] = (module._buffers, vars(module))
+        stores: tuple[Any, ...] = (module._buffers, vars(module))
         for store in stores:
             for key, value in store.items():
                 if isinstance(value, Tensor):

@@ -19,6 +19,7 @@ __all__ = ["check_finite", "check_noise", "check_values", "noise_level"]
 
 _MAD = 0.6744897501960817  # the median of |N(0, 1)|
 _ENOUGH = 100  # samples for a median
+_WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 _SMALL = 16  # sides below this leave too few wavelet coefficients
 
 
@@ -60,13 +61,14 @@ def _range(low: float, high: float, shown_low: float, shown_high: float, noise: 
     """`low` and `high` in units of what A makes of a white image."""
     text = f"y lies in [{shown_low:.4g}, {shown_high:.4g}]"
     if high > 3 + 6 * noise and high > 4 * noise:
-        scale = "0 to 255" if high <= 260 else ("0 to 65535" if high <= 66000 else "some other unit")
+        # noise and overshoot may exceed the white level
+        white = next((w for w in _WHITE if high <= 1.25 * w + 6 * noise), None)
+        scale = "some other unit" if white is None else f"0 to {white}"
         return Finding(
             "range",
             Severity.PROBLEM,
             f"{text}: that looks like {scale}, where images in [0, 1] are expected",
-            f"Divide y by {255 if high <= 260 else 65535 if high <= 66000 else 'its white level'}: λ, σ and denoisers "
-            "are made for [0, 1].",
+            f"Divide y by {white or 'its white level'}: λ, σ and denoisers are made for [0, 1].",
             numbers,
         )
     if low < -0.3 - 6 * noise:
