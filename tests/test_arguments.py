@@ -11,7 +11,7 @@ from deepinv.optim import L1, L2
 from deepinv.physics import LinearPhysics
 
 import retune
-from retune import ForwardBackward, Implicit, Picard, Problem, Restarted, Stop, Truncated, Unrolled, problems
+from retune import Anderson, ForwardBackward, Implicit, Picard, Problem, Restarted, Stop, Truncated, Unrolled, problems
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, unknown_name
 from retune.maps.parameters import Bounded, Positive
 from retune.priors import WaveletL1, WaveletL12
@@ -36,6 +36,14 @@ def a_map(**options) -> ForwardBackward:
         (lambda: Truncated(blocks=1.5), r"blocks must be a whole number, got 1.5 \(float\)"),
         (lambda: Truncated(max_blocks=None), r"max_blocks must be a whole number, got None"),
         (lambda: Truncated(rtol="a"), r"rtol must be a number, got 'a' \(str\)"),
+        (lambda: Stop(rtol="a"), r"rtol must be a number, got 'a' \(str\)"),
+        (lambda: Stop(max_layers=2.5), r"max_layers must be a whole number, got 2.5"),
+        (lambda: Stop(max_layers=True), r"max_layers must be a whole number, got True"),
+        (lambda: Stop(rtol=float("nan")), r"Stop needs 0 ≤ rtol < 1"),
+        (lambda: Anderson(memory="a"), r"memory must be a whole number, got 'a' \(str\)"),
+        (lambda: Anderson(pause=1.5), r"pause must be a whole number, got 1.5"),
+        (lambda: Anderson(regularisation=None), r"regularisation must be a number, got None"),
+        (lambda: Anderson(growth=float("nan")), r"Anderson needs .*growth > 1"),
         (lambda: Implicit(max_blocks=1.5), r"max_blocks must be a whole number, got 1.5"),
         (lambda: Implicit(rtol=None), r"rtol must be a number, got None"),
         (lambda: a_map(data_fidelity=0.9), r"data_fidelity must be .*0.9 \(float\); write step_size=0.9"),
@@ -86,6 +94,10 @@ def test_numpy_numbers_are_numbers():
     net = Restarted(layers, depth=n(4), restarts=n(3), gradient=Truncated(n(2), np.float32(0.5), n(9)))
     assert json.loads(json.dumps(net.describe())) == net.describe()
     json.dumps(Implicit(np.float32(1e-3), n(5)).describe())
+    json.dumps(Anderson(n(4), np.float32(1e-6), np.float32(2), n(3)).describe())
+    stop = Stop(np.float32(1e-3), n(50))
+    assert (type(stop.rtol), type(stop.max_layers)) == (float, int)
+    assert stop.max_layers == 50
     assert problems.inpaint(keep=np.float32(0.5)).keep == 0.5
 
 
@@ -109,7 +121,8 @@ def test_noise_levels_of_any_kind(name, sigma, expected):
     assert problem.sigma == expected
     json.dumps(problem.describe())
     size = {"kernel": "uniform:3"} if name == "deblur" else {}
-    assert problems.get(name, sigma=sigma, **size).measure(torch.rand(1, 3, 8, 8))[0].shape == (1, 3, 8, 8)
+    side = 4 if name == "superres" else 8
+    assert problems.get(name, sigma=sigma, **size).measure(torch.rand(1, 3, 8, 8))[0].shape == (1, 3, side, side)
 
 
 @pytest.mark.parametrize("sigma", ["a", None, True, ["a"], [[0.1, 0.2]], torch.ones(2, 2), {0.1}])

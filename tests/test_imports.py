@@ -20,7 +20,7 @@ ORDER = [
     {"gradients"},
     {"_checkpoint", "model"},
     {"networks"},
-    {"certify", "training", "problems", "data"},
+    {"certify", "diagnosis", "training", "problems", "data"},
     {"build"},
     {"weights", "recipes"},
     {"compare", "demo", "report"},

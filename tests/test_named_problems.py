@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from deepinv.physics import Blur, BlurFFT, Denoising, Inpainting
+from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting
 
-from retune import problems
+from retune import Problem, _operator, problems
 from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, UnknownNameError
 
 
@@ -24,6 +24,9 @@ def image(channels=3, height=40, width=37, dtype=torch.float32):
         ("deblur", {"boundary": "circular", "kernel": "gaussian:1.6"}, BlurFFT),
         ("deblur", {"kernel": "uniform:5"}, Blur),
         ("deblur", {"kernel": "motion:9@30", "sigma": 0.1}, Blur),
+        ("superres", {}, Downsampling),
+        ("superres", {"factor": 3, "kernel": None}, Downsampling),
+        ("superres", {"factor": 4, "kernel": "gaussian:1.6", "boundary": "circular"}, Downsampling),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -91,6 +94,43 @@ def test_the_operator_of_a_blur_is_made_once():
     assert problem.physics((3, 64, 64)) is not problem.physics((3, 64, 65))
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("size", [(24, 36), (25, 37), (23, 26)], ids="{0[0]}x{0[1]}".format)
+@pytest.mark.parametrize("boundary", ["reflect", "circular"])
+def test_superres_at_any_size(factor, size, boundary):
+    """⌈H/s⌉ × ⌈W/s⌉ samples, the image comes back at its own size, and a constant image stays constant."""
+    x = torch.full((2, 3, *size), 0.7)
+    y, physics = problems.superres(factor, boundary=boundary, sigma=0.0).measure(x)
+    assert y.shape == (2, 3, -(-size[0] // factor), -(-size[1] // factor))
+    assert torch.allclose(y, torch.full_like(y, 0.7), atol=1e-6)
+    problem = Problem(y, physics)
+    assert problem.shape == x.shape
+    divisible = size[0] % factor == 0 and size[1] % factor == 0
+    assert problem.sqnorm_kind == ("exact" if boundary == "circular" and divisible else "estimated")
+
+
+def test_superres_keeps_every_second_pixel_without_a_filter():
+    x = image()
+    y, _ = problems.superres(2, kernel=None, sigma=0.0).measure(x)
+    assert torch.equal(y, x[..., ::2, ::2])
+
+
+def test_the_operator_of_superres_is_examined_once(monkeypatch):
+    """deepinv replaces buffers of Downsampling at every call; what is known of it stays known."""
+    calls = []
+    examine = _operator._examine
+    monkeypatch.setattr(_operator, "_examine", lambda *args: calls.append(1) or examine(*args))
+    problem = problems.superres(2)
+    y, physics = problem.measure(image())
+    before = Problem(y, physics).sqnorm[0]
+    for seed in range(3):
+        Problem(*problem.measure(image(), seed=seed))
+    assert len(calls) == 1
+    physics.update(filter=physics.filter * 2)
+    torch.testing.assert_close(Problem(y, physics).sqnorm[0], 4 * before)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
@@ -111,6 +151,13 @@ def test_the_operator_of_a_blur_is_made_once():
             InvalidParameterError,
             "too large for images (40, 37)",
         ),
+        (lambda: problems.superres(1), InvalidParameterError, "at least 2, got 1"),
+        (lambda: problems.superres(2.0), InvalidParameterError, "factor must be a whole number"),
+        (lambda: problems.superres(kernel="bicubc"), UnknownNameError, "did you mean 'bicubic'"),
+        (lambda: problems.superres(kernel="gaussian:x"), InvalidParameterError, "gaussian:x"),
+        (lambda: problems.superres(boundary="reflct"), UnknownNameError, "did you mean 'reflect'"),
+        (lambda: problems.superres(kernel="three-motions").measure(image(1)), ShapeError, "3 channels"),
+        (lambda: problems.superres(4).measure(image(3, 8, 8)), InvalidParameterError, "too large for images (8, 8)"),
         (lambda: problems.denoise((0.1, 0.2)).measure(image()), ShapeError, "2 channels"),
         (lambda: problems.denoise().measure(torch.rand(3, 8, 8)), ShapeError, "(3, 8, 8)"),
     ],

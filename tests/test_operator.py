@@ -8,7 +8,7 @@ import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
 
 from problems import as_matrix, dense, rand
-from retune import Problem
+from retune import Problem, problems
 from retune._blur import BlurNormal
 from retune._operator import SAFETY, lanczos_sqnorm
 from retune.errors import InvalidParameterError, PhysicsError
@@ -144,6 +144,92 @@ def test_fast_blur_is_what_the_problem_uses(padding):
     for i in range(2):
         alone = Blur(physics.filter[i : i + 1], padding=padding)
         assert float(problem.sqnorm[i]) >= exact_sqnorm(alone, (1, 12, 10)) * (1 - 1e-5)
+
+
+NAMED = [
+    ("denoise", {}),
+    ("inpaint", {"keep": 0.4}),
+    ("deblur", {"kernel": "three-motions"}),
+    *[("deblur", {"kernel": k, "boundary": b}) for k in KERNELS for b in ("reflect", "circular")],
+    ("deblur", {"kernel": "motion:9@30", "boundary": "circular"}),
+    *[("superres", {"factor": f, "boundary": b}) for f in (2, 3, 4) for b in ("reflect", "circular")],
+    ("superres", {"factor": 2, "kernel": None}),
+    ("superres", {"factor": 3, "kernel": "gaussian:1.2"}),
+    ("superres", {"factor": 2, "kernel": (5, 4)}),
+]
+
+
+def test_every_named_problem_is_covered():
+    assert {name for name, _ in NAMED} == set(problems.names())
+
+
+def relative_gap(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("size", [(24, 36), (25, 31)], ids="{0[0]}x{0[1]}".format)
+@pytest.mark.parametrize(
+    ("name", "options"), NAMED, ids=lambda o: o if isinstance(o, str) else "-".join(map(str, o.values()))
+)
+def test_the_route_of_every_named_problem_is_exact(name, options, size, dtype):
+    """Grey, colour, a kernel for each channel, batches: against the physics' own ``A_adjoint(A(x))``."""
+    bound = 1e-5 if dtype == torch.float32 else 1e-10
+    for channels in (1, 3):
+        given = dict(options)
+        if isinstance(given.get("kernel"), tuple):
+            given["kernel"] = kernel(options["kernel"], channels)
+        elif given.get("kernel") == "three-motions" and channels == 1:
+            continue
+        x = rand(2, channels, *size, dtype=dtype)
+        y, physics = problems.get(name, sigma=0.01, **given).measure(x)
+        problem = Problem(y, physics)
+        assert problem.normal != physics.A_adjoint_A  # not its own route, which would agree by itself
+        found = problem.normal(x)
+        assert found.dtype == dtype
+        assert relative_gap(found, physics.A_adjoint(physics.A(x))) < bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("size", [(16, 24), (15, 23), (16, 17)], ids="{0[0]}x{0[1]}".format)
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_fast_route_of_every_padding(padding, factor, size, dtype):
+    """Spatial blur (1) and subsampled blur, odd and even kernels, shared, per channel, and per image."""
+    bound = 1e-5 if dtype == torch.float32 else 1e-10
+    for k, images, filters in (((3, 3), 1, 1), ((5, 4), 1, 3), ((4, 4), 2, 1)):
+        taps = torch.cat([kernel(k, filters, seed=i) for i in range(images)]).to(dtype)
+        if factor == 1:
+            physics = Blur(taps, padding=padding)
+        else:
+            physics = Downsampling((3, *size), filter=taps, factor=factor, padding=padding)
+        x = rand(2, 3, *size, dtype=dtype)
+        problem = Problem(physics.A(x), physics)
+        assert isinstance(problem.normal, BlurNormal)
+        assert relative_gap(problem.normal(x), physics.A_adjoint(physics.A(x))) < bound
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("size", [(12, 8), (12, 9)], ids="{0[0]}x{0[1]}".format)
+@pytest.mark.parametrize("factor", [2, 4])
+def test_norm_of_a_subsampled_blur(padding, size, factor, float64):
+    physics = Downsampling((1, *size), filter=kernel((3, 4)), factor=factor, padding=padding)
+    problem = Problem(physics.A(rand(1, 1, *size)), physics)
+    true, found = exact_sqnorm(physics, (1, *size)), float(problem.sqnorm)
+    if padding == "circular" and size[1] % factor == 0:
+        assert problem.sqnorm_kind == "exact"
+        assert found == pytest.approx(true, rel=1e-10)
+    else:
+        assert problem.sqnorm_kind == "estimated"
+        assert true <= found <= true * SAFETY * (1 + 1e-12)
+
+
+def test_bare_subsampling_is_exact():
+    physics = Downsampling((1, 9, 8), filter=None, factor=3)
+    x = rand(2, 1, 9, 8)
+    problem = Problem(physics.A(x), physics)
+    assert (problem.sqnorm_kind, float(problem.sqnorm)) == ("exact", 1.0)
+    assert torch.equal(problem.normal(x), physics.A_adjoint(physics.A(x)))
 
 
 def test_kernel_larger_than_the_image():

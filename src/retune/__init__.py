@@ -14,6 +14,7 @@ from retune._version import __version__
 if TYPE_CHECKING:
     from retune import data, errors, networks, priors, problems, solvers, weights
     from retune.build import load
+    from retune.diagnosis import doctor
     from retune.equilibrium import Equilibrium, Status
     from retune.gradients import Implicit, Truncated, Unrolled
     from retune.maps import ForwardBackward, GradientStep
@@ -38,6 +39,7 @@ _WHERE = {
     "Stop": "retune.solve",
     "Truncated": "retune.gradients",
     "Unrolled": "retune.gradients",
+    "doctor": "retune.diagnosis",
     "fit": "retune.training",
     "load": "retune.build",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "Unrolled",
     "__version__",
     "data",
+    "doctor",
     "errors",
     "fit",
     "load",

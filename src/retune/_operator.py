@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Inpainting, LinearPhysics
+from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Downsampling, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
-from retune._blur import BlurNormal
+from retune._blur import BlurNormal, SubsampleNormal
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 
 #: ‖A‖² ≤ SAFETY · (Lanczos estimate), with probability at least 1 − FAILURE over the start vector.
@@ -20,6 +20,8 @@ SAFETY = 1.05
 FAILURE = 1e-6
 # Diagonalised by construction, so there is nothing to check each time a fresh mask is drawn.
 _TRUSTED = (Inpainting, Denoising, BlurFFT)
+# What deepinv's Downsampling computes anew at every call: it follows from the filter and the image size.
+_DERIVED = {"Fh", "Fhc", "Fh2", "imsize_dynamic"}
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
     for name, module in physics.named_modules():
         if "noise_model" in name or "sensor_model" in name:
             continue  # they do not enter A
+        derived = _DERIVED if isinstance(module, Downsampling) else set()
         for key, value in sorted(vars(module).items()):
             if isinstance(value, Tensor):
                 tensors.append(value)
-            elif isinstance(value, int | float | str | bool | tuple) and key != "training":
+            elif isinstance(value, int | float | str | bool | tuple) and key not in {"training", *derived}:
                 plain.append((name, key, value))
-        tensors += [t for t in (*module._buffers.values(), *module._parameters.values()) if t is not None]
+        held = {**module._buffers, **module._parameters}
+        tensors += [t for key, t in held.items() if t is not None and key not in derived]
     # A tensor made in inference mode does not count its changes: a fresh object never compares equal.
     return (tuple(plain), tuple(object() if t.is_inference() else t._version for t in tensors)), tensors
 
@@ -91,13 +95,11 @@ def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
             # Cached, so nothing here may hold on to the physics, nor freeze a mask that is being learned.
             known = _diagonal_facts(physics, like)
             return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None)
-        normal: Callable[[Tensor], Tensor] | None = None
-        if type(physics) is Blur and _fixed_2d_filter(physics):
-            fast = BlurNormal(physics, like.shape)
-            if _agree(fast(probe := next(probes)), physics.A_adjoint_A(probe)):
-                normal = fast
-                if fast.sqnorm is not None:
-                    return OperatorFacts(fast.sqnorm.to(like), "exact", None, normal)
+        normal, exact = _fast_normal(physics, like)
+        if normal is not None and not _agree(normal(probe := next(probes)), physics.A_adjoint_A(probe)):
+            normal, exact = None, None
+        if exact is not None:
+            return OperatorFacts(exact.to(like), "exact", None, normal)
         sqnorm = lanczos_sqnorm(normal or physics.A_adjoint_A, next(probes)) * SAFETY
         return OperatorFacts(sqnorm, "estimated", None, normal)
 
@@ -229,6 +231,15 @@ def _agree(a: Tensor, b: Tensor) -> bool:
     return bool(torch.linalg.vector_norm(a - b) <= _tolerance(b.real) * scale)
 
 
-def _fixed_2d_filter(physics: Blur) -> bool:
-    kernel = physics.filter
-    return isinstance(kernel, Tensor) and kernel.ndim == 4 and not kernel.requires_grad
+def _fast_normal(
+    physics: LinearPhysics, like: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None] | tuple[None, None]:
+    """A route to AᵀA faster than the physics' own, if one is known, and ‖A‖² where that route gives it exactly."""
+    if isinstance(physics, Downsampling) and type(physics) is Downsampling and physics.filter is None:
+        return SubsampleNormal(int(physics.factor)), like.new_ones(1)
+    if isinstance(physics, Blur | Downsampling) and type(physics) in (Blur, Downsampling):
+        kernel = physics.filter
+        if isinstance(kernel, Tensor) and kernel.ndim == 4 and not kernel.requires_grad:
+            fast = BlurNormal(physics, like.shape)
+            return fast, fast.sqnorm
+    return None, None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retune._allocator import keep_freed_memory
 from retune.equilibrium import Status, Trace
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Solution", "Stop", "solve"]
@@ -36,10 +36,12 @@ class Stop:
     max_layers: int = 2000
 
     def __post_init__(self):
-        if not (0 <= self.rtol < 1) or self.max_layers < 0 or not isinstance(self.max_layers, int):
+        # NumPy numbers become plain ones, so that a description of the network is plain data.
+        object.__setattr__(self, "rtol", require_real("rtol", self.rtol))
+        object.__setattr__(self, "max_layers", require_whole("max_layers", self.max_layers))
+        if not 0 <= self.rtol < 1 or self.max_layers < 0:
             raise InvalidParameterError(
-                f"Stop needs 0 ≤ rtol < 1 and a whole number max_layers ≥ 0, got rtol={self.rtol}, "
-                f"max_layers={self.max_layers}"
+                f"Stop needs 0 ≤ rtol < 1 and max_layers ≥ 0, got rtol={self.rtol}, max_layers={self.max_layers}"
             )
 
 

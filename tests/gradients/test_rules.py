@@ -263,6 +263,25 @@ def test_backward_twice_gives_the_same(rule, float64):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("rule", [Truncated, lambda: Truncated(blocks=3), Implicit], ids=["one", "blocks", "implicit"])
+@pytest.mark.parametrize("asked", ["all", "one", "y"])
+def test_the_report_is_the_same_without_backward(rule, asked, float64):
+    """``torch.autograd.grad`` walks only the paths to what it is asked for; the error is measured all the same."""
+    case = quadratic()
+    y = case.y.clone().requires_grad_(asked == "y")
+    net = Restarted(case.map, 2, 5, gradient=rule()).train()
+    first, second = net.solve(y, case.physics), net.solve(y, case.physics)
+    first.image.square().sum().backward()
+    kept = [p.grad.clone() for p in net.parameters()]
+    wanted = {"all": list(net.parameters()), "one": [case.map.reg.raw], "y": [y]}[asked]
+    grads = torch.autograd.grad(second.image.square().sum(), wanted)
+    assert torch.equal(first.gradient.relative_error, second.gradient.relative_error)
+    assert torch.equal(first.gradient.decay, second.gradient.decay)
+    assert bool((first.gradient.decay > 0).all())
+    expected = {"all": kept, "one": [case.map.reg.raw.grad], "y": [y.grad]}[asked]
+    assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
+
+
 def saved(net, y, physics):
     """(number, total entries) of the tensors that autograd keeps for the backward pass."""
     seen = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,13 +33,15 @@ class AdjointBlocks:
         self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
-    def enter(self, u: Tensor) -> Tensor:
+    def enter(self, u: Tensor, sources: Sequence[Tensor] = ()) -> Tensor:
         """The state to start the recorded block from.
 
-        Not a leaf: a leaf would be kept, with its gradient, until the whole backward pass is over.
+        Not a leaf: a leaf would be kept, with its gradient, until the whole backward pass is over. It hangs on the
+        `sources`, to which it passes no gradient, because ``torch.autograd.grad`` walks only the paths to what it
+        was asked for, and the head of the graph must be on one of them for the error to be measured.
         """
         handle = torch.zeros((), dtype=u.dtype, device=u.device, requires_grad=True)
-        return _Tap.apply(u.detach(), handle, self._last_increment)  # type: ignore[return-value]
+        return _Tap.apply(u.detach(), self._last_increment, handle, *sources)  # type: ignore[return-value]
 
     def leave(self, u_in: Tensor, u_out: Tensor) -> Tensor:
         """The output to hand on: its backward pass runs the series, then goes through the block once more."""
@@ -106,15 +108,15 @@ class _Tap(torch.autograd.Function):
     """The identity at the head of the graph, which hands the gradient that arrives to a function."""
 
     @staticmethod
-    def forward(ctx, u, handle, receive):
-        ctx.receive = receive
+    def forward(ctx, u, receive, handle, *sources):
+        ctx.receive, ctx.unfed = receive, len(sources)
         return u.view_as(u)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):  # type: ignore[override]
         ctx.receive(grad)
-        return None, torch.zeros((), dtype=grad.dtype, device=grad.device), None
+        return None, None, torch.zeros((), dtype=grad.dtype, device=grad.device), *[None] * ctx.unfed
 
 
 class _Relay(torch.autograd.Function):

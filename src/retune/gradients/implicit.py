@@ -38,7 +38,7 @@ class Implicit(GradientRule):
         """See :class:`~retune.gradients.base.GradientRule`."""
         report = GradientReport("Implicit", depth=bound.layers)
         adjoint = AdjointBlocks(report, None, self.rtol, self.max_blocks)
-        u_in = adjoint.enter(solve())
+        u_in = adjoint.enter(solve(), bound.sources)
         u_out = bound.block(u_in, bound.layers)
         require_graph(u_out, u_in, self)
         # without a graph this is inference within train mode

@@ -45,7 +45,7 @@ class Truncated(GradientRule):
         """See :class:`~retune.gradients.base.GradientRule`."""
         report = GradientReport(f"Truncated, K = {depth}", depth=depth)
         adjoint = AdjointBlocks(report, None if self.rtol is not None else self.blocks, self.rtol, self.max_blocks)
-        u_in = adjoint.enter(solve())
+        u_in = adjoint.enter(solve(), bound.sources)
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)
         # without a graph this is inference within train mode

@@ -16,9 +16,17 @@ class BoundMap(ABC):
     """A map bound to a :class:`~retune.problem.Problem`: plain functions of the state u, constants computed once.
 
     Nothing here keeps an iterate; calling a method twice with the same u gives the same result.
+
+    Attributes:
+        layers: number of different layers in a cycle.
+        sources: the tensors through which gradient leaves the map other than by u (its weights, and Aᵀy if y is
+            differentiated). The gradient rules need them to measure their error under ``torch.autograd.grad``,
+            which walks only the paths to what it was asked for; without them the report is filled in by
+            ``.backward()`` alone.
     """
 
     layers: int
+    sources: tuple[Tensor, ...] = ()
 
     @abstractmethod
     def init(self) -> Tensor:

@@ -142,6 +142,7 @@ class _BoundForwardBackward(BoundMap):
 
     def __init__(self, owner: ForwardBackward, problem: Problem):
         self.layers = owner.layers
+        self.sources = tuple(t for t in (*owner.parameters(), problem.adjoint_y) if t.requires_grad)
         # Only what the layers need: Aᵀy is an image that would stay alive beside its coefficients.
         self._shape, self._normal_operator = problem.shape, problem.normal
         self._weight = problem.inverse_variance if problem.quadratic else 1.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from retune.errors import InvalidParameterError, unknown_name
 from retune.problems.base import Restoration
 from retune.problems.kernels import kernel
-from retune.problems.named import Deblur, Denoise, Inpaint
+from retune.problems.named import Deblur, Denoise, Inpaint, Superres
 from retune.problems.noise import ChannelGaussianNoise
 
 __all__ = [
@@ -19,16 +19,18 @@ __all__ = [
     "Denoise",
     "Inpaint",
     "Restoration",
+    "Superres",
     "deblur",
     "denoise",
     "get",
     "inpaint",
     "kernel",
     "names",
+    "superres",
 ]
 
-denoise, inpaint, deblur = Denoise, Inpaint, Deblur
-_NAMED: dict[str, type[Restoration]] = {c.name: c for c in (Denoise, Inpaint, Deblur)}
+denoise, inpaint, deblur, superres = Denoise, Inpaint, Deblur, Superres
+_NAMED: dict[str, type[Restoration]] = {c.name: c for c in (Denoise, Inpaint, Deblur, Superres)}
 
 
 def names() -> list[str]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from deepinv.physics.functional import gaussian_blur
+from deepinv.physics.functional import bicubic_filter, bilinear_filter, gaussian_blur, sinc_filter
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, require, unknown_name, wrong_type
@@ -14,6 +14,13 @@ from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, req
 __all__ = ["kernel"]
 
 _TAPS = 25
+_BLURS = ("gaussian", "uniform", "motion", "three-motions")
+_EXAMPLES = ("gaussian:1.6", "uniform:9", "motion:15@30", "three-motions")
+_FILTERS = {
+    "bicubic": bicubic_filter,
+    "bilinear": bilinear_filter,
+    "sinc": lambda factor: sinc_filter(factor, length=4 * factor),
+}
 
 
 def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
@@ -38,8 +45,8 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
     name, _, argument = spec.partition(":")
     if name == "three-motions":
         return _three_motions()
-    if name not in ("gaussian", "uniform", "motion"):
-        raise unknown_name("blur kernel", spec, ["gaussian:1.6", "uniform:9", "motion:15@30", "three-motions"])
+    if name not in _BLURS:
+        raise unknown_name("blur kernel", spec, _EXAMPLES)
     try:
         if name == "gaussian":
             sigma = float(argument or 1.6)
@@ -60,6 +67,18 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
             f"cannot read the blur kernel {spec!r}; expected 'gaussian:SIGMA', 'uniform:SIDE' or "
             "'motion:LENGTH@DEGREES' with positive numbers, such as 'motion:15@30'"
         ) from error
+
+
+def antialiasing(spec: str | Tensor | np.ndarray | None, factor: int) -> Tensor | None:
+    """The filter before subsampling by `factor`: one by name, none, or any blur kernel; (1, 1 or C, h, w)."""
+    if spec is None:
+        return None
+    if isinstance(spec, str):
+        if spec in _FILTERS:
+            return _FILTERS[spec](factor)
+        if spec.partition(":")[0] not in _BLURS:
+            raise unknown_name("filter", spec, [*_FILTERS, *_EXAMPLES])
+    return kernel(spec)
 
 
 def _checked(given: Tensor) -> Tensor:

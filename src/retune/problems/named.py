@@ -1,4 +1,4 @@
-"""Denoising, inpainting and deblurring."""
+"""Denoising, inpainting, deblurring and super-resolution."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from deepinv.physics import Blur, BlurFFT, Denoising, Inpainting, LinearPhysics
+from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, ShapeError, unknown_name
+from retune.errors import InvalidParameterError, ShapeError, require_whole, unknown_name
 from retune.problems.base import Restoration, share
+from retune.problems.kernels import antialiasing
 from retune.problems.kernels import kernel as make_kernel
 from retune.problems.noise import gaussian_noise
 
-__all__ = ["Deblur", "Denoise", "Inpaint"]
+__all__ = ["Deblur", "Denoise", "Inpaint", "Superres"]
 
 
 class Denoise(Restoration):
@@ -119,15 +120,7 @@ class Deblur(Restoration):
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         taps = self.kernel.to(device=device, dtype=dtype)
-        if taps.shape[1] not in (1, img_size[0]):
-            raise ShapeError(f"the blur has kernels for {taps.shape[1]} channels, the image has {img_size[0]}")
-        # Reflection needs more pixels than it copies.
-        room = img_size[1:] if self.boundary == "circular" else tuple(2 * n - 1 for n in img_size[1:])
-        if any(k > n for k, n in zip(taps.shape[2:], room, strict=True)):
-            raise InvalidParameterError(
-                f"the blur kernel {tuple(taps.shape[2:])} is too large for images {tuple(img_size[1:])} with "
-                f"{self.boundary} boundary; use larger images or crops, or crop the kernel"
-            )
+        _require_fit(taps, img_size, self.boundary)
         noise = gaussian_noise(self.sigma, device)
         if self.boundary == "circular":
             return BlurFFT(img_size, filter=taps, device=device, noise_model=noise)
@@ -137,3 +130,89 @@ class Deblur(Restoration):
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""
         return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, "sigma": self.sigma}
+
+
+class Superres(Restoration):
+    """``y = S (k * x) + ε``: an antialiasing filter, then every s-th row and column is kept (deepinv ``Downsampling``).
+
+    Images (H, W) of any size: y is ⌈H/s⌉ × ⌈W/s⌉, made of the rows 0, s, 2s, …, and the restored image has the size
+    of x again. If a side is not a multiple of s, the last kept sample stands for fewer than s pixels; nothing is
+    cropped or resized. With a "circular" boundary and sides that are multiples of s, ‖A‖² is known exactly.
+
+    The filters of even side (those by name, for even s) are centred as deepinv centres them, between two pixels;
+    relative to a resampling that aligns pixel areas (Pillow), y is displaced by (s − 2)/2 pixels of x.
+
+    Args:
+        factor: s ≥ 2, usually 2, 3 or 4.
+        kernel: "bicubic", "bilinear", "sinc" (for the factor s, deepinv's), None for bare subsampling, or what
+            :func:`retune.problems.kernel` takes.
+        boundary: "reflect" or "circular".
+        sigma: noise level, or one per channel.
+    """
+
+    name = "superres"
+
+    def __init__(
+        self,
+        factor: int = 2,
+        kernel: str | Tensor | np.ndarray | None = "bicubic",
+        boundary: str = "reflect",
+        sigma: float | Sequence[float] | np.ndarray | Tensor = 0.01,
+    ):
+        super().__init__(sigma)
+        self.factor = require_whole("factor", factor)
+        if self.factor < 2:
+            raise InvalidParameterError(f"factor must be at least 2, got {factor}; without subsampling use deblur")
+        if boundary not in ("reflect", "circular"):
+            raise unknown_name("boundary", boundary, ["reflect", "circular"])
+        self.spec = kernel if isinstance(kernel, str) or kernel is None else "custom"
+        self.kernel, self.boundary = antialiasing(kernel, self.factor), boundary
+        self._made: dict[tuple, LinearPhysics] = {}
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """See :class:`~retune.problems.base.Restoration`; (C, H, W) is the size of the image to restore."""
+        key = (tuple(img_size), dtype, str(device))
+        if key not in self._made:
+            taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
+            if taps is not None:
+                _require_fit(taps, img_size, self.boundary)
+            self._made[key] = Downsampling(
+                tuple(img_size),
+                filter=taps,  # pyright: ignore[reportArgumentType] - None is documented: no filter
+                factor=self.factor,
+                padding=self.boundary,
+                device=device,
+                noise_model=gaussian_noise(self.sigma, device),
+            )
+        return self._made[key]
+
+    def describe(self) -> dict:
+        """See :class:`~retune.problems.base.Restoration`."""
+        return {
+            "name": self.name,
+            "factor": self.factor,
+            "kernel": self.spec,
+            "boundary": self.boundary,
+            "sigma": self.sigma,
+        }
+
+
+def _require_fit(taps: Tensor, img_size: tuple[int, int, int], boundary: str) -> None:
+    """Refuse a kernel that does not fit the channels, or the size, of the images."""
+    if taps.shape[1] not in (1, img_size[0]):
+        raise ShapeError(f"the blur has kernels for {taps.shape[1]} channels, the image has {img_size[0]}")
+    # Reflection needs more pixels than it copies.
+    room = img_size[1:] if boundary == "circular" else tuple(2 * n - 1 for n in img_size[1:])
+    if any(k > n for k, n in zip(taps.shape[2:], room, strict=True)):
+        raise InvalidParameterError(
+            f"the blur kernel {tuple(taps.shape[2:])} is too large for images {tuple(img_size[1:])} with "
+            f"{boundary} boundary; use larger images or crops, or crop the kernel"
+        )

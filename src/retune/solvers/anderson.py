@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Anderson"]
@@ -32,7 +32,9 @@ class Anderson(AbstractSolver):
     """
 
     def __init__(self, memory: int = 5, regularisation: float = 1e-8, growth: float = 1.5, pause: int = 10):
-        if memory < 2 or regularisation <= 0 or growth <= 1 or pause < 1:
+        memory, pause = require_whole("memory", memory), require_whole("pause", pause)
+        regularisation, growth = require_real("regularisation", regularisation), require_real("growth", growth)
+        if memory < 2 or not regularisation > 0 or not growth > 1 or pause < 1:
             raise InvalidParameterError(
                 "Anderson needs memory ≥ 2, regularisation > 0, growth > 1 and pause ≥ 1, got "
                 f"memory={memory}, regularisation={regularisation}, growth={growth}, pause={pause}"

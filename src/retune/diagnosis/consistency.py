@@ -1,0 +1,259 @@
+"""Whether y can have come from this operator, alone and with the image that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from deepinv.physics import Blur, BlurFFT, Downsampling, Inpainting
+from torch import Tensor
+
+from retune.diagnosis.copies import duplicate
+from retune.diagnosis.exam import FAILURES, Exam, parts
+from retune.diagnosis.findings import Finding, Severity
+
+__all__ = ["check_consistency", "check_pair", "check_shape"]
+
+_STEPS = 20
+# Photographs blurred with the right kernel stay below 1.4 (texture), a wrong one is above where noise permits.
+_MISFIT = 1.6  # times what noise leaves
+_BORDER = 1.6  # times the misfit of the interior
+_FLOOR = 2e-3  # of the range of y: rounding of 8-bit images
+
+
+def check_shape(exam: Exam) -> Iterator[Finding]:
+    """Whether A maps an image to something of the shape of y."""
+    try:
+        made = [tuple(p.shape) for p in parts(exam.physics.A(exam.probe(0)))]  # pyright: ignore[reportCallIssue]
+    except FAILURES:
+        return
+    given = [tuple(p.shape) for p in parts(exam.y)]
+    if made != given:
+        one = len(given) == 1 == len(made)
+        exam.y = None
+        yield Finding(
+            "shape",
+            Severity.PROBLEM,
+            f"A maps images {tuple(exam.shape)} to {made[0] if one else made}, but y is {given[0] if one else given}",
+            "Make y with physics(x), or rebuild the physics for this image size.",
+            {"made": [list(s) for s in made], "given": [list(s) for s in given]},
+        )
+
+
+def check_consistency(exam: Exam) -> Iterator[Finding]:
+    """The least-squares residual of y against that of white noise of the estimated level."""
+    y = exam.y
+    if not exam.sound or exam.sqnorm is None or not isinstance(y, Tensor) or y.ndim != 4 or y.is_complex():
+        return
+    if isinstance(exam.physics, Inpainting):
+        mask = exam.physics.mask
+        assert isinstance(mask, Tensor)
+        yield _mask_and_data(exam, y, mask.detach().expand(y.shape))
+        return
+    generator = torch.Generator().manual_seed(20260102)
+    white = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
+    left_y, left_w = _residual(exam, y), _residual(exam, white)
+    share = float(left_w.square().mean() ** 0.5)
+    if share < 0.05:
+        yield Finding(
+            "consistency",
+            Severity.OK,
+            "A can explain any y, so the residual says nothing",
+            "",
+            {"share_of_noise_left": share},
+        )
+        return
+    if exam.sigma is None:
+        return
+    sigma = exam.sigma.to(y).clamp_min(_FLOOR * float(y.amax() - y.amin()))[..., None, None]
+    ratio = _rms(left_y / sigma) / _rms(left_w)
+    border, inside = _border(exam, y.shape[-2:])
+    at_border = _rms((left_y / sigma)[..., border]) / _rms(left_w[..., border])
+    within = _rms((left_y / sigma)[..., inside]) / _rms(left_w[..., inside])
+    numbers = {"ratio": ratio, "border": at_border, "interior": within, "steps": _STEPS, "share_of_noise_left": share}
+    about = f"{ratio:.1f} times what noise of the estimated level leaves after {_STEPS} least-squares steps"
+    if at_border > max(_MISFIT, _BORDER * within):
+        yield Finding(
+            "consistency",
+            Severity.WARNING,
+            f"y contradicts A at the borders: the residual there is {at_border:.1f} times what noise leaves, inside "
+            f"{within:.1f} times",
+            "The boundary condition is not that of the scene: use valid, reflect or replicate padding, or crop.",
+            numbers,
+        )
+    elif ratio > _MISFIT:
+        yield Finding(
+            "consistency",
+            Severity.WARNING,
+            f"y contradicts A: the residual is {about}",
+            "The kernel is too wide or wrong, y is saturated, or the noise is not white: compare with a measured "
+            "point or edge.",
+            numbers,
+        )
+    else:
+        yield Finding("consistency", Severity.OK, f"y fits A: the residual is {about}", "", numbers)
+
+
+def check_pair(exam: Exam, x: Tensor) -> Iterator[Finding]:
+    """A measured pair: y against ``a·Ax + b``, and against the operator with its kernel turned round."""
+    y = exam.y
+    if not exam.linear or not isinstance(y, Tensor):
+        return
+    made = exam.physics.A(x.to(exam.device, exam.dtype))
+    assert isinstance(made, Tensor)
+    scale = float((y - y.mean()).norm())
+    if scale == 0 or y.is_complex():
+        return
+    gain, offset, left = _fit(made, y)
+    # Away from the borders, where another boundary condition would hide what the kernel does.
+    inside = _border(exam, y.shape[-2:], 8)[1].to(y.device) if y.ndim == 4 else torch.ones(y.shape[-1:]).bool()
+    rest = _fit(made[..., inside], y[..., inside])[2] / scale
+    turned = _turned(exam, x.to(exam.device, exam.dtype), made.shape)
+    other = None if turned is None else _fit(turned[..., inside], y[..., inside])[2] / scale
+    shift, moved = _shift(made, y)
+    moved /= scale
+    numbers = {"gain": gain, "offset": offset, "residual": rest, "residual_turned": other, "shift": list(shift)}
+    fits = f"y = {gain:.3g}·Ax {'+' if offset >= 0 else '−'} {abs(offset):.2g} to {left / scale:.1%} of its contrast"
+    if other is not None and other < 0.7 * rest:
+        yield Finding(
+            "pair",
+            Severity.PROBLEM,
+            f"the kernel is applied flipped: turned by 180° it leaves {other:.1%} of the contrast of y unexplained, "
+            f"as it is {rest:.1%}",
+            "Give the physics kernel.flip(-2, -1): deepinv convolves, and your kernel was meant for a correlation.",
+            numbers,
+        )
+    elif shift != (0, 0) and moved < 0.7 * rest:
+        yield Finding(
+            "pair",
+            Severity.WARNING,
+            f"y is displaced by {shift[0]:+d} rows and {shift[1]:+d} columns from Ax",
+            "Register the two images, or roll the kernel by as much.",
+            numbers,
+        )
+    elif abs(gain - 1) > 0.1 or abs(offset) > 0.05 * max(float(y.amax() - y.amin()), 1e-12):
+        yield Finding(
+            "pair",
+            Severity.WARNING,
+            fits,
+            "Bring x and y to the same scale: subtract the black level and divide by the white level.",
+            numbers,
+        )
+    elif exam.sigma is not None and left > 2 * _expected(exam, y):
+        yield Finding(
+            "pair",
+            Severity.WARNING,
+            f"{fits}, which is {left / _expected(exam, y):.1f} times what the noise explains",
+            "The kernel, the boundary or the registration of the pair is off.",
+            numbers,
+        )
+    else:
+        yield Finding("pair", Severity.OK, fits, "", numbers)
+
+
+def _mask_and_data(exam: Exam, y: Tensor, mask: Tensor) -> Finding:
+    """What a mask cannot have made: values where nothing is observed, zeros where something is."""
+    unseen, seen = mask == 0, mask != 0
+    sigma = 0.0 if exam.sigma is None else float(exam.sigma.max())
+    outside = _rms(y[unseen]) if bool(unseen.any()) else 0.0
+    inside = _rms(y[seen]) if bool(seen.any()) else 0.0
+    zeros = float((y[seen] == 0).double().mean()) if bool(seen.any()) else 0.0
+    numbers = {"rms_unobserved": outside, "rms_observed": inside, "zeros_observed": zeros}
+    if outside > 3 * sigma + 0.01 * inside:
+        return Finding(
+            "consistency",
+            Severity.PROBLEM,
+            f"y is not 0 where the mask observes nothing (rms {outside:.3g}, observed pixels {inside:.3g})",
+            "The mask does not belong to y, or is inverted; if y is a whole picture, multiply it by the mask.",
+            numbers,
+        )
+    if zeros > 0.05 and bool(unseen.any()):
+        return Finding(
+            "consistency",
+            Severity.WARNING,
+            f"{zeros:.1%} of the pixels that the mask observes are exactly 0",
+            "The mask seems to keep pixels that were not measured; restoration would fit these zeros.",
+            numbers,
+        )
+    return Finding("consistency", Severity.OK, "y fits the mask: 0 where nothing is observed", "", numbers)
+
+
+def _residual(exam: Exam, y: Tensor) -> Tensor:
+    """``y − A x_k`` after k conjugate-gradient steps for ``min ‖Ax − y‖²`` from 0 (CGLS), per image."""
+    r = y.clone()
+    p = s = exam.back(r)
+    size = _dot(s, s)
+    tiny = torch.finfo(y.dtype).tiny
+    for _ in range(_STEPS):
+        q = exam.physics.A(p)
+        alpha = size / _dot(q, q).clamp_min(tiny)
+        r = r - alpha * q
+        s = exam.back(r)
+        new = _dot(s, s)
+        p, size = s + new / size.clamp_min(tiny) * p, new
+    return r
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
+
+
+def _rms(t: Tensor) -> float:
+    return float(t.double().square().mean().sqrt()) if t.numel() else 0.0
+
+
+def _border(exam: Exam, size: torch.Size, share: int = 1000) -> tuple[Tensor, Tensor]:
+    """(H, W) booleans: a band along the border as wide as half the kernel (and 1/share of a side), and the rest."""
+    taps = getattr(exam.physics, "filter", None)
+    wide = max(taps.shape[-2:]) // 2 if isinstance(taps, Tensor) else 0
+    band = min(max(2, wide, min(size) // share), min(size) // 4)
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[band : size[0] - band, band : size[1] - band] = True
+    return ~inside, inside
+
+
+def _fit(made: Tensor, y: Tensor) -> tuple[float, float, float]:
+    """Least squares ``y ≈ a·made + b``: (a, b, norm of the rest)."""
+    m, z = made.double().flatten(), y.double().flatten()
+    centred = m - m.mean()
+    gain = float((centred * z).sum() / centred.square().sum().clamp_min(1e-300))
+    offset = float(z.mean() - gain * m.mean())
+    return gain, offset, float((z - gain * m - offset).norm())
+
+
+def _shift(made: Tensor, y: Tensor) -> tuple[tuple[int, int], float]:
+    """The displacement of y against `made` that correlates best, and the norm of the rest after undoing it."""
+    if y.ndim != 4:
+        return (0, 0), _fit(made, y)[2]
+    a, b = (t.double() - t.double().mean((-2, -1), keepdim=True) for t in (made, y))
+    cross = torch.fft.irfft2(torch.fft.rfft2(b) * torch.fft.rfft2(a).conj(), s=y.shape[-2:]).sum((0, 1))
+    row, col = divmod(int(cross.argmax()), cross.shape[1])
+    height, width = cross.shape
+    shift = (row - height if row > height // 2 else row, col - width if col > width // 2 else col)
+    rolled = torch.roll(made, shift, (-2, -1))
+    rows = slice(max(shift[0], 0), height + min(shift[0], 0))
+    cols = slice(max(shift[1], 0), width + min(shift[1], 0))
+    kept = _fit(rolled[..., rows, cols], y[..., rows, cols])[2]
+    return shift, kept
+
+
+def _turned(exam: Exam, x: Tensor, shape: torch.Size) -> Tensor | None:
+    """What the operator with its kernel turned by 180° makes of x, if the operator has a kernel or a square adjoint."""
+    taps = getattr(exam.physics, "filter", None)
+    try:
+        if isinstance(exam.physics, Blur | BlurFFT | Downsampling) and isinstance(taps, Tensor):
+            twin = duplicate(exam.physics)
+            twin.update(filter=taps.flip(-2, -1))
+            return twin.A(x)  # pyright: ignore[reportReturnType]
+        if exam.sound and x.shape == shape:
+            return exam.back(x)
+    except FAILURES:
+        return None
+    return None
+
+
+def _expected(exam: Exam, y: Tensor) -> float:
+    """The norm of noise of the estimated level, with room for rounding to 8 bits."""
+    assert exam.sigma is not None
+    sigma = exam.sigma.clamp_min(_FLOOR * float(y.amax() - y.amin()))
+    return float((sigma.square().sum() * y[0, 0].numel()) ** 0.5)

@@ -1,0 +1,78 @@
+"""Copies of a physics, also in another precision; the caller's is never touched."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from deepinv.physics import Physics
+from torch import Tensor
+
+__all__ = ["cast", "cut_by_torch", "duplicate"]
+
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def duplicate(physics: Physics) -> Physics:
+    """A deep copy; generators and tensors with a graph, which ``copy`` refuses, are copied by hand."""
+    memo: dict[int, object] = {}
+    for module in physics.modules():
+        for value in (*vars(module).values(), *module._buffers.values()):
+            if isinstance(value, torch.Generator):
+                twin = torch.Generator(value.device)
+                twin.set_state(value.get_state())
+                memo[id(value)] = twin
+            elif isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    twin = copy.deepcopy(physics, memo)
+    for module in twin.modules():
+        # deepinv keeps an automatic adjoint here, a closure over the physics that it was made for.
+        if getattr(module, "_auto_grad_adjoint_fn", None) is not None:
+            vars(module)["_auto_grad_adjoint_fn"] = None
+    return twin
+
+
+def cast(physics: Physics, dtype: torch.dtype) -> Physics:
+    """A copy in another precision: real tensors in `dtype`, complex ones in the complex type that belongs to it.
+
+    ``physics.to(dtype)`` would turn complex buffers into real ones and lose their imaginary part.
+    """
+    twin = duplicate(physics)
+    for module in twin.modules():
+        stores: tuple[Any, ...] = (module._buffers, vars(module))
+        for store in stores:
+            for key, value in store.items():
+                if isinstance(value, Tensor):
+                    store[key] = _cast(value, dtype)
+                elif isinstance(value, torch.dtype) and value.is_floating_point:
+                    store[key] = dtype
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                parameter.data = _cast(parameter.data, dtype)
+    return twin
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if value.is_complex():
+        return value.to(_COMPLEX[dtype])
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def cut_by_torch(physics: Physics, x: Tensor) -> float | None:
+    """How far ``physics.to(float64)`` is from the physics (relative), if complex buffers make them differ; else None.
+
+    `physics` must be in float64 already, and `x` too.
+    """
+    tensors = [t for m in physics.modules() for t in m._buffers.values()]
+    if not any(t is not None and t.is_complex() for t in tensors):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that it discards the imaginary part: that is what is measured
+        wrong = duplicate(physics).to(torch.float64)
+        try:
+            found, expected = wrong.A(x), physics.A(x)
+        except (RuntimeError, TypeError):
+            return float("inf")
+    return float((found - expected).abs().pow(2).sum().sqrt() / expected.abs().pow(2).sum().sqrt().clamp_min(1e-300))

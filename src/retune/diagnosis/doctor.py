@@ -1,0 +1,173 @@
+"""The examination: which checks are made, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from deepinv.physics import Blur, BlurFFT, Downsampling, LinearPhysics, Physics
+from torch import Tensor
+
+from retune.diagnosis.consistency import check_consistency, check_pair, check_shape
+from retune.diagnosis.copies import duplicate
+from retune.diagnosis.exam import FAILURES, Exam, image_shape, parts, short
+from retune.diagnosis.findings import Diagnosis, Finding, Severity
+from retune.diagnosis.guarantees import check_guarantees, check_null_space
+from retune.diagnosis.kernels import check_boundary, check_convolution, check_kernel
+from retune.diagnosis.measurement import check_finite, check_noise, check_values
+from retune.diagnosis.operator import check_adjoint, check_linear, check_norm
+from retune.errors import InvalidParameterError, PhysicsError, ShapeError, require
+from retune.problems.kernels import kernel as make_kernel
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    physics: Physics,
+    y: Tensor | None = None,
+    kernel: str | Tensor | np.ndarray | None = None,
+    *,
+    x: Tensor | None = None,
+    img_size: tuple[int, int, int] | None = None,
+) -> Diagnosis:
+    r"""Examine a forward operator, and a measurement if there is one, before training on them.
+
+    Looks at: linearity and ``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and float32; ‖A‖², its kind and its scale; what A does
+    not see (unobserved pixels, the smallest eigenvalue of AᵀA); which guarantees can hold (arXiv:2506.13239); the
+    kernel (sum, centre, sides), whether A convolves or correlates with it, and A's boundary condition. Of y: NaN and
+    Inf, range, clipping, noise level, and whether A can have made it. Whatever is found is a finding, not an error.
+
+    Everything runs on a deep copy, without gradient, with random streams of its own: the physics, y and the global
+    generator are left as they are. Cost: some 40 evaluations of AᵀA for the norm, unless it is known exactly, 40
+    each for the null space and the consistency of y, and a few more.
+
+    Args:
+        physics: any deepinv ``Physics``.
+        y: its measurement, a tensor (B, ...) or a deepinv ``TensorList``.
+        kernel: the blur that you believe in, as the image of a point: see :func:`retune.problems.kernel`. By
+            default that of the physics (deepinv's ``physics.filter``).
+        x: the image (B, C, H, W) that y was measured of, if known (a test chart, or a point source): y is then
+            compared with Ax, also with the kernel turned by 180°.
+        img_size: (C, H, W), where neither y, x nor the physics tells the image size.
+
+    Returns:
+        A :class:`~retune.diagnosis.Diagnosis`: prints as a table; ``.ok``, ``.findings``, ``.to_dict()``.
+
+    Raises:
+        PhysicsError: `physics` is no deepinv ``Physics``.
+        InvalidParameterError: nothing tells the image size; x or `img_size` is not what it should be.
+        ShapeError: y is neither a tensor nor a list of tensors; x is no batch of images.
+        UnknownNameError, NotFiniteError: the kernel cannot be read.
+    """
+    if not isinstance(physics, Physics):
+        given = f"the class {physics.__name__} itself" if isinstance(physics, type) else type(physics).__name__
+        raise PhysicsError(
+            f"doctor examines a deepinv Physics, got {given}; wrap a linear function as "
+            "deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
+        )
+    _check_arguments(y, x, img_size)
+    taps = _kernel_of(physics) if kernel is None else make_kernel(kernel)
+    with torch.no_grad():
+        exam, findings = _prepare(physics, y, x, img_size)
+        findings += _operator_findings(exam, taps, kernel is not None)
+        if y is not None:
+            findings += _measurement_findings(exam, x)
+    size = "×".join(map(str, exam.shape))
+    precision = str(exam.dtype).removeprefix("torch.")
+    return Diagnosis(f"{exam.name} on images {size}, {precision}", tuple(findings))
+
+
+def _check_arguments(y, x, img_size) -> None:
+    if y is not None and not all(p.ndim > 0 and p.numel() for p in parts(y)):
+        raise ShapeError("the measurement y is empty, or has no batch dimension")
+    if x is not None:
+        require("x", x, Tensor, "a tensor (B, C, H, W)", "retune.data.as_images makes tensors of files and arrays")
+        if x.ndim != 4 or not x.numel() or not x.is_floating_point():
+            raise ShapeError(f"x must be a batch of float images (B, C, H, W), got {tuple(x.shape)}, {x.dtype}")
+        if y is None:
+            raise InvalidParameterError("x is compared with its measurement: give y as well, or img_size instead of x")
+    if img_size is not None:
+        sized = isinstance(img_size, tuple | list | torch.Size) and len(img_size) == 3
+        if not sized or not all(isinstance(n, int) and n > 0 for n in img_size):
+            raise InvalidParameterError(f"img_size must be (C, H, W), three whole numbers ≥ 1, got {img_size!r}")
+
+
+def _prepare(physics: Physics, y, x, img_size) -> tuple[Exam, list[Finding]]:
+    findings: list[Finding] = []
+    try:
+        twin = duplicate(physics)
+    except Exception as error:  # whatever the user's object raises when it is copied
+        twin = physics
+        findings.append(
+            Finding(
+                "copy",
+                Severity.NOTE,
+                f"the physics cannot be copied («{short(error)}»), so it was examined itself",
+                "Keep open files and handles out of the physics.",
+            )
+        )
+    first = None if y is None else parts(y)[0]
+    reference = next((t for t in (first, x, *physics.parameters(), *physics.buffers()) if _is_float(t)), None)
+    dtype = torch.float32 if reference is None else reference.real.dtype
+    dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    device = torch.device("cpu") if reference is None else reference.device
+    shape, finding = image_shape(twin, y, x, img_size)
+    exam = Exam(twin, shape, dtype, device, y=y)
+    if finding is not None:
+        findings.append(finding)
+        if finding.severity is Severity.PROBLEM:
+            exam.y = None
+    return exam, findings
+
+
+def _operator_findings(exam: Exam, kernel: Tensor | None, asked: bool) -> Iterator[Finding]:
+    yield from check_linear(exam)
+    if exam.linear and isinstance(exam.physics, LinearPhysics):
+        yield from check_adjoint(exam)
+    yield from check_norm(exam)
+    null_space = tuple(check_null_space(exam))
+    yield from null_space
+    yield from check_guarantees(exam, null_space)
+    if kernel is not None:
+        yield from check_kernel(kernel)
+        if asked or exam.linear:
+            yield from check_convolution(exam, kernel)
+    if exam.linear:
+        yield from check_boundary(exam)
+
+
+def _measurement_findings(exam: Exam, x: Tensor | None) -> Iterator[Finding]:
+    if exam.y is not None:
+        yield from check_shape(exam)
+    if exam.y is None:
+        return
+    finite = list(check_finite(exam.y))
+    yield from finite
+    if any(f.severity is Severity.PROBLEM for f in finite):
+        return
+    yield from check_noise(exam)
+    yield from check_values(exam)
+    try:
+        if x is not None:
+            yield from check_pair(exam, x)
+        else:
+            yield from check_consistency(exam)
+    except FAILURES as error:
+        yield Finding(
+            "consistency",
+            Severity.PROBLEM,
+            f"y could not be compared with A: «{short(error)}»",
+            "Bring y, the physics and x to one device and one precision.",
+        )
+
+
+def _kernel_of(physics: Physics) -> Tensor | None:
+    taps = getattr(physics, "filter", None)
+    if isinstance(physics, Blur | BlurFFT | Downsampling) and isinstance(taps, Tensor) and taps.ndim == 4:
+        return taps.detach()
+    return None
+
+
+def _is_float(t: object) -> bool:
+    return isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())

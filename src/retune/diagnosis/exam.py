@@ -1,0 +1,163 @@
+"""What is examined: a copy of the physics, the image size, and probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepinv.physics import Blur, Denoising, Downsampling, LinearPhysics, Physics
+from torch import Tensor
+
+from retune.diagnosis.findings import Finding, Severity
+from retune.errors import InvalidParameterError, ShapeError
+
+__all__ = ["FAILURES", "Exam", "image_shape", "parts", "short"]
+
+#: What a physics raises when it is given something that it cannot take.
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
+#: Side of the probe for a physics that takes any size.
+SIDE = 32
+
+
+@dataclass
+class Exam:
+    """The physics (a copy), the shape of its images, and what earlier checks have established.
+
+    Attributes:
+        physics: the copy that is examined.
+        shape: (B, C, H, W) of the image.
+        y: the measurement, None if none was given or if it does not fit.
+        linear, adjoint: whether A is linear, and A_adjoint its adjoint; None before that is known.
+        sqnorm: ‖A‖² per image, once known.
+        sigma: estimated noise level (B, C) of y, once known.
+    """
+
+    physics: Physics
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    y: Any = None
+    linear: bool | None = None
+    adjoint: bool | None = None
+    sqnorm: Tensor | None = None
+    sqnorm_kind: str = ""
+    sigma: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Class of the physics."""
+        return type(self.physics).__name__
+
+    @property
+    def sound(self) -> bool:
+        """Whether A is linear and A_adjoint is its adjoint."""
+        return bool(self.linear and self.adjoint)
+
+    def probe(self, seed: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A standard normal image, from a stream of its own; the same for every image of the batch."""
+        generator = torch.Generator().manual_seed(20260101 + seed)
+        one = torch.randn(self.shape[1:], generator=generator, dtype=torch.float64)
+        return one.to(self.device, dtype or self.dtype).expand(self.shape).clone()
+
+    def back(self, y: Any) -> Tensor:
+        """``Aᵀy``."""
+        assert isinstance(self.physics, LinearPhysics)
+        return self.physics.A_adjoint(y)
+
+
+def parts(y: Any) -> list[Tensor]:
+    """The tensors of a measurement: one, or those of deepinv's TensorList.
+
+    Raises:
+        ShapeError: not a measurement.
+    """
+    if isinstance(y, Tensor):
+        return [y]
+    try:
+        found = list(y)
+    except TypeError:
+        found = []
+    if not found or not all(isinstance(p, Tensor) for p in found):
+        raise ShapeError(f"the measurement y must be a tensor (B, ...) or a deepinv TensorList, got {type(y).__name__}")
+    return found
+
+
+def short(error: Exception) -> str:
+    """The first line of an error, short enough for a table."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def image_shape(
+    physics: Physics, y: Any, x: Tensor | None, img_size: tuple[int, int, int] | None
+) -> tuple[torch.Size, Finding | None]:
+    """(B, C, H, W) of the images, and the finding about it: from x, `img_size`, y, or what the physics says of itself.
+
+    Raises:
+        InvalidParameterError: nothing tells the size.
+    """
+    batch = None if y is None else len(parts(y)[0])
+    if x is not None:
+        return torch.Size(x.shape), None
+    if img_size is not None:
+        return torch.Size([batch or _batch(physics), *img_size]), None
+    trouble = None
+    if y is not None and isinstance(physics, LinearPhysics):
+        try:
+            back = physics.A_adjoint(y)
+            if back.ndim == 4 and back.numel():
+                return torch.Size(back.shape), None
+            trouble = f"Aᵀy has the shape {tuple(back.shape)} instead of (B, C, H, W)"
+        except FAILURES as error:
+            trouble = f"Aᵀy failed with «{short(error)}»"
+    finding = None
+    if trouble is not None:
+        shapes = [tuple(p.shape) for p in parts(y)]
+        finding = Finding(
+            "shape",
+            Severity.PROBLEM,
+            f"y of shape {shapes if len(shapes) > 1 else shapes[0]} does not fit {type(physics).__name__}: {trouble}",
+            "Make y with physics(x), or rebuild the physics for this image size.",
+            {"y": [list(s) for s in shapes]},
+        )
+    own = _own_size(physics)
+    if own is None and isinstance(physics, Blur | Denoising | Downsampling):
+        taps = getattr(physics, "filter", None)
+        channels, side = (taps.shape[1], max(SIDE, 4 * max(taps.shape[-2:]))) if taps is not None else (1, SIDE)
+        own = (channels, side, side)
+        finding = finding or Finding(
+            "shape",
+            Severity.NOTE,
+            f"no image size was given: examined on images {channels}×{side}×{side}",
+            "Give y or img_size=(C, H, W) to examine the size that you will use.",
+            {"img_size": list(own)},
+        )
+    if own is None:
+        raise InvalidParameterError(
+            f"the image size of {type(physics).__name__} is not known"
+            + (f" ({trouble})" if trouble else "")
+            + ": give img_size=(C, H, W), or a measurement y that fits"
+        )
+    return torch.Size([_batch(physics), *own]), finding
+
+
+def _own_size(physics: Physics) -> tuple[int, int, int] | None:
+    for name in ("img_size", "imsize"):
+        size = getattr(physics, name, None)
+        if isinstance(size, tuple | list | torch.Size) and len(size) == 3:
+            return (int(size[0]), int(size[1]), int(size[2]))
+    mask = getattr(physics, "mask", None)
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        return (mask.shape[1], mask.shape[2], mask.shape[3])
+    width = getattr(physics, "img_width", None)
+    if width is None:  # deepinv's Tomography keeps it here
+        held = getattr(physics, "_auto_grad_adjoint_input_shape", None)
+        width = held[-1] if held else None
+    return (1, int(width), int(width)) if width is not None else None
+
+
+def _batch(physics: Physics) -> int:
+    """Images that the physics expects: a mask or a kernel for each, else 1."""
+    held = [getattr(physics, name, None) for name in ("mask", "filter")]
+    return max([1, *[t.shape[0] for t in held if isinstance(t, Tensor) and t.ndim >= 4]])

@@ -1,0 +1,194 @@
+"""The impulse response of an operator, and what it has in common with a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from deepinv.physics import Blur
+from torch import Tensor
+
+from retune.diagnosis.exam import FAILURES, Exam
+
+__all__ = ["Match", "Response", "best_match", "impulse_response", "padded_index"]
+
+#: The eight ways to lay a kernel down, and what each is called.
+ORIENTATIONS = {
+    "as it is": lambda k: k,
+    "rotated by 180° (a correlation instead of a convolution)": lambda k: k.flip(-2, -1),
+    "flipped left to right": lambda k: k.flip(-1),
+    "flipped upside down": lambda k: k.flip(-2),
+    "transposed (rows and columns exchanged)": lambda k: k.mT,
+    "rotated by 90°": lambda k: k.mT.flip(-2),
+    "rotated by 270°": lambda k: k.mT.flip(-1),
+    "mirrored along the other diagonal": lambda k: k.mT.flip(-2, -1),
+}
+# Responses are the same when they correlate at least so well.
+SAME = 0.999
+
+
+@dataclass(frozen=True)
+class Response:
+    """What A makes of a point in the middle of the image.
+
+    Attributes:
+        image: (C, H, W), the point at `centre` of the image grid; a subsampled blur is given at full resolution.
+        centre: (row, column) of the point.
+        kind: "same", "valid" or "subsampled": how the measurement relates to the image.
+        step: subsampling.
+        invariant: whether a point elsewhere gives the same response, moved.
+    """
+
+    image: Tensor
+    centre: tuple[int, int]
+    kind: str
+    step: int
+    invariant: bool
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a kernel is best laid over a response."""
+
+    orientation: str
+    correlation: float
+    shift: tuple[int, int]
+    gain: float
+
+    def centred(self, kernel_size: torch.Size | tuple[int, ...]) -> bool:
+        """Whether the middle of the kernel lies on the point; of an even side, either of its two middle samples."""
+        rows, cols = kernel_size[-2:]
+        if "90" in self.orientation or "270" in self.orientation or self.orientation.startswith(("trans", "mirr")):
+            rows, cols = cols, rows
+        return all(s == 0 or (s == 1 and n % 2 == 0) for s, n in zip(self.shift, (rows, cols), strict=True))
+
+
+def impulse_response(exam: Exam, kernel_size: tuple[int, int] | None) -> Response | None:
+    """The response, or None where A is not a map from images to images of the same channels on the same grid."""
+    exam = _roomy(exam, kernel_size)
+    channels, height, width = exam.shape[1:]
+    try:
+        out = exam.physics.A(torch.zeros(exam.shape, dtype=exam.dtype, device=exam.device))
+    except FAILURES:
+        return None
+    if not isinstance(out, Tensor) or out.ndim != 4 or out.is_complex() or out.shape[1] != channels:
+        return None
+    rows, cols = out.shape[-2:]
+    step = _step(exam, (rows, cols))
+    if (rows, cols) == (height, width):
+        kind = "same"
+    elif step > 1:
+        kind = "subsampled"
+    elif rows <= height and cols <= width and 2 * rows > height and 2 * cols > width:
+        kind = "valid"
+    else:
+        return None
+    if kind == "subsampled" and not exam.adjoint:
+        return None
+    centre = (height // 2 // step * step, width // 2 // step * step)
+    other = (centre[0] - max(1, height // 8 // step) * step, centre[1] - max(1, width // 8 // step) * step)
+    first, second = (_response(exam, place, kind, step, (rows, cols)) for place in (centre, other))
+    moved = torch.roll(second, (centre[0] - other[0], centre[1] - other[1]), (-2, -1))
+    scale = float(first.norm())
+    invariant = scale > 0 and float((moved - first).norm()) <= 1e-3 * scale
+    return Response(first, centre, kind, step, invariant)
+
+
+def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
+    """A blur takes any size: the image is made large enough that the borders stay out of the way."""
+    taps = getattr(exam.physics, "filter", None)
+    if type(exam.physics) is not Blur or not isinstance(taps, Tensor):
+        return exam
+    sides = [max(t) for t in zip(taps.shape[-2:], kernel_size or (1, 1), strict=True)]
+    size = [max(n, 4 * k) for n, k in zip(exam.shape[-2:], sides, strict=True)]
+    shape = torch.Size([*exam.shape[:2], *size])
+    return Exam(exam.physics, shape, exam.dtype, exam.device, adjoint=exam.adjoint)
+
+
+def _step(exam: Exam, out: tuple[int, int]) -> int:
+    factor = getattr(exam.physics, "factor", 1)
+    return factor if isinstance(factor, int) and factor > 1 and out[0] < exam.shape[-2] else 1
+
+
+def _response(exam: Exam, place: tuple[int, int], kind: str, step: int, out: tuple[int, int]) -> Tensor:
+    height, width = exam.shape[-2:]
+    if kind == "subsampled":  # a row of A is the response turned round: y_p = Σ_d h(d) x_{p − d}
+        y = torch.zeros(exam.shape[0], exam.shape[1], *out, dtype=exam.dtype, device=exam.device)
+        # In "valid" mode sample i stands at the full-resolution row s·i of the cropped image.
+        row, col = (min(p // step, n - 1) for p, n in zip(place, out, strict=True))
+        y[..., row, col] = 1
+        turned = exam.back(y)[0].flip(-2, -1)
+        down, right = _cropped(exam)
+        return torch.roll(turned, (2 * row * step + down - height + 1, 2 * col * step + right - width + 1), (-2, -1))
+    x = torch.zeros(exam.shape, dtype=exam.dtype, device=exam.device)
+    x[..., place[0], place[1]] = 1
+    found = exam.physics.A(x)[0]
+    if kind == "valid":
+        above, left = (height - out[0]) // 2, (width - out[1]) // 2
+        found = F.pad(found, (left, width - out[1] - left, above, height - out[0] - above))
+    return found
+
+
+def _cropped(exam: Exam) -> tuple[int, int]:
+    """Rows and columns that a "valid" blur leaves out above and to the left."""
+    taps = getattr(exam.physics, "filter", None)
+    if getattr(exam.physics, "padding", None) != "valid" or not isinstance(taps, Tensor):
+        return 0, 0
+    h, w = taps.shape[-2:]
+    return h - 1 - h // 2, w - 1 - w // 2
+
+
+def best_match(response: Response, kernel: Tensor) -> Match | None:
+    """The orientation and the shift at which `kernel` (1 or C, h, w) correlates best with the response.
+
+    Among orientations that do equally well (symmetric kernels) the kernel as it is comes first, and a shift of zero
+    before any other. None if the image is too small to tell.
+    """
+    height, width = response.image.shape[-2:]
+    found: list[Match] = []
+    for name, lay in ORIENTATIONS.items():
+        laid = lay(kernel.to(response.image))
+        h, w = laid.shape[-2:]
+        if 2 * h > height or 2 * w > width:
+            return None
+        # its centre at the centre of the response; of an even side, the sample after the middle
+        grid = F.pad(laid, (0, width - w, 0, height - h)).expand_as(response.image)
+        grid = torch.roll(grid, (response.centre[0] - h // 2, response.centre[1] - w // 2), (-2, -1))
+        spectra = torch.fft.rfft2(response.image) * torch.fft.rfft2(grid).conj()
+        cross = torch.fft.irfft2(spectra, s=(height, width)).sum(0)
+        norms = float(grid.norm() * response.image.norm())
+        if norms == 0:
+            return None
+        # an even side has its centre between two pixels: either is right
+        middles = [(i, j) for i in range(2 - h % 2) for j in range(2 - w % 2)]
+        for shift in dict.fromkeys([*middles, _peak(cross)]):
+            value = float(cross[shift])
+            found.append(Match(name, value / norms, shift, value / float(grid.square().sum())))
+    centred = [m for m in found if m.correlation > SAME and m.centred(kernel.shape)]
+    if centred:
+        return centred[0]
+    top = max(m.correlation for m in found)
+    return next(m for m in found if m.correlation >= top - 1e-4)
+
+
+def _peak(cross: Tensor) -> tuple[int, int]:
+    height, width = cross.shape
+    index = int(cross.argmax())
+    row, col = divmod(index, width)
+    return (row - height if row > height // 2 else row, col - width if col > width // 2 else col)
+
+
+def padded_index(n: int, before: int, after: int, mode: str) -> Tensor:
+    """Which sample of n stands at each place −before … n + after − 1, for a boundary condition."""
+    i = torch.arange(-before, n + after)
+    if mode == "circular":
+        return i % n
+    if mode == "replicate":
+        return i.clamp(0, n - 1)
+    if mode == "reflect":  # … 2 1 | 0 1 2 …
+        period = max(2 * (n - 1), 1)
+        i = i % period
+        return torch.minimum(i, period - i)
+    i = i % (2 * n)  # "symmetric": … 1 0 | 0 1 2 …
+    return torch.minimum(i, 2 * n - 1 - i)

@@ -1,0 +1,240 @@
+"""The kernel by itself, how the physics lays it down, and what it assumes beyond the border."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retune.diagnosis.exam import Exam
+from retune.diagnosis.findings import Finding, Severity
+from retune.diagnosis.impulse import SAME, Match, Response, best_match, impulse_response, padded_index
+
+__all__ = ["check_boundary", "check_convolution", "check_kernel"]
+
+_SUM = 1e-3
+_BOUNDARIES = {
+    "reflect": (Severity.OK, "mirrors the image without repeating its edge: a good assumption on photographs", ""),
+    "symmetric": (Severity.OK, "mirrors the image and repeats its edge: a good assumption on photographs", ""),
+    "replicate": (Severity.OK, "continues the edge pixels outwards: a fair assumption on photographs", ""),
+    "circular": (
+        Severity.NOTE,
+        "wraps around: what leaves the image on one side comes in on the other",
+        "Right for simulated data made the same way; on photographs it causes ringing from the borders: use "
+        "reflect or valid boundaries, or taper the edges.",
+    ),
+    "zeros": (
+        Severity.NOTE,
+        "takes everything outside the image to be black",
+        "Photographs are not black outside: their borders will come out too bright; use reflect or valid boundaries.",
+    ),
+    "valid": (
+        Severity.OK,
+        "assumes nothing: the measurement is smaller than the image, whose border is seen only in part",
+        "",
+    ),
+}
+
+
+def check_kernel(kernel: Tensor) -> Iterator[Finding]:
+    """The kernel (B, C, h, w) by itself: sum, sign, centre, side."""
+    sums = [float(s) for s in kernel.double().sum((-2, -1)).flatten()]
+    off, h, w = _centroid(kernel), kernel.shape[-2], kernel.shape[-1]
+    numbers = {"sum": sums, "centroid": off, "size": [h, w], "least": float(kernel.min())}
+    good = True
+    wrong = max(sums, key=lambda s: abs(s - 1))
+    if abs(wrong - 1) > _SUM:
+        good = False
+        yield Finding(
+            "kernel",
+            Severity.WARNING,
+            f"the kernel sums to {wrong:.4g}, not 1: it changes the brightness",
+            "Divide the kernel by its sum in every channel, unless the camera really gains or loses light.",
+            numbers,
+        )
+    if float(kernel.min()) < -1e-6 * float(kernel.abs().max()):
+        good = False
+        yield Finding(
+            "kernel",
+            Severity.NOTE,
+            f"the kernel has negative values (least {float(kernel.min()):.2g})",
+            "Right for a resampling filter; the blur of a lens or of a motion is nonnegative.",
+            numbers,
+        )
+    if off is not None and max(map(abs, off)) > 0.5 + 1e-3:
+        good = False
+        yield Finding(
+            "kernel",
+            Severity.WARNING,
+            f"its centre of mass is {off[0]:+.2f} rows and {off[1]:+.2f} columns from the middle of the array",
+            "The restored image will be displaced by as much: centre the kernel, or expect the shift.",
+            numbers,
+        )
+    if h % 2 == 0 or w % 2 == 0:
+        good = False
+        yield Finding(
+            "kernel",
+            Severity.NOTE,
+            f"a side of {h}×{w} is even: the kernel has no middle pixel",
+            "Libraries differ by one pixel here: pad the kernel to odd sides to be sure.",
+            numbers,
+        )
+    if good:
+        yield Finding("kernel", Severity.OK, f"{h}×{w}, sums to 1, nonnegative, centred, odd sides", "", numbers)
+
+
+def check_convolution(exam: Exam, kernel: Tensor) -> Iterator[Finding]:
+    """Whether A convolves with the kernel, and not with the kernel turned, moved or scaled."""
+    if exam.linear is False:
+        return
+    response = impulse_response(exam, (kernel.shape[-2], kernel.shape[-1]))
+    if response is None or not response.invariant:
+        yield Finding(
+            "convolution",
+            Severity.WARNING,
+            f"{exam.name} is no convolution: "
+            + ("its output is no image" if response is None else "points at two places blur differently"),
+            "A kernel describes a convolution only: leave the kernel out, or give the physics that it belongs to.",
+        )
+        return
+    match = best_match(response, kernel[0])
+    if match is None:
+        yield Finding(
+            "convolution",
+            Severity.NOTE,
+            f"the image is too small for a kernel of {kernel.shape[-2]}×{kernel.shape[-1]} to tell how it is laid down",
+            "Give an image size of at least twice the kernel.",
+        )
+        return
+    yield _judge(match, kernel)
+
+
+def _judge(match: Match, kernel: Tensor) -> Finding:
+    numbers = {
+        "orientation": match.orientation,
+        "correlation": match.correlation,
+        "shift": list(match.shift),
+        "gain": match.gain,
+    }
+    if match.correlation < SAME:
+        return Finding(
+            "convolution",
+            Severity.PROBLEM,
+            f"A blurs with another kernel than the one given (best correlation {match.correlation:.3f}, "
+            f"{match.orientation})",
+            "Build the physics with this kernel, or examine it with the kernel that it holds.",
+            numbers,
+        )
+    if match.orientation != "as it is":
+        turn = "kernel.flip(-2, -1)" if "180" in match.orientation else "the kernel turned back"
+        name = "applied flipped: " if "180" in match.orientation else ""
+        return Finding(
+            "convolution",
+            Severity.PROBLEM,
+            f"your kernel is {name}A uses it {match.orientation}",
+            f"Give the physics {turn}: a point must come out as the kernel itself.",
+            numbers,
+        )
+    if not match.centred(kernel.shape):
+        return Finding(
+            "convolution",
+            Severity.WARNING,
+            f"A convolves with the kernel, but moves the image: {match.shift[0]:+d} rows, {match.shift[1]:+d} columns",
+            "Roll the kernel back to the middle of its array, or check where the FFT takes its origin.",
+            numbers,
+        )
+    if abs(match.gain - 1) > _SUM:
+        return Finding(
+            "convolution",
+            Severity.WARNING,
+            f"A convolves with the kernel times {match.gain:.4g}",
+            "Normalise the kernel in one place only.",
+            numbers,
+        )
+    symmetric = _turned_difference(kernel) < 1e-3
+    text = "a point comes out as the kernel: A convolves, centred"
+    if symmetric:
+        text += " (the kernel is the same when turned by 180°, so a correlation would give the same)"
+    return Finding("convolution", Severity.OK, text, "", numbers | {"symmetric": symmetric})
+
+
+def check_boundary(exam: Exam) -> Iterator[Finding]:
+    """Which boundary condition reproduces what A makes of noise."""
+    if exam.linear is False:
+        return
+    response = impulse_response(exam, None)
+    if response is None or not response.invariant:
+        return
+    support = _support(response)
+    if support is None:
+        return
+    x = exam.probe(7)[:1]
+    y = exam.physics.A(exam.probe(7))[:1]
+    assert isinstance(y, Tensor)
+    if response.kind == "valid" or getattr(exam.physics, "padding", None) == "valid":
+        yield _boundary("valid", {"size": [*y.shape[-2:]]})
+        return
+    errors = {mode: _error(x, y, response, support, mode) for mode in _BOUNDARIES if mode != "valid"}
+    mode = min(errors, key=lambda m: errors[m])
+    if errors[mode] > 1e-3:
+        yield Finding(
+            "boundary",
+            Severity.NOTE,
+            f"none of the usual boundary conditions reproduces A (nearest: {mode}, {errors[mode]:.1%} off)",
+            "Check what A does beyond the border of the image.",
+            {"errors": errors},
+        )
+        return
+    yield _boundary(mode, {"errors": errors})
+
+
+def _boundary(mode: str, numbers: dict) -> Finding:
+    severity, meaning, advice = _BOUNDARIES[mode]
+    return Finding("boundary", severity, f"{mode}: {meaning}", advice, {"boundary": mode, **numbers})
+
+
+def _support(response: Response) -> tuple[int, int, int, int] | None:
+    """How far the response reaches (above, below, left, right); None if it is a single point or fills the image."""
+    strong = (response.image.abs() > 1e-5 * response.image.abs().max()).any(0)
+    rows, cols = strong.any(1).nonzero().flatten(), strong.any(0).nonzero().flatten()
+    row, col = response.centre
+    reach = (row - int(rows[0]), int(rows[-1]) - row, col - int(cols[0]), int(cols[-1]) - col)
+    height, width = response.image.shape[-2:]
+    if max(reach) <= 0 or 2 * max(reach[:2]) >= height - 1 or 2 * max(reach[2:]) >= width - 1:
+        return None
+    return tuple(max(r, 0) for r in reach)  # pyright: ignore[reportReturnType] - four numbers
+
+
+def _error(x: Tensor, y: Tensor, response: Response, support: tuple[int, int, int, int], mode: str) -> float:
+    above, below, left, right = support
+    row, col = response.centre
+    taps = response.image[:, row - above : row + below + 1, col - left : col + right + 1]
+    height, width = x.shape[-2:]
+    # y_p = Σ_d h(d) x_{p − d}: what lies above is reached by the taps below
+    if mode == "zeros":
+        padded = F.pad(x, (right, left, below, above))
+    else:
+        rows = padded_index(height, below, above, mode).to(x.device)
+        cols = padded_index(width, right, left, mode).to(x.device)
+        padded = x[..., rows, :][..., cols]
+    predicted = F.conv2d(padded, taps.flip(-2, -1)[:, None], groups=x.shape[1])
+    predicted = predicted[..., :: response.step, :: response.step]
+    return float((predicted - y).norm() / y.norm().clamp_min(torch.finfo(y.dtype).tiny))
+
+
+def _centroid(kernel: Tensor) -> list[float] | None:
+    """Rows and columns from the middle of the array to the centre of mass, of the channel that is farthest off."""
+    weights = kernel.double().flatten(0, 1)
+    total = weights.sum((-2, -1))
+    if bool((total.abs() <= 1e-3 * weights.abs().sum((-2, -1))).any()):
+        return None
+    rows = torch.arange(kernel.shape[-2], dtype=torch.float64, device=kernel.device) - (kernel.shape[-2] - 1) / 2
+    cols = torch.arange(kernel.shape[-1], dtype=torch.float64, device=kernel.device) - (kernel.shape[-1] - 1) / 2
+    off = torch.stack([(weights.sum(-1) * rows).sum(-1) / total, (weights.sum(-2) * cols).sum(-1) / total], 1)
+    return [float(v) for v in off[int(off.abs().amax(1).argmax())]]
+
+
+def _turned_difference(kernel: Tensor) -> float:
+    return float((kernel - kernel.flip(-2, -1)).norm() / kernel.norm())

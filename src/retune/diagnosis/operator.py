@@ -1,0 +1,215 @@
+"""The operator by itself: linear, with a true adjoint in both precisions, and of what norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune import _operator
+from retune.diagnosis.copies import cast, cut_by_torch
+from retune.diagnosis.exam import FAILURES, Exam, parts, short
+from retune.diagnosis.findings import Finding, Severity
+from retune.errors import RetuneError
+
+__all__ = ["check_adjoint", "check_linear", "check_norm"]
+
+# Relative errors: rounding is below the first, an operator that is wrong by construction above the second.
+_ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4}
+_WRONG = 2e-3
+_COUNT = 3
+
+
+def check_linear(exam: Exam) -> Iterator[Finding]:
+    """``A(2a + b) = 2 A(a) + A(b)``, ``A(0) = 0``, and the same answer twice."""
+    a, b = exam.probe(0), exam.probe(1)
+    try:
+        one, again, two, both, zero = (exam.physics.A(v) for v in (a, a, b, 2 * a + b, torch.zeros_like(a)))
+    except FAILURES as error:
+        exam.linear = False
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            f"A failed on an image {_size(exam)}: «{short(error)}»",
+            "Check the image size, the device and the precision that the physics was built for.",
+        )
+        return
+    scale = max(_norm(both), 1e-30)
+    random = _norm(_less(one, again)) / scale
+    offset = _norm(zero) / scale
+    error = _norm(_less(both, [2 * p + q for p, q in zip(parts(one), parts(two), strict=True)])) / scale
+    numbers = {"error": error, "offset": offset, "repeated": random}
+    limit = 10 * _ROUNDING[exam.dtype]
+    exam.linear = max(random, error) <= limit
+    if random > limit:
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            f"A gives another answer for the same image (relative difference {random:.1e})",
+            "Move what is random out of A, into the noise model.",
+            numbers,
+        )
+    elif offset > limit:
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            f"A(0) is not 0 (relative size {offset:.1e}): A is affine, not linear",
+            "Subtract the offset A(0) from y, and leave it out of A.",
+            numbers,
+        )
+    elif error > limit:
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            f"A is not linear: A(2a + b) differs from 2A(a) + A(b) by {error:.1e}",
+            "Move saturation and other nonlinear steps out of A; ReTune's guarantees are for linear operators.",
+            numbers,
+        )
+    elif not isinstance(exam.physics, LinearPhysics):
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            f"A is linear (to {error:.1e}) but {exam.name} is no deepinv LinearPhysics, so it has no adjoint",
+            "Wrap it: deepinv.physics.LinearPhysics(A=..., A_adjoint=...), or img_size=... in place of A_adjoint.",
+            numbers,
+        )
+    else:
+        yield Finding("linearity", Severity.OK, f"A(2a + b) = 2A(a) + A(b) to {error:.1e}", "", numbers)
+
+
+def check_adjoint(exam: Exam) -> Iterator[Finding]:
+    """``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and in float32, on copies."""
+    errors, failures, wrong_type = {}, {}, []
+    for dtype in (torch.float64, torch.float32):
+        try:
+            physics = cast(exam.physics, dtype)
+            errors[dtype], found = _mismatch(exam, physics, dtype)
+            if found != dtype:
+                wrong_type.append(f"{_name(dtype)} becomes {_name(found)}")
+        except FAILURES as error:
+            failures[dtype] = short(error)
+    numbers: dict = {_name(d): e for d, e in errors.items()}
+    if not errors:
+        exam.adjoint = False
+        yield Finding(
+            "adjoint",
+            Severity.PROBLEM,
+            f"A_adjoint failed: «{failures[torch.float32]}»",
+            "Give A_adjoint=..., or img_size=(C, H, W), from which deepinv derives it.",
+        )
+        return
+    measured = ", ".join(f"{e:.1e} in {_name(d)}" for d, e in errors.items())
+    worst = max(errors.values())
+    exact = errors.get(torch.float64, 0.0)
+    exam.adjoint = worst <= _WRONG
+    if not worst <= _WRONG:
+        severity, advice = (
+            Severity.PROBLEM,
+            (
+                "Correct A_adjoint, or leave it out and give img_size to deepinv's LinearPhysics: with a wrong one the "
+                "iteration descends on nothing, and ReTune refuses it."
+            ),
+        )
+    elif exact > _ROUNDING[torch.float64]:
+        severity, advice = (
+            Severity.WARNING,
+            (
+                "A_adjoint is only close to the adjoint: the equilibrium is that of another data term; use the exact "
+                "adjoint (for Tomography adjoint_via_backprop=True)."
+            ),
+        )
+    elif errors.get(torch.float32, 0.0) > _ROUNDING[torch.float32]:
+        severity, advice = Severity.WARNING, "In float32 digits are lost: rescale the operator, or work in float64."
+    else:
+        severity, advice = Severity.OK, ""
+    if wrong_type and severity is Severity.OK:
+        severity, advice = Severity.NOTE, "Inputs are converted inside the physics, so float64 gains nothing."
+    if failures and severity is Severity.OK:
+        severity = Severity.NOTE
+        advice = "Build the physics in the precision of your images; it cannot be used in the other one."
+    for dtype, text in failures.items():
+        measured += f"; {_name(dtype)} could not be tested: «{text}»"
+    for text in wrong_type:
+        measured += f"; {text} inside"
+    yield Finding("adjoint", severity, f"⟨Au, v⟩ and ⟨u, Aᵀv⟩ differ by {measured}", advice, numbers)
+    if torch.float64 in errors:
+        cut = cut_by_torch(cast(exam.physics, torch.float64), exam.probe(0, torch.float64))
+        if cut is not None and cut > 1e-3:
+            yield Finding(
+                "precision",
+                Severity.NOTE,
+                f"physics.to(torch.float64) would change A by {cut:.0%}: torch drops the imaginary part of its buffers",
+                f"Build {exam.name} anew in the precision that you need instead of casting it.",
+                {"change": cut},
+            )
+
+
+def check_norm(exam: Exam) -> Iterator[Finding]:
+    """‖A‖², and whether its scale is convenient."""
+    if not exam.sound:
+        return
+    assert isinstance(exam.physics, LinearPhysics)
+    like = exam.probe(0)
+    try:
+        facts = _operator.facts(exam.physics, like, exam.physics.A(like))
+    except RetuneError as error:
+        exam.adjoint = False
+        yield Finding("norm", Severity.PROBLEM, short(error), "Repair the operator: ReTune refuses it as it is.")
+        return
+    exam.sqnorm, exam.sqnorm_kind = facts.sqnorm, facts.sqnorm_kind
+    low, high = float(facts.sqnorm.min()), float(facts.sqnorm.max())
+    numbers = {"sqnorm": [float(v) for v in facts.sqnorm], "kind": facts.sqnorm_kind}
+    if high <= 0:
+        yield Finding(
+            "norm", Severity.PROBLEM, "‖A‖² = 0: the operator is zero", "Check the mask or the kernel.", numbers
+        )
+        return
+    if facts.sqnorm_kind == "exact":
+        how = "exact"
+    else:
+        how = f"a Lanczos estimate times {_operator.SAFETY}, too small with a probability below {_operator.FAILURE:g}"
+    value = f"{high:.4g}" if high - low <= 1e-6 * high else f"{low:.4g} to {high:.4g}"
+    yield Finding("norm", Severity.OK, f"‖A‖² = {value} ({how})", "", numbers)
+    if low >= 0.1 and high <= 10:
+        return
+    severity = Severity.NOTE if low >= 1e-2 and high <= 100 else Severity.WARNING
+    yield Finding(
+        "scale",
+        severity,
+        f"‖A‖² = {value} is far from 1",
+        f"Divide A and y by ‖A‖ = {high**0.5:.4g}, so that the usual λ, σ and tolerances fit.",
+        numbers,
+    )
+
+
+def _mismatch(exam: Exam, physics, dtype: torch.dtype) -> tuple[float, torch.dtype]:
+    """max |⟨Au, v⟩ − ⟨u, Aᵀv⟩| / (‖Au‖ ‖v‖), and the real dtype that came out."""
+    worst, found = 0.0, dtype
+    for seed in range(_COUNT):
+        u, other = exam.probe(seed, dtype), exam.probe(seed + 10, dtype)
+        left, v = parts(physics.A(u)), physics.A(u + other)  # correlated: a wrong scale shows as well as a wrong place
+        back = physics.A_adjoint(v)
+        product = sum(_operator._inner(p, q) for p, q in zip(left, parts(v), strict=True))
+        error = abs(product - _operator._inner(u, back)) / max(_norm(left) * _norm(v), 1e-30)
+        # also where A maps everything to 0, and NaN counts as the worst
+        worst = max(worst, error if error == error else float("inf"))
+        found = back.dtype
+    return worst, found
+
+
+def _less(a, b) -> list[Tensor]:
+    return [p - q for p, q in zip(parts(a), parts(b), strict=True)]
+
+
+def _norm(y) -> float:
+    return sum(_operator._inner(p, p) for p in parts(y)) ** 0.5
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _size(exam: Exam) -> str:
+    return "×".join(map(str, exam.shape))
