@@ -14,6 +14,7 @@ from retune._version import __version__
 if TYPE_CHECKING:
     from retune import data, errors, priors, problems
     from retune.build import load
+    from retune.certificate import certify
     from retune.equilibrium import Equilibrium, Status
     from retune.gradients import Implicit, Truncated, Unrolled
     from retune.maps import ForwardBackward
@@ -36,6 +37,7 @@ _WHERE = {
     "Stop": "retune.solve",
     "Truncated": "retune.gradients",
     "Unrolled": "retune.gradients",
+    "certify": "retune.certificate",
     "fit": "retune.training",
     "load": "retune.build",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "Truncated",
     "Unrolled",
     "__version__",
+    "certify",
     "data",
     "errors",
     "fit",

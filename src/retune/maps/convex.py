@@ -90,7 +90,7 @@ def forward_backward_guarantee(owner: ForwardBackward, problem: Problem) -> Guar
     contracts = bool((mu > 0).all()) or bool((torch.stack(backward) < 1).all())
     return Guarantee(
         row="convex prior with exact prox" + (", strongly convex problem" if contracts else ""),
-        statement=_statement(owner.layers, contracts),
+        statement=_statement(owner.layers, contracts, all(c is not None and c.checked for c in known)),
         convex=True,
         lipschitz=lipschitz,
         lipschitz_kind=problem.sqnorm_kind,
@@ -102,9 +102,11 @@ def forward_backward_guarantee(owner: ForwardBackward, problem: Problem) -> Guar
     )
 
 
-def _statement(layers: int, contracts: bool) -> str:
+def _statement(layers: int, contracts: bool, exists: bool) -> str:
+    if layers == 1 and contracts:
+        return "the iterates converge to the only minimiser"
     if layers == 1:
-        return f"the iterates converge to {'the only' if contracts else 'a'} minimiser"
+        return "the iterates converge to a minimiser" + ("" if exists else ", if there is one")
     if contracts:
         return "the iterates converge to the only fixed point of the cycle"
     return "the iterates converge to a fixed point of the cycle, if there is one"
