@@ -13,20 +13,20 @@ ROOT = Path(importlib.util.find_spec("retune").origin).parent
 
 # A module may import from its own row and the rows above it.
 ORDER = [
-    {"errors", "_version", "_allocator", "equilibrium", "_blur", "_operator", "problem", "guarantee"},
+    {"errors", "_version", "_allocator", "_memory", "equilibrium", "_blur", "_operator", "problem", "guarantee"},
     {"maps", "priors"},
     {"solvers"},
     {"solve"},
     {"gradients"},
-    {"_local", "_checkpoint", "model"},
-    {"certificate", "training", "problems", "data"},
+    {"_local", "_checkpoint", "dial", "model"},
+    {"certificate", "planning", "training", "problems", "data"},
     {"build"},
     {"compare", "demo", "report"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Within the first row: facts, then the operator, then the problem.
-FIRST = ["_version", "errors", "_allocator", "equilibrium", "_blur", "_operator", "problem", "guarantee"]
+FIRST = ["_version", "errors", "_memory", "_allocator", "equilibrium", "_blur", "_operator", "problem", "guarantee"]
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from retune.gradients import Implicit, Truncated, Unrolled
     from retune.maps import ForwardBackward
     from retune.model import Restarted
+    from retune.planning import plan
     from retune.problem import Problem
     from retune.solve import Stop
     from retune.solvers import Anderson, Picard
@@ -40,6 +41,7 @@ _WHERE = {
     "certify": "retune.certificate",
     "fit": "retune.training",
     "load": "retune.build",
+    "plan": "retune.planning",
 }
 _MODULES = ("data", "errors", "priors", "problems")
 
@@ -61,6 +63,7 @@ __all__ = [
     "errors",
     "fit",
     "load",
+    "plan",
     "priors",
     "problems",
 ]

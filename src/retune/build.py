@@ -34,8 +34,9 @@ def build(description: dict) -> Any:
     known = {**description}
     kind = known.pop("type", None)
     if kind == "Restarted":
-        return Restarted(
-            build(known["map"]),
+        return Restarted.rebuild(
+            known.get("auto"),
+            map=build(known["map"]),
             depth=known["depth"],
             restarts=known["restarts"],
             gradient=build(known["gradient"]),
