@@ -18,74 +18,20 @@ Run ``python benchmarks/memory.py``.
 
 from __future__ import annotations
 
-import gc
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import deepinv
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 import retune
 from _timing import CONSOLE, arguments, verdict, where, write
+from retune._memory import StorageMeter, peak_of
 
 SHAPE = (4, 3, 128, 128)
 WAVELET, LEVELS = "db4", 4
 SAME, OVERHEAD = 1.03, 1.3  # the bars
-
-
-class StorageMeter(TorchDispatchMode):
-    """Bytes alive, and their peak, of the storages that operations return while the mode is on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
-        self._known: dict[int, weakref.finalize] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        before = {_key(t) for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
-        out = func(*args, **kwargs)
-        for t in tree_iter(out):
-            if isinstance(t, Tensor) and _key(t) not in before:
-                self._follow(t.untyped_storage())
-        self.peak = max(self.peak, self.alive)
-        return out
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-        self.alive += size
-
-        def freed() -> None:
-            self.alive -= size
-            self._known.pop(key, None)
-
-        self._known[key] = weakref.finalize(storage, freed)
-
-
-def _key(t: Tensor) -> int:
-    return t.untyped_storage()._cdata
-
-
-def peak_of(run: Callable[[], object], device: torch.device) -> int:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with StorageMeter() as meter:
-        run()
-    return meter.peak
 
 
 def tape_of(forward_backward: retune.ForwardBackward, depth: int, y: Tensor, physics: Any) -> tuple[int, int]:
@@ -118,6 +64,10 @@ def tape_of(forward_backward: retune.ForwardBackward, depth: int, y: Tensor, phy
         out = bound.block(u, depth)
     del out
     return sum(saved.values()), constants
+
+
+def _key(t: Tensor) -> int:
+    return t.untyped_storage()._cdata
 
 
 def _tensors_within(root: object) -> list[Tensor]:

@@ -11,6 +11,7 @@ from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
 from retune import ForwardBackward, Problem
+from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
 from retune.priors import WaveletL1, WaveletL12
@@ -36,6 +37,9 @@ class Quadratic(Prior):
         super().__init__()
         self.explicit_prior = True
         self.log_weight = nn.Parameter(weight.log())
+
+    def convexity(self):
+        return Convexity(strong=(2 * self.log_weight.min()).exp(), how="a diagonal quadratic")
 
     def fn(self, x, *args, **kwargs):
         return 0.5 * (self.log_weight.exp() * x).square().flatten(1).sum(1)

@@ -13,14 +13,25 @@ ROOT = Path(importlib.util.find_spec("retune").origin).parent
 
 # A module may import from its own row and the rows above it.
 ORDER = [
-    {"errors", "_version", "_allocator", "_autograd", "equilibrium", "_blur", "_operator", "problem"},
+    {
+        "errors",
+        "_version",
+        "_allocator",
+        "_autograd",
+        "_memory",
+        "equilibrium",
+        "_blur",
+        "_operator",
+        "problem",
+        "guarantee",
+    },
     {"maps", "priors"},
     {"solvers"},
     {"solve"},
     {"gradients"},
-    {"_checkpoint", "model"},
+    {"_local", "_checkpoint", "dial", "model"},
     {"networks"},
-    {"certify", "diagnosis", "training", "problems", "data"},
+    {"certificate", "diagnosis", "planning", "training", "problems", "data"},
     {"build"},
     {"weights", "recipes"},
     {"compare", "demo", "report"},
@@ -28,7 +39,18 @@ ORDER = [
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Within the first row: facts, then the operator, then the problem.
-FIRST = ["_version", "errors", "_allocator", "_autograd", "equilibrium", "_blur", "_operator", "problem"]
+FIRST = [
+    "_version",
+    "errors",
+    "_memory",
+    "_allocator",
+    "_autograd",
+    "equilibrium",
+    "_blur",
+    "_operator",
+    "problem",
+    "guarantee",
+]
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -14,11 +14,13 @@ from retune._version import __version__
 if TYPE_CHECKING:
     from retune import data, errors, networks, priors, problems, solvers, weights
     from retune.build import load
+    from retune.certificate import certify
     from retune.diagnosis import doctor
     from retune.equilibrium import Equilibrium, Status
     from retune.gradients import Implicit, Truncated, Unrolled
     from retune.maps import ForwardBackward, GradientStep
     from retune.model import Restarted
+    from retune.planning import plan
     from retune.problem import Problem
     from retune.solve import Stop
     from retune.solvers import Anderson, Damped, Picard
@@ -39,9 +41,11 @@ _WHERE = {
     "Stop": "retune.solve",
     "Truncated": "retune.gradients",
     "Unrolled": "retune.gradients",
+    "certify": "retune.certificate",
     "doctor": "retune.diagnosis",
     "fit": "retune.training",
     "load": "retune.build",
+    "plan": "retune.planning",
 }
 _MODULES = ("data", "errors", "networks", "priors", "problems", "solvers", "weights")
 
@@ -60,12 +64,14 @@ __all__ = [
     "Truncated",
     "Unrolled",
     "__version__",
+    "certify",
     "data",
     "doctor",
     "errors",
     "fit",
     "load",
     "networks",
+    "plan",
     "priors",
     "problems",
     "solvers",

@@ -32,6 +32,7 @@ class OperatorFacts:
     sqnorm_kind: str
     normal_scale: float | None
     normal: Callable[[Tensor], Tensor] | None  # None: the physics' own route
+    floor: Tensor | None = None  # a lower bound on the least eigenvalue of AᵀA, if one is known exactly
 
 
 _cache: weakref.WeakKeyDictionary[LinearPhysics, tuple[Any, list[Tensor], OperatorFacts]]
@@ -94,12 +95,13 @@ def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
         if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
             # Cached, so nothing here may hold on to the physics, nor freeze a mask that is being learned.
             known = _diagonal_facts(physics, like)
-            return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None)
+            return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None, known.floor)
         normal, exact = _fast_normal(physics, like)
         if normal is not None and not _agree(normal(probe := next(probes)), physics.A_adjoint_A(probe)):
             normal, exact = None, None
         if exact is not None:
-            return OperatorFacts(exact.to(like), "exact", None, normal)
+            floor = _floor(normal.power).to(like) if isinstance(normal, BlurNormal) and type(physics) is Blur else None
+            return OperatorFacts(exact.to(like), "exact", None, normal, floor)
         sqnorm = lanczos_sqnorm(normal or physics.A_adjoint_A, next(probes)) * SAFETY
         return OperatorFacts(sqnorm, "estimated", None, normal)
 
@@ -112,7 +114,8 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
     power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
     if mask.numel() == 1 and not mask.requires_grad:
         scale = float(power)
-        return OperatorFacts(power.detach().to(like).reshape(1), "exact", scale, lambda x: x * scale)
+        only = power.detach().to(like).reshape(1)
+        return OperatorFacts(only, "exact", scale, lambda x: x * scale, only)
     batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
     sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
     if type(physics) is Inpainting:
@@ -124,7 +127,15 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
         def normal(x: Tensor) -> Tensor:
             return physics.V(power * physics.V_adjoint(x))
 
-    return OperatorFacts(sqnorm.to(like), "exact", None, normal)
+    return OperatorFacts(sqnorm.to(like), "exact", None, normal, _floor(power if batched else power[None]).to(like))
+
+
+def _floor(power: Tensor) -> Tensor:
+    """The least entry of each row of |m|², less what rounding (of an FFT) may have added to it; (1,) or (B,)."""
+    flat = power.detach().flatten(1)
+    margin = 16 * torch.finfo(flat.dtype).eps * flat.amax(1)
+    least = flat.amin(1)
+    return torch.where(least > margin, least - margin, torch.zeros_like(least))
 
 
 def _is_diagonalised(physics: DecomposablePhysics, probe: Tensor) -> bool:

@@ -57,6 +57,7 @@ def build(description: dict) -> Any:
         raise unknown_name("type", kind, _KNOWN)
     if kind == "Restarted":
         known["stop"] = Stop(**known["stop"])
+        return Restarted.rebuild(known.pop("auto", None), **known)
     return _KNOWN[kind](**known)
 
 

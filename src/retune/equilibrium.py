@@ -70,6 +70,8 @@ class GradientReport:
             target, or None before the backward pass. An estimate from the measured decay of the adjoint
             increments (THEORY: tail ≤ ratio/(1 − ratio) × last increment), not a proved bound.
         decay: (B,) measured factor by which one block of K layers shrinks the adjoint increments.
+        parameter_error: estimated relative error of the gradient of the parameters, summed over the batch; only where
+            the rule looks at it (``Truncated(rtol=...)``), else None.
         blocks: number of adjoint blocks that were used.
         depth: layers that were recorded and differentiated.
     """
@@ -78,6 +80,7 @@ class GradientReport:
     target: str = "equilibrium"
     relative_error: Tensor | None = None
     decay: Tensor | None = None
+    parameter_error: float | None = None
     blocks: int = 0
     depth: int = 0
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from deepinv.models import Reconstructor
@@ -13,11 +14,15 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _checkpoint
+from retune._memory import as_bytes
+from retune.dial import Auto, Choice, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
-from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
+from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_real, require_whole
 from retune.gradients.base import GradientRule
 from retune.gradients.truncated import Truncated
+from retune.gradients.unrolled import Unrolled
 from retune.maps.base import AbstractMap, BoundMap
+from retune.problem import Problem
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
@@ -36,12 +41,20 @@ class Restarted(Reconstructor):
     Args:
         map: what is iterated, for example :class:`retune.ForwardBackward`.
         depth: K, layers per block; a multiple of the map's cycle. K = 1 is ordinary Jacobian-free backpropagation.
-        restarts: R.
+            "auto" chooses it on the first training batch, from `accuracy` and `memory`, and with it the number of
+            adjoint blocks of a plain ``Truncated``; until then blocks have about ten layers.
+        restarts: R, or "auto".
         gradient: the gradient rule; ReTune's :class:`retune.Truncated` by default.
         solver: how the fixed point is reached; by default plain restarts, and for a map that may expand (a free
             denoiser) :class:`retune.solvers.Damped`, which is the same until the residual grows.
         stop: when eval mode stops; by default to ``rtol=1e-4`` for rules at the equilibrium, and after exactly K
             layers for :class:`retune.Unrolled`.
+        accuracy: for "auto": relative error of the gradient that is asked for, and relative distance to the
+            equilibrium, in (0, 1).
+        memory: for ``depth="auto"``: what a training step may need, in bytes or as ``"8 GB"``; None sets no limit.
+
+    Attributes:
+        auto: None, or what "auto" was asked for; ``auto.choice.why`` says what was chosen and why.
 
     Raises:
         InvalidParameterError: depth that does not fit the cycle, negative restarts, an argument of another type.
@@ -52,15 +65,20 @@ class Restarted(Reconstructor):
     def __init__(
         self,
         map: AbstractMap,
-        depth: int = 10,
-        restarts: int = 10,
+        depth: int | Literal["auto"] = 10,
+        restarts: int | Literal["auto"] = 10,
         gradient: GradientRule | None = None,
         solver: AbstractSolver | None = None,
         stop: Stop | None = None,
+        *,
+        accuracy: float = 1e-2,
+        memory: int | float | str | None = None,
     ):
         super().__init__()
         require("map", map, AbstractMap, "a map", "wrap a prior: retune.ForwardBackward(prior)")
-        depth, restarts = require_whole("depth", depth), require_whole("restarts", restarts)
+        self.auto = _auto(depth, restarts, accuracy, memory, gradient)
+        depth = provisional_depth(map.layers) if depth == "auto" else require_whole("depth", depth, _AUTO)
+        restarts = 10 if restarts == "auto" else require_whole("restarts", restarts, _AUTO)
         if gradient is not None:
             require("gradient", gradient, GradientRule, "a gradient rule", "for example retune.Truncated()")
         if solver is not None:
@@ -135,12 +153,35 @@ class Restarted(Reconstructor):
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, image), the image being a copy.
         """
-        bound = self.map.bind(self.map.problem(y, physics))
+        problem = self.map.problem(y, physics)
+        if self.training and self.auto is not None and self.auto.choice is None:
+            self._choose(self.auto, problem)
+        bound = self.map.bind(problem)
         if self.training:
             return self._train(bound, init, stop, trace, observe)
         with torch.no_grad():
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
             return _equilibrium(bound.image(solution.u), solution)
+
+    def _choose(self, auto: Auto, problem: Problem) -> None:
+        """Measure this batch, and set what was left to be chosen."""
+
+        def step(depth: int) -> None:
+            with torch.enable_grad():
+                bound = self.map.bind(problem)
+                u, _ = self.gradient(bound, depth, bound.init)
+                image = bound.image(u)
+                leaves = [p for p in self.map.parameters() if p.requires_grad]
+                if image.requires_grad and leaves:
+                    torch.autograd.grad(image.square().sum(), leaves, allow_unused=True)
+
+        with torch.no_grad():
+            bound = self.map.bind(problem)
+            choice = choose(bound, auto, self.gradient, self.solver, self.depth, self.restarts, step)
+        self.auto = replace(auto, choice=choice)
+        self.depth, self.restarts = choice.depth, choice.restarts
+        if isinstance(self.gradient, Truncated) and self.gradient.rtol is None:
+            self.gradient = Truncated(choice.blocks, max_blocks=self.gradient.max_blocks)
 
     def _train(
         self,
@@ -189,7 +230,8 @@ class Restarted(Reconstructor):
 
     def describe(self) -> dict:
         """Everything but the weights, as plain data: what :func:`retune.load` rebuilds the network from."""
-        return {
+        chosen = {} if self.auto is None else {"auto": self.auto.to_dict()}
+        return chosen | {
             "type": "Restarted",
             "map": self.map.describe(),
             "depth": self.depth,
@@ -201,10 +243,23 @@ class Restarted(Reconstructor):
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
-        return (
+        options = (
             f"depth={self.depth}, restarts={self.restarts}, gradient={self.gradient!r}, solver={self.solver!r}, "
             f"stop={self.stop!r}"
         )
+        if self.auto is None:
+            return options
+        choice = self.auto.choice
+        return f"{options}, auto: {'not chosen before the first training batch' if choice is None else choice.why}"
+
+    @classmethod
+    def rebuild(cls, auto: dict | None = None, **options: Any) -> Restarted:
+        """The network that ``describe()`` described; `auto` carries what was chosen, and why."""
+        net = cls(**options)
+        if auto is not None:
+            choice = auto["choice"]
+            net.auto = Auto(**{**auto, "choice": None if choice is None else Choice(**choice)})
+        return net
 
     def save(self, path: str | Path, **notes: str) -> None:
         """Write weights and description to one safetensors file, atomically; read it with :func:`retune.load`.
@@ -214,6 +269,28 @@ class Restarted(Reconstructor):
             notes: short texts to keep with the weights (training data, figures, licence, …).
         """
         _checkpoint.write(path, self.state_dict(), self.describe(), notes)
+
+
+_AUTO = 'or "auto"'
+
+
+def _auto(
+    depth: Any, restarts: Any, accuracy: float, memory: int | float | str | None, gradient: GradientRule | None
+) -> Auto | None:
+    accuracy = require_real("accuracy", accuracy)
+    if not 0 < accuracy < 1:
+        raise InvalidParameterError(f"accuracy must lie strictly between 0 and 1, got {accuracy}")
+    limit = None if memory is None else as_bytes(memory)
+    if "auto" not in (depth, restarts):
+        if limit is not None:
+            raise InvalidParameterError('memory is a limit for depth="auto"; retune.plan(net, ...) predicts the need')
+        return None
+    if isinstance(gradient, Unrolled):
+        raise InvalidParameterError(
+            "an unrolled network is trained for one depth, which no accuracy decides: give depth and restarts, or use "
+            "a rule at the equilibrium (retune.Truncated, retune.Implicit)"
+        )
+    return Auto(depth == "auto", restarts == "auto", accuracy, limit)
 
 
 def _start(bound: BoundMap, init: Tensor | None) -> Tensor:

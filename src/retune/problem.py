@@ -54,7 +54,11 @@ class Problem:
         adjoint_y: ``Aᵀy``, in the image's shape.
         sqnorm: ‖A‖², shape (1,) or (B,).
         sqnorm_kind: "exact", "estimated" or "given".
+        sqnorm_safety, sqnorm_failure: of an estimate: the factor that is in it, and the probability that it is too
+            small all the same.
         lipschitz: L, shape (1,) or (B,).
+        strong_convexity: μ ≥ 0 such that ``f − (μ/2)‖·‖²`` is known to be convex, shape (1,) or (B,): ``min |m|²/σ²``
+            for a diagonalised operator or a circular convolution; 0 where nothing is known.
 
     Raises:
         PhysicsError: the physics is not linear, or its adjoint is not one.
@@ -99,6 +103,7 @@ class Problem:
 
         facts = _operator.facts(physics, self.adjoint_y, y, known_sqnorm=sqnorm)
         self.sqnorm, self.sqnorm_kind = facts.sqnorm, facts.sqnorm_kind
+        self.sqnorm_safety, self.sqnorm_failure = _operator.SAFETY, _operator.FAILURE
         # A = √a·(an isometry) is common (denoising) and makes the normal operator a multiplication by a number.
         self.normal_scale = facts.normal_scale
 
@@ -118,6 +123,8 @@ class Problem:
         self.lipschitz = self.sqnorm * constant
         if not bool((self.lipschitz > 0).all()):
             raise PhysicsError("the forward operator is zero: ‖A‖² = 0, so there is nothing to restore from")
+        known = facts.floor if self._is_l2 and facts.floor is not None else torch.zeros_like(self.sqnorm)
+        self.strong_convexity = known * constant
         self._normal = _operator.normal_operator(physics, facts)
 
     @staticmethod

@@ -24,11 +24,13 @@ class Truncated(GradientRule):
     (Davy, Briceño-Arias, Pustelnik, arXiv:2506.13239).
 
     With ``blocks=M`` the same recorded block is pulled back M times: the gradient of K·M layers at the memory of K.
-    With ``rtol`` it is pulled back until the estimated error is below it. Both report the error that was left.
+    With ``rtol`` it is pulled back until the estimated error is below it: that of the adjoint for every image, and
+    that of the gradient of the batch, which where large contributions cancel is relatively larger. Both report the
+    error that was left.
 
     Args:
         blocks: M ≥ 1; ignored if `rtol` is given.
-        rtol: requested relative error of the adjoint, in (0, 1).
+        rtol: requested relative error of the adjoint and of the gradient, in (0, 1).
         max_blocks: bound on M when `rtol` decides.
     """
 
@@ -44,7 +46,8 @@ class Truncated(GradientRule):
     def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
         report = GradientReport(f"Truncated, K = {depth}", depth=depth)
-        adjoint = AdjointBlocks(report, None if self.rtol is not None else self.blocks, self.rtol, self.max_blocks)
+        blocks = None if self.rtol is not None else self.blocks
+        adjoint = AdjointBlocks(report, blocks, self.rtol, self.max_blocks, parameters=True)
         u_in = adjoint.enter(solve(), bound.sources)
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune.guarantee import Guarantee
 from retune.problem import Problem
 
 __all__ = ["AbstractMap", "BoundMap"]
@@ -74,6 +75,14 @@ class AbstractMap(nn.Module, ABC):
     @abstractmethod
     def describe(self) -> dict:
         """Constructor arguments as plain data, from which the map can be rebuilt."""
+
+    def guarantee(self, problem: Problem) -> Guarantee:
+        """What is proved of the iterates of this map on a problem, and what that rests on: by default nothing.
+
+        Override it to state the facts of a map: a few numbers from which :func:`retune.certify` computes the rest. How
+        is shown in :class:`retune.guarantee.Guarantee`.
+        """
+        return Guarantee()
 
     def init(self, problem: Problem) -> Tensor:
         """The first state u_0. In a loop, bind once instead."""

@@ -15,8 +15,10 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
-from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
+from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole, wrong_type
+from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.convex import forward_backward_guarantee
 from retune.maps.describe import describe_fidelity, describe_prior
 from retune.maps.parameters import Bounded, Positive
 from retune.priors.base import SynthesisPrior
@@ -29,9 +31,9 @@ __all__ = ["ForwardBackward"]
 
 
 class ForwardBackward(AbstractMap):
-    r"""``T(u) = prox_{τλg}(u − τ Dᵀ∇f(Du))``, ``x = D u``.
+    r"""``T(u) = prox_{τλg}(u − τ (Dᵀ∇f(Du) + εu))``, ``x = D u``.
 
-    The step size is ``τ = 2s/L`` with ``s ∈ (0, 1)`` learned through a sigmoid and ``L = ‖A‖²/σ²`` taken from the
+    The step size is ``τ = 2s/L`` with ``s ∈ (0, 1)`` learned through a sigmoid and ``L = ‖A‖²/σ² + ε`` from the
     problem, so ``0 < τ < 2/L`` whatever the training does: for convex g the map is averaged and, with tied weights, its
     iterates converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An
     untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our
@@ -48,6 +50,9 @@ class ForwardBackward(AbstractMap):
         learn_step_size: whether s is trained.
         learn_reg: whether λ is trained.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity other than ``L2``.
+        strong_convexity: ε ≥ 0: adds ``½ε‖u‖²`` to the objective, so that for convex g the map is a contraction, with
+            factor at most ``max(|1 − τε|, |1 − τL|)`` for any A. It pulls the state (for a wavelet prior all
+            coefficients, the coarse ones too) towards 0, so keep it small beside ``‖A‖²/σ²``.
 
     Raises:
         InvalidParameterError: a parameter out of range, or a prior without a prox of its own.
@@ -64,9 +69,13 @@ class ForwardBackward(AbstractMap):
         learn_step_size: bool = True,
         learn_reg: bool = True,
         lipschitz: float | None = None,
+        strong_convexity: float = 0.0,
     ):
         super().__init__()
         layers = require_whole("layers", layers)
+        strong_convexity = require_real("strong_convexity", strong_convexity)
+        if not 0 <= strong_convexity < float("inf"):
+            raise InvalidParameterError(f"strong_convexity must be finite and ≥ 0, got {strong_convexity}")
         if data_fidelity is not None:
             number = isinstance(data_fidelity, Real)
             hint = f"write step_size={data_fidelity}" if number else "for example deepinv.optim.L2(sigma=0.1)"
@@ -75,7 +84,7 @@ class ForwardBackward(AbstractMap):
             raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
         self.layers = layers
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
-        self.lipschitz = lipschitz
+        self.lipschitz, self.strong_convexity = lipschitz, strong_convexity
         self.priors = nn.ModuleList(_priors(prior, layers))
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         denoisers = [isinstance(p, DenoiserPrior) for p in self.priors]
@@ -97,7 +106,12 @@ class ForwardBackward(AbstractMap):
             "layers": self.layers,
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
+            "strong_convexity": self.strong_convexity,
         }
+
+    def extra_repr(self) -> str:
+        """What is not in a submodule, for ``repr``."""
+        return f"strong_convexity={self.strong_convexity:g}" if self.strong_convexity else ""
 
     def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
         """See :class:`~retune.maps.base.AbstractMap`."""
@@ -106,6 +120,15 @@ class ForwardBackward(AbstractMap):
     def bind(self, problem: Problem) -> BoundMap:
         """See :class:`~retune.maps.base.AbstractMap`."""
         return _BoundForwardBackward(self, problem)
+
+    def guarantee(self, problem: Problem) -> Guarantee:
+        """What is proved if every g is known to be convex with an exact prox, and what that rests on.
+
+        With ``F = f∘D + ½ε‖·‖²``: L = ``‖A‖²/σ² + ε``, and μ = ``min |m|²/σ² + ε`` where A is diagonalised and D is
+        orthonormal (or the identity), else ε: a redundant frame has directions that ``AD`` does not see. For a prior
+        of which nothing is known, nothing is proved.
+        """
+        return forward_backward_guarantee(self, problem)
 
 
 class _GradientStep(torch.autograd.Function):
@@ -160,10 +183,11 @@ class _BoundForwardBackward(BoundMap):
         scaled = problem.quadratic and problem.normal_scale is not None
         isometric = self._frame is None or self._frame.orthonormal
         self._scalar = problem.normal_scale if scaled and isometric else None
+        self._damping = owner.strong_convexity
 
         steps = 2 * owner.step_size().to(problem.device, problem.dtype)
         regs = owner.reg().to(problem.device, problem.dtype)
-        inverse_l = (1 / problem.lipschitz).reshape(-1, 1, 1, 1)
+        inverse_l = (1 / (problem.lipschitz + owner.strong_convexity)).reshape(-1, 1, 1, 1)
         self._layers = []
         for k in range(self.layers):
             tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)
@@ -189,22 +213,25 @@ class _BoundForwardBackward(BoundMap):
         return target * self._start_scale
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
-        """``prox(u − τ (Dᵀ AᵀA D u − c))`` with ``c = DᵀAᵀy`` for quadratic f."""
+        """``prox(u − τ (Dᵀ AᵀA D u + εu − c))`` with ``c = DᵀAᵀy`` for quadratic f."""
         step = self._layers[k % self.layers]
         if self._target is None:
             assert self._gradient is not None
             gradient = self.state(self._gradient(self.image(u)))
+            if self._damping:
+                gradient = gradient + self._damping * u
         else:
             gradient = self._normal(u) - self._target
         # Autograd keeps the gradient (for τ) and the output of the prox: two states a layer.
         return step.prox(_GradientStep.apply(u, gradient, step.minus_step))  # type: ignore[arg-type]
 
     def _normal(self, u: Tensor) -> Tensor:
-        """``Dᵀ AᵀA D u / σ²``."""
+        """``Dᵀ AᵀA D u / σ² + εu``."""
         if self._scalar is not None:
-            scale = self._scalar * self._weight
+            scale = self._scalar * self._weight + self._damping
             return u if scale == 1 else u * scale
-        return self._scaled(self.state(self._normal_operator(self.image(u))))
+        normal = self._scaled(self.state(self._normal_operator(self.image(u))))
+        return torch.add(normal, u, alpha=self._damping) if self._damping else normal
 
     def _scaled(self, r: Tensor) -> Tensor:
         return r if self._weight == 1 else r * self._weight

@@ -15,7 +15,9 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
+from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.convex import smooth_assumptions
 from retune.maps.describe import describe_fidelity, describe_prior
 from retune.maps.parameters import Bounded, Positive
 from retune.priors.denoiser import RED, DenoiserPrior
@@ -101,6 +103,45 @@ class GradientStep(AbstractMap):
     def bind(self, problem: Problem) -> BoundMap:
         """See :class:`~retune.maps.base.AbstractMap`."""
         return _BoundGradientStep(self, problem)
+
+    @torch.no_grad()
+    def guarantee(self, problem: Problem) -> Guarantee:
+        """See :class:`~retune.maps.base.AbstractMap`: the constants of a ridge regulariser are known, RED has none."""
+        constant = self.prior_constant(problem.adjoint_y)  # (1,)
+        reg = self.reg().to(problem.lipschitz)[:, None]  # (layers, 1)
+        lipschitz = problem.lipschitz + reg.max() * constant
+        steps = 2 * self.step_size().to(lipschitz)[:, None] / (problem.lipschitz + reg * constant)
+        assumptions = smooth_assumptions(problem)
+        if not isinstance(self.prior, Ridge):
+            return Guarantee(
+                row="any denoiser" if isinstance(self.prior, RED) else "smooth prior with the constant that was given",
+                lipschitz=lipschitz,
+                lipschitz_kind=problem.sqnorm_kind,
+                step_sizes=steps,
+                assumptions=(
+                    *assumptions,
+                    Assumption("∇R is L_R-Lipschitz", False, f"{type(self.prior).__name__}: a number that was given"),
+                ),
+            )
+        weak = reg.max() * self.prior.at(None, problem.adjoint_y).weak_convexity
+        room = problem.strong_convexity - weak
+        convex = bool((room >= 0).all())
+        how = "normalised filters, bounded spline slopes"
+        if convex:
+            statement = "the iterates converge to a minimiser" if self.layers == 1 else "every layer is averaged"
+        else:
+            statement = "the objective decreases with every layer" if self.layers == 1 else ""
+        return Guarantee(
+            row=f"{self.prior.convexity} ridge regulariser",
+            statement=statement,
+            convex=convex,
+            lipschitz=lipschitz,
+            lipschitz_kind=problem.sqnorm_kind,
+            strong_convexity=room.clamp_min(0),
+            strong_convexity_from="A, less the weak convexity of the prior" if bool((room > 0).any()) else "none is known",
+            step_sizes=steps,
+            assumptions=(*assumptions, Assumption("∇R is L_R-Lipschitz", True, how)),
+        )
 
     def objective(self, x: Tensor, problem: Problem, layer: int = 0) -> Tensor:
         """``f(x) + λR(x)`` per image, shape (B,), for a prior with a value.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
+from retune.guarantee import Convexity
 from retune.maps.parameters import Positive
 from retune.priors.base import BoundPrior, SynthesisPrior
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
@@ -71,6 +72,10 @@ class _WaveletPrior(SynthesisPrior):
             "coarse": self.coarse,
             "learn": self.learn,
         }
+
+    def convexity(self) -> Convexity:
+        """A sum of norms with positive weights: convex, with the exact prox, whatever was learned."""
+        return Convexity(0.0, f"{type(self).__name__}: norms with positive weights, prox in closed form", checked=True)
 
     def frame(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> WaveletFrame:
         """The tight frame for images (B, C, H, W)."""

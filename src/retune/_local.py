@@ -1,0 +1,153 @@
+"""How a block of layers behaves near a state: products with its Jacobian, and power iterations on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from retune.errors import CutGradientError
+from retune.maps.base import BoundMap
+
+__all__ = ["Estimate", "Linearised", "per_image_norm", "spectral_norm", "spectral_radius"]
+
+
+def per_image_norm(u: Tensor) -> Tensor:
+    """Euclidean norm of every image, shape (B,)."""
+    return torch.linalg.vector_norm(u.flatten(1), dim=1)
+
+
+class Linearised:
+    """The Jacobian J of one cycle of a bound map at a state, from graphs that are recorded once.
+
+    ``Jᵀw`` is a backward pass. ``Jv`` is the derivative of ``w ↦ Jᵀw``, hence a backward pass through the backward
+    pass; where a layer forbids that, it is the finite difference ``(T(u + hv) − T(u))/h``.
+
+    Args:
+        bound: the map; its cycle is recorded, so the memory is that of one cycle.
+        u: the state, leading axis B; the images are independent of each other.
+        products: whether ``Jv`` is wanted besides ``Jᵀw``.
+
+    Attributes:
+        route: how ``Jv`` is formed, in words.
+
+    Raises:
+        CutGradientError: no gradient flows through the map.
+    """
+
+    def __init__(self, bound: BoundMap, u: Tensor, *, products: bool = True):
+        self._bound = bound
+        with torch.enable_grad():
+            self._u = u.detach().clone().requires_grad_()
+            self._out = bound.block(self._u, bound.layers)
+            if not self._out.requires_grad:
+                raise CutGradientError(
+                    "no gradient flows through the map, so its contraction cannot be measured: a prior or denoiser "
+                    "detaches (.detach(), torch.no_grad()); use a differentiable one"
+                )
+            self.route = ""
+            if products:
+                self._w = torch.zeros_like(self._out).requires_grad_()
+                (self._pulled,) = torch.autograd.grad(self._out, self._u, self._w, create_graph=True)
+                self.route = "finite differences" if not self._twice() else "backward through backward"
+
+    def _twice(self) -> bool:
+        if not self._pulled.requires_grad:
+            return False
+        try:
+            self._product(torch.zeros_like(self._u))
+        except RuntimeError as error:
+            if "once_differentiable" in str(error) or "not implemented" in str(error):
+                return False
+            raise
+        return True
+
+    def transposed(self, w: Tensor, cycles: int = 1) -> Tensor:
+        """``(Jᵀ)^cycles w``."""
+        for _ in range(cycles):
+            (w,) = torch.autograd.grad(self._out, self._u, w, retain_graph=True)
+        return w
+
+    def product(self, v: Tensor, cycles: int = 1) -> Tensor:
+        """``J^cycles v``."""
+        for _ in range(cycles):
+            v = self._product(v) if self.route.startswith("backward") else self._difference(v)
+        return v
+
+    def _product(self, v: Tensor) -> Tensor:
+        return torch.autograd.grad(self._pulled, self._w, v, retain_graph=True)[0]
+
+    def _difference(self, v: Tensor) -> Tensor:
+        """The step is a compromise between rounding and curvature: ``√eps`` of the size of the state."""
+        with torch.no_grad():
+            eps = torch.finfo(v.dtype).eps
+            size = per_image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
+            h = (eps**0.5 * per_image_norm(self._u).clamp_min(1.0) / size).reshape(-1, *[1] * (v.ndim - 1))
+            return (self._bound.block(self._u + h * v, self._bound.layers) - self._out) / h
+
+    def random(self, seed: int) -> Tensor:
+        """A random direction of norm 1 in every image: the same for all of them, and for any batch."""
+        generator = torch.Generator().manual_seed(seed)
+        one = torch.randn(self._u.shape[1:], generator=generator, dtype=self._u.dtype)
+        return _unit(one.to(self._u.device).expand(self._u.shape))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The result of power iterations from several starts.
+
+    Attributes:
+        value: (B,) the largest over the starts.
+        spread: (B,) largest less smallest.
+        iterations: of each start.
+        starts: how many.
+    """
+
+    value: Tensor
+    spread: Tensor
+    iterations: int
+    starts: int
+
+
+def spectral_norm(jacobian: Linearised, cycles: int = 1, iterations: int = 20, starts: int = 3) -> Estimate:
+    """``‖J^cycles‖₂`` per image by power iterations on ``(J^c)ᵀJ^c``: each value is a lower bound of it."""
+    found = []
+    for seed in range(starts):
+        v, size = jacobian.random(seed), None
+        for i in range(iterations):
+            w = jacobian.product(v, cycles)
+            size = per_image_norm(w)
+            if i + 1 < iterations:
+                v = _unit(jacobian.transposed(w, cycles))
+        assert size is not None
+        found.append(size)
+    return _gather(found, iterations)
+
+
+def spectral_radius(jacobian: Linearised, iterations: int = 100, starts: int = 3) -> Estimate:
+    """The asymptotic rate of one cycle per image: the growth of ``(Jᵀ)^n w`` over the last half of the iterations.
+
+    The geometric mean over that half, so that a pair of complex eigenvalues, whose norms oscillate, does no harm.
+    """
+    found = []
+    for seed in range(starts):
+        w, logs = jacobian.random(seed), []
+        for _ in range(iterations):
+            w = jacobian.transposed(w)
+            size = per_image_norm(w)
+            logs.append(size.clamp_min(torch.finfo(w.dtype).tiny).log())
+            w = _unit(w)
+        rate = torch.stack(logs[iterations // 2 :]).mean(0).exp()
+        found.append(torch.where(size == 0, torch.zeros_like(rate), rate))
+    return _gather(found, iterations)
+
+
+def _gather(found: list[Tensor], iterations: int) -> Estimate:
+    table = torch.stack(found)
+    return Estimate(table.amax(0), table.amax(0) - table.amin(0), iterations, len(found))
+
+
+def _unit(v: Tensor) -> Tensor:
+    size = per_image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
+    return v / size.reshape(-1, *[1] * (v.ndim - 1))

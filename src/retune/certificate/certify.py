@@ -1,0 +1,282 @@
+"""Certify a restoration: solve it, then bound, estimate and measure."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune._local import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
+from retune.certificate.claims import ESTIMATED, MEASURED, Certificate, Claim, ImageCertificate, Number, proved_kind
+from retune.equilibrium import Equilibrium
+from retune.errors import InvalidParameterError, require, require_whole
+from retune.gradients import Implicit, Truncated
+from retune.guarantee import Guarantee
+from retune.maps.base import BoundMap
+from retune.model import Restarted
+
+__all__ = ["certify"]
+
+_SERIES = 1000  # layers of the adjoint series at most
+
+
+def certify(
+    net: Restarted,
+    y: Tensor,
+    physics: LinearPhysics,
+    *,
+    result: Equilibrium | None = None,
+    iterations: int = 20,
+    starts: int = 3,
+    max_layers: int = 2000,
+) -> Certificate:
+    r"""How far a restoration is from its equilibrium, how wrong the K-layer gradient is there, and what that rests on.
+
+    Bounds exist where the map states facts that imply them (:meth:`retune.maps.base.AbstractMap.guarantee`): with ρ
+    the product of the layers' Lipschitz constants over n layers and ``u_n`` the state n layers later,
+
+    * ``‖u − u*‖ ≤ ‖u_n − u‖/(1 − ρ)``, with n such that ρ ≤ ½ (if `max_layers` allow), so that the bound is at most
+      three times the true distance;
+    * the adjoint of the K-layer gradient at the equilibrium has the relative error ``‖w − w*‖/‖w*‖ ≤ ρ_K`` for any
+      loss, and ``ρ_K^M`` with M blocks (arXiv:2506.13239; Bolte, Pauwels, Vaiter, NeurIPS 2023).
+
+    Everything else is estimated by power iterations on the Jacobian at the state reached (from below: the true factor
+    is at least the value found, and slow directions that a start hardly contains are found late), or measured. All of
+    it is exact up to rounding: bounds far below the precision of the arithmetic say nothing.
+
+    Args:
+        net: the network; used in eval mode, and left as it was.
+        y: measurement.
+        physics: the operator that made it.
+        result: what ``net.solve`` returned for it, if you have it; solved now if not.
+        iterations: of each power iteration for a norm (five times as many for the rate).
+        starts: random starts of each power iteration; the spread over them is reported.
+        max_layers: layers that may be run beyond the result.
+
+    Returns:
+        One entry per image; ``print`` it, or take ``.to_dict()``.
+
+    Raises:
+        CutGradientError: no gradient flows through the map.
+        InvalidParameterError: an option out of range.
+    """
+    require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
+    for name, value in (("iterations", iterations), ("starts", starts), ("max_layers", max_layers)):
+        if require_whole(name, value) < 1:
+            raise InvalidParameterError(f"{name} must be at least 1, got {value}")
+    was_training = net.training
+    net.eval()
+    try:
+        with torch.no_grad():
+            result = net.solve(y, physics) if result is None else result
+            problem = net.map.problem(y, physics)
+            bound = net.map.bind(problem)
+            guarantee = net.map.guarantee(problem)
+        return _Survey(net, bound, guarantee, result, iterations, starts, max_layers).certificate()
+    finally:
+        net.train(was_training)
+
+
+class _Survey:
+    """All numbers for the whole batch, then one certificate per image."""
+
+    def __init__(
+        self,
+        net: Restarted,
+        bound: BoundMap,
+        guarantee: Guarantee,
+        result: Equilibrium,
+        iterations: int,
+        starts: int,
+        max_layers: int,
+    ):
+        self.net, self.bound, self.guarantee, self.result = net, bound, guarantee, result
+        self.depth, self.starts = net.depth, starts
+        self.u = result.state.detach()
+        self.batch = len(self.u)
+        cycles = self.depth // bound.layers
+        self.factors = self._expand(guarantee.factors())
+        self.block = None if self.factors is None else self._block(self.factors)
+        # Far enough beyond the result that most of its distance has been travelled; that is also the best place to
+        # measure how the map behaves at its equilibrium.
+        ahead = self._ahead(self.block, max_layers)
+        self.after_one = self._run(self.u, 1)
+        self.u_far, self.blocks = self._run(self.after_one, ahead - 1), ahead
+        jacobian = Linearised(bound, self.u_far)
+        self.rate = _per_layer(spectral_radius(jacobian, 5 * iterations, starts), bound.layers)
+        if self.block is None or bool((self.block >= 1).any()):
+            more = self._ahead(self.rate.value**self.depth, max_layers) - ahead
+            if more > 0:
+                self.u_far, self.blocks = self._run(self.u_far, more), ahead + more
+        self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if bound.layers == 1 else None
+        self.block_norm = spectral_norm(jacobian, cycles, iterations, starts)
+        self.route = jacobian.route
+        self.gradient = self._gradient(jacobian, cycles)
+
+    def _expand(self, factors: Tensor | None) -> Tensor | None:
+        return None if factors is None else factors.detach().expand(-1, self.batch)
+
+    def _block(self, factors: Tensor) -> Tensor:
+        """Of K layers, (B,): the factors of a cycle multiply."""
+        return factors.prod(0) ** (self.depth // self.bound.layers)
+
+    def _ahead(self, factor: Tensor | None, max_layers: int) -> int:
+        """Blocks after which less than half of the distance is left; as many as allowed where that never happens."""
+        most = max(1, max_layers // self.depth)
+        if factor is None:
+            return min(most, max(1, math.ceil(50 / self.depth)))
+        worst = float(factor[factor < 1].max()) if bool((factor < 1).any()) else 0.0
+        return 1 if worst <= 0.5 else min(most, math.ceil(math.log(0.5) / math.log(worst)))
+
+    def _run(self, u: Tensor, blocks: int) -> Tensor:
+        with torch.no_grad():
+            for _ in range(blocks):
+                u = self.bound.block(u, self.depth)
+        return u
+
+    def _gradient(self, jacobian: Linearised, cycles: int) -> Tensor | None:
+        """Relative error that the rule's M blocks leave, (starts, B), for random loss gradients."""
+        rule = self.net.gradient
+        if not isinstance(rule, Truncated) or rule.rtol is not None:
+            return None
+        slowest = float(self.rate.value.clamp(1e-3, 1).max())
+        used = cycles * rule.blocks
+        terms = _SERIES if slowest >= 1 else math.ceil(math.log(1e-3) / math.log(slowest) / self.bound.layers)
+        terms = used + max(cycles, min(terms, _SERIES // self.bound.layers))
+        errors = []
+        for seed in range(self.starts):
+            term = self._loss_gradient(seed)
+            whole, rest = torch.zeros_like(term), torch.zeros_like(term)
+            # w* = Σ_j (Jᵀ)^{Kj} v is what the sum over all cycles is divided into; the error is its part beyond M.
+            for j in range(terms):
+                if j % cycles == 0:
+                    whole = whole + term
+                    rest = rest + term if j >= used else rest
+                term = jacobian.transposed(term)
+            errors.append(per_image_norm(rest) / per_image_norm(whole).clamp_min(torch.finfo(term.dtype).tiny))
+        return torch.stack(errors)
+
+    def _loss_gradient(self, seed: int) -> Tensor:
+        """``Dᵀ``-like pull-back of white noise on the image: what a random loss would send to the state."""
+        with torch.enable_grad():
+            u = self.u_far.detach().clone().requires_grad_()
+            image = self.bound.image(u)
+            generator = torch.Generator().manual_seed(1000 + seed)
+            noise = torch.randn(image.shape[1:], generator=generator, dtype=image.dtype).to(image.device)
+            if image is u:
+                return noise.expand_as(image).clone()
+            return torch.autograd.grad(image, u, noise.expand_as(image))[0]
+
+    def certificate(self) -> Certificate:
+        distances = self._distances()
+        images = tuple(self._image(i, distances) for i in range(self.batch))
+        return Certificate(images, self.depth, repr(self.net.gradient))
+
+    def _distances(self) -> dict[str, Tensor]:
+        """(B,) state and image distances, by the bound and by the estimated rate; inf where there is none."""
+        with torch.no_grad():
+            x, far = self.bound.image(self.u), self.bound.image(self.u_far)
+            moved, moved_image = per_image_norm(self.u_far - self.u), per_image_norm(far - x)
+            pixels = math.sqrt(x[0].numel())
+            found = {"size": per_image_norm(self.u), "residual": _relative(self.after_one, self.u)}
+            infinite = torch.full_like(moved, torch.inf)
+            rate = self.rate.value ** (self.depth * self.blocks)
+            left = torch.where(rate < 1, rate / (1 - rate), infinite)
+            found["estimated"] = torch.where(rate < 1, moved * (1 + left), infinite)
+            found["estimated image"] = torch.where(rate < 1, moved_image * (1 + left), infinite) / pixels
+            if self.block is not None:
+                q = self.block**self.blocks
+                bound = torch.where(q < 1, moved / (1 - q), infinite)
+                found["proved"] = bound
+                # the state that was run on is within q·bound of the equilibrium, and the image map is Lipschitz
+                found["proved image"] = (moved_image + self.guarantee.image * q * bound) / pixels
+        return found
+
+    def _image(self, i: int, distances: dict[str, Tensor]) -> ImageCertificate:
+        facts, status = self.guarantee, self.result.status[i]
+        rests = facts.assumptions
+        kind = proved_kind(rests)
+
+        def bound(value: Tensor | None, how: str) -> tuple[Number, ...]:
+            found = None if value is None or status.failed else float(value[i])
+            return () if found is None or not math.isfinite(found) else (Number(found, kind, how, rests),)
+
+        def estimate(value: Tensor, how: str) -> tuple[Number, ...]:
+            return () if status.failed else (Number(float(value[i]), ESTIMATED, how),)
+
+        def power(found: Estimate | None, what: str) -> tuple[Number, ...]:
+            if found is None:
+                return ()
+            spread = f"{found.iterations} iterations, {found.starts} starts within {float(found.spread[i]):.0e}"
+            return estimate(found.value, f"{what}{spread}")
+
+        step = None
+        if facts.step_sizes is not None and facts.step_limit is not None:
+            step = (facts.step_sizes / facts.step_limit).amax(0).detach().expand(self.batch)
+        mu = 0.0 if facts.strong_convexity is None else float(facts.strong_convexity.expand(self.batch)[i])
+        # The ordinary route is not worth a word; a finite difference is.
+        norm = "" if self.route.startswith("backward") else "Jv by finite differences, "
+        far = f"‖u_n − u‖/(1 − ρ), n = {self.depth * self.blocks}"
+        size = distances["size"].clamp_min(torch.finfo(self.u.dtype).tiny)
+        proved = distances.get("proved")
+        return ImageCertificate(
+            step_size=Claim(bound(step, f"L {facts.lipschitz_kind}")),
+            layer_factor=Claim(
+                bound(None if self.factors is None else self.factors.amax(0), _factor_from(facts, mu))
+                + power(self.layer_norm, norm)
+            ),
+            block_factor=Claim(bound(self.block, "product over the layers") + power(self.block_norm, norm)),
+            rate=Claim(power(self.rate, "")),
+            residual=Claim((Number(float(distances["residual"][i]), MEASURED, "‖Φ(u) − u‖/‖Φ(u)‖"),)),
+            distance=Claim(bound(proved, far) + estimate(distances["estimated"], "ρ from the estimated rate")),
+            relative_distance=Claim(
+                bound(None if proved is None else proved / size, far)
+                + estimate(distances["estimated"] / size, "ρ from the estimated rate")
+            ),
+            rmse=Claim(
+                bound(distances.get("proved image"), "the same, of the image")
+                + estimate(distances["estimated image"], "ρ from the estimated rate")
+            ),
+            gradient_error=self._gradient_claim(i, bound),
+            row=facts.row,
+            statement=facts.statement,
+            assumptions=rests,
+            strong_convexity=(mu, facts.strong_convexity_from),
+            status=status.value,
+            layers=int(self.result.layers[i]),
+            dtype=str(self.u.dtype).removeprefix("torch."),
+        )
+
+    def _gradient_claim(self, i: int, bound) -> Claim:
+        rule = self.net.gradient
+        if self.result.status[i].failed:
+            return Claim()
+        if isinstance(rule, Truncated) and rule.rtol is None:
+            contracts = self.block is not None and float(self.block[i]) < 1
+            proved = bound(self.block**rule.blocks, "ρ_K for any loss" if rule.blocks == 1 else f"ρ_K^{rule.blocks} for any loss") if contracts else ()  # type: ignore[operator]
+            assert self.gradient is not None
+            spread = float(self.gradient[:, i].amax() - self.gradient[:, i].amin())
+            how = f"adjoint series, {self.starts} random losses within {spread:.0e}"
+            return Claim((*proved, Number(float(self.gradient[:, i].amax()), ESTIMATED, how)))
+        if isinstance(rule, Truncated | Implicit) and rule.rtol is not None:
+            return Claim((Number(rule.rtol, ESTIMATED, "blocks are added until the measured decay says so"),))
+        return Claim()  # an unrolled network differentiates its own K layers: exactly, and not at the equilibrium
+
+
+def _factor_from(facts: Guarantee, mu: float) -> str:
+    strong = "" if facts.backward is None or bool((facts.backward == 1).all()) else "the prox shrinks; "
+    return f"{strong}max(|1 − τμ|, |1 − τL|), μ = {mu:.3g}"
+
+
+def _per_layer(cycle: Estimate, layers: int) -> Estimate:
+    if layers == 1:
+        return cycle
+    low = (cycle.value - cycle.spread).clamp_min(0)
+    value = cycle.value ** (1 / layers)
+    return Estimate(value, value - low ** (1 / layers), cycle.iterations, cycle.starts)
+
+
+def _relative(after: Tensor, before: Tensor) -> Tensor:
+    return per_image_norm(after - before) / per_image_norm(after).clamp_min(torch.finfo(after.dtype).tiny)

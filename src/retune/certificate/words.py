@@ -1,0 +1,101 @@
+"""A certificate in words: the verdict, and the table."""
+
+from __future__ import annotations
+
+import math
+
+from retune.certificate.claims import CONDITIONAL, Certificate, Claim, ImageCertificate, Number
+
+__all__ = ["ROWS", "text", "verdict"]
+
+#: Name of a claim, and how it is called; {K} is the depth.
+ROWS = {
+    "step_size": "step size ÷ (2/L)",
+    "layer_factor": "factor of one layer",
+    "block_factor": "factor of K = {K} layers",
+    "rate": "asymptotic factor per layer",
+    "residual": "relative change in K layers (measured)",
+    "relative_distance": "distance to equilibrium, relative",
+    "rmse": "distance to equilibrium, RMSE",
+    "gradient_error": "relative error of the gradient",
+}
+
+
+def verdict(image: ImageCertificate) -> str:
+    """One sentence: what may be relied on, in the words of its kind."""
+    if image.status in ("diverged", "not finite"):
+        return f"The iteration failed ({image.status}): nothing can be said of this image."
+    rate = image.rate.estimated
+    near, wrong = image.rmse.proved, image.gradient_error.proved
+    if near is not None:
+        found = f"{_opening(near)} the image is within {_short(near.value)} (RMSE) of the only equilibrium"
+        if wrong is not None and wrong.value < 1:
+            found += f", and the gradient formed there is within {_percent(wrong.value)} of the exact one"
+        return found + "."
+    about = "" if rate is None else f"the layers shrink errors by {_short(rate.value)} each near this image"
+    if rate is not None and rate.value >= 1:
+        about = f"near this image errors grow by {_short(rate.value)} a layer, so it is no attracting equilibrium"
+    near = image.rmse.estimated
+    if near is not None and math.isfinite(near.value):
+        about += f" and it is about {_short(near.value)} (RMSE) from its equilibrium"
+    if image.statement:
+        factor = image.layer_factor.proved
+        opening = "Proved" if factor is None else _opening(factor).rstrip(":")
+        return f"{opening}: {image.statement}; no rate is proved; estimated: {about}."
+    return f"Nothing is proved of this map in advance; estimated: {about}."
+
+
+def _opening(number: Number) -> str:
+    return {"proved": "Proved:", CONDITIONAL: "Proved, if the unchecked assumptions hold:"}.get(
+        number.kind, f"{number.kind.capitalize()}:"
+    )
+
+
+def text(certificate: Certificate) -> str:
+    """The certificate as plain text."""
+    parts = [_image(certificate, i) for i in range(len(certificate))]
+    return "\n\n".join(parts)
+
+
+def _image(certificate: Certificate, i: int) -> str:
+    image = certificate[i]
+    count = len(certificate)
+    title = "Certificate" if count == 1 else f"Certificate of image {i} (of {count})"
+    lines = [f"{title}: {image.row}; {image.status} after {image.layers} layers, {image.dtype}"]
+    cells = [("", _bounds(image), "estimated", "how")]
+    for name, claim in image.claims.items():
+        if name in ROWS and claim.numbers:
+            cells.append((ROWS[name].format(K=certificate.depth), *_cells(claim)))
+    widths = [max(len(row[c]) for row in cells) for c in range(3)]
+    for row in cells:
+        lines.append(f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip())
+    if image.strong_convexity[0]:
+        lines.append(f"  μ = {_short(image.strong_convexity[0])}: {image.strong_convexity[1]}")
+    for assumption in image.assumptions:
+        mark = "checked" if assumption.checked else "NOT CHECKED"
+        lines.append(f"  rests on: {assumption.statement} ({mark}: {assumption.how})")
+    lines.append(image.verdict)
+    return "\n".join(lines)
+
+
+def _bounds(image: ImageCertificate) -> str:
+    """The heading of the column of bounds; what they are conditional on is in the verdict and the last lines."""
+    kinds = {n.kind for claim in image.claims.values() for n in claim.numbers if n.is_bound}
+    return "proved" if not kinds or kinds == {"proved"} else "proved*"
+
+
+def _cells(claim: Claim) -> tuple[str, str, str]:
+    bound = claim.proved
+    other = claim.estimated or claim.measured
+    how = "; ".join(n.how for n in claim.numbers)
+    return ("–" if bound is None else f"≤ {_short(bound.value)}", "–" if other is None else _short(other.value), how)
+
+
+def _short(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.1e}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2g} %" if value >= 1e-4 else _short(value)

@@ -1,0 +1,232 @@
+"""What a training step will need before it is run: memory, time, and the depth that fits."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import deepinv
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune._memory import as_bytes, in_words, peak_of
+from retune.errors import InvalidParameterError, require, require_whole
+from retune.model import Restarted
+from retune.problems.base import Restoration
+from retune.solve import Stop
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prediction for one network, image size and batch; printed, in words.
+
+    Attributes:
+        image_size: (C, H, W).
+        batch: B.
+        depth, restarts: K and R.
+        step_bytes: peak of a training step, above what is there anyway.
+        resident_bytes: what is there anyway: weights, the two moments of Adam, images and measurements.
+        evaluation_bytes: peak of an evaluation, above the same.
+        step_seconds: one training step.
+        evaluation_seconds: one evaluation of K(R + 1) layers; how many layers an image needs, only a solve can tell.
+        memory: bytes that were allowed, or None.
+        deepest: the largest K that fits, 0 if none does; None without a limit.
+    """
+
+    image_size: tuple[int, int, int]
+    batch: int
+    depth: int
+    restarts: int
+    step_bytes: int
+    resident_bytes: int
+    evaluation_bytes: int
+    step_seconds: float
+    evaluation_seconds: float
+    memory: int | None
+    deepest: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the network's own depth fits the memory; None without a limit."""
+        return None if self.deepest is None else self.depth <= self.deepest
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.batch}×{'×'.join(map(str, self.image_size))}, K = {self.depth}, R = {self.restarts}",
+            f"  training step  {in_words(self.step_bytes)} (+ {in_words(self.resident_bytes)} resident), "
+            f"{self.step_seconds:.3g} s",
+            f"  evaluation     {in_words(self.evaluation_bytes)}, {self.evaluation_seconds:.3g} s for "
+            f"{self.depth * (self.restarts + 1)} layers",
+        ]
+        if self.memory is not None and self.deepest is not None:
+            verdict = "fits" if self.fits else "does not fit"
+            deepest = f"the deepest that does is {self.deepest}" if self.deepest else "no depth does: lower the batch"
+            lines.append(f"  K = {self.depth} {verdict} {in_words(self.memory)}; {deepest}")
+        return "\n".join(lines)
+
+
+def plan(
+    net: Restarted,
+    image_size: tuple[int, int, int],
+    batch: int,
+    memory: int | float | str | None = None,
+    *,
+    problem: Restoration | LinearPhysics | None = None,
+) -> Plan:
+    """Predict memory and time of a training step and of an evaluation, and the depth that fits a memory.
+
+    Steps of two small depths on batches of one and two images of the real size are run and measured; memory is
+    linear in the depth and in the batch, time is too once both are large. Nothing larger is run, the weights and
+    gradients are left as they were. Memory is counted in bytes of tensors (on CUDA as the allocator counts them);
+    workspaces inside an operation, and what an allocator rounds up or keeps, come on top.
+
+    Args:
+        net: the network, on its device, with its depth, restarts and gradient rule.
+        image_size: (C, H, W).
+        batch: B.
+        memory: what is there, in bytes or as ``"8 GB"``; None asks for no depth.
+        problem: what is restored: a problem of :mod:`retune.problems`, or a physics for images of this size;
+            inpainting of half of the pixels if None (a blur costs some images more).
+
+    Raises:
+        InvalidParameterError: an argument of the wrong kind.
+    """
+    require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
+    batch = require_whole("batch", batch)
+    if len(image_size) != 3 or min(image_size) < 1 or batch < 1:
+        raise InvalidParameterError(
+            f"image_size must be (channels, height, width) and batch at least 1, got {image_size} and {batch}"
+        )
+    limit = None if memory is None else as_bytes(memory)
+    return _Planner(net, (image_size[0], image_size[1], image_size[2]), problem).plan(batch, limit)
+
+
+class _Planner:
+    def __init__(
+        self, net: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None
+    ):
+        self.net, self.size = net, size
+        parameters = list(net.parameters())
+        first = parameters[0] if parameters else torch.zeros(())
+        self.device, self.dtype = first.device, torch.float32 if first.dtype != torch.float64 else first.dtype
+        if problem is None:
+            problem = deepinv.physics.Inpainting(size, mask=0.5, device=self.device)  # pyright: ignore[reportArgumentType]
+            problem = problem.to(self.dtype)
+        self.problem = problem
+        self.cycle = net.map.layers
+        self.depths = (2 * self.cycle, 4 * self.cycle)
+
+    def plan(self, batch: int, memory: int | None) -> Plan:
+        net = self.net
+        kept = [(p, p.grad) for p in net.parameters()]
+        mode = net.training
+        try:
+            self._peak(1, self.cycle, "step")  # whatever is cached for good
+            steps = {(b, k): self._peak(b, k, "step") for b in (1, 2) for k in self.depths}
+            evaluations = [self._peak(b, self.depths[0], "evaluation") for b in (1, 2)]
+            seconds, layer = self._seconds(batch)
+        finally:
+            for p, grad in kept:
+                p.grad = grad
+            net.train(mode)
+
+        def bytes_at(depth: int) -> float:
+            """Linear in the depth for each batch, then linear in the batch."""
+            near, far = self.depths
+            one, two = (
+                steps[b, near] + (steps[b, far] - steps[b, near]) / (far - near) * (depth - near) for b in (1, 2)
+            )
+            return one + (two - one) * (batch - 1)
+
+        resident = self._resident(batch)
+        deepest = None
+        if memory is not None:
+            slope = max(bytes_at(self.cycle + 1) - bytes_at(self.cycle), 1.0)
+            fits = (memory - resident - bytes_at(self.cycle)) / slope + self.cycle
+            deepest = max(0, math.floor(fits / self.cycle) * self.cycle)
+        return Plan(
+            image_size=self.size,
+            batch=batch,
+            depth=net.depth,
+            restarts=net.restarts,
+            step_bytes=round(bytes_at(net.depth)),
+            resident_bytes=resident,
+            evaluation_bytes=round(evaluations[0] + (evaluations[1] - evaluations[0]) * (batch - 1)),
+            step_seconds=seconds,
+            evaluation_seconds=layer * net.depth * (net.restarts + 1),
+            memory=memory,
+            deepest=deepest,
+        )
+
+    def _measurement(self, batch: int) -> tuple[Tensor, Tensor, LinearPhysics]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(batch, *self.size, generator=generator, dtype=self.dtype).to(self.device)
+        if isinstance(self.problem, Restoration):
+            y, physics = self.problem.measure(x, 0)
+            return x, y, physics
+        return x, self.problem.A(x), self.problem
+
+    def _task(
+        self, batch: int, depth: int, kind: Literal["step", "evaluation"], restarts: int = 1
+    ) -> Callable[[], object]:
+        """A training step, or an evaluation of as many layers, as a function."""
+        x, y, physics = self._measurement(batch)
+        net = Restarted(self.net.map, depth, restarts, self.net.gradient, self.net.solver)
+        net.train(kind == "step")
+        if kind == "evaluation":
+            stop = Stop(0.0, depth * (restarts + 1))
+            return lambda: net.solve(y, physics, stop=stop)
+
+        def step() -> None:
+            net.zero_grad(set_to_none=True)
+            loss = (net(y, physics) - x).square().mean()
+            if loss.requires_grad:
+                loss.backward()
+
+        return step
+
+    def _peak(self, batch: int, depth: int, kind: Literal["step", "evaluation"]) -> int:
+        task = self._task(batch, depth, kind)
+        self.net.zero_grad(set_to_none=True)
+        return peak_of(task, self.device)
+
+    def _seconds(self, batch: int) -> tuple[float, float]:
+        """One training step of the network, and one layer of an evaluation, for the whole batch."""
+        near, far = self.depths
+        small = min(batch, 2)  # times of one image are mostly overhead, where images are small
+        layer = self._time(self._task(small, near, "evaluation", 4)) / (5 * near)
+        blocks = [self._time(self._task(small, k, "step", 0)) for k in self.depths]
+        slope = max(blocks[1] - blocks[0], 0.0) / (far - near)
+        block = max(blocks[0] + slope * (self.net.depth - near), blocks[0] * min(1.0, self.net.depth / near))
+        rounds = self.net.restarts if self.net.gradient.restarts else 0
+        scale = batch / small
+        return scale * (block + layer * self.net.depth * rounds), scale * layer
+
+    def _time(self, task: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(4):
+            _wait(self.device)
+            start = time.perf_counter()
+            task()
+            _wait(self.device)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[1:])  # the first one warms up
+
+    def _resident(self, batch: int) -> int:
+        """Weights and Adam's two moments (the gradients are in the step), images and measurements."""
+        weights = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in self.net.parameters())
+        x, y, _ = self._measurement(1)
+        parts = [x, *([y] if isinstance(y, Tensor) else list(y))]
+        return weights + batch * sum(p.numel() * p.element_size() for p in parts)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,111 @@
+"""``Truncated(rtol=η)``: the true relative error of the gradient, against closed forms and an exact adjoint."""
+
+import pytest
+import torch
+
+from problems import CASES, rand
+from retune import ForwardBackward, Implicit, Restarted, Truncated, problems
+from retune.data import photograph
+from retune.priors import WaveletL12
+
+
+def flat(grads, parameters):
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(grads, parameters, strict=True)]
+    )
+
+
+def relative(found, exact):
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3])
+@pytest.mark.parametrize("depth", [2, 10])
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_is_as_accurate_as_asked(case, depth, rtol, float64):
+    """Of the parameters, not only of the adjoint; for losses under which contributions cancel, too."""
+    for seed in range(2):
+        case_ = CASES[case](batch=1)
+        parameters = list(case_.map.parameters())
+        loss = rand(*case_.answer().shape, seed=seed + 50)
+        exact = flat(torch.autograd.grad((loss * case_.answer()).sum(), parameters, allow_unused=True), parameters)
+        net = Restarted(case_.map, depth, restarts=150 // depth, gradient=Truncated(rtol=rtol)).train()
+        seen = []
+        image = net(case_.y, case_.physics, report=seen.append)
+        found = flat(torch.autograd.grad((loss * image).sum(), parameters), parameters)
+        assert relative(found, exact) < 2 * rtol
+        report = seen[0].gradient
+        assert report.parameter_error <= rtol
+        assert report.blocks < 30  # accuracy was not bought by running to the limit
+
+
+def test_cancellation_is_seen(float64):
+    """An adjoint within 1 % of the exact one gave this gradient with an error of 8 %."""
+    case, parameters, errors = CASES["damped_l1"](batch=1), None, {}
+    for rule in (Truncated(rtol=1e-2), Implicit(rtol=1e-2)):
+        worst = 0.0
+        for seed in range(3):
+            case = CASES["damped_l1"](batch=1)
+            parameters = list(case.map.parameters())
+            loss = rand(*case.answer().shape, seed=seed + 50)
+            exact = flat(torch.autograd.grad((loss * case.answer()).sum(), parameters, allow_unused=True), parameters)
+            net = Restarted(case.map, 1, restarts=150, gradient=rule).train()
+            found = flat(torch.autograd.grad((loss * net(case.y, case.physics)).sum(), parameters), parameters)
+            worst = max(worst, relative(found, exact))
+        errors[type(rule)] = worst
+    assert errors[Truncated] < 1e-2
+    assert errors[Implicit] > 3e-2  # its tolerance is that of the adjoint
+
+
+def test_only_the_leaves_of_the_block_are_looked_at(float64):
+    """Nothing to learn but the measurement: the gradient in y is as accurate; with nothing at all the rule still ends."""
+    case = CASES["quadratic"](batch=1)
+    case.map.requires_grad_(False)
+    y = case.y.clone().requires_grad_()
+    loss = rand(1, 1, 4, 5, seed=4)
+    grads = []
+    for rule in (Implicit(rtol=1e-13), Truncated(rtol=1e-3)):
+        net = Restarted(case.map, 2, 200, gradient=rule).train()
+        grads.append(torch.autograd.grad((loss * net(y, case.physics)).sum(), y)[0])
+    assert relative(grads[1], grads[0]) < 2e-3
+
+
+def photo_gradients(restarts, rules, size=64):
+    """Gradients of the squared error of inpainting a piece of a photograph, by each (rule, depth), in float64."""
+    x = photograph("astronaut")[None, :, 60 : 60 + size, 190 : 190 + size].double()
+    y, physics = problems.inpaint(keep=0.5, sigma=0.05).measure(x, seed=0)
+    weights = torch.tensor([[[0.6, 1.0, 1.4]], [[1.0, 0.8, 1.2]], [[1.3, 1.0, 0.7]]])
+    map_ = ForwardBackward(WaveletL12("db4", levels=4, channels=3, weights=weights), reg=0.1)
+    parameters = list(map_.parameters())
+    with torch.no_grad():
+        bound = map_.bind(map_.problem(y, physics))
+        u = bound.init()
+        for _ in range(restarts):
+            u = bound.block(u, 10)
+    found = []
+    for rule, depth in rules:
+        bound = map_.bind(map_.problem(y, physics))
+        state, report = rule(bound, depth, lambda: u)
+        loss = (bound.image(state) - x).square().sum()
+        map_.zero_grad()
+        loss.backward()
+        found.append((flat([p.grad for p in parameters], parameters), report))
+    return found
+
+
+def test_on_a_piece_of_a_photograph(float64):
+    """16×16 of the same: the reference is a series carried on to rounding."""
+    (exact, _), (found, report) = photo_gradients(60, [(Implicit(rtol=1e-12), 1), (Truncated(rtol=1e-2), 10)], size=16)
+    assert relative(found, exact) < 2e-2
+    assert report.parameter_error < 1e-2
+
+
+@pytest.mark.slow
+def test_on_a_photograph(float64):
+    """64×64×3 inpainting, ``WaveletL12`` with nine unequal weights: below 2 %, at the memory of K layers."""
+    rules = [(Implicit(rtol=1e-10, max_blocks=3000), 1), (Truncated(rtol=1e-2), 10), (Truncated(rtol=1e-2), 5)]
+    (exact, reference), *found = photo_gradients(150, rules)
+    assert float(reference.relative_error) < 1e-9
+    for gradient, report in found:
+        assert relative(gradient, exact) < 2e-2
+        assert report.blocks > 1
