@@ -13,7 +13,7 @@ ROOT = Path(importlib.util.find_spec("retune").origin).parent
 
 # A module may import from its own row and the rows above it.
 ORDER = [
-    {"errors", "_version", "_allocator", "equilibrium", "_blur", "_operator", "problem"},
+    {"errors", "_version", "_allocator", "equilibrium", "_restrict", "_blur", "_operator", "problem"},
     {"maps", "priors"},
     {"solvers"},
     {"solve"},
@@ -26,7 +26,7 @@ ORDER = [
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Within the first row: facts, then the operator, then the problem.
-FIRST = ["_version", "errors", "_allocator", "equilibrium", "_blur", "_operator", "problem"]
+FIRST = ["_version", "errors", "_allocator", "equilibrium", "_restrict", "_blur", "_operator", "problem"]
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from retune.model import Restarted
     from retune.problem import Problem
     from retune.solve import Stop
-    from retune.solvers import Anderson, Picard
+    from retune.solvers import Anderson, Inertial, Picard
     from retune.training import fit
 
 # Loaded on first use, so that `retune --help` does not wait for torch.
@@ -29,6 +29,7 @@ _WHERE = {
     "Equilibrium": "retune.equilibrium",
     "ForwardBackward": "retune.maps",
     "Implicit": "retune.gradients",
+    "Inertial": "retune.solvers",
     "Picard": "retune.solvers",
     "Problem": "retune.problem",
     "Restarted": "retune.model",
@@ -46,6 +47,7 @@ __all__ = [
     "Equilibrium",
     "ForwardBackward",
     "Implicit",
+    "Inertial",
     "Picard",
     "Problem",
     "Restarted",

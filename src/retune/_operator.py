@@ -13,6 +13,7 @@ from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Inpai
 from torch import Tensor, nn
 
 from retune._blur import BlurNormal
+from retune._restrict import DiagonalNormal
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 
 #: ‖A‖² ≤ SAFETY · (Lanczos estimate), with probability at least 1 − FAILURE over the start vector.
@@ -110,18 +111,10 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
     power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
     if mask.numel() == 1 and not mask.requires_grad:
         scale = float(power)
-        return OperatorFacts(power.detach().to(like).reshape(1), "exact", scale, lambda x: x * scale)
+        return OperatorFacts(power.detach().to(like).reshape(1), "exact", scale, DiagonalNormal(power.detach().reshape(()), None))
     batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
     sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
-    if type(physics) is Inpainting:
-
-        def normal(x: Tensor) -> Tensor:
-            return power * x
-    else:
-
-        def normal(x: Tensor) -> Tensor:
-            return physics.V(power * physics.V_adjoint(x))
-
+    normal = DiagonalNormal(power, None if type(physics) is Inpainting else (physics.V, physics.V_adjoint))
     return OperatorFacts(sqnorm.to(like), "exact", None, normal)
 
 

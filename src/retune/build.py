@@ -15,12 +15,12 @@ from retune.maps import ForwardBackward
 from retune.model import Restarted
 from retune.priors import WaveletL1, WaveletL12
 from retune.solve import Stop
-from retune.solvers import Anderson, Picard
+from retune.solvers import Anderson, Inertial, Picard
 
 __all__ = ["build", "load"]
 
 _SIMPLE: dict[str, Any] = {
-    c.__name__: c for c in (Anderson, Implicit, L2, Picard, Truncated, Unrolled, WaveletL1, WaveletL12)
+    c.__name__: c for c in (Anderson, Implicit, Inertial, L2, Picard, Truncated, Unrolled, WaveletL1, WaveletL12)
 }
 
 

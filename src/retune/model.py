@@ -173,6 +173,10 @@ class Restarted(Reconstructor):
             assert observe is not None
             observe(layers, bound.image(u))
 
+        def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
+            chosen = bound.select(index)
+            return None if chosen is None else chosen.layer
+
         whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # a cycle is never left half-way
         return solve(
             bound.layer,
@@ -180,8 +184,10 @@ class Restarted(Reconstructor):
             solver=self.solver,
             depth=self.depth,
             stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
+            cycle=self.map.layers,
             trace=trace,
             observe=None if observe is None else see,
+            restrict=restrict,
         )
 
     def describe(self) -> dict:

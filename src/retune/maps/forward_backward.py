@@ -15,6 +15,7 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._restrict import Restrictable, rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.parameters import Bounded, Positive
@@ -123,6 +124,8 @@ class _GradientStep(torch.autograd.Function):
 class _Layer:
     minus_step: Tensor  # −τ
     prox: Callable[[Tensor], Tensor]
+    prior: nn.Module
+    gamma: Tensor  # τλ
 
 
 class _BoundForwardBackward(BoundMap):
@@ -154,12 +157,26 @@ class _BoundForwardBackward(BoundMap):
         self._layers = []
         for k, prior in enumerate(owner.priors):
             tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)
-            self._layers.append(
-                _Layer(
-                    minus_step=-tau,
-                    prox=self._bind_prox(prior, tau * regs[k]),
-                )
-            )
+            self._layers.append(self._bind_layer(prior, tau, tau * regs[k]))
+
+    def select(self, index: Tensor) -> BoundMap | None:
+        """Known for a quadratic data term, a normal operator that can be restricted, and synthesis priors."""
+        normal, batch = self._normal_operator, self._shape[0]
+        if self._target is None or self._frame is None or not isinstance(normal, Restrictable):
+            return None
+        chosen = copy.copy(self)
+        chosen._shape = torch.Size((len(index), *self._shape[1:]))
+        chosen._normal_operator = normal.select(index, batch)
+        chosen._target = self._target[index]
+        chosen._start_scale = rows(self._start_scale, index, batch)
+        chosen._layers = [
+            chosen._bind_layer(step.prior, rows(-step.minus_step, index, batch), rows(step.gamma, index, batch))
+            for step in self._layers
+        ]
+        return chosen
+
+    def _bind_layer(self, prior: nn.Module, tau: Tensor, gamma: Tensor) -> _Layer:
+        return _Layer(-tau, self._bind_prox(prior, gamma), prior, gamma)
 
     def _bind_prox(self, prior: nn.Module, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         if isinstance(prior, SynthesisPrior):

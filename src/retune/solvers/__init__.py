@@ -2,6 +2,7 @@
 
 from retune.solvers.anderson import Anderson
 from retune.solvers.base import AbstractSolver, SolverState
+from retune.solvers.inertial import Inertial
 from retune.solvers.restarted import Picard
 
-__all__ = ["AbstractSolver", "Anderson", "Picard", "SolverState"]
+__all__ = ["AbstractSolver", "Anderson", "Inertial", "Picard", "SolverState"]
