@@ -9,37 +9,45 @@ from torch import Tensor
 
 __all__ = ["Safeguard", "norm", "pick"]
 
-#: Plain steps after a fall-back are doubled at most up to this many.
-LONGEST_PAUSE = 64
+#: More plain steps than anyone runs.
+LONGEST_PAUSE = 2**20
 
 
 class Safeguard(NamedTuple):
     """Per image: Φ of the best point so far, its residual, and how many plain steps are still to be taken.
 
-    An extrapolation fails when the residual exceeds `growth` times the least one, or when `patience` evaluations
-    brought no new least one. Then the image goes back to Φ of its best point and takes plain steps: `pause` the first
-    time, twice as many with every further failure, `pause` again after an extrapolation that paid. So n evaluations
-    hold at most about log₂ n excursions of at most `patience` evaluations each, however badly Φ behaves.
+    An extrapolation fails when the residual exceeds `growth` times the least one, or when over `patience` evaluations
+    the least one fell by no more than plain steps would have made it fall, at the rate that the last plain steps had.
+    Then the image goes back to Φ of its best point and takes plain steps: `pause` where the extrapolations up to then
+    gained more than plain steps would have, else twice as many as after the failure before. So n evaluations hold at
+    most about log₂ n excursions in a row that don't pay, of at most `patience` evaluations each, however Φ behaves.
 
     Attributes:
         best: Φ of the point with the least residual.
         least: (B,) that residual.
-        since: (B,) evaluations since then.
+        last: (B,) residual of the point that the next one is Φ of, if it is a plain step.
+        rate: (B,) factor by which the last plain step changed the residual.
+        start: (B,) least residual when the extrapolations that are on trial began.
+        age: (B,) how many they are.
         waits: (B,) plain steps still to be taken.
         pause: (B,) plain steps after the next failure.
     """
 
     best: Tensor
     least: Tensor
-    since: Tensor
+    last: Tensor
+    rate: Tensor
+    start: Tensor
+    age: Tensor
     waits: Tensor
     pause: Tensor
 
     @classmethod
     def begin(cls, u: Tensor, pause: int) -> Safeguard:
-        """Before the first evaluation."""
+        """Before the first evaluation; the second one is a plain step, too."""
+        unknown = u.new_full((u.shape[0],), torch.inf)
         zeros = u.new_zeros(u.shape[0], dtype=torch.long)
-        return cls(u, u.new_full((u.shape[0],), torch.inf), zeros, zeros, zeros + pause)
+        return cls(u, unknown, unknown, torch.ones_like(unknown), unknown, zeros, zeros + 2, zeros + pause)
 
     def watch(
         self, image: Tensor, residual: Tensor, *, growth: float, patience: int, pause: int
@@ -54,15 +62,27 @@ class Safeguard(NamedTuple):
             pause: see the class.
         """
         better = residual < self.least  # never true for NaN, which the loop handles
+        least = torch.where(better, residual, self.least)
         free = self.waits == 0
-        failed = free & ((residual > growth * self.least) | (~better & (self.since + 1 >= patience)))
-        longer = (2 * self.pause).clamp_max(max(LONGEST_PAUSE, pause))
+        measured = ~free & torch.isfinite(self.last)
+        tiny = torch.finfo(residual.dtype).tiny
+        rate = torch.where(measured, (residual / self.last.clamp_min(tiny)).clamp_max(1.0), self.rate)
+        age = torch.where(free, self.age + 1, 0)
+        over = age >= patience
+        paid = least < self.start * rate**age
+        slow = over & ~paid
+        failed = free & ((residual > growth * self.least) | slow)
+        fresh = ~free | over | failed
+        wait = torch.where(paid, pause, self.pause)
         return Safeguard(
             best=pick(better, image, self.best),
-            least=torch.where(better, residual, self.least),
-            since=torch.where(better | failed, 0, self.since + 1),
-            waits=torch.where(failed, self.pause, (self.waits - 1).clamp_min(0)),
-            pause=torch.where(failed, longer, torch.where(better & free, pause, self.pause)),
+            least=least,
+            last=torch.where(failed, least, residual),
+            rate=rate,
+            start=torch.where(fresh, least, self.start),
+            age=torch.where(fresh, 0, age),
+            waits=torch.where(failed, wait, (self.waits - 1).clamp_min(0)),
+            pause=torch.where(failed, (2 * wait).clamp_max(LONGEST_PAUSE), torch.where(over, wait, self.pause)),
         ), failed
 
 

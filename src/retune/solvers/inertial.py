@@ -29,8 +29,8 @@ class Inertial(AbstractSolver):
     and Φ nonexpansive has ``θ ≥ 1 − 2λ``, so every ``λ ≤ 2/3`` is.
 
     Safeguard: while plain steps halve the residual they are kept. An image whose residual exceeds `growth` times its
-    smallest one, or that has not improved for `patience` evaluations, goes back to Φ of its best point and takes
-    plain steps before it tries again: `pause`, and twice as many after each further failure.
+    smallest one, or that gained less in `patience` evaluations than plain steps would have, goes back to Φ of its best
+    point and takes plain steps before it tries again: `pause`, and twice as many after each further trial that did not pay.
 
     It needs three states of memory where :class:`retune.Anderson` needs 2m + 2, and usually somewhat more evaluations.
 
@@ -38,12 +38,12 @@ class Inertial(AbstractSolver):
         relaxation: λ in (0, 2/3].
         growth: factor > 1 by which the residual may exceed its smallest value.
         pause: plain steps after a first fall-back.
-        patience: evaluations without improvement that count as a failure.
+        patience: evaluations over which the gain is compared.
     """
 
     unit = "cycle"
 
-    def __init__(self, relaxation: float = 0.6, growth: float = 3.0, pause: int = 1, patience: int = 30):
+    def __init__(self, relaxation: float = 0.6, growth: float = 3.0, pause: int = 1, patience: int = 20):
         if not 0 < relaxation <= 2 / 3 or growth <= 1 or pause < 1 or patience < 1:
             raise InvalidParameterError(
                 "Inertial needs 0 < relaxation ≤ 2/3, growth > 1, pause ≥ 1 and patience ≥ 1, got "
