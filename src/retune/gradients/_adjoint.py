@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from retune.equilibrium import GradientReport
+from retune.gradients._residual import minimal_residual
 
 __all__ = ["AdjointBlocks"]
 
@@ -27,10 +28,16 @@ class AdjointBlocks:
         blocks: M, or None to continue until `rtol`.
         rtol: continue until the estimated remaining error of the adjoint, relative to w, is below this.
         max_blocks: upper bound on M.
+        memory: directions kept to solve for w by minimal residuals instead of summing the series, if `rtol` is given;
+            0 sums the series.
     """
 
-    def __init__(self, report: GradientReport, blocks: int | None, rtol: float | None, max_blocks: int):
+    def __init__(
+        self, report: GradientReport, blocks: int | None, rtol: float | None, max_blocks: int, memory: int = 0
+    ):
         self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
+        self._memory = memory if blocks is None and max_blocks > 1 else 0
+        self._gain: Tensor | None = None
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
     def enter(self, u: Tensor) -> Tensor:
@@ -55,6 +62,11 @@ class AdjointBlocks:
         return _Relay.apply(u_out, pull_back)  # type: ignore[return-value]
 
     def _series(self, vjp: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+        if self._memory:
+            found = minimal_residual(vjp, v, rtol=self._rtol or 0.0, most=self._max_blocks - 1, memory=self._memory)
+            self._report.blocks, self._gain = found.products + 1, found.gain
+            self._seen = (found.w - v, _norm(found.w), _norm(v), found.alive)
+            return found.w
         w = increment = v
         size = _norm(v)
         first, alive = size, torch.ones_like(size, dtype=torch.bool)
@@ -93,6 +105,11 @@ class AdjointBlocks:
         self._seen = None
         following = _norm(grad if added is None else grad - added)
         tiny = _tiny(size)
+        if self._gain is not None:  # `following` is the true residual ‖v + Jᵀw − w‖
+            error = torch.where(alive, self._gain * following / total.clamp_min(tiny), torch.inf)
+            self._report.decay = torch.where(alive, 1 - 1 / self._gain, torch.inf).detach()
+            self._report.relative_error = torch.where(size == 0, 0.0, error).detach()
+            return
         ratio = following / size.clamp_min(tiny)
         tail = following / (1 - ratio).clamp_min(tiny)
         error = torch.where(alive & (ratio < 1), tail / total.clamp_min(tiny), torch.inf)
