@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retune.problem import Problem
     from retune.solve import Stop
     from retune.solvers import Anderson, Inertial, Picard
-    from retune.training import fit
+    from retune.training import WarmStart, fit
 
 # Loaded on first use, so that `retune --help` does not wait for torch.
 _WHERE = {
@@ -37,6 +37,7 @@ _WHERE = {
     "Stop": "retune.solve",
     "Truncated": "retune.gradients",
     "Unrolled": "retune.gradients",
+    "WarmStart": "retune.training",
     "fit": "retune.training",
     "load": "retune.build",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "Stop",
     "Truncated",
     "Unrolled",
+    "WarmStart",
     "__version__",
     "data",
     "errors",

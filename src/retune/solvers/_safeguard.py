@@ -17,7 +17,7 @@ class Safeguard(NamedTuple):
     """Per image: Φ of the best point so far, its residual, and how many plain steps are still to be taken.
 
     An extrapolation fails when the residual exceeds `growth` times the least one, or when over `patience` evaluations
-    the least one fell by no more than plain steps would have made it fall, at the rate that the last plain steps had.
+    the least one did not fall (with `compare`: no more than at the rate of the last plain steps).
     Then the image goes back to Φ of its best point and takes plain steps: `pause` where the extrapolations up to then
     gained more than plain steps would have, else twice as many as after the failure before. So n evaluations hold at
     most about log₂ n excursions in a row that don't pay, of at most `patience` evaluations each, however Φ behaves.
@@ -50,7 +50,7 @@ class Safeguard(NamedTuple):
         return cls(u, unknown, unknown, torch.ones_like(unknown), unknown, zeros, zeros + 2, zeros + pause)
 
     def watch(
-        self, image: Tensor, residual: Tensor, *, growth: float, patience: int, pause: int
+        self, image: Tensor, residual: Tensor, *, growth: float, patience: int, pause: int, compare: bool
     ) -> tuple[Safeguard, Tensor]:
         """The safeguard after an evaluation, and which images failed (B,).
 
@@ -60,11 +60,12 @@ class Safeguard(NamedTuple):
             growth: see the class.
             patience: see the class.
             pause: see the class.
+            compare: whether gains are held against the rate of plain steps; else any gain will do.
         """
         better = residual < self.least  # never true for NaN, which the loop handles
         least = torch.where(better, residual, self.least)
         free = self.waits == 0
-        measured = ~free & torch.isfinite(self.last)
+        measured = ~free & torch.isfinite(self.last) & compare
         tiny = torch.finfo(residual.dtype).tiny
         rate = torch.where(measured, (residual / self.last.clamp_min(tiny)).clamp_max(1.0), self.rate)
         age = torch.where(free, self.age + 1, 0)

@@ -21,17 +21,17 @@ class Anderson(AbstractSolver):
     ``Σ α_i = 1`` minimise ``‖Σ α_i f_i‖² + ε Σ ‖f_i‖² α_i²`` (Walker and Ni, *SIAM J. Numer. Anal.* 49(4), 2011). The
     term with ε keeps the m×m system regular, also when points coincide. Φ is one cycle of the map's layers.
 
-    Safeguard: an image whose residual exceeds `growth` times its smallest one, or that gained less in `patience`
-    evaluations than plain steps would have, goes back to Φ of its best point, forgets its history, and takes plain
-    steps before it extrapolates again: `pause`, and twice as many after each further trial that did not pay. What is returned is
-    always Φ of some point.
+    Safeguard: an image whose residual exceeds `growth` times its smallest one, or that gained nothing in `patience`
+    evaluations, goes back to Φ of its best point, forgets its history, and takes plain steps before it extrapolates
+    again: `pause`, and twice as many after each further trial that did not pay. What is returned is always Φ of some
+    point.
 
     Args:
         memory: m ≥ 2, points kept; the memory cost is 2m states.
         regularisation: ε > 0, relative to the squared residuals; never less than the rounding error of the state.
         growth: factor > 1 by which the residual may exceed its smallest value.
         pause: plain steps after a first fall-back.
-        patience: evaluations over which the gain is compared.
+        patience: evaluations in which something must be gained.
     """
 
     unit = "cycle"
@@ -69,7 +69,7 @@ class Anderson(AbstractSolver):
         image = block(z)
         change = image - z
         guard, failed = Safeguard(*rest).watch(
-            image, norm(change), growth=self.growth, patience=self.patience, pause=self.pause
+            image, norm(change), growth=self.growth, patience=self.patience, pause=self.pause, compare=False
         )
         row = torch.arange(len(z), device=z.device)
         images[row, slot], residuals[row, slot] = image.flatten(1), change.flatten(1)

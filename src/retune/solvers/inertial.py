@@ -65,7 +65,7 @@ class Inertial(AbstractSolver):
         change = image - y
         residual = norm(change)
         guard, failed = Safeguard(*rest).watch(
-            image, residual, growth=self.growth, patience=self.patience, pause=self.pause
+            image, residual, growth=self.growth, patience=self.patience, pause=self.pause, compare=True
         )
         new = torch.add(y, change, alpha=self.relaxation)
         step = new - x
