@@ -111,7 +111,9 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
     power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
     if mask.numel() == 1 and not mask.requires_grad:
         scale = float(power)
-        return OperatorFacts(power.detach().to(like).reshape(1), "exact", scale, DiagonalNormal(power.detach().reshape(()), None))
+        return OperatorFacts(
+            power.detach().to(like).reshape(1), "exact", scale, DiagonalNormal(power.detach().reshape(()), None)
+        )
     batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
     sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
     normal = DiagonalNormal(power, None if type(physics) is Inpainting else (physics.V, physics.V_adjoint))

@@ -204,5 +204,7 @@ def _advance(old: SolverState, new: SolverState, move: Tensor) -> SolverState:
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(move.view(-1, *[1] * (a.ndim - 1)), b, a)
 
-    memory = tuple(b if a is b or a.shape != b.shape else pick(a, b) for a, b in zip(old.memory, new.memory, strict=True))
+    memory = tuple(
+        b if a is b or a.shape != b.shape else pick(a, b) for a, b in zip(old.memory, new.memory, strict=True)
+    )
     return SolverState(pick(old.u, new.u), new.change, memory)

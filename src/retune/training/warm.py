@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,7 +50,7 @@ class WarmStart:
             require("folder", folder, (str, Path), "a folder")
         self.rtol, self.limit = rtol, limit
         self.folder = None if folder is None else Path(folder)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._place: Path | None = None  # where the files are
         self._canvases: list[Tensor] = []
         self._visited: list[Tensor] = []
         self._crops: Sequence[Crop] = ()
@@ -57,7 +59,7 @@ class WarmStart:
     @property
     def on_disk(self) -> bool:
         """Whether the canvases are in files."""
-        return bool(self._canvases) and isinstance(self._canvases[0].numpy().base, np.memmap)
+        return self._place is not None
 
     def prepare(self, net: Restarted, images: Sequence[Tensor]) -> None:
         """Make the canvases of these images, or go on with those there are."""
@@ -81,13 +83,15 @@ class WarmStart:
     def _empty(self, shape: torch.Size, dtype: torch.dtype, size: int, name: str) -> Tensor:
         if size <= self.limit:
             return torch.zeros(shape, dtype=dtype)
-        if self.folder is None:
-            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="retune-warm-start-")
-        folder = Path(self._temporary.name) if self.folder is None and self._temporary else self.folder
-        assert folder is not None
-        folder.mkdir(parents=True, exist_ok=True)
+        if self._place is None:
+            if self.folder is None:
+                self._place = Path(tempfile.mkdtemp(prefix="retune-warm-start-"))
+                weakref.finalize(self, shutil.rmtree, self._place, ignore_errors=True)
+            else:
+                self._place = self.folder
+                self._place.mkdir(parents=True, exist_ok=True)
         kind = torch.zeros((), dtype=dtype).numpy().dtype
-        return torch.from_numpy(np.memmap(folder / f"{name}.bin", dtype=kind, mode="w+", shape=tuple(shape)))
+        return torch.from_numpy(np.memmap(self._place / f"{name}.bin", dtype=kind, mode="w+", shape=tuple(shape)))
 
     def at(self, crops: Sequence[Crop]) -> None:
         """The crops of the step that begins."""
