@@ -141,7 +141,7 @@ def test_a_network_gives_each_image_what_it_gets_alone(solver, float64):
     assert len(set(together.layers.tolist())) > 1
     for i in range(3):
         alone = net.solve(y[i : i + 1], deepinv.physics.Inpainting((2, 24, 20), mask=masks()[i : i + 1]))
-        assert abs(int(alone.layers[0]) - int(together.layers[i])) <= (0 if solver == "picard" else 10)
+        assert abs(int(alone.layers[0]) / int(together.layers[i]) - 1) <= (0.1 if solver == "anderson" else 0)
         # rounding differs, and Anderson's small systems enlarge it to the size of the tolerance
         torch.testing.assert_close(alone.image[0], together.image[i], rtol=0, atol=1e-6)
 

@@ -33,7 +33,7 @@ def test_fewer_evaluations_to_the_same_point_for_every_step_size(low, high, floa
     fast = run(layer, torch.zeros(1, 40), Inertial())
     assert fast.status == (Status.CONVERGED,)
     assert int(fast.layers) <= 0.35 * int(plain.layers)
-    assert (fast.u - answer).norm() <= 10 * (plain.u - answer).norm() + 1e-6
+    assert (fast.u - answer).norm() <= 1e-6 / (1 - high) * answer.norm()  # the residual over the gap of the spectrum
 
 
 def test_the_gain_grows_with_the_conditioning(float64):

@@ -120,17 +120,16 @@ def test_the_seed_decides_everything(warm):
 
 
 def test_the_restarts_are_the_most_that_are_run():
-    class Noting(WarmStart):
-        counts: list[int] = []
+    counts = []
 
+    class Noting(WarmStart):
         def keep(self, equilibrium):
-            self.counts.append(int(equilibrium.layers.max()))
+            counts.append(int(equilibrium.layers.max()))
             super().keep(equilibrium)
 
-    warm = Noting(rtol=1e-2)
-    fit(network(restarts=20), warm, steps=12)
-    assert max(warm.counts) <= 5 * 21
-    assert min(warm.counts) < 5 * 21
+    fit(network(restarts=20), Noting(rtol=1e-2), steps=12)
+    assert max(counts) <= 5 * 21
+    assert min(counts) < 5 * 21
 
 
 def test_crops_are_what_they_were():

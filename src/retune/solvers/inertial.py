@@ -30,7 +30,8 @@ class Inertial(AbstractSolver):
 
     Safeguard: while plain steps halve the residual they are kept. An image whose residual exceeds `growth` times its
     smallest one, or that gained less in `patience` evaluations than plain steps would have, goes back to Φ of its best
-    point and takes plain steps before it tries again: `pause`, and twice as many after each further trial that did not pay.
+    point and takes plain steps before it tries again: `pause`, and twice as many after each further trial that did not
+    pay.
 
     It needs three states of memory where :class:`retune.Anderson` needs 2m + 2, and usually somewhat more evaluations.
 
@@ -43,7 +44,7 @@ class Inertial(AbstractSolver):
 
     unit = "cycle"
 
-    def __init__(self, relaxation: float = 0.6, growth: float = 3.0, pause: int = 1, patience: int = 20):
+    def __init__(self, relaxation: float = 0.6, growth: float = 2.0, pause: int = 1, patience: int = 16):
         if not 0 < relaxation <= 2 / 3 or growth <= 1 or pause < 1 or patience < 1:
             raise InvalidParameterError(
                 "Inertial needs 0 < relaxation ≤ 2/3, growth > 1, pause ≥ 1 and patience ≥ 1, got "
