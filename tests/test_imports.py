@@ -13,20 +13,22 @@ ROOT = Path(importlib.util.find_spec("retune").origin).parent
 
 # A module may import from its own row and the rows above it.
 ORDER = [
-    {"errors", "_version", "_allocator", "equilibrium", "_restrict", "_blur", "_operator", "problem"},
+    {"errors", "_version", "_allocator", "_autograd", "equilibrium", "_restrict", "_blur", "_operator", "problem"},
     {"maps", "priors"},
     {"solvers"},
     {"solve"},
     {"gradients"},
     {"_checkpoint", "model"},
+    {"networks"},
     {"certify", "training", "problems", "data"},
     {"build"},
+    {"weights", "recipes"},
     {"compare", "demo", "report"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 # Within the first row: facts, then the operator, then the problem.
-FIRST = ["_version", "errors", "_allocator", "equilibrium", "_restrict", "_blur", "_operator", "problem"]
+FIRST = ["_version", "errors", "_allocator", "_autograd", "equilibrium", "_restrict", "_blur", "_operator", "problem"]
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
@@ -62,7 +64,9 @@ def imported(tree: ast.AST, package: str):
 
 
 def subject(module: str) -> str:
-    return module.split(".")[1]
+    parts = module.split(".")
+    # the scripts that train the weights stand on everything that builds a network
+    return "recipes" if parts[1:3] == ["training", "recipes"] else parts[1]
 
 
 def backward_imports(source: str, module: str, is_package: bool = False) -> list[str]:

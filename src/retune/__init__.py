@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING
 from retune._version import __version__
 
 if TYPE_CHECKING:
-    from retune import data, errors, priors, problems
+    from retune import data, errors, networks, priors, problems, solvers, weights
     from retune.build import load
     from retune.equilibrium import Equilibrium, Status
     from retune.gradients import Implicit, Truncated, Unrolled
-    from retune.maps import ForwardBackward
+    from retune.maps import ForwardBackward, GradientStep
     from retune.model import Restarted
     from retune.problem import Problem
     from retune.solve import Stop
-    from retune.solvers import Anderson, Inertial, Picard
+    from retune.solvers import Anderson, Damped, Inertial, Picard
     from retune.training import WarmStart, fit
 
 # Loaded on first use, so that `retune --help` does not wait for torch.
 _WHERE = {
     "Anderson": "retune.solvers",
+    "Damped": "retune.solvers",
     "Equilibrium": "retune.equilibrium",
     "ForwardBackward": "retune.maps",
+    "GradientStep": "retune.maps",
     "Implicit": "retune.gradients",
     "Inertial": "retune.solvers",
     "Picard": "retune.solvers",
@@ -41,12 +43,14 @@ _WHERE = {
     "fit": "retune.training",
     "load": "retune.build",
 }
-_MODULES = ("data", "errors", "priors", "problems")
+_MODULES = ("data", "errors", "networks", "priors", "problems", "solvers", "weights")
 
 __all__ = [
     "Anderson",
+    "Damped",
     "Equilibrium",
     "ForwardBackward",
+    "GradientStep",
     "Implicit",
     "Inertial",
     "Picard",
@@ -62,8 +66,11 @@ __all__ = [
     "errors",
     "fit",
     "load",
+    "networks",
     "priors",
     "problems",
+    "solvers",
+    "weights",
 ]
 
 

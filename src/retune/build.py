@@ -11,16 +11,37 @@ from deepinv.optim import L2
 from retune import _checkpoint
 from retune.errors import CheckpointError, RetuneError, unknown_name
 from retune.gradients import Implicit, Truncated, Unrolled
-from retune.maps import ForwardBackward
+from retune.maps import ForwardBackward, GradientStep
 from retune.model import Restarted
-from retune.priors import WaveletL1, WaveletL12
+from retune.networks import RidgeDenoiser, SmallUNet
+from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
 from retune.solve import Stop
-from retune.solvers import Anderson, Inertial, Picard
+from retune.solvers import Anderson, Damped, Inertial, Picard
 
 __all__ = ["build", "load"]
 
-_SIMPLE: dict[str, Any] = {
-    c.__name__: c for c in (Anderson, Implicit, Inertial, L2, Picard, Truncated, Unrolled, WaveletL1, WaveletL12)
+_KNOWN: dict[str, Any] = {
+    c.__name__: c
+    for c in (
+        Anderson,
+        Damped,
+        Denoiser,
+        ForwardBackward,
+        GradientStep,
+        Implicit,
+        Inertial,
+        L2,
+        Picard,
+        RED,
+        Restarted,
+        Ridge,
+        RidgeDenoiser,
+        SmallUNet,
+        Truncated,
+        Unrolled,
+        WaveletL1,
+        WaveletL12,
+    )
 }
 
 
@@ -31,24 +52,13 @@ def build(description: dict) -> Any:
         UnknownNameError: a type that is not registered (yours? then rebuild the network in Python, and load the
             weights with ``load_state_dict``).
     """
-    known = {**description}
+    known = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in description.items()}
     kind = known.pop("type", None)
+    if kind not in _KNOWN:
+        raise unknown_name("type", kind, _KNOWN)
     if kind == "Restarted":
-        return Restarted(
-            build(known["map"]),
-            depth=known["depth"],
-            restarts=known["restarts"],
-            gradient=build(known["gradient"]),
-            solver=build(known["solver"]),
-            stop=Stop(**known["stop"]),
-        )
-    if kind == "ForwardBackward":
-        known["prior"] = build(known["prior"])
-        known["data_fidelity"] = build(known["data_fidelity"])
-        return ForwardBackward(**known)
-    if kind not in _SIMPLE:
-        raise unknown_name("type", kind, ["ForwardBackward", "Restarted", *_SIMPLE])
-    return _SIMPLE[kind](**known)
+        known["stop"] = Stop(**known["stop"])
+    return _KNOWN[kind](**known)
 
 
 def load(path: str | Path) -> Restarted:

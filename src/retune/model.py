@@ -20,6 +20,7 @@ from retune.gradients.truncated import Truncated
 from retune.maps.base import AbstractMap, BoundMap
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
+from retune.solvers.damped import Damped
 from retune.solvers.restarted import Picard
 
 __all__ = ["Restarted"]
@@ -41,7 +42,8 @@ class Restarted(Reconstructor):
         depth: K, layers per block; a multiple of the map's cycle. K = 1 is ordinary Jacobian-free backpropagation.
         restarts: R.
         gradient: the gradient rule; ReTune's :class:`retune.Truncated` by default.
-        solver: how the fixed point is reached; plain restarts by default.
+        solver: how the fixed point is reached; by default plain restarts, and for a map that may expand (a free
+            denoiser) :class:`retune.solvers.Damped`, which is the same until the residual grows.
         stop: when eval mode stops; by default to ``rtol=1e-4`` for rules at the equilibrium, and after exactly K
             layers for :class:`retune.Unrolled`.
 
@@ -78,7 +80,8 @@ class Restarted(Reconstructor):
         self.map = map
         self.depth, self.restarts = depth, restarts
         self.gradient = Truncated() if gradient is None else gradient
-        self.solver = Picard() if solver is None else solver
+        default = Picard() if map.nonexpansive else Damped()
+        self.solver = default if solver is None else solver
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
 
     def forward(

@@ -282,7 +282,7 @@ class NoProx(Prior):
         (lambda: ForwardBackward([L1Prior(), WaveletL1()], layers=2), "all work on images, or all on coefficients"),
         (lambda: ForwardBackward(NoProx()), "exact prox, got NoProx"),
         (lambda: ForwardBackward(torch.nn.ReLU()), "exact prox, got ReLU"),
-        (lambda: ForwardBackward(PnP(torch.nn.Identity())), "PnP prior ignores the step size"),
+        (lambda: ForwardBackward(PnP(torch.nn.Identity())), "PnP prior hides its noise level.*retune.priors.Denoiser"),
         (
             lambda: ForwardBackward([WaveletL1("db2"), WaveletL1("db3")], layers=2),
             "differ in their weights only.*db2.*db3",

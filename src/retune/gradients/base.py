@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._autograd import reaches
 from retune.equilibrium import GradientReport
 from retune.errors import CutGradientError
 from retune.maps.base import BoundMap
@@ -48,23 +49,9 @@ class GradientRule(ABC):
 
 def require_graph(out: Tensor, start: Tensor, rule: GradientRule) -> None:
     """Refuse a map whose output does not depend, for autograd, on the state it was given."""
-    if torch.is_grad_enabled() and not _reaches(out, start):
+    if torch.is_grad_enabled() and not reaches(out, start):
         raise CutGradientError(
             f"{type(rule).__name__} differentiates through the map, but no gradient flows from its output to its "
             "input: a prior or denoiser detaches (.detach(), torch.no_grad(), or a potential gradient without a "
             "graph). Use a differentiable one, or call the network in eval mode"
         )
-
-
-def _reaches(out: Tensor, start: Tensor) -> bool:
-    """Whether the graph behind `out` contains `start`: a walk over a few nodes per layer, no computation."""
-    seen, waiting = set(), [out.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if node is start.grad_fn or getattr(node, "variable", None) is start:
-            return True
-        seen.add(node)
-        waiting.extend(parent for parent, _ in node.next_functions)
-    return False

@@ -52,9 +52,12 @@ class AbstractMap(nn.Module, ABC):
 
     Attributes:
         layers: number of different layers in a cycle (1 = tied weights).
+        nonexpansive: whether the map is nonexpansive by construction, so that plain restarts are safe; if not, the
+            restarts are damped by default.
     """
 
     layers: int = 1
+    nonexpansive: bool = True
 
     def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
         """The problem that this map solves for a measurement."""

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from retune._restrict import Restrictable, rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.describe import describe_fidelity, describe_prior
 from retune.maps.parameters import Bounded, Positive
 from retune.priors.base import SynthesisPrior
+from retune.priors.denoiser import Denoiser, DenoiserPrior
+from retune.priors.ridge import Ridge
 from retune.priors.wavelet_basis import WaveletFrame
 from retune.problem import Problem
 
@@ -34,10 +37,11 @@ class ForwardBackward(AbstractMap):
     iterates converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An
     untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our
     synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is
-    the identity.
+    the identity. With :class:`retune.priors.Denoiser` the prox is a denoiser (Plug-and-Play), λ has no effect and is
+    not learned, and nothing is promised of the convergence.
 
     Args:
-        prior: a prior with an exact ``prox``; one prior per layer as a sequence, if untied.
+        prior: a prior with an exact ``prox``, or a denoiser; one prior per layer as a sequence, if untied.
         data_fidelity: deepinv ``DataFidelity``, ``L2()`` by default.
         step_size: s in ``τ = 2s/L``, strictly between 0 and 1; one number or one per layer.
         reg: λ > 0; one number or one per layer.
@@ -75,14 +79,22 @@ class ForwardBackward(AbstractMap):
         self.lipschitz = lipschitz
         self.priors = nn.ModuleList(_priors(prior, layers))
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
+        denoisers = [isinstance(p, DenoiserPrior) for p in self.priors]
+        self.nonexpansive = not any(denoisers)
+        learn_reg = learn_reg and not all(denoisers)  # a denoiser does not see λ
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
 
     def describe(self) -> dict:
         """See :class:`~retune.maps.base.AbstractMap`."""
+        if len(self.priors) > 1 and not isinstance(self.priors[0], SynthesisPrior):
+            raise InvalidParameterError(
+                "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, whose "
+                "network the layers share, or save net.state_dict() and rebuild the network in Python"
+            )
         return {
             "type": "ForwardBackward",
-            "prior": _describe_prior(self.priors[0]),
-            "data_fidelity": _describe_fidelity(self.data_fidelity),
+            "prior": describe_prior(self.priors[0]),
+            "data_fidelity": describe_fidelity(self.data_fidelity),
             "layers": self.layers,
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
@@ -155,9 +167,9 @@ class _BoundForwardBackward(BoundMap):
         regs = owner.reg().to(problem.device, problem.dtype)
         inverse_l = (1 / problem.lipschitz).reshape(-1, 1, 1, 1)
         self._layers = []
-        for k, prior in enumerate(owner.priors):
+        for k in range(self.layers):
             tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)
-            self._layers.append(self._bind_layer(prior, tau, tau * regs[k]))
+            self._layers.append(self._bind_layer(owner.priors[k % len(owner.priors)], k, tau, tau * regs[k]))
 
     def select(self, index: Tensor) -> BoundMap | None:
         """Known for a quadratic data term, a normal operator that can be restricted, and synthesis priors."""
@@ -170,15 +182,17 @@ class _BoundForwardBackward(BoundMap):
         chosen._target = self._target[index]
         chosen._start_scale = rows(self._start_scale, index, batch)
         chosen._layers = [
-            chosen._bind_layer(step.prior, rows(-step.minus_step, index, batch), rows(step.gamma, index, batch))
-            for step in self._layers
+            chosen._bind_layer(step.prior, k, rows(-step.minus_step, index, batch), rows(step.gamma, index, batch))
+            for k, step in enumerate(self._layers)
         ]
         return chosen
 
-    def _bind_layer(self, prior: nn.Module, tau: Tensor, gamma: Tensor) -> _Layer:
-        return _Layer(-tau, self._bind_prox(prior, gamma), prior, gamma)
+    def _bind_layer(self, prior: nn.Module, k: int, tau: Tensor, gamma: Tensor) -> _Layer:
+        return _Layer(-tau, self._bind_prox(prior, k, gamma), prior, gamma)
 
-    def _bind_prox(self, prior: nn.Module, gamma: Tensor) -> Callable[[Tensor], Tensor]:
+    def _bind_prox(self, prior: nn.Module, layer: int, gamma: Tensor) -> Callable[[Tensor], Tensor]:
+        if isinstance(prior, DenoiserPrior):
+            return prior.bind(self._shape, layer, gamma)
         if isinstance(prior, SynthesisPrior):
             assert self._frame is not None
             return prior.bind(self._frame, self._shape[1], gamma).prox
@@ -234,6 +248,8 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
         if len(prior) != layers:
             raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")
         priors = list(prior)
+    elif isinstance(prior, DenoiserPrior):
+        priors = prior.per_layer(layers)
     elif isinstance(prior, SynthesisPrior):
         priors = prior.per_layer(layers) if layers > 1 else [prior]
     else:
@@ -241,13 +257,14 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
     for p in priors:
         if isinstance(p, PnP):
             raise InvalidParameterError(
-                "deepinv's PnP prior ignores the step size and hides its noise level, so neither can be learned; "
-                "give the map a prior with an exact prox"
+                "deepinv's PnP prior hides its noise level, so it cannot be learned; write "
+                "retune.priors.Denoiser(prior.denoiser, sigma=10 / 255)"
             )
-        if not isinstance(p, Prior) or type(p).prox is Potential.prox:
+        smooth = isinstance(p, Ridge) or (isinstance(p, DenoiserPrior) and not isinstance(p, Denoiser))
+        if not isinstance(p, Prior) or smooth or type(p).prox is Potential.prox:
             raise InvalidParameterError(
                 f"forward–backward needs a deepinv Prior with an exact prox, got {type(p).__name__}; implement "
-                "prox(x, gamma), or use a smooth prior inside the data fidelity"
+                "prox(x, gamma), or take a gradient step on a smooth prior: retune.GradientStep(prior)"
             )
     synthesis = [p for p in priors if isinstance(p, SynthesisPrior)]
     if 0 < len(synthesis) < len(priors):
@@ -258,22 +275,3 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
             f"the priors of a cycle share one frame, so they may differ in their weights only, got {kinds}"
         )
     return priors
-
-
-def _describe_prior(prior: nn.Module) -> dict:
-    if isinstance(prior, SynthesisPrior):
-        return prior.describe()
-    raise _not_describable("prior", prior)
-
-
-def _describe_fidelity(fidelity: DataFidelity) -> dict:
-    if type(fidelity) is L2:
-        return {"type": "L2", "sigma": float(fidelity.norm) ** -0.5}
-    raise _not_describable("data fidelity", fidelity)
-
-
-def _not_describable(kind: str, given: nn.Module) -> InvalidParameterError:
-    return InvalidParameterError(
-        f"a checkpoint cannot describe the {kind} {type(given).__name__}: only ReTune's own priors and deepinv's L2 "
-        "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
-    )

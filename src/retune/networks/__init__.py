@@ -1,5 +1,6 @@
 """Denoisers of our own: what :mod:`retune.weights` has trained weights for."""
 
+from retune.networks.ridge import RidgeDenoiser
 from retune.networks.unet import SmallUNet
 
-__all__ = ["SmallUNet"]
+__all__ = ["RidgeDenoiser", "SmallUNet"]

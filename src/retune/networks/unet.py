@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from deepinv.models import Denoiser
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
 from retune.errors import InvalidParameterError, ShapeError, require_whole
-from retune.networks.noise_level import noise_level
+from retune.priors.noise_level import noise_level
 
 __all__ = ["SmallUNet"]
 
@@ -47,7 +48,7 @@ class SmallUNet(Denoiser):
                 f"channels, blocks and every entry of features must be at least 1, got {channels}, {blocks}, {features}"
             )
         self.channels, self.features, self.blocks = channels, features, blocks
-        scales = list(zip(features, features[1:], strict=False))
+        scales = list(pairwise(features))
         self.head = _conv3(4 * channels + 1, features[0])
         self.encoder = nn.ModuleList(_stage(f, blocks) for f in features)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2, bias=False) for a, b in scales)

@@ -71,15 +71,18 @@ def train(
     optimiser = torch.optim.Adam([{"params": p, "factor": f} for f, p in groups.items()], lr=budget.lr)
     state = work / "state.safetensors"
     done, spent = 0, 0.0
+    running: list[Tensor] = []
     if state.is_file():
         facts = load_state(state, net, optimiser)
         done, spent = facts["step"], facts["seconds"]
+        running = [torch.tensor(x) for x in facts.get("losses", [])]
+        _forget_after(work / "log.csv", done)
         console.print(f"continuing after step {done} of {budget.steps}", highlight=False)
     start = saved = time.monotonic()
-    running: list[Tensor] = []
 
     def save(step: int) -> None:
-        save_state(state, net, optimiser, {"step": step, "seconds": spent + time.monotonic() - start})
+        facts = {"step": step, "seconds": spent + time.monotonic() - start, "losses": [float(x) for x in running]}
+        save_state(state, net, optimiser, facts)
 
     for step in range(done + 1, budget.steps + 1):
         net.train()
@@ -89,7 +92,7 @@ def train(
         value = loss(step)
         value.backward()
         size = nn.utils.clip_grad_norm_(net.parameters(), budget.clip)
-        running.append(value.detach())
+        running.append(value.detach().cpu())
         if not bool(torch.isfinite(size) & torch.isfinite(value)):
             raise DivergedError(f"step {step}: the loss is {float(value)}, the norm of its gradient {float(size)}")
         optimiser.step()
@@ -109,6 +112,15 @@ def train(
 def _schedule(step: int, budget: Budget) -> float:
     rise = min(1.0, step / max(1, budget.warmup))
     return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * (step - 1) / budget.steps)) / 2)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that will be run again."""
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(r for r in rows if not r[0].isdecimal() or int(r[0]) <= step)
 
 
 def _log(path: Path, step: int, loss: float, psnr: float, seconds: float) -> None:

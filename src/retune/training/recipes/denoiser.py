@@ -40,7 +40,7 @@ def main(
         raise unknown_name("recipe", name, NAMES)
     channels = NAMES[name]
     torch.manual_seed(seed)
-    net = SmallUNet(channels).to(device, memory_format=torch.channels_last)
+    net = SmallUNet(channels).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = split(data, "train", channels)
     held_out = [x[:, :256, :256] for x in split(data, "val", channels)[::4]]
 

@@ -1,0 +1,226 @@
+"""Gradient steps on a smooth prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from deepinv.optim import L2
+from deepinv.optim import prior as deepinv_prior
+from deepinv.optim.data_fidelity import DataFidelity
+from deepinv.optim.potential import Potential
+from deepinv.optim.prior import PnP, Prior
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
+from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.describe import describe_fidelity, describe_prior
+from retune.maps.parameters import Bounded, Positive
+from retune.priors.denoiser import RED, DenoiserPrior
+from retune.priors.ridge import Ridge
+from retune.problem import Problem
+
+__all__ = ["GradientStep"]
+
+
+class GradientStep(AbstractMap):
+    r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x)))``: projected gradient descent on ``f + λR``.
+
+    The step size is ``τ = 2s/(L_f + λ L_R)`` with ``s ∈ (0, 1)`` learned through a sigmoid, ``L_f = ‖A‖²/σ²`` from the
+    problem and ``L_R`` from the prior. If those are Lipschitz constants, the objective decreases with every layer,
+    whatever the training does; for convex ``f + λR`` T is averaged and the iterates converge to a minimiser. For a
+    convex ridge regulariser that holds by construction; for a weakly convex one the objective still decreases and every
+    limit point is stationary (Attouch, Bolte, Svaiter, Math. Program. 137, 2013). For :class:`retune.priors.RED` the
+    constant is a guess, and nothing is promised.
+
+    Args:
+        prior: a prior with a gradient: :class:`retune.priors.Ridge`, :class:`retune.priors.RED`, or any deepinv
+            ``Prior`` with a gradient and `prior_lipschitz`.
+        data_fidelity: deepinv ``DataFidelity``, ``L2()`` by default.
+        step_size: s, strictly between 0 and 1; one number or one per layer.
+        reg: λ > 0; one number or one per layer.
+        layers: number of different layers in a cycle; filters and networks are shared, s, λ (and σ) are per layer.
+        box: (low, high), the intensities allowed; None leaves the image free.
+        learn_step_size: whether s is trained.
+        learn_reg: whether λ is trained.
+        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity other than ``L2``.
+        prior_lipschitz: Lipschitz constant of ``∇R`` for a prior that does not know it.
+
+    Raises:
+        InvalidParameterError: a parameter out of range, or a prior without a gradient or without a known constant.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        data_fidelity: DataFidelity | None = None,
+        step_size: float | Sequence[float] = 0.9,
+        reg: float | Sequence[float] = 1.0,
+        layers: int = 1,
+        *,
+        box: tuple[float, float] | None = None,
+        learn_step_size: bool = True,
+        learn_reg: bool = True,
+        lipschitz: float | None = None,
+        prior_lipschitz: float | None = None,
+    ):
+        super().__init__()
+        layers = require_whole("layers", layers)
+        if layers < 1:
+            raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
+        if data_fidelity is not None:
+            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
+        self.layers, self.lipschitz = layers, lipschitz
+        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
+        self.box = None if box is None else _box(box)
+        self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
+        _check_prior(prior, self.prior_lipschitz)
+        self.nonexpansive = not isinstance(prior, DenoiserPrior)
+        self.prior = prior.per_layer(layers)[0] if isinstance(prior, DenoiserPrior) else prior
+        self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
+        self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
+
+    def describe(self) -> dict:
+        """See :class:`~retune.maps.base.AbstractMap`."""
+        return {
+            "type": "GradientStep",
+            "prior": describe_prior(self.prior),
+            "data_fidelity": describe_fidelity(self.data_fidelity),
+            "layers": self.layers,
+            "box": None if self.box is None else list(self.box),
+            "learn_step_size": self.step_size.raw.requires_grad,
+            "learn_reg": self.reg.raw.requires_grad,
+        }
+
+    def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
+        """See :class:`~retune.maps.base.AbstractMap`."""
+        return Problem(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
+
+    def bind(self, problem: Problem) -> BoundMap:
+        """See :class:`~retune.maps.base.AbstractMap`."""
+        return _BoundGradientStep(self, problem)
+
+    def objective(self, x: Tensor, problem: Problem, layer: int = 0) -> Tensor:
+        """``f(x) + λR(x)`` per image, shape (B,), for a prior with a value.
+
+        Raises:
+            InvalidParameterError: a prior without a value (RED).
+        """
+        if isinstance(self.prior, DenoiserPrior) or not _has_value(self.prior):
+            raise InvalidParameterError(f"{type(self.prior).__name__} has a gradient but no value, so no objective")
+        return problem.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
+
+    def prior_constant(self, like: Tensor) -> Tensor:
+        """``L_R``, shape (1,)."""
+        if self.prior_lipschitz is not None:
+            return like.new_tensor([self.prior_lipschitz])
+        if isinstance(self.prior, Ridge):
+            return self.prior.at(None, like).lipschitz
+        assert isinstance(self.prior, RED)
+        return like.new_tensor([self.prior.lipschitz_guess])
+
+
+@dataclass(frozen=True)
+class _Layer:
+    minus_step: Tensor  # −τ
+    reg: Tensor
+    gradient: Callable[[Tensor], Tensor]  # ∇R
+
+
+class _BoundGradientStep(BoundMap):
+    """Per layer: the normal operator, the gradient of the prior, and three vector operations."""
+
+    def __init__(self, owner: GradientStep, problem: Problem):
+        self.layers = owner.layers
+        self._problem, self._shape, self._box = problem, problem.shape, owner.box
+        like = problem.adjoint_y
+        steps, regs = (t.to(problem.device, problem.dtype) for t in (owner.step_size(), owner.reg()))
+        shared = None
+        if isinstance(owner.prior, Ridge):
+            ridge = owner.prior.at(None, like)
+            constant, shared = ridge.lipschitz, ridge.grad
+            if min(problem.shape[-2:]) <= ridge.filters.reach or problem.shape[1] != ridge.filters.channels:
+                ridge.filters(like)  # raises, before anything is computed
+        else:
+            constant = owner.prior_constant(like)
+        self._layers = []
+        for k in range(self.layers):
+            total = problem.lipschitz + regs[k] * constant  # (1 or B,)
+            tau = (2 * steps[k] / total).reshape(-1, 1, 1, 1)
+            self._layers.append(_Layer(-tau, regs[k], shared or _gradient(owner.prior, problem.shape, k)))
+
+    def init(self) -> Tensor:
+        """``Aᵀy/‖A‖²``, inside the box."""
+        return self._project(self._problem.adjoint_y / self._problem.sqnorm.reshape(-1, 1, 1, 1))
+
+    def layer(self, u: Tensor, k: int = 0) -> Tensor:
+        """``P(u − τ(∇f(u) + λ∇R(u)))``."""
+        step = self._layers[k % self.layers]
+        direction = torch.addcmul(self._problem.grad(u), step.gradient(u), step.reg)
+        return self._project(torch.addcmul(u, direction, step.minus_step))
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x if self._box is None else x.clamp(*self._box)
+
+    def image(self, u: Tensor) -> Tensor:
+        return u
+
+    def state(self, image: Tensor) -> Tensor:
+        if image.shape != self._shape:
+            raise ShapeError(
+                f"expected images of shape {tuple(self._shape)} for this problem, got {tuple(image.shape)}"
+            )
+        return self._project(image)
+
+
+def _gradient(prior: Prior, shape: torch.Size, layer: int) -> Callable[[Tensor], Tensor]:
+    if isinstance(prior, DenoiserPrior):
+        return prior.bind(shape, layer, torch.ones(()))
+    # deepinv's Potential.grad sets requires_grad_ on what it is given, so it gets a view of its own.
+    return lambda u: prior.grad(u.view_as(u))
+
+
+def _check_prior(prior: Prior, constant: float | None) -> None:
+    hint = "retune.priors.Ridge or RED, or a deepinv Prior with a gradient and prior_lipschitz=..."
+    require("prior", prior, Prior, "a prior with a gradient", hint)
+    if isinstance(prior, DenoiserPrior) and not isinstance(prior, RED):
+        raise InvalidParameterError(
+            "GradientStep needs the gradient of a prior; wrap the denoiser as retune.priors.RED(denoiser, sigma), or "
+            "give retune.priors.Denoiser to retune.ForwardBackward"
+        )
+    if isinstance(prior, PnP | deepinv_prior.RED):
+        raise InvalidParameterError(
+            f"deepinv's {type(prior).__name__} prior hides its noise level, so it cannot be learned; write "
+            "retune.priors.RED(prior.denoiser, sigma=10 / 255)"
+        )
+    if type(prior).grad is Potential.grad and not _has_value(prior):
+        raise InvalidParameterError(f"{type(prior).__name__} has neither a gradient nor a value; {hint}")
+    if constant is not None and not 0 < constant < float("inf"):
+        raise InvalidParameterError(f"prior_lipschitz must be a positive finite number, got {constant}")
+    known = isinstance(prior, Ridge | RED)
+    if known and constant is not None:
+        raise InvalidParameterError(
+            f"prior_lipschitz={constant} was given, but {type(prior).__name__} has a constant of its own (Ridge "
+            "computes it, RED(lipschitz=...) is told); leave it out"
+        )
+    if constant is None and not known:
+        raise InvalidParameterError(
+            f"the Lipschitz constant of ∇R of {type(prior).__name__} is not known; give it as prior_lipschitz=..., so "
+            "that the step size can be kept below 2/L"
+        )
+
+
+def _has_value(prior: Prior) -> bool:
+    return type(prior).fn is not Potential.fn or prior._fn is not None
+
+
+def _box(box: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = (float(b) for b in box)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(f"box must be None or two numbers (low, high), got {box!r}") from error
+    if not low < high:
+        raise InvalidParameterError(f"box must be (low, high) with low < high, got {box!r}")
+    return low, high

@@ -1,0 +1,124 @@
+"""A ridge regulariser as a denoiser: its denoising problem, solved to tolerance."""
+
+from __future__ import annotations
+
+import torch
+from deepinv.models import Denoiser
+from torch import Tensor
+from torch.nn.functional import pad
+
+from retune.errors import NotFiniteError, ShapeError
+from retune.gradients import GradientRule, Truncated
+from retune.maps.base import BoundMap
+from retune.priors.ridge import BoundRidge, Ridge
+from retune.solve import Solution, Stop, solve
+from retune.solvers import AbstractSolver, Anderson
+
+__all__ = ["RidgeDenoiser"]
+
+
+class RidgeDenoiser(Denoiser):
+    r"""``D_σ(y) = argmin_x ½‖x − y‖² + R_σ(x)`` for a ridge regulariser R.
+
+    The problem is convex (R is convex, or 1-weakly convex), so its solution is the proximity operator of R: it has one
+    value, whatever the solver, and for convex R it is firmly nonexpansive. The image is extended at its border by the
+    reach of the filters (by reflection, or repetition where it is too small), so that its margin is regularised like
+    the rest, and the problem is solved on the extension. A change of the image within reach of its border is
+    repeated there, so D_σ as a whole is firmly nonexpansive only for changes further inside.
+
+    With a graph (training, or an image or noise level that requires one) the equilibrium is differentiated by the
+    gradient rule.
+
+    Args:
+        prior: the regulariser; what is trained, and what other maps can take as it is.
+        depth: K, layers that are differentiated.
+        gradient: the gradient rule, ``Truncated(rtol=0.02)`` by default.
+        solver: accelerates the gradient descent; Anderson by default.
+        stop: relative change of one layer below which an image is settled.
+    """
+
+    def __init__(
+        self,
+        prior: Ridge,
+        depth: int = 5,
+        gradient: GradientRule | None = None,
+        solver: AbstractSolver | None = None,
+        stop: Stop | None = None,
+    ):
+        super().__init__()
+        self.prior, self.depth = prior, depth
+        self.gradient = Truncated(rtol=0.02) if gradient is None else gradient
+        self.solver = Anderson() if solver is None else solver
+        self.stop = Stop(rtol=2e-5, max_layers=1000) if stop is None else stop
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it denoises."""
+        return self.prior.channels
+
+    def describe(self) -> dict:
+        """What the weights belong to, as plain data."""
+        return {"type": "RidgeDenoiser", "prior": self.prior.describe()}
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:
+        """Denoise.
+
+        Args:
+            x: images (B, C, H, W), any height and width.
+            sigma: noise level on the scale of x: a number, or a tensor () or (B,).
+
+        Raises:
+            ShapeError: another number of channels.
+            NotFiniteError: NaN or Inf in the images.
+        """
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ShapeError(
+                f"this regulariser is for images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
+                f"{tuple(x.shape)}; load the weights for the other kind, or use retune.priors.Denoiser, which can run "
+                "a grey denoiser on every channel"
+            )
+        height, width = x.shape[-2:]
+        reach = self.prior.filters.reach
+        mode = "reflect" if min(height, width) > reach else "replicate"
+        y = pad(x, (reach,) * 4, mode=mode)
+        asked = x.requires_grad or (isinstance(sigma, Tensor) and sigma.requires_grad)
+        graph = torch.is_grad_enabled() and (self.training or asked)
+        with torch.set_grad_enabled(graph):
+            bound = _Denoising(self.prior.at(sigma, y), y)
+            with torch.no_grad():
+                reached = self._solve(bound, y)
+            u = self.gradient(bound, self.depth, lambda: reached.u)[0] if graph else reached.u
+        return u[..., reach : reach + height, reach : reach + width]
+
+    def _solve(self, bound: _Denoising, y: Tensor) -> Solution:
+        solution = solve(bound.layer, y, solver=self.solver, depth=1, stop=self.stop)
+        if any(s.failed for s in solution.status):
+            raise NotFiniteError(
+                "the denoising problem has no finite solution: the image contains NaN or Inf, or the weights do"
+            )
+        return solution
+
+
+class _Denoising(BoundMap):
+    """Gradient descent on ``½‖x − y‖² + R(x)``, which is m-strongly convex with M-Lipschitz gradient."""
+
+    layers = 1
+
+    def __init__(self, prior: BoundRidge, y: Tensor):
+        self._prior, self._y = prior, y
+        low = (1 - prior.weak_convexity).clamp_min(0)
+        high = 1 + prior.profile.curvature[1]
+        # 2/(m + M) is the fastest constant step; a little less, so that it stays below 2/M when m vanishes.
+        self._step = (1.95 / (low + high)).reshape(-1, 1, 1, 1)
+
+    def init(self) -> Tensor:
+        return self._y
+
+    def layer(self, u: Tensor, k: int = 0) -> Tensor:
+        return u - self._step * (u - self._y + self._prior.grad(u))
+
+    def image(self, u: Tensor) -> Tensor:
+        return u
+
+    def state(self, image: Tensor) -> Tensor:
+        return image

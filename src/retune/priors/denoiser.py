@@ -1,0 +1,317 @@
+"""Plug-and-Play: any denoiser in the place of a proximity operator, or of a gradient."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from deepinv.optim.prior import Prior
+from torch import Tensor, nn
+
+from retune._autograd import reaches
+from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
+from retune.maps.parameters import Bounded, Positive, ScalarParameter
+
+__all__ = ["RED", "Denoiser", "DenoiserPrior"]
+
+
+class DenoiserPrior(Prior):
+    """What :class:`Denoiser` and :class:`RED` share: the denoiser, its noise level(s), and the checks.
+
+    Attributes:
+        denoiser: the network.
+        sigma: its noise level on the scale of the image, one number or one per layer of the cycle; None if it takes
+            none.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        sigma: float | Sequence[float] | None,
+        *,
+        learn_sigma: bool,
+        learn_denoiser: bool,
+        sigma_range: tuple[float, float] | None,
+    ):
+        super().__init__()
+        hint = "for example retune.weights.load('denoiser-color'), or any nn.Module called as net(x, sigma)"
+        require("denoiser", denoiser, nn.Module, "a denoiser (nn.Module)", hint)
+        if isinstance(denoiser, Prior):
+            raise InvalidParameterError(
+                f"denoiser must be a network, got the prior {type(denoiser).__name__}; take the network out of it "
+                "(deepinv's PnP keeps it as prior.denoiser)"
+            )
+        self.explicit_prior = False
+        self.denoiser = denoiser.eval()
+        self.learn_denoiser = learn_denoiser
+        for parameter in denoiser.parameters():
+            parameter.requires_grad_(learn_denoiser)
+        self.sigma: ScalarParameter | None = None
+        if sigma is not None:
+            self.sigma = _noise_levels(sigma, sigma_range or getattr(denoiser, "sigma_range", None), learn_sigma)
+
+    def train(self, mode: bool = True):
+        """The denoiser stays in eval mode: dropout or batch statistics would make every layer another map."""
+        super().train(mode)
+        self.denoiser.eval()
+        return self
+
+    def per_layer(self, layers: int) -> list[DenoiserPrior]:
+        """The prior of a cycle: one that shares the network, with one σ per layer (itself, if it has that already).
+
+        Raises:
+            InvalidParameterError: σ was given for another number of layers.
+        """
+        sizes = [table.raw.numel() for table in self._tables()]
+        if any(n not in (1, layers) for n in sizes):
+            raise InvalidParameterError(
+                f"the prior has parameters for {max(sizes)} layers, the map has a cycle of {layers}: give one number, "
+                f"or {layers}"
+            )
+        if all(n == layers for n in sizes):
+            return [self]
+        own = copy.deepcopy(self, {id(self.denoiser): self.denoiser})
+        for table in own._tables():
+            table.raw = nn.Parameter(table.raw.detach().expand(layers).clone(), table.raw.requires_grad)
+        return [own]
+
+    def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function that one layer applies to images of `shape`, its parameters taken once.
+
+        Raises:
+            ShapeError: images with a number of channels that the denoiser cannot take.
+        """
+        return self._function(shape, layer, None if self.sigma is None else _entry(self.sigma(), layer))
+
+    def network(self, shape: Sequence[int], layer: int = 0) -> Callable[[Tensor], Tensor]:
+        """``D_σ`` itself for images of `shape`, at the noise level of one layer."""
+        return self._network(shape, None if self.sigma is None else _entry(self.sigma(), layer))
+
+    @abstractmethod
+    def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The function of one layer, at the noise level `sigma`."""
+
+    def _tables(self) -> list[ScalarParameter]:
+        return [] if self.sigma is None else [self.sigma]
+
+    def _at(self, x: Tensor, sigma: float | Tensor | None) -> Callable[[Tensor], Tensor]:
+        """For deepinv's calls: σ given there goes before the prior's own."""
+        if sigma is None or self.sigma is None:
+            return self.bind(x.shape, 0, x.new_ones(()))
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten()
+        return self._function(x.shape, 0, level)
+
+    def _network(self, shape: Sequence[int], sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The denoiser for images of `shape`: σ in place, a grey network run on every channel, its output checked."""
+        batch, channels = shape[:2]
+        known = getattr(self.denoiser, "channels", None)
+        known = known if isinstance(known, int) else None
+        split = known == 1 and channels > 1
+        if known is not None and known != channels and not split:
+            raise ShapeError(
+                f"{type(self.denoiser).__name__} denoises images of {known} channels, the problem has images "
+                f"{tuple(shape)} of {channels}; use a denoiser for {channels} channel(s), or a grey one, which is run "
+                "on every channel"
+            )
+        levels = () if sigma is None else (sigma.flatten(),)
+        if levels and split:
+            levels = (levels[0].expand(batch).repeat_interleave(channels),)
+        elif levels:
+            levels = (levels[0].expand(batch),)
+
+        def denoise(x: Tensor) -> Tensor:
+            inside = x.reshape(-1, 1, *x.shape[2:]) if split else x
+            out = self.denoiser(inside, *(level.to(x) for level in levels))
+            if not isinstance(out, Tensor) or out.shape != inside.shape:
+                given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ShapeError(
+                    f"{type(self.denoiser).__name__} must return an image of the shape it is given, "
+                    f"{tuple(inside.shape)}, and returned {given}"
+                )
+            if torch.is_grad_enabled() and x.requires_grad and not reaches(out, x):
+                raise CutGradientError(
+                    f"the gradient is cut inside {type(self.denoiser).__name__}: its output does not depend on its "
+                    "input for autograd (.detach(), torch.no_grad() or a gradient step without graph). A gradient "
+                    "rule that differentiates would be silently wrong; use a differentiable denoiser"
+                )
+            return out.reshape(x.shape)
+
+        return denoise
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data; weights and noise levels are in the state dict.
+
+        Raises:
+            InvalidParameterError: a network that does not describe itself.
+        """
+        describe = getattr(self.denoiser, "describe", None)
+        if describe is None:
+            raise InvalidParameterError(
+                f"a checkpoint cannot describe the denoiser {type(self.denoiser).__name__}: only ReTune's own networks "
+                "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
+            )
+        given = {"type": type(self).__name__, "denoiser": describe(), "learn_denoiser": self.learn_denoiser}
+        if self.sigma is None:
+            return given | {"sigma": None}
+        learned = {"learn_sigma": self.sigma.raw.requires_grad, "sigma": _plain(self.sigma)}
+        bounds = {"sigma_range": [self.sigma.low, self.sigma.high]} if isinstance(self.sigma, Bounded) else {}
+        return given | learned | bounds
+
+
+class Denoiser(DenoiserPrior):
+    r"""``prox ← (1 − α)x + α D_σ(x)``: Plug-and-Play.
+
+    In :class:`retune.ForwardBackward` this gives ``T(x) = D_σ(x − τ∇f(x))`` (PnP-FBS; Venkatakrishnan, Bouman,
+    Wohlberg, *Plug-and-Play priors for model based reconstruction*, GlobalSIP 2013). The strength γ = τλ has no effect:
+    a denoiser has σ instead, which is learned through the equilibrium, and α, the averaging of Ryu et al. (*Plug-and-
+    Play methods provably converge with properly trained denoisers*, ICML 2019), a knob also for denoisers without σ.
+
+    Nothing is known in advance of the convergence for a free denoiser; the residual says whether an image settled.
+
+    Args:
+        denoiser: any ``nn.Module(x, sigma)`` (deepinv denoisers, :mod:`retune.weights`), or ``nn.Module(x)`` with
+            ``sigma=None``. A grey one of known channel count is run on every channel of a colour image.
+        sigma: noise level on the scale of the image; a sequence gives one per layer of an untied cycle, None calls the
+            denoiser without it.
+        strength: α in (0, 1); a sequence gives one per layer, None leaves the denoiser as it is (α = 1).
+        learn_sigma: whether σ is trained.
+        learn_strength: whether α is trained.
+        learn_denoiser: whether the weights of the denoiser are trained; sets ``requires_grad`` of its parameters.
+        sigma_range: values that σ may take; the denoiser's own ``sigma_range`` by default, else any positive number.
+
+    Raises:
+        InvalidParameterError: no network, σ outside its range, α outside (0, 1).
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        sigma: float | Sequence[float] | None = 10 / 255,
+        strength: float | Sequence[float] | None = None,
+        *,
+        learn_sigma: bool = True,
+        learn_strength: bool = True,
+        learn_denoiser: bool = False,
+        sigma_range: tuple[float, float] | None = None,
+    ):
+        super().__init__(
+            denoiser, sigma, learn_sigma=learn_sigma, learn_denoiser=learn_denoiser, sigma_range=sigma_range
+        )
+        self.strength: Bounded | None = None
+        if strength is not None:
+            self.strength = Bounded(strength, _shape("strength", strength), learn=learn_strength, name="strength")
+
+    def _tables(self) -> list[ScalarParameter]:
+        return super()._tables() + ([] if self.strength is None else [self.strength])
+
+    def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
+        network = self._network(shape, sigma)
+        if self.strength is None:
+            return network
+        alpha = _entry(self.strength(), layer)
+        return lambda x: torch.lerp(x, network(x), alpha.to(x))
+
+    def prox(self, x: Tensor, sigma: float | Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        """``(1 − α)x + α D_σ(x)``, as deepinv's algorithms call it; γ has no effect.
+
+        Args:
+            x: images (B, C, H, W).
+            sigma: instead of the prior's own, a number or one per image.
+        """
+        return self._at(x, sigma)(x)
+
+    def describe(self) -> dict:
+        """See :class:`DenoiserPrior`."""
+        if self.strength is None:
+            return super().describe()
+        return super().describe() | {
+            "strength": _plain(self.strength),
+            "learn_strength": self.strength.raw.requires_grad,
+        }
+
+
+class RED(DenoiserPrior):
+    r"""``∇R ← x − D_σ(x)``: regularisation by denoising, for :class:`retune.GradientStep`.
+
+    Romano, Elad, Milanfar, *The little engine that could*, SIAM J. Imaging Sci. 10(4), 2017. For a gradient-step
+    denoiser (``D = I − ∇g``) it is the gradient of g; for any other it is a map, not a gradient (Reehorst and
+    Schniter, IEEE TCI 5(1), 2019), and the equilibrium is that of the map.
+
+    Args:
+        denoiser: as for :class:`Denoiser`.
+        sigma: as for :class:`Denoiser`.
+        lipschitz: what is taken as the Lipschitz constant of ``x − D_σ(x)`` for the step size. 2 is right for a
+            nonexpansive D; it is not checked.
+        learn_sigma: whether σ is trained.
+        learn_denoiser: whether the weights of the denoiser are trained.
+        sigma_range: as for :class:`Denoiser`.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        sigma: float | Sequence[float] | None = 10 / 255,
+        lipschitz: float = 2.0,
+        *,
+        learn_sigma: bool = True,
+        learn_denoiser: bool = False,
+        sigma_range: tuple[float, float] | None = None,
+    ):
+        super().__init__(
+            denoiser, sigma, learn_sigma=learn_sigma, learn_denoiser=learn_denoiser, sigma_range=sigma_range
+        )
+        if not 0 < lipschitz < float("inf"):
+            raise InvalidParameterError(f"lipschitz must be a positive finite number, got {lipschitz}")
+        self.lipschitz_guess = float(lipschitz)
+
+    def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
+        network = self._network(shape, sigma)
+        return lambda x: x - network(x)
+
+    def grad(self, x: Tensor, sigma: float | Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        """``x − D_σ(x)``, as deepinv's algorithms call it."""
+        return self._at(x, sigma)(x)
+
+    def describe(self) -> dict:
+        """See :class:`DenoiserPrior`."""
+        return super().describe() | {"lipschitz": self.lipschitz_guess}
+
+
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    """(1,) or (number of layers,)."""
+    try:
+        shape = torch.as_tensor(value).shape
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise wrong_type(name, value, "a number, or one number per layer") from error
+    if isinstance(value, bool) or len(shape) > 1 or 0 in shape:
+        raise wrong_type(name, value, "a number, or one number per layer")
+    return tuple(shape) or (1,)
+
+
+def _entry(table: Tensor, layer: int) -> Tensor:
+    """The value for one layer, shape (1,)."""
+    return table.reshape(-1)[layer % table.numel()][None]
+
+
+def _plain(table: ScalarParameter) -> float | list[float]:
+    values = table.value.flatten().tolist()
+    return values[0] if len(values) == 1 else values
+
+
+def _noise_levels(sigma: float | Sequence[float], bounds: Sequence[float] | None, learn: bool) -> ScalarParameter:
+    shape = _shape("sigma", sigma)
+    if bounds is None:
+        return Positive(sigma, shape, learn=learn, name="sigma")
+    low, high = bounds
+    if not 0 <= low < high:
+        raise InvalidParameterError(f"sigma_range must be (low, high) with 0 ≤ low < high, got {tuple(bounds)}")
+    given = torch.as_tensor(sigma, dtype=torch.get_default_dtype())
+    if not bool(((given > low) & (given < high)).all()):
+        raise InvalidParameterError(
+            f"sigma={sigma} is outside the range of this denoiser, {low:.4g} < sigma < {high:.4g} on the scale of the "
+            "image (images are in [0, 1]: divide a level of 0…255 by 255); sigma_range= overrides the range"
+        )
+    return Bounded(sigma, shape, low=low, high=high, learn=learn, name="sigma")

@@ -1,0 +1,201 @@
+"""Learned potentials of one variable with bounded curvature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from retune.errors import InvalidParameterError, require_whole, unknown_name
+
+__all__ = ["BoundProfile", "Profile"]
+
+CONVEXITY = ("convex", "weakly convex")
+#: The noise level at which the parameters mean what they say.
+SIGMA_0 = 25 / 255
+# Powers of log(σ/σ₀) in what depends on the noise level.
+_POWERS = 3
+_LOG_LIMIT = 40.0
+
+
+class Profile(nn.Module):
+    r"""N even potentials ``ψ_i`` whose derivative is an odd linear spline, with curvature bounded by construction.
+
+    ``ψ_i'(t) = Σ_j c_ij clip(t, −T_ij, T_ij)``: linear between knots ``0 < T_i1 < … < T_iJ``, with slope ``s_ij``
+    on piece j, and constant beyond the last knot. The slopes are confined,
+
+    - convex: ``0 < s_ij < μ(σ)``, so ψ is convex;
+    - weakly convex: ``−1 < s_ij < μ(σ)``, so ``ψ + ½t²`` is convex,
+
+    and ``max_ij |s_ij|`` bounds ``|ψ''|``. Knots scale with the noise level, ``T_ij(σ) = T_j σ / a_i(σ)``, and
+    ``log μ`` and ``log a_i`` are quadratic in ``log σ``. Source of the idea: Goujon, Neumayer, Unser, *Learning weakly
+    convex regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (there: one profile, σ-splines).
+
+    Args:
+        filters: N.
+        knots: J.
+        convexity: "convex" or "weakly convex".
+    """
+
+    def __init__(self, filters: int, knots: int = 4, convexity: str = "convex"):
+        super().__init__()
+        filters, knots = require_whole("filters", filters), require_whole("knots", knots)
+        if convexity not in CONVEXITY:
+            raise unknown_name("convexity", convexity, CONVEXITY)
+        if filters < 1 or knots < 1:
+            raise InvalidParameterError(f"filters and knots must be at least 1, got {filters} and {knots}")
+        self.filters, self.knots, self.convexity = filters, knots, convexity
+        self.spacing = nn.Parameter(torch.full((knots,), -0.5))
+        self.scale = nn.Parameter(torch.zeros(filters, _POWERS))
+        self.strength = nn.Parameter(torch.tensor([math.log(4.0), *[0.0] * (_POWERS - 1)]))
+        start = torch.linspace(1.5, -2.5, knots) if convexity == "convex" else torch.linspace(1.5, -3.0, knots)
+        self.slope = nn.Parameter(start.repeat(filters, 1))
+        with torch.no_grad():
+            self.scale[:, 0] = math.log(4.0)
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data."""
+        return {"knots": self.knots, "convexity": self.convexity}
+
+    def bind(self, sigma: Tensor) -> BoundProfile:
+        """The potentials at noise levels σ (1 or B, 1, 1, 1), on the scale of the image."""
+        sigma = sigma.clamp_min(1e-4)  # the potentials of σ = 0 would be infinitely steep
+        log = (sigma / SIGMA_0).log().reshape(-1, 1)  # (B, 1)
+        powers = torch.cat([log**p for p in range(_POWERS)], 1)  # (B, 3)
+        scale = _exp(powers @ self.scale.to(powers).T)  # (B, N)
+        strength = _exp(powers @ self.strength.to(powers)).reshape(-1, 1, 1)  # (B, 1, 1)
+        share = torch.sigmoid(self.slope.to(powers))[None]  # (1, N, J)
+        slopes = strength * share if self.convexity == "convex" else (1 + strength) * share - 1
+        steps = torch.cumsum(softplus(self.spacing.to(powers)), 0)
+        limits = steps * (sigma.reshape(-1, 1) / scale).unsqueeze(-1)  # (B, N, J)
+        jumps = slopes - torch.cat([slopes[..., 1:], torch.zeros_like(slopes[..., :1])], -1)
+        return BoundProfile(limits[..., None, None], jumps[..., None, None], slopes)
+
+
+def _exp(exponent: Tensor) -> Tensor:
+    """Positive and finite, whatever the optimiser does."""
+    return exponent.clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
+
+
+@dataclass(frozen=True)
+class BoundProfile:
+    """The potentials at fixed noise levels: plain functions of the responses (B, N, H, W).
+
+    Attributes:
+        limits: knots T (B, N, J, 1, 1).
+        jumps: c (B, N, J, 1, 1).
+        slopes: s (B, N, J).
+    """
+
+    limits: Tensor
+    jumps: Tensor
+    slopes: Tensor
+
+    @property
+    def curvature(self) -> tuple[Tensor, Tensor]:
+        """(least, greatest) value of ψ'' per image, shape (B,); beyond the last knot it is 0."""
+        flat = self.slopes.flatten(1)
+        return flat.amin(1).clamp_max(0), flat.amax(1).clamp_min(0)
+
+    def derivative(self, r: Tensor) -> Tensor:
+        """``ψ_i'(r_i)``, same shape as r."""
+        return _Derivative.apply(r, self.limits, self.jumps)  # type: ignore[return-value]
+
+    def value(self, r: Tensor) -> Tensor:
+        """``Σ_i Σ_p ψ_i(r_ip)`` per image, shape (B,)."""
+        total = r.new_zeros(r.shape[0])
+        size = r.abs()
+        for j in range(self.limits.shape[2]):
+            limit, jump = self.limits[:, :, j], self.jumps[:, :, j]
+            inside = torch.minimum(size, limit)
+            # ∫ clip = ½t² up to the knot, then linear
+            total = total + (jump * inside * (size - 0.5 * inside)).sum((1, 2, 3))
+        return total
+
+
+# On a CPU a few channels at a time: what is read again is still in the processor's cache.
+_SLICE = 4
+
+
+def _slices(r: Tensor) -> list[slice]:
+    size = _SLICE if r.device.type == "cpu" else r.shape[1]
+    return [slice(first, first + size) for first in range(0, r.shape[1], size)]
+
+
+class _Derivative(torch.autograd.Function):
+    """``Σ_j c_j clip(r, −T_j, T_j)``. Autograd would keep and mask one state per knot; this keeps r alone."""
+
+    @staticmethod
+    def forward(r, limits, jumps):
+        out = torch.empty_like(r)
+        for part in _slices(r):
+            source, target = r[:, part], out[:, part]
+            for j in range(limits.shape[2]):
+                clipped = source.clamp(-limits[:, part, j], limits[:, part, j])
+                if j:
+                    target.addcmul_(clipped, jumps[:, part, j])
+                else:
+                    torch.mul(clipped, jumps[:, part, j], out=target)
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        r, limits, jumps = ctx.saved_tensors
+        learned = any(ctx.needs_input_grad[1:])
+        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
+            wanted = [t for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True) if need]
+            found = iter(torch.autograd.grad(_plain(r, limits, jumps), wanted, grad, create_graph=True))
+            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+        grad_r = torch.empty_like(r)
+        by_limit = r.new_zeros(r.shape[0], *limits.shape[1:]) if learned else None
+        by_jump = torch.zeros_like(by_limit) if by_limit is not None else None
+        for part in _slices(r):
+            source, incoming = r[:, part], grad[:, part].contiguous()
+            slope = torch.zeros_like(source)
+            for j in range(limits.shape[2]):
+                clipped = source.clamp(-limits[:, part, j], limits[:, part, j])
+                inside = (source == clipped).to(r.dtype)
+                slope.addcmul_(inside, jumps[:, part, j])
+                if by_limit is not None and by_jump is not None:
+                    by_jump[:, part, j] = _inner(incoming, clipped)
+                    outside = source.sign().mul_(1 - inside)
+                    by_limit[:, part, j] = _inner(incoming, outside) * jumps[:, part, j]
+            torch.mul(incoming, slope, out=grad_r[:, part])
+        if by_limit is None or by_jump is None:
+            return grad_r, None, None
+        return grad_r, by_limit.sum_to_size(limits.shape), by_jump.sum_to_size(jumps.shape)
+
+    @staticmethod
+    def jvp(ctx, r_t, limits_t, jumps_t):  # type: ignore[override]
+        r, limits, jumps = ctx.saved_tensors
+        out = torch.zeros_like(r)
+        for j in range(limits.shape[2]):
+            limit, jump = limits[:, :, j], jumps[:, :, j]
+            inside = (r.abs() <= limit).to(r.dtype)
+            if r_t is not None:
+                out = out + jump * inside * r_t
+            if limits_t is not None:
+                out = out + jump * (1 - inside) * r.sign() * limits_t[:, :, j]
+            if jumps_t is not None:
+                out = out + r.clamp(-limit, limit) * jumps_t[:, :, j]
+        return out
+
+
+def _plain(r: Tensor, limits: Tensor, jumps: Tensor) -> Tensor:
+    """The same by autograd's own operations."""
+    return torch.stack(
+        [r.clamp(-limits[:, :, j], limits[:, :, j]) * jumps[:, :, j] for j in range(limits.shape[2])]
+    ).sum(0)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """``Σ_p a_p b_p`` per image and channel, (B, n, 1, 1)."""
+    return torch.linalg.vecdot(a.flatten(2), b.flatten(2))[..., None, None]

@@ -1,0 +1,141 @@
+r"""Ridge regularisers ``R_σ(x) = Σ_i ψ_i(w_i * x)`` with learned filters and potentials of known curvature.
+
+Source: Goujon, Neumayer, Bohra, Ducotterd, Unser, *A neural-network-based convex regularizer for inverse problems*,
+IEEE TCI 9, 2023 (convex); Goujon, Neumayer, Unser, *Learning weakly convex regularizers for convergent
+image-reconstruction algorithms*, SIAM J. Imaging Sci. 17(1), 2024 (weakly convex).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from deepinv.optim.prior import Prior
+from torch import Tensor
+
+from retune.maps.parameters import Positive
+from retune.priors.filters import BoundFilters, FilterBank
+from retune.priors.noise_level import noise_level
+from retune.priors.profile import SIGMA_0, BoundProfile, Profile
+
+__all__ = ["BoundRidge", "Ridge"]
+
+
+class Ridge(Prior):
+    r"""``R_σ(x) = Σ_i Σ_p ψ_{i,σ}((w_i * x)_p)``, smooth, with the constants of its gradient known.
+
+    With ``‖W‖ ≤ 1`` (:class:`~retune.priors.filters.FilterBank`) and ``m ≤ ψ'' ≤ M``
+    (:class:`~retune.priors.profile.Profile`), ``∇R = Wᵀψ'(W·)`` is ``max(M, −m)``-Lipschitz and R is ``−m``-weakly
+    convex: convex for ``convexity="convex"``, and such that ``R + ½‖·‖²`` is convex for ``"weakly convex"``. So
+    ``½‖x − y‖² + R`` is convex in both cases. This holds by construction, whatever the training does.
+
+    It is an ordinary deepinv ``Prior``: ``fn(x, sigma)`` and ``grad(x, sigma)``.
+
+    Args:
+        channels: channels of the image (1 grey, 3 colour).
+        features: intermediate features and number of filters.
+        sizes: sides of the kernels of the multi-convolution.
+        knots: pieces of the spline on each side of 0.
+        convexity: "convex" or "weakly convex".
+        sigma: noise level for which the potentials are taken, on the scale of the image; learnable.
+        learn_sigma: whether σ is trained.
+        learn_filters: whether filters and potentials are trained.
+    """
+
+    explicit_prior = True
+
+    def __init__(
+        self,
+        channels: int = 1,
+        features: Sequence[int] = (8, 32),
+        sizes: Sequence[int] = (7, 3),
+        knots: int = 4,
+        convexity: str = "weakly convex",
+        sigma: float = SIGMA_0,
+        *,
+        learn_sigma: bool = True,
+        learn_filters: bool = True,
+    ):
+        super().__init__()
+        self.explicit_prior = True
+        self.channels, self.convexity = channels, convexity
+        self.filters = FilterBank((channels, *features), sizes)
+        self.profile = Profile(self.filters.channels[-1], knots, convexity)
+        self.sigma = Positive(sigma, (), learn=learn_sigma, name="sigma")
+        for part in (self.filters, self.profile):
+            part.requires_grad_(learn_filters)
+
+    @property
+    def learn_filters(self) -> bool:
+        """Whether filters and potentials are trained."""
+        return any(p.requires_grad for part in (self.filters, self.profile) for p in part.parameters())
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data; weights and σ are in the state dict."""
+        return {
+            "type": "Ridge",
+            "channels": self.channels,
+            "features": list(self.filters.channels[1:]),
+            "sizes": list(self.filters.sizes),
+            **self.profile.describe(),
+            "learn_sigma": self.sigma.raw.requires_grad,
+            "learn_filters": self.learn_filters,
+        }
+
+    def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundRidge:
+        """R at one noise level (one per image), its constants computed once, for images shaped as `like`.
+
+        Args:
+            sigma: noise level: a number, a tensor () or (B,); None takes the prior's own.
+            like: an image (B, C, H, W) whose dtype and device are taken.
+        """
+        level = self.sigma().to(like).reshape(1, 1, 1, 1) if sigma is None else noise_level(sigma, like)
+        return BoundRidge(self.filters.bind(like.dtype, like.device), self.profile.bind(level))
+
+    def fn(self, x: Tensor, sigma: float | Tensor | None = None, *args, **kwargs) -> Tensor:
+        """``R_σ(x)`` per image, shape (B,)."""
+        return self.at(sigma, x).fn(x)
+
+    def grad(self, x: Tensor, sigma: float | Tensor | None = None, *args, **kwargs) -> Tensor:
+        """``∇R_σ(x)``, shape (B, C, H, W)."""
+        return self.at(sigma, x).grad(x)
+
+    def lipschitz(self, sigma: float | Tensor | None = None) -> Tensor:
+        """Lipschitz constant of ``∇R_σ``, proved, shape (1,) or (B,)."""
+        return self.at(sigma, self._like(sigma)).lipschitz
+
+    def weak_convexity(self, sigma: float | Tensor | None = None) -> Tensor:
+        """The smallest known ρ ≥ 0 such that ``R_σ + ½ρ‖·‖²`` is convex, shape (1,) or (B,)."""
+        return self.at(sigma, self._like(sigma)).weak_convexity
+
+    def _like(self, sigma: float | Tensor | None) -> Tensor:
+        batch = sigma.numel() if isinstance(sigma, Tensor) else 1
+        return self.sigma.raw.new_empty(batch, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class BoundRidge:
+    """A ridge regulariser at fixed noise levels: plain functions of the image."""
+
+    filters: BoundFilters
+    profile: BoundProfile
+
+    def fn(self, x: Tensor) -> Tensor:
+        """``R(x)`` per image, shape (B,)."""
+        return self.profile.value(self.filters(x))
+
+    def grad(self, x: Tensor) -> Tensor:
+        """``∇R(x) = Wᵀ ψ'(W x)``, shape (B, C, H, W)."""
+        return self.filters.adjoint(self.profile.derivative(self.filters(x)))
+
+    @property
+    def lipschitz(self) -> Tensor:
+        """Lipschitz constant of the gradient, per image."""
+        low, high = self.profile.curvature
+        return torch.maximum(-low, high)
+
+    @property
+    def weak_convexity(self) -> Tensor:
+        """ρ with ``R + ½ρ‖·‖²`` convex, per image."""
+        return -self.profile.curvature[0]

@@ -1,0 +1,89 @@
+"""Trains the ridge regularisers: ``python -m retune.training.recipes.ridge --name ridge-convex-gray --data FOLDER``.
+
+Gaussian denoising at the equilibrium: for each batch the denoising problem is solved without graph, then K layers are
+differentiated there (ReTune). The loss is the squared error over σ^1.5, about how the error itself grows with σ, so
+that all noise levels count alike. Protocol after Goujon et al. (TCI 2023, SIIMS 2024).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from deepinv.loss.metric import PSNR
+from torch import Tensor, nn
+
+from retune import _checkpoint
+from retune.errors import unknown_name
+from retune.gradients import Truncated
+from retune.networks import RidgeDenoiser
+from retune.priors.ridge import Ridge
+from retune.solve import Stop
+from retune.training.recipes._data import noisy_crops, split
+from retune.training.recipes._loop import Budget, train
+
+NAMES = {
+    "ridge-convex-gray": (1, "convex"),
+    "ridge-convex-color": (3, "convex"),
+    "ridge-weakly-convex-gray": (1, "weakly convex"),
+    "ridge-weakly-convex-color": (3, "weakly convex"),
+}
+FEATURES = {1: (8, 32), 3: (12, 48)}
+SIGMA = (2 / 255, 55 / 255)
+
+
+def main(
+    name: Annotated[str, typer.Option(help="ridge-convex-gray, ridge-weakly-convex-gray, or the same with -color.")],
+    data: Annotated[Path, typer.Option(help="Folder with the subfolders train and val of images.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; NAME.safetensors by default.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of the resumable state and the log.")] = None,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 1500,
+    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the crops.")] = 48,
+    depth: Annotated[int, typer.Option(help="K, layers that are differentiated.")] = 4,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 4e-3,
+    seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+) -> None:
+    """Train, or continue where a run of the same name was interrupted, and write the weights."""
+    if name not in NAMES:
+        raise unknown_name("recipe", name, NAMES)
+    channels, convexity = NAMES[name]
+    torch.manual_seed(seed)
+    prior = Ridge(channels, FEATURES[channels], convexity=convexity, learn_sigma=False)
+    net = RidgeDenoiser(prior, depth, Truncated(), stop=Stop(rtol=1e-3, max_layers=30)).to(device)
+    images = split(data, "train", channels)
+    held_out = torch.stack([x[:, :160, :160] for x in split(data, "val", channels)[::4]])
+    tables = {id(p) for p in prior.profile.parameters()}
+
+    def loss(step: int) -> Tensor:
+        clean, noisy, sigma = noisy_crops(images, batch, crop, SIGMA, seed, step)
+        error = net(noisy.to(device), sigma.to(device)) - clean.to(device)
+        return (error.square().mean((1, 2, 3)) / sigma.flatten().to(device) ** 1.5).mean()
+
+    @torch.no_grad()
+    def validate() -> float:
+        noise = torch.randn(held_out.shape, generator=torch.Generator().manual_seed(seed))
+        restored = net((held_out + 25 / 255 * noise).to(device), 25 / 255).cpu()
+        return float(PSNR()(restored, held_out).mean())
+
+    def factor(parameter: nn.Parameter) -> float:
+        return 5.0 if id(parameter) in tables else 1.0  # scales and slopes are logarithmic
+
+    folder = Path(f"{name}-training") if work is None else work
+    budget = Budget(steps, lr, warmup=20, report_every=50)
+    train(net, loss, validate, budget, folder, tables=factor)
+    target = Path(f"{name}.safetensors") if out is None else out
+    notes = {
+        "recipe": f"python -m retune.training.recipes.ridge --name {name} --steps {steps} --batch {batch} "
+        f"--crop {crop} --depth {depth} --lr {lr} --seed {seed}"
+    }
+    description = net.describe()
+    _checkpoint.write(target, net.state_dict(), description, notes)
+    typer.echo(f"{target}: {sum(p.numel() for p in net.parameters())} parameters")
+
+
+if __name__ == "__main__":
+    typer.run(main)

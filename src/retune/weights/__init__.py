@@ -1,0 +1,66 @@
+"""The weights that come with the package: small denoisers and ridge regularisers, trained by us.
+
+``names()`` lists them, ``load(name)`` gives a denoiser called as ``net(y, sigma)``, ``manifest()`` says how each was
+trained, on what, and how well it does. The scripts are in :mod:`retune.training.recipes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from deepinv.models import Denoiser
+
+from retune import _checkpoint
+from retune.build import build
+from retune.errors import CheckpointError, RetuneError, unknown_name
+
+__all__ = ["load", "manifest", "names"]
+
+_FOLDER = Path(__file__).parent
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """For each name: recipe, data, sha256, number of parameters, PSNR by noise level, licence."""
+    return json.loads((_FOLDER / "manifest.json").read_text(encoding="utf-8"))
+
+
+def names() -> list[str]:
+    """The weights that can be loaded."""
+    return sorted(manifest())
+
+
+def load(name: str) -> Denoiser:
+    """A trained denoiser, in eval mode, on the CPU, in float32.
+
+    The U-Nets are made into a prior by ``retune.priors.Denoiser(net, sigma)`` or ``RED``; a ridge one solves its
+    denoising problem to tolerance, and its prior is ``net.prior`` (for :class:`retune.GradientStep`).
+
+    Args:
+        name: one of :func:`names`.
+
+    Raises:
+        UnknownNameError: another name; the nearest ones are given.
+        CheckpointError: the file is missing, or is not the one of the manifest (its hash differs).
+    """
+    known = manifest()
+    if name not in known:
+        raise unknown_name("weights", name, known)
+    path = _FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"the weights {name!r} are missing ({path}): install retune-imaging again")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != known[name]["sha256"]:
+        raise CheckpointError(
+            f"the weights {name!r} are corrupted: {path} has sha256 {digest[:12]}…, the manifest says "
+            f"{known[name]['sha256'][:12]}…. Install retune-imaging again"
+        )
+    tensors, description, _ = _checkpoint.read(path)
+    try:
+        net = build(description)
+        net.load_state_dict(tensors)
+    except (RetuneError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not fit this version of ReTune: {error}") from error
+    return net.eval().requires_grad_(False)
