@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from retune.planning import plan
     from retune.problem import Problem
     from retune.solve import Stop
-    from retune.solvers import Anderson, Damped, Picard
-    from retune.training import fit
+    from retune.solvers import Anderson, Damped, Inertial, Picard
+    from retune.training import WarmStart, fit
 
 # Loaded on first use, so that `retune --help` does not wait for torch.
 _WHERE = {
@@ -34,6 +34,7 @@ _WHERE = {
     "ForwardBackward": "retune.maps",
     "GradientStep": "retune.maps",
     "Implicit": "retune.gradients",
+    "Inertial": "retune.solvers",
     "Picard": "retune.solvers",
     "Problem": "retune.problem",
     "Restarted": "retune.model",
@@ -41,6 +42,7 @@ _WHERE = {
     "Stop": "retune.solve",
     "Truncated": "retune.gradients",
     "Unrolled": "retune.gradients",
+    "WarmStart": "retune.training",
     "certify": "retune.certificate",
     "doctor": "retune.diagnosis",
     "fit": "retune.training",
@@ -56,6 +58,7 @@ __all__ = [
     "ForwardBackward",
     "GradientStep",
     "Implicit",
+    "Inertial",
     "Picard",
     "Problem",
     "Restarted",
@@ -63,6 +66,7 @@ __all__ = [
     "Stop",
     "Truncated",
     "Unrolled",
+    "WarmStart",
     "__version__",
     "certify",
     "data",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from deepinv.physics import Blur, Downsampling
 from torch import Tensor
+
+from retune._restrict import rows
 
 
 class BlurNormal:
@@ -60,6 +64,14 @@ class BlurNormal:
         kept[..., self.kept[0], self.kept[1]] = blurred[..., self.kept[0], self.kept[1]]
         back = torch.fft.irfft2(torch.fft.rfft2(kept) * self.conjugate, s=self.grid)
         return self._unpad(back) if any(self.pad) else back
+
+    def select(self, index: Tensor, batch: int) -> BlurNormal:
+        """The operator for some of the images; see :class:`retune._restrict.Restrictable`."""
+        chosen = copy.copy(self)
+        chosen.spectrum, chosen.conjugate, chosen.power = (
+            rows(t, index, batch) for t in (self.spectrum, self.conjugate, self.power)
+        )
+        return chosen
 
     def _unpad(self, z: Tensor) -> Tensor:
         """The adjoint of the padding: what was copied out is added back."""

@@ -13,6 +13,7 @@ from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Downs
 from torch import Tensor, nn
 
 from retune._blur import BlurNormal, SubsampleNormal
+from retune._restrict import DiagonalNormal
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 
 #: ‖A‖² ≤ SAFETY · (Lanczos estimate), with probability at least 1 − FAILURE over the start vector.
@@ -115,18 +116,10 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
     if mask.numel() == 1 and not mask.requires_grad:
         scale = float(power)
         only = power.detach().to(like).reshape(1)
-        return OperatorFacts(only, "exact", scale, lambda x: x * scale, only)
+        return OperatorFacts(only, "exact", scale, DiagonalNormal(power.detach().reshape(()), None), only)
     batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
     sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
-    if type(physics) is Inpainting:
-
-        def normal(x: Tensor) -> Tensor:
-            return power * x
-    else:
-
-        def normal(x: Tensor) -> Tensor:
-            return physics.V(power * physics.V_adjoint(x))
-
+    normal = DiagonalNormal(power, None if type(physics) is Inpainting else (physics.V, physics.V_adjoint))
     return OperatorFacts(sqnorm.to(like), "exact", None, normal, _floor(power if batched else power[None]).to(like))
 
 

@@ -16,7 +16,7 @@ from retune.model import Restarted
 from retune.networks import RidgeDenoiser, SmallUNet
 from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
 from retune.solve import Stop
-from retune.solvers import Anderson, Damped, Picard
+from retune.solvers import Anderson, Damped, Inertial, Picard
 
 __all__ = ["build", "load"]
 
@@ -29,6 +29,7 @@ _KNOWN: dict[str, Any] = {
         ForwardBackward,
         GradientStep,
         Implicit,
+        Inertial,
         L2,
         Picard,
         RED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, unknown_name
 
-__all__ = ["SUFFIXES", "as_images", "photograph", "random_crops"]
+__all__ = ["SUFFIXES", "Crop", "as_images", "draw_crops", "photograph", "random_crops"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 _PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
@@ -138,6 +139,38 @@ def photograph(name: str) -> Tensor:
     return _from_array(np.asarray(array))
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image, flipped or not: which image, where, and how.
+
+    Attributes:
+        image: index of the image.
+        top, left, height, width: the part.
+        flips: whether its rows, and its columns, are in reverse order.
+    """
+
+    image: int
+    top: int
+    left: int
+    height: int
+    width: int
+    flips: tuple[bool, bool]
+
+    def _part(self, image: Tensor) -> Tensor:
+        return image[:, self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def _flip(self, part: Tensor) -> Tensor:
+        return part.flip([d + 1 for d in (0, 1) if self.flips[d]])
+
+    def read(self, image: Tensor) -> Tensor:
+        """The crop (C, height, width) of an image (C, H, W)."""
+        return self._flip(self._part(image))
+
+    def write(self, image: Tensor, crop: Tensor) -> None:
+        """Put a crop back in its place in an image, flipped back."""
+        self._part(image).copy_(self._flip(crop))
+
+
 def random_crops(images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator) -> Tensor:
     """`count` random square crops, flipped at random, as a batch (count, C, size, size).
 
@@ -147,18 +180,27 @@ def random_crops(images: Sequence[Tensor], count: int, size: int | None, generat
         size: side of the crops; None takes whole images, which then must agree in size.
         generator: source of the randomness.
     """
+    return draw_crops(images, count, size, generator)[0]
+
+
+def draw_crops(
+    images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator
+) -> tuple[Tensor, list[Crop]]:
+    """The same as :func:`random_crops`, and where each crop comes from."""
     crops = []
     for _ in range(count):
-        image = images[int(torch.randint(len(images), (), generator=generator))]
+        index = int(torch.randint(len(images), (), generator=generator))
+        height, width = images[index].shape[1:]
+        top = left = 0
         if size is not None:
-            top, left = (int(torch.randint(n - size + 1, (), generator=generator)) for n in image.shape[1:])
-            image = image[:, top : top + size, left : left + size]
-        flips = torch.randint(2, (2,), generator=generator).tolist()
-        crops.append(image.flip([d + 1 for d in (0, 1) if flips[d]]))
+            top, left = (int(torch.randint(n - size + 1, (), generator=generator)) for n in (height, width))
+            height = width = size
+        rows, columns = torch.randint(2, (2,), generator=generator).tolist()
+        crops.append(Crop(index, top, left, height, width, (bool(rows), bool(columns))))
     try:
-        return torch.stack(crops)
+        return torch.stack([c.read(images[c.image]) for c in crops]), crops
     except RuntimeError as error:
-        shapes = sorted({tuple(c.shape) for c in crops})
+        shapes = sorted({(images[c.image].shape[0], c.height, c.width) for c in crops})
         raise ShapeError(f"images of different shapes {shapes} cannot share a batch; give a crop size") from error
 
 

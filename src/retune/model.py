@@ -31,6 +31,10 @@ from retune.solvers.restarted import Picard
 __all__ = ["Restarted"]
 
 
+#: An image to start from, or a function of the usual start.
+Init = Tensor | Callable[[Tensor], Tensor]
+
+
 class Restarted(Reconstructor):
     r"""A restarted truncated unrolled network.
 
@@ -103,6 +107,8 @@ class Restarted(Reconstructor):
         y: Tensor,
         physics: LinearPhysics,
         *,
+        init: Init | None = None,
+        stop: Stop | None = None,
         report: Callable[[Equilibrium], None] | None = None,
     ) -> Tensor:
         """Restore: the image (B, C, H, W).
@@ -110,6 +116,8 @@ class Restarted(Reconstructor):
         Args:
             y: measurement.
             physics: the operator that made it.
+            init: see :meth:`solve`.
+            stop: see :meth:`solve`.
             report: called with the full :class:`retune.Equilibrium`, for whoever wants more than the image.
 
         Raises:
@@ -118,16 +126,17 @@ class Restarted(Reconstructor):
         Warns:
             NotConvergedWarning: eval mode ran out of layers before an image settled.
         """
-        equilibrium = self.solve(y, physics)
+        equilibrium = self.solve(y, physics, init=init, stop=stop)
         if report is not None:
             report(equilibrium)
         equilibrium.raise_for_status()
         unsettled = [i for i, s in enumerate(equilibrium.status) if s is Status.MAX_LAYERS]
         if unsettled and not self.training:
             worst = float(equilibrium.residual[unsettled].max())
+            asked = self.stop if stop is None else stop
             warnings.warn(
-                f"images {unsettled} had not settled after {self.stop.max_layers} layers (largest relative change "
-                f"{worst:.1e} per {self.depth} layers, tolerance {self.stop.rtol:.1e}). {Status.MAX_LAYERS.advice}",
+                f"images {unsettled} had not settled after {asked.max_layers} layers (largest relative change "
+                f"{worst:.1e} per {self.depth} layers, tolerance {asked.rtol:.1e}). {Status.MAX_LAYERS.advice}",
                 NotConvergedWarning,
                 stacklevel=2,
             )
@@ -138,7 +147,7 @@ class Restarted(Reconstructor):
         y: Tensor,
         physics: LinearPhysics,
         *,
-        init: Tensor | None = None,
+        init: Init | None = None,
         stop: Stop | None = None,
         trace: bool = False,
         observe: Callable[[int, Tensor], None] | None = None,
@@ -148,7 +157,8 @@ class Restarted(Reconstructor):
         Args:
             y: measurement.
             physics: the operator that made it.
-            init: image (B, C, H, W) to start from, instead of the scaled back-projection.
+            init: image (B, C, H, W) to start from, instead of the scaled back-projection, or a function that makes
+                one of that.
             stop: overrides the stopping rule; in train mode, the R restarts.
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, image), the image being a copy.
@@ -186,7 +196,7 @@ class Restarted(Reconstructor):
     def _train(
         self,
         bound: BoundMap,
-        init: Tensor | None,
+        init: Init | None,
         stop: Stop | None,
         trace: bool,
         observe: Callable[[int, Tensor], None] | None,
@@ -208,7 +218,7 @@ class Restarted(Reconstructor):
     def _run(
         self,
         bound: BoundMap,
-        init: Tensor | None,
+        init: Init | None,
         stop: Stop,
         trace: bool,
         observe: Callable[[int, Tensor], None] | None,
@@ -217,6 +227,10 @@ class Restarted(Reconstructor):
             assert observe is not None
             observe(layers, bound.image(u))
 
+        def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
+            chosen = bound.select(index)
+            return None if chosen is None else chosen.layer
+
         whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # a cycle is never left half-way
         return solve(
             bound.layer,
@@ -224,8 +238,10 @@ class Restarted(Reconstructor):
             solver=self.solver,
             depth=self.depth,
             stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
+            cycle=self.map.layers,
             trace=trace,
             observe=None if observe is None else see,
+            restrict=restrict,
         )
 
     def describe(self) -> dict:
@@ -293,8 +309,10 @@ def _auto(
     return Auto(depth == "auto", restarts == "auto", accuracy, limit)
 
 
-def _start(bound: BoundMap, init: Tensor | None) -> Tensor:
-    return bound.init() if init is None else bound.state(init).clone()
+def _start(bound: BoundMap, init: Init | None) -> Tensor:
+    if init is None:
+        return bound.init()
+    return bound.state(init if isinstance(init, Tensor) else init(bound.image(bound.init()))).clone()
 
 
 def _relative_change(before: Tensor, after: Tensor) -> Tensor:

@@ -20,6 +20,10 @@ __all__ = ["Solution", "Stop", "solve"]
 GROWTH = 1e4
 #: Blocks shorter than this many layers are looked at together.
 LOOK = 5
+#: Images that have stopped leave the batch once at most this share of it is left.
+STAY = 0.75
+
+Layer = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,20 +61,27 @@ class Solution:
 
 
 def solve(
-    layer: Callable[[Tensor, int], Tensor],
+    layer: Layer,
     u: Tensor,
     *,
     solver: AbstractSolver,
     depth: int,
     stop: Stop,
+    cycle: int | None = None,
     trace: bool = False,
     observe: Callable[[int, Tensor], None] | None = None,
+    restrict: Callable[[Tensor], Layer | None] | None = None,
 ) -> Solution:
-    """Iterate blocks ``Φ`` of `depth` layers from `u` until every image has converged, failed, or run out of layers.
+    """Iterate from `u` until every image has converged, failed, or run out of layers.
 
     An image that has converged, diverged or become non-finite stops changing, whatever the others of the batch do;
-    the last finite iterate is kept. The images are looked at after every block, or every five layers if blocks are
-    shorter; each look is one host–device synchronisation, and none with ``rtol=0``.
+    the last finite iterate is kept. Where `restrict` can tell the layers of some of the images, a quarter of the batch
+    that has stopped leaves it and costs nothing any more. The images are looked at after every block of `depth`
+    layers, or every five layers if blocks are shorter; each look is one host–device synchronisation, and none with
+    ``rtol=0``.
+
+    A solver that evaluates single cycles (see :attr:`AbstractSolver.unit`) has its residual multiplied by the number
+    of cycles in a block: where the map is nonexpansive, that bounds the relative change over the whole block.
 
     Args:
         layer: ``(u, k) -> T_k(u)``.
@@ -78,60 +89,105 @@ def solve(
         solver: the algorithm.
         depth: K, layers per block.
         stop: when to stop.
+        cycle: number of different layers, a divisor of `depth`; `depth` if None.
         trace: record the residuals.
         observe: called at each look with (layers run, copy of the state).
+        restrict: ``index -> layer`` for the images of an index (n,) only, or None if it can't be told.
     """
     keep_freed_memory(u.device)
-    batch = u.shape[0]
-    blocks = math.ceil(stop.max_layers / depth)
-    period = max(1, LOOK // depth)
+    unit = depth if solver.unit == "block" or cycle is None else cycle
+    steps = math.ceil(stop.max_layers / unit)
+    period = max(1, LOOK // unit)
     state = seen = solver.init(u)
-    active = torch.ones(batch, dtype=torch.bool, device=u.device)
-    code = torch.full((batch,), _RUNNING, dtype=torch.int8, device=u.device)
-    residual = torch.full((batch,), torch.inf, dtype=u.dtype, device=u.device)
-    layers = torch.zeros(batch, dtype=torch.long, device=u.device)
+    run = _Running(u, layer, restrict if stop.rtol > 0 else None)
     bound = _norm(u)
     history: list[tuple[int, Tensor]] = []
     done = 0
-    for r in range(blocks):
-        size = min(depth, stop.max_layers - done)
+    for r in range(steps):
+        size = min(unit, stop.max_layers - done)
 
         def block(z: Tensor, size: int = size) -> Tensor:
             for k in range(size):
-                z = layer(z, k)
+                z = run.layer(z, k)
             return z
 
         state = solver.step(block, state)
         done += size
-        if (r + 1) % period and r + 1 < blocks:
+        if (r + 1) % period and r + 1 < steps:
             continue
         new = state
-        norm, change = _norm(new.u), _norm(new.change)
+        norm, change = _norm(new.u), _norm(new.change) * (depth / unit)
         bound = torch.maximum(bound, norm) if r < period else bound
         finite = torch.isfinite(norm) & torch.isfinite(change)
         exploded = norm > GROWTH * bound
         relative = change / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-        code = torch.where(active & ~finite, _NOT_FINITE, code)
+        active = run.code == _RUNNING
+        code = torch.where(active & ~finite, _NOT_FINITE, run.code)
         code = torch.where(active & finite & exploded, _DIVERGED, code)
         code = torch.where(active & finite & ~exploded & (relative <= stop.rtol), _CONVERGED, code)
         usable = active & finite
         state = seen = _advance(seen, new, usable)
-        residual = torch.where(active, torch.where(finite, relative, torch.inf), residual)
-        layers = torch.where(usable, done, layers)
-        active = code == _RUNNING
+        residual = torch.where(active, torch.where(finite, relative, torch.inf), run.residual)
+        run.code, run.residual, run.layers = code, residual, torch.where(usable, done, run.layers)
         if trace:
-            history.append((done, residual))
+            history.append((done, run.whole(run.residual, run.all_residual)))
         if observe is not None:
-            observe(done, state.u.clone())
-        if stop.rtol > 0 and not bool(active.any()):
-            break
+            observe(done, run.whole(state.u, run.all_u).clone())
+        if stop.rtol > 0:
+            going = (code == _RUNNING).tolist()  # the look
+            if not any(going):
+                break
+            keep = run.shrink(going, state.u)
+            if keep is not None:
+                bound = bound[keep]
+                state = seen = SolverState(state.u[keep], state.change[keep], tuple(m[keep] for m in state.memory))
+    run.finish(state.u)
     end = Status.DEPTH_REACHED if stop.rtol == 0 else Status.MAX_LAYERS
-    status = tuple(_STATUS.get(c, end) for c in code.tolist())
+    status = tuple(_STATUS.get(c, end) for c in run.all_code.tolist())
     record = None
     if trace:
         rows = [r for _, r in history]
-        record = Trace(tuple(n for n, _ in history), torch.stack(rows) if rows else residual.new_empty(0, batch))
-    return Solution(state.u, residual, status, layers, record)
+        record = Trace(tuple(n for n, _ in history), torch.stack(rows) if rows else run.residual.new_empty(0, len(u)))
+    return Solution(run.all_u, run.all_residual, status, run.all_layers, record)
+
+
+class _Running:
+    """The images that are still worked on, and what is known of those that have left."""
+
+    def __init__(self, u: Tensor, layer: Layer, restrict: Callable[[Tensor], Layer | None] | None):
+        batch, device = u.shape[0], u.device
+        self.layer, self._restrict = layer, restrict
+        self._index: Tensor | None = None  # which images these are; None: all
+        self.code = self.all_code = torch.full((batch,), _RUNNING, dtype=torch.int8, device=device)
+        self.residual = self.all_residual = torch.full((batch,), torch.inf, dtype=u.dtype, device=device)
+        self.layers = self.all_layers = torch.zeros(batch, dtype=torch.long, device=device)
+        self.all_u = u
+
+    def whole(self, part: Tensor, everything: Tensor) -> Tensor:
+        """`part` put back in its place among all images."""
+        return part if self._index is None else everything.index_copy(0, self._index, part)
+
+    def finish(self, u: Tensor) -> None:
+        """Write down how far the images have come."""
+        self.all_u = self.whole(u, self.all_u)
+        self.all_code = self.whole(self.code, self.all_code)
+        self.all_residual = self.whole(self.residual, self.all_residual)
+        self.all_layers = self.whole(self.layers, self.all_layers)
+
+    def shrink(self, going: list[bool], u: Tensor) -> Tensor | None:
+        """Let images that have stopped leave, if they are worth it; returns which ones stay."""
+        if self._restrict is None or sum(going) > STAY * len(going):
+            return None
+        keep = torch.tensor([i for i, g in enumerate(going) if g], device=u.device)
+        index = keep if self._index is None else self._index[keep]
+        layer = self._restrict(index)
+        if layer is None:  # it can't be told for this map or operator, now or later
+            self._restrict = None
+            return None
+        self.finish(u)
+        self.layer, self._index = layer, index
+        self.code, self.residual, self.layers = self.code[keep], self.residual[keep], self.layers[keep]
+        return keep
 
 
 _RUNNING, _CONVERGED, _DIVERGED, _NOT_FINITE = 0, 1, 2, 3
@@ -150,5 +206,7 @@ def _advance(old: SolverState, new: SolverState, move: Tensor) -> SolverState:
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(move.view(-1, *[1] * (a.ndim - 1)), b, a)
 
-    memory = tuple(pick(a, b) if a.shape == b.shape else b for a, b in zip(old.memory, new.memory, strict=True))
+    memory = tuple(
+        b if a is b or a.shape != b.shape else pick(a, b) for a, b in zip(old.memory, new.memory, strict=True)
+    )
     return SolverState(pick(old.u, new.u), new.change, memory)

@@ -118,7 +118,9 @@ def test_gradient_error_follows_rho_to_the_depth(dense):
 
 @pytest.mark.parametrize("rtol", [1e-1, 1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize(
-    "rule", [lambda t: Truncated(rtol=t), lambda t: Implicit(rtol=t)], ids=["truncated", "implicit"]
+    "rule",
+    [lambda t: Truncated(rtol=t, memory=0), lambda t: Implicit(rtol=t, memory=0)],
+    ids=["truncated", "implicit"],
 )
 def test_rtol_bounds_the_true_error(dense, rule, rtol):
     """Of the adjoint w, hence of the gradient: ‖d − ∇L‖ ≤ error · ‖Σ J^k B‖ ‖w‖."""

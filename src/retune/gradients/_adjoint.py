@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retune.equilibrium import GradientReport
+from retune.gradients._residual import minimal_residual
 
 __all__ = ["AdjointBlocks"]
 
@@ -30,6 +31,8 @@ class AdjointBlocks:
         max_blocks: upper bound on M.
         parameters: continue until this is also so of the gradient of everything that the block depends on. An adjoint
             with an error of 1 % can give a gradient with one of 10 %, where large contributions cancel.
+        memory: directions kept to solve for w by minimal residuals instead of summing the series, if `rtol` is given;
+            0 sums the series. Only the series looks at the gradient itself (`parameters`).
     """
 
     def __init__(
@@ -39,9 +42,12 @@ class AdjointBlocks:
         rtol: float | None,
         max_blocks: int,
         parameters: bool = False,
+        memory: int = 0,
     ):
         self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
-        self._parameters = parameters and blocks is None
+        self._memory = memory if blocks is None and max_blocks > 1 else 0
+        self._parameters = parameters and blocks is None and not self._memory
+        self._gain: Tensor | None = None
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
     def enter(self, u: Tensor, sources: Sequence[Tensor] = ()) -> Tensor:
@@ -83,6 +89,11 @@ class AdjointBlocks:
         v: Tensor,
         parameter_gradient: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
+        if self._memory:
+            found = minimal_residual(vjp, v, rtol=self._rtol or 0.0, most=self._max_blocks - 1, memory=self._memory)
+            self._report.blocks, self._gain = found.products + 1, found.gain
+            self._seen = (found.w - v, _norm(found.w), _norm(v), found.alive)
+            return found.w
         w = increment = v
         size = _norm(v)
         first, alive = size, torch.ones_like(size, dtype=torch.bool)
@@ -149,6 +160,11 @@ class AdjointBlocks:
         self._seen = None
         following = _norm(grad if added is None else grad - added)
         tiny = _tiny(size)
+        if self._gain is not None:  # `following` is the true residual ‖v + Jᵀw − w‖
+            error = torch.where(alive, self._gain * following / total.clamp_min(tiny), torch.inf)
+            self._report.decay = torch.where(alive, 1 - 1 / self._gain, torch.inf).detach()
+            self._report.relative_error = torch.where(size == 0, 0.0, error).detach()
+            return
         ratio = following / size.clamp_min(tiny)
         tail = following / (1 - ratio).clamp_min(tiny)
         error = torch.where(alive & (ratio < 1), tail / total.clamp_min(tiny), torch.inf)

@@ -16,28 +16,32 @@ __all__ = ["Implicit"]
 
 
 class Implicit(GradientRule):
-    r"""The implicit function theorem: ``Bᵀ (I − J)^{-T} v``, the linear system solved to `rtol` by its Neumann series.
+    r"""The implicit function theorem: ``Bᵀ (I − J)^{-T} v``, the linear system solved to `rtol`.
 
-    One cycle of the map is recorded (one layer if the weights are tied), and pulled back until the estimated rest of
-    the series is below `rtol` for every image (Bai, Kolter, Koltun, *Deep equilibrium models*, NeurIPS 2019).
+    One cycle of the map is recorded (one layer if the weights are tied), and pulled back until the estimated error is
+    below `rtol` for every image (Bai, Kolter, Koltun, *Deep equilibrium models*, NeurIPS 2019). The system is solved by
+    minimal residuals (truncated GCR), each step of which gains at least what a term of the Neumann series would.
 
     Args:
         rtol: relative error of the adjoint, in (0, 1).
         max_blocks: bound on the number of pull-backs; if it is met, the report says what error was left.
+        memory: directions kept by the truncated GCR, each two states; 0 sums the Neumann series instead.
     """
 
-    def __init__(self, rtol: float = 1e-4, max_blocks: int = 1000):
+    def __init__(self, rtol: float = 1e-4, max_blocks: int = 1000, memory: int = 3):
         rtol, max_blocks = require_real("rtol", rtol), require_whole("max_blocks", max_blocks)
-        if not 0 < rtol < 1 or max_blocks < 1:
+        memory = require_whole("memory", memory)
+        if not 0 < rtol < 1 or max_blocks < 1 or memory < 0:
             raise InvalidParameterError(
-                f"Implicit needs 0 < rtol < 1 and max_blocks ≥ 1, got rtol={rtol}, max_blocks={max_blocks}"
+                f"Implicit needs 0 < rtol < 1, max_blocks ≥ 1 and memory ≥ 0, got rtol={rtol}, "
+                f"max_blocks={max_blocks}, memory={memory}"
             )
-        self.rtol, self.max_blocks = rtol, max_blocks
+        self.rtol, self.max_blocks, self.memory = rtol, max_blocks, memory
 
     def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
         report = GradientReport("Implicit", depth=bound.layers)
-        adjoint = AdjointBlocks(report, None, self.rtol, self.max_blocks)
+        adjoint = AdjointBlocks(report, None, self.rtol, self.max_blocks, memory=self.memory)
         u_in = adjoint.enter(solve(), bound.sources)
         u_out = bound.block(u_in, bound.layers)
         require_graph(u_out, u_in, self)
@@ -46,4 +50,4 @@ class Implicit(GradientRule):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""
-        return {"type": "Implicit", "rtol": self.rtol, "max_blocks": self.max_blocks}
+        return {"type": "Implicit", "rtol": self.rtol, "max_blocks": self.max_blocks, "memory": self.memory}

@@ -32,22 +32,27 @@ class Truncated(GradientRule):
         blocks: M ≥ 1; ignored if `rtol` is given.
         rtol: requested relative error of the adjoint and of the gradient, in (0, 1).
         max_blocks: bound on M when `rtol` decides.
+        memory: with `rtol`, directions kept to solve the adjoint equation by minimal residuals (truncated GCR), each
+            two states; never worse than the series block by block. 0 sums the series.
     """
 
-    def __init__(self, blocks: int = 1, rtol: float | None = None, max_blocks: int = 200):
+    def __init__(self, blocks: int = 1, rtol: float | None = None, max_blocks: int = 200, memory: int = 0):
         blocks, max_blocks = require_whole("blocks", blocks), require_whole("max_blocks", max_blocks)
+        memory = require_whole("memory", memory)
         rtol = None if rtol is None else require_real("rtol", rtol)
         if blocks < 1 or max_blocks < 1:
             raise InvalidParameterError(f"blocks and max_blocks must be at least 1, got {blocks} and {max_blocks}")
+        if memory < 0:
+            raise InvalidParameterError(f"memory must be ≥ 0, got {memory}")
         if rtol is not None and not 0 < rtol < 1:
             raise InvalidParameterError(f"rtol must be None or strictly between 0 and 1, got {rtol}")
-        self.blocks, self.rtol, self.max_blocks = blocks, rtol, max_blocks
+        self.blocks, self.rtol, self.max_blocks, self.memory = blocks, rtol, max_blocks, memory
 
     def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
         report = GradientReport(f"Truncated, K = {depth}", depth=depth)
         blocks = None if self.rtol is not None else self.blocks
-        adjoint = AdjointBlocks(report, blocks, self.rtol, self.max_blocks, parameters=True)
+        adjoint = AdjointBlocks(report, blocks, self.rtol, self.max_blocks, parameters=True, memory=self.memory)
         u_in = adjoint.enter(solve(), bound.sources)
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)
@@ -61,4 +66,5 @@ class Truncated(GradientRule):
             "blocks": self.blocks,
             "rtol": self.rtol,
             "max_blocks": self.max_blocks,
+            "memory": self.memory,
         }

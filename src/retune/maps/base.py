@@ -45,6 +45,10 @@ class BoundMap(ABC):
     def state(self, image: Tensor) -> Tensor:
         """A state whose image is the given one, to start from."""
 
+    def select(self, index: Tensor) -> BoundMap | None:
+        """The same map for the images of `index` (n,) only; None where that can't be told for its operator or prior."""
+        return None
+
     def block(self, u: Tensor, depth: int) -> Tensor:
         """``Φ^K(u)``: `depth` layers, from the beginning of the cycle."""
         for k in range(depth):

@@ -15,6 +15,7 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._restrict import Restrictable, rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole, wrong_type
 from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
@@ -158,6 +159,8 @@ class _GradientStep(torch.autograd.Function):
 class _Layer:
     minus_step: Tensor  # −τ
     prox: Callable[[Tensor], Tensor]
+    prior: nn.Module
+    gamma: Tensor  # τλ
 
 
 class _BoundForwardBackward(BoundMap):
@@ -191,8 +194,26 @@ class _BoundForwardBackward(BoundMap):
         self._layers = []
         for k in range(self.layers):
             tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)
-            prior = owner.priors[k % len(owner.priors)]
-            self._layers.append(_Layer(minus_step=-tau, prox=self._bind_prox(prior, k, tau * regs[k])))
+            self._layers.append(self._bind_layer(owner.priors[k % len(owner.priors)], k, tau, tau * regs[k]))
+
+    def select(self, index: Tensor) -> BoundMap | None:
+        """Known for a quadratic data term, a normal operator that can be restricted, and synthesis priors."""
+        normal, batch = self._normal_operator, self._shape[0]
+        if self._target is None or self._frame is None or not isinstance(normal, Restrictable):
+            return None
+        chosen = copy.copy(self)
+        chosen._shape = torch.Size((len(index), *self._shape[1:]))
+        chosen._normal_operator = normal.select(index, batch)
+        chosen._target = self._target[index]
+        chosen._start_scale = rows(self._start_scale, index, batch)
+        chosen._layers = [
+            chosen._bind_layer(step.prior, k, rows(-step.minus_step, index, batch), rows(step.gamma, index, batch))
+            for k, step in enumerate(self._layers)
+        ]
+        return chosen
+
+    def _bind_layer(self, prior: nn.Module, k: int, tau: Tensor, gamma: Tensor) -> _Layer:
+        return _Layer(-tau, self._bind_prox(prior, k, gamma), prior, gamma)
 
     def _bind_prox(self, prior: nn.Module, layer: int, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         if isinstance(prior, DenoiserPrior):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, require_real, require_whole
+from retune.solvers._safeguard import Safeguard, norm, pick
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Anderson"]
@@ -18,74 +19,89 @@ class Anderson(AbstractSolver):
 
     From the last m points ``z_i`` and residuals ``f_i = Φ(z_i) − z_i`` the next point is ``Σ α_i Φ(z_i)``, where
     ``Σ α_i = 1`` minimise ``‖Σ α_i f_i‖² + ε Σ ‖f_i‖² α_i²`` (Walker and Ni, *SIAM J. Numer. Anal.* 49(4), 2011). The
-    term with ε keeps the m×m system regular, also when points coincide.
+    term with ε keeps the m×m system regular, also when points coincide. Φ is one cycle of the map's layers.
 
-    Safeguard: an image whose residual grows beyond `growth` times its smallest one goes back to Φ of its best point,
-    forgets its history, and takes `pause` plain steps before it extrapolates again. So at most one evaluation in
-    ``pause + 1`` is lost to extrapolation, and the image returned is always Φ of some point.
+    Safeguard: an image whose residual exceeds `growth` times its smallest one, or that gained nothing in `patience`
+    evaluations, goes back to Φ of its best point, forgets its history, and takes plain steps before it extrapolates
+    again: `pause`, and twice as many after each further trial that did not pay. What is returned is always Φ of some
+    point.
 
     Args:
         memory: m ≥ 2, points kept; the memory cost is 2m states.
-        regularisation: ε > 0, relative to the squared residuals.
+        regularisation: ε > 0, relative to the squared residuals; never less than the rounding error of the state.
         growth: factor > 1 by which the residual may exceed its smallest value.
-        pause: plain steps after a fall-back.
+        pause: plain steps after a first fall-back.
+        patience: evaluations in which something must be gained.
     """
 
-    def __init__(self, memory: int = 5, regularisation: float = 1e-8, growth: float = 1.5, pause: int = 10):
+    unit = "cycle"
+
+    def __init__(
+        self,
+        memory: int = 8,
+        regularisation: float = 1e-8,
+        growth: float = 2.0,
+        pause: int = 1,
+        patience: int = 12,
+    ):
         memory, pause = require_whole("memory", memory), require_whole("pause", pause)
+        patience = require_whole("patience", patience)
         regularisation, growth = require_real("regularisation", regularisation), require_real("growth", growth)
-        if memory < 2 or not regularisation > 0 or not growth > 1 or pause < 1:
+        if memory < 2 or not regularisation > 0 or not growth > 1 or pause < 1 or patience < 1:
             raise InvalidParameterError(
-                "Anderson needs memory ≥ 2, regularisation > 0, growth > 1 and pause ≥ 1, got "
-                f"memory={memory}, regularisation={regularisation}, growth={growth}, pause={pause}"
+                "Anderson needs memory ≥ 2, regularisation > 0, growth > 1, pause ≥ 1 and patience ≥ 1, got "
+                f"memory={memory}, regularisation={regularisation}, growth={growth}, pause={pause}, "
+                f"patience={patience}"
             )
-        self.memory, self.regularisation, self.growth, self.pause = memory, regularisation, growth, pause
+        self.memory, self.regularisation, self.growth = memory, regularisation, growth
+        self.pause, self.patience = pause, patience
 
     def init(self, u: Tensor) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`."""
         batch = u.shape[0]
         past = u.new_zeros(batch, self.memory, u[0].numel())
-        least = u.new_full((batch,), torch.inf)
-        kept = u.new_zeros(batch, dtype=torch.long)  # points in the history
-        waits = u.new_zeros(batch, dtype=torch.long)  # plain steps still to take
-        return SolverState(u, torch.zeros_like(u), (u, past, past.clone(), u, least, kept, waits))
+        gram = u.new_zeros(batch, self.memory, self.memory, dtype=torch.float64)
+        count = u.new_zeros(batch, dtype=torch.long)
+        # the point to evaluate; Φ and residuals of the last points; their products; how many, and where the next goes
+        memory = (u, past, past.clone(), gram, count, count, *Safeguard.begin(u, self.pause))
+        return SolverState(u, torch.zeros_like(u), memory)
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
-        z, images, residuals, best, least, kept, waits = state.memory
+        """See :class:`~retune.solvers.base.AbstractSolver`. The history is written in place."""
+        z, images, residuals, gram, kept, slot, *rest = state.memory
         image = block(z)
         change = image - z
-        size = torch.linalg.vector_norm(change.flatten(1), dim=1)
+        guard, failed = Safeguard(*rest).watch(
+            image, norm(change), growth=self.growth, patience=self.patience, pause=self.pause, compare=False
+        )
+        row = torch.arange(len(z), device=z.device)
+        images[row, slot], residuals[row, slot] = image.flatten(1), change.flatten(1)
+        products = torch.bmm(residuals, change.flatten(1).unsqueeze(2))[..., 0].double()
+        gram = gram.clone()
+        gram[row, slot], gram[row, :, slot] = products, products
+        kept = (kept + 1).clamp_max(self.memory)
 
-        worse = size > self.growth * least  # never true for the first point, nor for NaN, which the loop handles
-        better = size < least
-        best = _pick(better, image, best)
-        least = torch.where(better, size, least)
-        images = torch.cat([images[:, 1:], image.flatten(1)[:, None]], 1)
-        residuals = torch.cat([residuals[:, 1:], change.flatten(1)[:, None]], 1)
-        kept = torch.where(worse, 0, (kept + 1).clamp_max(self.memory))
-        waits = torch.where(worse, self.pause, (waits - 1).clamp_min(0))
+        alpha = self._weights(gram, kept, slot, torch.finfo(z.dtype).eps).to(z.dtype)
+        mixed = torch.bmm(alpha[:, None], images)[:, 0].view_as(image)
+        following = pick((kept > 1) & (guard.waits == 0), mixed, image)
+        following, u = (pick(failed, guard.best, v) for v in (following, image))
+        kept, slot = torch.where(failed, 0, kept), (slot + 1) % self.memory
+        return SolverState(u, change, (following, images, residuals, gram, kept, slot, *guard))
 
-        mixed = torch.bmm(self._weights(residuals, kept)[:, None], images)[:, 0].view_as(image)
-        following = _pick(worse, best, _pick((kept > 1) & (waits == 0), mixed, image))
-        return SolverState(_pick(worse, best, image), change, (following, images, residuals, best, least, kept, waits))
-
-    def _weights(self, residuals: Tensor, kept: Tensor) -> Tensor:
-        """α (B, m) from the Gram matrix, in float64; points that are not kept get weight 0."""
-        gram = torch.bmm(residuals, residuals.transpose(1, 2)).double()
-        slots = torch.arange(self.memory, device=kept.device)
-        used = slots >= self.memory - kept[:, None]
-        newest = gram[:, -1, -1].clamp_min(torch.finfo(torch.float64).tiny)
-        gram = gram / newest[:, None, None]
+    def _weights(self, gram: Tensor, kept: Tensor, slot: Tensor, rounding: float) -> Tensor:
+        """α (B, m) from the products of the residuals; points that are not kept get weight 0."""
+        age = (slot[:, None] - torch.arange(self.memory, device=kept.device)) % self.memory
+        used = age < kept[:, None]
+        newest = torch.diagonal(gram, dim1=1, dim2=2).gather(1, slot[:, None])
+        gram = gram / newest.clamp_min(torch.finfo(gram.dtype).tiny)[..., None]
         diagonal = torch.diagonal(gram, dim1=1, dim2=2)
         # An unused slot has a row of the identity, decoupled from the others.
         both = used[:, :, None] & used[:, None, :]
-        matrix = torch.where(both, gram, 0.0) + torch.diag_embed(
-            torch.where(used, self.regularisation * diagonal.clamp_min(1.0), 1.0)
-        )
+        ridge = max(self.regularisation, rounding) * diagonal.clamp_min(1.0)
+        matrix = torch.where(both, gram, 0.0) + torch.diag_embed(torch.where(used, ridge, 1.0))
         matrix = torch.where(torch.isfinite(matrix), matrix, torch.eye(self.memory, dtype=matrix.dtype).to(matrix))
         alpha = torch.linalg.solve_ex(matrix, used.double())[0]
-        return (alpha / alpha.sum(1, keepdim=True)).to(residuals.dtype)
+        return alpha / alpha.sum(1, keepdim=True)
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""
@@ -95,8 +111,5 @@ class Anderson(AbstractSolver):
             "regularisation": self.regularisation,
             "growth": self.growth,
             "pause": self.pause,
+            "patience": self.patience,
         }
-
-
-def _pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(mask.view(-1, *[1] * (yes.ndim - 1)), yes, no)

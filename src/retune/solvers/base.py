@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -26,7 +26,14 @@ class SolverState(NamedTuple):
 
 
 class AbstractSolver(ABC):
-    """An algorithm that finds the fixed point of Φ, a block of K layers. Holds options only."""
+    """An algorithm that finds the fixed point of Φ. Holds options only.
+
+    Attributes:
+        unit: what Φ is: "block", the K layers of the network, or "cycle", the shortest run of layers with the same
+            fixed point (one layer if the weights are tied). Acceleration gains most from single cycles.
+    """
+
+    unit: ClassVar[Literal["block", "cycle"]] = "block"
 
     @abstractmethod
     def init(self, u: Tensor) -> SolverState:
@@ -34,7 +41,10 @@ class AbstractSolver(ABC):
 
     @abstractmethod
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
-        """One step, with one evaluation of `block`, independently for each image of the batch."""
+        """One step, with one evaluation of `block`, independently for each image of the batch.
+
+        The tensors of ``state.memory`` may be reused for the result: a state serves for one step.
+        """
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""

@@ -1,5 +1,6 @@
 """Training."""
 
 from retune.training.fit import FitResult, evaluate, fit
+from retune.training.warm import WarmStart
 
-__all__ = ["FitResult", "evaluate", "fit"]
+__all__ = ["FitResult", "WarmStart", "evaluate", "fit"]

@@ -16,13 +16,14 @@ from deepinv.physics import LinearPhysics
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from retune.data import as_images, check_crop, random_crops
+from retune.data import as_images, check_crop, draw_crops
 from retune.equilibrium import Equilibrium
 from retune.errors import DivergedError, InvalidParameterError
 from retune.maps.parameters import ScalarParameter
 from retune.model import Restarted
 from retune.problems.base import Restoration
 from retune.training.progress import TrainingProgress
+from retune.training.warm import WarmStart
 
 __all__ = ["FitResult", "StepRecord", "Validation", "evaluate", "fit", "parameter_groups"]
 
@@ -97,6 +98,7 @@ def fit(
     device: str = "auto",
     validate_every: int | None = None,
     progress: bool = True,
+    warm_start: bool | WarmStart = False,
 ) -> FitResult:
     """Train a network on simulated measurements of images: random crops, flips and fresh noise at every step.
 
@@ -120,6 +122,8 @@ def fit(
         device: "auto", "cpu", "cuda", "cuda:1", …
         validate_every: steps between validations; a fifth of `steps` by default.
         progress: show a progress bar with loss, validation PSNR, residual and measured gradient error.
+        warm_start: let every training image remember its equilibrium, and restart to a tolerance; ``restarts`` is then
+            the most that are run. True for the defaults of :class:`retune.WarmStart`.
 
     Raises:
         DivergedError: the loss is no longer finite; the network has the best weights so far (without validation
@@ -146,7 +150,10 @@ def fit(
         optimiser, lambda k: 0.05 + 0.95 * (1 + math.cos(math.pi * k / steps)) / 2
     )
     criterion = SupLoss(metric=MSE()) if loss is None else loss
-    watched = _Watched(net)
+    warm = WarmStart() if warm_start is True else warm_start or None
+    if warm is not None:
+        warm.prepare(net, train)
+    watched = _Watched(net, warm)
     model = criterion.adapt_model(watched)
     wrapped, optimiser = fabric.setup(model, optimiser)
     trainee = _Trainee(wrapped, model, watched.seen)
@@ -162,7 +169,10 @@ def fit(
             _validate(net, held_out, 0, start, result, keeper, bar)
         for step in range(1, steps + 1):
             wrapped.train()
-            x = random_crops(train, batch_size, crop, generator).to(fabric.device)
+            x, crops = draw_crops(train, batch_size, crop, generator)
+            x = x.to(fabric.device)
+            if warm is not None:
+                warm.at(crops)
             y, physics = measure(x, int(torch.randint(2**31, (), generator=generator)))
             record = _step(fabric, trainee, optimiser, criterion, x, y, physics, step, keeper)
             schedule.step()
@@ -223,13 +233,18 @@ def _step(
 class _Watched(nn.Module):
     """The network, noting the equilibria it finds: a loss may wrap it, and wrappers pass on images only."""
 
-    def __init__(self, net: Restarted):
+    def __init__(self, net: Restarted, warm: WarmStart | None = None):
         super().__init__()
-        self.net = net
+        self.net, self.warm = net, warm
         self.seen: list[Equilibrium] = []
 
     def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
-        return self.net(y, physics, report=self.seen.append)
+        # Only the first call of a step is about the crops themselves: a loss may call again for images of its own.
+        warm = self.warm if self.training and not self.seen else None
+        image = self.net(y, physics, report=self.seen.append, **({} if warm is None else warm.options(self.net)))
+        if warm is not None:
+            warm.keep(self.seen[0])
+        return image
 
 
 @dataclass(frozen=True)

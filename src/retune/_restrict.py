@@ -1,0 +1,51 @@
+"""What is known of an operator, for some of the images of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+__all__ = ["DiagonalNormal", "Restrictable", "rows"]
+
+
+@runtime_checkable
+class Restrictable(Protocol):
+    """A normal operator that knows what it is for some of its images."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """``AᵀA x``."""
+        ...
+
+    def select(self, index: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
+        """The operator for the images `index` (n,) of a batch of `batch`."""
+        ...
+
+
+class DiagonalNormal:
+    """``x ↦ V |m|² Vᵀ x``, with V orthonormal and the same for all images; the identity if not given.
+
+    Args:
+        power: ``|m|²``, broadcastable, or with one entry per image.
+        change: (V, Vᵀ), or None.
+    """
+
+    def __init__(self, power: Tensor, change: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None):
+        self._power, self._change = power, change
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``AᵀA x``."""
+        if self._change is None:
+            return self._power * x
+        forward, back = self._change
+        return forward(self._power * back(x))
+
+    def select(self, index: Tensor, batch: int) -> DiagonalNormal:
+        """See :class:`Restrictable`."""
+        return DiagonalNormal(rows(self._power, index, batch), self._change)
+
+
+def rows(constant: Tensor, index: Tensor, batch: int) -> Tensor:
+    """The entries of the images `index`, if a constant (with the axes of a batch of images) has one per image."""
+    return constant[index] if batch > 1 and constant.ndim >= 4 and constant.shape[0] == batch else constant

@@ -1,0 +1,95 @@
+"""The adjoint equation ``(I − Jᵀ) w = v`` by minimal residuals, per image, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["AdjointSolution", "minimal_residual"]
+
+# A residual this many times larger than v: the block is no contraction there, and its series means nothing.
+_RUNAWAY = 10.0
+
+
+class AdjointSolution(NamedTuple):
+    """Attributes: w; the gain ``max ‖p‖/‖(I − Jᵀ)p‖`` met, (B,); which images can be used, (B,); products used."""
+
+    w: Tensor
+    gain: Tensor
+    alive: Tensor
+    products: int
+
+
+def minimal_residual(
+    vjp: Callable[[Tensor], Tensor], v: Tensor, *, rtol: float, most: int, memory: int
+) -> AdjointSolution:
+    r"""Truncated generalised conjugate residuals (Orthomin; Vinsome 1976; Eisenstat, Elman, Schultz, 1983).
+
+    Each step multiplies by Jᵀ once and minimises the residual over the last directions, so it lowers the residual at
+    least as far as a further term of the Neumann series would from the same point: it never does worse. It stops when
+    the estimated relative error ``gain · ‖v + Jᵀw − w‖/‖w‖`` of every image is below `rtol`; the gain, the largest
+    ``‖p‖/‖(I − Jᵀ)p‖`` met, is a lower bound of ``‖(I − Jᵀ)⁻¹‖`` to which the slow modes contribute first.
+
+    An image on which ``I − Jᵀ`` is not positive along the residual goes on with plain terms of the series, and is
+    given up if they grow.
+
+    Args:
+        vjp: ``p ↦ Jᵀp``.
+        v: right-hand side, leading axis B.
+        rtol: requested relative error.
+        most: bound on the products with Jᵀ, ≥ 1.
+        memory: directions kept, ≥ 1; costs twice as many states.
+    """
+    tiny = torch.finfo(v.dtype).tiny
+    w, r = torch.zeros_like(v), v
+    first = _norm(v)
+    gain, alive = torch.ones_like(first), torch.ones_like(first, dtype=torch.bool)
+    plain = torch.zeros_like(alive)
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []  # p, (I − Jᵀ)p, ‖(I − Jᵀ)p‖²
+    every = 1 if v.device.type == "cpu" else 8  # on an accelerator each look at the numbers stalls it
+    used, size = 0, first
+    while used < most:
+        pulled = vjp(r)
+        used += 1
+        p, q = r, r - pulled
+        along = _dot(r, q)
+        plain = plain | ~(along > 0) & (size > 0)
+        for direction, image, square in kept:
+            beta = torch.where(plain, 0.0, _dot(q, image) / square.clamp_min(tiny))
+            p, q = p - _like(beta, p) * direction, q - _like(beta, q) * image
+        square = _dot(q, q)
+        step = torch.where(plain, 1.0, _dot(r, q) / square.clamp_min(tiny))
+        new = r - _like(step, r) * q
+        after = _norm(new)
+        alive = alive & torch.isfinite(after) & (after <= _RUNAWAY * first)
+        w = torch.where(_like(alive, w), w + _like(step, p) * p, w)
+        r = torch.where(_like(alive, r), new, torch.zeros_like(r))
+        # An image that goes on with plain terms has no directions: the decay of the terms says what is left.
+        ratio = after / size.clamp_min(tiny)
+        met = torch.where(plain, torch.where(ratio < 1, 1 / (1 - ratio).clamp_min(tiny), torch.inf), _norm(p))
+        gain = torch.where(
+            plain, met, torch.maximum(gain, torch.where(square > 0, met / square.sqrt().clamp_min(tiny), gain))
+        )
+        size = torch.where(alive, after, 0.0)
+        kept = [*kept, (p, q, square)][-memory:]
+        if used % every == 0:
+            # The gain is still growing while it is little known: trust it less after few products.
+            margin = 1 + 1 / used
+            if not bool((alive & (size > 0) & (margin * gain * size > rtol * _norm(w))).any()):
+                break
+    return AdjointSolution(torch.where(_like(alive, w), w, v), gain, alive, used)
+
+
+def _norm(u: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(u.flatten(1), dim=1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a.flatten(1).unsqueeze(1), b.flatten(1).unsqueeze(2)).flatten()
+
+
+def _like(a: Tensor, u: Tensor) -> Tensor:
+    return a.view(-1, *[1] * (u.ndim - 1))

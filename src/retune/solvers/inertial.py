@@ -1,0 +1,91 @@
+"""Inertia between layers (FISTA-type), with adaptive restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from retune.errors import InvalidParameterError
+from retune.solvers._safeguard import Safeguard, norm, pick
+from retune.solvers.base import AbstractSolver, SolverState
+
+__all__ = ["Inertial"]
+
+#: Plain steps that shrink the residual by this factor leave inertia nothing to gain.
+FAST = 0.5
+
+
+class Inertial(AbstractSolver):
+    r"""Nesterov's inertia on the relaxed map, restarted when it points the wrong way, independently for each image.
+
+    With ``G = (1 − λ) I + λ Φ``: ``x_{k+1} = G(y_k)``, ``y_{k+1} = x_{k+1} + k/(k + 3) (x_{k+1} − x_k)``, and k goes
+    back to 0 where ``⟨y_k − x_{k+1}, x_{k+1} − x_k⟩ > 0`` (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015; no
+    objective is evaluated, so any map will do). Φ is one cycle of the map's layers.
+
+    The relaxation is what makes inertia valid for every step size ``τ < 2/L``: with the bare map it diverges above
+    ``τ = 4/(3L)``. An eigenvalue θ of the (symmetric) linearisation of G is stable under inertia for ``θ > −1/3``,
+    and Φ nonexpansive has ``θ ≥ 1 − 2λ``, so every ``λ ≤ 2/3`` is.
+
+    Safeguard: while plain steps halve the residual they are kept. An image whose residual exceeds `growth` times its
+    smallest one, or that gained less in `patience` evaluations than plain steps would have, goes back to Φ of its best
+    point and takes plain steps before it tries again: `pause`, and twice as many after each further trial that did not
+    pay.
+
+    It needs three states of memory where :class:`retune.Anderson` needs 2m + 2, and usually somewhat more evaluations.
+
+    Args:
+        relaxation: λ in (0, 2/3].
+        growth: factor > 1 by which the residual may exceed its smallest value.
+        pause: plain steps after a first fall-back.
+        patience: evaluations over which the gain is compared.
+    """
+
+    unit = "cycle"
+
+    def __init__(self, relaxation: float = 0.6, growth: float = 2.0, pause: int = 1, patience: int = 16):
+        if not 0 < relaxation <= 2 / 3 or growth <= 1 or pause < 1 or patience < 1:
+            raise InvalidParameterError(
+                "Inertial needs 0 < relaxation ≤ 2/3, growth > 1, pause ≥ 1 and patience ≥ 1, got "
+                f"relaxation={relaxation}, growth={growth}, pause={pause}, patience={patience}"
+            )
+        self.relaxation, self.growth, self.pause, self.patience = relaxation, growth, pause, patience
+
+    def init(self, u: Tensor) -> SolverState:
+        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        # the point to evaluate; x_k; k, or −1 for a plain step; the last residual
+        since = u.new_full((u.shape[0],), -1.0)
+        last = u.new_full((u.shape[0],), torch.inf)
+        return SolverState(u, torch.zeros_like(u), (u, u, since, last, *Safeguard.begin(u, self.pause)))
+
+    def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
+        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        y, x, k, last, *rest = state.memory
+        image = block(y)
+        change = image - y
+        residual = norm(change)
+        guard, failed = Safeguard(*rest).watch(
+            image, residual, growth=self.growth, patience=self.patience, pause=self.pause, compare=True
+        )
+        new = torch.add(y, change, alpha=self.relaxation)
+        step = new - x
+        # ⟨y − x⁺, x⁺ − x⟩ > 0, where y − x⁺ = −λ (Φ(y) − y)
+        against = (change * step).flatten(1).sum(1) < 0
+        plain = (k < 0) & ((residual < FAST * last) | torch.isinf(last)) | (guard.waits > 0) | failed
+        k = torch.where(plain, -1.0, torch.where(against | (k < 0), 0.0, k + 1))
+        momentum = (k / (k + 3)).clamp_min(0).view(-1, *[1] * (y.ndim - 1))
+        following = pick(plain, image, torch.addcmul(new, momentum, step))
+        x = pick(plain, image, new)
+        following, x, u = (pick(failed, guard.best, v) for v in (following, x, image))
+        return SolverState(u, change, (following, x, k, residual, *guard))
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data."""
+        return {
+            "type": "Inertial",
+            "relaxation": self.relaxation,
+            "growth": self.growth,
+            "pause": self.pause,
+            "patience": self.patience,
+        }

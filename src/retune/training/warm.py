@@ -1,0 +1,133 @@
+"""Warm starts: every training image remembers its equilibrium from step to step."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retune.data import Crop
+from retune.equilibrium import Equilibrium
+from retune.errors import InvalidParameterError, require, require_real, require_whole
+from retune.model import Restarted
+from retune.solve import Stop
+
+__all__ = ["WarmStart"]
+
+
+class WarmStart:
+    """A canvas for each training image, in image space, that holds the last equilibrium found at every pixel.
+
+    A crop starts from its part of the canvas, flipped as it is itself, and writes its own equilibrium there after the
+    step; pixels never visited start as usual. It is a start and nothing more: operator, noise and weights have changed
+    since, and near the edges of a crop the operator saw another boundary. So the restarts go on until the relative
+    change per K layers is below `rtol`, and the network's ``restarts`` becomes the most that are run. What is drawn
+    from the seed stays the same.
+
+    Canvases take as much memory as the training images plus a byte a pixel. Beyond `limit` they live in memory-mapped
+    files, removed with the object unless a folder is given.
+
+    Args:
+        rtol: relative change per block of K layers at which the restarts of a training step stop, in (0, 1).
+        limit: bytes of canvases kept in memory.
+        folder: where to put the files of larger ones; a temporary folder by default.
+
+    Raises:
+        InvalidParameterError: options out of range; a network without restarts; used for other images than at first.
+    """
+
+    def __init__(self, rtol: float = 1e-3, limit: int = 2**30, folder: str | Path | None = None):
+        rtol, limit = require_real("rtol", rtol), require_whole("limit", limit)
+        if not 0 < rtol < 1 or limit < 0:
+            raise InvalidParameterError(f"WarmStart needs 0 < rtol < 1 and limit ≥ 0, got rtol={rtol}, limit={limit}")
+        if folder is not None:
+            require("folder", folder, (str, Path), "a folder")
+        self.rtol, self.limit = rtol, limit
+        self.folder = None if folder is None else Path(folder)
+        self._place: Path | None = None  # where the files are
+        self._canvases: list[Tensor] = []
+        self._visited: list[Tensor] = []
+        self._crops: Sequence[Crop] = ()
+        self._known: list[tuple] = []
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the canvases are in files."""
+        return self._place is not None
+
+    def prepare(self, net: Restarted, images: Sequence[Tensor]) -> None:
+        """Make the canvases of these images, or go on with those there are."""
+        if not net.gradient.restarts:
+            raise InvalidParameterError(
+                f"{net.gradient!r} has no restarts that a warm start could save: its output depends on the start. "
+                "Leave warm_start out, or train with retune.Truncated()"
+            )
+        known = [(tuple(i.shape), i.dtype, float(i.sum(dtype=torch.float64))) for i in images]
+        if self._known and known != self._known:
+            raise InvalidParameterError(
+                "this WarmStart remembers the equilibria of other training images; make a new one for these"
+            )
+        if self._known:
+            return
+        self._known = known
+        size = sum(i.numel() * i.element_size() + i[0].numel() for i in images)
+        self._canvases = [self._empty(i.shape, i.dtype, size, f"canvas-{k}") for k, i in enumerate(images)]
+        self._visited = [self._empty(i.shape[1:], torch.bool, size, f"visited-{k}") for k, i in enumerate(images)]
+
+    def _empty(self, shape: torch.Size, dtype: torch.dtype, size: int, name: str) -> Tensor:
+        if size <= self.limit:
+            return torch.zeros(shape, dtype=dtype)
+        if self._place is None:
+            if self.folder is None:
+                self._place = Path(tempfile.mkdtemp(prefix="retune-warm-start-"))
+                weakref.finalize(self, shutil.rmtree, self._place, ignore_errors=True)
+            else:
+                self._place = self.folder
+                self._place.mkdir(parents=True, exist_ok=True)
+        kind = torch.zeros((), dtype=dtype).numpy().dtype
+        return torch.from_numpy(np.memmap(self._place / f"{name}.bin", dtype=kind, mode="w+", shape=tuple(shape)))
+
+    def at(self, crops: Sequence[Crop]) -> None:
+        """The crops of the step that begins."""
+        self._crops = crops
+
+    def stop(self, net: Restarted) -> Stop:
+        """When the restarts of a training step stop."""
+        return Stop(self.rtol, net.depth * net.restarts)
+
+    def init(self, usual: Tensor) -> Tensor:
+        """The start of the step's crops (B, C, H, W), given the usual one."""
+        if usual.shape[0] != len(self._crops):
+            raise InvalidParameterError(
+                f"a warm start for {len(self._crops)} crops was asked for {usual.shape[0]} images: the loss changes "
+                "the batch; train without warm_start"
+            )
+        rows = []
+        for crop, start in zip(self._crops, usual, strict=True):
+            known = crop.read(self._visited[crop.image][None]).to(start.device)
+            found = crop.read(self._canvases[crop.image])
+            if found.shape != start.shape:
+                raise InvalidParameterError(
+                    f"the network restores images {tuple(start.shape)} from crops {tuple(found.shape)}: the loss or "
+                    "the physics changes their shape; train without warm_start"
+                )
+            rows.append(torch.where(known, found.to(start), start))
+        return torch.stack(rows)
+
+    def keep(self, equilibrium: Equilibrium) -> None:
+        """Write down what the step's crops came to; an image that failed is not kept."""
+        images = equilibrium.image.detach().cpu()
+        for crop, image, status in zip(self._crops, images, equilibrium.status, strict=True):
+            if not status.failed:
+                crop.write(self._canvases[crop.image], image)
+                crop.write(self._visited[crop.image][None], torch.ones(1, *image.shape[1:], dtype=torch.bool))
+
+    def options(self, net: Restarted) -> dict[str, Callable[[Tensor], Tensor] | Stop]:
+        """The keyword arguments of the network for the step."""
+        return {"init": self.init, "stop": self.stop(net)}

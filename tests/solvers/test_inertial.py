@@ -1,0 +1,167 @@
+"""Inertia: valid for every step size, restarted by itself, taken back where it fails."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import retune
+from problems import CASES, rand
+from retune import Anderson, Inertial, Picard, Status, Stop
+from retune.errors import InvalidParameterError
+from retune.solve import solve
+
+
+def linear(low: float, high: float, size: int = 40, batch: int = 1, seed: int = 0):
+    """``u ↦ M u + b`` with M symmetric, eigenvalues spread over [low, high]; and its fixed point."""
+    q, _ = torch.linalg.qr(rand(size, size, seed=seed))
+    matrix = q @ torch.diag(torch.linspace(low, high, size).to(q)) @ q.T
+    b = rand(batch, size, seed=seed + 1)
+    return lambda u, k: u @ matrix + b, torch.linalg.solve(torch.eye(size).to(q) - matrix, b.T).T
+
+
+def run(layer, start, solver, rtol=1e-6, most=20000, **options):
+    return solve(layer, start, solver=solver, depth=1, stop=Stop(rtol, most), **options)
+
+
+@pytest.mark.parametrize("low", [0.0, -0.8, -0.99])
+@pytest.mark.parametrize("high", [0.98, 0.995])
+def test_fewer_evaluations_to_the_same_point_for_every_step_size(low, high, float64):
+    """An eigenvalue of −0.8 is what τ = 1.8/L gives, and where inertia on the bare map diverges."""
+    layer, answer = linear(low, high)
+    plain = run(layer, torch.zeros(1, 40), Picard())
+    fast = run(layer, torch.zeros(1, 40), Inertial())
+    assert fast.status == (Status.CONVERGED,)
+    assert int(fast.layers) <= 0.35 * int(plain.layers)
+    assert (fast.u - answer).norm() <= 1e-6 / (1 - high) * answer.norm()  # the residual over the gap of the spectrum
+
+
+def test_the_gain_grows_with_the_conditioning(float64):
+    """Inertia costs √κ where plain steps cost κ."""
+    gains = []
+    for high in (0.9, 0.98, 0.996):
+        layer, _ = linear(0.0, high)
+        counts = [int(run(layer, torch.zeros(1, 40), s).layers) for s in (Picard(), Inertial())]
+        gains.append(counts[0] / counts[1])
+    assert gains[1] > 1.5 * gains[0]
+    assert gains[2] > 2 * gains[1]
+
+
+def test_one_step_against_the_formulas(float64):
+    """x⁺ = y + λ(Φ(y) − y) and y⁺ = x⁺ + k/(k + 3)(x⁺ − x), on a map slow enough for inertia to begin at once."""
+    layer, _ = linear(0.9, 0.999)
+    x = y = torch.zeros(1, 40)
+    state = Inertial(relaxation=0.5).init(y)
+    k = None
+    for _ in range(12):
+        state = Inertial(relaxation=0.5).step(lambda u: layer(u, 0), state)
+        image = layer(y, 0)
+        torch.testing.assert_close(state.u, image, rtol=0, atol=1e-12)
+        if k is None:  # the first step is a plain one
+            x = y = image
+            k = -1
+            continue
+        new = 0.5 * (y + image)
+        k = 0 if k < 0 or float(((y - new) * (new - x)).sum()) > 0 else k + 1
+        x, y = new, new + k / (k + 3) * (new - x)
+    assert k > 3  # inertia was at work
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3])
+def test_a_map_that_is_fast_already_is_left_alone(factor, float64):
+    def layer(u, k):
+        return 1 + factor * (u - 1)
+
+    counts = [int(run(layer, torch.zeros(1, 5), s).layers) for s in (Picard(), Inertial(), Anderson())]
+    assert counts[1] == counts[0]
+    assert counts[2] <= counts[0]
+
+
+def test_images_do_not_know_of_each_other(float64):
+    layers = [linear(-0.5, r, seed=s)[0] for r, s in ((0.5, 1), (0.99, 2))]
+    start = rand(2, 40, seed=3)
+
+    def both(u, k):
+        return torch.stack([f(u[i : i + 1], k)[0] for i, f in enumerate(layers)])
+
+    together = run(both, start, Inertial())
+    for i, layer in enumerate(layers):
+        alone = run(layer, start[i : i + 1], Inertial())
+        torch.testing.assert_close(together.u[i], alone.u[0], rtol=0, atol=1e-12)
+        assert together.layers[i] == alone.layers[0]
+
+
+ROUGH = {
+    "alternating slopes": lambda u: torch.where(u > 1, 0.9 * u, -0.95 * u),
+    "saturation": lambda u: torch.tanh(3 * u) * 0.33 + 1,
+    "rotating": lambda u: 0.97 * torch.stack([0.8 * u[:, 0] - 0.6 * u[:, 1], 0.6 * u[:, 0] + 0.8 * u[:, 1]], 1) + 1,
+    "shift": lambda u: 0.9 * u.roll(1, 1) + 1 * (torch.arange(u.shape[1]) == 0),
+    "kinks": lambda u: 0.98 * (u - torch.tensor([0.5, -2.0])).abs() - 0.3,
+    "expansive far away": lambda u: torch.where(u.abs() > 3, 0.5 * u + 1.5 * u.sign(), 0.95 * u.sin()),
+}
+
+
+@pytest.mark.parametrize("solver", [Inertial, Anderson])
+@pytest.mark.parametrize("name", ROUGH)
+def test_at_most_a_tenth_more_than_plain_steps_on_rough_maps(name, solver, float64):
+    def layer(u, k):
+        return ROUGH[name](u)
+
+    start = 3 * rand(4, 2, seed=7)
+    plain = run(layer, start, Picard())
+    fast = run(layer, start, solver())
+    assert plain.status == fast.status == (Status.CONVERGED,) * 4
+    assert int(fast.layers.max()) <= 1.1 * int(plain.layers.max()) + 5  # one look more
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("depth", [1, 4])
+def test_at_most_a_tenth_more_evaluations_than_plain_restarts(case, depth, float64):
+    made = CASES[case]()
+    depth *= made.map.layers  # whole cycles
+    counts = []
+    for solver in (Picard(), Inertial()):
+        net = retune.Restarted(made.map, depth=depth, solver=solver, stop=Stop(1e-8, 20000)).eval()
+        result = net.solve(made.y, made.physics)
+        assert bool(result.converged.all())
+        counts.append(int(result.layers.max()))
+    assert counts[1] <= 1.1 * counts[0] + 5
+
+
+@pytest.mark.parametrize("solver", [Inertial, Anderson])
+def test_an_expansive_map_is_a_status(solver):
+    result = run(lambda u, k: 1.7 * u + 1, torch.ones(1, 3), solver(), most=500)
+    assert result.status[0] in (Status.DIVERGED, Status.CONVERGED)  # extrapolation may find the repelling point
+    assert torch.isfinite(result.u).all()
+
+
+def test_nan_is_a_status(float64):
+    calls = []
+
+    def layer(u, k):
+        calls.append(k)
+        return 1 + 0.9 * (u - 1) if len(calls) < 8 else u * torch.nan
+
+    result = run(layer, torch.zeros(1, 3), Inertial(), rtol=1e-12)
+    assert result.status == (Status.NOT_FINITE,)
+    assert torch.isfinite(result.u).all()
+
+
+def test_float32_and_long_runs_stay_finite():
+    layer, answer = linear(-0.8, 0.99)
+    result = run(layer, torch.zeros(1, 40), Inertial(), rtol=0.0, most=1000)
+    assert result.u.dtype == torch.float32
+    assert (result.u - answer).norm() <= 1e-3 * answer.norm()
+
+
+def test_it_is_saved_with_the_network(tmp_path):
+    prior = retune.priors.WaveletL1("haar", 2)
+    net = retune.Restarted(retune.ForwardBackward(prior), solver=Inertial(relaxation=0.5, growth=2.0))
+    net.save(tmp_path / "net.safetensors")
+    assert retune.load(tmp_path / "net.safetensors").describe() == net.describe()
+
+
+@pytest.mark.parametrize("options", [{"relaxation": 0.7}, {"relaxation": 0.0}, {"growth": 1.0}, {"pause": 0}])
+def test_bad_options(options):
+    with pytest.raises(InvalidParameterError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
+        Inertial(**options)

@@ -1,0 +1,166 @@
+"""Warm starts: the right pixels, for fewer layers, and the same gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from deepinv.loss import R2RLoss
+
+import retune
+from retune import Anderson, Status, Stop, WarmStart
+from retune.data import Crop, draw_crops, random_crops
+from retune.equilibrium import Equilibrium
+from retune.errors import InvalidParameterError
+
+
+def images(count=2, side=40):
+    coarse = torch.rand(count, 3, 6, 6)
+    return list(torch.nn.functional.interpolate(coarse, size=(side, side + 5), mode="bilinear"))
+
+
+def network(**options):
+    prior = retune.priors.WaveletL12("db2", levels=3, channels=3)
+    return retune.Restarted(retune.ForwardBackward(prior, reg=0.02), depth=5, **({"restarts": 20} | options))
+
+
+def found(batch, status=Status.CONVERGED):
+    zero = torch.zeros(len(batch))
+    return Equilibrium(batch, batch, zero, (status,) * len(batch), zero)
+
+
+def fit(net, warm, **options):
+    given = {"steps": 6, "batch_size": 2, "crop": 24, "progress": False, "device": "cpu", "lr": 0.1} | options
+    return retune.fit(net, images(), retune.problems.inpaint(), warm_start=warm, **given)
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_what_is_written_is_read_under_every_flip(size):
+    """The crops of the images themselves put together the images."""
+    pictures, warm = images(), WarmStart()
+    warm.prepare(network(), pictures)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150 if size else 4):
+        crops, where = draw_crops(pictures, 3, size, generator) if size else draw_crops(pictures, 2, None, generator)
+        warm.at(where)
+        warm.keep(found(crops))
+    crops, where = draw_crops(pictures, 8, size, generator)
+    warm.at(where)
+    start = warm.init(torch.full_like(crops, -1.0))
+    seen = start != -1
+    assert float(seen.float().mean()) > 0.9
+    assert torch.equal(start[seen], crops[seen])
+
+
+def test_pixels_never_visited_start_as_usual():
+    warm = WarmStart()
+    warm.prepare(network(), images())
+    warm.at([Crop(1, 0, 0, 10, 10, (False, True))])
+    warm.keep(found(torch.full((1, 3, 10, 10), 0.7)))
+    warm.at([Crop(1, 5, 2, 10, 10, (True, False)), Crop(0, 0, 0, 10, 10, (False, False))])
+    start = warm.init(torch.full((2, 3, 10, 10), 0.1))
+    assert bool((start[1] == 0.1).all())
+    assert float((start[0] == 0.7).sum()) == 3 * 5 * 8
+    assert bool((start[0, :, 5:, :8] == 0.7).all())  # upside down: the top rows are below
+
+
+def test_an_image_that_failed_is_not_kept():
+    warm = WarmStart()
+    warm.prepare(network(), images())
+    warm.at([Crop(0, 0, 0, 8, 8, (False, False))])
+    warm.keep(found(torch.full((1, 3, 8, 8), torch.nan), Status.NOT_FINITE))
+    assert torch.equal(warm.init(torch.ones(1, 3, 8, 8)), torch.ones(1, 3, 8, 8))
+
+
+def test_large_canvases_are_in_files_that_go_away(tmp_path):
+    small, large, kept = WarmStart(), WarmStart(limit=1000), WarmStart(limit=1000, folder=tmp_path / "warm")
+    for warm in (small, kept, large):
+        warm.prepare(network(), images())
+        warm.at([Crop(0, 3, 4, 8, 8, (True, False))])
+        warm.keep(found(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))))
+    assert [w.on_disk for w in (small, large, kept)] == [False, True, True]
+    usual = torch.zeros(1, 3, 8, 8)
+    assert torch.equal(small.init(usual), large.init(usual))
+    assert len(list((tmp_path / "warm").iterdir())) == 4
+    place = large._place
+    assert place.exists()
+    del large, warm
+    assert not place.exists()
+
+
+def test_fewer_layers_for_the_same_equilibrium_and_gradient(float64):
+    """Fresh noise and a fresh mask on the same image."""
+    x = torch.stack(images())[..., :40]
+    net = network(solver=Anderson(), gradient=retune.Truncated(rtol=1e-6), restarts=200).train()
+    problem = retune.problems.inpaint(sigma=0.02)
+    before = net.solve(*problem.measure(x, 1), stop=Stop(1e-6, 1000)).image.detach()
+    y, physics = problem.measure(x, 2)
+    layers, gradients = [], []
+    for init in (None, before, lambda usual: before):
+        net.zero_grad()
+        result = net.solve(y, physics, init=init, stop=Stop(1e-8, 1000))
+        result.image.square().sum().backward()
+        layers.append(int(net.solve(y, physics, init=init, stop=Stop(1e-3, 1000)).layers.max()))
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert layers[1] <= layers[0]
+    assert layers[2] == layers[1]
+    for g in gradients[1:]:
+        torch.testing.assert_close(g, gradients[0], rtol=1e-3, atol=1e-4 * float(gradients[0].abs().max()))
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_the_seed_decides_everything(warm):
+    pictures = images()
+    options = {"steps": 5, "batch_size": 2, "crop": 24, "progress": False, "device": "cpu", "lr": 0.1}
+    nets = [network(), network()]
+    losses = [
+        [s.loss for s in retune.fit(n, pictures, retune.problems.inpaint(), warm_start=warm, **options).steps]
+        for n in nets
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_the_restarts_are_the_most_that_are_run():
+    counts = []
+
+    class Noting(WarmStart):
+        def keep(self, equilibrium):
+            counts.append(int(equilibrium.layers.max()))
+            super().keep(equilibrium)
+
+    fit(network(restarts=20), Noting(rtol=1e-2), steps=12)
+    assert max(counts) <= 5 * 21
+    assert min(counts) < 5 * 21
+
+
+def test_crops_are_what_they_were():
+    """The places are told without drawing anything else."""
+    one, two = (torch.Generator().manual_seed(3) for _ in range(2))
+    crops, where = draw_crops(images(), 4, 9, one)
+    torch.manual_seed(0)
+    assert crops.shape == random_crops(images(), 4, 9, two).shape
+    assert torch.equal(one.get_state(), two.get_state())
+    assert all(w.height == w.width == 9 for w in where)
+
+
+def test_a_loss_that_changes_the_measurement_trains_too():
+    physics = retune.problems.denoise(0.1).physics((3, 24, 24))
+    loss = R2RLoss()
+    result = retune.fit(
+        network(), images(), physics, loss=loss, steps=2, crop=24, warm_start=True, progress=False, device="cpu"
+    )
+    assert all(s.loss == s.loss for s in result.steps)
+
+
+def test_refused():
+    with pytest.raises(InvalidParameterError, match="no restarts"):
+        fit(network(gradient=retune.Unrolled()), True)
+    warm = WarmStart()
+    fit(network(), warm, steps=1)
+    with pytest.raises(InvalidParameterError, match="other training images"):
+        fit(network(), warm, steps=1)  # drawn anew, so not the same
+    with pytest.raises(InvalidParameterError, match="rtol=0"):
+        WarmStart(rtol=0.0)
+    with pytest.raises(InvalidParameterError, match="3 images"):
+        warm.init(torch.zeros(3, 3, 24, 24))
+    with pytest.raises(InvalidParameterError, match="changes their shape"):
+        warm.init(torch.zeros(2, 3, 12, 12))
