@@ -26,7 +26,9 @@ def levels(*values: float) -> torch.Tensor:
 def inputs(batch: int = 2, tables: int = 1, seed: int = 0) -> list[torch.Tensor]:
     """Responses, knots and jumps; no response lies on a knot."""
     limits = rand(tables, 6, 3, 1, 1, seed=seed).abs().cumsum(2) + 0.1
-    return [t.requires_grad_() for t in (2 * rand(batch, 6, 2, 3, seed=seed + 1), limits, rand(tables, 6, 3, 1, 1, seed=7))]
+    return [
+        t.requires_grad_() for t in (2 * rand(batch, 6, 2, 3, seed=seed + 1), limits, rand(tables, 6, 3, 1, 1, seed=7))
+    ]
 
 
 @pytest.mark.parametrize("convexity", CONVEXITY)
@@ -127,7 +129,7 @@ def test_even_potential_and_odd_derivative(convexity):
 
 
 def test_knots_scale_with_the_noise_level(float64):
-    """Without further learning ψ_σ'(σt) is proportional to σ: a noise level twice as large is an image half as large."""
+    """Without further learning ψ_σ'(σt) is proportional to σ: twice the noise level, half the image."""
     one, two = (Profile(3, 2).bind(levels(s)) for s in (0.05, 0.1))
     r = 0.1 * rand(1, 3, 4, 4)
     torch.testing.assert_close(two.derivative(2 * r), 2 * one.derivative(r))
