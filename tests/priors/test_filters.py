@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d
 from problems import as_matrix, rand
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors.filters import FilterBank, norm_bound
+from ridges import trained, wave
 
 BANKS = {
     "grey": ((1, 4, 6), (5, 3)),
@@ -25,16 +26,6 @@ def bank(name: str, seed: int = 0) -> FilterBank:
     return FilterBank(*BANKS[name])
 
 
-def trained(filters: FilterBank, steps: int = 5, lr: float = 3.0) -> FilterBank:
-    """After a few steps along random directions, far larger than training takes."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for _ in range(steps):
-            for w in filters.parameters():
-                w += lr * torch.randn(w.shape, generator=generator).to(w)
-    return filters
-
-
 @torch.no_grad()
 def largest_gain(bound, x: torch.Tensor, steps: int) -> float:
     """``‖W x‖/‖x‖`` after power iterations: a lower bound of ‖W‖ that approaches it."""
@@ -42,20 +33,6 @@ def largest_gain(bound, x: torch.Tensor, steps: int) -> float:
         x = bound.adjoint(bound(x))
         x = x / x.norm()
     return float(bound(x).norm())
-
-
-def wave(kernels: torch.Tensor, side: int) -> torch.Tensor:
-    """The plane wave and colour to which the filters respond most, on a square image."""
-    grid = 96
-    spectrum = torch.fft.fft2(kernels.double(), s=(grid, grid)).flatten(2)
-    gram = torch.einsum("ncf,ndf->fcd", spectrum.conj(), spectrum)
-    values, vectors = torch.linalg.eigh(gram)
-    at = int(values[:, -1].argmax())
-    row, column = divmod(at, grid)
-    t = torch.arange(side, dtype=torch.float64)
-    phase = 2 * math.pi / grid * (row * t[:, None] + column * t[None, :])
-    colour = vectors[at, :, -1].conj()
-    return (torch.polar(torch.ones_like(phase), phase) * colour[:, None, None]).real[None]
 
 
 @pytest.mark.parametrize("size", [(9, 9), (10, 13), (15, 11), (16, 7)])

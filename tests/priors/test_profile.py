@@ -129,7 +129,7 @@ def test_even_potential_and_odd_derivative(convexity):
 
 
 def test_knots_scale_with_the_noise_level(float64):
-    """Without further learning ψ_σ'(σt) is proportional to σ: a noise level twice as large is an image half as large."""
+    """Without further learning ψ_σ'(σt) is proportional to σ: twice the noise level, half the image."""
     one, two = (Profile(3, 2).bind(levels(s)) for s in (0.05, 0.1))
     r = 0.1 * rand(1, 3, 4, 4)
     torch.testing.assert_close(two.derivative(2 * r), 2 * one.derivative(r))

@@ -1,0 +1,324 @@
+"""Denoisers as priors: any network, σ and strength learned through the equilibrium, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from deepinv.models import DRUNet, MedianFilter, TVDenoiser
+from deepinv.optim import L2, PGD
+from deepinv.optim.prior import PnP
+from deepinv.physics import Denoising, Inpainting
+from torch import nn
+
+from problems import rand
+from retune import ForwardBackward, GradientStep, Implicit, Problem, Restarted, Status, Stop, Truncated, Unrolled
+from retune.errors import CutGradientError, DivergedError, InvalidParameterError, ShapeError
+from retune.networks import SmallUNet
+from retune.priors import RED, Denoiser
+
+
+class Shrink(nn.Module):
+    """``D_σ(x) = w x/(1 + σ²)``, linear, so that everything has a closed form."""
+
+    def __init__(self, weight=0.9):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.calls = 0
+
+    def forward(self, x, sigma):
+        self.calls += 1
+        return self.weight * x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
+
+
+class Blind(nn.Module):
+    def forward(self, x):
+        return 0.8 * x
+
+
+class Cut(nn.Module):
+    def forward(self, x, sigma):
+        return 0.5 * x.detach()
+
+
+def unet(channels=1):
+    torch.manual_seed(0)
+    return SmallUNet(channels, (4, 6), 1)
+
+
+def measurement(channels=1, batch=2, shape=(8, 9)):
+    mask = (torch.rand(1, channels, *shape, generator=torch.Generator().manual_seed(4)) > 0.4) * 1.0
+    physics = Inpainting((channels, *shape), mask=mask.to(torch.get_default_dtype()))
+    return physics.A(0.5 + 0.2 * rand(batch, channels, *shape)), physics
+
+
+def step(prior, y, physics, layer=0, **options):
+    """(one layer, the point at which the denoiser was called)."""
+    net = ForwardBackward(prior, step_size=0.5, **options)
+    problem = Problem(y, physics)
+    u = rand(*problem.shape, seed=7)
+    return net.bind(problem).layer(u, layer), u - problem.grad(u) / problem.lipschitz.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "sigma"),
+    [
+        (unet, 0.1),
+        (Shrink, 0.1),
+        (Blind, None),
+        (MedianFilter, None),
+        (lambda: MedianFilter(kernel_size=3), 0.1),
+        (lambda: DRUNet(1, 1, nc=(4, 4, 4, 4), nb=1, pretrained=None), 0.1),
+        (lambda: TVDenoiser(n_it_max=5), 0.1),
+    ],
+)
+def test_any_network_is_called_at_the_gradient_step(make, sigma):
+    denoiser = make()
+    y, physics = measurement(shape=(16, 16))
+    with torch.no_grad():
+        found, point = step(Denoiser(denoiser, sigma), y, physics)
+        level = () if sigma is None else (torch.full((2,), sigma),)
+        torch.testing.assert_close(found, denoiser(point, *level), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.9])
+def test_strength_averages(alpha, float64):
+    y, physics = measurement()
+    found, point = step(Denoiser(Shrink(), 0.1, strength=alpha), y, physics)
+    torch.testing.assert_close(found, (1 - alpha) * point + alpha * 0.9 * point / 1.01, rtol=1e-7, atol=1e-7)
+
+
+def test_noise_levels_and_strengths_per_layer(float64):
+    y, physics = measurement()
+    denoiser = Shrink()
+    prior = Denoiser(denoiser, [0.1, 0.5], strength=[0.3, 0.8])
+    for k, (sigma, alpha) in enumerate(((0.1, 0.3), (0.5, 0.8))):
+        found, point = step(prior, y, physics, layer=k, layers=2)
+        expected = (1 - alpha) * point + alpha * 0.9 * point / (1 + sigma**2)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+    net = ForwardBackward(prior, layers=2)
+    assert net.priors[0].denoiser is denoiser
+    assert sum(name.endswith("weight") for name, _ in net.named_parameters()) == 1
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "red"])
+def test_a_map_leaves_the_prior_as_it_was(kind):
+    """One σ becomes one per layer in the map's copy; the network is shared."""
+    prior = Denoiser(Shrink(), 0.1) if kind == "denoiser" else RED(Shrink(), 0.1)
+    raw, make = prior.sigma.raw, ForwardBackward if kind == "denoiser" else GradientStep
+    for layers in (3, 2, 1):
+        net = make(prior, layers=layers)
+        own = net.priors[0] if kind == "denoiser" else net.prior
+        assert own.sigma.raw.numel() == layers
+        assert own.denoiser is prior.denoiser
+    assert prior.sigma.raw is raw
+    assert raw.numel() == 1
+    with pytest.raises(InvalidParameterError, match="parameters for 2 layers, the map has a cycle of 1"):
+        make(type(prior)(Shrink(), [0.1, 0.2]))
+
+
+def closed_form(sigma, weight, alpha, y):
+    """A = I, τ = 1: x* = D(y); with s = ½: x = (1 − α + α w/(1 + σ²)) y."""
+    return (1 - alpha + alpha * weight / (1 + sigma**2)) * y
+
+
+@pytest.mark.parametrize("rule", [Implicit(1e-10), Truncated(rtol=1e-10), Unrolled()], ids=lambda r: type(r).__name__)
+def test_gradients_through_the_equilibrium(rule, float64):
+    """σ, α and the weight of the denoiser: against the closed form of the equilibrium."""
+    y = rand(2, 1, 4, 5)
+    prior = Denoiser(Shrink(), 0.3, strength=0.6, learn_denoiser=True)
+    net = Restarted(ForwardBackward(prior, step_size=0.35), depth=60, restarts=2, gradient=rule).train()
+    sigma, alpha, weight = prior.sigma()[0], prior.strength()[0], prior.denoiser.weight
+    tau = 2 * net.map.step_size()[0]
+    d = 1 - alpha + alpha * weight / (1 + sigma**2)
+    expected = d * tau * y / (1 - d * (1 - tau))
+    image = net(y, Denoising())
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-9)
+    probe, wanted = rand(*y.shape, seed=3), [prior.sigma.raw, prior.strength.raw, weight, net.map.step_size.raw]
+    exact = torch.autograd.grad((probe * expected).sum(), wanted)
+    found = torch.autograd.grad((probe * image).sum(), wanted)
+    for e, f in zip(exact, found, strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-6, atol=1e-9)
+
+
+def test_learned_sigma_of_a_network_against_finite_differences(float64):
+    y, physics = measurement(batch=1)
+    prior = Denoiser(unet(), 0.1, strength=0.5)
+    with torch.no_grad():
+        prior.denoiser.tail.weight.mul_(0.1)  # a contraction
+    net = Restarted(ForwardBackward(prior), depth=1, restarts=400, gradient=Implicit(1e-10), stop=Stop(1e-13, 4000))
+    probe = rand(*y.shape, seed=3)
+    (found,) = torch.autograd.grad((probe * net.train()(y, physics)).sum(), prior.sigma.raw)
+    values = []
+    for shift in (1e-5, -2e-5):
+        prior.sigma.raw.data += shift
+        values.append(float((probe * net.eval()(y, physics)).sum()))
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(found), rel=1e-4)
+
+
+def test_frozen_or_trained():
+    for learn in (False, True):
+        prior = Denoiser(unet(), 0.1, learn_denoiser=learn, learn_sigma=not learn)
+        assert all(p.requires_grad is learn for p in prior.denoiser.parameters())
+        assert prior.sigma.raw.requires_grad is not learn
+    net = ForwardBackward(Denoiser(unet(), 0.1))
+    assert sorted(n for n, p in net.named_parameters() if p.requires_grad) == ["priors.0.sigma.raw", "step_size.raw"]
+
+
+def test_the_denoiser_stays_in_eval_mode():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.drop = nn.BatchNorm2d(1), nn.Dropout(0.5)
+
+        def forward(self, x, sigma):
+            return 0.9 * self.drop(self.norm(x))
+
+    prior = Denoiser(Normed(), 0.1, learn_denoiser=True)
+    net = Restarted(ForwardBackward(prior), depth=2, restarts=2).train()
+    y, physics = measurement()
+    before = {k: v.clone() for k, v in prior.denoiser.state_dict().items()}
+    net(y, physics).sum().backward()
+    assert net.map.training
+    assert not any(m.training for m in prior.denoiser.modules())
+    assert all(torch.equal(v, before[k]) for k, v in prior.denoiser.state_dict().items())
+
+
+@pytest.mark.parametrize("rule", [Truncated(), Implicit(), Unrolled()], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ForwardBackward(Denoiser(Cut(), 0.1)),
+        lambda: ForwardBackward(Denoiser(Cut(), 0.1, strength=0.5)),
+        lambda: GradientStep(RED(Cut(), 0.1)),
+    ],
+    ids=["plain", "averaged", "red"],
+)
+def test_a_cut_gradient_is_refused_by_name(make, rule):
+    y, physics = measurement()
+    net = Restarted(make(), depth=2, restarts=1, gradient=rule)
+    with pytest.raises(CutGradientError, match="gradient is cut inside Cut"):
+        net.train()(y, physics)
+    assert net.eval().solve(y, physics, stop=Stop(0.0, 3)).image.shape == y.shape  # inference needs no gradient
+
+
+@pytest.mark.parametrize("sigma", [0.1, [0.05, 0.1]])
+def test_a_grey_network_runs_on_every_channel(sigma):
+    y, physics = measurement(3)
+    denoiser, layers = unet(1), 1 if isinstance(sigma, float) else 2
+    found, point = step(Denoiser(denoiser, sigma), y, physics, layers=layers)
+    level = sigma if isinstance(sigma, float) else sigma[0]
+    expected = torch.cat([denoiser(point[:, c : c + 1], level) for c in range(3)], 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    per_image = torch.tensor([0.02, 0.15])
+    found = Denoiser(denoiser, 0.1).prox(point, per_image)
+    for b in range(2):
+        expected = torch.cat([denoiser(point[b : b + 1, c : c + 1], float(per_image[b])) for c in range(3)], 1)
+        torch.testing.assert_close(found[b], expected[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_colour_network_refuses_other_images(channels):
+    y, physics = measurement(channels)
+    net = Restarted(ForwardBackward(Denoiser(unet(3), 0.1)))
+    with pytest.raises(ShapeError, match=rf"SmallUNet denoises images of 3 channels.*of {channels}; use a denoiser"):
+        net.eval()(y, physics)
+
+
+def test_another_shape_and_nan():
+    class Smaller(nn.Module):
+        def forward(self, x, sigma):
+            return x[..., 1:]
+
+    class Broken(nn.Module):
+        def forward(self, x, sigma):
+            return torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) == 1, torch.nan, 0.5 * x)
+
+    class Pair(nn.Module):
+        def forward(self, x, sigma):
+            return x, sigma
+
+    y, physics = measurement()
+    for network, given in ((Smaller(), r"returned \(2, 1, 8, 8\)"), (Pair(), "returned tuple")):
+        with pytest.raises(ShapeError, match=f"must return an image of the shape it is given.*{given}"):
+            Restarted(ForwardBackward(Denoiser(network, 0.1))).eval()(y, physics)
+    net = Restarted(ForwardBackward(Denoiser(Broken(), 0.1))).eval()
+    result = net.solve(y, physics)
+    assert result.status == (Status.CONVERGED, Status.NOT_FINITE)
+    assert bool(torch.isfinite(result.image).all())
+    with pytest.raises(DivergedError, match="image 1: not finite"):
+        net(y, physics)
+
+
+def test_a_denoiser_that_expands_is_damped_or_reported():
+    """D = −1.4 x: plain restarts diverge, the damped ones settle; D = 3x has no stable equilibrium."""
+    y, _ = measurement()
+    for weight, settled in ((-3.0, True), (3.0, False)):
+        net = Restarted(ForwardBackward(Denoiser(Shrink(weight), 0.01), step_size=0.25), depth=1).eval()
+        result = net.solve(y, Denoising())
+        assert all((s is Status.CONVERGED) is settled for s in result.status)
+
+
+@pytest.mark.parametrize("prior", [Denoiser, RED])
+def test_one_call_per_layer(prior):
+    y, physics = measurement()
+    denoiser = Shrink()
+    net = (ForwardBackward if prior is Denoiser else GradientStep)(prior(denoiser, 0.1))
+    bound = net.bind(Problem(y, physics))
+    assert denoiser.calls == 0
+    bound.block(bound.init(), 7)
+    assert denoiser.calls == 7
+
+
+@pytest.mark.parametrize("strength", [None, 0.4])
+def test_same_iterates_as_deepinv(strength, float64):
+    """deepinv's PGD takes it as its own: the prior's σ, or one given there."""
+    y, physics = measurement()
+    prior = Denoiser(unet(), 0.05, strength=strength)
+    for sigma in (None, 0.12):
+        ours = ForwardBackward(Denoiser(prior.denoiser, sigma or 0.05, strength=strength), step_size=0.6)
+        problem = Problem(y, physics)
+        bound = ours.bind(problem)
+        tau = float(2 * ours.step_size.value / problem.lipschitz)
+        for iterations in (1, 2, 6):
+            theirs = PGD(
+                data_fidelity=L2(), prior=prior, stepsize=tau, lambda_reg=1.0, max_iter=iterations, early_stop=False,
+                sigma_denoiser=sigma, custom_init=lambda y, physics: physics.A_adjoint(y),
+            )  # fmt: skip
+            with torch.no_grad():
+                expected = theirs(y, physics)
+                torch.testing.assert_close(
+                    bound.block(bound.state(problem.adjoint_y), iterations), expected, rtol=0, atol=1e-7
+                )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Denoiser("drunet"), "denoiser must be a denoiser .nn.Module., got 'drunet'.*retune.weights.load"),
+        (lambda: Denoiser(PnP(Blind())), "must be a network, got the prior PnP.*prior.denoiser"),
+        (lambda: ForwardBackward(PnP(Blind())), "hides its noise level.*retune.priors.Denoiser"),
+        (lambda: Denoiser(unet(), 25), "sigma=25 is outside the range.*0 < sigma < 0.1961.*divide.*255"),
+        (lambda: Denoiser(unet(), 0.0), "sigma=0.0 is outside the range"),
+        (lambda: Denoiser(unet(), [0.1, float("nan")]), "outside the range"),
+        (lambda: Denoiser(Shrink(), -0.1), "sigma must be positive and finite, got -0.1"),
+        (lambda: Denoiser(Shrink(), "0.1"), "sigma must be a number, or one number per layer, got '0.1'"),
+        (lambda: Denoiser(Shrink(), []), "sigma must be a number, or one number per layer"),
+        (lambda: Denoiser(Shrink(), [[0.1, 0.2]]), "sigma must be a number, or one number per layer"),
+        (lambda: Denoiser(Shrink(), True), "sigma must be a number, or one number per layer"),
+        (lambda: Denoiser(Shrink(), 0.1, sigma_range=(0.2, 0.1)), r"0 ≤ low < high, got \(0.2, 0.1\)"),
+        (lambda: Denoiser(Shrink(), 0.1, strength=1.0), "strength must lie strictly between 0 and 1, got 1.0"),
+        (lambda: Denoiser(Shrink(), 0.1, strength="a"), "strength must be a number"),
+        (lambda: RED(Shrink(), 0.1, lipschitz=0.0), "lipschitz must be a positive finite number, got 0.0"),
+        (lambda: ForwardBackward(RED(Shrink())), "forward–backward needs .* exact prox, got RED"),
+        (lambda: ForwardBackward(Denoiser(Shrink(), [0.1, 0.2, 0.3]), layers=2), "for 3 layers.*a cycle of 2"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        make()
+
+
+def test_what_cannot_be_described_is_said_when_it_is_saved(tmp_path):
+    for map in (ForwardBackward(Denoiser(Shrink())), ForwardBackward([Denoiser(unet()), Denoiser(unet())], layers=2)):
+        with pytest.raises(InvalidParameterError, match="a checkpoint cannot describe"):
+            Restarted(map).save(tmp_path / "net.safetensors")

@@ -1,0 +1,108 @@
+"""Damped restarts: nothing changes for a contraction, and what plain restarts cannot settle is settled or reported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import retune
+from problems import CASES, rand
+from retune import Damped, Picard, Status, Stop
+from retune.errors import InvalidParameterError
+from retune.solve import solve
+
+
+def run(layer, start, solver, rtol=1e-9, most=2000, depth=1):
+    return solve(layer, start, solver=solver, depth=depth, stop=Stop(rtol, most))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("depth", [1, 4])
+def test_bitwise_the_plain_restarts_of_a_nonexpansive_map(case, depth):
+    made = CASES[case]()
+    depth *= made.map.layers
+    images = []
+    for solver in (Picard(), Damped()):
+        net = retune.Restarted(made.map, depth=depth, solver=solver, stop=Stop(1e-5, 500)).eval()
+        result = net.solve(made.y, made.physics, trace=True)
+        images.append((result.image, result.layers, result.trace.residual))
+    for a, b in zip(*images, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_settles_what_plain_restarts_do_not(float64):
+    """Eigenvalues −1.5 and 0.3: the residual grows by half at every plain restart."""
+    slope = torch.tensor([-1.5, 0.3])
+    start, b = torch.zeros(1, 2), torch.tensor([1.0, -2.0])
+    assert run(lambda u, k: slope * u + b, start, Picard()).status[0] is not Status.CONVERGED
+    result = run(lambda u, k: slope * u + b, start, Damped())
+    assert result.status == (Status.CONVERGED,)
+    torch.testing.assert_close(result.u, (b / (1 - slope))[None], rtol=0, atol=1e-8)
+
+
+def test_each_image_by_itself(float64):
+    """The contractive image of a mixed batch is bitwise what it is alone under plain restarts."""
+    slopes = torch.tensor([[0.9, 0.2], [-1.5, 0.2], [-20.0, 0.5]])
+    b = rand(3, 2)
+    together = run(lambda u, k: slopes * u + b, torch.zeros(3, 2), Damped())
+    alone = run(lambda u, k: slopes[:1] * u + b[:1], torch.zeros(1, 2), Picard())
+    assert torch.equal(together.u[0], alone.u[0])
+    assert together.layers[0] == alone.layers[0]
+    assert together.status == (Status.CONVERGED,) * 3
+    torch.testing.assert_close(together.u, b / (1 - slopes), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("slope", [1.1, 2.0, 50.0])
+def test_no_stable_equilibrium_is_never_called_settled(slope, float64):
+    result = run(lambda u, k: slope * u + 1, torch.ones(1, 3), Damped(), rtol=1e-4)
+    assert result.status[0] in (Status.MAX_LAYERS, Status.DIVERGED)
+    assert bool(torch.isfinite(result.u).all())
+
+
+def test_the_residual_is_that_of_the_map_not_of_the_damped_step(float64):
+    """A tiny θ makes tiny steps; they must not pass for a small residual."""
+    solver = Damped(shrink=1e-6, floor=1e-6)
+    result = run(lambda u, k: -1.5 * u + 1, torch.zeros(1, 1), solver, rtol=1e-3, most=50)
+    assert result.status == (Status.MAX_LAYERS,)
+    assert float(result.residual) > 0.1
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_nan_is_a_status_and_stays_with_its_image(depth, float64):
+    calls = []
+
+    def layer(u, k):
+        calls.append(k)
+        broken = torch.tensor([[1.0], [1.0 if len(calls) < 8 else torch.nan]])
+        return (0.5 * u + 1) * broken
+
+    result = run(layer, torch.ones(2, 3), Damped(), depth=depth)
+    assert result.status == (Status.CONVERGED, Status.NOT_FINITE)
+    assert bool(torch.isfinite(result.u).all())
+
+
+def test_rounding_at_the_equilibrium_is_no_growth():
+    """A settled image wavers in its last bits for long; it keeps its plain restarts."""
+    solver, b = Damped(), rand(1, 500)
+    state = solver.init(torch.zeros(1, 500))
+    for _ in range(400):
+        state = solver.step(lambda u: 0.9 * u + b, state)
+    assert float(state.memory[0]) == 1.0
+
+
+def test_default_of_a_map_that_may_expand_and_only_of_that():
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.Denoiser(torch.nn.Identity(), sigma=None)))
+    assert isinstance(net.solver, Damped)
+    assert isinstance(retune.Restarted(CASES["quadratic"]().map).solver, Picard)
+
+
+def test_it_is_saved_with_the_network(tmp_path):
+    net = retune.Restarted(CASES["denoise_l1"]().map, solver=Damped(shrink=0.3, floor=0.1))
+    net.save(tmp_path / "net.safetensors")
+    assert retune.load(tmp_path / "net.safetensors").describe() == net.describe()
+
+
+@pytest.mark.parametrize("options", [{"shrink": 0.0}, {"shrink": 1.0}, {"floor": 0.0}, {"floor": 1.5}])
+def test_bad_options(options):
+    with pytest.raises(InvalidParameterError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
+        Damped(**options)

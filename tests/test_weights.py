@@ -1,0 +1,93 @@
+"""Shipped weights: listed, checked, and as good as they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+import retune.weights
+from problems import rand
+from retune import _checkpoint
+from retune.data import photograph
+from retune.errors import CheckpointError, UnknownNameError
+from retune.networks import RidgeDenoiser, SmallUNet
+from retune.priors import Ridge
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of weights of its own: a tiny network of each kind, untrained."""
+    torch.manual_seed(0)
+    nets = {"denoiser-gray": SmallUNet(1, (4, 6), 1), "ridge-convex-color": RidgeDenoiser(Ridge(3, (3, 4), (3, 2)))}
+    entries = {}
+    for name, net in nets.items():
+        path = tmp_path / f"{name}.safetensors"
+        _checkpoint.write(path, net.state_dict(), net.describe(), {"recipe": "none"})
+        entries[name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(retune.weights, "_FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_names_and_loading(folder):
+    assert retune.weights.names() == ["denoiser-gray", "ridge-convex-color"]
+    for name in retune.weights.names():
+        net = retune.weights.load(name)
+        assert not net.training
+        assert not any(p.requires_grad for p in net.parameters())
+        x = rand(1, net.channels, 9, 8)
+        assert net(x, 0.1).shape == x.shape
+        assert torch.equal(net(x, 0.1), retune.weights.load(name)(x, 0.1))
+
+
+def test_corrupted_missing_and_unknown(folder):
+    with pytest.raises(UnknownNameError, match="unknown weights 'denoiser-grey'; did you mean 'denoiser-gray'"):
+        retune.weights.load("denoiser-grey")
+    path = folder / "denoiser-gray.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"corrupted.*the manifest says.*Install retune-imaging again"):
+        retune.weights.load("denoiser-gray")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"missing.*install retune-imaging again"):
+        retune.weights.load("denoiser-gray")
+
+
+def test_another_version(folder):
+    """A hash that is right does not help a file that this version cannot rebuild."""
+    path = folder / "denoiser-gray.safetensors"
+    net = SmallUNet(1, (4, 6), 1)
+    _checkpoint.write(path, net.state_dict(), net.describe() | {"dilation": 2}, {})
+    entries = {"denoiser-gray": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    (folder / "manifest.json").write_text(json.dumps(entries))
+    with pytest.raises(CheckpointError, match=r"does not fit this version.*dilation"):
+        retune.weights.load("denoiser-gray")
+
+
+SHIPPED = retune.weights.names() if (retune.weights._FOLDER / "manifest.json").is_file() else []
+
+
+def test_files_are_those_of_the_manifest():
+    files = list(retune.weights._FOLDER.glob("*.safetensors"))
+    assert sorted(p.stem for p in files) == SHIPPED
+    assert sum(p.stat().st_size for p in files) <= 12e6
+    for name in SHIPPED:
+        entry = retune.weights.manifest()[name]
+        assert {"recipe", "data", "sha256", "parameters", "psnr", "licence"} <= set(entry)
+        assert set(entry["psnr"]) == {"5", "15", "25", "50"}
+        assert entry["parameters"] == sum(p.numel() for p in retune.weights.load(name).parameters())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_denoise(name):
+    """A photograph at σ = 25/255: at least 5 dB better than the noisy one."""
+    net = retune.weights.load(name)
+    x = photograph("astronaut")[None, :, 100:228, 180:308]
+    x = x if net.channels == 3 else x.mean(1, keepdim=True)
+    noisy = x + 25 / 255 * rand(*x.shape)
+    before, after = ((z - x).square().mean().log10() * -10 for z in (noisy, net(noisy, 25 / 255)))
+    assert float(after - before) >= 5
