@@ -1,4 +1,7 @@
-"""The command ``retune``. Every verb imports what it needs when it runs, so that ``--help`` is instant."""
+"""The command ``retune``. Every verb imports what it needs when it runs, so that ``--help`` is instant.
+
+Help is plain text: typer's panels would import rich and a Markdown parser, which takes longer than all the rest.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ app = typer.Typer(
     help="Image restoration learned at equilibrium: restarted truncated unrolled networks (ReTune).",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo)
