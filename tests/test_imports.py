@@ -19,7 +19,7 @@ ORDER = [
     {"solve"},
     {"gradients"},
     {"_checkpoint", "model"},
-    {"certify", "training", "problems", "data"},
+    {"certify", "training", "problems", "data", "io"},
     {"build"},
     {"compare", "demo", "report"},
     {"cli", "__main__"},

@@ -40,4 +40,3 @@ def demo(
         from retune.demo import run
 
         run(problems=problem, out=out, quick=quick, seed=seed, device=device)
-
