@@ -20,7 +20,7 @@ ORDER = [
     {"gradients"},
     {"_checkpoint", "model"},
     {"certify", "training", "problems", "data", "io"},
-    {"build"},
+    {"config", "build"},
     {"compare", "demo", "report"},
     {"cli", "__main__"},
 ]

@@ -1,4 +1,4 @@
-"""Between arrays as files hold them, (H, W) or (H, W, C), and image tensors (C, H, W) with integers scaled to [0, 1]."""
+"""Between arrays as files hold them, (H, W) or (H, W, C), and image tensors (C, H, W) on the scale [0, 1]."""
 
 from __future__ import annotations
 

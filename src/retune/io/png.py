@@ -63,7 +63,7 @@ def encode(coded: Coded, factor: float) -> bytes:
     out = io.BytesIO()
     out.write(_SIGNATURE)
     # gAMA, cHRM, iCCP and sRGB must come before the pixels; the others may.
-    for kind, data in [(b"IHDR", header), *kept, (b"IDAT", zlib.compress(filtered, 4)), (b"IEND", b"")]:
+    for kind, data in [(b"IHDR", header), *kept, (b"IDAT", zlib.compress(filtered.tobytes(), 4)), (b"IEND", b"")]:
         out.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
     return out.getvalue()
 
