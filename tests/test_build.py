@@ -24,7 +24,13 @@ def test_every_shipped_run_is_a_network_and_a_problem_that_fit(name):
 def test_the_network_is_what_the_run_says():
     run = config.from_dict(
         {
-            "prior": {"norm": "l1", "wavelet": ["db2", "haar"], "levels": 2, "weights_per_channel": False, "coarse": True},
+            "prior": {
+                "norm": "l1",
+                "wavelet": ["db2", "haar"],
+                "levels": 2,
+                "weights_per_channel": False,
+                "coarse": True,
+            },
             "model": {
                 "depth": 4,
                 "restarts": 3,

@@ -21,7 +21,7 @@ ORDER = [
     {"_checkpoint", "model"},
     {"certify", "training", "problems", "data", "io"},
     {"config", "build"},
-    {"compare", "demo", "report"},
+    {"compare", "demo", "jobs", "report"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}

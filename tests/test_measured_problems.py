@@ -7,9 +7,9 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from problems import as_matrix, rand
 
 import retune
+from problems import as_matrix, rand
 from retune import problems
 from retune.errors import AdjustedWarning, InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.problems._downsampling import Superresolve

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from deepinv.optim import L2
-
 from torch import Tensor
 
 from retune import _checkpoint, problems
@@ -91,11 +90,10 @@ def network_of(config: Config, channels: int) -> Restarted:
     kind = WaveletL12 if prior.norm == "l12" else WaveletL1
     weights = {"channels": channels if prior.weights_per_channel else None, "coarse": prior.coarse}
     wavelet = prior.wavelet if isinstance(prior.wavelet, str) else list(prior.wavelet)
-    tuned = {"learn_step_size": model.learn_step_size, "learn_reg": model.learn_reg}
     rules = {
         "truncated": lambda: Truncated(blocks=gradient.blocks, rtol=gradient.rtol),
         "unrolled": Unrolled,
-        "implicit": lambda: Implicit(**({} if gradient.rtol is None else {"rtol": gradient.rtol})),
+        "implicit": lambda: Implicit() if gradient.rtol is None else Implicit(rtol=gradient.rtol),
     }
     return Restarted(
         ForwardBackward(
@@ -103,7 +101,8 @@ def network_of(config: Config, channels: int) -> Restarted:
             step_size=model.step_size,
             reg=model.reg,
             layers=model.layers,
-            **tuned,
+            learn_step_size=model.learn_step_size,
+            learn_reg=model.learn_reg,
         ),
         depth=model.depth,
         restarts=model.restarts,
@@ -119,10 +118,8 @@ def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | No
     Raises:
         InvalidParameterError, ShapeError, NotFiniteError: see :func:`retune.data.as_images`.
     """
-    if config.train == "photographs":
-        train = [photograph(name) for name in _PHOTOGRAPHS]
-    else:
-        train = as_images(config.train)
+    shipped = config.train == "photographs"
+    train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else as_images(config.train)
     validation = None if config.validation is None else as_images(config.validation)
     if config.grey:
         train = [_grey(x) for x in train]

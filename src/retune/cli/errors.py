@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
-from retune.errors import RetuneError
+from retune.errors import AdjustedWarning, NotConvergedWarning, RetuneError
 
 #: Exit status of a run stopped by Ctrl-C, as shells expect it.
 INTERRUPTED = 130
@@ -16,6 +18,8 @@ INTERRUPTED = 130
 @contextmanager
 def one_screen(debug: bool = False) -> Iterator[None]:
     """Turn an expected error into a message and exit status 1; with `debug`, let the traceback through."""
+    before = warnings.showwarning
+    warnings.showwarning = _say_warning
     try:
         yield
     except (RetuneError, OSError, MemoryError) as error:
@@ -26,6 +30,14 @@ def one_screen(debug: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         say("stopped")
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        warnings.showwarning = before
+
+
+def _say_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """One line for ours; nothing for what other packages tell programmers."""
+    if issubclass(category, AdjustedWarning | NotConvergedWarning):
+        typer.echo(typer.style("note: ", fg="yellow", bold=True) + str(message), err=True)
 
 
 def say(text: str) -> None:

@@ -9,6 +9,8 @@ import typer
 
 from retune._version import __version__
 from retune.cli.demo import demo
+from retune.cli.restore import restore
+from retune.cli.train import train
 
 app = typer.Typer(
     name="retune",
@@ -18,6 +20,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("train")(train)
+app.command("restore")(restore)
 app.command("demo")(demo)
 
 

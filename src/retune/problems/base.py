@@ -51,6 +51,17 @@ class Restoration(ABC):
         size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
         return self.physics(size, batch=len(y), dtype=y.dtype, device=y.device)
 
+    #: whether opposite borders of an image are neighbours
+    wraps: bool = False
+
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """The problem of a part of the measurement, ``y[..., rows, :][..., cols]``, to restore in tiles.
+
+        Raises:
+            InvalidParameterError: a part cannot be restored by itself.
+        """
+        return self
+
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
         """The size (C, H, W) of the image behind a measurement of size (C, h, w)."""
         return measured

@@ -98,6 +98,17 @@ class Inpaint(Restoration):
             raise ShapeError(f"the mask has shape {given}, the image {wanted} (C, H, W); they must agree")
         return self._masked((y.shape[1], y.shape[2], y.shape[3]), self.mask.to(y), y.device)
 
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """See :class:`~retune.problems.base.Restoration`."""
+        if self.mask is None:
+            return self
+        mask = self.mask[..., rows, :][..., cols]
+        if not bool(mask.any()):
+            raise InvalidParameterError(
+                f"a tile of {len(rows)}×{len(cols)} pixels has none that was measured; use larger tiles (--tile)"
+            )
+        return Inpaint(mask=mask, sigma=self.sigma)
+
     def _masked(self, img_size: tuple[int, int, int], mask: Tensor, device: torch.device | str) -> LinearPhysics:
         size: Any = img_size  # deepinv annotates tuple[int], and documents (C, H, W)
         return Inpainting(size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
@@ -131,6 +142,7 @@ class Deblur(Restoration):
             raise unknown_name("boundary", boundary, _BOUNDARIES)
         self.spec = kernel if isinstance(kernel, str) else "custom"
         self.kernel, self.boundary = make_kernel(kernel), boundary
+        self.wraps = boundary == "circular"
         # The operator does not depend on the seed: keeping it keeps what is known of it (its norm, its spectrum).
         self._made: dict[tuple, LinearPhysics] = {}
 
@@ -162,6 +174,10 @@ class Deblur(Restoration):
         height, width = self.kernel.shape[-2:]
         top, left = height // 2 - (height - 1) % 2, width // 2 - (width - 1) % 2  # where deepinv centres a kernel
         return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
+
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """See :class:`~retune.problems.base.Restoration`; a part of a periodic image is not periodic."""
+        return Deblur(self.kernel, "reflect", self.sigma) if self.wraps else self
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         taps = self.kernel.to(device=device, dtype=dtype)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
+from torch import Tensor
 
 from retune.errors import InvalidParameterError, PhysicsError, did_you_mean
 from retune.problems.base import Restoration
@@ -61,6 +62,10 @@ class OwnPhysics(Restoration):
             raise PhysicsError(f"{self.name} must return a deepinv LinearPhysics, got {type(physics).__name__}")
         physics.set_noise_model(gaussian_noise(self.sigma, device))
         return physics.to(device)  # not dtype: that would drop the imaginary part of its spectra
+
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """Refused: what a physics of yours does to a part of an image is not known."""
+        raise InvalidParameterError(f"{self.name} is known for whole images only: restore without tiles (--tile 0)")
 
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""

@@ -25,7 +25,7 @@ def save_state(
     facts: dict,
     extra: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimiser, `facts` (plain data: the step, the seed, the best figure so far, …) and more tensors."""
+    """Write weights, optimiser, `facts` (plain data: the step, the seed, the best so far, …) and further tensors."""
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in model.state_dict().items()}
     plain: dict[str, dict] = {}
     state = optimiser.state_dict()
