@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 from deepinv.loss.metric import PSNR
-from memory import StorageMeter
 from rich.console import Console
 from torch import Tensor
 
 import retune
+from memory import StorageMeter
 from retune.data import as_images
 from retune.priors import Denoiser
 from retune.solve import Stop, solve
@@ -90,7 +90,8 @@ def main() -> None:
         row |= score(net, problem, test, options)
         options.out.write_text(json.dumps(result, indent=1))
         say(
-            f"{options.problem} {label}: K {row['psnr_K']:.2f}, 10K {row['psnr_10K']:.2f}, 50K {row['psnr_50K']:.2f} dB, "
+            f"{options.problem} {label}: "
+            f"K {row['psnr_K']:.2f}, 10K {row['psnr_10K']:.2f}, 50K {row['psnr_50K']:.2f} dB, "
             f"residual {row['residual']:.1e}, settled {row['settled']}/{row['images']}, {row['layers']:.0f} layers"
         )
 

@@ -32,10 +32,10 @@ ORDER = [
     {"gradients"},
     {"_local", "_checkpoint", "dial", "model"},
     {"networks"},
-    {"certificate", "diagnosis", "planning", "training", "problems", "data"},
-    {"build"},
+    {"certificate", "diagnosis", "planning", "training", "problems", "data", "io"},
+    {"config", "build"},
     {"weights", "recipes"},
-    {"compare", "demo", "report"},
+    {"compare", "demo", "jobs", "report"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}

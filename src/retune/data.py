@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
 import torch
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, unknown_name
+from retune.errors import InvalidParameterError, ShapeError, unknown_name
+from retune.io import SUFFIXES, list_files, read
+from retune.io.arrays import checked, from_array, scaled
 
 __all__ = ["SUFFIXES", "Crop", "as_images", "draw_crops", "photograph", "random_crops"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 _PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
 
 
@@ -33,7 +32,7 @@ def as_images(source: Any) -> list[Tensor]:
         ShapeError, NotFiniteError: an image that cannot be used.
     """
     if isinstance(source, str | Path):
-        return [_checked(_read(p), str(p)) for p in _files(Path(source))]
+        return [image for p in list_files(source) for image in read(p)[0]]
     if isinstance(source, Tensor):
         if source.ndim not in (3, 4):
             raise ShapeError(f"expected images (N, C, H, W) or (C, H, W), got {tuple(source.shape)}")
@@ -44,89 +43,22 @@ def as_images(source: Any) -> list[Tensor]:
         source = list(source) if source.ndim == 4 else [source]
     if not isinstance(source, Iterable):
         raise InvalidParameterError(f"cannot take images from a {type(source).__name__}")
-    images = [_one(item, f"image {i}") for i, item in enumerate(source)]
+    images = [image for i, item in enumerate(source) for image in _of_item(item, f"image {i}")]
     if not images:
         raise InvalidParameterError("no images were given")
     return images
 
 
-def _one(item: Any, name: str) -> Tensor:
+def _of_item(item: Any, name: str) -> Sequence[Tensor]:
     if isinstance(item, tuple | list) and item and isinstance(item[0], Tensor):
         item = item[0]  # a dataset that returns (image, label)
     if isinstance(item, str | Path):
-        return _checked(_read(Path(item)), str(item))
+        return list(read(item)[0])  # several, if it is a stack
     if isinstance(item, np.ndarray):
-        return _checked(_from_array(item, name), name)
+        return [checked(from_array(item, name), name)]
     if isinstance(item, Tensor):
-        return _checked(item if item.is_floating_point() else _scaled(item), name)
+        return [checked(scaled(item, name), name)]
     raise InvalidParameterError(f"{name}: expected a tensor, an array or a file, got {type(item).__name__}")
-
-
-def _files(path: Path) -> Sequence[Path]:
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise InvalidParameterError(f"the folder {path} holds no image ({', '.join(SUFFIXES)})")
-        return found
-    if not path.exists():
-        raise InvalidParameterError(f"there is no file or folder {path}")
-    return [path]
-
-
-def _read(path: Path) -> Tensor:
-    if path.suffix.lower() not in SUFFIXES:
-        raise InvalidParameterError(f"{path} is not an image of a known kind ({', '.join(SUFFIXES)})")
-    try:
-        content = path.read_bytes()  # readers that are handed a path leave it open when they fail
-        if not content:
-            raise InvalidParameterError(f"{path} is empty (0 bytes)")
-        if path.suffix.lower() == ".npy":
-            array = np.load(io.BytesIO(content), allow_pickle=False)
-        else:
-            array = iio.imread(content, extension=path.suffix.lower())
-    except InvalidParameterError:
-        raise
-    except Exception as error:  # each reader has exceptions of its own
-        raise InvalidParameterError(f"{path} cannot be read as an image: «{error}»") from error
-    return _from_array(np.asarray(array), str(path))
-
-
-def _from_array(array: np.ndarray, name: str = "array") -> Tensor:
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ShapeError(
-            f"{name}: expected a grey (H, W) or colour (H, W, 3) image, got {array.shape}{_shape_advice(array.shape)}"
-        )
-    if array.dtype.kind not in "biuf":
-        raise InvalidParameterError(f"{name}: expected an array of real numbers, got one of {array.dtype}")
-    return _scaled(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
-
-
-def _shape_advice(shape: tuple[int, ...]) -> str:
-    if len(shape) != 3:
-        return ""
-    if shape[0] in (1, 3):
-        return "; it looks like (C, H, W): transpose it, image.transpose(1, 2, 0)"
-    if shape[-1] in (2, 4):
-        return f"; drop the alpha channel, image[..., :{shape[-1] - 1}]"
-    return "; a batch of arrays has 4 axes (N, H, W, C)"
-
-
-def _scaled(image: Tensor) -> Tensor:
-    if image.is_floating_point():
-        return image
-    if image.dtype == torch.bool:
-        return image.to(torch.get_default_dtype())
-    return image.to(torch.get_default_dtype()) / torch.iinfo(image.dtype).max
-
-
-def _checked(image: Tensor, name: str) -> Tensor:
-    if image.ndim != 3 or 0 in image.shape:
-        raise ShapeError(f"{name}: expected an image (C, H, W), got shape {tuple(image.shape)}")
-    if not torch.isfinite(image).all():
-        raise NotFiniteError(f"{name} contains NaN or Inf")
-    return image
 
 
 def photograph(name: str) -> Tensor:
@@ -136,7 +68,7 @@ def photograph(name: str) -> Tensor:
     import skimage.data  # only here: nothing else needs scikit-image
 
     array = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
-    return _from_array(np.asarray(array))
+    return from_array(np.asarray(array))
 
 
 @dataclass(frozen=True)

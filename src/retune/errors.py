@@ -46,12 +46,20 @@ class CutGradientError(RetuneError, RuntimeError):
     """A rule that differentiates met a map through which no gradient flows."""
 
 
+class ConfigError(RetuneError, ValueError):
+    """The description of a run (TOML) is not valid; the message names every field, its value and what is allowed."""
+
+
 class DivergedError(RetuneError, RuntimeError):
     """The iteration diverged or left the finite numbers."""
 
 
 class CheckpointError(RetuneError, RuntimeError):
     """A checkpoint cannot be read: truncated, foreign, or of another version."""
+
+
+class AdjustedWarning(UserWarning):
+    """An input was usable only after a correction; the message says which."""
 
 
 class NotConvergedWarning(UserWarning):
@@ -61,11 +69,16 @@ class NotConvergedWarning(UserWarning):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """The error for an unregistered `name`, which names the nearest known ones."""
     choices = sorted(known)
-    lowered, wanted = {c.lower(): c for c in choices}, str(name).lower()
-    found = [wanted] if wanted in lowered else difflib.get_close_matches(wanted, lowered, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(lowered[f]) for f in found)}?" if found else "."
+    hint = did_you_mean(name, choices)
     shown = ", ".join(choices) if len(choices) <= 20 else f"{len(choices)} names, among them {', '.join(choices[:8])}"
-    return UnknownNameError(f"unknown {kind} {name!r}{hint} Known: {shown}.")
+    return UnknownNameError(f"unknown {kind} {name!r}{hint or '.'} Known: {shown}.")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing if no known name is near."""
+    lowered, wanted = {c.lower(): c for c in known}, str(name).lower()
+    found = [wanted] if wanted in lowered else difflib.get_close_matches(wanted, lowered, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(lowered[f]) for f in found)}?" if found else ""
 
 
 def wrong_type(name: str, value: object, expected: str, hint: str = "") -> InvalidParameterError:

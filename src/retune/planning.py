@@ -109,9 +109,7 @@ def plan(
 
 
 class _Planner:
-    def __init__(
-        self, net: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None
-    ):
+    def __init__(self, net: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None):
         self.net, self.size = net, size
         parameters = list(net.parameters())
         first = parameters[0] if parameters else torch.zeros(())

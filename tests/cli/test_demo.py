@@ -91,15 +91,5 @@ def test_a_file_in_the_way_of_the_folder(tmp_path):
     assert "Traceback" not in result.output
 
 
-def test_help_has_examples_and_does_not_load_torch():
-    code = (
-        "import sys; from typer.testing import CliRunner; from retune.cli.main import app;"
-        "r = CliRunner().invoke(app, ['demo', '--help']); print(r.output); print('torch' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip().endswith("False")
-    assert "retune demo --quick" in out
-
-
 def test_version():
     assert "retune 0." in runner.invoke(app, ["--version"]).output

@@ -1,81 +1,329 @@
-"""The state of a training run: what comes back is what was written, and what is not a state says so."""
+"""A run that is interrupted, killed or spread over processes ends as one that was not."""
 
 from __future__ import annotations
 
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import deepinv
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from problems import rand
-from retune.errors import CheckpointError
-from retune.networks import SmallUNet
-from retune.training.resume import load_state, save_state
+import retune
+from retune.data import random_crops
+from retune.errors import CheckpointError, InvalidParameterError
+from retune.training.measure import stream
 
-
-def run():
-    torch.manual_seed(0)
-    net = SmallUNet(1, (4, 6), 1)
-    return net, torch.optim.Adam(net.parameters(), lr=1e-2)
+DENOISE = retune.problems.denoise(0.1)
 
 
-def train(net, optimiser, steps):
-    for k in range(*steps):
-        optimiser.zero_grad()
-        net(rand(1, 1, 8, 8, seed=k), 0.1).square().sum().backward()
-        optimiser.step()
+def images(count=3):
+    coarse = torch.rand(count, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.interpolate(coarse, size=(24, 24), mode="bilinear")
+
+
+def network():
+    prior = retune.priors.WaveletL1("db2", levels=2)
+    return retune.Restarted(retune.ForwardBackward(prior, reg=0.02), depth=2, restarts=2)
+
+
+def train(net, folder=None, **options):
+    given = {"steps": 9, "batch_size": 2, "crop": 12, "progress": False, "device": "cpu", "checkpoint_every": 2}
+    return retune.fit(net, images(), given.pop("problem", DENOISE), folder=folder, **(given | options))
+
+
+def weights(net):
+    return {k: v.clone() for k, v in net.state_dict().items()}
 
 
 def same(a, b):
-    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_continues_bit_for_bit(tmp_path):
-    whole, broken, resumed = run(), run(), run()
-    train(*whole, (0, 6))
-    train(*broken, (0, 3))
-    facts = {"step": 3, "best": 30.123456789012345, "name": "é"}
-    save_state(tmp_path / "state.safetensors", *broken, facts)
-    assert not same(whole[0], broken[0])
-    assert load_state(tmp_path / "state.safetensors", *resumed) == facts
-    assert same(broken[0], resumed[0])
-    train(*resumed, (3, 6))
-    assert same(whole[0], resumed[0])
+class Stopping(deepinv.loss.SupLoss):
+    """A mean squared error that does something at its n-th call."""
+
+    def __init__(self, at, what):
+        super().__init__(metric=deepinv.loss.metric.MSE())
+        self.at, self.what, self.calls = at, what, 0
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls == self.at:
+            self.what()
+        return super().forward(*args, **kwargs)
 
 
-def test_settings_of_the_optimiser_stay(tmp_path):
-    net, optimiser = run()
-    train(net, optimiser, (0, 1))
-    save_state(tmp_path / "s", net, optimiser, {})
-    again, other = run()
-    other.param_groups[0]["lr"] = 0.5
-    load_state(tmp_path / "s", again, other)
-    assert other.param_groups[0]["lr"] == 0.5
-    assert len(other.state) == len(list(again.parameters()))
+class Killed(Exception):
+    """As sudden as a power cut, as far as fit can tell."""
 
 
-def test_before_the_first_step(tmp_path):
-    net, optimiser = run()
-    save_state(tmp_path / "s", net, optimiser, {"step": 0})
-    assert load_state(tmp_path / "s", *run()) == {"step": 0}
+def killed():
+    raise Killed
 
 
-def test_what_is_not_a_state(tmp_path):
-    path = tmp_path / "state.safetensors"
-    net, optimiser = run()
+SUPERVISED = deepinv.loss.SupLoss(metric=deepinv.loss.metric.MSE())
+Stopping.__name__ = "SupLoss"  # the same loss, as far as the settings go
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 6, 9])
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_killed_run_is_continued_bit_for_bit(tmp_path, at, validated):
+    options = {"validation": images(1) if validated else None, "validate_every": 3}
+    whole, part, again = network(), network(), network()
+    expected = train(whole, tmp_path / "whole", loss=SUPERVISED, **options)
+    with pytest.raises(Killed):
+        train(part, tmp_path / "part", loss=Stopping(at, killed), **options)
+    assert not same(weights(part), weights(whole))
+    result = train(again, tmp_path / "part", loss=Stopping(99, killed), resume=True, **options)
+    assert same(weights(again), weights(whole))
+    assert result.steps == expected.steps
+    assert [(v.step, v.psnr) for v in result.validation] == [(v.step, v.psnr) for v in expected.validation]
+    assert result.best_step == expected.best_step
+    log = (tmp_path / "part/log.csv").read_text()
+    assert log == (tmp_path / "whole/log.csv").read_text()
+    rows = list(csv.DictReader(log.splitlines()))
+    assert [int(r["step"]) for r in rows] == list(range(1, 10))
+    assert float(rows[3]["loss"]) == pytest.approx(expected.steps[3].loss, rel=1e-6)
+    assert bool(rows[2]["psnr_val"]) == validated
+
+
+def test_checkpoints_do_not_change_the_course_and_the_last_two_are_kept(tmp_path):
+    plain, saved = network(), network()
+    train(plain)
+    train(saved, tmp_path)
+    assert same(weights(plain), weights(saved))
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        "checkpoint-00000008.safetensors",
+        "checkpoint-00000009.safetensors",
+    ]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    net, again = network(), network()
+    result = train(net, tmp_path)
+    calls = Stopping(1, killed)
+    assert train(again, tmp_path, resume=True, loss=calls).steps == result.steps
+    assert same(weights(net), weights(again))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_finishes_the_step_saves_and_leaves(tmp_path, number):
+    whole, part = network(), network()
+    train(whole, tmp_path / "whole", loss=SUPERVISED)
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(part, tmp_path / "part", loss=Stopping(5, lambda: os.kill(os.getpid(), number)))
+    assert signal.getsignal(number) is handler
+    assert (tmp_path / "part/checkpoint-00000005.safetensors").is_file()
+    assert not part.training
+    train(part, tmp_path / "part", loss=Stopping(99, killed), resume=True)
+    assert same(weights(part), weights(whole))
+
+
+def test_a_second_interrupt_does_not_wait():
+    from retune.training.checkpoints import stop_requests
+
+    with stop_requests(True) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    whole, again = network(), network()
+    train(whole, tmp_path)
+    last = tmp_path / "checkpoint-00000009.safetensors"
+    last.write_bytes(last.read_bytes()[:-30])
+    (tmp_path / ".checkpoint-00000009.safetensors.abc").write_bytes(b"half")
+    train(again, tmp_path, resume=True)
+    assert same(weights(whole), weights(again))
+    assert not list(tmp_path.glob(".*"))
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"\x80\x04pickle")
     with pytest.raises(CheckpointError, match="cannot be continued from"):
-        load_state(path, net, optimiser)
-    path.write_bytes(b"not safetensors")
-    with pytest.raises(CheckpointError, match="truncated"):
-        load_state(path, net, optimiser)
-    save_file({"a": torch.ones(2)}, path)
-    with pytest.raises(CheckpointError, match="not the state of a training run"):
-        load_state(path, net, optimiser)
-    save_state(path, net, optimiser, {})
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="truncated"):
-        load_state(path, net, optimiser)
-    other = SmallUNet(3, (4, 6), 1)
-    save_state(path, other, torch.optim.Adam(other.parameters()), {})
-    with pytest.raises(CheckpointError, match="belongs to another network"):
-        load_state(path, net, optimiser)
+        train(network(), tmp_path, resume=True)
+
+
+def test_a_run_is_not_overwritten_nor_continued_with_other_settings(tmp_path):
+    train(network(), tmp_path)
+    with pytest.raises(InvalidParameterError, match="holds a run already"):
+        train(network(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"lr was 0\.05, now 0\.1"):
+        train(network(), tmp_path, lr=0.1, resume=True)
+    with pytest.raises(CheckpointError, match="problem was"):
+        retune.fit(
+            network(),
+            images(),
+            retune.problems.denoise(0.2),
+            folder=tmp_path,
+            resume=True,
+            steps=9,
+            batch_size=2,
+            crop=12,
+            progress=False,
+            device="cpu",
+        )
+    with pytest.raises(CheckpointError, match="images was"):
+        retune.fit(
+            network(),
+            images() / 2,
+            DENOISE,
+            folder=tmp_path,
+            resume=True,
+            steps=9,
+            batch_size=2,
+            crop=12,
+            progress=False,
+            device="cpu",
+        )
+    with pytest.raises(InvalidParameterError, match="needs the folder"):
+        train(network(), resume=True)
+    with pytest.raises(InvalidParameterError, match="checkpoint_every"):
+        train(network(), tmp_path / "x", checkpoint_every=0)
+
+
+def test_what_a_loss_draws_follows_from_the_step_too(tmp_path):
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+    whole, part = network(), network()
+
+    def run(net, folder, **options):
+        loss = deepinv.loss.R2RLoss(alpha=0.2)
+        return retune.fit(
+            net,
+            images(),
+            physics,
+            loss=loss,
+            folder=folder,
+            steps=5,
+            batch_size=2,
+            crop=12,
+            progress=False,
+            device="cpu",
+            checkpoint_every=1,
+            **options,
+        )
+
+    run(whole, tmp_path / "a")
+    run(part, tmp_path / "b")
+    for late in sorted((tmp_path / "b").glob("*.safetensors"))[1:]:
+        late.unlink()
+    torch.manual_seed(77)  # another process has another global generator
+    again = network()
+    run(again, tmp_path / "b", resume=True)
+    assert same(weights(whole), weights(again))
+
+
+def test_tensorboard_gets_the_figures_if_it_is_there(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(("folder", folder, 0))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def flush(self):
+            pass
+
+        def close(self):
+            written.append(("closed", 0, 0))
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    result = train(network(), tmp_path, validation=images(1), validate_every=9)
+    losses = [(v, s) for n, v, s in written if n == "loss"]
+    assert losses == [(r.loss, r.step) for r in result.steps]
+    assert [s for n, _, s in written if n == "psnr_val"] == [9]
+    assert written[-1][0] == "closed"
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+import test_resume_helpers as t
+seen = []
+original = torch.optim.Adam.step
+def step(self, *a, **k):
+    seen.append([p.grad.clone() for g in self.param_groups for p in g["params"]])
+    return original(self, *a, **k)
+torch.optim.Adam.step = step
+import os
+net = t.network()
+t.train(net, sys.argv[1] + "/run", steps=3, seed=4)
+torch.save({"grads": seen, "weights": net.state_dict()}, f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
+"""
+
+
+def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "test_resume_helpers.py").write_text(Path(__file__).read_text())
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(str(tmp_path / "script.py"), str(tmp_path), str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1)]
+    net = network().train()
+    parts = []
+    for rank in (0, 1):
+        generator = torch.Generator().manual_seed(stream(4, 1, rank))
+        x = random_crops(list(images()), 2, 12, generator)
+        parts.append((x, *DENOISE.measure(x, int(torch.randint(2**31, (), generator=generator)))))
+    assert not torch.equal(parts[0][0], parts[1][0])
+    x, y = (torch.cat([p[i] for p in parts]) for i in (0, 1))
+    (net(y, parts[0][2]) - x).square().mean().backward()
+    expected = [p.grad for p in net.parameters() if p.requires_grad]
+    for rank in ranks:
+        assert len(rank["grads"]) == 3
+        for got, wanted in zip(rank["grads"][0], expected, strict=True):
+            assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-9)
+    assert same(ranks[0]["weights"], ranks[1]["weights"])
+    assert (tmp_path / "run/checkpoint-00000003.safetensors").is_file()  # written by one of them only
+
+
+def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
+    """kill -9 at a random moment, again and again, until the run is done."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch\ntorch.set_num_threads(1)\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\nimport test_resume_helpers as t\n"
+        "net = t.network()\nprint('ready', flush=True)\n"
+        f"t.train(net, {str(tmp_path / 'run')!r}, steps=60, checkpoint_every=3, resume=True)\n"
+        f"net.save({str(tmp_path / 'done.safetensors')!r})\n"
+    )
+    (tmp_path / "test_resume_helpers.py").write_text(Path(__file__).read_text())
+    delays = [0.05, 0.3, 0.6]
+    steps_seen = [0]
+    for delay in delays:
+        process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        saved = sorted((tmp_path / "run").glob("checkpoint-*.safetensors"))
+        steps_seen.append(int(saved[-1].stem.split("-")[1]) if saved else 0)
+    assert steps_seen == sorted(steps_seen)
+    assert subprocess.run([sys.executable, str(script)], check=False).returncode == 0
+    whole = network()
+    train(whole, steps=60)
+    assert same(weights(retune.load(tmp_path / "done.safetensors")), weights(whole))
+    assert not list((tmp_path / "run").glob(".*"))

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_EPILOG = """[bold]Examples[/]
-
-[dim]all three problems, about three minutes on two cores[/]
-  retune demo
-
-[dim]one problem, into a folder of your choice[/]
-  retune demo --problem inpaint --out my-demo
-
-[dim]a first look in half a minute, too short to conclude from[/]
-  retune demo --quick
-"""
+from retune.cli._help import examples
 
 
+@examples(
+    ("all three problems, about three minutes on two cores", "retune demo"),
+    ("one problem, into a folder of your choice", "retune demo --problem inpaint --out my-demo"),
+    ("a first look in half a minute, too short to conclude from", "retune demo --quick"),
+)
 def demo(
     problem: Annotated[
         list[str] | None,
@@ -46,6 +40,3 @@ def demo(
         from retune.demo import run
 
         run(problems=problem, out=out, quick=quick, seed=seed, device=device)
-
-
-demo.__doc__ = inspect.cleandoc(demo.__doc__ or "") + "\n\n" + _EPILOG

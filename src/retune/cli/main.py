@@ -1,4 +1,7 @@
-"""The command ``retune``. Every verb imports what it needs when it runs, so that ``--help`` is instant."""
+"""The command ``retune``. Every verb imports what it needs when it runs, so that ``--help`` is instant.
+
+Help is plain text: typer's panels would import rich and a Markdown parser, which takes longer than all the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ import typer
 
 from retune._version import __version__
 from retune.cli.demo import demo
+from retune.cli.restore import restore
+from retune.cli.train import train
 
 app = typer.Typer(
     name="retune",
     help="Image restoration learned at equilibrium: restarted truncated unrolled networks (ReTune).",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("train")(train)
+app.command("restore")(restore)
 app.command("demo")(demo)
 
 

@@ -138,7 +138,9 @@ class GradientStep(AbstractMap):
             lipschitz=lipschitz,
             lipschitz_kind=problem.sqnorm_kind,
             strong_convexity=room.clamp_min(0),
-            strong_convexity_from="A, less the weak convexity of the prior" if bool((room > 0).any()) else "none is known",
+            strong_convexity_from="A, less the weak convexity of the prior"
+            if bool((room > 0).any())
+            else "none is known",
             step_sizes=steps,
             assumptions=(*assumptions, Assumption("∇R is L_R-Lipschitz", True, how)),
         )

@@ -41,6 +41,35 @@ class Restoration(ABC):
     ) -> LinearPhysics:
         """The deepinv physics for images (C, H, W); what is random in the operator is drawn from `seed`."""
 
+    def operator(self, y: Tensor) -> LinearPhysics:
+        """The physics of a measurement (B, C, h, w) that was really made, to restore from.
+
+        Raises:
+            InvalidParameterError: the operator of a real measurement is not known, only how to draw one.
+            ShapeError: the measurement does not fit the operator.
+        """
+        size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
+        return self.physics(size, batch=len(y), dtype=y.dtype, device=y.device)
+
+    #: whether opposite borders of an image are neighbours
+    wraps: bool = False
+
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """The problem of a part of the measurement, ``y[..., rows, :][..., cols]``, to restore in tiles.
+
+        Raises:
+            InvalidParameterError: a part cannot be restored by itself.
+        """
+        return self
+
+    def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The size (C, H, W) of the image behind a measurement of size (C, h, w)."""
+        return measured
+
+    def frame(self, image: Tensor) -> Tensor:
+        """The part of a restored image (B, C, H, W) that the measurement shows."""
+        return image
+
     def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:
         """A simulated measurement of images (B, C, H, W), and the physics that made it.
 

@@ -1,15 +1,26 @@
-"""Blur kernels by name, each of sum 1."""
+"""Blur kernels by name, or from a file; each of sum 1."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
 from deepinv.physics.functional import bicubic_filter, bilinear_filter, gaussian_blur, sinc_filter
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, NotFiniteError, ShapeError, require, unknown_name, wrong_type
+from retune import io
+from retune.errors import (
+    AdjustedWarning,
+    InvalidParameterError,
+    NotFiniteError,
+    ShapeError,
+    require,
+    unknown_name,
+    wrong_type,
+)
 
 __all__ = ["kernel"]
 
@@ -29,11 +40,15 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
     Args:
         spec: ``"gaussian:1.6"`` (standard deviation in pixels), ``"uniform:9"`` (side), ``"motion:15@30"`` (length in
             pixels, angle in degrees counter-clockwise from the horizontal), ``"three-motions"`` (25-tap vertical,
-            horizontal and diagonal lines for the red, green and blue channel, as in arXiv:2506.13239), or a tensor
-            or array (h, w), (C, h, w) or (1, C, h, w), used as it is.
+            horizontal and diagonal lines for the red, green and blue channel, as in arXiv:2506.13239), an image or
+            NPY file (normalised to sum 1, per channel), or a tensor or array (h, w), (C, h, w) or (1, C, h, w), used
+            as it is.
 
     Raises:
         UnknownNameError, InvalidParameterError, ShapeError, NotFiniteError.
+
+    Warns:
+        AdjustedWarning: a kernel in a file did not sum to 1, and was normalised.
     """
     if isinstance(spec, Tensor):
         return _checked(spec)
@@ -42,11 +57,13 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
             raise wrong_type("kernel", spec, "an array of real numbers")
         return _checked(torch.tensor(spec.astype(float), dtype=torch.get_default_dtype()))
     require("kernel", spec, str, "a name, a tensor or an array", "for example 'gaussian:1.6'")
+    if Path(spec).suffix.lower() in io.SUFFIXES:
+        return _from_file(Path(spec))
     name, _, argument = spec.partition(":")
     if name == "three-motions":
         return _three_motions()
     if name not in _BLURS:
-        raise unknown_name("blur kernel", spec, _EXAMPLES)
+        raise unknown_name("blur kernel", spec, [*_EXAMPLES, f"or a file ({', '.join(io.SUFFIXES)})"])
     try:
         if name == "gaussian":
             sigma = float(argument or 1.6)
@@ -90,6 +107,29 @@ def _checked(given: Tensor) -> Tensor:
     if not bool((shaped != 0).any()):
         raise InvalidParameterError("the blur kernel is zero everywhere")
     return shaped
+
+
+def _from_file(path: Path) -> Tensor:
+    images, layout = io.read(path)
+    if len(images) != 1:
+        raise ShapeError(f"{path} holds {len(images)} images, a blur kernel is one")
+    taps = images.to(torch.get_default_dtype())
+    if taps.shape[1] == 3 and torch.equal(taps, taps[:, :1].expand_as(taps)):
+        taps = taps[:, :1]  # a grey kernel, saved as a colour image
+    total = taps.sum((-2, -1), keepdim=True)
+    if not bool((total > 1e-12 * taps.abs().sum()).all()):
+        raise InvalidParameterError(f"the blur kernel {path} sums to {total.flatten().tolist()}; it must be positive")
+    if bool(((total - 1).abs() > 1e-3).any()):
+        # Integers cannot sum to 1; what was written down as a float may have been meant otherwise.
+        unit = "" if layout.dtype.kind == "f" else " (intensities scaled to [0, 1])"
+        shown = ", ".join(f"{t:.6g}" for t in total.flatten().tolist())
+        warnings.warn(
+            f"the blur kernel {path} sums to {shown}{unit}, not to 1: it was divided by that, so that the blur keeps "
+            "the brightness",
+            AdjustedWarning,
+            stacklevel=4,
+        )
+    return taps / total
 
 
 def _three_motions() -> Tensor:

@@ -14,9 +14,12 @@ from retune.errors import InvalidParameterError, ShapeError, require_whole, unkn
 from retune.problems.base import Restoration, share
 from retune.problems.kernels import antialiasing
 from retune.problems.kernels import kernel as make_kernel
+from retune.problems.masks import parts_of_mask, read_mask
 from retune.problems.noise import gaussian_noise
 
 __all__ = ["Deblur", "Denoise", "Inpaint", "Superres"]
+
+_BOUNDARIES = ("reflect", "circular", "valid")
 
 
 class Denoise(Restoration):
@@ -50,13 +53,22 @@ class Inpaint(Restoration):
     Args:
         keep: share of pixels kept, in (0, 1].
         sigma: noise level, or one per channel.
+        mask: where it was measured, instead of a random share: an image file, black where nothing was; or a tensor
+            (H, W), (C, H, W) or (1, C, H, W) of zeros and ones. Images smaller than the mask get a random part of it.
     """
 
     name = "inpaint"
 
-    def __init__(self, keep: float = 0.5, sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05):
+    def __init__(
+        self,
+        keep: float = 0.5,
+        sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05,
+        mask: str | Tensor | None = None,
+    ):
         super().__init__(sigma)
         self.keep = share("keep", keep)
+        self.mask = None if mask is None else read_mask(mask)
+        self._mask_name = mask if isinstance(mask, str) else "custom"
 
     def physics(
         self,
@@ -69,13 +81,43 @@ class Inpaint(Restoration):
     ) -> LinearPhysics:
         """A mask of its own for every image of the batch; drawn on the CPU, so the same on every device."""
         generator = torch.Generator().manual_seed(seed)
-        mask = (torch.rand(batch, 1, *img_size[1:], generator=generator) < self.keep).to(dtype)
+        if self.mask is None:
+            mask = (torch.rand(batch, 1, *img_size[1:], generator=generator) < self.keep).to(dtype)
+        else:
+            mask = parts_of_mask(self.mask, img_size, batch, generator).to(dtype)
+        return self._masked(img_size, mask, device)
+
+    def operator(self, y: Tensor) -> LinearPhysics:
+        """See :class:`~retune.problems.base.Restoration`; it needs the mask."""
+        if self.mask is None:
+            raise InvalidParameterError(
+                "which pixels were measured is not known: give the mask, an image file that is black where nothing "
+                "was measured (--mask FILE, or mask= in the section [problem])"
+            )
+        if self.mask.shape[-2:] != y.shape[-2:] or self.mask.shape[1] not in (1, y.shape[1]):
+            given, wanted = tuple(self.mask.shape[1:]), tuple(y.shape[1:])
+            raise ShapeError(f"the mask has shape {given}, the image {wanted} (C, H, W); they must agree")
+        return self._masked((y.shape[1], y.shape[2], y.shape[3]), self.mask.to(y), y.device)
+
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """See :class:`~retune.problems.base.Restoration`."""
+        if self.mask is None:
+            return self
+        mask = self.mask[..., rows, :][..., cols]
+        if not bool(mask.any()):
+            raise InvalidParameterError(
+                f"a tile of {len(rows)}×{len(cols)} pixels has none that was measured; use larger tiles (--tile)"
+            )
+        return Inpaint(mask=mask, sigma=self.sigma)
+
+    def _masked(self, img_size: tuple[int, int, int], mask: Tensor, device: torch.device | str) -> LinearPhysics:
         size: Any = img_size  # deepinv annotates tuple[int], and documents (C, H, W)
         return Inpainting(size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
 
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""
-        return {"name": self.name, "keep": self.keep, "sigma": self.sigma}
+        drawn = {"keep": self.keep} if self.mask is None else {"mask": self._mask_name}
+        return {"name": self.name, **drawn, "sigma": self.sigma}
 
 
 class Deblur(Restoration):
@@ -83,7 +125,8 @@ class Deblur(Restoration):
 
     Args:
         kernel: see :func:`retune.problems.kernel`.
-        boundary: "reflect" (deepinv ``Blur``) or "circular" (deepinv ``BlurFFT``).
+        boundary: "reflect" (deepinv ``Blur``), "circular" (deepinv ``BlurFFT``), or "valid": the image goes on beyond
+            the border of the measurement, by what the kernel reaches.
         sigma: noise level, or one per channel.
     """
 
@@ -96,10 +139,11 @@ class Deblur(Restoration):
         sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05,
     ):
         super().__init__(sigma)
-        if boundary not in ("reflect", "circular"):
-            raise unknown_name("boundary", boundary, ["reflect", "circular"])
+        if boundary not in _BOUNDARIES:
+            raise unknown_name("boundary", boundary, _BOUNDARIES)
         self.spec = kernel if isinstance(kernel, str) else "custom"
         self.kernel, self.boundary = make_kernel(kernel), boundary
+        self.wraps = boundary == "circular"
         # The operator does not depend on the seed: keeping it keeps what is known of it (its norm, its spectrum).
         self._made: dict[tuple, LinearPhysics] = {}
 
@@ -118,6 +162,24 @@ class Deblur(Restoration):
             self._made[key] = self._make(img_size, dtype, device)
         return self._made[key]
 
+    def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See :class:`~retune.problems.base.Restoration`."""
+        if self.boundary != "valid":
+            return measured
+        return measured[0], measured[1] + self.kernel.shape[-2] - 1, measured[2] + self.kernel.shape[-1] - 1
+
+    def frame(self, image: Tensor) -> Tensor:
+        """See :class:`~retune.problems.base.Restoration`."""
+        if self.boundary != "valid":
+            return image
+        height, width = self.kernel.shape[-2:]
+        top, left = height // 2 - (height - 1) % 2, width // 2 - (width - 1) % 2  # where deepinv centres a kernel
+        return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
+
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """See :class:`~retune.problems.base.Restoration`; a part of a periodic image is not periodic."""
+        return Deblur(self.kernel, "reflect", self.sigma) if self.wraps else self
+
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         taps = self.kernel.to(device=device, dtype=dtype)
         _require_fit(taps, img_size, self.boundary)
@@ -125,7 +187,7 @@ class Deblur(Restoration):
         if self.boundary == "circular":
             return BlurFFT(img_size, filter=taps, device=device, noise_model=noise)
         large = max(taps.shape[2:]) > 7  # where convolution by FFT is the faster
-        return Blur(filter=taps, padding="reflect", use_fft=large, device=torch.device(device), noise_model=noise)
+        return Blur(filter=taps, padding=self.boundary, use_fft=large, device=torch.device(device), noise_model=noise)
 
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""
@@ -209,10 +271,8 @@ def _require_fit(taps: Tensor, img_size: tuple[int, int, int], boundary: str) ->
     """Refuse a kernel that does not fit the channels, or the size, of the images."""
     if taps.shape[1] not in (1, img_size[0]):
         raise ShapeError(f"the blur has kernels for {taps.shape[1]} channels, the image has {img_size[0]}")
-    # Reflection needs more pixels than it copies.
-    room = img_size[1:] if boundary == "circular" else tuple(2 * n - 1 for n in img_size[1:])
-    if any(k > n for k, n in zip(taps.shape[2:], room, strict=True)):
+    if any(k > n for k, n in zip(taps.shape[2:], img_size[1:], strict=True)):
         raise InvalidParameterError(
             f"the blur kernel {tuple(taps.shape[2:])} is too large for images {tuple(img_size[1:])} with "
-            f"{boundary} boundary; use larger images or crops, or crop the kernel"
+            f"{boundary} boundary: it may not be larger than the image; use larger images or crops, or crop the kernel"
         )

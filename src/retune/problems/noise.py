@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError, wrong_type
 
-__all__ = ["ChannelGaussianNoise", "gaussian_noise", "noise_levels"]
+__all__ = ["ChannelGaussianNoise", "estimate_noise", "gaussian_noise", "noise_levels"]
 
 
 class ChannelGaussianNoise(NoiseModel):
@@ -65,3 +65,24 @@ def gaussian_noise(sigma: float | Sequence[float], device: torch.device | str = 
     levels = noise_levels(sigma)
     rng = torch.Generator(device=device)
     return ChannelGaussianNoise(levels, rng=rng) if isinstance(levels, tuple) else GaussianNoise(levels, rng=rng)
+
+
+def estimate_noise(y: Tensor) -> float | tuple[float, ...]:
+    """The standard deviation of white Gaussian noise in images (B, C, H, W), per channel if there are several.
+
+    From the median of the finest diagonal wavelet coefficients (Donoho and Johnstone, *Biometrika* 81(3), 1994), as
+    in scikit-image; the mean over the batch. Fine texture counts as noise, so expect some per cent too much on
+    photographs. Not for images with missing pixels, nor after resampling or JPEG, which colour the noise.
+
+    Raises:
+        InvalidParameterError: no noise to be seen, as in constant images.
+    """
+    from skimage.restoration import estimate_sigma
+
+    images = y.detach().cpu().double().permute(0, 2, 3, 1).numpy()
+    levels = np.mean([np.atleast_1d(estimate_sigma(one, channel_axis=-1)) for one in images], axis=0)
+    if not np.isfinite(levels).all() or levels.min() < 1e-7:
+        raise InvalidParameterError(
+            f"the noise level cannot be estimated: there is none to be seen ({levels.tolist()}). Give it: --sigma 0.01"
+        )
+    return float(levels[0]) if len(levels) == 1 else tuple(float(v) for v in levels)

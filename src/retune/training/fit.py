@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from deepinv.loss import Loss, SupLoss
-from deepinv.loss.metric import MSE, PSNR
+from deepinv.loss.metric import MSE
 from deepinv.physics import LinearPhysics
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -22,53 +22,14 @@ from retune.errors import DivergedError, InvalidParameterError
 from retune.maps.parameters import ScalarParameter
 from retune.model import Restarted
 from retune.problems.base import Restoration
+from retune.training.checkpoints import RunFolder, fingerprint, stop_requests
+from retune.training.devices import agreed, make_fabric
+from retune.training.measure import Pairs, evaluate, held_out_pairs, measurer, seeded, stream
 from retune.training.progress import TrainingProgress
+from retune.training.records import FitResult, Keeper, StepRecord, Validation
 from retune.training.warm import WarmStart
 
 __all__ = ["FitResult", "StepRecord", "Validation", "evaluate", "fit", "parameter_groups"]
-
-Measure = Callable[[Tensor, int], tuple[Tensor, LinearPhysics]]
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One training step: its loss, and how far and how wrong it was (means over the batch)."""
-
-    step: int
-    loss: float
-    residual: float
-    gradient_error: float
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Validation after so many steps: PSNR in dB, mean over the images."""
-
-    step: int
-    psnr: float
-    seconds: float
-
-
-@dataclass
-class FitResult:
-    """What a training run did.
-
-    Attributes:
-        steps: one record per training step.
-        validation: PSNR along the way, the untrained network first; empty without validation images.
-        best_step: the step whose weights the network now has (the last one without validation).
-        seconds: wall time, validation included.
-    """
-
-    steps: list[StepRecord] = field(default_factory=list)
-    validation: list[Validation] = field(default_factory=list)
-    best_step: int = 0
-    seconds: float = 0.0
-
-    @property
-    def best_psnr(self) -> float | None:
-        """Validation PSNR of the kept weights, or None without validation images."""
-        return max((v.psnr for v in self.validation), default=None)
 
 
 def parameter_groups(net: nn.Module, lr: float, lr_network: float) -> list[dict]:
@@ -99,12 +60,20 @@ def fit(
     validate_every: int | None = None,
     progress: bool = True,
     warm_start: bool | WarmStart = False,
+    folder: str | Path | None = None,
+    checkpoint_every: int = 20,
+    resume: bool = False,
 ) -> FitResult:
     """Train a network on simulated measurements of images: random crops, flips and fresh noise at every step.
 
     Adam with a cosine schedule. The network is trained in place and left in eval mode; with validation images it
     keeps the weights of the best validation PSNR (the initial ones included), without them those of the last step.
     A deepinv loss that adapts the model (R2R, splitting) does so for the training only.
+
+    Every random draw follows from (seed, step, process), so a run that is continued from a checkpoint ends, on a CPU,
+    with the same weights, bit for bit, as one that was not interrupted (unless the loss has a generator of its own).
+    Started by torchrun or ``fabric run``, each process draws `batch_size` crops of its own, and the gradient is that
+    of the joint batch.
 
     Args:
         net: the network.
@@ -124,65 +93,114 @@ def fit(
         progress: show a progress bar with loss, validation PSNR, residual and measured gradient error.
         warm_start: let every training image remember its equilibrium, and restart to a tolerance; ``restarts`` is then
             the most that are run. True for the defaults of :class:`retune.WarmStart`.
+        folder: where checkpoints and ``log.csv`` go; none are written by default. With a folder, Ctrl-C (and SIGTERM)
+            finishes the step, saves, and then raises KeyboardInterrupt.
+        checkpoint_every: steps between checkpoints, which is what is lost at most.
+        resume: continue from the newest checkpoint in `folder`, if there is one.
 
     Raises:
         DivergedError: the loss is no longer finite; the network has the best weights so far (without validation
             images, those of the last fifth that was completed).
-        InvalidParameterError: nothing to train, images that do not fit the crop, …
+        InvalidParameterError: nothing to train, images that do not fit the crop, a folder that holds another run, …
+        CheckpointError: `folder` holds a run with other settings or data, or no readable checkpoint.
     """
     train = as_images(images)
     check_crop(train, crop)
     every = max(1, steps // 5) if validate_every is None else validate_every
-    if min(steps, batch_size, every) < 1:
+    if min(steps, batch_size, every, checkpoint_every) < 1:
         raise InvalidParameterError(
-            f"steps, batch_size and validate_every must be at least 1, got {steps}, {batch_size} and {every}"
+            "steps, batch_size, validate_every and checkpoint_every must be at least 1, got "
+            f"{steps}, {batch_size}, {every} and {checkpoint_every}"
         )
     if not (0 < lr < math.inf and 0 < lr_network < math.inf):
         raise InvalidParameterError(f"learning rates must be positive, got lr={lr} and lr_network={lr_network}")
+    if resume and folder is None:
+        raise InvalidParameterError("resume=True needs the folder of the run: folder=...")
     groups = parameter_groups(net, lr, lr_network)
     if not groups:
         raise InvalidParameterError("the network has nothing to train: every parameter has requires_grad=False")
-    fabric = _fabric(str(device))
-    fabric.launch()
+    rates = [g["lr"] for g in groups]
+    fabric = make_fabric(str(device))
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    # One factor for all groups, from 1 to 0.05: each falls from its own learning rate.
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: 0.05 + 0.95 * (1 + math.cos(math.pi * k / steps)) / 2
-    )
     criterion = SupLoss(metric=MSE()) if loss is None else loss
     warm = WarmStart() if warm_start is True else warm_start or None
     if warm is not None:
+        if resume:
+            raise InvalidParameterError(
+                "a run with warm_start cannot be resumed exactly: what the images remember is not in the checkpoints; "
+                "leave out one of warm_start and resume"
+            )
         warm.prepare(net, train)
     watched = _Watched(net, warm)
     model = criterion.adapt_model(watched)
     wrapped, optimiser = fabric.setup(model, optimiser)
     trainee = _Trainee(wrapped, model, watched.seen)
-    measure = _measure(problem)
-    held_out = None if validation is None else _measurements(as_images(validation), measure, seed, fabric.device)
+    measure = measurer(problem)
+    tested = None if validation is None else as_images(validation)
+    held_out = None if tested is None else held_out_pairs(tested, measure, seed, fabric.device)
 
-    # Every process draws its own crops; one process draws what the first of many would.
-    generator = torch.Generator().manual_seed(seed + 1_000_003 * fabric.global_rank)
-    result, keeper = FitResult(), _Keeper(net)
-    start = time.perf_counter()
-    with TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar:
-        if held_out is not None:
-            _validate(net, held_out, 0, start, result, keeper, bar)
-        for step in range(1, steps + 1):
+    result, keeper = FitResult(), Keeper(net)
+    run, done, spent = None, 0, 0.0
+    if folder is not None:
+        decisive = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "crop": crop,
+            "lr": lr,
+            "lr_network": lr_network,
+            "loss": type(criterion).__name__,
+            "seed": seed,
+            "validate_every": every,
+            "processes": fabric.world_size,
+            "problem": repr(problem) if isinstance(problem, Restoration) else type(problem).__name__,
+            "images": fingerprint(train),
+            "validation": None if tested is None else fingerprint(tested),
+        }
+        run = RunFolder(folder, decisive, resume)
+        done, spent = run.load(net, optimiser, result, keeper)
+    start = time.perf_counter() - spent
+    with (
+        TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar,
+        stop_requests(enabled=run is not None) as asked,
+    ):
+
+        def save(step: int) -> None:
+            if run is not None and fabric.is_global_zero:
+                run.save(step, net, optimiser, result, keeper, time.perf_counter() - start)
+            fabric.barrier()
+
+        if held_out is not None and not done:
+            _validate(net, held_out, 0, time.perf_counter() - start, result, keeper, bar)
+        for step in range(done + 1, steps + 1):
             wrapped.train()
+            # One factor for all groups, from 1 to 0.05: each falls from its own learning rate.
+            factor = 0.05 + 0.95 * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            generator = torch.Generator().manual_seed(stream(seed, step, fabric.global_rank))
             x, crops = draw_crops(train, batch_size, crop, generator)
             x = x.to(fabric.device)
             if warm is not None:
                 warm.at(crops)
             y, physics = measure(x, int(torch.randint(2**31, (), generator=generator)))
-            record = _step(fabric, trainee, optimiser, criterion, x, y, physics, step, keeper)
-            schedule.step()
+            # What the loss draws, it draws from the global generator.
+            with seeded(stream(seed, step, fabric.global_rank, 1), fabric.device):
+                record = _step(fabric, trainee, optimiser, criterion, x, y, physics, step, keeper)
             result.steps.append(record)
             bar.step(record)
             if step % every == 0 or step == steps:
                 if held_out is None:
                     keeper.offer(step, step)  # the latest are the best that is known
                 else:
-                    _validate(net, held_out, step, start, result, keeper, bar)
+                    _validate(net, held_out, step, time.perf_counter() - start, result, keeper, bar)
+            (stop,) = agreed(fabric, asked.is_set())
+            if run is not None and (stop or step % checkpoint_every == 0 or step == steps):
+                save(step)
+            if stop:
+                net.eval()
+                raise KeyboardInterrupt
+    if run is not None:
+        run.close()
     result.best_step = keeper.restore() if held_out is not None else steps
     result.seconds = time.perf_counter() - start
     net.eval()
@@ -198,14 +216,14 @@ def _step(
     y: Tensor,
     physics: LinearPhysics,
     step: int,
-    keeper: _Keeper,
+    keeper: Keeper,
 ) -> StepRecord:
     trainee.seen.clear()
     optimiser.zero_grad()
     try:
         x_net = trainee.wrapped(y, physics, **trainee.options)
         value = criterion(x=x, x_net=x_net, y=y, physics=physics, model=trainee.model).mean()
-        if not bool(torch.isfinite(value)):
+        if agreed(fabric, ~torch.isfinite(value.detach()))[0]:
             raise DivergedError(f"the loss became {float(value.detach())}.")
         fabric.backward(value)
         norms = [p.grad.abs().sum() for p in trainee.model.parameters() if p.grad is not None]
@@ -262,87 +280,16 @@ class _Trainee:
         return {"update_parameters": True} if "update_parameters" in known else {}
 
 
-class _Keeper:
-    """A copy of the best weights so far."""
-
-    def __init__(self, net: nn.Module):
-        self._net, self._best, self._step = net, float("-inf"), 0
-        self._weights = self._copy()
-
-    def _copy(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in self._net.state_dict().items()}
-
-    def offer(self, score: float, step: int) -> None:
-        if score > self._best:
-            self._best, self._step, self._weights = score, step, self._copy()
-
-    def restore(self) -> int:
-        self._net.load_state_dict(self._weights)
-        self._net.eval()
-        return self._step
-
-
 def _validate(
     net: Restarted,
-    held_out: list[tuple[Tensor, Tensor, LinearPhysics]],
+    held_out: Pairs,
     step: int,
-    start: float,
+    seconds: float,
     result: FitResult,
-    keeper: _Keeper,
+    keeper: Keeper,
     bar: TrainingProgress,
 ) -> None:
     psnr = sum(evaluate(net, *pair) for pair in held_out) / len(held_out)
-    result.validation.append(Validation(step, psnr, time.perf_counter() - start))
+    result.validation.append(Validation(step, psnr, seconds))
     keeper.offer(psnr, step)
     bar.validated(psnr)
-
-
-def evaluate(net: Restarted, x: Tensor, y: Tensor, physics: LinearPhysics) -> float:
-    """Mean PSNR in dB of a network in eval mode, for intensities in [0, 1]."""
-    was_training = net.training
-    net.eval()
-    # A network that has not settled is scored as it is: its trouble shows in the figure.
-    image = net.solve(y, physics).image
-    net.train(was_training)
-    return float(PSNR()(image, x).mean())
-
-
-def _measurements(
-    images: Iterable[Tensor], measure: Measure, seed: int, device: torch.device
-) -> list[tuple[Tensor, Tensor, LinearPhysics]]:
-    pairs = []
-    for i, image in enumerate(images):
-        x = image[None].to(device)
-        y, physics = measure(x, seed + 500_009 + i)
-        pairs.append((x, y, physics))
-    return pairs
-
-
-def _measure(problem: Restoration | LinearPhysics) -> Measure:
-    if isinstance(problem, Restoration):
-        return problem.measure
-    if not isinstance(problem, LinearPhysics):
-        raise InvalidParameterError(
-            f"problem must be one of retune.problems or a deepinv LinearPhysics, got {type(problem).__name__}"
-        )
-
-    def measure(x: Tensor, seed: int) -> tuple[Tensor, LinearPhysics]:
-        # The physics of the user has a noise model of its own, which may only know the global generator.
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(seed)
-            return problem(x), problem
-
-    return measure
-
-
-def _fabric(device: str) -> Fabric:
-    if device == "auto":
-        return Fabric(accelerator="auto", devices=1)
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps"):
-        raise InvalidParameterError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:1 or mps")
-    try:
-        return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
-    except (RuntimeError, ValueError) as error:
-        raise InvalidParameterError(f"device {device!r} is not available here: {error}") from error

@@ -18,8 +18,14 @@ __all__ = ["load_state", "save_state"]
 _KIND = "retune training state 1"
 
 
-def save_state(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimizer, facts: dict) -> None:
-    """Write weights, optimiser and `facts` (plain data: the step, the seed, the best figure so far, …)."""
+def save_state(
+    path: str | Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    facts: dict,
+    extra: dict[str, Tensor] | None = None,
+) -> None:
+    """Write weights, optimiser, `facts` (plain data: the step, the seed, the best so far, …) and further tensors."""
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in model.state_dict().items()}
     plain: dict[str, dict] = {}
     state = optimiser.state_dict()
@@ -29,13 +35,19 @@ def save_state(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimi
                 tensors[f"optimiser/{index}/{key}"] = value
             else:
                 plain.setdefault(str(index), {})[key] = value
+    tensors |= {f"extra/{k}": v for k, v in (extra or {}).items()}
     metadata = {"kind": _KIND, "facts": json.dumps(facts), "plain": json.dumps(plain)}
     content = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
     write_atomically(path, content)
 
 
-def load_state(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict:
-    """Put the state back in place; returns the facts.
+def load_state(
+    path: str | Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    extra: dict[str, Tensor] | None = None,
+) -> dict:
+    """Put the state back in place; returns the facts, and puts the further tensors into `extra`.
 
     Learning rates and other settings of the optimiser stay as they are: they follow from the step.
 
@@ -54,6 +66,8 @@ def load_state(path: str | Path, model: nn.Module, optimiser: torch.optim.Optimi
             if name.startswith("optimiser/"):
                 _, index, key = name.split("/", 2)
                 state.setdefault(int(index), {})[key] = value
+        if extra is not None:
+            extra.update({k[6:]: v for k, v in tensors.items() if k.startswith("extra/")})
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         return json.loads(metadata["facts"])
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:

@@ -1,0 +1,21 @@
+"""Worked examples at the end of a verb's ``--help``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
+F = TypeVar("F", bound=Callable)
+
+
+def examples(*pairs: tuple[str, str]) -> Callable[[F], F]:
+    """Add examples, each a sentence and a command, to the help of a verb."""
+
+    def add(verb: F) -> F:
+        # \b keeps click from filling the lines of a paragraph.
+        shown = ["\b\nExamples:", *(f"\b\n  # {what}\n  {command}" for what, command in pairs)]
+        verb.__doc__ = "\n\n".join([inspect.cleandoc(verb.__doc__ or ""), *shown])
+        return verb
+
+    return add

@@ -1,0 +1,61 @@
+"""The options by which restore and tune are told what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Problem = Annotated[
+    str | None, typer.Option("--problem", "-p", help="denoise, inpaint, deblur, superres, or module:function.")
+]
+Kernel = Annotated[
+    str | None, typer.Option("--kernel", help="Blur: gaussian:1.6, motion:15@30, …, or an image, NPY or TIFF file.")
+]
+Boundary = Annotated[str | None, typer.Option("--boundary", help="Of the blur: reflect, circular or valid.")]
+Mask = Annotated[str | None, typer.Option("--mask", help="Image file, black where nothing was measured.")]
+Factor = Annotated[int | None, typer.Option("--factor", help="Magnification: 2, 3 or 4.")]
+Sigma = Annotated[
+    str | None, typer.Option("--sigma", help="Noise level on [0, 1], one a channel as 0.1,0.2,0.3, or estimate.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def given(
+    name: str | None,
+    kernel: str | None,
+    boundary: str | None,
+    mask: str | None,
+    factor: int | None,
+    sigma: str | None,
+) -> dict[str, Any]:
+    """The fields of the section [problem] that were given."""
+    fields = {"name": name, "kernel": kernel, "boundary": boundary, "mask": mask, "factor": factor}
+    return {k: v for k, v in fields.items() if v is not None} | ({} if sigma is None else {"sigma": _levels(sigma)})
+
+
+def _levels(text: str) -> Any:
+    try:
+        levels = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text  # "estimate", or something that the validation names
+    return levels[0] if len(levels) == 1 else levels
+
+
+def chosen_files(images: Sequence[Path]) -> list[Path]:
+    """The images among files and folders."""
+    from retune import io
+
+    return [file for path in images for file in (io.list_files(path) if path.is_dir() else [path])]
+
+
+def chosen_device(device: str) -> str:
+    """ "auto" is a GPU if there is one."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,74 @@
+"""``retune restore``: a trained network on the user's images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retune.cli import _problem
+from retune.cli._help import examples
+
+
+@examples(
+    ("all images of a folder, as the network was trained", "retune restore my-run photos/ --out restored"),
+    (
+        "another kernel, and two files at a time",
+        "retune restore my-run a.tif b.tif --kernel psf.tif --workers 2 --out restored",
+    ),
+    ("12-bit data in 16-bit files, in tiles", "retune restore my-run big.tif --white 4095 --tile 1024 --out restored"),
+)
+def restore(
+    model: Annotated[Path, typer.Argument(help="model.safetensors, or the folder of retune train.")],
+    images: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
+    problem: _problem.Problem = None,
+    kernel: _problem.Kernel = None,
+    boundary: _problem.Boundary = None,
+    mask: _problem.Mask = None,
+    factor: _problem.Factor = None,
+    sigma: _problem.Sigma = None,
+    white: Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")] = None,
+    tile: Annotated[
+        int | None, typer.Option("--tile", help="Side of the tiles; 0 for none. Above 4 megapixels 1024 by default.")
+    ] = None,
+    overlap: Annotated[int, typer.Option("--overlap", help="Margin around a tile, in pixels.")] = 96,
+    workers: Annotated[int, typer.Option("--workers", help="Files restored at the same time.")] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Restore also what is done already.")] = False,
+    device: _problem.Device = "auto",
+    debug: _problem.Debug = False,
+) -> None:
+    """Restore images, each written as it was stored (16 bits in, 16 bits out), with a record of how it went.
+
+    A broken file does not stop the others: it is named at the end, and the exit status is 1. Running the command
+    again restores what is missing or has changed.
+    """
+    from retune.cli.errors import one_screen, say, say_error
+
+    with one_screen(debug):
+        from retune.jobs.restore import Options, Row, model_problem
+        from retune.jobs.restore import restore as run
+
+        files = _problem.chosen_files(images)
+        wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
+        options = Options(model, wanted, out, _problem.chosen_device(device), tile, overlap, white, again)
+        done: list[Row] = []
+
+        def note(row: Row) -> None:
+            done.append(row)
+            say(f"{len(done)}/{len(files)}  {row.file.name}: {row.result}")
+
+        rows = run(files, options, workers, note)
+        _table(rows)
+        failed = [row for row in rows if row.result == "failed"]
+        if failed:
+            say_error(f"{len(failed)} of {len(rows)} files failed; the others are in {out}")
+            raise typer.Exit(1)
+
+
+def _table(rows: list) -> None:
+    width = max(len(row.file.name) for row in rows)
+    for row in rows:
+        seconds = f"{row.seconds:7.1f} s" if row.result == "restored" else " " * 9
+        typer.echo(f"{row.file.name:<{width}}  {row.result:<11}  {seconds}  {row.detail}")

@@ -1,0 +1,89 @@
+"""Between arrays as files hold them, (H, W) or (H, W, C), and image tensors (C, H, W) on the scale [0, 1]."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, NotFiniteError, ShapeError
+
+__all__ = ["checked", "from_array", "scaled", "to_array"]
+
+
+def from_array(array: np.ndarray, name: str = "array") -> Tensor:
+    """One image (C, H, W) of an array (H, W) or (H, W, 1 or 3).
+
+    Raises:
+        ShapeError: another shape.
+        InvalidParameterError: not real numbers.
+    """
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3):
+        raise ShapeError(
+            f"{name}: expected a grey (H, W) or colour (H, W, 3) image, got {array.shape}{_shape_advice(array.shape)}"
+        )
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise InvalidParameterError(f"{name}: expected an array of real numbers, got one of {array.dtype}")
+    native = np.ascontiguousarray(array.transpose(2, 0, 1)).astype(array.dtype.newbyteorder("="), copy=False)
+    return scaled(torch.from_numpy(native), name)
+
+
+def to_array(image: Tensor, dtype: np.dtype) -> np.ndarray:
+    """The array (H, W) or (H, W, C) of an image (C, H, W); integers are scaled from [0, 1], clipped and rounded.
+
+    Raises:
+        NotFiniteError: NaN or Inf, which integers cannot hold.
+    """
+    image = image.detach().cpu()
+    if dtype.kind in "iu":
+        if not bool(torch.isfinite(image).all()):
+            raise NotFiniteError(f"the image has NaN or Inf, which a file of {dtype} cannot hold")
+        top = np.iinfo(dtype).max
+        array = (image.clamp(0, 1) * top).round_().numpy().astype(dtype)
+    else:
+        array = image.numpy().astype(dtype)
+    return array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
+def scaled(image: Tensor, name: str = "image") -> Tensor:
+    """Floats as they are; 8 and 16-bit unsigned integers divided by the largest of their type; booleans as 0 and 1.
+
+    Raises:
+        InvalidParameterError: other integers, whose range of intensities is not known.
+    """
+    if image.is_floating_point():
+        return image.float() if image.dtype == torch.float16 else image
+    if image.dtype == torch.bool:
+        return image.to(torch.get_default_dtype())
+    if image.dtype not in (torch.uint8, torch.uint16):
+        kind = str(image.dtype).removeprefix("torch.")
+        raise InvalidParameterError(
+            f"{name} holds numbers of type {kind}, whose range of intensities is not known; convert it to uint8, "
+            "uint16, or floats in [0, 1]"
+        )
+    return image.to(torch.get_default_dtype()) / torch.iinfo(image.dtype).max
+
+
+def checked(image: Tensor, name: str) -> Tensor:
+    """The image, if it is one (C, H, W) of finite numbers."""
+    if image.ndim != 3 or 0 in image.shape:
+        raise ShapeError(f"{name}: expected an image (C, H, W), got shape {tuple(image.shape)}")
+    if not torch.isfinite(image).all():
+        bad = int((~torch.isfinite(image)).sum())
+        raise NotFiniteError(
+            f"{name} contains NaN or Inf ({bad} of {image.numel()} values); replace them, or mark them as missing with "
+            "a mask"
+        )
+    return image
+
+
+def _shape_advice(shape: tuple[int, ...]) -> str:
+    if len(shape) != 3:
+        return ""
+    if shape[0] in (1, 3):
+        return "; it looks like (C, H, W): transpose it, image.transpose(1, 2, 0)"
+    if shape[-1] in (2, 4):
+        return f"; drop the alpha channel, image[..., :{shape[-1] - 1}]"
+    return "; a batch of arrays has 4 axes (N, H, W, C)"

@@ -1,0 +1,277 @@
+"""Restore the images of a user: one result, and one record of how it went, for each file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retune import _checkpoint, io
+from retune._checkpoint import write_atomically
+from retune._version import __version__
+from retune.build import load, problem_of
+from retune.config import ProblemConfig, from_dict
+from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
+from retune.jobs.tiles import Outcome, restore_image
+from retune.jobs.train import MODEL
+from retune.model import Restarted
+
+__all__ = ["Options", "Row", "model_problem", "restore"]
+
+#: larger images (in pixels) are restored in tiles unless told otherwise
+WHOLE = 4_000_000
+AUTO_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to restore.
+
+    Attributes:
+        model: file written by ``net.save`` or the folder of ``retune train``.
+        problem: what was measured.
+        out: folder of the results.
+        device: "cpu", "cuda", …
+        tile: side of the tiles; 0 restores every image at once, None tiles those above 4 megapixels.
+        overlap: margin around a tile.
+        white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
+            for floats.
+        again: restore also what is done already.
+    """
+
+    model: Path
+    problem: ProblemConfig
+    out: Path
+    device: str = "cpu"
+    tile: int | None = None
+    overlap: int = 96
+    white: float | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one file: "restored", "done before" or "failed"."""
+
+    file: Path
+    result: str
+    detail: str = ""
+    seconds: float = 0.0
+
+
+def model_file(model: Path) -> Path:
+    """The weights: the file itself, or the model of a run's folder."""
+    return model / MODEL if model.is_dir() else model
+
+
+def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
+    """The problem that a network was trained for, with what the user says of their own put on top.
+
+    Raises:
+        CheckpointError: the network says nothing of a problem, or names code to be executed: a file from somebody
+            else never decides what is imported here.
+        ConfigError: a value that is not allowed.
+    """
+    _, _, notes = _checkpoint.read(model_file(model))
+    told = json.loads(notes["problem"]) if "problem" in notes else {}
+    if "name" in given and given["name"] != told.get("name"):
+        told = {}
+    if not isinstance(told, dict) or not {**told, **given}.get("name"):
+        raise CheckpointError(f"{model} does not say which problem it restores; name it: --problem deblur")
+    if ":" in str(told.get("name")) and "name" not in given:
+        raise CheckpointError(
+            f"{model} wants {told['name']!r} to be imported, that is, executed. If you trust that code, name it "
+            f"yourself: --problem {told['name']}"
+        )
+    return from_dict({"problem": {**told, **given}}, source="the problem").problem
+
+
+def restore(
+    files: Sequence[Path], options: Options, workers: int = 1, note: Callable[[Row], None] = lambda row: None
+) -> list[Row]:
+    """Restore files; a broken one does not stop the others.
+
+    Each result is written atomically into the folder, under the name of its file, with a record beside it
+    (``NAME.json``): status, residual, layers, problem, and fingerprints of image and model. What has a record with
+    the same fingerprints is not restored again.
+
+    Args:
+        files: images.
+        options: how.
+        workers: processes that restore files at the same time.
+        note: told of each file as it is done.
+
+    Returns:
+        One row a file, in the order of the files.
+
+    Raises:
+        RetuneError, OSError: nothing can be restored: the model cannot be read, the folder cannot be written, two
+            files have one name, results would replace the images.
+    """
+    names: dict[str, Path] = {}
+    for file in files:
+        if file.name in names:
+            raise InvalidParameterError(
+                f"{names[file.name]} and {file} have the same name, so one result would replace the other; restore "
+                "them into different folders"
+            )
+        names[file.name] = file
+        if file.resolve().parent == options.out.resolve():
+            raise InvalidParameterError(f"the result of {file} would replace it; choose another folder with --out")
+    if workers < 1:
+        raise InvalidParameterError(f"workers must be at least 1, got {workers}")
+    job = _Job(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: dict[Path, Row] = {}
+    for row in _rows(files, options, job, workers):
+        rows[row.file] = row
+        note(row)
+    return [rows[file] for file in files]
+
+
+def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> Iterator[Row]:
+    if workers == 1 or len(files) < 2:
+        yield from (job.run(file) for file in files)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (options, threads)) as pool:
+        waiting = [pool.submit(_run, file) for file in files]
+        try:
+            yield from (done.result() for done in as_completed(waiting))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_worker: list[_Job] = []
+
+
+def _start(options: Options, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _worker.append(_Job(options))
+
+
+def _run(file: Path) -> Row:
+    return _worker[0].run(file)
+
+
+class _Job:
+    """A network, ready to restore files one after the other."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        path = model_file(options.model)
+        try:
+            self.net = load(path).to(options.device)
+            torch.zeros(1, device=options.device)
+        except (RuntimeError, AssertionError) as error:
+            if isinstance(error, RetuneError):
+                raise
+            reason = str(error).splitlines()[0]
+            raise InvalidParameterError(
+                f"device {options.device!r} is not available here; use cpu, cuda or cuda:1 ({reason})"
+            ) from error
+        self.model_digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if options.problem.sigma != "estimate":
+            problem_of(options.problem)  # what is wrong with it concerns all files
+
+    def run(self, file: Path) -> Row:
+        """Restore one file; what goes wrong with it is told in the row."""
+        start = time.perf_counter()
+        try:
+            record = self.options.out / f"{file.name}.json"
+            facts = self._facts(file)
+            if not self.options.again and self._is_done(file, record, facts):
+                return Row(file, "done before")
+            outcome = self._restore(file)
+            seconds = time.perf_counter() - start
+            write_atomically(record, json.dumps(facts | _told(outcome, seconds), indent=1).encode())
+            return Row(file, "restored", f"{outcome.status.value}, residual {outcome.residual:.1e}", seconds)
+        except (RetuneError, OSError, RuntimeError) as error:
+            return Row(file, "failed", " ".join(str(error).split()), time.perf_counter() - start)
+
+    def _facts(self, file: Path) -> dict[str, Any]:
+        options = self.options
+        if not file.is_file():
+            raise InvalidParameterError(f"there is no file {file}")
+        return {
+            "format": 1,
+            "retune": __version__,
+            "file": file.name,
+            "image_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "model_sha256": self.model_digest,
+            "problem": json.loads(options.problem.model_dump_json()),
+            "tile": options.tile,
+            "overlap": options.overlap,
+            "white": options.white,
+        }
+
+    def _is_done(self, file: Path, record: Path, facts: dict[str, Any]) -> bool:
+        if not (self.options.out / file.name).is_file() or not record.is_file():
+            return False
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+        return {k: before.get(k) for k in facts} == facts
+
+    def _restore(self, file: Path) -> Outcome:
+        options = self.options
+        images, layout = io.read(file)
+        scale = self._scale(file, images, layout)
+        restored, worst = [], None
+        for image in images.to(torch.get_default_dtype()):
+            y = (image[None] * scale).to(options.device)
+            restored_one, outcome = _restore_one(self.net, options, y)
+            worst = outcome if worst is None else worst.worse(outcome)
+            restored.append(restored_one.cpu() / scale)
+        assert worst is not None
+        io.write(options.out / file.name, torch.cat(restored), layout)
+        return worst
+
+    def _scale(self, file: Path, images: Tensor, layout: io.Layout) -> float:
+        """What brings the intensities to [0, 1], where the network has learned."""
+        white = self.options.white
+        if white is not None:
+            if not 0 < white < float("inf"):
+                raise InvalidParameterError(f"white must be a positive intensity, got {white}")
+            return (torch.iinfo(getattr(torch, layout.dtype.name)).max if layout.dtype.kind == "u" else 1.0) / white
+        low, high = float(images.min()), float(images.max())
+        if layout.dtype.kind == "f" and (high > 3 or low < -3):
+            raise InvalidParameterError(
+                f"{file} has intensities from {low:.4g} to {high:.4g}, but the network learned on [0, 1]: say which "
+                "intensity is white, for example --white 4095"
+            )
+        return 1.0
+
+
+def _restore_one(net: Restarted, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:
+    tile = options.tile
+    if tile is None:
+        tile = AUTO_TILE if y.shape[-1] * y.shape[-2] > WHOLE else 0
+    problem = problem_of(options.problem, y)
+    image, outcome = restore_image(net, problem, y, tile=tile or None, overlap=options.overlap)
+    if outcome.status.failed:
+        raise DivergedError(f"{outcome.status.value}. {outcome.status.advice}")
+    return image, outcome
+
+
+def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
+    return {
+        "status": outcome.status.value,
+        "advice": outcome.status.advice,
+        "residual": outcome.residual if outcome.residual < float("inf") else None,
+        "layers": outcome.layers,
+        "tiles": outcome.tiles,
+        "kind": "measured",
+        "seconds": round(seconds, 3),
+    }

@@ -1,0 +1,170 @@
+"""Large images in overlapping tiles.
+
+A tile starts at a multiple of ``2**levels``, so that its wavelets are those of the whole image; it is restored with a
+margin that is thrown away in part, because what it sees at an artificial border is wrong; and neighbours are blended
+over the rest of the overlap. Where the boundary is circular, the margin wraps around. What remains different from
+the image restored at once is its own outer border, where the wavelets of the whole image reach around to the opposite
+side, and those of a tile do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from retune.equilibrium import Status
+from retune.errors import InvalidParameterError
+from retune.model import Restarted
+from retune.priors.wavelet import WaveletL1, WaveletL12
+from retune.problems.base import Restoration
+
+__all__ = ["Outcome", "restore_image"]
+
+_ORDER = (Status.CONVERGED, Status.DEPTH_REACHED, Status.MAX_LAYERS, Status.DIVERGED, Status.NOT_FINITE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a restoration ended; of tiles, the worst.
+
+    Attributes:
+        status: of the solve.
+        residual: relative change over the last block of layers.
+        layers: that were run.
+        tiles: that the image was cut into.
+    """
+
+    status: Status
+    residual: float
+    layers: int
+    tiles: int = 1
+
+    def worse(self, other: Outcome) -> Outcome:
+        """The worse of both in every respect."""
+        return Outcome(
+            max(self.status, other.status, key=_ORDER.index),
+            max(self.residual, other.residual),
+            max(self.layers, other.layers),
+            self.tiles + other.tiles,
+        )
+
+
+def restore_image(
+    net: Restarted,
+    problem: Restoration,
+    y: Tensor,
+    *,
+    tile: int | None = None,
+    overlap: int = 96,
+    note: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Tensor, Outcome]:
+    """Restore one measurement (1, C, h, w), whole or in tiles.
+
+    Args:
+        net: the network, in eval mode.
+        problem: what was measured; :meth:`~retune.problems.base.Restoration.part` makes it one of a tile.
+        y: the measurement.
+        tile: side of the tiles in pixels of the measurement, without their margins; None restores the image at once.
+        overlap: margin around a tile, on each side.
+        note: told (tiles done, tiles in all).
+
+    Returns:
+        The image (1, C, H, W), and how its restoration ended.
+    """
+    net.eval()
+    if tile is None or (tile >= y.shape[-2] and tile >= y.shape[-1]):
+        image, outcome = _solve(net, problem, y)
+        note(1, 1)
+        return image, outcome
+    if tile < 1 or overlap < 1:
+        raise InvalidParameterError(f"tile and overlap must be at least 1, got {tile} and {overlap}")
+    step = _alignment(net)
+    rows, cols = (_spans(n, tile, overlap, step, problem.wraps) for n in y.shape[-2:])
+    total: Tensor | None = None
+    worst: Outcome | None = None
+    for i, (row, col) in enumerate((r, c) for r in rows for c in cols):
+        part = problem.part(row.seen, col.seen)
+        image, outcome = _solve(net, part, y[..., row.seen, :][..., col.seen])
+        worst = outcome if worst is None else worst.worse(outcome)
+        factor = image.shape[-1] // len(col.seen)
+        if total is None:
+            total = image.new_zeros(*image.shape[:2], y.shape[-2] * factor, y.shape[-1] * factor)
+        kept = image[..., row.within(factor), col.within(factor)]
+        ramp = row.ramp(factor).to(image)[:, None] * col.ramp(factor).to(image)
+        total[..., row.kept(factor), col.kept(factor)] += kept * ramp
+        note(i + 1, len(rows) * len(cols))
+    assert total is not None
+    assert worst is not None
+    return total, worst
+
+
+def _solve(net: Restarted, problem: Restoration, y: Tensor) -> tuple[Tensor, Outcome]:
+    found = net.solve(y, problem.operator(y))
+    outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]))
+    return problem.frame(found.image), outcome
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A tile along one axis: the pixels that it is restored from, and those of them that are kept.
+
+    The tile proper is [start, stop); what is kept reaches `blend` beyond it, where the neighbour takes over.
+    """
+
+    seen: Tensor
+    first: int  # position of seen[0]
+    start: int
+    stop: int
+    blend: int
+    length: int  # of the image
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        return max(0, self.start - self.blend), min(self.length, self.stop + self.blend)
+
+    def kept(self, factor: int) -> slice:
+        """Of the restored image."""
+        low, high = self._ends
+        return slice(low * factor, high * factor)
+
+    def within(self, factor: int) -> slice:
+        """The same, of the restored tile."""
+        low, high = self._ends
+        return slice((low - self.first) * factor, (high - self.first) * factor)
+
+    def ramp(self, factor: int) -> Tensor:
+        """Weights of the kept pixels; those of all tiles add up to 1."""
+        low, high = self._ends
+        at = torch.arange(low * factor, high * factor) + 0.5
+        width, weight = 2 * self.blend * factor, torch.ones_like(at)
+        if self.start > 0:
+            weight = ((at - (self.start - self.blend) * factor) / width).clamp(0, 1)
+        if self.stop < self.length:
+            weight = weight * (((self.stop + self.blend) * factor - at) / width).clamp(0, 1)
+        return weight
+
+
+def _spans(length: int, tile: int, overlap: int, step: int, wraps: bool) -> list[_Span]:
+    blend = step
+    margin = max(step, -(-(overlap - blend) // step) * step)
+    tile = max(2 * blend, -(-tile // step) * step)  # at most two tiles meet anywhere
+    starts = list(range(0, length, tile))
+    if len(starts) > 1 and length - starts[-1] < 2 * blend:
+        starts.pop()  # too narrow to blend: the tile before takes it too
+    spans = []
+    for i, start in enumerate(starts):
+        stop = starts[i + 1] if i + 1 < len(starts) else length
+        first, last = start - blend - margin, stop + blend + margin
+        if not wraps or len(starts) == 1:
+            first, last = max(0, first), min(length, last)
+        spans.append(_Span(torch.arange(first, last) % length, first, start, stop, blend, length))
+    return spans
+
+
+def _alignment(net: Restarted) -> int:
+    """Tiles begin at multiples of this: where the coarsest wavelets of the whole image do."""
+    priors = [m for m in net.modules() if isinstance(m, WaveletL1 | WaveletL12)]
+    return max([8, *(2**p.levels for p in priors)])

@@ -1,0 +1,86 @@
+"""Train what a run describes, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import deepinv
+import torch
+
+from retune._checkpoint import write_atomically
+from retune._version import __version__
+from retune.build import network_of, problem_of, training_images
+from retune.config import Config, to_toml
+from retune.training.checkpoints import fingerprint
+from retune.training.fit import fit
+from retune.training.records import FitResult
+
+__all__ = ["MODEL", "train"]
+
+MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
+
+
+def train(
+    config: Config, out: str | Path, *, resume: bool = False, device: str = "auto", progress: bool = True
+) -> FitResult:
+    """Train the network of a run; ``out`` gets the resolved run, its facts, checkpoints, the log and the model.
+
+    Args:
+        config: the run.
+        out: folder for ``config.toml`` (every field), ``run.json`` (seed, versions, fingerprint of the data),
+            ``checkpoint-*.safetensors``, ``log.csv`` and, at the end, ``model.safetensors``.
+        resume: continue from the newest checkpoint in ``out``, if there is one.
+        device: "auto", "cpu", "cuda", "cuda:1", …
+        progress: show a progress bar.
+
+    Raises:
+        RetuneError: see :func:`retune.fit` and :func:`retune.build.problem_of`.
+    """
+    out = Path(out)
+    problem = problem_of(config.problem)
+    images, validation = training_images(config.data)
+    torch.manual_seed(config.seed)
+    net = network_of(config, images[0].shape[0])
+    out.mkdir(parents=True, exist_ok=True)
+    fresh = not any(out.glob("checkpoint-*.safetensors"))
+    if fresh:
+        _describe(config, out, fingerprint(images))
+    options = config.optimiser
+    result = fit(
+        net,
+        images,
+        problem,
+        validation=validation,
+        steps=options.steps,
+        batch_size=config.data.batch_size,
+        crop=config.data.crop,
+        lr=options.lr,
+        lr_network=options.lr_network,
+        seed=config.seed,
+        device=device,
+        validate_every=options.validate_every,
+        progress=progress,
+        folder=out,
+        checkpoint_every=options.checkpoint_every,
+        resume=resume,
+    )
+    scores = {} if result.best_psnr is None else {"psnr_validation": f"{result.best_psnr:.3f}"}
+    net.cpu().save(out / MODEL, problem=config.problem.model_dump_json(), **scores)
+    return result
+
+
+def _describe(config: Config, out: Path, data: str) -> None:
+    facts = {
+        "seed": config.seed,
+        "data": data,
+        "versions": {
+            "retune": __version__,
+            "torch": torch.__version__,
+            "deepinv": deepinv.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    write_atomically(out / RUN, to_toml(config).encode())
+    write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())

@@ -1,0 +1,62 @@
+"""Masks: where an image was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from retune import io
+from retune.errors import InvalidParameterError, ShapeError
+
+__all__ = ["parts_of_mask", "read_mask"]
+
+
+def read_mask(given: str | Path | Tensor) -> Tensor:
+    """A mask (1, 1 or C, H, W) of zeros and ones.
+
+    Args:
+        given: an image file, black where nothing was measured, or a tensor (H, W), (C, H, W) or (1, C, H, W).
+
+    Raises:
+        ShapeError: several images, or not an image.
+        InvalidParameterError: neither black nor white somewhere, or nothing measured at all.
+    """
+    name = "the mask" if isinstance(given, Tensor) else f"the mask {given}"
+    mask = given if isinstance(given, Tensor) else io.read(given)[0]
+    mask = mask[(None,) * (4 - mask.ndim)] if 2 <= mask.ndim <= 4 else mask
+    if mask.ndim != 4 or len(mask) != 1:
+        raise ShapeError(f"{name} must be one image (H, W) or (C, H, W), got shape {tuple(mask.shape)}")
+    mask = mask.to(torch.get_default_dtype())
+    values = mask.unique()
+    if len(values) > 2 or values[0] < 0 or (len(values) == 2 and values[0] != 0):
+        shown = ", ".join(f"{v:.3g}" for v in values[:5].tolist())
+        raise InvalidParameterError(
+            f"{name} has {len(values)} different values ({shown}, …), expected 0 where nothing was measured and one "
+            "other value elsewhere; JPEG files do not keep masks, PNG files do"
+        )
+    if not bool(values[-1] > 0):
+        raise InvalidParameterError(f"{name} is black everywhere: nothing was measured")
+    mask = (mask > 0).to(mask.dtype)
+    return mask[:, :1] if torch.equal(mask, mask[:, :1].expand_as(mask)) else mask
+
+
+def parts_of_mask(mask: Tensor, img_size: tuple[int, int, int], batch: int, generator: torch.Generator) -> Tensor:
+    """The mask for images of its size; a random part of it, (B, ·, H, W), for each image that is smaller.
+
+    Raises:
+        ShapeError: images larger than the mask, or with other channels.
+    """
+    height, width = mask.shape[-2:]
+    if height < img_size[1] or width < img_size[2] or mask.shape[1] not in (1, img_size[0]):
+        raise ShapeError(
+            f"the mask has shape {tuple(mask.shape[1:])}, which does not cover images {img_size} (C, H, W); give a "
+            "mask of their size, or smaller crops"
+        )
+    parts = []
+    for _ in range(batch):
+        top = int(torch.randint(height - img_size[1] + 1, (), generator=generator))
+        left = int(torch.randint(width - img_size[2] + 1, (), generator=generator))
+        parts.append(mask[..., top : top + img_size[1], left : left + img_size[2]])
+    return torch.cat(parts)

@@ -1,0 +1,183 @@
+"""The folder of a training run: its checkpoints, of which the last two are kept, and its log."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retune._checkpoint import write_atomically
+from retune.errors import CheckpointError, InvalidParameterError
+from retune.training.records import FitResult, Keeper
+from retune.training.resume import load_state, save_state
+
+__all__ = ["RunFolder", "fingerprint", "stop_requests"]
+
+_COLUMNS = ("step", "loss", "residual", "gradient_error")
+
+
+class RunFolder:
+    """Checkpoints ``checkpoint-STEP.safetensors``, written atomically, and ``log.csv`` (and TensorBoard, if there).
+
+    Args:
+        folder: where.
+        settings: what decides the course of the run; a run is only continued with the same.
+        resume: continue from the newest checkpoint; start if there is none.
+
+    Raises:
+        InvalidParameterError: the folder holds another run, which is not to be overwritten.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any], resume: bool):
+        self.folder, self.settings = Path(folder), settings
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.saved and not resume:
+            raise InvalidParameterError(
+                f"{self.folder} holds a run already (its last checkpoint is {self.saved[-1].name}); continue it with "
+                "resume (--resume), or choose another folder"
+            )
+        for left in self.folder.glob(".*"):  # of a process that was killed while it wrote
+            if left.name.startswith((".checkpoint-", ".log.csv.")):
+                left.unlink()
+        self._logged = 0
+        self._board: Any = None
+
+    @property
+    def saved(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        return sorted(self.folder.glob("checkpoint-*.safetensors"))
+
+    def save(
+        self, step: int, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, seconds: float
+    ) -> None:
+        """Write a checkpoint, bring the log up to date, and remove all but the last two checkpoints."""
+        facts = {
+            "step": step,
+            "seconds": seconds,
+            "settings": self.settings,
+            "best": repr(keeper.best),  # may be -inf
+            "best_step": keeper.step,
+        }
+        extra = {f"best/{k}": v for k, v in keeper.weights.items()} | result.tables()
+        save_state(self.folder / f"checkpoint-{step:08d}.safetensors", net, optimiser, facts, extra)
+        for old in self.saved[:-2]:
+            old.unlink()
+        self._log(result)
+
+    def load(self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper) -> tuple[int, float]:
+        """Put the state of the newest readable checkpoint in place; returns (step, seconds), (0, 0) if there is none.
+
+        Raises:
+            CheckpointError: no checkpoint can be read, or they are of a run with other settings.
+        """
+        failure: CheckpointError | None = None
+        for path in reversed(self.saved):
+            extra: dict[str, Tensor] = {}
+            try:
+                facts = load_state(path, net, optimiser, extra)
+            except CheckpointError as error:  # the one before it is kept for this
+                failure = failure or error
+                continue
+            self._require_same(path, facts["settings"])
+            result.take(extra)
+            keeper.best, keeper.step = float(facts["best"]), facts["best_step"]
+            keeper.weights = {k: extra[f"best/{k}"].to(v.device) for k, v in net.state_dict().items()}
+            self._rewrite_log(result)
+            return facts["step"], facts["seconds"]
+        if failure is not None:
+            raise failure
+        return 0, 0.0
+
+    def _require_same(self, path: Path, settings: dict[str, Any]) -> None:
+        names = [k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k)]
+        if names:
+            shown = "; ".join(f"{k} was {settings.get(k)!r}, now {self.settings.get(k)!r}" for k in names)
+            raise CheckpointError(
+                f"{path} is of a run with other settings, so it cannot be continued exactly: {shown}. Use the same "
+                "settings, or another folder"
+            )
+
+    def _log(self, result: FitResult) -> None:
+        path = self.folder / "log.csv"
+        if not path.exists():
+            self._rewrite_log(result)
+            return
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_rows(result, result.steps[self._logged :]))
+        self._to_board(result, self._logged)
+        self._logged = len(result.steps)
+
+    def _rewrite_log(self, result: FitResult) -> None:
+        """All of it: what was appended after the checkpoint is computed again."""
+        header = ",".join([*_COLUMNS, "psnr_val"]) + "\n"
+        write_atomically(self.folder / "log.csv", (header + _rows(result, result.steps)).encode())
+        self._to_board(result, self._logged)
+        self._logged = len(result.steps)
+
+    def _to_board(self, result: FitResult, start: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        if self._board is None:
+            self._board = SummaryWriter(str(self.folder / "tensorboard"))
+        scores = {v.step: v.psnr for v in result.validation}
+        for record in result.steps[start:]:
+            for name in _COLUMNS[1:]:
+                self._board.add_scalar(name, getattr(record, name), record.step)
+            if record.step in scores:
+                self._board.add_scalar("psnr_val", scores[record.step], record.step)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _rows(result: FitResult, steps: Sequence[Any]) -> str:
+    scores = {v.step: f"{v.psnr:.4f}" for v in result.validation}
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for s in steps:
+        writer.writerow([s.step, f"{s.loss:.9g}", f"{s.residual:.4g}", f"{s.gradient_error:.4g}", scores.get(s.step)])
+    return out.getvalue()
+
+
+def fingerprint(images: Sequence[Tensor]) -> str:
+    """SHA-256 of shapes and pixels."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.dtype}{tuple(image.shape)}".encode())
+        digest.update(image.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def stop_requests(enabled: bool) -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets, so that a step in work is finished first; a second one stops at once."""
+    asked = threading.Event()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

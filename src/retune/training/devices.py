@@ -1,0 +1,54 @@
+"""Devices and processes: alone, or as one of several that torchrun or ``fabric run`` started."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
+
+from retune.errors import InvalidParameterError
+
+__all__ = ["agreed", "make_fabric"]
+
+
+def make_fabric(device: str) -> Fabric:
+    """A launched Fabric for "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Under torchrun or ``fabric run``, one process of theirs: gradients are then means over the processes.
+
+    Raises:
+        InvalidParameterError: an unknown device, or one that is not here.
+    """
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps"):
+        raise InvalidParameterError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:1 or mps")
+    try:
+        fabric = _fabric(kind, index)
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        raise InvalidParameterError(f"device {device!r} is not available here: {error}") from error
+    return fabric
+
+
+def _fabric(kind: str, index: str) -> Fabric:
+    if "LT_CLI_USED" in os.environ:  # fabric run has its own options for all of this
+        return Fabric()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        # A loss may leave some parameters out of a step.
+        strategy = DDPStrategy(find_unused_parameters=True)
+        return Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
+    return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
+
+
+def agreed(fabric: Fabric, *flags: bool | Tensor) -> list[bool]:
+    """Each flag, true if it is in any of the processes, so that all of them leave a loop together."""
+    if fabric.world_size == 1:
+        return [bool(f) for f in flags]
+    mine = torch.tensor([float(f) for f in flags], device=fabric.device)
+    total = fabric.all_reduce(mine, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return [bool(t > 0) for t in total]

@@ -1,0 +1,360 @@
+"""``retune train`` and ``retune restore`` through the command itself, with good input and with bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import retune
+from retune.cli.main import app
+
+RNG = np.random.default_rng(0)
+SMALL = {
+    "problem": ["name=denoise", "sigma=0.1"],
+    "prior": ["levels=2", "wavelet=db2"],
+    "model": ["depth=2", "restarts=1"],
+    "data": ["crop=16", "batch_size=2"],
+    "optimiser": ["steps=4", "checkpoint_every=1"],
+}
+SETS = [word for section, fields in SMALL.items() for f in fields for word in ("--set", f"{section}.{f}")]
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert "Traceback" not in result.output
+    assert len(result.output.splitlines()) < 30
+    return result, " ".join(result.output.split())
+
+
+def smooth(height=20, width=24, channels=1):
+    rows, cols = np.linspace(0, 3, height)[:, None], np.linspace(0, 2, width)
+    image = 0.5 + 0.3 * np.sin(rows + cols)[..., None] * np.linspace(1, 0.5, channels)
+    noisy = image + 0.05 * RNG.normal(size=(height, width, channels))
+    return noisy.clip(0, 1) if channels > 1 else noisy.clip(0, 1)[..., 0]
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharp")
+    for i in range(2):
+        np.save(folder / f"{i}.npy", smooth().astype(np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, sharp):
+    """The folder of a small training run."""
+    out = tmp_path_factory.mktemp("run") / "a"
+    result, text = invoke("train", "denoise", *SETS, "--set", f"data.train={sharp}", "-o", out, "--device", "cpu")
+    assert result.exit_code == 0, text
+    return out
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    tifffile.imwrite(folder / "a.tif", (smooth() * 65535).astype(np.uint16), resolution=(300, 300))
+    Image.fromarray((smooth(13, 21) * 255).astype(np.uint8)).save(folder / "b.png")
+    return folder
+
+
+def test_a_run_folder_says_everything(run):
+    settings = tomllib.loads((run / "config.toml").read_text())
+    assert settings["optimiser"]["steps"] == 4
+    assert settings["model"]["depth"] == 2
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["seed"] == 0
+    assert len(facts["data"]) == 64
+    assert facts["versions"]["retune"] == retune.__version__
+    assert {"torch", "deepinv", "python"} <= facts["versions"].keys()
+    assert len(list(run.glob("checkpoint-*.safetensors"))) == 2
+    assert len((run / "log.csv").read_text().splitlines()) == 5
+    assert retune.load(run / "model.safetensors").depth == 2
+
+
+def test_resume_needs_only_the_folder_and_ends_the_same(run, tmp_path, sharp):
+    again = tmp_path / "b"
+    arguments = ["train", "denoise", *SETS, "--set", f"data.train={sharp}", "-o", again, "--device", "cpu"]
+    assert invoke(*arguments)[0].exit_code == 0
+    (again / "model.safetensors").unlink()
+    sorted(again.glob("checkpoint-*"))[-1].unlink()
+    result, text = invoke("train", "--resume", "-o", again, "--device", "cpu")
+    assert result.exit_code == 0, text
+    one, two = (retune.load(f / "model.safetensors").state_dict() for f in (run, again))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_init_prints_a_file_that_trains(tmp_path, sharp):
+    result = CliRunner().invoke(app, ["train", "--init", "deblur"])
+    assert result.exit_code == 0
+    (tmp_path / "my.toml").write_text(result.output)
+    small = [w for a, b in zip(SETS[::2], SETS[1::2], strict=True) if "problem" not in b for w in (a, b)]
+    result, text = invoke(
+        "train", tmp_path / "my.toml", *small, "--set", f"data.train={sharp}", "-o", tmp_path / "r", "--device", "cpu"
+    )
+    assert result.exit_code == 0, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train"], "no run was named"),
+        (["train", "deblurr"], "did you mean 'deblur'"),
+        (["train", "deblur", "--set", "model.dpeth=3"], "unknown key model.dpeth; did you mean 'depth'"),
+        (["train", "deblur", "--set", "model.depth=0"], "model.depth = 0: it should be greater than or equal to 1"),
+        (["train", "--init", "debulr"], "did you mean 'deblur'"),
+        (["train", "deblur", "--set", "data.train=nowhere"], "there is no file or folder nowhere"),
+        (["train", "deblur", "--set", "data.crop=5000"], "crop=5000 does not fit"),
+        (["train", "deblur", "--device", "tpu9"], "tpu9"),
+        (["train", "deblur", "--set", "problem.kernel=uniform:99"], "is too large for images (64, 64)"),
+        (["train", "deblur", "--set", "problem.sigma=estimate"], "retune tune estimates it"),
+    ],
+)
+def test_training_with_bad_input(tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    result, text = invoke(*arguments)
+    assert result.exit_code == 1
+    assert says in text
+
+
+def test_debug_shows_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["train", "deblurr", "--debug"])
+    assert isinstance(result.exception, retune.errors.ConfigError)
+
+
+def test_a_run_is_not_overwritten(run, sharp):
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    result, text = invoke("train", "denoise", *SETS, "--set", f"data.train={sharp}", "--set", "seed=3", "-o", run)
+    assert result.exit_code == 1
+    assert "holds a run already" in text
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+
+
+def test_restore_writes_images_as_they_were_with_a_record_each(run, photos, tmp_path):
+    out = tmp_path / "out"
+    result, text = invoke("restore", run, photos, "--out", out, "--device", "cpu")
+    assert result.exit_code == 0, text
+    assert sorted(p.name for p in out.iterdir()) == ["a.tif", "a.tif.json", "b.png", "b.png.json"]
+    with tifffile.TiffFile(out / "a.tif") as file:
+        restored = file.asarray()
+        assert file.pages[0].resolution == (300, 300)
+    assert restored.dtype == np.uint16
+    measured = tifffile.imread(photos / "a.tif")
+    net = retune.load(run / "model.safetensors")
+    y = torch.from_numpy(measured.astype(np.float32) / 65535)[None, None]
+    expected = net(y, retune.problems.denoise(0.1).operator(y))[0, 0]
+    assert np.abs(restored / 65535 - expected.clamp(0, 1).numpy()).max() < 1e-4
+    record = json.loads((out / "a.tif.json").read_text())
+    assert record["status"] == "converged"
+    assert record["kind"] == "measured"
+    assert 0 <= record["residual"] <= 1e-4
+    assert record["problem"]["name"] == "denoise"
+
+
+def test_what_is_done_is_not_done_again_unless_something_changed(run, photos, tmp_path):
+    out = tmp_path / "out"
+    invoke("restore", run, photos, "--out", out, "--device", "cpu")
+    times = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    _, text = invoke("restore", run, photos, "--out", out, "--device", "cpu")
+    assert text.count("b.png done before") == 1
+    assert times == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    Image.fromarray((smooth(13, 21) * 200).astype(np.uint8)).save(photos / "b.png")
+    (out / "a.tif.json").write_text("half a rec")
+    _, text = invoke("restore", run, photos, "--out", out, "--device", "cpu")
+    assert text.count("done before") == 0
+    invoke("restore", run, photos, "--out", out, "--device", "cpu", "--again")
+    assert (out / "b.png").stat().st_mtime_ns > times["b.png"]
+
+
+def test_two_workers_do_what_one_does(run, photos, tmp_path):
+    for workers in (1, 2):
+        result, text = invoke("restore", run, photos, "-o", tmp_path / str(workers), "--workers", workers)
+        assert result.exit_code == 0, text
+    for name in ("a.tif", "b.png"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_white_sets_the_scale(run, photos, tmp_path):
+    """Twelve bits in files of sixteen are restored as the same picture in all sixteen."""
+    twelve = (smooth() * 4095).astype(np.uint16)
+    tifffile.imwrite(photos / "c.tif", twelve)
+    np.save(photos / "d.npy", (twelve / 4095).astype(np.float32))
+    np.save(photos / "e.npy", twelve.astype(np.float32))
+    invoke("restore", run, photos / "c.tif", photos / "e.npy", "--white", 4095, "-o", tmp_path / "out")
+    invoke("restore", run, photos / "d.npy", "-o", tmp_path / "out")
+    wanted = np.load(tmp_path / "out/d.npy")
+    assert np.abs(tifffile.imread(tmp_path / "out/c.tif") / 4095 - wanted).max() < 5e-4
+    assert np.abs(np.load(tmp_path / "out/e.npy") / 4095 - wanted).max() < 1e-5
+    result, text = invoke("restore", run, photos / "e.npy", "-o", tmp_path / "no")
+    assert result.exit_code == 1
+    assert "--white 4095" in text
+
+
+def nan_tiff(path):
+    array = smooth().astype(np.float32)
+    array[3, 4] = np.nan
+    tifffile.imwrite(path, array)
+
+
+def truncated(path):
+    Image.fromarray((smooth() * 255).astype(np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        ("bad.png", lambda p: p.write_text("hello"), "cannot be read as an image"),
+        ("bad.png", truncated, "cut off"),
+        ("bad.tif", lambda p: p.write_bytes(b""), "empty (0 bytes)"),
+        ("bad.png", lambda p: Image.new("RGBA", (20, 20)).save(p), "alpha channel"),
+        ("bad.tif", nan_tiff, "contains NaN or Inf (1 of 480 values)"),
+        ("bad.png", lambda p: Image.new("RGB", (20, 20)).save(p), "weights for 1 channels, the image has 3"),
+        ("bad.npy", lambda p: np.save(p, np.array([{}]), allow_pickle=True), "bad.npy"),
+    ],
+)
+def test_a_broken_file_does_not_stop_the_others(run, photos, tmp_path, name, make, says):
+    make(photos / name)
+    result, text = invoke("restore", run, photos, "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 1
+    assert says in text
+    assert "1 of 3 files failed" in text
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.json")) == ["a.tif.json", "b.png.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--problem", "deblur", "--kernel", "uniform:17"], "is too large for images (13, 21)"),
+        (["--problem", "inpaint", "--mask", "MASK"], "the mask has shape (1, 9, 9), the image (1, 13, 21)"),
+        (["--problem", "inpaint"], "--mask FILE"),
+        (["--problem", "debluring"], "did you mean 'deblur'"),
+        (["--kernel", "gaussian:1"], "denoise has no kernel"),
+        (["--device", "tpu9"], "device 'tpu9' is not available"),
+        (["--device", "cuda:77"], "cuda:77"),
+        (["--workers", "0"], "workers must be at least 1"),
+        (["--sigma", "x"], 'problem.sigma = "x"'),
+        (["--white", "-3"], "white must be a positive intensity"),
+    ],
+)
+def test_restoring_with_bad_options(run, photos, tmp_path, options, says):
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(tmp_path / "m.png")
+    options = [str(tmp_path / "m.png") if o == "MASK" else o for o in options]
+    result, text = invoke("restore", run, photos / "b.png", "-o", tmp_path / "out", *options)
+    assert result.exit_code == 1
+    assert says in text
+
+
+def test_a_kernel_that_does_not_sum_to_one_is_said_and_used(run, photos, tmp_path):
+    np.save(tmp_path / "k.npy", np.full((3, 3), 2.0, np.float32))
+    done = command(
+        "restore", run, photos / "b.png", "-o", tmp_path / "out", "-p", "deblur", "--kernel", tmp_path / "k.npy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("sums to 18 (") + done.stderr.count("sums to 18, not to 1: it was divided by that") == 1
+    assert "UserWarning" not in done.stderr
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+def test_a_checkpoint_from_a_stranger_runs_nothing(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "evil_code.py").write_text("import os\nos.mkdir('executed')\ndef f(img_size, device): pass\n")
+    net = retune.load(run / "model.safetensors")
+    net.save(tmp_path / "evil.safetensors", problem=json.dumps({"name": "evil_code:f"}))
+    for model, says in (("evil.pt", "cannot be read as a checkpoint"), ("evil.safetensors", "If you trust that code")):
+        result, text = invoke("restore", tmp_path / model, photos, "-o", tmp_path / "out")
+        assert result.exit_code == 1
+        assert says in text
+    assert not (tmp_path / "executed").exists()
+
+
+def test_results_never_replace_the_images(run, photos, tmp_path):
+    before = (photos / "b.png").read_bytes()
+    result, text = invoke("restore", run, photos, "-o", photos)
+    assert result.exit_code == 1
+    assert "would replace it" in text
+    assert (photos / "b.png").read_bytes() == before
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/b.png").write_bytes(before)
+    result, text = invoke("restore", run, photos, tmp_path / "more/b.png", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "the same name" in text
+
+
+def test_a_folder_that_cannot_be_written(run, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (["restore", run, photos, "-o"], ["train", "denoise", *SETS, "-o"]):
+        result, text = invoke(*arguments, tmp_path / "file" / "out")
+        assert result.exit_code == 1
+        assert "file" in text
+
+
+def command(*arguments, limit=None):
+    def prepare():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [sys.executable, "-m", "retune", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=prepare,
+        check=False,
+    )
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_there(run, photos, tmp_path):
+    """No file may be longer than 100 bytes: the same error from write as on a full disk."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.png").write_bytes(b"before")
+    done = command("restore", run, photos, "--out", out, "--device", "cpu", limit=100)
+    assert done.returncode == 1
+    assert "2 of 2 files failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {"b.png": b"before"}
+    done = command("train", "denoise", *SETS, "-o", tmp_path / "run", "--device", "cpu", limit=100)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "error:" in done.stderr
+
+
+def test_ctrl_c_saves_and_leaves(tmp_path, sharp):
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "retune", "train", "denoise", *SETS, "--set", "optimiser.steps=100000"),
+            *("--set", f"data.train={sharp}", "-o", str(tmp_path / "run"), "--device", "cpu"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list((tmp_path / "run").glob("checkpoint-*.safetensors")):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "stopped" in said
+    assert not list(Path(tmp_path / "run").glob(".*"))
