@@ -126,6 +126,7 @@ class GradientStep(AbstractMap):
         weak = reg.max() * self.prior.at(None, problem.adjoint_y).weak_convexity
         room = problem.strong_convexity - weak
         convex = bool((room >= 0).all())
+        source = "A, less the weak convexity of the prior" if bool((room > 0).any()) else "none is known"
         how = "normalised filters, bounded spline slopes"
         if convex:
             statement = "the iterates converge to a minimiser" if self.layers == 1 else "every layer is averaged"
@@ -138,9 +139,7 @@ class GradientStep(AbstractMap):
             lipschitz=lipschitz,
             lipschitz_kind=problem.sqnorm_kind,
             strong_convexity=room.clamp_min(0),
-            strong_convexity_from="A, less the weak convexity of the prior"
-            if bool((room > 0).any())
-            else "none is known",
+            strong_convexity_from=source,
             step_sizes=steps,
             assumptions=(*assumptions, Assumption("∇R is L_R-Lipschitz", True, how)),
         )
