@@ -139,7 +139,7 @@ def spectral_radius(jacobian: Linearised, iterations: int = 100, starts: int = 3
             logs.append(size.clamp_min(torch.finfo(w.dtype).tiny).log())
             w = _unit(w)
         rate = torch.stack(logs[iterations // 2 :]).mean(0).exp()
-        found.append(torch.where(size == 0, torch.zeros_like(rate), rate))
+        found.append(torch.where(torch.eq(size, 0), torch.zeros_like(rate), rate))
     return _gather(found, iterations)
 
 

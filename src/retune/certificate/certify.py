@@ -257,7 +257,7 @@ class _Survey:
             contracts = self.block is not None and float(self.block[i]) < 1
             proved = (
                 bound(
-                    self.block**rule.blocks,
+                    self.block**rule.blocks,  # type: ignore[operator]
                     "ρ_K for any loss" if rule.blocks == 1 else f"ρ_K^{rule.blocks} for any loss",
                 )
                 if contracts
