@@ -58,7 +58,7 @@ class Transparent(Prior):
 
 def rand(*shape: int, seed: int = 0, **kwargs) -> Tensor:
     """Standard normal, from a stream of its own."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **kwargs)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), **kwargs)
 
 
 def spectrum(rows: int, cols: int, low: float, high: float, seed: int = 0) -> Tensor:
