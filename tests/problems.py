@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from deepinv.optim.prior import L1Prior, Prior
+from deepinv.optim.prior import L1Prior, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
-from retune import ForwardBackward, Problem
+from retune import ForwardBackward, GradientStep, Problem
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
@@ -62,7 +62,7 @@ class Transparent(Prior):
 
 def rand(*shape: int, seed: int = 0, **kwargs) -> Tensor:
     """Standard normal, from a stream of its own."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **kwargs)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), **kwargs)
 
 
 def spectrum(rows: int, cols: int, low: float, high: float, seed: int = 0) -> Tensor:
@@ -167,4 +167,18 @@ def damped_l1(batch: int = 2) -> Case:
     return Case(net, y, physics, lambda: soft(mask * y, net.reg()[0]) / mask**2)
 
 
-CASES = {f.__name__: f for f in (quadratic, untied, denoise_l1, denoise_l12, damped_l1)}
+def tikhonov(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + ½λ‖x‖²`` by gradient steps: ``x* = (AᵀA + λ)⁻¹Aᵀy``."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.7, 1.1)
+    y = rand(batch, 1, 1, 14, seed=1)
+    net = GradientStep(Tikhonov(), step_size=0.6, reg=0.3, prior_lipschitz=1.0)
+
+    def answer() -> Tensor:
+        system = matrix.T @ matrix + net.reg()[0] * torch.eye(12)
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+CASES = {f.__name__: f for f in (quadratic, untied, denoise_l1, denoise_l12, damped_l1, tikhonov)}

@@ -200,8 +200,8 @@ def test_submodules_are_loaded_on_first_use():
 @pytest.mark.parametrize(
     ("thing", "expected"),
     [
-        (Truncated(), "Truncated(blocks=1, rtol=None, max_blocks=200)"),
-        (Implicit(1e-3), "Implicit(rtol=0.001, max_blocks=1000)"),
+        (Truncated(), "Truncated(blocks=1, rtol=None, max_blocks=200, memory=0)"),
+        (Implicit(1e-3), "Implicit(rtol=0.001, max_blocks=1000, memory=3)"),
         (Unrolled(), "Unrolled()"),
         (Picard(), "Picard()"),
         (problems.denoise(0.1), "denoise(sigma=0.1)"),
@@ -219,7 +219,8 @@ def test_reprs(thing, expected):
 def test_the_repr_of_a_network():
     net = Restarted(a_map(), depth=5, restarts=7, stop=Stop(1e-3, 99))
     first = (
-        "depth=5, restarts=7, gradient=Truncated(blocks=1, rtol=None, max_blocks=200), solver=Picard(), "
+        "depth=5, restarts=7, gradient=Truncated(blocks=1, rtol=None, max_blocks=200, memory=0), "
+        "solver=Picard(), "
         "stop=Stop(rtol=0.001, max_layers=99)"
     )
     assert first in repr(net)

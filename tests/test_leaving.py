@@ -143,7 +143,7 @@ def test_a_network_gives_each_image_what_it_gets_alone(solver, float64):
         alone = net.solve(y[i : i + 1], deepinv.physics.Inpainting((2, 24, 20), mask=masks()[i : i + 1]))
         # Rounding differs, and Anderson's small systems enlarge it: its way there is another one after a few hundred.
         assert abs(int(alone.layers[0]) / int(together.layers[i]) - 1) <= (0.3 if solver == "anderson" else 0)
-        torch.testing.assert_close(alone.image[0], together.image[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone.image[0], together.image[i], rtol=0, atol=1e-4)
 
 
 def test_operators_and_priors_of_unknown_kind_are_not_restricted():

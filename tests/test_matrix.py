@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from problems import CASES, rand
-from retune import Anderson, Implicit, Picard, Restarted, Stop, Truncated, Unrolled
+from retune import Anderson, Damped, Implicit, Picard, Restarted, Stop, Truncated, Unrolled
 
 RULES = {
     "unrolled": lambda: Unrolled(),
@@ -13,7 +13,7 @@ RULES = {
     "rtol": lambda: Truncated(rtol=1e-9),
     "implicit": lambda: Implicit(rtol=1e-9),
 }
-SOLVERS = {"picard": Picard, "anderson": Anderson}
+SOLVERS = {"picard": Picard, "anderson": Anderson, "damped": Damped}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -15,7 +15,7 @@ from retune.errors import InvalidParameterError
 from retune.priors import WaveletL1, WaveletL12
 
 CPU = torch.device("cpu")
-SIZE = (3, 24, 24)
+SIZE = (3, 26, 26)
 
 
 def make(depth=12, restarts=2, gradient=None, layers=1, prior=None):
@@ -154,7 +154,7 @@ class TestAuto:
             net.train()(y, physics).square().sum().backward()
         choice = net.auto.choice
         bound = net.map.bind(Problem(y, physics))
-        jacobian = torch.func.jacrev(lambda u: bound.layer(u)[0])(net.eval().solve(y, physics).state)[:, :, :, :, 0]
+        jacobian = torch.func.jacrev(lambda u: bound.layer(u)[0])(net.eval().solve(y, physics).state)[:, :, :, 0]
         rate = float(torch.linalg.eigvals(jacobian.reshape(64, 64).detach()).abs().max())
         assert choice.rate == pytest.approx(rate, abs=0.01)
         layers = choice.depth * choice.blocks

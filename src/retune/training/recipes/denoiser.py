@@ -62,7 +62,10 @@ def main(
     folder = Path(f"{name}-training") if work is None else work
     train(net, loss, validate, Budget(steps, lr), folder)
     target = Path(f"{name}.safetensors") if out is None else out
-    notes = {"recipe": f"python -m retune.training.recipes.denoiser --name {name} --steps {steps} --seed {seed}"}
+    notes = {
+        "recipe": f"python -m retune.training.recipes.denoiser --name {name} --steps {steps} --batch {batch} "
+        f"--crop {crop} --lr {lr} --seed {seed}"
+    }
     _checkpoint.write(target, net.state_dict(), net.describe(), notes)
     typer.echo(f"{target}: {sum(p.numel() for p in net.parameters())} parameters")
 
