@@ -188,7 +188,7 @@ class TestAuto:
         def step():
             tight(y, physics).square().sum().backward()
 
-        assert peak_of(step, CPU) == pytest.approx(tight.auto.choice.peak, rel=bar)
+        assert peak_of(step, CPU) == pytest.approx(tight.auto.choice.peak, rel=0.15)
 
     def test_too_little_memory_is_refused(self):
         y, physics = self.batch()

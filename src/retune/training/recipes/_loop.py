@@ -94,7 +94,9 @@ def train(
         size = nn.utils.clip_grad_norm_(net.parameters(), budget.clip)
         running.append(value.detach().cpu())
         if not bool(torch.isfinite(size) & torch.isfinite(value)):
-            raise DivergedError(f"step {step}: the loss is {float(value.detach())}, the norm of its gradient {float(size)}")
+            raise DivergedError(
+                f"step {step}: the loss is {float(value.detach())}, the norm of its gradient {float(size)}"
+            )
         optimiser.step()
         if step % budget.report_every == 0 or step == budget.steps:
             net.eval()
