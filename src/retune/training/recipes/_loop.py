@@ -94,7 +94,7 @@ def train(
         size = nn.utils.clip_grad_norm_(net.parameters(), budget.clip)
         running.append(value.detach().cpu())
         if not bool(torch.isfinite(size) & torch.isfinite(value)):
-            raise DivergedError(f"step {step}: the loss is {float(value)}, the norm of its gradient {float(size)}")
+            raise DivergedError(f"step {step}: the loss is {running[-1]:g}, the norm of its gradient {size:g}")
         optimiser.step()
         if step % budget.report_every == 0 or step == budget.steps:
             net.eval()
