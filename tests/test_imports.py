@@ -137,6 +137,19 @@ def test_the_walk_sees_what_it_should(source, module, count):
     assert len(backward_imports(source, module)) == count
 
 
+def test_every_package_can_be_the_first_import():
+    """One fresh process; what is forgotten between two imports is retune alone."""
+    names = sorted({module_name(p) for p in FILES if p.name != "__main__.py"})
+    script = (
+        "import sys, importlib, warnings; warnings.simplefilter('ignore')\n"
+        f"for name in {names}:\n"
+        "    for known in [m for m in sys.modules if m.split('.')[0] == 'retune']: del sys.modules[known]\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def definitions(tree: ast.Module):
     """Public classes and functions, and the public methods of public classes."""
     for node in tree.body:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import pad
@@ -24,10 +26,13 @@ def noisy(*shape):
     return 0.5 + 0.2 * rand(*shape)
 
 
+@pytest.mark.parametrize("strength", [4.0, 60.0])
 @pytest.mark.parametrize("convexity", CONVEXITY)
-def test_the_solution_is_optimal(convexity, float64):
+def test_the_solution_is_optimal(convexity, strength, float64):
     """On the extended image: x − y + ∇R(x) = 0."""
     net = denoiser(convexity).requires_grad_(False)
+    net.prior.profile.strength[0] = math.log(strength)
+    net.prior.profile.slope[:, 0] = 4.0
     y = pad(noisy(2, 1, 9, 8), (net.prior.filters.reach,) * 4, mode="reflect")
     sigma = torch.tensor([0.05, 0.2])
     found = []

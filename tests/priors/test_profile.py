@@ -7,7 +7,7 @@ import torch
 
 from problems import rand
 from retune.errors import InvalidParameterError, UnknownNameError
-from retune.priors.profile import CONVEXITY, BoundProfile, Profile, _Derivative, _plain
+from retune.priors.profile import CONVEXITY, BoundProfile, Profile, _Derivative
 
 
 def profile(convexity: str, filters: int = 5, knots: int = 3, spread: float = 0.7) -> Profile:
@@ -31,6 +31,12 @@ def inputs(batch: int = 2, tables: int = 1, seed: int = 0) -> list[torch.Tensor]
     ]
 
 
+def plain(r, limits, jumps):
+    """``Σ_j c_j clip(r, −T_j, T_j)`` by autograd's own operations."""
+    terms = [r.clamp(-limits[:, :, j], limits[:, :, j]) * jumps[:, :, j] for j in range(limits.shape[2])]
+    return torch.stack(terms).sum(0)
+
+
 @pytest.mark.parametrize("convexity", CONVEXITY)
 def test_derivative_is_that_of_the_value(convexity, float64):
     bound = profile(convexity).bind(levels(0.1, 0.02))
@@ -47,11 +53,11 @@ def test_derivative_is_that_of_the_value(convexity, float64):
 @pytest.mark.parametrize("tables", [1, 2])
 def test_slices_are_the_plain_formula(tables, float64):
     r, limits, jumps = inputs(tables=tables)
-    torch.testing.assert_close(_Derivative.apply(r, limits, jumps), _plain(r, limits, jumps), rtol=0, atol=1e-14)
+    torch.testing.assert_close(_Derivative.apply(r, limits, jumps), plain(r, limits, jumps), rtol=0, atol=1e-14)
     weights = rand(*r.shape, seed=9)
     ours = torch.autograd.grad((weights * _Derivative.apply(r, limits, jumps)).sum(), (r, limits, jumps))
-    plain = torch.autograd.grad((weights * _plain(r, limits, jumps)).sum(), (r, limits, jumps))
-    for a, b in zip(ours, plain, strict=True):
+    expected = torch.autograd.grad((weights * plain(r, limits, jumps)).sum(), (r, limits, jumps))
+    for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
@@ -60,6 +66,18 @@ def test_first_second_and_forward_derivatives(tables, float64):
     given = inputs(tables=tables)
     assert torch.autograd.gradcheck(_Derivative.apply, given, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(_Derivative.apply, given)
+
+
+@pytest.mark.parametrize("tables", [1, 2])
+@pytest.mark.parametrize("mode", ["jacrev", "jacfwd"])
+def test_function_transforms(mode, tables, float64):
+    """As an estimator of the contraction uses them."""
+    given = [t.detach() for t in inputs(tables=tables)]
+    found = getattr(torch.func, mode)(_Derivative.apply, argnums=(0, 1, 2))(*given)
+    for a, b in zip(found, torch.func.jacrev(plain, argnums=(0, 1, 2))(*given), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+    pull = torch.func.vjp(_Derivative.apply, *given)[1]
+    torch.testing.assert_close(pull(given[0])[0], torch.func.vjp(plain, *given)[1](given[0])[0])
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)])

@@ -150,10 +150,8 @@ class _Derivative(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[override]
         r, limits, jumps = ctx.saved_tensors
         learned = any(ctx.needs_input_grad[1:])
-        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
-            wanted = [t for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True) if need]
-            found = iter(torch.autograd.grad(_plain(r, limits, jumps), wanted, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+        if torch.is_grad_enabled():  # a second derivative may be wanted, or torch.func is at work
+            return _recorded_backward(grad, r, limits, jumps, learned)
         grad_r = torch.empty_like(r)
         by_limit = r.new_zeros(r.shape[0], *limits.shape[1:]) if learned else None
         by_jump = torch.zeros_like(by_limit) if by_limit is not None else None
@@ -174,6 +172,18 @@ class _Derivative(torch.autograd.Function):
         return grad_r, by_limit.sum_to_size(limits.shape), by_jump.sum_to_size(jumps.shape)
 
     @staticmethod
+    def vmap(info, in_dims, r, limits, jumps):  # type: ignore[override]
+        size = info.batch_size
+
+        def fold(t: Tensor, dim: int | None, batch: int) -> Tensor:
+            t = t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+            return t.expand(size, batch, *t.shape[2:]).flatten(0, 1)
+
+        batch = r.shape[0] if in_dims[0] is None else r.movedim(in_dims[0], 0).shape[1]
+        folded = (fold(t, dim, batch) for t, dim in zip((r, limits, jumps), in_dims, strict=True))
+        return _Derivative.apply(*folded).unflatten(0, (size, batch)), 0  # type: ignore[union-attr]
+
+    @staticmethod
     def jvp(ctx, r_t, limits_t, jumps_t):  # type: ignore[override]
         r, limits, jumps = ctx.saved_tensors
         out = torch.zeros_like(r)
@@ -189,11 +199,22 @@ class _Derivative(torch.autograd.Function):
         return out
 
 
-def _plain(r: Tensor, limits: Tensor, jumps: Tensor) -> Tensor:
-    """The same by autograd's own operations."""
-    return torch.stack(
-        [r.clamp(-limits[:, :, j], limits[:, :, j]) * jumps[:, :, j] for j in range(limits.shape[2])]
-    ).sum(0)
+def _recorded_backward(
+    grad: Tensor, r: Tensor, limits: Tensor, jumps: Tensor, learned: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The same backward pass in operations that autograd records, nothing in place."""
+    slope, by_limit, by_jump = torch.zeros_like(r), [], []
+    for j in range(limits.shape[2]):
+        limit, jump = limits[:, :, j], jumps[:, :, j]
+        inside = (r.abs() <= limit).to(r.dtype)
+        slope = slope + jump * inside
+        if learned:
+            by_limit.append((grad * r.sign() * (1 - inside) * jump).sum((2, 3), keepdim=True))
+            by_jump.append((grad * r.clamp(-limit, limit)).sum((2, 3), keepdim=True))
+    if not learned:
+        return grad * slope, None, None
+    sums = [torch.stack(t, 2).sum_to_size(limits.shape) for t in (by_limit, by_jump)]
+    return grad * slope, sums[0], sums[1]
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
