@@ -139,7 +139,7 @@ class TestAuto:
         )
 
     def batch(self):
-        """Damped inpainting, m² in {0.36, 1}: a layer with τ = 1/2 shrinks errors by 1 − 0.36/2 where they are slowest."""
+        """Damped inpainting, m² in {0.36, 1}: with τ = 1/2 a layer shrinks errors by 1 − 0.36/2 or faster."""
         mask = torch.where(rand(1, 1, 8, 8, seed=3) > 0, 1.0, self.weight)
         return rand(2, 1, 8, 8, seed=1), Inpainting((1, 8, 8), mask=mask)
 

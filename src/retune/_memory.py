@@ -88,7 +88,9 @@ def as_bytes(memory: int | float | str) -> int:
     if isinstance(memory, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]+)\s*", memory)
         if match is None or match[2].upper() not in _UNITS:
-            raise InvalidParameterError(f"memory must be a number of bytes or a text with a unit, got {memory!r}; {hint}")
+            raise InvalidParameterError(
+                f"memory must be a number of bytes or a text with a unit, got {memory!r}; {hint}"
+            )
         memory = float(match[1]) * _UNITS[match[2].upper()]
     if isinstance(memory, bool) or not isinstance(memory, int | float):
         raise wrong_type("memory", memory, "an amount of memory", hint)

@@ -85,9 +85,10 @@ def plan(
     """Predict memory and time of a training step and of an evaluation, and the depth that fits a memory.
 
     Steps of two small depths on batches of one and two images of the real size are run and measured; memory is
-    linear in the depth and in the batch, time is too once both are large (for a rule that picks its own number of
-    adjoint blocks it is that of its own depth on random data). The weights and gradients are left as they were. Memory is counted in bytes of tensors (on CUDA as the allocator counts them);
-    workspaces inside an operation, and what an allocator rounds up or keeps, come on top.
+    linear in the depth and in the batch, and time is too once both are large (for a rule that picks its own number of
+    adjoint blocks it is that of its own depth on random data). The weights and gradients are left as they were.
+    Memory is counted in bytes of tensors (on CUDA as the allocator counts them); workspaces inside an operation, and
+    what an allocator rounds up or keeps, come on top.
 
     Args:
         net: the network, on its device, with its depth, restarts and gradient rule.
@@ -111,9 +112,7 @@ def plan(
 
 
 class _Planner:
-    def __init__(
-        self, net: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None
-    ):
+    def __init__(self, net: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None):
         self.net, self.size = net, size
         parameters = list(net.parameters())
         first = parameters[0] if parameters else torch.zeros(())

@@ -255,7 +255,14 @@ class _Survey:
             return Claim()
         if isinstance(rule, Truncated) and rule.rtol is None:
             contracts = self.block is not None and float(self.block[i]) < 1
-            proved = bound(self.block**rule.blocks, "ρ_K for any loss" if rule.blocks == 1 else f"ρ_K^{rule.blocks} for any loss") if contracts else ()  # type: ignore[operator]
+            proved = (
+                bound(
+                    self.block**rule.blocks,
+                    "ρ_K for any loss" if rule.blocks == 1 else f"ρ_K^{rule.blocks} for any loss",
+                )
+                if contracts
+                else ()
+            )  # type: ignore[operator]
             assert self.gradient is not None
             spread = float(self.gradient[:, i].amax() - self.gradient[:, i].amin())
             how = f"adjoint series, {self.starts} random losses within {spread:.0e}"
