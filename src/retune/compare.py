@@ -12,6 +12,7 @@ from deepinv.loss.metric import PSNR, SSIM
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune.certificate import certify
 from retune.errors import DivergedError, InvalidParameterError
 from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
 from retune.maps import ForwardBackward
@@ -160,6 +161,7 @@ def compare(
             "gradient_error": _gradient_error(method, trained),
             "failure": failure,
             "learned": _learned(net),
+            "certificate": _certificate(method, net, final) if failure is None else None,
             "training": None if trained is None else {"loss": [s.loss for s in trained.steps]},
         }
         images[method.key] = image
@@ -310,6 +312,14 @@ def _gradient_error(method: Method, trained: FitResult | None) -> float | None:
         return None
     last = [s.gradient_error for s in trained.steps[-10:] if math.isfinite(s.gradient_error)]
     return sum(last) / len(last) if last else None
+
+
+def _certificate(method: Method, net: Restarted, final: Pair) -> dict | None:
+    """Of ReTune only; a few iterations, since it is done for every image."""
+    if method.key != "retune":
+        return None
+    _, y, physics = final
+    return certify(net, y, physics, iterations=10, starts=2, max_layers=500).to_dict()
 
 
 def _learned(net: Restarted) -> dict:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from retune._memory import as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError, require, require_whole
+from retune.gradients import Implicit, Truncated
+from retune.gradients.base import GradientRule
 from retune.model import Restarted
 from retune.problems.base import Restoration
 from retune.solve import Stop
@@ -83,9 +85,10 @@ def plan(
     """Predict memory and time of a training step and of an evaluation, and the depth that fits a memory.
 
     Steps of two small depths on batches of one and two images of the real size are run and measured; memory is
-    linear in the depth and in the batch, time is too once both are large. Nothing larger is run, the weights and
-    gradients are left as they were. Memory is counted in bytes of tensors (on CUDA as the allocator counts them);
-    workspaces inside an operation, and what an allocator rounds up or keeps, come on top.
+    linear in the depth and in the batch, and time is too once both are large (for a rule that picks its own number of
+    adjoint blocks it is that of its own depth on random data). The weights and gradients are left as they were.
+    Memory is counted in bytes of tensors (on CUDA as the allocator counts them); workspaces inside an operation, and
+    what an allocator rounds up or keeps, come on top.
 
     Args:
         net: the network, on its device, with its depth, restarts and gradient rule.
@@ -126,9 +129,10 @@ class _Planner:
         kept = [(p, p.grad) for p in net.parameters()]
         mode = net.training
         try:
-            self._peak(1, self.cycle, "step")  # whatever is cached for good
+            # An operator that is met for the first time is examined, which for few layers is the peak.
+            first = [self._peak(b, self.cycle, "step", warm=False) for b in (1, 2)]
             steps = {(b, k): self._peak(b, k, "step") for b in (1, 2) for k in self.depths}
-            evaluations = [self._peak(b, self.depths[0], "evaluation") for b in (1, 2)]
+            evaluations = [self._peak(b, net.depth, "evaluation") for b in (1, 2)]
             seconds, layer = self._seconds(batch)
         finally:
             for p, grad in kept:
@@ -141,13 +145,15 @@ class _Planner:
             one, two = (
                 steps[b, near] + (steps[b, far] - steps[b, near]) / (far - near) * (depth - near) for b in (1, 2)
             )
-            return one + (two - one) * (batch - 1)
+            return max(_line(one, two, batch), _line(*first, batch))
 
         resident = self._resident(batch)
         deepest = None
         if memory is not None:
-            slope = max(bytes_at(self.cycle + 1) - bytes_at(self.cycle), 1.0)
-            fits = (memory - resident - bytes_at(self.cycle)) / slope + self.cycle
+            far = 1000 * self.cycle
+            slope = max((bytes_at(far) - bytes_at(far // 2)) / (far - far // 2), 1.0)
+            room = memory - resident
+            fits = (room - bytes_at(far)) / slope + far if room >= bytes_at(self.cycle) else 0
             deepest = max(0, math.floor(fits / self.cycle) * self.cycle)
         return Plan(
             image_size=self.size,
@@ -156,7 +162,7 @@ class _Planner:
             restarts=net.restarts,
             step_bytes=round(bytes_at(net.depth)),
             resident_bytes=resident,
-            evaluation_bytes=round(evaluations[0] + (evaluations[1] - evaluations[0]) * (batch - 1)),
+            evaluation_bytes=round(_line(*evaluations, batch)),
             step_seconds=seconds,
             evaluation_seconds=layer * net.depth * (net.restarts + 1),
             memory=memory,
@@ -172,11 +178,16 @@ class _Planner:
         return x, self.problem.A(x), self.problem
 
     def _task(
-        self, batch: int, depth: int, kind: Literal["step", "evaluation"], restarts: int = 1
+        self,
+        batch: int,
+        depth: int,
+        kind: Literal["step", "evaluation"],
+        restarts: int = 1,
+        rule: GradientRule | None = None,
     ) -> Callable[[], object]:
         """A training step, or an evaluation of as many layers, as a function."""
         x, y, physics = self._measurement(batch)
-        net = Restarted(self.net.map, depth, restarts, self.net.gradient, self.net.solver)
+        net = Restarted(self.net.map, depth, restarts, rule or self.net.gradient, self.net.solver)
         net.train(kind == "step")
         if kind == "evaluation":
             stop = Stop(0.0, depth * (restarts + 1))
@@ -190,22 +201,34 @@ class _Planner:
 
         return step
 
-    def _peak(self, batch: int, depth: int, kind: Literal["step", "evaluation"]) -> int:
-        task = self._task(batch, depth, kind)
+    def _peak(self, batch: int, depth: int, kind: Literal["step", "evaluation"], warm: bool = True) -> int:
+        task = self._task(batch, depth, kind, min(1, self.net.restarts), self._short())
+        if warm:
+            task()
         self.net.zero_grad(set_to_none=True)
         return peak_of(task, self.device)
 
+    def _short(self) -> GradientRule:
+        """The rule with few adjoint blocks: from the third on they need no more memory."""
+        rule = self.net.gradient
+        if isinstance(rule, Truncated):
+            return Truncated(min(rule.blocks, 3), None if rule.rtol is None else 0.5, min(rule.max_blocks, 4))
+        return Implicit(0.5, min(rule.max_blocks, 4)) if isinstance(rule, Implicit) else rule
+
     def _seconds(self, batch: int) -> tuple[float, float]:
         """One training step of the network, and one layer of an evaluation, for the whole batch."""
-        near, far = self.depths
+        net, (near, far) = self.net, self.depths
         small = min(batch, 2)  # times of one image are mostly overhead, where images are small
         layer = self._time(self._task(small, near, "evaluation", 4)) / (5 * near)
-        blocks = [self._time(self._task(small, k, "step", 0)) for k in self.depths]
-        slope = max(blocks[1] - blocks[0], 0.0) / (far - near)
-        block = max(blocks[0] + slope * (self.net.depth - near), blocks[0] * min(1.0, self.net.depth / near))
-        rounds = self.net.restarts if self.net.gradient.restarts else 0
+        if getattr(net.gradient, "rtol", None) is None:
+            blocks = [self._time(self._task(small, k, "step", 0)) for k in self.depths]
+            slope = max(blocks[1] - blocks[0], 0.0) / (far - near)
+            block = max(blocks[0] + slope * (net.depth - near), blocks[0] * min(1.0, net.depth / near))
+        else:  # the number of blocks depends on the depth and on the data
+            block = self._time(self._task(small, net.depth, "step", 0))
+        rounds = net.restarts if net.gradient.restarts else 0
         scale = batch / small
-        return scale * (block + layer * self.net.depth * rounds), scale * layer
+        return scale * (block + layer * net.depth * rounds), scale * layer
 
     def _time(self, task: Callable[[], object]) -> float:
         seconds = []
@@ -223,6 +246,11 @@ class _Planner:
         x, y, _ = self._measurement(1)
         parts = [x, *([y] if isinstance(y, Tensor) else list(y))]
         return weights + batch * sum(p.numel() * p.element_size() for p in parts)
+
+
+def _line(one: float, two: float, batch: int) -> float:
+    """From batches of one and two to any."""
+    return one + (two - one) * (batch - 1)
 
 
 def _wait(device: torch.device) -> None:

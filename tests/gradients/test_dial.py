@@ -58,7 +58,7 @@ def test_cancellation_is_seen(float64):
 
 
 def test_only_the_leaves_of_the_block_are_looked_at(float64):
-    """Nothing to learn but the measurement: the gradient in y is as accurate; the rule ends."""
+    """With nothing to learn but the measurement, the gradient in y is as accurate."""
     case = CASES["quadratic"](batch=1)
     case.map.requires_grad_(False)
     y = case.y.clone().requires_grad_()

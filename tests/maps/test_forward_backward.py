@@ -3,11 +3,12 @@
 import pytest
 import torch
 from deepinv.optim import L1, L2, PGD
-from deepinv.optim.prior import L1Prior, PnP, Prior
+from deepinv.optim.prior import L1Prior, PnP, Prior, ZeroPrior
 from deepinv.physics import Blur, Denoising, Inpainting
 
 from problems import CASES, Quadratic, dense, quadratic, rand, soft, spectrum
 from retune import ForwardBackward, Problem
+from retune.build import build
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import WaveletL1, WaveletL12
 
@@ -302,3 +303,49 @@ def test_wrong_image_shape():
     bound = CASES["denoise_l1"]().bind()
     with pytest.raises(ShapeError, match=r"\(2, 2, 8, 8\) for this problem, got \(2, 2, 8, 9\)"):
         bound.state(torch.zeros(2, 2, 8, 9))
+
+
+@pytest.mark.parametrize("fidelity", [None, L2(sigma=0.5)], ids=["L2", "weighted"])
+@pytest.mark.parametrize("make", ["denoising", "dense"])
+def test_added_strong_convexity(make, fidelity, float64):
+    """The fixed point solves ``(AᵀA/σ² + λW² + εI) x = Aᵀy/σ²``, and the step stays below ``2/(‖A‖²/σ² + ε)``."""
+    matrix = torch.eye(12) if make == "denoising" else spectrum(14, 12, 0.2, 1.0)
+    y = rand(2, 1, 3, 4) if make == "denoising" else rand(2, 1, 1, 14)
+    physics = Denoising() if make == "denoising" else dense(matrix, (1, 3, 4))
+    map_ = ForwardBackward(
+        Quadratic(torch.full((1, 1, 1, 1), 0.5)), fidelity, step_size=0.95, reg=0.2, strong_convexity=0.3
+    )
+    map_.requires_grad_(False)
+    weight = 1.0 if fidelity is None else 4.0
+    problem = map_.problem(y, physics)
+    bound = map_.bind(problem)
+    u = bound.block(bound.init(), 2000)
+    system = weight * matrix.T @ matrix + (0.2 * 0.25 + 0.3) * torch.eye(12)
+    expected = torch.linalg.solve(system, weight * (y.flatten(1) @ matrix).T).T.reshape(u.shape)
+    torch.testing.assert_close(u, expected, rtol=0, atol=1e-10)
+    facts = map_.guarantee(problem)
+    assert float((facts.step_sizes / facts.step_limit).max()) == pytest.approx(0.95)
+
+
+def test_added_strong_convexity_with_another_fidelity(float64):
+    """``|x − y| + ½ε‖x‖²`` has no smooth part, so a smooth fidelity of one's own: the gradient gets εu all the same."""
+    y = rand(1, 1, 3, 4)
+
+    class Half(L2):
+        pass  # not exactly L2: treated as any other fidelity
+
+    map_ = ForwardBackward(ZeroPrior(), Half(), step_size=0.5, lipschitz=1.0, strong_convexity=0.5)
+    bound = map_.requires_grad_(False).bind(map_.problem(y, Denoising()))
+    torch.testing.assert_close(bound.block(bound.init(), 300), y / 1.5, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), "0.1"])
+def test_refused_strong_convexity(bad):
+    with pytest.raises(InvalidParameterError, match="strong_convexity"):
+        ForwardBackward(L1Prior(), strong_convexity=bad)
+
+
+def test_strong_convexity_is_described_and_shown():
+    map_ = ForwardBackward(WaveletL1("haar", 1), strong_convexity=0.25)
+    assert build(map_.describe()).strong_convexity == 0.25
+    assert "strong_convexity=0.25" in repr(map_)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retune.report.certificates import certificate_table
 from retune.report.figures import write_figures
 from retune.report.html import write_report
 from retune.report.results import check_results, read_results
@@ -19,7 +20,15 @@ from retune.report.table import terminal_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["check_results", "read_results", "terminal_table", "write_all", "write_figures", "write_report"]
+__all__ = [
+    "certificate_table",
+    "check_results",
+    "read_results",
+    "terminal_table",
+    "write_all",
+    "write_figures",
+    "write_report",
+]
 
 
 def write_all(results: dict, folder: str | Path, console: Console | None = None) -> Path:

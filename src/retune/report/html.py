@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
 
+from retune.report.certificates import CertificateTable, certificate_table
 from retune.report.figures import write_figures
 from retune.report.learned import Learned, learned_table
 from retune.report.numbers import (
@@ -44,6 +45,7 @@ class _Section:
     remarks: list[str]
     figures: dict[str, dict[str, str]]
     learned: Learned | None
+    certificates: list[CertificateTable]
 
 
 def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | None = None) -> Path:
@@ -107,7 +109,18 @@ def _section(results: dict, name: str, folder: Path, figures: dict[str, Path]) -
             if f"{name}-{kind}" in figures
         },
         learned=learned_table(problem),
+        certificates=_certificates(problem),
     )
+
+
+def _certificates(problem: dict) -> list[CertificateTable]:
+    """Those of the methods that have one, image by image."""
+    names = (problem.get("images") or {}).get("names")
+    found = []
+    for name, method in problem["methods"].items():
+        for table in certificate_table(method.get("certificate") or {}, names):
+            found.append(replace(table, title=f"{label(method, name)}, {table.title}"))
+    return found
 
 
 def _rows(problem: dict, folder: Path) -> list[dict]:

@@ -140,6 +140,18 @@ class _Check:
             self.numbers(curve, key, f"{entry}.curve", length)
         self.numbers(self.table(method, "training", f"{entry}.training"), "loss", f"{entry}.training")
         self.table(method, "learned", f"{entry}.learned")
+        self.certificate(self.table(method, "certificate", f"{entry}.certificate"), f"{entry}.certificate")
+
+    def certificate(self, certificate: dict, entry: str) -> None:
+        for i, image in enumerate(self.sequence(certificate, "images", f"{entry}.images")):
+            here = f"{entry}.images[{i}]"
+            if not isinstance(image, dict):
+                self.fail(here, image, "a table, as Certificate.to_dict() writes it")
+            for name in self.table(image, "claims", f"{here}.claims"):
+                for number in self.sequence(image["claims"], name, f"{here}.claims.{name}"):
+                    if not isinstance(number, dict) or not {"value", "kind", "how"} <= set(number):
+                        self.fail(f"{here}.claims.{name}", number, "a table with «value», «kind» and «how»")
+                    self.number(number, "value", f"{here}.claims.{name}")
 
     def count(self, owner: dict, key: str, entry: str, count: int) -> None:
         values = self.sequence(owner, key, f"{entry}.{key}")

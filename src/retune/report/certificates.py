@@ -1,0 +1,89 @@
+"""Certificates as rows of a table: from their plain data, as ``Certificate.to_dict()`` wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from retune.report.numbers import MISSING, power
+
+__all__ = ["CertificateRow", "CertificateTable", "certificate_table"]
+
+#: The claims that a report shows, and how it calls them; {K} is the depth.
+CLAIMS = {
+    "step_size": "step size ÷ (2/L)",
+    "layer_factor": "factor of one layer",
+    "block_factor": "factor of {K} layers",
+    "rate": "asymptotic factor per layer",
+    "residual": "relative change in {K} layers",
+    "relative_distance": "relative distance to the equilibrium",
+    "rmse": "distance to the equilibrium, RMSE",
+    "gradient_error": "relative error of the gradient",
+}
+
+
+@dataclass(frozen=True)
+class CertificateRow:
+    """One quantity: the bound with its kind, and the estimate or measurement with how it was found."""
+
+    name: str
+    bound: str
+    bound_kind: str
+    other: str
+    other_kind: str
+    how: str
+
+
+@dataclass(frozen=True)
+class CertificateTable:
+    """The table of one image."""
+
+    title: str
+    verdict: str
+    row: str
+    rows: list[CertificateRow]
+    assumptions: list[str]
+
+
+def certificate_table(certificate: dict[str, Any], names: list[str] | None = None) -> list[CertificateTable]:
+    """One table per image.
+
+    Args:
+        certificate: what ``Certificate.to_dict()`` returned, or a result file holds.
+        names: what the images are called.
+    """
+    images = certificate.get("images") or []
+    tables = []
+    for i, image in enumerate(images):
+        claims = image.get("claims") or {}
+        rows = [
+            _row(label.format(K=certificate.get("depth", "K")), claims[name])
+            for name, label in CLAIMS.items()
+            if claims.get(name)
+        ]
+        tables.append(
+            CertificateTable(
+                title=names[i] if names and i < len(names) else f"image {i}",
+                verdict=str(image.get("verdict") or ""),
+                row=str(image.get("row") or ""),
+                rows=rows,
+                assumptions=[
+                    f"{a['statement']} ({'' if a['checked'] else 'not '}checked: {a['how']})"
+                    for a in image.get("assumptions") or []
+                ],
+            )
+        )
+    return tables
+
+
+def _row(name: str, numbers: list[dict]) -> CertificateRow:
+    bound = next((n for n in numbers if n["kind"].startswith("proved")), None)
+    other = next((n for n in numbers if n is not bound), None)
+    return CertificateRow(
+        name=name,
+        bound=MISSING if bound is None else f"≤ {power(bound['value'])}",
+        bound_kind="" if bound is None else bound["kind"],
+        other=MISSING if other is None else power(other["value"]),
+        other_kind="" if other is None else other["kind"],
+        how="; ".join(n["how"] for n in (bound, other) if n is not None and n["how"]),
+    )

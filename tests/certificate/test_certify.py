@@ -1,0 +1,311 @@
+"""What a certificate says of which map, and in which words; the bounds themselves are in test_bounds.py."""
+
+import json
+
+import pytest
+import torch
+from deepinv.optim import L1
+from deepinv.optim.prior import L1Prior
+from deepinv.physics import Blur, Denoising, Inpainting
+from torch import nn
+
+from problems import Quadratic, Transparent, dense, quadratic, rand, spectrum, untied
+from retune import ForwardBackward, Implicit, Problem, Restarted, Stop, Truncated, Unrolled, certify
+from retune._local import Linearised, spectral_norm, spectral_radius
+from retune.errors import CutGradientError, InvalidParameterError
+from retune.guarantee import Convexity
+from retune.maps.base import AbstractMap
+from retune.priors import WaveletL1, WaveletL12
+
+QUICK = {"iterations": 5, "starts": 2}
+
+
+class Halved(nn.Module):
+    """A smooth layer, not the prox of anything convex."""
+
+    def forward(self, v):
+        return 0.5 * v + 0.2 * torch.sin(v)
+
+
+def denoiser_net(depth=4, **options):
+    return Restarted(ForwardBackward(Transparent(Halved()), step_size=0.3), depth, 2, **options)
+
+
+def test_a_free_denoiser_is_never_proved(float64):
+    certificate = certify(denoiser_net(), rand(2, 1, 4, 4), Denoising(), **QUICK)
+    for image in certificate:
+        numbers = [n for claim in image.claims.values() for n in claim.numbers]
+        bounds = {name for name, claim in image.claims.items() if claim.proved}
+        assert bounds == {"step_size"}  # a fact of the map, from which nothing follows here
+        assert {n.kind for n in numbers} >= {"estimated", "measured"}
+        assert image.row == "any denoiser"
+        assert image.statement == ""
+        assert image.verdict.startswith("Nothing is proved of this map in advance; estimated:")
+
+
+class Bare(AbstractMap):
+    """A map that states nothing."""
+
+    def __init__(self, owner):
+        super().__init__()
+        self.owner = owner
+
+    def bind(self, problem):
+        return self.owner.bind(problem)
+
+    def describe(self):
+        return {}
+
+
+def test_by_default_a_map_proves_nothing(float64):
+    case = quadratic(batch=1)
+    assert Bare(case.map).guarantee(Problem(case.y, case.physics)).factors() is None
+    image = certify(Restarted(Bare(case.map), 3, 2), case.y, case.physics, **QUICK)[0]
+    assert all(claim.proved is None for claim in image.claims.values())
+    assert image.rmse.estimated.value < 1e-3
+
+
+def test_estimates_are_those_of_dense_linear_algebra(float64):
+    """Norm, radius, distance and gradient error at the equilibrium; the norm from below."""
+    case = quadratic(batch=1, low=0.4)
+    net = Restarted(case.map, 3, 2, gradient=Truncated(blocks=2), stop=Stop(0.0, 9))
+    image = certify(net, case.y, case.physics, iterations=60, starts=3)[0]
+    bound = case.map.requires_grad_(False).bind(Problem(case.y, case.physics))
+    jacobian = torch.func.jacrev(bound.layer)(case.answer().detach()).reshape(20, 20)
+    norm = float(torch.linalg.matrix_norm(jacobian, 2))
+    power = torch.linalg.matrix_power(jacobian, 3)
+    assert image.layer_factor.estimated.value == pytest.approx(norm, rel=1e-3)
+    assert image.layer_factor.estimated.value <= norm * (1 + 1e-12)
+    assert image.block_factor.estimated.value == pytest.approx(float(torch.linalg.matrix_norm(power, 2)), rel=1e-3)
+    assert image.rate.estimated.value == pytest.approx(float(torch.linalg.eigvals(jacobian).abs().max()), rel=5e-3)
+    u = net.eval().solve(case.y, case.physics).state
+    true = float((u - case.answer()).norm().detach())
+    assert image.distance.estimated.value == pytest.approx(true, rel=0.1)
+    assert image.relative_distance.estimated.value == pytest.approx(true / float(u.norm()), rel=0.1)
+    assert image.rmse.estimated.value == pytest.approx(true / 20**0.5, rel=0.1)
+    after = bound.block(u, 3)
+    assert image.residual.measured.value == pytest.approx(float((after - u).norm() / after.norm()))
+    worst = 0.0
+    for seed in range(3):
+        v = torch.randn(1, 4, 5, generator=torch.Generator().manual_seed(1000 + seed)).flatten()
+        whole = torch.linalg.solve(torch.eye(20) - power.T, v)
+        worst = max(worst, float((whole - v - power.T @ v).norm() / whole.norm()))
+    assert image.gradient_error.estimated.value == pytest.approx(worst, rel=5e-3)
+
+
+def test_what_is_not_normal(float64):
+    """A rotation with a shear: norm and radius differ, and the eigenvalues are complex."""
+    matrix = 0.6 * torch.tensor([[0.0, -2.0], [0.5, 0.0]])
+
+    class Bound:
+        layers = 1
+
+        def block(self, u, depth):
+            for _ in range(depth):
+                u = (u.flatten(1) @ matrix.T).reshape(u.shape)
+            return u
+
+    jacobian = Linearised(Bound(), rand(2, 1, 1, 2))
+    assert spectral_norm(jacobian).value.tolist() == pytest.approx([1.2, 1.2])
+    assert spectral_radius(jacobian).value.tolist() == pytest.approx([0.6, 0.6])
+    square = spectral_norm(jacobian, cycles=2)
+    assert square.value.tolist() == pytest.approx([0.36, 0.36])
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward(v)
+        return torch.tanh(v)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return grad * (1 - torch.tanh(ctx.saved_tensors[0]) ** 2)
+
+
+def test_layers_that_cannot_be_differentiated_twice(float64):
+    """Jv is then a finite difference, and the certificate says so."""
+    found = {}
+    for name, prox in (("once", _Once.apply), ("twice", torch.tanh)):
+        net = Restarted(ForwardBackward(Transparent(prox), step_size=0.4), 3, 2)
+        found[name] = certify(net, rand(1, 1, 3, 3), Denoising(), **QUICK)[0].block_factor.estimated
+    assert "finite differences" in found["once"].how
+    assert "finite differences" not in found["twice"].how
+    assert found["once"].value == pytest.approx(found["twice"].value, rel=1e-5)
+
+
+def test_a_map_without_gradient_is_refused():
+    net = Restarted(ForwardBackward(Transparent(lambda v: v.detach() * 0.5)), 2, 2)
+    with pytest.raises(CutGradientError, match="cannot be measured"):
+        certify(net, rand(1, 1, 3, 3), Denoising())
+
+
+def guarantee(physics, y, prior=None, **options):
+    map_ = ForwardBackward(WaveletL1("haar", 1) if prior is None else prior, **options)
+    return map_.guarantee(map_.problem(y, physics))
+
+
+def test_strong_convexity_from_the_operator():
+    y = rand(1, 1, 8, 8)
+    mask = torch.full((1, 1, 8, 8), 0.5)
+    mask[0, 0, 0, 0] = 1.0
+    facts = guarantee(Inpainting((1, 8, 8), mask=mask), y)
+    assert float(facts.strong_convexity) == pytest.approx(0.25, rel=1e-4)
+    assert float(guarantee(Denoising(), y).strong_convexity) == 1.0
+    assert float(guarantee(Inpainting((1, 8, 8), mask=0.5), y).strong_convexity) == 0.0
+    # x + x(· − 1)/4 on a circle: |m|² between 9/16 and 25/16
+    kernel = torch.zeros(1, 1, 3, 3)
+    kernel[0, 0, 1, :2] = torch.tensor([0.25, 1.0])
+    facts = guarantee(Blur(filter=kernel, padding="circular"), y)
+    assert facts.lipschitz_kind == "exact"
+    assert float(facts.lipschitz) == pytest.approx(25 / 16, rel=1e-5)
+    assert float(facts.strong_convexity) == pytest.approx(9 / 16, rel=1e-4)
+    # A dense operator is injective too, but that is not known.
+    assert float(guarantee(dense(spectrum(70, 64, 0.5, 1.0), (1, 8, 8)), rand(1, 1, 1, 70)).strong_convexity) == 0.0
+
+
+def test_a_redundant_frame_has_no_strong_convexity_from_the_operator():
+    for prior, size in ((WaveletL1(("haar", "db2"), 1), 8), (WaveletL1("haar", 1), 7)):
+        facts = guarantee(Denoising(), rand(1, 1, size, size), prior)
+        assert float(facts.strong_convexity) == 0.0
+        assert "not orthonormal" in facts.strong_convexity_from
+        facts = guarantee(Denoising(), rand(1, 1, size, size), prior, strong_convexity=0.25)
+        assert float(facts.strong_convexity) == 0.25
+        assert float(facts.lipschitz) == 1.25
+
+
+@pytest.mark.parametrize("y", [rand(1, 1, 8, 8), rand(1, 1, 7, 9)], ids=["basis", "frame"])
+@pytest.mark.parametrize("physics", [Denoising(), Blur(filter=torch.rand(1, 1, 3, 3), padding="reflect")])
+def test_factor_bounds_the_true_one_for_wavelets(physics, y, float64):
+    """With ε, for a frame that is not orthonormal and a norm that is estimated."""
+    y = y.double()
+    map_ = ForwardBackward(WaveletL12("haar", 1), step_size=0.7, reg=0.1, strong_convexity=0.1)
+    problem = map_.problem(y, physics.double())
+    bound = map_.requires_grad_(False).bind(problem)
+    factor = float(map_.guarantee(problem).factors().max())
+    assert factor < 1
+    u = bound.init()
+    jacobian = torch.func.jacrev(bound.layer)(u).reshape(u.numel(), u.numel())
+    assert float(torch.linalg.matrix_norm(jacobian, 2)) <= factor + 1e-12
+
+
+def test_an_estimated_norm_shows_in_the_words():
+    case = quadratic(batch=1)
+    map_ = ForwardBackward(L1Prior(), reg=0.1, strong_convexity=0.1)
+    certificate = certify(Restarted(map_, 3, 2), case.y, case.physics, **QUICK)
+    number = certificate[0].rmse.proved
+    assert number.kind == "proved with probability 1 − 1e-06"
+    assert any("Lanczos value × 1.05" in a.how and a.probability == 1 - 1e-6 for a in number.assumptions)
+    assert certificate[0].verdict.startswith("Proved with probability 1 − 1e-06: the image is within")
+    assert "proved*" in str(certificate)
+    exact = certify(Restarted(map_, 3, 2), rand(1, 1, 4, 4), Denoising(), **QUICK)
+    assert exact[0].rmse.proved.kind == "proved"
+    assert exact[0].verdict.startswith("Proved: the image is within")
+
+
+def test_what_somebody_says_is_not_checked():
+    case = quadratic(batch=1)
+    image = certify(Restarted(case.map, 3, 2), case.y, case.physics, **QUICK)[0]
+    assert image.rmse.proved.kind == "proved if its unchecked assumptions hold"
+    assert image.verdict.startswith("Proved, if the unchecked assumptions hold:")
+    other = ForwardBackward(L1Prior(), L1(), reg=0.1, lipschitz=1.0, strong_convexity=0.1)
+    facts = other.guarantee(other.problem(rand(1, 1, 4, 4), Denoising()))
+    assert not facts.checked
+    assert float(facts.strong_convexity) == pytest.approx(0.1)
+
+
+class Liar(Quadratic):
+    """Says that it is convex, but its prox expands."""
+
+    def convexity(self):
+        return Convexity(how="I say so")
+
+    def prox(self, x, *args, gamma=1.0, **kwargs):
+        return 1.5 * x
+
+
+def test_a_prox_that_cannot_be_one_is_found_out():
+    map_ = ForwardBackward(Liar(torch.ones(1, 1, 4, 4)))
+    facts = map_.guarantee(map_.problem(rand(1, 1, 4, 4), Denoising()))
+    assert not facts.convex
+    assert facts.factors() is None
+    assert any("refuted" in a.how for a in facts.assumptions)
+
+
+def test_a_cycle_of_different_layers(float64):
+    case = untied(batch=1)
+    net = Restarted(case.map, 4, 2, stop=Stop(0.0, 8))
+    image = certify(net, case.y, case.physics, **QUICK)[0]
+    factors = case.map.guarantee(Problem(case.y, case.physics)).factors()
+    assert factors.shape == (2, 1)
+    assert image.layer_factor.proved.value == pytest.approx(float(factors.max()))
+    assert image.block_factor.proved.value == pytest.approx(float(factors.prod()) ** 2)
+    true = float((net.eval().solve(case.y, case.physics).state - case.answer()).norm().detach())
+    assert true <= image.distance.proved.value <= 3 * true + 1e-12
+
+
+def test_images_are_certified_each_for_itself(float64):
+    mask = torch.stack([torch.full((1, 4, 4), 0.5), torch.full((1, 4, 4), 0.9)])
+    mask[:, 0, 0, 0] = 1.0
+    y = rand(2, 1, 4, 4)
+    net = Restarted(ForwardBackward(L1Prior(), step_size=0.5, reg=0.1), 3, 2, stop=Stop(0.0, 6))
+    both = certify(net, y, Inpainting((1, 4, 4), mask=mask), iterations=20, starts=2)
+    for i in range(2):
+        alone = certify(net, y[i : i + 1], Inpainting((1, 4, 4), mask=mask[i : i + 1]), iterations=20, starts=2)[0]
+        for name in ("layer_factor", "block_factor", "gradient_error"):
+            assert both[i].claims[name].proved.value == pytest.approx(alone.claims[name].proved.value)
+        assert both[i].rate.estimated.value == pytest.approx(alone.rate.estimated.value, rel=1e-3)
+    assert both[0].block_factor.proved.value > both[1].block_factor.proved.value
+
+
+def test_which_gradient_error_is_claimed(float64):
+    y = rand(1, 1, 4, 4)
+    claims = {}
+    for rule in (Truncated(), Truncated(blocks=3), Truncated(rtol=1e-3), Implicit(rtol=1e-4), Unrolled()):
+        map_ = ForwardBackward(L1Prior(), step_size=0.3, reg=0.1)
+        claims[repr(rule)] = certify(Restarted(map_, 2, 2, rule), y, Denoising(), **QUICK)[0].gradient_error
+    one, three, rtol, implicit, unrolled = claims.values()
+    assert one.proved.value == pytest.approx(0.4**2)
+    assert three.proved.value == pytest.approx(0.4**6)
+    assert three.estimated.value <= three.proved.value
+    assert rtol.proved is implicit.proved is None
+    assert (rtol.estimated.value, implicit.estimated.value) == (1e-3, 1e-4)
+    assert unrolled.numbers == ()
+
+
+def test_an_image_that_fails_is_said_to_fail():
+    net = Restarted(ForwardBackward(Transparent(lambda v: 3 * v)), 5, 2)
+    image = certify(net, rand(1, 1, 4, 4), Denoising(), **QUICK)[0]
+    assert image.verdict == "The iteration failed (diverged): nothing can be said of this image."
+    assert all(c.proved is None and c.estimated is None for c in image.claims.values())
+
+
+def test_where_errors_grow_that_is_said(float64):
+    net = Restarted(ForwardBackward(Transparent(lambda v: 1.5 * v), step_size=0.05), 2, 2, stop=Stop(0.0, 4))
+    image = certify(net, rand(1, 1, 4, 4), Denoising(), iterations=5, starts=1, max_layers=20)[0]
+    assert image.rate.estimated.value == pytest.approx(1.35)
+    assert "no attracting equilibrium" in image.verdict
+    assert "None" in str(image.to_dict()["claims"]["rmse"][0]["value"])
+
+
+def test_it_is_plain_data_and_leaves_the_network_alone():
+    net = denoiser_net().train()
+    y = rand(2, 1, 4, 4)
+    result = net.eval().solve(y, Denoising())
+    net.train()
+    certificate = certify(net, y, Denoising(), result=result, **QUICK)
+    assert net.training
+    assert all(p.grad is None for p in net.parameters())
+    content = json.loads(json.dumps(certificate.to_dict(), allow_nan=False))
+    assert [i["verdict"] for i in content["images"]] == [i.verdict for i in certificate]
+    assert content["images"][0]["claims"]["residual"][0]["kind"] == "measured"
+    assert content["depth"] == 4
+    assert str(certificate).count("Certificate of image") == len(certificate) == 2
+    assert result.layers.tolist() == [i.layers for i in certificate]
+
+
+@pytest.mark.parametrize("options", [{"iterations": 0}, {"starts": 0}, {"max_layers": 0}])
+def test_refused_options(options):
+    with pytest.raises(InvalidParameterError, match="at least 1"):
+        certify(denoiser_net(), rand(1, 1, 4, 4), Denoising(), **options)
