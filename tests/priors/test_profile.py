@@ -26,9 +26,7 @@ def levels(*values: float) -> torch.Tensor:
 def inputs(batch: int = 2, tables: int = 1, seed: int = 0) -> list[torch.Tensor]:
     """Responses, knots and jumps; no response lies on a knot."""
     limits = rand(tables, 6, 3, 1, 1, seed=seed).abs().cumsum(2) + 0.1
-    return [
-        t.requires_grad_() for t in (2 * rand(batch, 6, 2, 3, seed=seed + 1), limits, rand(tables, 6, 3, 1, 1, seed=7))
-    ]
+    return [t.requires_grad_() for t in (2 * rand(batch, 6, 2, 3, seed=seed + 1), limits, rand(tables, 6, 3, 1, 1, seed=7))]
 
 
 @pytest.mark.parametrize("convexity", CONVEXITY)
