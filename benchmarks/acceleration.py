@@ -1,0 +1,89 @@
+"""Evaluations of the map T to a relative residual of 1e-5, plain and accelerated.
+
+The three problems of ``retune demo`` with its network (WaveletL12, db4, 5 levels, K = 10), after a short training with
+the demo's settings, on its two test photographs (128×128). All solvers stop at a relative change of 1e-5 per block of
+K = 10 layers; solvers that evaluate single layers must stay below a tenth of that per layer, which bounds it. The last
+column runs one plain block from what was returned, and gives its relative change: it was not counted.
+Run ``python benchmarks/acceleration.py``.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from rich.table import Table
+
+import retune
+from _timing import CONSOLE, arguments, verdict, where, write
+from retune.compare import Settings
+from retune.data import photograph
+from retune.demo import TEST, TRAIN, demo_problems
+from retune.demo import _part as part
+
+RTOL, DEPTH = 1e-5, 10
+SOLVERS = {"plain": retune.Picard, "Inertial": retune.Inertial, "Anderson": retune.Anderson}
+FAST = 200  # layers within which plain restarts count as fast already
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    settings, size = Settings(), 64 if options.quick else 128
+    levels = 4 if options.quick else settings.levels
+    x = torch.stack([part(name, size) for name in TEST]).to(options.device)
+    train = [photograph(name) for name in TRAIN]
+    table = Table(
+        title=f"Layers to a relative change of {RTOL:g} per {DEPTH} layers, 2×3×{size}×{size}\n{where(options)}"
+    )
+    for heading in ("problem", "solver", "layers", "÷ plain", "bar", "s", "checked"):
+        table.add_column(heading, justify="left" if heading in ("problem", "solver") else "right")
+    records = []
+    for name, reg in (("inpaint", 0.06), ("deblur", 0.02), ("denoise", 0.3)):
+        problem = demo_problems()[name]
+        prior = retune.priors.WaveletL12(settings.wavelet, levels, channels=3)
+        net = retune.Restarted(retune.ForwardBackward(prior, reg=reg), DEPTH, settings.restarts)
+        retune.fit(
+            net,
+            train,
+            problem,
+            steps=15,
+            batch_size=2,
+            crop=settings.crop,
+            lr=settings.lr,
+            progress=False,
+            device=options.device,
+        )
+        y, physics = problem.measure(x, 22)
+        plain: list[int] = []
+        for label, solver in SOLVERS.items():
+            net.solver = solver()
+            start = time.perf_counter()
+            found = net.solve(y, physics, stop=retune.Stop(RTOL, 5000))
+            seconds = time.perf_counter() - start
+            assert bool(found.converged.all())
+            layers = found.layers.tolist()
+            plain = plain or layers
+            with torch.no_grad():
+                u, bound = found.state, net.map.bind(net.map.problem(y, physics))
+                after = bound.block(u, DEPTH)
+                change = ((after - u).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1)).max()
+            share = [n / p for n, p in zip(layers, plain, strict=True)]
+            bars = [1 / 2 if p <= FAST else 1 / 3 for p in plain]
+            met = None if label == "plain" else all(s <= b for s, b in zip(share, bars, strict=True))
+            table.add_row(
+                name,
+                label,
+                " / ".join(map(str, layers)),
+                "" if met is None else " / ".join(f"{s:.2f}" for s in share) + verdict(met),
+                "" if met is None else " / ".join(f"{b:.2f}" for b in bars),
+                f"{seconds:.2f}",
+                f"{float(change):.1e}",
+            )
+            records.append({"problem": name, "solver": label, "layers": layers, "share": share, "seconds": seconds})
+        table.add_section()
+    CONSOLE.print(table)
+    write(options, "layers to a relative change of 1e-5", records)
+
+
+if __name__ == "__main__":
+    main()
