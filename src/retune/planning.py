@@ -145,7 +145,7 @@ class _Planner:
             one, two = (
                 steps[b, near] + (steps[b, far] - steps[b, near]) / (far - near) * (depth - near) for b in (1, 2)
             )
-            return max(_line(one, two, batch), _line(*first, batch))
+            return max(_line(one, two, batch), _line(first[0], first[1], batch))
 
         resident = self._resident(batch)
         deepest = None
@@ -162,7 +162,7 @@ class _Planner:
             restarts=net.restarts,
             step_bytes=round(bytes_at(net.depth)),
             resident_bytes=resident,
-            evaluation_bytes=round(_line(*evaluations, batch)),
+            evaluation_bytes=round(_line(evaluations[0], evaluations[1], batch)),
             step_seconds=seconds,
             evaluation_seconds=layer * net.depth * (net.restarts + 1),
             memory=memory,
