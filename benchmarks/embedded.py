@@ -7,12 +7,15 @@ iterate ``T(x) = D_σ(x − τ∇f(x))`` with the shipped colour denoiser.
 * **unrolled**: K layers from the same start, trained end to end: τ, σ and all weights of the denoiser.
 * **ReTune**: the same parameters, trained at the equilibrium: R restarts without graph, K layers differentiated.
 
-Both are trained with the same steps, crops, learning rates and seed, starting from the PnP values; no setting was tuned
-on the test images. Reported on every n-th image of ``test`` (full size, fixed noise) at K, 10K and 50K layers; an image
-that has settled (relative change per K layers below --rtol) is not run further, it would not change.
+All start from the same image: the back-projection, whose missing pixels are filled in with the average of those around
+them. Both are trained with the same steps, crops, learning rates and seed, from the PnP values; no setting was tuned on
+the test images. Reported on every n-th image of ``test`` (full size, fixed noise) at K, 10K and 50K layers; an image
+that has settled (relative change per K layers below --rtol) is not run further, it would not change. What is done is
+kept in --out: an interrupted run, started again, goes on.
 
     python benchmarks/embedded.py deblur --data FOLDER       # FOLDER/train, val, test
-    python benchmarks/embedded.py inpaint --data FOLDER --penalty 1e-3
+    python benchmarks/embedded.py inpaint --data FOLDER
+    python benchmarks/embedded.py inpaint --data FOLDER --stabilisers   # what keeps the iteration stable, on val
 """
 
 from __future__ import annotations
@@ -27,13 +30,18 @@ from typing import Any
 import torch
 from deepinv.loss.metric import PSNR
 from rich.console import Console
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+from torch.nn.utils.parametrizations import spectral_norm
 
 import retune
 from memory import StorageMeter
+from retune._checkpoint import write_atomically
 from retune.data import as_images
 from retune.priors import Denoiser
 from retune.solve import Stop, solve
+from retune.solvers import Anderson
 from retune.training.penalty import JacobianPenalty
 
 CONSOLE = Console()
@@ -47,58 +55,124 @@ def main() -> None:
         "deblur": lambda: retune.problems.Deblur(sigma=SIGMA_NOISE),
         "inpaint": lambda: retune.problems.Inpaint(keep=0.5, sigma=SIGMA_NOISE),
     }[options.problem]()
-    held_out = torch.stack([x[:, 60:188, 60:188] for x in as_images(options.data / "val")[:: options.val_every]])
-    test = as_images(options.data / "test")[:: options.every]
+    result = read(options)
+    held_out = [x[:, 60:156, 60:156] for x in as_images(options.data / "val")]
+    few = torch.stack(held_out[:: options.val_every])
     denoiser = retune.weights.load(options.denoiser)
-    result: dict[str, Any] = {"options": {k: str(v) for k, v in vars(options).items()}, "rows": {}}
-
-    best, grid = grid_search(denoiser, problem, held_out, options)
-    result |= {"grid": grid, "pnp": best}
+    if "pnp" not in result:
+        result["pnp"], result["grid"] = grid_search(denoiser, problem, few, options)
+        write(options, result)
+    best = result["pnp"]
     say(f"PnP: step_size {best['step_size']}, sigma {best['sigma']:.4f}: {best['psnr']:.2f} dB on val")
-    nets = {"PnP": network(denoiser, best, options.depth, options.restarts, retune.Truncated(), learn=False)}
     images = as_images(options.data / "train")
+    if options.stabilisers:
+        compare_stabilisers(denoiser, best, problem, images, held_out, options)
+        return
+    nets = {"PnP": network(denoiser, best, options, retune.Truncated(), learn=False)}
     for label, rule in (("unrolled", retune.Unrolled()), ("ReTune", retune.Truncated())):
-        net = network(copy.deepcopy(denoiser), best, options.depth, options.restarts, rule, learn=True)
-        loss = JacobianPenalty(options.penalty) if options.penalty else None
-        peak = peak_memory(net, problem, held_out[:, :, : options.crop, : options.crop], options.batch)
-        fitted = retune.fit(
-            net,
-            images,
-            problem,
-            steps=options.steps,
-            batch_size=options.batch,
-            crop=options.crop,
-            lr=options.lr,
-            lr_network=options.lr_network,
-            loss=loss,
-            validate_every=options.steps,
-        )
-        nets[label] = net
-        last = fitted.steps[-20:]
-        result["rows"][label] = {
-            "seconds": fitted.seconds,
-            "peak_megabytes": peak / 1e6,
-            "gradient_error": mean(s.gradient_error for s in last),
-            "residual_in_training": mean(s.residual for s in last),
-            "learned": learned(net),
-        }
-        say(f"{label}: {fitted.seconds:.0f} s of training, {learned(net)}")
-        options.out.write_text(json.dumps(result, indent=1))
-        net.save(options.out.with_name(f"{options.out.stem}-{label}.safetensors"))
+        nets[label] = net = network(copy.deepcopy(denoiser), best, options, rule, learn=True)
+        weights = options.out.with_name(f"{options.out.stem}-{label}.safetensors")
+        if weights.exists() and label in result["rows"]:
+            net.load_state_dict(load_file(weights))
+            continue
+        peak = peak_memory(net, problem, few[:, :, : options.crop, : options.crop], options.batch)
+        row = train(net, images, problem, options) | {"peak_megabytes": peak / 1e6}
+        save_file(net.state_dict(), weights)
+        result["rows"].setdefault(label, {}).update(row)
+        write(options, result)
+        say(f"{label}: {row['seconds']:.0f} s of training, peak {peak / 1e6:.0f} MB, {row['learned']}")
+    test = as_images(options.data / "test")[:: options.every]
     for label, net in nets.items():
-        row = result["rows"].setdefault(label, {})
-        row |= score(net, problem, test, options)
-        options.out.write_text(json.dumps(result, indent=1))
+        per_image = result["rows"].setdefault(label, {}).setdefault("per_image", [])
+        for i in range(len(per_image), len(test)):
+            per_image.append(score(net, *sample(problem, test, i), options))
+            write(options, result)
+        row = summary(per_image)
+        result["rows"][label] |= row
+        write(options, result)
         say(
             f"{options.problem} {label}: "
-            f"K {row['psnr_K']:.2f}, 10K {row['psnr_10K']:.2f}, 50K {row['psnr_50K']:.2f} dB, "
-            f"residual {row['residual']:.1e}, settled {row['settled']}/{row['images']}, {row['layers']:.0f} layers"
+            f"K {row['psnr_K']:.2f}, 10K {row['psnr_10K']:.2f}, 50K {row['psnr_50K']:.2f} dB, K evaluations with "
+            f"Anderson {row['psnr_K_anderson']:.2f} dB, residual {row['residual']:.1e}, "
+            f"settled {row['settled']}/{row['images']}, {row['layers']:.0f} layers, {row['seconds_test']:.0f} s"
         )
 
 
-def network(denoiser: Any, at: dict, depth: int, restarts: int, rule: Any, *, learn: bool) -> retune.Restarted:
-    prior = Denoiser(denoiser, at["sigma"], learn_denoiser=learn)
-    return retune.Restarted(retune.ForwardBackward(prior, step_size=at["step_size"]), depth, restarts, rule)
+class Started(retune.Restarted):
+    """A network that starts from an image without holes."""
+
+    def solve(self, y: Tensor, physics: Any, *, init: Any = None, **options: Any) -> retune.Equilibrium:
+        """See :meth:`retune.Restarted.solve`."""
+        return super().solve(y, physics, init=fill if init is None else init, **options)
+
+
+def fill(x: Tensor) -> Tensor:
+    """Missing pixels (exactly 0 in every channel) take the average of those around them (normalised convolution)."""
+    known = (x != 0).any(1, keepdim=True).to(x)
+    if bool(known.all()):
+        return x
+    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=x.dtype)
+    kernel = (line[:, None] * line).expand(x.shape[1] + 1, 1, 5, 5)
+    smooth = conv2d(pad(torch.cat([x * known, known], 1), (2,) * 4), kernel, groups=x.shape[1] + 1)
+    return torch.where(known > 0, x, smooth[:, :-1] / smooth[:, -1:].clamp_min(1e-6))
+
+
+def network(denoiser: Any, at: dict, options: argparse.Namespace, rule: Any, *, learn: bool, **prior: Any) -> Started:
+    prior = Denoiser(denoiser, at["sigma"], learn_denoiser=learn, **prior)
+    step = retune.ForwardBackward(prior, step_size=at["step_size"])
+    return Started(step, options.depth, options.restarts, rule)
+
+
+def train(net: Started, images: list[Tensor], problem: Any, options: argparse.Namespace, **more: Any) -> dict:
+    fitted = retune.fit(
+        net,
+        images,
+        problem,
+        steps=options.steps,
+        batch_size=options.batch,
+        crop=options.crop,
+        lr=options.lr,
+        lr_network=options.lr_network,
+        validate_every=options.steps,
+        **more,
+    )
+    last = fitted.steps[-20:]
+    return {
+        "seconds": fitted.seconds,
+        "gradient_error": mean(s.gradient_error for s in last),
+        "residual_in_training": mean(s.residual for s in last),
+        "learned": learned(net),
+    }
+
+
+def compare_stabilisers(denoiser: Any, at: dict, problem: Any, images: Any, held_out: Any, options: Any) -> None:
+    """The same training with nothing, a Jacobian penalty, averaging, or spectrally normalised convolutions."""
+    for label in ("none", "penalty", "averaging", "spectral normalisation"):
+        mine = copy.deepcopy(denoiser)
+        if label == "spectral normalisation":
+            for module in [m for m in mine.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]:
+                spectral_norm(module)
+        more = {"strength": 0.5} if label == "averaging" else {}
+        net = network(mine, at, options, retune.Truncated(), learn=True, **more)
+        loss = JacobianPenalty(options.penalty) if label == "penalty" else None
+        row = train(net, images, problem, options, loss=loss)
+        norm = JacobianPenalty(iterations=20)
+        rows, norms = [], []
+        for i in range(len(held_out)):
+            x, y, physics = sample(problem, held_out, i)
+            rows.append(score(net, x, y, physics, options))
+            norms.append(float(norm.spectral_norm(net.map.priors[0], x)))  # type: ignore[arg-type, index]
+        found = summary(rows)
+        say(
+            f"{options.problem} {label}: {found['psnr_50K']:.2f} dB at the equilibrium, settled {found['settled']}/"
+            f"{found['images']}, residual {found['residual']:.1e}, largest norm of the Jacobian {max(norms):.2f} "
+            f"(median {sorted(norms)[len(norms) // 2]:.2f}), {found['layers']:.0f} layers, {row['seconds']:.0f} s of "
+            f"training, {row['learned']}"
+        )
+
+
+def sample(problem: Any, images: list[Tensor], i: int) -> tuple[Tensor, Tensor, Any]:
+    return images[i][None], *problem.measure(images[i][None], 1000 + i)
 
 
 def grid_search(denoiser: Any, problem: Any, x: Tensor, options: argparse.Namespace) -> tuple[dict, list[dict]]:
@@ -108,55 +182,54 @@ def grid_search(denoiser: Any, problem: Any, x: Tensor, options: argparse.Namesp
 
     def attempt(step_size: float, sigma: float) -> None:
         at = {"step_size": step_size, "sigma": sigma}
-        net = network(denoiser, at, options.depth, options.restarts, retune.Truncated(), learn=False).eval()
+        net = network(denoiser, at, options, retune.Truncated(), learn=False).eval()
         image = net.solve(y, physics, stop=Stop(options.rtol, 30 * options.depth)).image
         tried.append(at | {"psnr": float(PSNR()(image, x).mean())})
         say(f"  step_size {step_size} sigma {sigma:.4f}: {tried[-1]['psnr']:.2f} dB")
 
     for step_size in (0.25, 0.5, 0.9):
-        for sigma in (0.02, 0.04, 0.08):
+        for sigma in (0.02, 0.04, 0.08, 0.16):
             attempt(step_size, sigma)
-    top = max(tried, key=lambda t: t["psnr"])
-    for factor in (0.7, 0.85, 1.2, 1.4):
+    for factor in (0.7, 0.85, 1.2):
+        top = max(tried, key=lambda t: t["psnr"])
         attempt(top["step_size"], top["sigma"] * factor)
     return max(tried, key=lambda t: t["psnr"]), tried
 
 
 @torch.no_grad()
-def score(net: retune.Restarted, problem: Any, test: list[Tensor], options: argparse.Namespace) -> dict:
-    """Mean figures over the test images, each run to 50K layers or until it has settled."""
+def score(net: Started, x: Tensor, y: Tensor, physics: Any, options: argparse.Namespace) -> dict:
+    """One test image, run to 50K layers or until it has settled; and K evaluations with Anderson acceleration."""
     net.eval()
-    depth, rows = net.depth, []
+    depth, psnr = net.depth, {}
+    bound = net.map.bind(net.map.problem(y, physics))
+    first = bound.state(fill(bound.image(bound.init())))
     start = time.perf_counter()
-    for i, x in enumerate(test):
-        y, physics = problem.measure(x[None], 1000 + i)
-        bound = net.map.bind(net.map.problem(y, physics))
-        psnr: dict[int, float] = {}
 
-        def see(layers: int, u: Tensor, x: Tensor = x, psnr: dict = psnr, bound: Any = bound) -> None:
-            if layers in (depth, 10 * depth):
-                psnr[layers] = float(PSNR()(bound.image(u), x[None]))
+    def see(layers: int, u: Tensor) -> None:
+        if layers in (depth, 10 * depth):
+            psnr[layers] = float(PSNR()(bound.image(u), x))
 
-        stop = Stop(options.rtol, 50 * depth)
-        end = solve(bound.layer, bound.init(), solver=net.solver, depth=depth, stop=stop, observe=see)
-        final = float(PSNR()(bound.image(end.u), x[None]))
-        rows.append(
-            {
-                "psnr_K": psnr[depth],
-                "psnr_10K": psnr.get(10 * depth, final),
-                "psnr_50K": final,
-                "residual": float(end.residual),
-                "layers": int(end.layers),
-                "settled": end.status[0] is retune.Status.CONVERGED,
-            }
-        )
-    keys = ("psnr_K", "psnr_10K", "psnr_50K", "residual", "layers")
-    return {k: mean(r[k] for r in rows) for k in keys} | {
-        "settled": sum(r["settled"] for r in rows),
-        "images": len(rows),
-        "per_image": rows,
-        "seconds_test": time.perf_counter() - start,
+    end = solve(bound.layer, first, solver=net.solver, depth=depth, stop=Stop(options.rtol, 50 * depth), observe=see)
+    seconds = time.perf_counter() - start
+    quick = solve(bound.layer, first, solver=Anderson(), depth=depth, stop=Stop(0.0, depth), cycle=1)
+    final = float(PSNR()(bound.image(end.u), x))
+    return {
+        "psnr_start": float(PSNR()(bound.image(first), x)),
+        "psnr_K": psnr[depth],
+        "psnr_10K": psnr.get(10 * depth, final),
+        "psnr_50K": final,
+        "psnr_K_anderson": float(PSNR()(bound.image(quick.u), x)),
+        "residual": float(end.residual),
+        "layers": int(end.layers),
+        "settled": end.status[0] is retune.Status.CONVERGED,
+        "seconds_test": seconds,
     }
+
+
+def summary(rows: list[dict]) -> dict:
+    """Means over the images; how many settled."""
+    means = {k: mean(r[k] for r in rows) for k in rows[0] if k != "settled"}
+    return means | {"settled": sum(r["settled"] for r in rows), "images": len(rows)}
 
 
 def peak_memory(net: retune.Restarted, problem: Any, x: Tensor, batch: int) -> int:
@@ -170,9 +243,25 @@ def peak_memory(net: retune.Restarted, problem: Any, x: Tensor, batch: int) -> i
     return meter.peak
 
 
+def read(options: argparse.Namespace) -> dict[str, Any]:
+    """What an interrupted run with the same options has found."""
+    asked = {k: str(v) for k, v in vars(options).items() if k != "stabilisers"}
+    if options.out.exists():
+        found = json.loads(options.out.read_text())
+        if found["options"] == asked:
+            return found
+        raise SystemExit(f"{options.out} holds a run with other options; remove it, or give another --out")
+    return {"options": asked, "rows": {}}
+
+
+def write(options: argparse.Namespace, result: dict) -> None:
+    write_atomically(options.out, json.dumps(result, indent=1).encode())
+
+
 def learned(net: retune.Restarted) -> dict:
     prior = net.map.priors[0]  # type: ignore[union-attr, index]
-    return {"step_size": round(float(net.map.step_size()), 4), "sigma": round(float(prior.sigma()), 4)}  # type: ignore[operator, union-attr]
+    found = {"step_size": net.map.step_size, "sigma": prior.sigma, "strength": prior.strength}  # type: ignore[union-attr]
+    return {k: round(v().item(), 4) for k, v in found.items() if v is not None}  # type: ignore[operator]
 
 
 def mean(values: Any) -> float:
@@ -189,19 +278,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("problem", choices=["deblur", "inpaint"])
     parser.add_argument("--data", type=Path, required=True, help="folder with train, val and test")
     parser.add_argument("--denoiser", default="denoiser-color")
-    parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--restarts", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--restarts", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--lr-network", type=float, default=1e-4)
-    parser.add_argument("--penalty", type=float, default=0.0, help="weight of the Jacobian penalty; 0 for none")
+    parser.add_argument("--penalty", type=float, default=1e-3, help="weight of the Jacobian penalty, for --stabilisers")
+    parser.add_argument("--stabilisers", action="store_true", help="compare what keeps the iteration stable, on val")
     parser.add_argument("--rtol", type=float, default=1e-4)
     parser.add_argument("--every", type=int, default=3, help="every n-th test image")
     parser.add_argument("--val-every", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("embedded.json"))
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="embedded-PROBLEM.json by default")
+    options = parser.parse_args()
+    if options.depth < 5:
+        parser.error("--depth must be at least 5: shorter blocks are not looked at one by one")
+    options.out = options.out or Path(f"embedded-{options.problem}.json")
+    return options
 
 
 if __name__ == "__main__":

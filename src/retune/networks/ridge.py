@@ -14,7 +14,7 @@ from retune.priors.ridge import BoundRidge, Ridge
 from retune.solve import Solution, Stop, solve
 from retune.solvers import AbstractSolver, Anderson
 
-__all__ = ["RidgeDenoiser"]
+__all__ = ["Denoising", "RidgeDenoiser"]
 
 
 class RidgeDenoiser(Denoiser):
@@ -84,13 +84,13 @@ class RidgeDenoiser(Denoiser):
         asked = x.requires_grad or (isinstance(sigma, Tensor) and sigma.requires_grad)
         graph = torch.is_grad_enabled() and (self.training or asked)
         with torch.set_grad_enabled(graph):
-            bound = _Denoising(self.prior.at(sigma, y), y)
+            bound = Denoising(self.prior.at(sigma, y), y)
             with torch.no_grad():
                 reached = self._solve(bound, y)
             u = self.gradient(bound, self.depth, lambda: reached.u)[0] if graph else reached.u
         return u[..., reach : reach + height, reach : reach + width]
 
-    def _solve(self, bound: _Denoising, y: Tensor) -> Solution:
+    def _solve(self, bound: Denoising, y: Tensor) -> Solution:
         solution = solve(bound.layer, y, solver=self.solver, depth=1, stop=self.stop)
         if any(s.failed for s in solution.status):
             raise NotFiniteError(
@@ -99,13 +99,13 @@ class RidgeDenoiser(Denoiser):
         return solution
 
 
-class _Denoising(BoundMap):
+class Denoising(BoundMap):
     """Gradient descent on ``½‖x − y‖² + R(x)``, which is m-strongly convex with M-Lipschitz gradient."""
 
     layers = 1
 
     def __init__(self, prior: BoundRidge, y: Tensor):
-        self._prior, self._y = prior, y
+        self.prior, self._y = prior, y
         low = (1 - prior.weak_convexity).clamp_min(0)
         high = 1 + prior.profile.curvature[1]
         # 2/(m + M) is the fastest constant step; a little less, so that it stays below 2/M when m vanishes.
@@ -115,7 +115,7 @@ class _Denoising(BoundMap):
         return self._y
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
-        return u - self._step * (u - self._y + self._prior.grad(u))
+        return u - self._step * (u - self._y + self.prior.grad(u))
 
     def image(self, u: Tensor) -> Tensor:
         return u

@@ -104,6 +104,13 @@ class BoundProfile:
         """``ψ_i'(r_i)``, same shape as r."""
         return _Derivative.apply(r, self.limits, self.jumps)  # type: ignore[return-value]
 
+    def second_derivative(self, r: Tensor) -> Tensor:
+        """``ψ_i''(r_i)``, same shape as r: the slope of the piece."""
+        size, slope = r.abs(), torch.zeros_like(r)
+        for j in range(self.limits.shape[2]):
+            slope.addcmul_((size <= self.limits[:, :, j]).to(r.dtype), self.jumps[:, :, j])
+        return slope
+
     def value(self, r: Tensor) -> Tensor:
         """``Σ_i Σ_p ψ_i(r_ip)`` per image, shape (B,)."""
         total = r.new_zeros(r.shape[0])

@@ -7,7 +7,7 @@ image-reconstruction algorithms*, SIAM J. Imaging Sci. 17(1), 2024 (weakly conve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +128,11 @@ class BoundRidge:
     def grad(self, x: Tensor) -> Tensor:
         """``∇R(x) = Wᵀ ψ'(W x)``, shape (B, C, H, W)."""
         return self.filters.adjoint(self.profile.derivative(self.filters(x)))
+
+    def hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """``v ↦ ∇²R(x) v = Wᵀ (ψ''(W x) · W v)``, with what depends on x computed once."""
+        curvature = self.profile.second_derivative(self.filters(x))
+        return lambda v: self.filters.adjoint(curvature * self.filters(v))
 
     @property
     def lipschitz(self) -> Tensor:

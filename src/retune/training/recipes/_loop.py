@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from retune.errors import DivergedError
+from retune.errors import CheckpointError, DivergedError
 from retune.training.resume import load_state, save_state
 
 __all__ = ["Budget", "train"]
@@ -48,6 +48,8 @@ def train(
     work: Path,
     *,
     tables: Callable[[nn.Parameter], float] = lambda _: 1.0,
+    settings: dict | None = None,
+    memory: dict[str, Tensor] | None = None,
 ) -> None:
     """Train `net` in place, continuing from ``work/state.safetensors`` if it is there.
 
@@ -58,8 +60,11 @@ def train(
         budget: how long.
         work: folder of ``state.safetensors`` and ``log.csv``.
         tables: factor on the learning rate of a parameter.
+        settings: what must be the same for a saved state to be continued (seed, batch, …), as plain data.
+        memory: tensors that the loss changes from step to step; saved with the state, and put back in place.
 
     Raises:
+        CheckpointError: the saved state belongs to a run with other settings.
         DivergedError: the loss or the gradient is no longer finite; the state is that of the last save.
     """
     console = Console()
@@ -72,8 +77,13 @@ def train(
     state = work / "state.safetensors"
     done, spent = 0, 0.0
     running: list[Tensor] = []
+    asked = {"steps": budget.steps, "lr": budget.lr, **(settings or {})}
     if state.is_file():
-        facts = load_state(state, net, optimiser)
+        saved_memory: dict[str, Tensor] = {}
+        facts = load_state(state, net, optimiser, saved_memory)
+        _require_same(state, facts.get("settings", asked), asked)
+        for key, tensor in (memory or {}).items():
+            tensor.copy_(saved_memory[key])
         done, spent = facts["step"], facts["seconds"]
         running = [torch.tensor(x) for x in facts.get("losses", [])]
         _forget_after(work / "log.csv", done)
@@ -82,7 +92,7 @@ def train(
 
     def save(step: int) -> None:
         facts = {"step": step, "seconds": spent + time.monotonic() - start, "losses": [float(x) for x in running]}
-        save_state(state, net, optimiser, facts)
+        save_state(state, net, optimiser, facts | {"settings": asked}, memory)
 
     for step in range(done + 1, budget.steps + 1):
         net.train()
@@ -109,6 +119,15 @@ def train(
             save(step)
             saved = time.monotonic()
     net.eval()
+
+
+def _require_same(path: Path, found: dict, asked: dict) -> None:
+    other = [f"{k}={found.get(k)!r} (now {v!r})" for k, v in asked.items() if found.get(k) != v]
+    if other:
+        raise CheckpointError(
+            f"{path} belongs to a run with {', '.join(other)}; give the same settings to continue it, or another "
+            "--work to begin anew"
+        )
 
 
 def _schedule(step: int, budget: Budget) -> float:

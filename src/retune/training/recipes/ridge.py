@@ -1,8 +1,9 @@
 """Trains the ridge regularisers: ``python -m retune.training.recipes.ridge --name ridge-convex-gray --data FOLDER``.
 
-Gaussian denoising at the equilibrium: for each batch the denoising problem is solved without graph, then K layers are
-differentiated there (ReTune). The loss is the squared error over σ^1.5, about how the error itself grows with σ, so
-that all noise levels count alike. Protocol after Goujon et al. (TCI 2023, SIIMS 2024).
+Gaussian denoising at the equilibrium: the denoising problem is solved without graph, and differentiated there. A pool
+of noisy crops remembers its equilibria and adjoints, so that both cost a few layers (see `_pool`). The loss is the
+squared error over σ^1.5, about how the error itself grows with σ, so that all noise levels count alike. Protocol after
+Goujon et al. (TCI 2023, SIIMS 2024).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 
 from retune import _checkpoint
 from retune.errors import unknown_name
-from retune.gradients import Truncated
 from retune.networks import RidgeDenoiser
 from retune.priors.ridge import Ridge
 from retune.solve import Stop
-from retune.training.recipes._data import noisy_crops, split
+from retune.training.recipes._data import split
 from retune.training.recipes._loop import Budget, train
+from retune.training.recipes._pool import Pool
 
 NAMES = {
     "ridge-convex-gray": (1, "convex"),
@@ -31,6 +32,7 @@ NAMES = {
     "ridge-weakly-convex-color": (3, "weakly convex"),
 }
 FEATURES = {1: (8, 32), 3: (12, 48)}
+SIZES = (7, 5)
 SIGMA = (2 / 255, 55 / 255)
 
 
@@ -39,10 +41,10 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder with the subfolders train and val of images.")],
     out: Annotated[Path | None, typer.Option(help="File to write; NAME.safetensors by default.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the resumable state and the log.")] = None,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 1500,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 6000,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
     crop: Annotated[int, typer.Option(help="Side of the crops.")] = 48,
-    depth: Annotated[int, typer.Option(help="K, layers that are differentiated.")] = 4,
+    pool: Annotated[int, typer.Option(help="Noisy crops that remember their equilibrium.")] = 1024,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 4e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
@@ -52,16 +54,20 @@ def main(
         raise unknown_name("recipe", name, NAMES)
     channels, convexity = NAMES[name]
     torch.manual_seed(seed)
-    prior = Ridge(channels, FEATURES[channels], convexity=convexity, learn_sigma=False)
-    net = RidgeDenoiser(prior, depth, Truncated(), stop=Stop(rtol=1e-3, max_layers=30)).to(device)
+    prior = Ridge(channels, FEATURES[channels], SIZES, convexity=convexity, learn_sigma=False)
+    net = RidgeDenoiser(prior, stop=Stop(rtol=1e-3, max_layers=40)).to(device)
     images = split(data, "train", channels)
     held_out = torch.stack([x[:, :160, :160] for x in split(data, "val", channels)[::4]])
     tables = {id(p) for p in prior.profile.parameters()}
 
+    crops = Pool.draw(images, pool, crop, SIGMA, prior.filters.reach, seed)
+
+    def error(restored: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        return ((restored - clean).square().mean((1, 2, 3)) / sigma.flatten() ** 1.5).mean()
+
     def loss(step: int) -> Tensor:
-        clean, noisy, sigma = noisy_crops(images, batch, crop, SIGMA, seed, step)
-        error = net(noisy.to(device), sigma.to(device)) - clean.to(device)
-        return (error.square().mean((1, 2, 3)) / sigma.flatten().to(device) ** 1.5).mean()
+        chosen = crops.choose(step, batch, seed)
+        return crops.loss(prior, chosen, Stop(rtol=5e-4, max_layers=20), 0.1, torch.device(device), error)
 
     @torch.no_grad()
     def validate() -> float:
@@ -73,12 +79,13 @@ def main(
         return 5.0 if id(parameter) in tables else 1.0  # scales and slopes are logarithmic
 
     folder = Path(f"{name}-training") if work is None else work
-    budget = Budget(steps, lr, warmup=20, report_every=50)
-    train(net, loss, validate, budget, folder, tables=factor)
+    budget = Budget(steps, lr, warmup=20, report_every=250)
+    settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "pool": pool}
+    train(net, loss, validate, budget, folder, tables=factor, settings=settings, memory=crops.state)
     target = Path(f"{name}.safetensors") if out is None else out
     notes = {
         "recipe": f"python -m retune.training.recipes.ridge --name {name} --steps {steps} --batch {batch} "
-        f"--crop {crop} --depth {depth} --lr {lr} --seed {seed}"
+        f"--crop {crop} --pool {pool} --lr {lr} --seed {seed}"
     }
     description = net.describe()
     _checkpoint.write(target, net.state_dict(), description, notes)
