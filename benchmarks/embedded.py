@@ -77,7 +77,7 @@ def main() -> None:
             continue
         peak = peak_memory(net, problem, few[:, :, : options.crop, : options.crop], options.batch)
         row = train(net, images, problem, options) | {"peak_megabytes": peak / 1e6}
-        save_file(net.state_dict(), weights)
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
         result["rows"].setdefault(label, {}).update(row)
         write(options, result)
         say(f"{label}: {row['seconds']:.0f} s of training, peak {peak / 1e6:.0f} MB, {row['learned']}")

@@ -112,13 +112,17 @@ class Denoising(BoundMap):
         self._step = (1.95 / (low + high)).reshape(-1, 1, 1, 1)
 
     def init(self) -> Tensor:
+        """The image that is denoised."""
         return self._y
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
+        """One step of gradient descent."""
         return u - self._step * (u - self._y + self.prior.grad(u))
 
     def image(self, u: Tensor) -> Tensor:
+        """The state is the image."""
         return u
 
     def state(self, image: Tensor) -> Tensor:
+        """The image is the state."""
         return image
