@@ -45,6 +45,8 @@ def main(
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
     crop: Annotated[int, typer.Option(help="Side of the crops.")] = 48,
     pool: Annotated[int, typer.Option(help="Noisy crops that remember their equilibrium.")] = 1024,
+    tolerance: Annotated[float, typer.Option(help="Relative change per layer at which a crop is at rest.")] = 5e-4,
+    start: Annotated[Path | None, typer.Option(help="Weights to begin from, a file of this recipe.")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 4e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
@@ -55,7 +57,7 @@ def main(
     channels, convexity = NAMES[name]
     torch.manual_seed(seed)
     prior = Ridge(channels, FEATURES[channels], SIZES, convexity=convexity, learn_sigma=False)
-    net = RidgeDenoiser(prior, stop=Stop(rtol=1e-3, max_layers=40)).to(device)
+    net = RidgeDenoiser(prior, stop=Stop(rtol=1e-4, max_layers=200)).to(device)
     images = split(data, "train", channels)
     held_out = torch.stack([x[:, :160, :160] for x in split(data, "val", channels)[::4]])
     tables = {id(p) for p in prior.profile.parameters()}
@@ -67,7 +69,14 @@ def main(
 
     def loss(step: int) -> Tensor:
         chosen = crops.choose(step, batch, seed)
-        return crops.loss(prior, chosen, Stop(rtol=5e-4, max_layers=20), 0.1, torch.device(device), error)
+        return crops.loss(
+            prior,
+            chosen,
+            Stop(rtol=tolerance, max_layers=40 if tolerance < 5e-4 else 20),
+            0.1,
+            torch.device(device),
+            error,
+        )
 
     @torch.no_grad()
     def validate() -> float:
@@ -80,12 +89,18 @@ def main(
 
     folder = Path(f"{name}-training") if work is None else work
     budget = Budget(steps, lr, warmup=20, report_every=250)
-    settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "pool": pool}
+    before = ""
+    if start is not None:
+        tensors, _, earlier = _checkpoint.read(start)
+        net.load_state_dict(tensors)
+        before = f"{earlier['recipe']} --out {start.name} && "
+    settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "pool": pool, "tolerance": tolerance}
     train(net, loss, validate, budget, folder, tables=factor, settings=settings, memory=crops.state)
     target = Path(f"{name}.safetensors") if out is None else out
     notes = {
-        "recipe": f"python -m retune.training.recipes.ridge --name {name} --steps {steps} --batch {batch} "
-        f"--crop {crop} --pool {pool} --lr {lr} --seed {seed}"
+        "recipe": f"{before}python -m retune.training.recipes.ridge --name {name} --steps {steps} --batch {batch} "
+        f"--crop {crop} --pool {pool} --tolerance {tolerance:g} --lr {lr:g} --seed {seed}"
+        + (f" --start {start.name}" if start is not None else "")
     }
     description = net.describe()
     _checkpoint.write(target, net.state_dict(), description, notes)
