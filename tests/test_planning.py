@@ -77,7 +77,19 @@ def measured(net, batch, kind="step", problem=None):
         (lambda: make(20, 2, solver=Inertial()), 4, None),
         (ridge, 3, None),
     ],
-    ids=["plain", "blocks", "rtol", "implicit", "unrolled", "untied", "blur", "memory", "anderson", "inertial", "ridge"],
+    ids=[
+        "plain",
+        "blocks",
+        "rtol",
+        "implicit",
+        "unrolled",
+        "untied",
+        "blur",
+        "memory",
+        "anderson",
+        "inertial",
+        "ridge",
+    ],
 )
 def test_predicted_memory_against_measured_peaks(net, batch, problem):
     net = net()
