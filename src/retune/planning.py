@@ -149,7 +149,7 @@ class _Planner:
                 steps[b, near] + (steps[b, far] - steps[b, near]) / (far - near) * (depth - near) for b in (1, 2)
             )
             lines = [(one, two), first] + ([evaluations] if restarts else [])
-            return max(_line(*line, batch) for line in lines)
+            return max(_line(a, b, batch) for a, b in lines)
 
         resident = self._resident(batch)
         deepest = None
