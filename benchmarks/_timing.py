@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -65,6 +65,7 @@ class Column:
         bar: what is asked for, if anything is.
         only: the comparison is made for contenders whose name starts so.
         asked: the bar holds for contenders whose name starts so; others are compared without one.
+        bars: other bars, by problem.
     """
 
     against: str
@@ -72,19 +73,23 @@ class Column:
     bar: float | None = None
     only: str = ""
     asked: str = ""
+    bars: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def heading(self) -> str:
-        bar = "" if self.bar is None else f"\n(bar {'≥' if self.faster else '≤'} {self.bar:g}×)"
-        return f"{'faster than' if self.faster else 'time ÷'}\n{self.against}{bar}"
+        sign = "≥" if self.faster else "≤"
+        bar = "" if self.bar is None else f"\n(bar {sign} {self.bar:g}×)"
+        others = "".join(f"\n({case}: {sign} {value:g}×)" for case, value in self.bars.items())
+        return f"{'faster than' if self.faster else 'time ÷'}\n{self.against}{bar}{others}"
 
     def ratio(self, timing: Timing, name: str) -> float:
         return timing.ratio(self.against, name) if self.faster else timing.ratio(name, self.against)
 
-    def met(self, ratio: float, name: str) -> bool | None:
-        if self.bar is None or not name.startswith(self.asked):
+    def met(self, ratio: float, name: str, case: str) -> bool | None:
+        bar = self.bars.get(case, self.bar)
+        if bar is None or not name.startswith(self.asked):
             return None
-        return ratio >= self.bar if self.faster else ratio <= self.bar
+        return ratio >= bar if self.faster else ratio <= bar
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -122,7 +127,7 @@ def report(
                     cells.append("")
                     continue
                 ratio = column.ratio(timing, name)
-                met = column.met(ratio, name)
+                met = column.met(ratio, name, case)
                 cells.append(f"{ratio:.2f}{verdict(met)}")
                 kind = "times faster than" if column.faster else "share of"
                 record[f"{kind} {column.against}"] = ratio

@@ -9,18 +9,37 @@ from deepinv.physics import Inpainting
 from torch import nn
 
 from problems import rand
-from retune import ForwardBackward, Implicit, Problem, Restarted, Stop, Truncated, Unrolled, load, plan, problems
+from retune import (
+    Anderson,
+    ForwardBackward,
+    GradientStep,
+    Implicit,
+    Inertial,
+    Problem,
+    Restarted,
+    Stop,
+    Truncated,
+    Unrolled,
+    load,
+    plan,
+    problems,
+)
 from retune._memory import StorageMeter, as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError
-from retune.priors import WaveletL1, WaveletL12
+from retune.priors import Ridge, WaveletL1, WaveletL12
 
 CPU = torch.device("cpu")
 SIZE = (3, 32, 32)
 
 
-def make(depth=12, restarts=2, gradient=None, layers=1, prior=None):
+def make(depth=12, restarts=2, gradient=None, layers=1, prior=None, solver=None):
     prior = WaveletL12("haar", 2, channels=3) if prior is None else prior
-    return Restarted(ForwardBackward(prior, reg=0.1, layers=layers), depth, restarts, gradient)
+    return Restarted(ForwardBackward(prior, reg=0.1, layers=layers), depth, restarts, gradient, solver)
+
+
+def ridge():
+    """What is computed once, the norm of the filters, is most of the memory."""
+    return Restarted(GradientStep(Ridge(3, (3, 8), (5, 3))), 6, 1)
 
 
 def measured(net, batch, kind="step", problem=None):
@@ -53,16 +72,30 @@ def measured(net, batch, kind="step", problem=None):
         (lambda: make(15, 0, Unrolled()), 4, None),
         (lambda: make(12, 1, layers=3, prior=WaveletL1("db2", 2)), 4, None),
         (lambda: make(10, 1), 3, problems.deblur()),
+        (lambda: make(10, 1, Truncated(rtol=1e-2, memory=4)), 4, None),
+        (lambda: make(5, 2, solver=Anderson()), 4, None),
+        (lambda: make(20, 2, solver=Inertial()), 4, None),
+        (ridge, 3, None),
     ],
-    ids=["plain", "blocks", "rtol", "implicit", "unrolled", "untied", "blur"],
+    ids=[
+        "plain",
+        "blocks",
+        "rtol",
+        "implicit",
+        "unrolled",
+        "untied",
+        "blur",
+        "memory",
+        "anderson",
+        "inertial",
+        "ridge",
+    ],
 )
-def test_predicted_memory_against_measured_peaks(net, batch, problem, request):
-    # 15 % is what is asked for; four cases miss it (by 15.3 to 19 %), and may not get worse
-    bar = 0.22 if request.node.callspec.id in ("rtol", "implicit", "unrolled", "blur") else 0.15
+def test_predicted_memory_against_measured_peaks(net, batch, problem):
     net = net()
     found = plan(net, SIZE, batch, problem=problem)
-    assert found.step_bytes == pytest.approx(measured(net, batch, problem=problem), rel=bar)
-    assert found.evaluation_bytes == pytest.approx(measured(net, batch, "evaluation", problem), rel=bar)
+    assert found.step_bytes == pytest.approx(measured(net, batch, problem=problem), rel=0.15)
+    assert found.evaluation_bytes == pytest.approx(measured(net, batch, "evaluation", problem), rel=0.15)
     assert found.step_seconds > 0
     assert found.evaluation_seconds > 0
 

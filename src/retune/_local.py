@@ -28,16 +28,25 @@ class Linearised:
         bound: the map; its cycle is recorded, so the memory is that of one cycle.
         u: the state, leading axis B; the images are independent of each other.
         products: whether ``Jv`` is wanted besides ``Jᵀw``.
+        graph: False records nothing: ``Jv`` is a finite difference, which costs one cycle and its memory without
+            graph, and there is no ``Jᵀw``.
 
     Attributes:
         route: how ``Jv`` is formed, in words.
+        graph: whether ``Jᵀw`` is there.
 
     Raises:
         CutGradientError: no gradient flows through the map.
     """
 
-    def __init__(self, bound: BoundMap, u: Tensor, *, products: bool = True):
-        self._bound = bound
+    def __init__(self, bound: BoundMap, u: Tensor, *, products: bool = True, graph: bool = True):
+        self._bound, self.graph = bound, graph
+        if not graph:
+            with torch.no_grad():
+                self._u = u.detach()
+                self._out = bound.block(self._u, bound.layers)
+            self.route = "finite differences"
+            return
         with torch.enable_grad():
             self._u = u.detach().clone().requires_grad_()
             self._out = bound.block(self._u, bound.layers)
@@ -87,6 +96,13 @@ class Linearised:
             h = (eps**0.5 * per_image_norm(self._u).clamp_min(1.0) / size).reshape(-1, *[1] * (v.ndim - 1))
             return (self._bound.block(self._u + h * v, self._bound.layers) - self._out) / h
 
+    def last_change(self) -> Tensor:
+        """The direction of ``T(u) − u``: of a state that was iterated to, mostly slow modes. Random where it is 0."""
+        with torch.no_grad():
+            change = self._out - self._u
+            still = (per_image_norm(change) == 0).reshape(-1, *[1] * (change.ndim - 1))
+            return torch.where(still, self.random(0), _unit(change))
+
     def random(self, seed: int) -> Tensor:
         """A random direction of norm 1 in every image: the same for all of them, and for any batch."""
         generator = torch.Generator().manual_seed(seed)
@@ -130,12 +146,14 @@ def spectral_radius(jacobian: Linearised, iterations: int = 100, starts: int = 3
     """The asymptotic rate of one cycle per image: the growth of ``(Jᵀ)^n w`` over the last half of the iterations.
 
     The geometric mean over that half, so that a pair of complex eigenvalues, whose norms oscillate, does no harm.
+    Without graph it is the growth of ``J^n v``, which has the same rate; the first start is then the last change.
     """
     found = []
+    multiply = jacobian.transposed if jacobian.graph else jacobian.product
     for seed in range(starts):
-        w, logs = jacobian.random(seed), []
+        w, logs = jacobian.random(seed) if jacobian.graph or seed else jacobian.last_change(), []
         for _ in range(iterations):
-            w = jacobian.transposed(w)
+            w = multiply(w)
             size = per_image_norm(w)
             logs.append(size.clamp_min(torch.finfo(w.dtype).tiny).log())
             w = _unit(w)

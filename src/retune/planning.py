@@ -130,10 +130,13 @@ class _Planner:
         mode = net.training
         try:
             # An operator that is met for the first time is examined, which for few layers is the peak.
-            first = [self._peak(b, self.cycle, "step", warm=False) for b in (1, 2)]
+            first = self._peak(1, self.cycle, "step", warm=False), self._peak(2, self.cycle, "step", warm=False)
+            # The restarts come before the tape, so they count by themselves: those of an accelerated solver may be
+            # the peak for few layers, and would hide what a layer costs.
             steps = {(b, k): self._peak(b, k, "step") for b in (1, 2) for k in self.depths}
-            evaluations = [self._peak(b, net.depth, "evaluation") for b in (1, 2)]
-            seconds, layer = self._seconds(batch)
+            evaluations = self._peak(1, net.depth, "evaluation"), self._peak(2, net.depth, "evaluation")
+            restarts = net.gradient.restarts and net.restarts > 0
+            step_seconds, evaluation_seconds = self._seconds(batch)
         finally:
             for p, grad in kept:
                 p.grad = grad
@@ -145,7 +148,8 @@ class _Planner:
             one, two = (
                 steps[b, near] + (steps[b, far] - steps[b, near]) / (far - near) * (depth - near) for b in (1, 2)
             )
-            return max(_line(one, two, batch), _line(first[0], first[1], batch))
+            lines = [(one, two), first] + ([evaluations] if restarts else [])
+            return max(_line(a, b, batch) for a, b in lines)
 
         resident = self._resident(batch)
         deepest = None
@@ -163,8 +167,8 @@ class _Planner:
             step_bytes=round(bytes_at(net.depth)),
             resident_bytes=resident,
             evaluation_bytes=round(_line(evaluations[0], evaluations[1], batch)),
-            step_seconds=seconds,
-            evaluation_seconds=layer * net.depth * (net.restarts + 1),
+            step_seconds=step_seconds,
+            evaluation_seconds=evaluation_seconds,
             memory=memory,
             deepest=deepest,
         )
@@ -202,24 +206,35 @@ class _Planner:
         return step
 
     def _peak(self, batch: int, depth: int, kind: Literal["step", "evaluation"], warm: bool = True) -> int:
-        task = self._task(batch, depth, kind, min(1, self.net.restarts), self._short())
+        task = self._task(batch, depth, kind, 0 if kind == "step" else self.net.restarts, self._short())
         if warm:
             task()
         self.net.zero_grad(set_to_none=True)
         return peak_of(task, self.device)
 
     def _short(self) -> GradientRule:
-        """The rule with few adjoint blocks: from the third on they need no more memory."""
+        """The rule with few adjoint blocks: none needs more memory than the first ones.
+
+        From the third on for a series; minimal residuals need theirs once all directions that they keep are there.
+        """
         rule = self.net.gradient
+        if isinstance(rule, Truncated) and rule.rtol is None:
+            return Truncated(min(rule.blocks, 3))
+        if not isinstance(rule, Truncated | Implicit):
+            return rule
+        most, rtol = (rule.memory + 3, rule.rtol) if rule.memory else (4, 0.5)
         if isinstance(rule, Truncated):
-            return Truncated(min(rule.blocks, 3), None if rule.rtol is None else 0.5, min(rule.max_blocks, 4))
-        return Implicit(0.5, min(rule.max_blocks, 4)) if isinstance(rule, Implicit) else rule
+            return Truncated(rtol=rtol, max_blocks=min(rule.max_blocks, most), memory=rule.memory)
+        return Implicit(0.5 if rtol is None else rtol, min(rule.max_blocks, most), rule.memory)
 
     def _seconds(self, batch: int) -> tuple[float, float]:
-        """One training step of the network, and one layer of an evaluation, for the whole batch."""
+        """One training step of the network, and one evaluation of K(R + 1) layers, for the whole batch."""
         net, (near, far) = self.net, self.depths
         small = min(batch, 2)  # times of one image are mostly overhead, where images are small
-        layer = self._time(self._task(small, near, "evaluation", 4)) / (5 * near)
+        # What is done once an image would count many times over in a few layers: the layer is what more of them cost.
+        short, long = (self._time(self._task(small, near, "evaluation", r)) for r in (1, 9))
+        layer = (long - short) / (8 * near) if long > short else long / (10 * near)
+        once = max(long - 10 * near * layer, 0.0)
         if getattr(net.gradient, "rtol", None) is None:
             blocks = [self._time(self._task(small, k, "step", 0)) for k in self.depths]
             slope = max(blocks[1] - blocks[0], 0.0) / (far - near)
@@ -228,7 +243,8 @@ class _Planner:
             block = self._time(self._task(small, net.depth, "step", 0))
         rounds = net.restarts if net.gradient.restarts else 0
         scale = batch / small
-        return scale * (block + layer * net.depth * rounds), scale * layer
+        evaluation = once + layer * net.depth * (net.restarts + 1)
+        return scale * (block + layer * net.depth * rounds), scale * evaluation
 
     def _time(self, task: Callable[[], object]) -> float:
         seconds = []

@@ -164,6 +164,12 @@ def test_restore_writes_images_as_they_were_with_a_record_each(run, photos, tmp_
     assert record["kind"] == "measured"
     assert 0 <= record["residual"] <= 1e-4
     assert record["problem"]["name"] == "denoise"
+    certificate = record["certificate"]
+    assert certificate["claims"]["rmse"][0]["kind"] in ("proved", "estimated")
+    assert certificate["claims"]["residual"][0]["kind"] == "measured"
+    assert certificate["parts"] == 1
+    assert certificate["verdict"].startswith("Proved")
+    assert text.count("RMSE from its equilibrium (") == 2
 
 
 def test_what_is_done_is_not_done_again_unless_something_changed(run, photos, tmp_path):
@@ -179,6 +185,21 @@ def test_what_is_done_is_not_done_again_unless_something_changed(run, photos, tm
     assert text.count("done before") == 0
     invoke("restore", run, photos, "--out", out, "--device", "cpu", "--again")
     assert (out / "b.png").stat().st_mtime_ns > times["b.png"]
+
+
+def test_without_certificates_and_with_them_after_all(run, photos, tmp_path):
+    """The images are the same; what was restored without is certified when asked for."""
+    out, record = tmp_path / "out", tmp_path / "out/b.png.json"
+    result, text = invoke("restore", run, photos, "--out", out, "--no-certificate", "--device", "cpu")
+    assert result.exit_code == 0, text
+    assert "certificate" not in json.loads(record.read_text())
+    assert "RMSE" not in text
+    before = (out / "b.png").read_bytes()
+    _, text = invoke("restore", run, photos, "--out", out, "--device", "cpu")
+    assert "certificate" in json.loads(record.read_text())
+    assert (out / "b.png").read_bytes() == before
+    _, text = invoke("restore", run, photos, "--out", out, "--no-certificate", "--device", "cpu")
+    assert text.count("b.png done before") == 1
 
 
 def test_two_workers_do_what_one_does(run, photos, tmp_path):

@@ -19,17 +19,18 @@ def relative(found, exact):
     return float((found - exact).norm() / exact.norm())
 
 
+@pytest.mark.parametrize("memory", [0, 3])
 @pytest.mark.parametrize("rtol", [1e-2, 1e-3])
 @pytest.mark.parametrize("depth", [2, 10])
 @pytest.mark.parametrize("case", CASES)
-def test_the_gradient_is_as_accurate_as_asked(case, depth, rtol, float64):
+def test_the_gradient_is_as_accurate_as_asked(case, depth, rtol, memory, float64):
     """Of the parameters, not only of the adjoint; for losses under which contributions cancel, too."""
     for seed in range(2):
         case_ = CASES[case](batch=1)
         parameters = list(case_.map.parameters())
         loss = rand(*case_.answer().shape, seed=seed + 50)
         exact = flat(torch.autograd.grad((loss * case_.answer()).sum(), parameters, allow_unused=True), parameters)
-        net = Restarted(case_.map, depth, restarts=150 // depth, gradient=Truncated(rtol=rtol)).train()
+        net = Restarted(case_.map, depth, restarts=150 // depth, gradient=Truncated(rtol=rtol, memory=memory)).train()
         seen = []
         image = net(case_.y, case_.physics, report=seen.append)
         found = flat(torch.autograd.grad((loss * image).sum(), parameters), parameters)
@@ -42,7 +43,12 @@ def test_the_gradient_is_as_accurate_as_asked(case, depth, rtol, float64):
 def test_cancellation_is_seen(float64):
     """An adjoint within 1 % of the exact one gave this gradient with an error of 8 %."""
     case, parameters, errors = CASES["damped_l1"](batch=1), None, {}
-    for rule in (Truncated(rtol=1e-2), Implicit(rtol=1e-2, memory=0)):
+    rules = {
+        "series": Truncated(rtol=1e-2),
+        "residuals": Truncated(rtol=1e-2, memory=3),
+        "adjoint only": Implicit(rtol=1e-2, memory=0),
+    }
+    for name, rule in rules.items():
         worst = 0.0
         for seed in range(3):
             case = CASES["damped_l1"](batch=1)
@@ -52,22 +58,25 @@ def test_cancellation_is_seen(float64):
             net = Restarted(case.map, 1, restarts=150, gradient=rule).train()
             found = flat(torch.autograd.grad((loss * net(case.y, case.physics)).sum(), parameters), parameters)
             worst = max(worst, relative(found, exact))
-        errors[type(rule)] = worst
-    assert errors[Truncated] < 1e-2
-    assert errors[Implicit] > 3e-2  # its tolerance is that of the adjoint
+        errors[name] = worst
+    assert errors["series"] < 1e-2
+    assert errors["residuals"] < 1e-2
+    assert errors["adjoint only"] > 3e-2  # its tolerance is that of the adjoint
 
 
 def test_only_the_leaves_of_the_block_are_looked_at(float64):
     """With nothing to learn but the measurement, the gradient in y is as accurate."""
+    rules = (Implicit(rtol=1e-13), Truncated(rtol=1e-3), Truncated(rtol=1e-3, memory=3))
     case = CASES["quadratic"](batch=1)
     case.map.requires_grad_(False)
     y = case.y.clone().requires_grad_()
     loss = rand(1, 1, 4, 5, seed=4)
     grads = []
-    for rule in (Implicit(rtol=1e-13), Truncated(rtol=1e-3)):
+    for rule in rules:
         net = Restarted(case.map, 2, 200, gradient=rule).train()
         grads.append(torch.autograd.grad((loss * net(y, case.physics)).sum(), y)[0])
     assert relative(grads[1], grads[0]) < 2e-3
+    assert relative(grads[2], grads[0]) < 2e-3
 
 
 def photo_gradients(restarts, rules, size=64):
@@ -95,9 +104,11 @@ def photo_gradients(restarts, rules, size=64):
 
 def test_on_a_piece_of_a_photograph(float64):
     """16×16 of the same: the reference is a series carried on to rounding."""
-    (exact, _), (found, report) = photo_gradients(60, [(Implicit(rtol=1e-12), 1), (Truncated(rtol=1e-2), 10)], size=16)
-    assert relative(found, exact) < 2e-2
-    assert report.parameter_error < 1e-2
+    rules = [(Implicit(rtol=1e-12), 1), (Truncated(rtol=1e-2), 10), (Truncated(rtol=1e-2, memory=3), 10)]
+    (exact, _), *others = photo_gradients(60, rules, size=16)
+    for found, report in others:
+        assert relative(found, exact) < 2e-2
+        assert report.parameter_error < 1e-2
 
 
 @pytest.mark.slow

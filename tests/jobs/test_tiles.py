@@ -80,6 +80,15 @@ def test_the_worst_tile_speaks_for_the_image():
     assert good.worse(bad) == bad.worse(good) == Outcome(Status.MAX_LAYERS, 1e-3, 50, 2)
 
 
+def test_every_tile_is_certified():
+    problem = deblur("gaussian:1.0", "circular", sigma=0.01)
+    y, _ = problem.measure(picture(40, 48))
+    _, outcome = restore_image(network(), problem, y, tile=16, overlap=8, certify=True)
+    assert len(outcome.certificates) == outcome.tiles >= 4
+    assert all(0 < c.rmse.estimated.value < 1e-3 for c in outcome.certificates)
+    assert restore_image(network(), problem, y, tile=16, overlap=8)[1].certificates == ()
+
+
 def test_a_tile_without_a_measured_pixel_says_so():
     mask = torch.ones(72, 84)
     mask[:, 40:] = 0

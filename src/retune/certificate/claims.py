@@ -106,6 +106,7 @@ class ImageCertificate:
         status: how the solve ended.
         layers: layers run by the solve.
         dtype: the arithmetic that the numbers were computed in.
+        parts: pieces that were solved each for itself (tiles, pages), of which every number is the worst.
     """
 
     step_size: Claim
@@ -124,6 +125,7 @@ class ImageCertificate:
     status: str
     layers: int
     dtype: str
+    parts: int = 1
 
     @property
     def claims(self) -> dict[str, Claim]:
@@ -146,6 +148,7 @@ class ImageCertificate:
             "status": self.status,
             "layers": self.layers,
             "dtype": self.dtype,
+            "parts": self.parts,
             "strong_convexity": {"value": self.strong_convexity[0], "from": self.strong_convexity[1]},
             "assumptions": [a.to_dict() for a in self.assumptions],
             "claims": {name: [n.to_dict() for n in claim.numbers] for name, claim in self.claims.items()},

@@ -28,7 +28,8 @@ def verdict(image: ImageCertificate) -> str:
     rate = image.rate.estimated
     near, wrong = image.rmse.proved, image.gradient_error.proved
     if near is not None:
-        found = f"{_opening(near)} the image is within {_short(near.value)} (RMSE) of the only equilibrium"
+        what = "the image is" if image.parts == 1 else f"each of its {image.parts} parts is"
+        found = f"{_opening(near)} {what} within {_short(near.value)} (RMSE) of the only equilibrium"
         if wrong is not None and wrong.value < 1:
             found += f", and the gradient formed there is within {_percent(wrong.value)} of the exact one"
         return found + "."

@@ -36,10 +36,13 @@ def restore(
     overlap: Annotated[int, typer.Option("--overlap", help="Margin around a tile, in pixels.")] = 96,
     workers: Annotated[int, typer.Option("--workers", help="Files restored at the same time.")] = 1,
     again: Annotated[bool, typer.Option("--again", help="Restore also what is done already.")] = False,
+    certificate: Annotated[
+        bool, typer.Option("--certificate/--no-certificate", help="Certify each image: at most doubles the time.")
+    ] = True,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
-    """Restore images, each written as it was stored (16 bits in, 16 bits out), with a record of how it went.
+    """Restore images, each written as it was stored (16 bits in, 16 bits out), with a record and certificate of each.
 
     A broken file does not stop the others: it is named at the end, and the exit status is 1. Running the command
     again restores what is missing or has changed.
@@ -52,7 +55,7 @@ def restore(
 
         files = _problem.chosen_files(images)
         wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        options = Options(model, wanted, out, _problem.chosen_device(device), tile, overlap, white, again)
+        options = Options(model, wanted, out, _problem.chosen_device(device), tile, overlap, white, again, certificate)
         done: list[Row] = []
 
         def note(row: Row) -> None:

@@ -32,7 +32,7 @@ class AdjointBlocks:
         parameters: continue until this is also so of the gradient of everything that the block depends on. An adjoint
             with an error of 1 % can give a gradient with one of 10 %, where large contributions cancel.
         memory: directions kept to solve for w by minimal residuals instead of summing the series, if `rtol` is given;
-            0 sums the series. Only the series looks at the gradient itself (`parameters`).
+            0 sums the series.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class AdjointBlocks:
     ):
         self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
         self._memory = memory if blocks is None and max_blocks > 1 else 0
-        self._parameters = parameters and blocks is None and not self._memory
+        self._parameters = parameters and blocks is None
         self._gain: Tensor | None = None
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
@@ -90,7 +90,14 @@ class AdjointBlocks:
         parameter_gradient: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         if self._memory:
-            found = minimal_residual(vjp, v, rtol=self._rtol or 0.0, most=self._max_blocks - 1, memory=self._memory)
+            found = minimal_residual(
+                vjp,
+                v,
+                rtol=self._rtol or 0.0,
+                most=self._max_blocks - 1,
+                memory=self._memory,
+                accept=None if parameter_gradient is None else self._settled(parameter_gradient),
+            )
             self._report.blocks, self._gain = found.products + 1, found.gain
             self._seen = (found.w - v, _norm(found.w), _norm(v), found.alive)
             return found.w
@@ -129,6 +136,26 @@ class AdjointBlocks:
         # With one block w is v: nothing of the size of a state is kept during the last pass.
         self._seen = (None if used == 1 else w - v, _norm(w), size, alive)
         return w
+
+    def _settled(self, parameter_gradient: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], bool]:
+        """Whether the parameter gradient has settled: from one accepted w to the next, by its change.
+
+        Where the residual has become q times as large meanwhile, about ``q/(1 − q)`` of the change is still to come.
+        """
+        before: tuple[Tensor, Tensor] | None = None
+
+        def settled(w: Tensor, residual: Tensor) -> bool:
+            nonlocal before
+            last, before = before, (parameter_gradient(w), residual)
+            if last is None:
+                return False
+            q = float((residual / last[1].clamp_min(_tiny(residual))).max().clamp(0.0, 0.999))
+            size = float(torch.linalg.vector_norm(before[0]))
+            rest = float(torch.linalg.vector_norm(before[0] - last[0])) * q / (1 - q)
+            self._report.parameter_error = rest / size if size > 0 else 0.0
+            return rest <= (self._rtol or 0.0) * size
+
+        return settled
 
     def _still_needed(
         self,

@@ -12,6 +12,8 @@ __all__ = ["AdjointSolution", "minimal_residual"]
 
 # A residual this many times larger than v: the block is no contraction there, and its series means nothing.
 _RUNAWAY = 10.0
+# The next tolerance, where one did not do.
+_TIGHTER = 0.3
 
 
 class AdjointSolution(NamedTuple):
@@ -24,7 +26,13 @@ class AdjointSolution(NamedTuple):
 
 
 def minimal_residual(
-    vjp: Callable[[Tensor], Tensor], v: Tensor, *, rtol: float, most: int, memory: int
+    vjp: Callable[[Tensor], Tensor],
+    v: Tensor,
+    *,
+    rtol: float,
+    most: int,
+    memory: int,
+    accept: Callable[[Tensor, Tensor], bool] | None = None,
 ) -> AdjointSolution:
     r"""Truncated generalised conjugate residuals (Orthomin; Vinsome 1976; Eisenstat, Elman, Schultz, 1983).
 
@@ -42,7 +50,10 @@ def minimal_residual(
         rtol: requested relative error.
         most: bound on the products with Jᵀ, ≥ 1.
         memory: directions kept, ≥ 1; costs twice as many states.
+        accept: asked once the error is small enough, with w and the size (B,) of the residual; if it says no, the
+            solution goes on to a tolerance smaller by a factor, until rounding.
     """
+    tolerance, finest = rtol, 16 * torch.finfo(v.dtype).eps
     tiny = torch.finfo(v.dtype).tiny
     w, r = torch.zeros_like(v), v
     first = _norm(v)
@@ -78,8 +89,10 @@ def minimal_residual(
         if used % every == 0:
             # The gain is still growing while it is little known: trust it less after few products.
             margin = 1 + 1 / used
-            if not bool((alive & (size > 0) & (margin * gain * size > rtol * _norm(w))).any()):
-                break
+            if not bool((alive & (size > 0) & (margin * gain * size > tolerance * _norm(w))).any()):
+                if accept is None or tolerance <= finest or accept(w, size):
+                    break
+                tolerance = max(_TIGHTER * tolerance, finest)
     return AdjointSolution(torch.where(_like(alive, w), w, v), gain, alive, used)
 
 

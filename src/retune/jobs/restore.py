@@ -19,8 +19,10 @@ from retune import _checkpoint, io
 from retune._checkpoint import write_atomically
 from retune._version import __version__
 from retune.build import load, problem_of
+from retune.certificate.parts import worst_part
 from retune.config import ProblemConfig, from_dict
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
+from retune.jobs.certified import in_a_line
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.train import MODEL
 from retune.model import Restarted
@@ -46,6 +48,7 @@ class Options:
         white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
             for floats.
         again: restore also what is done already.
+        certificate: certify every image, which at most about doubles the time.
     """
 
     model: Path
@@ -56,6 +59,7 @@ class Options:
     overlap: int = 96
     white: float | None = None
     again: bool = False
+    certificate: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def restore(
     """Restore files; a broken one does not stop the others.
 
     Each result is written atomically into the folder, under the name of its file, with a record beside it
-    (``NAME.json``): status, residual, layers, problem, and fingerprints of image and model. What has a record with
-    the same fingerprints is not restored again.
+    (``NAME.json``): status, residual, layers, certificate, problem, and fingerprints of image and model. What has a
+    record with the same fingerprints is not restored again.
 
     Args:
         files: images.
@@ -194,8 +198,12 @@ class _Job:
                 return Row(file, "done before")
             outcome = self._restore(file)
             seconds = time.perf_counter() - start
-            write_atomically(record, json.dumps(facts | _told(outcome, seconds), indent=1).encode())
-            return Row(file, "restored", f"{outcome.status.value}, residual {outcome.residual:.1e}", seconds)
+            told = _told(outcome, seconds)
+            write_atomically(record, json.dumps(facts | told, indent=1).encode())
+            detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
+            if "certificate" in told:
+                detail += f", {in_a_line(told['certificate'])}"
+            return Row(file, "restored", detail, seconds)
         except (RetuneError, OSError, RuntimeError) as error:
             return Row(file, "failed", " ".join(str(error).split()), time.perf_counter() - start)
 
@@ -221,6 +229,8 @@ class _Job:
         try:
             before = json.loads(record.read_text(encoding="utf-8"))
         except ValueError:
+            return False
+        if not isinstance(before, dict) or (self.options.certificate and "certificate" not in before):
             return False
         return {k: before.get(k) for k in facts} == facts
 
@@ -259,13 +269,16 @@ def _restore_one(net: Restarted, options: Options, y: Tensor) -> tuple[Tensor, O
     if tile is None:
         tile = AUTO_TILE if y.shape[-1] * y.shape[-2] > WHOLE else 0
     problem = problem_of(options.problem, y)
-    image, outcome = restore_image(net, problem, y, tile=tile or None, overlap=options.overlap)
+    image, outcome = restore_image(
+        net, problem, y, tile=tile or None, overlap=options.overlap, certify=options.certificate
+    )
     if outcome.status.failed:
         raise DivergedError(f"{outcome.status.value}. {outcome.status.advice}")
     return image, outcome
 
 
 def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
+    certified = {"certificate": worst_part(outcome.certificates).to_dict()} if outcome.certificates else {}
     return {
         "status": outcome.status.value,
         "advice": outcome.status.advice,
@@ -274,4 +287,4 @@ def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "tiles": outcome.tiles,
         "kind": "measured",
         "seconds": round(seconds, 3),
-    }
+    } | certified

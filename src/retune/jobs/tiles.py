@@ -10,13 +10,15 @@ side, and those of a tile do not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from retune.certificate import ImageCertificate
 from retune.equilibrium import Status
 from retune.errors import InvalidParameterError
+from retune.jobs.certified import certificate_of
 from retune.model import Restarted
 from retune.priors.wavelet import WaveletL1, WaveletL12
 from retune.problems.base import Restoration
@@ -35,12 +37,14 @@ class Outcome:
         residual: relative change over the last block of layers.
         layers: that were run.
         tiles: that the image was cut into.
+        certificates: of each tile, if they were asked for and it did not fail.
     """
 
     status: Status
     residual: float
     layers: int
     tiles: int = 1
+    certificates: tuple[ImageCertificate, ...] = ()
 
     def worse(self, other: Outcome) -> Outcome:
         """The worse of both in every respect."""
@@ -49,6 +53,7 @@ class Outcome:
             max(self.residual, other.residual),
             max(self.layers, other.layers),
             self.tiles + other.tiles,
+            self.certificates + other.certificates,
         )
 
 
@@ -59,6 +64,7 @@ def restore_image(
     *,
     tile: int | None = None,
     overlap: int = 96,
+    certify: bool = False,
     note: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tensor, Outcome]:
     """Restore one measurement (1, C, h, w), whole or in tiles.
@@ -69,6 +75,7 @@ def restore_image(
         y: the measurement.
         tile: side of the tiles in pixels of the measurement, without their margins; None restores the image at once.
         overlap: margin around a tile, on each side.
+        certify: whether the outcome gets a certificate of every tile; it about doubles the time at most.
         note: told (tiles done, tiles in all).
 
     Returns:
@@ -76,7 +83,7 @@ def restore_image(
     """
     net.eval()
     if tile is None or (tile >= y.shape[-2] and tile >= y.shape[-1]):
-        image, outcome = _solve(net, problem, y)
+        image, outcome = _solve(net, problem, y, certify)
         note(1, 1)
         return image, outcome
     if tile < 1 or overlap < 1:
@@ -87,7 +94,7 @@ def restore_image(
     worst: Outcome | None = None
     for i, (row, col) in enumerate((r, c) for r in rows for c in cols):
         part = problem.part(row.seen, col.seen)
-        image, outcome = _solve(net, part, y[..., row.seen, :][..., col.seen])
+        image, outcome = _solve(net, part, y[..., row.seen, :][..., col.seen], certify)
         worst = outcome if worst is None else worst.worse(outcome)
         factor = image.shape[-1] // len(col.seen)
         if total is None:
@@ -101,9 +108,12 @@ def restore_image(
     return total, worst
 
 
-def _solve(net: Restarted, problem: Restoration, y: Tensor) -> tuple[Tensor, Outcome]:
-    found = net.solve(y, problem.operator(y))
+def _solve(net: Restarted, problem: Restoration, y: Tensor, certify: bool) -> tuple[Tensor, Outcome]:
+    physics = problem.operator(y)
+    found = net.solve(y, physics)
     outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]))
+    if certify and not outcome.status.failed:
+        outcome = replace(outcome, certificates=(certificate_of(net, y, physics, found),))
     return problem.frame(found.image), outcome
 
 

@@ -16,12 +16,12 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
 from retune._restrict import Restrictable, rows
-from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole, wrong_type
+from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.convex import forward_backward_guarantee
 from retune.maps.describe import describe_fidelity, describe_prior
-from retune.maps.parameters import Bounded, Positive
+from retune.maps.parameters import Bounded, Positive, require_damping
 from retune.priors.base import SynthesisPrior
 from retune.priors.denoiser import Denoiser, DenoiserPrior
 from retune.priors.ridge import Ridge
@@ -74,9 +74,7 @@ class ForwardBackward(AbstractMap):
     ):
         super().__init__()
         layers = require_whole("layers", layers)
-        strong_convexity = require_real("strong_convexity", strong_convexity)
-        if not 0 <= strong_convexity < float("inf"):
-            raise InvalidParameterError(f"strong_convexity must be finite and ≥ 0, got {strong_convexity}")
+        strong_convexity = require_damping(strong_convexity)
         if data_fidelity is not None:
             number = isinstance(data_fidelity, Real)
             hint = f"write step_size={data_fidelity}" if number else "for example deepinv.optim.L2(sigma=0.1)"

@@ -19,7 +19,7 @@ from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.convex import smooth_assumptions
 from retune.maps.describe import describe_fidelity, describe_prior
-from retune.maps.parameters import Bounded, Positive
+from retune.maps.parameters import Bounded, Positive, require_damping
 from retune.priors.denoiser import RED, DenoiserPrior
 from retune.priors.ridge import Ridge
 from retune.problem import Problem
@@ -28,11 +28,12 @@ __all__ = ["GradientStep"]
 
 
 class GradientStep(AbstractMap):
-    r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x)))``: projected gradient descent on ``f + λR``.
+    r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x) + εx))``: projected gradient descent on ``f + λR + ½ε‖·‖²``.
 
-    The step size is ``τ = 2s/(L_f + λ L_R)`` with ``s ∈ (0, 1)`` learned through a sigmoid, ``L_f = ‖A‖²/σ²`` from the
-    problem and ``L_R`` from the prior. If those are Lipschitz constants, the objective decreases with every layer,
-    whatever the training does; for convex ``f + λR`` T is averaged and the iterates converge to a minimiser. For a
+    The step size is ``τ = 2s/(L_f + λ L_R + ε)`` with ``s ∈ (0, 1)`` learned through a sigmoid, ``L_f = ‖A‖²/σ²`` from
+    the problem, ``L_R`` from the prior, and ε = 0 unless it is given. If those are Lipschitz constants, the objective
+    decreases with every layer, whatever the training does; for convex ``f + λR`` T is averaged and the iterates
+    converge to a minimiser. For a
     convex ridge regulariser that holds by construction; for a weakly convex one the objective still decreases and every
     limit point is stationary (Attouch, Bolte, Svaiter, Math. Program. 137, 2013). For :class:`retune.priors.RED` the
     constant is a guess, and nothing is promised.
@@ -49,6 +50,9 @@ class GradientStep(AbstractMap):
         learn_reg: whether λ is trained.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity other than ``L2``.
         prior_lipschitz: Lipschitz constant of ``∇R`` for a prior that does not know it.
+        strong_convexity: ε ≥ 0: adds ``½ε‖x‖²`` to the objective. With ε > 0 and a convex ridge regulariser the map is
+            a contraction for any A; a ρ-weakly convex one needs ``ε + μ > λρ``, with μ the strong convexity of f. It
+            pulls the image towards 0, so keep it small beside ``‖A‖²/σ²``.
 
     Raises:
         InvalidParameterError: a parameter out of range, or a prior without a gradient or without a known constant.
@@ -67,6 +71,7 @@ class GradientStep(AbstractMap):
         learn_reg: bool = True,
         lipschitz: float | None = None,
         prior_lipschitz: float | None = None,
+        strong_convexity: float = 0.0,
     ):
         super().__init__()
         layers = require_whole("layers", layers)
@@ -75,6 +80,7 @@ class GradientStep(AbstractMap):
         if data_fidelity is not None:
             require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
         self.layers, self.lipschitz = layers, lipschitz
+        self.strong_convexity = require_damping(strong_convexity)
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
         self.box = None if box is None else _box(box)
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
@@ -94,6 +100,7 @@ class GradientStep(AbstractMap):
             "box": None if self.box is None else list(self.box),
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
+            "strong_convexity": self.strong_convexity,
         }
 
     def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
@@ -109,8 +116,9 @@ class GradientStep(AbstractMap):
         """See :class:`~retune.maps.base.AbstractMap`: the constants of a ridge regulariser are known, RED has none."""
         constant = self.prior_constant(problem.adjoint_y)  # (1,)
         reg = self.reg().to(problem.lipschitz)[:, None]  # (layers, 1)
-        lipschitz = problem.lipschitz + reg.max() * constant
-        steps = 2 * self.step_size().to(lipschitz)[:, None] / (problem.lipschitz + reg * constant)
+        smooth = problem.lipschitz + self.strong_convexity
+        lipschitz = smooth + reg.max() * constant
+        steps = 2 * self.step_size().to(lipschitz)[:, None] / (smooth + reg * constant)
         assumptions = smooth_assumptions(problem)
         if not isinstance(self.prior, Ridge):
             return Guarantee(
@@ -124,9 +132,8 @@ class GradientStep(AbstractMap):
                 ),
             )
         weak = reg.max() * self.prior.at(None, problem.adjoint_y).weak_convexity
-        room = problem.strong_convexity - weak
+        room = problem.strong_convexity + self.strong_convexity - weak
         convex = bool((room >= 0).all())
-        source = "A, less the weak convexity of the prior" if bool((room > 0).any()) else "none is known"
         how = "normalised filters, bounded spline slopes"
         if convex:
             statement = "the iterates converge to a minimiser" if self.layers == 1 else "every layer is averaged"
@@ -139,20 +146,30 @@ class GradientStep(AbstractMap):
             lipschitz=lipschitz,
             lipschitz_kind=problem.sqnorm_kind,
             strong_convexity=room.clamp_min(0),
-            strong_convexity_from=source,
+            strong_convexity_from=self._source(problem, room, weak),
             step_sizes=steps,
             assumptions=(*assumptions, Assumption("∇R is L_R-Lipschitz", True, how)),
         )
 
+    def _source(self, problem: Problem, room: Tensor, weak: Tensor) -> str:
+        """Where μ comes from."""
+        if not bool((room > 0).any()):
+            return "none is known"
+        parts = ["A"] if bool((problem.strong_convexity > 0).any()) else []
+        if self.strong_convexity:
+            parts.append(f"the added ½ε‖x‖², ε = {self.strong_convexity:g}")
+        return " and ".join(parts) + (", less the weak convexity of the prior" if bool((weak > 0).any()) else "")
+
     def objective(self, x: Tensor, problem: Problem, layer: int = 0) -> Tensor:
-        """``f(x) + λR(x)`` per image, shape (B,), for a prior with a value.
+        """``f(x) + λR(x) + ½ε‖x‖²`` per image, shape (B,), for a prior with a value.
 
         Raises:
             InvalidParameterError: a prior without a value (RED).
         """
         if isinstance(self.prior, DenoiserPrior) or not _has_value(self.prior):
             raise InvalidParameterError(f"{type(self.prior).__name__} has a gradient but no value, so no objective")
-        return problem.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
+        value = problem.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
+        return value + 0.5 * self.strong_convexity * x.square().flatten(1).sum(1) if self.strong_convexity else value
 
     def prior_constant(self, like: Tensor) -> Tensor:
         """``L_R``, shape (1,)."""
@@ -177,6 +194,7 @@ class _BoundGradientStep(BoundMap):
     def __init__(self, owner: GradientStep, problem: Problem):
         self.layers = owner.layers
         self._problem, self._shape, self._box = problem, problem.shape, owner.box
+        self._damping = owner.strong_convexity
         like = problem.adjoint_y
         steps, regs = (t.to(problem.device, problem.dtype) for t in (owner.step_size(), owner.reg()))
         shared = None
@@ -189,7 +207,7 @@ class _BoundGradientStep(BoundMap):
             constant = owner.prior_constant(like)
         self._layers = []
         for k in range(self.layers):
-            total = problem.lipschitz + regs[k] * constant  # (1 or B,)
+            total = problem.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
             tau = (2 * steps[k] / total).reshape(-1, 1, 1, 1)
             self._layers.append(_Layer(-tau, regs[k], shared or _gradient(owner.prior, problem.shape, k)))
 
@@ -198,9 +216,11 @@ class _BoundGradientStep(BoundMap):
         return self._project(self._problem.adjoint_y / self._problem.sqnorm.reshape(-1, 1, 1, 1))
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
-        """``P(u − τ(∇f(u) + λ∇R(u)))``."""
+        """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
         step = self._layers[k % self.layers]
         direction = torch.addcmul(self._problem.grad(u), step.gradient(u), step.reg)
+        if self._damping:
+            direction = torch.add(direction, u, alpha=self._damping)
         return self._project(torch.addcmul(u, direction, step.minus_step))
 
     def _project(self, x: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from retune.errors import InvalidParameterError, wrong_type
+from retune.errors import InvalidParameterError, require_real, wrong_type
 
-__all__ = ["Bounded", "Positive", "ScalarParameter"]
+__all__ = ["Bounded", "Positive", "ScalarParameter", "require_damping"]
 
 
 _LOG_LIMIT = 40.0  # beyond this exp leaves what products of such numbers can represent in float32
@@ -132,3 +132,15 @@ class Bounded(ScalarParameter):
 def _margin(dtype: torch.dtype) -> float:
     """In float32 sigmoid(17) is exactly 1; this distance from the ends keeps τ < 2/L whatever the optimiser does."""
     return math.sqrt(torch.finfo(dtype).eps)
+
+
+def require_damping(strong_convexity: float) -> float:
+    """ε of the added ``½ε‖u‖²``, if it is one.
+
+    Raises:
+        InvalidParameterError: not a finite number ≥ 0.
+    """
+    strong_convexity = require_real("strong_convexity", strong_convexity)
+    if not 0 <= strong_convexity < float("inf"):
+        raise InvalidParameterError(f"strong_convexity must be finite and ≥ 0, got {strong_convexity}")
+    return strong_convexity

@@ -1,0 +1,69 @@
+"""One certificate for an image that was solved in parts: its tiles, or the pages of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from retune.certificate.claims import (
+    ESTIMATED,
+    MEASURED,
+    PROVED,
+    Claim,
+    ImageCertificate,
+    Number,
+    proved_kind,
+)
+from retune.guarantee import Assumption
+
+__all__ = ["worst_part"]
+
+
+def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
+    """The certificate that holds for every part: of each number the largest, and a bound only where all have one.
+
+    It speaks of the parts, each with the equilibrium of its own problem and, for tiles, with its margins; not of how
+    their seams were blended. Bounds that hold with a probability hold together with the sum of their failures (union
+    bound).
+
+    Args:
+        parts: their certificates, at least one.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    # What is said in words is that of the part of which the least is known.
+    weakest = min(parts, key=lambda p: (p.rmse.proved is not None, bool(p.statement)))
+    claims = {name: _claim([p.claims[name] for p in parts]) for name in weakest.claims}
+    return replace(
+        weakest,
+        **claims,
+        assumptions=_together([p.assumptions for p in parts]),
+        strong_convexity=min((p.strong_convexity for p in parts), key=lambda s: s[0]),
+        status=next((p.status for p in parts if p.status != "converged"), "converged"),
+        layers=max(p.layers for p in parts),
+        parts=sum(p.parts for p in parts),
+    )
+
+
+def _claim(claims: Sequence[Claim]) -> Claim:
+    """By each route that every part has."""
+    found = []
+    for kind in (PROVED, ESTIMATED, MEASURED):
+        numbers = [n for claim in claims if (n := next((m for m in claim.numbers if m.kind.startswith(kind)), None))]
+        if len(numbers) < len(claims):
+            continue
+        worst = max(numbers, key=lambda n: n.value)
+        rests = _together([n.assumptions for n in numbers])
+        name = proved_kind(rests) if kind == PROVED else worst.kind
+        found.append(Number(worst.value, name, f"the worst of {len(claims)} parts: {worst.how}", rests))
+    return Claim(tuple(found))
+
+
+def _together(each: Sequence[tuple[Assumption, ...]]) -> tuple[Assumption, ...]:
+    """What the parts assume, each statement once: the failures of the parts that assume it add up."""
+    found: dict[tuple[str, bool], list[Assumption]] = {}
+    for assumption in (a for assumptions in each for a in assumptions):
+        found.setdefault((assumption.statement, assumption.checked), []).append(assumption)
+    return tuple(
+        replace(same[0], probability=max(0.0, 1 - sum(1 - a.probability for a in same))) for same in found.values()
+    )
