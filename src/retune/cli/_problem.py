@@ -1,4 +1,4 @@
-"""The options by which restore and tune are told what was measured."""
+"""The options by which verbs are told what was measured."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Factor = Annotated[int | None, typer.Option("--factor", help="Magnification: 2, 
 Sigma = Annotated[
     str | None, typer.Option("--sigma", help="Noise level on [0, 1], one a channel as 0.1,0.2,0.3, or estimate.")
 ]
+White = Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import typer
 
 from retune._version import __version__
+from retune.cli.certify import certify
 from retune.cli.demo import demo
+from retune.cli.doctor import doctor
 from retune.cli.restore import restore
 from retune.cli.train import train
 
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("restore")(restore)
+app.command("certify")(certify)
+app.command("doctor")(doctor)
 app.command("demo")(demo)
 
 

@@ -11,7 +11,7 @@ from retune import io
 from retune.errors import InvalidParameterError
 from retune.problems.base import Restoration
 
-__all__ = ["check_device", "intensity_scale", "middle", "read_measured"]
+__all__ = ["check_device", "intensity_scale", "middle", "one_line", "read_measured"]
 
 
 def intensity_scale(file: Path, images: Tensor, layout: io.Layout, white: float | None) -> float:
@@ -40,14 +40,21 @@ def intensity_scale(file: Path, images: Tensor, layout: io.Layout, white: float 
     return 1.0
 
 
-def read_measured(file: Path, white: float | None = None) -> Tensor:
-    """The measurements (N, C, h, w) of a file in the default precision, scaled to [0, 1] (noise may leave it).
+def read_measured(file: Path, white: float | None = None, *, in_range: bool = True) -> list[tuple[str, Tensor]]:
+    """The measurements of a file, (1, C, h, w) each and scaled to [0, 1] (noise may leave it), with their names.
+
+    Args:
+        file: an image, or a stack of them.
+        white: see :func:`intensity_scale`.
+        in_range: whether floats have to be intensities in [0, 1].
 
     Raises:
         RetuneError: see :func:`retune.io.read` and :func:`intensity_scale`.
     """
     images, layout = io.read(file)
-    return images.to(torch.get_default_dtype()) * intensity_scale(file, images, layout, white)
+    scale = intensity_scale(file, images, layout, white) if in_range or white is not None else 1.0
+    names = [file.name] if len(images) == 1 else [f"{file.name}, image {i}" for i in range(len(images))]
+    return list(zip(names, (images.to(torch.get_default_dtype()) * scale).split(1), strict=True))
 
 
 def check_device(device: str) -> None:
@@ -71,3 +78,8 @@ def middle(problem: Restoration, y: Tensor, side: int) -> tuple[Restoration, Ten
         return problem, y
     rows, cols = (torch.arange(max(0, (n - side) // 2), min(n, (n - side) // 2 + side)) for n in y.shape[-2:])
     return problem.part(rows, cols), y[..., rows, :][..., cols]
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, for a table."""
+    return " ".join(str(error).split())

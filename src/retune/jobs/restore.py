@@ -21,7 +21,7 @@ from retune._version import __version__
 from retune.build import load, problem_of
 from retune.config import ProblemConfig, from_dict
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
-from retune.jobs.measured import check_device, intensity_scale
+from retune.jobs.measured import check_device, intensity_scale, one_line
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.train import MODEL
 from retune.model import Restarted
@@ -190,7 +190,7 @@ class _Job:
             write_atomically(record, json.dumps(facts | _told(outcome, seconds), indent=1).encode())
             return Row(file, "restored", f"{outcome.status.value}, residual {outcome.residual:.1e}", seconds)
         except (RetuneError, OSError, RuntimeError) as error:
-            return Row(file, "failed", " ".join(str(error).split()), time.perf_counter() - start)
+            return Row(file, "failed", one_line(error), time.perf_counter() - start)
 
     def _facts(self, file: Path) -> dict[str, Any]:
         options = self.options
