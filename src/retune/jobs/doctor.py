@@ -73,7 +73,8 @@ def examine(
         raise InvalidParameterError(f"the size must be at least 1×1, got {size[0]}×{size[1]}")
     if not files:
         problem = problem_of(config.problem)
-        found = Examined("the operator", doctor(problem.physics((_channels(config, problem), *size))))
+        shape = (_channels(config, problem), *size)
+        found = Examined("the operator", doctor(problem.physics(shape), img_size=shape))
         note(found)
         return [found]
     done: list[Examined] = []
