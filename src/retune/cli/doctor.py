@@ -67,6 +67,7 @@ def _run_and_images(what: list[Path], fields: dict) -> tuple[Config, list[Path]]
     """The run that is named first, if one is, with the options on top; the rest are images."""
     from retune import config as runs
     from retune.errors import ConfigError
+    from retune.jobs.measured import require_kernel
 
     named = what and (what[0].suffix == ".toml" or (str(what[0]) in runs.shipped() and not what[0].exists()))
     if not named and "name" not in fields:
@@ -74,12 +75,12 @@ def _run_and_images(what: list[Path], fields: dict) -> tuple[Config, list[Path]]
             "no problem was named: retune doctor my.toml, or retune doctor IMAGES --problem deblur (or denoise, "
             "inpaint, superres, module:function)"
         )
-    config = runs.load(what[0]) if named else runs.from_dict({"problem": fields}, source="the problem")
-    if not named:
-        return config, what
-    told = {} if fields.get("name", config.problem.name) != config.problem.name else config.problem.model_dump()
-    known = {k: v for k, v in told.items() if v is not None} | fields
-    return runs.from_dict({**config.model_dump(exclude_none=True), "problem": known}, source="the problem"), what[1:]
+    if named:
+        return _problem.on_top(runs.load(what[0]), fields), what[1:]
+    config = runs.from_dict({"problem": fields}, source="the problem")
+    if what:
+        require_kernel(config.problem)
+    return config, what
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from retune.cli.demo import demo
 from retune.cli.doctor import doctor
 from retune.cli.restore import restore
 from retune.cli.train import train
+from retune.cli.tune import tune
 
 app = typer.Typer(
     name="retune",
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train)
+app.command("tune")(tune)
 app.command("restore")(restore)
 app.command("certify")(certify)
 app.command("doctor")(doctor)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from retune import io
-from retune.errors import InvalidParameterError
+from retune.config import ProblemConfig
+from retune.errors import ConfigError, InvalidParameterError
 from retune.problems.base import Restoration
 
-__all__ = ["check_device", "intensity_scale", "middle", "one_line", "read_measured"]
+__all__ = ["check_device", "intensity_scale", "middle", "one_line", "read_measured", "require_kernel"]
 
 
 def intensity_scale(file: Path, images: Tensor, layout: io.Layout, white: float | None) -> float:
@@ -83,3 +84,12 @@ def middle(problem: Restoration, y: Tensor, side: int) -> tuple[Restoration, Ten
 def one_line(error: BaseException) -> str:
     """The message of an error, for a table."""
     return " ".join(str(error).split())
+
+
+def require_kernel(problem: ProblemConfig) -> None:
+    """Raise if images are said to be blurred, but not how: no kernel is presumed of what was really measured."""
+    if problem.name == "deblur" and problem.kernel is None:
+        raise ConfigError(
+            "by what the images were blurred is not known: give the kernel, --kernel gaussian:1.6, --kernel "
+            "motion:15@30, or an image, NPY or TIFF file of it"
+        )

@@ -21,7 +21,7 @@ from retune._version import __version__
 from retune.build import load, problem_of
 from retune.config import ProblemConfig, from_dict
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
-from retune.jobs.measured import check_device, intensity_scale, one_line
+from retune.jobs.measured import check_device, intensity_scale, one_line, require_kernel
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.train import MODEL
 from retune.model import Restarted
@@ -93,7 +93,10 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
             f"{model} wants {told['name']!r} to be imported, that is, executed. If you trust that code, name it "
             f"yourself: --problem {told['name']}"
         )
-    return from_dict({"problem": {**told, **given}}, source="the problem").problem
+    problem = from_dict({"problem": {**told, **given}}, source="the problem").problem
+    if not told:
+        require_kernel(problem)
+    return problem
 
 
 def restore(
