@@ -116,9 +116,9 @@ def random_crops(images: Sequence[Tensor], count: int, size: int | None, generat
 
 
 def draw_crops(
-    images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator
+    images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator, *, flips: bool = True
 ) -> tuple[Tensor, list[Crop]]:
-    """The same as :func:`random_crops`, and where each crop comes from."""
+    """The same as :func:`random_crops`, and where each crop comes from; `flips` is whether they are flipped."""
     crops = []
     for _ in range(count):
         index = int(torch.randint(len(images), (), generator=generator))
@@ -128,7 +128,7 @@ def draw_crops(
             top, left = (int(torch.randint(n - size + 1, (), generator=generator)) for n in (height, width))
             height = width = size
         rows, columns = torch.randint(2, (2,), generator=generator).tolist()
-        crops.append(Crop(index, top, left, height, width, (bool(rows), bool(columns))))
+        crops.append(Crop(index, top, left, height, width, (flips and bool(rows), flips and bool(columns))))
     try:
         return torch.stack([c.read(images[c.image]) for c in crops]), crops
     except RuntimeError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import retune
+from commands import command, invoke, smooth
 from retune.cli.main import app
 
-RNG = np.random.default_rng(0)
 SMALL = {
     "problem": ["name=denoise", "sigma=0.1"],
     "prior": ["levels=2", "wavelet=db2"],
@@ -30,20 +29,6 @@ SMALL = {
     "optimiser": ["steps=4", "checkpoint_every=1"],
 }
 SETS = [word for section, fields in SMALL.items() for f in fields for word in ("--set", f"{section}.{f}")]
-
-
-def invoke(*arguments):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert "Traceback" not in result.output
-    assert len(result.output.splitlines()) < 30
-    return result, " ".join(result.output.split())
-
-
-def smooth(height=20, width=24, channels=1):
-    rows, cols = np.linspace(0, 3, height)[:, None], np.linspace(0, 2, width)
-    image = 0.5 + 0.3 * np.sin(rows + cols)[..., None] * np.linspace(1, 0.5, channels)
-    noisy = image + 0.05 * RNG.normal(size=(height, width, channels))
-    return noisy.clip(0, 1) if channels > 1 else noisy.clip(0, 1)[..., 0]
 
 
 @pytest.fixture(scope="module")
@@ -328,22 +313,6 @@ def test_a_folder_that_cannot_be_written(run, photos, tmp_path):
         result, text = invoke(*arguments, tmp_path / "file" / "out")
         assert result.exit_code == 1
         assert "file" in text
-
-
-def command(*arguments, limit=None):
-    def prepare():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        [sys.executable, "-m", "retune", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=prepare,
-        check=False,
-    )
 
 
 def test_a_disk_that_is_full_loses_nothing_that_was_there(run, photos, tmp_path):

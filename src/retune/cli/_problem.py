@@ -1,12 +1,15 @@
-"""The options by which restore and tune are told what was measured."""
+"""The options by which verbs are told what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from retune.config import Config
 
 Problem = Annotated[
     str | None, typer.Option("--problem", "-p", help="denoise, inpaint, deblur, superres, or module:function.")
@@ -20,6 +23,7 @@ Factor = Annotated[int | None, typer.Option("--factor", help="Magnification: 2, 
 Sigma = Annotated[
     str | None, typer.Option("--sigma", help="Noise level on [0, 1], one a channel as 0.1,0.2,0.3, or estimate.")
 ]
+White = Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -35,6 +39,15 @@ def given(
     """The fields of the section [problem] that were given."""
     fields = {"name": name, "kernel": kernel, "boundary": boundary, "mask": mask, "factor": factor}
     return {k: v for k, v in fields.items() if v is not None} | ({} if sigma is None else {"sigma": _levels(sigma)})
+
+
+def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The run with the fields of the section [problem] that were given; another problem keeps none of its own."""
+    from retune.config import from_dict
+
+    values = config.model_dump(exclude_none=True)
+    told = values["problem"] if fields.get("name", config.problem.name) == config.problem.name else {}
+    return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
 
 
 def _levels(text: str) -> Any:

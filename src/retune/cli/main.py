@@ -8,9 +8,12 @@ from __future__ import annotations
 import typer
 
 from retune._version import __version__
+from retune.cli.certify import certify
 from retune.cli.demo import demo
+from retune.cli.doctor import doctor
 from retune.cli.restore import restore
 from retune.cli.train import train
+from retune.cli.tune import tune
 
 app = typer.Typer(
     name="retune",
@@ -21,7 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train)
+app.command("tune")(tune)
 app.command("restore")(restore)
+app.command("certify")(certify)
+app.command("doctor")(doctor)
 app.command("demo")(demo)
 
 

@@ -29,7 +29,7 @@ def restore(
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
     sigma: _problem.Sigma = None,
-    white: Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")] = None,
+    white: _problem.White = None,
     tile: Annotated[
         int | None, typer.Option("--tile", help="Side of the tiles; 0 for none. Above 4 megapixels 1024 by default.")
     ] = None,

@@ -23,6 +23,7 @@ from retune.certificate.parts import worst_part
 from retune.config import ProblemConfig, from_dict
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
 from retune.jobs.certified import in_a_line
+from retune.jobs.measured import check_device, intensity_scale, one_line, require_kernel
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.train import MODEL
 from retune.model import Restarted
@@ -96,7 +97,10 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
             f"{model} wants {told['name']!r} to be imported, that is, executed. If you trust that code, name it "
             f"yourself: --problem {told['name']}"
         )
-    return from_dict({"problem": {**told, **given}}, source="the problem").problem
+    problem = from_dict({"problem": {**told, **given}}, source="the problem").problem
+    if not told:
+        require_kernel(problem)
+    return problem
 
 
 def restore(
@@ -174,16 +178,8 @@ class _Job:
     def __init__(self, options: Options):
         self.options = options
         path = model_file(options.model)
-        try:
-            self.net = load(path).to(options.device)
-            torch.zeros(1, device=options.device)
-        except (RuntimeError, AssertionError) as error:
-            if isinstance(error, RetuneError):
-                raise
-            reason = str(error).splitlines()[0]
-            raise InvalidParameterError(
-                f"device {options.device!r} is not available here; use cpu, cuda or cuda:1 ({reason})"
-            ) from error
+        check_device(options.device)
+        self.net = load(path).to(options.device)
         self.model_digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if options.problem.sigma != "estimate":
             problem_of(options.problem)  # what is wrong with it concerns all files
@@ -205,7 +201,7 @@ class _Job:
                 detail += f", {in_a_line(told['certificate'])}"
             return Row(file, "restored", detail, seconds)
         except (RetuneError, OSError, RuntimeError) as error:
-            return Row(file, "failed", " ".join(str(error).split()), time.perf_counter() - start)
+            return Row(file, "failed", one_line(error), time.perf_counter() - start)
 
     def _facts(self, file: Path) -> dict[str, Any]:
         options = self.options
@@ -237,7 +233,7 @@ class _Job:
     def _restore(self, file: Path) -> Outcome:
         options = self.options
         images, layout = io.read(file)
-        scale = self._scale(file, images, layout)
+        scale = intensity_scale(file, images, layout, options.white)
         restored, worst = [], None
         for image in images.to(torch.get_default_dtype()):
             y = (image[None] * scale).to(options.device)
@@ -247,21 +243,6 @@ class _Job:
         assert worst is not None
         io.write(options.out / file.name, torch.cat(restored), layout)
         return worst
-
-    def _scale(self, file: Path, images: Tensor, layout: io.Layout) -> float:
-        """What brings the intensities to [0, 1], where the network has learned."""
-        white = self.options.white
-        if white is not None:
-            if not 0 < white < float("inf"):
-                raise InvalidParameterError(f"white must be a positive intensity, got {white}")
-            return (torch.iinfo(getattr(torch, layout.dtype.name)).max if layout.dtype.kind == "u" else 1.0) / white
-        low, high = float(images.min()), float(images.max())
-        if layout.dtype.kind == "f" and (high > 3 or low < -3):
-            raise InvalidParameterError(
-                f"{file} has intensities from {low:.4g} to {high:.4g}, but the network learned on [0, 1]: say which "
-                "intensity is white, for example --white 4095"
-            )
-        return 1.0
 
 
 def _restore_one(net: Restarted, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import deepinv
 import torch
@@ -17,7 +18,7 @@ from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
 from retune.training.records import FitResult
 
-__all__ = ["MODEL", "train"]
+__all__ = ["FACTS", "MODEL", "describe", "train"]
 
 MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
 
@@ -46,7 +47,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     fresh = not any(out.glob("checkpoint-*.safetensors"))
     if fresh:
-        _describe(config, out, fingerprint(images))
+        describe(config, out, fingerprint(images))
     options = config.optimiser
     result = fit(
         net,
@@ -71,7 +72,8 @@ def train(
     return result
 
 
-def _describe(config: Config, out: Path, data: str) -> None:
+def describe(config: Config, out: Path, data: str, **more: Any) -> None:
+    """Write the resolved run, and its facts: seed, versions, fingerprint of the data, and what else there is."""
     facts = {
         "seed": config.seed,
         "data": data,
@@ -81,6 +83,7 @@ def _describe(config: Config, out: Path, data: str) -> None:
             "deepinv": deepinv.__version__,
             "python": platform.python_version(),
         },
+        **more,
     }
     write_atomically(out / RUN, to_toml(config).encode())
     write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())

@@ -22,6 +22,7 @@ from retune.errors import DivergedError, InvalidParameterError
 from retune.maps.parameters import ScalarParameter
 from retune.model import Restarted
 from retune.problems.base import Restoration
+from retune.solve import Stop
 from retune.training.checkpoints import RunFolder, fingerprint, stop_requests
 from retune.training.devices import agreed, make_fabric
 from retune.training.measure import Pairs, evaluate, held_out_pairs, measurer, seeded, stream
@@ -63,6 +64,8 @@ def fit(
     folder: str | Path | None = None,
     checkpoint_every: int = 20,
     resume: bool = False,
+    flips: bool = True,
+    stop: Stop | None = None,
 ) -> FitResult:
     """Train a network on simulated measurements of images: random crops, flips and fresh noise at every step.
 
@@ -97,6 +100,8 @@ def fit(
             finishes the step, saves, and then raises KeyboardInterrupt.
         checkpoint_every: steps between checkpoints, which is what is lost at most.
         resume: continue from the newest checkpoint in `folder`, if there is one.
+        flips: whether crops are flipped at random; not where `images` are measurements whose operator has a direction.
+        stop: when the restarts of a training step stop, instead of after R blocks.
 
     Raises:
         DivergedError: the loss is no longer finite; the network has the best weights so far (without validation
@@ -131,7 +136,7 @@ def fit(
                 "leave out one of warm_start and resume"
             )
         warm.prepare(net, train)
-    watched = _Watched(net, warm)
+    watched = _Watched(net, warm, stop)
     model = criterion.adapt_model(watched)
     wrapped, optimiser = fabric.setup(model, optimiser)
     trainee = _Trainee(wrapped, model, watched.seen)
@@ -156,6 +161,7 @@ def fit(
             "images": fingerprint(train),
             "validation": None if tested is None else fingerprint(tested),
         }
+        decisive |= {k: v for k, v in (("flips", flips), ("stop", repr(stop))) if v not in (True, "None")}
         run = RunFolder(folder, decisive, resume)
         done, spent = run.load(net, optimiser, result, keeper)
     start = time.perf_counter() - spent
@@ -178,7 +184,7 @@ def fit(
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             generator = torch.Generator().manual_seed(stream(seed, step, fabric.global_rank))
-            x, crops = draw_crops(train, batch_size, crop, generator)
+            x, crops = draw_crops(train, batch_size, crop, generator, flips=flips)
             x = x.to(fabric.device)
             if warm is not None:
                 warm.at(crops)
@@ -251,15 +257,16 @@ def _step(
 class _Watched(nn.Module):
     """The network, noting the equilibria it finds: a loss may wrap it, and wrappers pass on images only."""
 
-    def __init__(self, net: Restarted, warm: WarmStart | None = None):
+    def __init__(self, net: Restarted, warm: WarmStart | None = None, stop: Stop | None = None):
         super().__init__()
-        self.net, self.warm = net, warm
+        self.net, self.warm, self.stop = net, warm, stop
         self.seen: list[Equilibrium] = []
 
     def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
         # Only the first call of a step is about the crops themselves: a loss may call again for images of its own.
         warm = self.warm if self.training and not self.seen else None
-        image = self.net(y, physics, report=self.seen.append, **({} if warm is None else warm.options(self.net)))
+        options = {"stop": self.stop if self.training else None} if warm is None else warm.options(self.net)
+        image = self.net(y, physics, report=self.seen.append, **options)
         if warm is not None:
             warm.keep(self.seen[0])
         return image

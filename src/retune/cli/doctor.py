@@ -1,0 +1,98 @@
+"""``retune doctor``: the operator and the measurements are examined before anybody trains on them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retune.cli import _problem
+from retune.cli._help import examples
+
+if TYPE_CHECKING:
+    from retune.config import Config
+    from retune.jobs.doctor import Examined
+
+
+@examples(
+    ("the operator that a run describes", "retune doctor my.toml"),
+    ("a kernel and images that it blurred", "retune doctor photos/ --problem deblur --kernel psf.tif --sigma 0.02"),
+    ("images with a run of your own, and the findings for a program", "retune doctor my.toml a.tif --json a.json"),
+)
+def doctor(
+    what: Annotated[
+        list[Path] | None, typer.Argument(help="A run (TOML file, or the name of one that ships), then images.")
+    ] = None,
+    size: Annotated[
+        str, typer.Option("--size", help="Height × width for which the operator is made where there is no image.")
+    ] = "128x128",
+    json: Annotated[Path | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
+    problem: _problem.Problem = None,
+    kernel: _problem.Kernel = None,
+    boundary: _problem.Boundary = None,
+    mask: _problem.Mask = None,
+    factor: _problem.Factor = None,
+    sigma: _problem.Sigma = None,
+    white: _problem.White = None,
+    debug: _problem.Debug = False,
+) -> None:
+    """Examine a blur, mask or noise level, and images that were measured with it: what is wrong, and what to do.
+
+    The exit status is 1 if something is: a problem, or a warning.
+    """
+    from retune.cli.errors import one_screen, say_error
+
+    with one_screen(debug):
+        import json as text
+
+        from retune._checkpoint import write_atomically
+        from retune.jobs.doctor import examine
+
+        fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        config, rest = _run_and_images(what or [], fields)
+        files = _problem.chosen_files(rest)
+        found = examine(config, files, size=_size(size), white=white, note=_show)
+        if json is not None:
+            facts = {"format": 1, "examined": [e.to_dict() for e in found]}
+            write_atomically(json, text.dumps(facts, indent=1).encode())
+        bad = [e.name for e in found if not e.ok]
+        if bad:
+            say_error(f"something is wrong with {len(bad)} of {len(found)}: {', '.join(bad)}")
+            raise typer.Exit(1)
+
+
+def _run_and_images(what: list[Path], fields: dict) -> tuple[Config, list[Path]]:
+    """The run that is named first, if one is, with the options on top; the rest are images."""
+    from retune import config as runs
+    from retune.errors import ConfigError
+    from retune.jobs.measured import require_kernel
+
+    named = what and (what[0].suffix == ".toml" or (str(what[0]) in runs.shipped() and not what[0].exists()))
+    if not named and "name" not in fields:
+        raise ConfigError(
+            "no problem was named: retune doctor my.toml, or retune doctor IMAGES --problem deblur (or denoise, "
+            "inpaint, superres, module:function)"
+        )
+    if named:
+        return _problem.on_top(runs.load(what[0]), fields), what[1:]
+    config = runs.from_dict({"problem": fields}, source="the problem")
+    if what:
+        require_kernel(config.problem)
+    return config, what
+
+
+def _size(text: str) -> tuple[int, int]:
+    from retune.errors import InvalidParameterError
+
+    found = re.fullmatch(r"\s*(\d+)\s*[x×]\s*(\d+)\s*", text)
+    if not found:
+        raise InvalidParameterError(f"--size {text}: expected height and width, such as --size 128x96")
+    return int(found[1]), int(found[2])
+
+
+def _show(found: Examined) -> None:
+    part = "" if found.part is None else f" (the middle {found.part[0]}×{found.part[1]})"
+    typer.echo(typer.style(f"{found.name}{part}", bold=True))
+    typer.echo(f"{found.diagnosis if found.diagnosis is not None else found.failure}\n")

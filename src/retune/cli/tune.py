@@ -1,0 +1,104 @@
+"""``retune tune``: the parameters of a restoration from the measurements alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retune.cli import _problem
+from retune.cli._help import examples
+
+if TYPE_CHECKING:
+    from retune.jobs.tune import Tuned
+
+
+@examples(
+    ("noise of a known level", "retune tune noisy.tif --problem denoise --sigma 0.05 --out my-tune"),
+    (
+        "a folder of blurred images, the noise level estimated",
+        "retune tune photos/ -p deblur --kernel psf.tif --sigma estimate --out my-tune",
+    ),
+    ("then restore them", "retune restore my-tune photos/ --out restored"),
+    ("go on after an interruption", "retune tune --resume --out my-tune"),
+)
+def tune(
+    images: Annotated[list[Path] | None, typer.Argument(help="Files and folders of measurements.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("retune-tune"),
+    problem: _problem.Problem = None,
+    kernel: _problem.Kernel = None,
+    boundary: _problem.Boundary = None,
+    mask: _problem.Mask = None,
+    factor: _problem.Factor = None,
+    sigma: _problem.Sigma = None,
+    white: _problem.White = None,
+    loss: Annotated[str, typer.Option("--loss", help="auto, sure (noise level known) or r2r (recorrupted).")] = "auto",
+    run: Annotated[
+        str | None, typer.Option("--run", help="A TOML file with the prior and model; a wavelet norm by default.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A field, as optimiser.steps=40; repeat it for several.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
+    device: _problem.Device = "auto",
+    debug: _problem.Debug = False,
+) -> None:
+    """Choose strength, step size and weights for your images, without any sharp ones.
+
+    The error is estimated from the measurements (Stein's lemma, splitting) and made small through the equilibrium.
+    The folder gets checkpoints, tune.json with what was chosen and how sure that is, and model.safetensors, for
+    retune restore and retune certify.
+    """
+    from retune.cli.errors import one_screen
+
+    with one_screen(debug):
+        from retune import config as runs
+        from retune.errors import ConfigError
+        from retune.jobs import tune as job
+
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        if resume and not images:
+            config, files, white, loss = job.earlier(out)
+        else:
+            if not images:
+                raise ConfigError("no images were named: retune tune IMAGES --problem denoise --sigma 0.05")
+            files = _problem.chosen_files(images)
+            if run is not None:
+                config = _problem.on_top(runs.load(run), given, overrides or [])
+            elif "name" in given:
+                config = job.starting_run({"sigma": "estimate", **given}, overrides or [])
+            else:
+                raise ConfigError("no problem was named: --problem denoise, inpaint, deblur, superres, module:function")
+        tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device)
+        _tell(tuned)
+        typer.echo(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER")
+
+
+def _tell(tuned: Tuned) -> None:
+    found = tuned.comparison
+    levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
+    typer.echo(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
+    typer.echo(f"defaults      {_decibel(found.before)}")
+    sure = "" if found.gain is None else f"  ({found.gain:+.2f} ± {found.spread:.2f} dB, one standard error)"
+    typer.echo(f"tuned         {_decibel(found.after)}{sure}")
+    if not found.better:
+        typer.echo("              the defaults are estimated to be better, and are kept")
+    elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
+        typer.echo("              the gain cannot be told from chance")
+    for name, values in tuned.parameters.items():
+        typer.echo(f"{name:<13} {_values(values)}")
+        if name == "reg" and tuned.factors is not None:
+            low, high = tuned.factors
+            typer.echo(f"{'':<13} from ×{low:g} to ×{high:g} cannot be told from it")
+
+
+def _decibel(psnr: float | None) -> str:
+    return (
+        "error too small to be told" if psnr is None else f"{psnr:.2f} dB estimated PSNR of the noise-free measurement"
+    )
+
+
+def _values(values: tuple[float, ...] | list[float]) -> str:
+    return " ".join(f"{v:.3g}" for v in values)

@@ -1,0 +1,153 @@
+"""How well a restoration does, estimated from its measurements alone, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from retune.maps.parameters import ScalarParameter
+from retune.model import Restarted
+from retune.problems.base import Restoration
+from retune.problems.measurements import Measurements
+from retune.training.measure import seeded, stream
+from retune.training.unsupervised import ErrorEstimate
+
+__all__ = ["Comparison", "Scene", "compare_errors", "error_blocks", "indistinguishable", "learned"]
+
+#: Side of the blocks over which errors are averaged; far enough apart in an image, they are nearly independent.
+BLOCK = 32
+#: More images, or pixels a side, than these add time and little certainty.
+IMAGES, SIDE = 8, 768
+#: By how much the strength is varied to see what cannot be told from it.
+FACTORS = (0.5, 0.71, 1.41, 2.0)
+
+
+class Scene:
+    """The measurements that the errors are estimated on: some images, whole or by their middle.
+
+    Args:
+        problem: what was measured.
+        measured: (1, C, h, w) each.
+    """
+
+    def __init__(self, problem: Restoration, measured: Sequence[Tensor]):
+        step = max(1, math.ceil(len(measured) / IMAGES))
+        self._parts: list[tuple[Tensor, LinearPhysics]] = []
+        for y in measured[::step]:
+            large = max(y.shape[-2:]) > SIDE and problem.describe().get("options") is None
+            made = Measurements(problem, crops=large)
+            packed = made.pack(y)[None]
+            if large:
+                rows, cols = (slice(max(0, (n - SIDE) // 2), (n - SIDE) // 2 + min(n, SIDE)) for n in y.shape[-2:])
+                packed = packed[..., rows, cols]
+            self._parts.append(made.measure(packed))
+
+    def __iter__(self):
+        return iter(self._parts)
+
+
+class _Settled(nn.Module):
+    """The network as it is used, whatever became of the solve: its trouble shows in the figure."""
+
+    def __init__(self, net: Restarted):
+        super().__init__()
+        self.net = net
+
+    def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
+        return self.net.solve(y, physics).image
+
+
+def error_blocks(net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: int) -> Tensor:
+    """Estimated squared errors (n,), means over blocks of the measurements; the same seed gives the same draws."""
+    net.eval()
+    device = next(net.parameters()).device
+    model = estimate.adapt_model(_Settled(net)).eval()
+    blocks = []
+    for i, (y, physics) in enumerate(scene):
+        with torch.no_grad(), seeded(stream(seed, 77, i), device):
+            errors = estimate.map(model(y, physics), y, physics, model).mean(1, keepdim=True)
+        grid = (max(1, errors.shape[-2] // BLOCK), max(1, errors.shape[-1] // BLOCK))
+        blocks.append(adaptive_avg_pool2d(errors, grid).flatten())
+    return torch.cat(blocks).double().cpu()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two restorations of the same measurements by their estimated errors.
+
+    Attributes:
+        before, after: estimated PSNR in dB; None where the estimated error is not positive.
+        gain: of the second, in dB; None as above.
+        spread: standard error of the gain, from the blocks.
+        better: whether the second has the smaller estimated error.
+    """
+
+    before: float | None
+    after: float | None
+    gain: float | None
+    spread: float | None
+    better: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return dict(self.__dict__)
+
+
+def compare_errors(before: Tensor, after: Tensor) -> Comparison:
+    """Compare blocks of estimated errors, pair by pair."""
+    one, two = float(before.mean()), float(after.mean())
+    if min(one, two) <= 0:
+        return Comparison(_psnr(one), _psnr(two), None, None, two < one)
+    # d(10 log10 e) = 10/ln 10 · de/e, for both, with their common part left out.
+    relative = after / two - before / one
+    spread = 10 / math.log(10) * _standard_error(relative)
+    return Comparison(_psnr(one), _psnr(two), 10 * math.log10(one / two), spread, two < one)
+
+
+def indistinguishable(
+    net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: int, chosen: Tensor
+) -> tuple[float, float] | None:
+    """The range of factors on the strength λ whose estimated error is within two standard errors of the chosen one.
+
+    None for maps without a strength that is learned.
+    """
+    reg = getattr(net.map, "reg", None)
+    if not isinstance(reg, ScalarParameter) or not reg.raw.requires_grad:
+        return None
+    kept = reg.raw.detach().clone()
+    as_good = [1.0]
+    try:
+        for factor in FACTORS:
+            with torch.no_grad():
+                reg.raw.copy_(kept + math.log(factor))
+            worse = error_blocks(net, scene, estimate, seed) - chosen
+            if float(worse.mean()) <= 2 * _standard_error(worse):
+                as_good.append(factor)
+    finally:
+        with torch.no_grad():
+            reg.raw.copy_(kept)
+    return min(as_good), max(as_good)
+
+
+def learned(net: Restarted) -> dict[str, list[float]]:
+    """The values of all parameters on a constrained scale, by name."""
+    return {
+        name: m.value.flatten().tolist()
+        for name, m in net.map.named_modules()
+        if isinstance(m, ScalarParameter) and m.raw.requires_grad
+    }
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.inf
+
+
+def _psnr(error: float) -> float | None:
+    return -10 * math.log10(error) if error > 0 else None

@@ -1,0 +1,128 @@
+"""Certify the restoration of a user's images: how far each is from its equilibrium, and whether that is proved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from retune._version import __version__
+from retune.build import load, problem_of
+from retune.certificate import Certificate, certify
+from retune.config import ProblemConfig
+from retune.errors import RetuneError
+from retune.jobs.measured import check_device, middle, one_line, read_measured
+from retune.jobs.restore import WHOLE, model_file
+
+__all__ = ["AUTO_SIDE", "Certified", "certify_files", "record"]
+
+#: Side of the middle that is certified of images too large to be differentiated at once.
+AUTO_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What could be said of one image.
+
+    Attributes:
+        name: of the file, with the number of the image if it is one of a stack.
+        certificate: of its restoration; None if there is no saying.
+        failure: why not.
+        part: (h, w) of the middle that was certified, or None for all of it.
+        seconds: that it took.
+    """
+
+    name: str
+    certificate: Certificate | None
+    failure: str = ""
+    part: tuple[int, int] | None = None
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is a certificate, of a restoration that did not fail."""
+        return self.certificate is not None and all(i.status not in _FAILED for i in self.certificate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold."""
+        told = {"name": self.name, "part": self.part, "seconds": round(self.seconds, 3)}
+        if self.certificate is None:
+            return told | {"failure": self.failure}
+        return told | {"certificate": self.certificate.to_dict()}
+
+
+_FAILED = ("diverged", "not finite")
+
+
+def certify_files(
+    model: Path,
+    problem: ProblemConfig,
+    files: Sequence[Path],
+    *,
+    device: str = "cpu",
+    white: float | None = None,
+    side: int | None = None,
+    note: Callable[[Certified], None] = lambda done: None,
+) -> list[Certified]:
+    """Certify every image; one that fails does not stop the others.
+
+    Args:
+        model: file written by ``net.save`` or the folder of ``retune train``.
+        problem: what was measured.
+        files: images.
+        device: "cpu", "cuda", …
+        white: intensity (in the units of the files) that counts as 1.
+        side: certify at most this many pixels a side, in the middle; 0 always takes the whole image, None takes the
+            middle :data:`AUTO_SIDE` of those above 4 megapixels.
+        note: told of each image as it is done.
+
+    Raises:
+        RetuneError, OSError: the model cannot be read, or the device is not here.
+    """
+    check_device(device)
+    net = load(model_file(model)).to(device)
+    done: list[Certified] = []
+    for file in files:
+        try:
+            measured = read_measured(file, white)
+        except (RetuneError, OSError) as error:
+            done.append(Certified(file.name, None, one_line(error)))
+            note(done[-1])
+            continue
+        for name, y in measured:
+            done.append(_certify_one(net, problem, name, y.to(device), side))
+            note(done[-1])
+    return done
+
+
+def _certify_one(net: Any, config: ProblemConfig, name: str, y: Tensor, side: int | None) -> Certified:
+    start, part = time.perf_counter(), None
+    try:
+        problem = problem_of(config, y)
+        if side is None:
+            side = AUTO_SIDE if y.shape[-1] * y.shape[-2] > WHOLE else 0
+        if side:
+            problem, y = middle(problem, y, side)
+            part = (y.shape[-2], y.shape[-1])
+        certificate = certify(net, y, problem.operator(y))
+    except (RetuneError, RuntimeError) as error:
+        return Certified(name, None, one_line(error), part, time.perf_counter() - start)
+    return Certified(name, certificate, "", part, time.perf_counter() - start)
+
+
+def record(model: Path, problem: ProblemConfig, certified: Sequence[Certified]) -> str:
+    """All of it as JSON, with what it is about."""
+    facts = {
+        "format": 1,
+        "retune": __version__,
+        "model_sha256": hashlib.sha256(model_file(model).read_bytes()).hexdigest(),
+        "problem": json.loads(problem.model_dump_json()),
+        "images": [c.to_dict() for c in certified],
+    }
+    return json.dumps(facts, indent=1)

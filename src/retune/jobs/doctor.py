@@ -1,0 +1,110 @@
+"""Examine the operator of a problem, and the measurements of a user, before anybody trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from retune.build import problem_of
+from retune.config import Config
+from retune.diagnosis import Diagnosis, doctor
+from retune.errors import InvalidParameterError, RetuneError
+from retune.jobs.measured import middle, one_line, read_measured
+from retune.problems.base import Restoration
+
+__all__ = ["SIDE", "Examined", "examine"]
+
+#: Side of what is examined of a larger image: the examination takes some hundred evaluations of the operator.
+SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found of one image, or of the operator alone.
+
+    Attributes:
+        name: of the file; "the operator" without images.
+        diagnosis: the findings; None if it could not be examined.
+        failure: why not.
+        part: (h, w) of the middle that was examined, or None for all of it.
+    """
+
+    name: str
+    diagnosis: Diagnosis | None
+    failure: str = ""
+    part: tuple[int, int] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing graver than a note was found."""
+        return self.diagnosis is not None and self.diagnosis.ok
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold."""
+        found = {"failure": self.failure} if self.diagnosis is None else {"diagnosis": self.diagnosis.to_dict()}
+        return {"name": self.name, "ok": self.ok, "part": self.part, **found}
+
+
+def examine(
+    config: Config,
+    files: Sequence[Path] = (),
+    *,
+    size: tuple[int, int] = (128, 128),
+    white: float | None = None,
+    note: Callable[[Examined], None] = lambda done: None,
+) -> list[Examined]:
+    """Examine the operator with every image; without images, the operator alone.
+
+    Args:
+        config: the run, of which the problem is examined.
+        files: measurements.
+        size: (H, W) of the images for which the operator alone is made.
+        white: intensity (in the units of the files) that counts as 1; without it the values are examined as they are.
+        note: told of each image as it is done.
+
+    Raises:
+        RetuneError: the problem cannot be made at all.
+    """
+    if min(size) < 1:
+        raise InvalidParameterError(f"the size must be at least 1×1, got {size[0]}×{size[1]}")
+    if not files:
+        problem = problem_of(config.problem)
+        shape = (_channels(config, problem), *size)
+        found = Examined("the operator", doctor(problem.physics(shape), img_size=shape))
+        note(found)
+        return [found]
+    done: list[Examined] = []
+    for file in files:
+        for found in _examine_file(config, file, white):
+            done.append(found)
+            note(found)
+    return done
+
+
+def _examine_file(config: Config, file: Path, white: float | None) -> list[Examined]:
+    try:
+        measured = read_measured(file, white, in_range=False)
+    except (RetuneError, OSError) as error:
+        return [Examined(file.name, None, one_line(error))]
+    return [_examine_one(config, name, image) for name, image in measured]
+
+
+def _examine_one(config: Config, name: str, image: Tensor) -> Examined:
+    part = None
+    try:
+        problem, y = middle(problem_of(config.problem, image), image, SIDE)
+        part = None if y.shape == image.shape else (y.shape[-2], y.shape[-1])
+        return Examined(name, doctor(problem.operator(y), y), part=part)
+    except RetuneError as error:
+        return Examined(name, None, one_line(error), part)
+
+
+def _channels(config: Config, problem: Restoration) -> int:
+    """As many as the noise levels or the kernel have; else those of the images that it is trained on."""
+    levels = len(problem.sigma) if isinstance(problem.sigma, tuple) else 1
+    kernel = getattr(problem, "kernel", None)
+    return max(levels, 1 if kernel is None else kernel.shape[1], 1 if config.data.grey else 3)

@@ -1,0 +1,223 @@
+"""Tune a restoration on the measurements of a user, without any ground truth."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from deepinv.loss import Loss
+from torch import Tensor
+
+from retune._checkpoint import write_atomically
+from retune.build import network_of, problem_of
+from retune.config import Config, from_dict, load, shipped
+from retune.data import as_images
+from retune.errors import CheckpointError, InvalidParameterError, unknown_name
+from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
+from retune.jobs.measured import read_measured, require_kernel
+from retune.jobs.train import FACTS, MODEL, describe
+from retune.model import Restarted
+from retune.problems.base import Restoration
+from retune.problems.measurements import Measurements
+from retune.solve import Stop
+from retune.training.checkpoints import fingerprint
+from retune.training.fit import fit
+from retune.training.unsupervised import ErrorEstimate, Sure, SureSplit, recorrupted
+
+__all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
+
+LOSSES = ("auto", "sure", "r2r")
+#: What a run is tuned with, unless it says otherwise: a minute or two for an image of 512×512 on a CPU.
+_QUICK = {
+    "model": {"solver": "anderson", "restarts": 20},
+    "data": {"crop": 128, "batch_size": 2},
+    "optimiser": {"steps": 80, "lr": 0.1},
+}
+RESULT = "tune.json"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was chosen, and how sure that is.
+
+    Attributes:
+        loss: what it was learned with, in words.
+        sigma: noise level, given or estimated.
+        comparison: with the parameters that it started from, by estimated error.
+        factors: range of factors on λ that cannot be told from what was chosen; None without a learned λ.
+        parameters: values by name.
+        seconds: of the learning.
+    """
+
+    loss: str
+    sigma: float | tuple[float, ...]
+    comparison: Comparison
+    factors: tuple[float, float] | None
+    parameters: dict[str, list[float]]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**self.__dict__, "comparison": self.comparison.to_dict()}
+
+
+def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The run that is tuned by default: the one that ships for the problem, with a short training.
+
+    Raises:
+        ConfigError: a value that is not allowed.
+    """
+    known = shipped().get(str(problem.get("name")))
+    values = {} if known is None else load(known).model_dump(exclude_none=True)
+    for section, fields in _QUICK.items():
+        values[section] = {**values.get(section, {}), **fields}
+    told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
+    values["problem"] = {**told, **problem}
+    config = from_dict(values, overrides, "the problem")
+    require_kernel(config.problem)
+    return config
+
+
+#: What is never presumed of the measurements of a user.
+_PRESUMED = ("sigma", "keep", "kernel")
+
+
+def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
+    """Run, images, white and loss of the run in a folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        facts = json.loads((out / FACTS).read_text(encoding="utf-8"))["tuned"]
+        return load(out / "config.toml"), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{out} holds no run of retune tune to continue; start one: retune tune IMAGES --problem denoise"
+        ) from error
+
+
+def tune(
+    config: Config,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    white: float | None = None,
+    loss: str = "auto",
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Tuned:
+    """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
+
+    The loss is Stein's unbiased estimate of the error where the noise level is given, deepinv's recorrupted loss where
+    it is estimated from the images, and Stein's estimate with splitting where pixels are missing. What was learned is
+    then compared with what it started from, on whole images, by the estimated error; the better is kept.
+
+    Args:
+        config: the run; its images are not looked at.
+        files: the measurements.
+        out: folder for ``config.toml``, ``run.json``, checkpoints, ``log.csv``, ``tune.json`` and
+            ``model.safetensors``.
+        white: intensity (in the units of the files) that counts as 1.
+        loss: "auto", "sure" or "r2r".
+        resume: continue from the newest checkpoint in `out`, if there is one.
+        device: "auto", "cpu", "cuda", …
+        progress: show a progress bar.
+
+    Raises:
+        RetuneError: files, problem or run that cannot be used; see :func:`retune.fit`.
+    """
+    if loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
+    measured = [y for file in files for _, y in read_measured(file, white)]
+    if not measured:
+        raise InvalidParameterError("there are no images to tune on")
+    problem = _problem(config, measured)
+    estimate, criterion, words = _losses(config, problem, loss)
+    made = Measurements(problem, crops=_can_be_cut(problem))
+    packed = as_images([made.pack(y) for y in measured])
+    smallest = min(min(y.shape[-2:]) for y in measured)
+    torch.manual_seed(config.seed)
+    net = network_of(config, measured[0].shape[1])
+    start = {k: v.clone() for k, v in net.state_dict().items()}
+    if not any(out.glob("checkpoint-*.safetensors")):
+        facts = {"images": [str(f.resolve()) for f in files], "white": white, "loss": loss}
+        describe(_where(config, files), out, fingerprint(packed), tuned=facts)
+    result = fit(
+        net,
+        packed,
+        made,
+        steps=config.optimiser.steps,
+        batch_size=config.data.batch_size,
+        crop=min(config.data.crop, smallest) if _can_be_cut(problem) else None,
+        lr=config.optimiser.lr,
+        lr_network=config.optimiser.lr_network,
+        loss=criterion,
+        seed=config.seed,
+        device=device,
+        progress=progress,
+        folder=out,
+        checkpoint_every=config.optimiser.checkpoint_every,
+        resume=resume,
+        flips=made.can_flip,
+        stop=Stop(config.model.rtol, max(1, config.model.depth * config.model.restarts)),
+    )
+    comparison, factors = _judge(net.cpu(), start, Scene(problem, measured), estimate, config.seed)
+    tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds)
+    write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
+    net.save(out / MODEL, problem=config.problem.model_dump_json())
+    return tuned
+
+
+def _judge(
+    net: Restarted, start: dict[str, Tensor], scene: Scene, estimate: ErrorEstimate, seed: int
+) -> tuple[Comparison, tuple[float, float] | None]:
+    """Compare with the start, and leave the better in the network."""
+    end = {k: v.clone() for k, v in net.state_dict().items()}
+    after = error_blocks(net, scene, estimate, seed)
+    net.load_state_dict(start)
+    before = error_blocks(net, scene, estimate, seed)
+    comparison = compare_errors(before, after)
+    if comparison.better:
+        net.load_state_dict(end)
+    kept = after if comparison.better else before
+    return comparison, indistinguishable(net, scene, estimate, seed, kept)
+
+
+def _problem(config: Config, measured: Sequence[Tensor]) -> Restoration:
+    """The problem, its noise level estimated as the mean over the images if it is not given."""
+    problems = [problem_of(config.problem, y) for y in measured]
+    if config.problem.sigma != "estimate":
+        return problems[0]
+    levels = np.mean([np.atleast_1d(p.sigma) for p in problems], axis=0).tolist()
+    return problem_of(config.problem.model_copy(update={"sigma": levels if len(levels) > 1 else levels[0]}))
+
+
+def _losses(config: Config, problem: Restoration, loss: str) -> tuple[ErrorEstimate, Loss, str]:
+    """What errors are estimated with, what is learned with, and how that is called."""
+    if problem.name == "inpaint":
+        if loss == "r2r":
+            raise InvalidParameterError("the recorrupted loss does not see missing pixels; leave --loss at auto")
+        split = SureSplit(problem.sigma)
+        return split, split, "Stein's estimate where it was measured, splitting where it was not"
+    sure = Sure(problem.sigma)
+    if loss == "r2r" or (loss == "auto" and config.problem.sigma == "estimate"):
+        return sure, recorrupted(problem.sigma), "recorrupted to recorrupted (R2R)"
+    return sure, sure, "Stein's unbiased estimate (SURE)"
+
+
+def _can_be_cut(problem: Restoration) -> bool:
+    return "options" not in problem.describe()  # a physics of the user's is known for whole images only
+
+
+def _where(config: Config, files: Sequence[Path]) -> Config:
+    """The run, saying where the images are as well as one path can; ``run.json`` lists them all."""
+    place = files[0] if len(files) == 1 else Path(os.path.commonpath([f.resolve().parent for f in files]))
+    return config.model_copy(update={"data": config.data.model_copy(update={"train": str(place.resolve())})})

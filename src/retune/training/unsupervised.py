@@ -1,0 +1,153 @@
+r"""Losses that need no ground truth: unbiased estimates of the error of a restoration, from its measurement alone.
+
+For ``y = Ax + ε`` with ``ε ~ N(0, Σ)``, Stein's lemma gives, for any f that is weakly differentiable,
+
+    E‖A f(y) − Ax‖² = E[ ‖A f(y) − y‖² − tr Σ + 2 tr(Σ ∂(A f)/∂y) ],
+
+and pixels that are hidden from f give the error there, ``E‖f(y₁) − y₂‖² = E‖f(y₁) − x₂‖² + tr Σ₂``.
+
+Sources: C. Stein, *Ann. Statist.* 9(6), 1981; S. Ramani, T. Blu, M. Unser, *IEEE TIP* 17(9), 2008 (the divergence
+from one random direction); B. Yaman et al., *Magn. Reson. Med.* 84(6), 2020 (splitting).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from deepinv.loss import Loss, R2RLoss, SplittingLoss
+from deepinv.physics import GaussianNoise, LinearPhysics
+from torch import Tensor, nn
+
+from retune.errors import InvalidParameterError, ShapeError
+from retune.problems.noise import noise_levels
+
+__all__ = ["ErrorEstimate", "Sure", "SureSplit", "recorrupted"]
+
+#: Step of the divergence, as a share of the smallest noise level: well inside the noise, far above rounding.
+_SHARE = 0.1
+
+
+class ErrorEstimate(Loss):
+    """A loss whose expectation is a mean squared error; pixel by pixel in :meth:`map`.
+
+    Args:
+        sigma: noise level, or one per channel.
+    """
+
+    def __init__(self, sigma: float | Sequence[float]):
+        super().__init__()
+        self._name = type(self).__name__
+        levels = noise_levels(sigma)
+        self.levels = levels if isinstance(levels, tuple) else (levels,)
+        if min(self.levels) <= 0:
+            raise InvalidParameterError(
+                f"the error can only be told from noise of a known level above 0, got sigma={sigma!r}; without noise "
+                "there is nothing to tune"
+            )
+
+    def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
+        """The estimate at every value of the measurement, (B, C, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module, **kwargs: Any) -> Tensor:
+        """The estimated mean squared error of each image, (B,)."""
+        return self.map(x_net, y, physics, model).flatten(1).mean(1)
+
+    def _sigma(self, y: Tensor) -> Tensor:
+        if len(self.levels) not in (1, y.shape[1]):
+            raise ShapeError(f"noise levels for {len(self.levels)} channels, but the measurement has {y.shape[1]}")
+        return y.new_tensor(self.levels).view(1, -1, 1, 1)
+
+    def _sure(self, fit: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
+        """Stein's estimate at every value, given ``fit = A f(y)``."""
+        sigma, step = self._sigma(y), _SHARE * min(self.levels)
+        direction = torch.randn_like(y)
+        change = (physics.A(model(y + step * direction, physics)) - fit) / step
+        return (fit - y).square() - sigma**2 + 2 * sigma**2 * direction * change
+
+
+class Sure(ErrorEstimate):
+    """Stein's unbiased estimate of ``‖A f(y) − Ax‖²/m``; deepinv's ``SureGaussianLoss``, for a level per channel too.
+
+    A null space of A is not seen by it: what is filled in there is the prior's.
+
+    Args:
+        sigma: noise level, or one per channel.
+    """
+
+    def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
+        """See :class:`ErrorEstimate`."""
+        return self._sure(physics.A(x_net), y, physics, model)
+
+
+class SureSplit(ErrorEstimate):
+    """Error of an image with missing pixels: Stein's estimate where it was measured, splitting where it was not.
+
+    A share `hidden` of the measured pixels is hidden from the network. The error at those estimates that at the
+    missing pixels, Stein's estimate at the others that at the measured ones, and both are weighted as the image has
+    them. (Splitting alone is the error of inpainting only, and asks for far too much smoothing of what was measured.)
+
+    Args:
+        sigma: noise level, or one per channel.
+        hidden: share of the measured pixels that are hidden, in (0, 1).
+    """
+
+    def __init__(self, sigma: float | Sequence[float], hidden: float = 0.1):
+        super().__init__(sigma)
+        if not 0 < hidden < 1:
+            raise InvalidParameterError(f"hidden must be a share in (0, 1), got {hidden}")
+        self.hidden = hidden
+
+    def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        """The model on what is not hidden."""
+        return model if isinstance(model, _Splitting) else _Splitting(model, self.hidden)
+
+    def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
+        """See :class:`ErrorEstimate`; `x_net` is what the adapted model made of y last."""
+        assert isinstance(model, _Splitting)
+        shown, y_shown, physics_shown = model.shown(y)
+        mask: Tensor = physics.mask  # pyright: ignore[reportAssignmentType]
+        seen, hidden = (mask * shown).expand_as(y), (mask * (1 - shown)).expand_as(y)
+        sure = self._sure(physics_shown.A(x_net), y_shown, physics_shown, model.model) * seen
+        missed = ((x_net - y).square() - self._sigma(y) ** 2) * hidden
+        share = mask.expand_as(y).mean((1, 2, 3), keepdim=True)
+        total = sure * (share / _share(seen)) + missed * ((1 - share) / _share(hidden))
+        return total
+
+
+def _share(mask: Tensor) -> Tensor:
+    """Of ones, per image; never 0."""
+    return mask.mean((1, 2, 3), keepdim=True).clamp_min(1 / mask[0].numel())
+
+
+class _Splitting(nn.Module):
+    """The model on a random part of the measured pixels, drawn anew at each call from the global generator."""
+
+    def __init__(self, model: nn.Module, hidden: float):
+        super().__init__()
+        self.model, self.hidden = model, hidden
+        self._last: tuple[Tensor, Tensor, LinearPhysics] | None = None
+
+    def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
+        mask = (torch.rand(len(y), 1, *y.shape[-2:], device=y.device) >= self.hidden).to(y.dtype)
+        y_shown, shown = SplittingLoss.split(mask, y, physics)
+        self._last = mask, y_shown, shown
+        return self.model(y_shown, shown)
+
+    def shown(self, y: Tensor) -> tuple[Tensor, Tensor, LinearPhysics]:
+        """Mask, measurement and operator of the last call."""
+        if self._last is None or self._last[1].shape != y.shape:
+            raise InvalidParameterError("call the adapted model with this measurement first")
+        return self._last
+
+
+def recorrupted(sigma: float | Sequence[float]) -> R2RLoss:
+    """deepinv's recorrupted-to-recorrupted loss for a level, or one per channel; one call of the network a step.
+
+    It learns at noise that is 8 % stronger (α = 0.15), and needs the level as much as Stein's estimate does.
+    """
+    levels = noise_levels(sigma)
+    table = torch.tensor(levels if isinstance(levels, tuple) else (levels,), dtype=torch.get_default_dtype())
+    return R2RLoss(noise_model=GaussianNoise(table.view(1, -1, 1, 1)))
