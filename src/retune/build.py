@@ -19,7 +19,6 @@ from retune.model import Restarted
 from retune.networks import RidgeDenoiser, SmallUNet
 from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
 from retune.problems import Restoration
-from retune.problems._downsampling import Superresolve
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 from retune.solve import Stop
@@ -87,8 +86,6 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Restoration:
     given["sigma"] = _sigma(config, y)
     if own:
         return OwnPhysics(config.name, **given)
-    if config.name == "superres":
-        return Superresolve(**given)
     return problems.get(config.name, **given)
 
 
