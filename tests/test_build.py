@@ -6,15 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from retune import build, config
+import retune
+from retune import _checkpoint, build, config
 from retune.config import Config, DataConfig, ProblemConfig
 from retune.data import photograph
-from retune.errors import ConfigError, UnknownNameError
+from retune.errors import CheckpointError, ConfigError, UnknownNameError
+from retune.networks import SmallUNet
 
 
 @pytest.mark.parametrize("name", sorted(config.shipped()))
 def test_every_shipped_run_is_a_network_and_a_problem_that_fit(name):
-    run = config.load(name, ["model.depth=2", "model.restarts=1", "prior.levels=2"])
+    run = config.load(name, ["model.restarts=1"])
+    small = {"levels": 2} if run.prior.type == "wavelet" else {}
+    run = run.model_copy(
+        update={
+            "prior": run.prior.model_copy(update=small),
+            "model": run.model.model_copy(update={"depth": run.model.layers, "restarts": 1}),
+        }
+    )
     problem, net = build.problem_of(run.problem), build.network_of(run, 3)
     y, physics = problem.measure(torch.rand(1, 3, 48, 48))
     assert net.train()(y, physics).shape == (1, 3, 48, 48)
@@ -63,6 +72,66 @@ def test_the_network_is_what_the_run_says():
     assert told["stop"] == {"rtol": 1e-3, "max_layers": 77}
     assert net.map.reg.value.tolist() == pytest.approx([0.7, 0.7])
     assert net.map.step_size.value.tolist() == pytest.approx([0.3, 0.3], abs=1e-3)
+
+
+DENOISERS = {
+    "denoiser": {"weights": "denoiser-gray", "sigma": [0.02, 0.03], "strength": 0.5, "learn_strength": False},
+    "red": {"sigma": 0.04, "lipschitz": 1.5, "learn_sigma": False, "box": True},
+    "ridge": {"weights": "ridge-weakly-convex-gray", "sigma": 0.07, "learn_weights": True},
+}
+
+
+@pytest.mark.parametrize("kind", DENOISERS)
+def test_networks_as_priors_are_built_trained_saved_and_loaded(kind, tmp_path):
+    run = config.from_dict(
+        {"prior": {"type": kind, **DENOISERS[kind]}, "model": {"depth": 2, "layers": 2, "restarts": 1, "reg": 0.3, "max_layers": 4}}
+    )
+    net = build.network_of(run, 1)
+    told = net.describe()["map"]["prior"]
+    learned = {n for n, p in net.named_parameters() if p.requires_grad}
+    if kind == "ridge":
+        assert told["convexity"] == "weakly convex"
+        assert float(net.map.prior.sigma.value) == pytest.approx(0.07)
+        assert "map.prior.profile.slope" in learned
+    else:
+        assert told["denoiser"]["type"] == "SmallUNet"
+        assert not [n for n in learned if ".denoiser." in n]
+        levels = told["sigma"]
+        assert levels == pytest.approx([0.02, 0.03] if kind == "denoiser" else [0.04, 0.04], rel=1e-4)
+        assert any(n.endswith("sigma.raw") for n in learned) == (kind == "denoiser")
+    assert net.describe()["solver"]["type"] == ("Picard" if kind == "ridge" else "Damped")
+    y, physics = build.problem_of(ProblemConfig(name="inpaint", keep=0.7)).measure(torch.rand(1, 1, 16, 18))
+    image = net.eval().solve(y, physics).image
+    net.save(tmp_path / "net.safetensors")
+    assert torch.equal(retune.load(tmp_path / "net.safetensors").solve(y, physics).image, image)
+
+
+@pytest.mark.parametrize(
+    ("prior", "channels", "says"),
+    [
+        ({"type": "denoiser", "weights": "denoiser-color"}, 1, "images of 3 channel.*yours have 1; denoiser-gray fits"),
+        ({"type": "ridge", "weights": "ridge-convex-gray"}, 3, "ridge-convex-color fits.*data.grey = true"),
+        ({"type": "ridge"}, 2, "images of 1 channel.*yours have 2"),
+        ({"type": "denoiser", "weights": "denoiser-color"}, 2, "a grey denoiser is run on each channel: denoiser-gray"),
+        ({"type": "ridge", "weights": "denoiser-gray"}, 1, "is a SmallUNet, not a ridge regulariser"),
+    ],
+)
+def test_weights_that_do_not_fit(prior, channels, says):
+    with pytest.raises(ConfigError, match=says):
+        build.network_of(config.from_dict({"prior": prior}), channels)
+
+
+def test_weights_by_name_and_by_file(tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean 'denoiser-gray'"):
+        build.prior_of(config.from_dict({"prior": {"type": "denoiser", "weights": "denoiser-grey"}}).prior, 1)
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        build.prior_of(config.from_dict({"prior": {"type": "denoiser", "weights": "mine.safetensors"}}).prior, 1)
+    own = SmallUNet(1, (4, 6), 1)
+    _checkpoint.write(tmp_path / "own.safetensors", own.state_dict(), own.describe(), {})
+    (tmp_path / "a.toml").write_text('[prior]\ntype = "denoiser"\nweights = "own.safetensors"\n')
+    prior = build.prior_of(config.load(tmp_path / "a.toml").prior, 3)  # a grey denoiser is run on every channel
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(prior.prox(x, sigma=0.1)[:, 1:2], own(x[:, 1:2], 0.1), atol=1e-6)
 
 
 @pytest.mark.parametrize(("rule", "kind"), [("unrolled", "Unrolled"), ("implicit", "Implicit")])

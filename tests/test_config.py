@@ -45,6 +45,10 @@ def test_the_three_families_of_the_paper_ship():
     assert {"paper-denoise", "paper-inpaint", "paper-deblur"} <= set(config.shipped())
     assert config.load("paper-denoise").problem.sigma == [0.1, 0.25, 0.5]
     assert config.load("paper-deblur").problem.kernel == "three-motions"
+    for problem in ("deblur", "inpaint"):
+        scalars, whole = (config.load(f"paper-{family}-{problem}").prior for family in ("pnp", "embedded"))
+        assert (scalars.type, scalars.learn_weights, scalars.strength) == ("denoiser", False, 0.9)
+        assert (whole.type, whole.learn_weights) == ("denoiser", True)
 
 
 @pytest.mark.parametrize("name", sorted(config.shipped()))
@@ -56,6 +60,14 @@ def test_the_starting_point_explains_every_field_and_is_the_shipped_run(name):
             if field not in SECTIONS:
                 assert f"# {info.description}\n" in text
                 assert f"\n{field} = " in text or f"\n# {field} =" in text
+
+
+def test_what_a_prior_does_not_have_is_explained_but_not_set():
+    text = config.starting_point("deblur-denoiser")
+    read = tomllib.loads(text)["prior"]
+    assert {"type", "sigma", "learn_weights", "learn_strength"} <= read.keys()
+    assert not {"levels", "norm", "wavelet", "box", "lipschitz"} & read.keys()
+    assert "\n# levels =\n" in text
 
 
 def test_the_starting_point_of_an_unknown_name():
@@ -89,7 +101,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
     ("values", "says"),
     [
         ({"problem": {"sigam": 1}}, ["unknown key problem.sigam; did you mean 'sigma'?", "known here: name, sigma"]),
-        ({"model": {"sigma": 1}}, ["unknown key model.sigma; did you mean problem.sigma?"]),
+        ({"model": {"sigma": 1}}, ["unknown key model.sigma; did you mean problem.sigma or prior.sigma?"]),
         ({"modle": {}}, ["unknown key modle; did you mean 'model'"]),
         ({"depth": 3}, ["unknown key depth; did you mean model.depth?"]),
         ({"problem": {"sigma": -1}}, ["problem.sigma = -1:", "Noise standard deviation"]),
@@ -104,6 +116,19 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ({"model": {"step_size": 1.0}}, ["model.step_size = 1.0: it should be less than 1"]),
         ({"model": 3}, ["model = 3:"]),
         ({"prior": {"coarse": 1}}, ["prior.coarse = 1: it should be a valid boolean"]),
+        ({"prior": {"type": "wavlet"}}, ['prior.type = "wavlet"', "'wavelet', 'denoiser', 'red' or 'ridge'"]),
+        (
+            {"prior": {"type": "denoiser", "levels": 3}},
+            ['prior.levels = 3: a prior of type "denoiser" has no levels (type = wavelet has)'],
+        ),
+        ({"prior": {"wieghts": "x"}}, ["unknown key prior.wieghts; did you mean 'weights'"]),
+        ({"prior": {"weights": "denoiser-gray"}}, ['"wavelet" has no weights (type = denoiser or red or ridge has)']),
+        ({"prior": {"type": "ridge", "sigma": [0.1, 0.2]}}, ["prior.sigma = [0.1, 0.2]: it should be one number"]),
+        ({"prior": {"type": "denoiser", "sigma": []}}, ["prior.sigma = []:"]),
+        ({"prior": {"type": "denoiser", "sigma": 0.0}}, ["prior.sigma = 0.0:"]),
+        ({"prior": {"type": "denoiser", "strength": 1.0}}, ["prior.strength = 1.0:"]),
+        ({"prior": {"type": "red", "strength": 0.5}}, ['"red" has no strength']),
+        ({"optimiser": {"penalty": 0.1}}, ["optimiser.penalty = 0.1", "set prior.type to denoiser or red"]),
         ({"model": {"depth": 0}, "seed": -1}, ["2 fault(s)", "seed = -1", "model.depth = 0"]),
     ],
 )

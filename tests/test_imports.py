@@ -33,8 +33,10 @@ ORDER = [
     {"_local", "_checkpoint", "dial", "model"},
     {"networks"},
     {"certificate", "diagnosis", "planning", "training", "problems", "data", "io"},
-    {"config", "build"},
-    {"weights", "recipes"},
+    {"config", "registry"},
+    {"weights"},
+    {"build"},
+    {"recipes"},
     {"compare", "demo", "jobs", "report"},
     {"cli", "__main__"},
 ]

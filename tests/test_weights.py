@@ -57,6 +57,23 @@ def test_corrupted_missing_and_unknown(folder):
         retune.weights.load("denoiser-gray")
 
 
+def test_no_manifest(folder):
+    (folder / "manifest.json").unlink()
+    for ask in (retune.weights.names, retune.weights.manifest, lambda: retune.weights.load("denoiser-gray")):
+        with pytest.raises(CheckpointError, match="install retune-imaging again"):
+            ask()
+
+
+def test_a_file_of_ones_own(folder, tmp_path):
+    path = tmp_path / "denoiser-gray.safetensors"
+    x = rand(1, 1, 9, 8)
+    assert torch.equal(retune.weights.load(path)(x, 0.1), retune.weights.load("denoiser-gray")(x, 0.1))
+    prior = Ridge(1, (3, 4), (3, 2))
+    _checkpoint.write(tmp_path / "r.safetensors", prior.state_dict(), prior.describe(), {})
+    with pytest.raises(CheckpointError, match="holds a Ridge, where a denoiser is needed"):
+        retune.weights.load(str(tmp_path / "r.safetensors"))
+
+
 def test_another_version(folder):
     """A hash that is right does not help a file that this version cannot rebuild."""
     path = folder / "denoiser-gray.safetensors"

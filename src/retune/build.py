@@ -1,4 +1,4 @@
-"""Descriptions to objects: the only registry of names."""
+"""Descriptions to objects: runs to problems, priors and networks, checkpoints to networks."""
 
 from __future__ import annotations
 
@@ -6,51 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepinv.optim import L2
+from deepinv.models import Denoiser as DeepinvDenoiser
+from deepinv.optim.prior import Prior
 from torch import Tensor
 
-from retune import _checkpoint, problems
-from retune.config import Config, DataConfig, ProblemConfig
+from retune import _checkpoint, problems, weights
+from retune.config import Config, DataConfig, GradientConfig, ModelConfig, PriorConfig, ProblemConfig
 from retune.data import as_images, photograph
 from retune.errors import CheckpointError, ConfigError, RetuneError, unknown_name
 from retune.gradients import Implicit, Truncated, Unrolled
+from retune.gradients.base import GradientRule
 from retune.maps import ForwardBackward, GradientStep
+from retune.maps.base import AbstractMap
+from retune.maps.parameters import Positive
 from retune.model import Restarted
-from retune.networks import RidgeDenoiser, SmallUNet
-from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
+from retune.networks import RidgeDenoiser
+from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
 from retune.problems import Restoration
-from retune.problems._downsampling import Superresolve
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
+from retune.registry import build
 from retune.solve import Stop
 from retune.solvers import Anderson, Damped, Inertial, Picard
 
-__all__ = ["build", "load", "network_of", "problem_of", "training_images"]
+__all__ = ["build", "load", "map_of", "network_of", "prior_of", "problem_of", "rule_of", "training_images"]
 
-_KNOWN: dict[str, Any] = {
-    c.__name__: c
-    for c in (
-        Anderson,
-        Damped,
-        Denoiser,
-        ForwardBackward,
-        GradientStep,
-        Implicit,
-        Inertial,
-        L2,
-        Picard,
-        RED,
-        Restarted,
-        Ridge,
-        RidgeDenoiser,
-        SmallUNet,
-        Truncated,
-        Unrolled,
-        WaveletL1,
-        WaveletL12,
-    )
-}
-_SOLVERS = {"picard": Picard, "anderson": Anderson}
+_SOLVERS = {"picard": Picard, "damped": Damped, "anderson": Anderson, "inertial": Inertial}
+_SHIPPED = {"denoiser": "denoiser", "red": "denoiser", "ridge": "ridge-convex"}
 #: the fields of the section [problem] that each problem has, beside sigma
 _OPTIONS = {
     "denoise": (),
@@ -58,6 +40,7 @@ _OPTIONS = {
     "deblur": ("kernel", "boundary"),
     "superres": ("factor",),
 }
+_GREY = "denoiser-gray"
 _PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle")
 
 
@@ -87,8 +70,6 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Restoration:
     given["sigma"] = _sigma(config, y)
     if own:
         return OwnPhysics(config.name, **given)
-    if config.name == "superres":
-        return Superresolve(**given)
     return problems.get(config.name, **given)
 
 
@@ -105,31 +86,89 @@ def _sigma(config: ProblemConfig, y: Tensor | None) -> Any:
     return estimate_noise(y)
 
 
-def network_of(config: Config, channels: int) -> Restarted:
-    """The network that a run describes, for images of so many channels, with its first weights."""
-    prior, model, gradient = config.prior, config.model, config.gradient
-    kind = WaveletL12 if prior.norm == "l12" else WaveletL1
-    weights = {"channels": channels if prior.weights_per_channel else None, "coarse": prior.coarse}
-    wavelet = prior.wavelet if isinstance(prior.wavelet, str) else list(prior.wavelet)
-    rules = {
-        "truncated": lambda: Truncated(blocks=gradient.blocks, rtol=gradient.rtol),
-        "unrolled": Unrolled,
-        "implicit": lambda: Implicit() if gradient.rtol is None else Implicit(rtol=gradient.rtol),
+def prior_of(config: PriorConfig, channels: int) -> Prior:
+    """The prior that the section [prior] describes, for images of so many channels.
+
+    Raises:
+        ConfigError: weights for images of another number of channels, or of another kind of network.
+        UnknownNameError, CheckpointError: weights that do not exist, or cannot be read.
+    """
+    if config.type == "wavelet":
+        kind = WaveletL12 if config.norm == "l12" else WaveletL1
+        wavelet = config.wavelet if isinstance(config.wavelet, str) else list(config.wavelet)
+        per_channel = channels if config.weights_per_channel else None
+        return kind(wavelet, config.levels, channels=per_channel, coarse=config.coarse)
+    network = _network(config, channels)
+    learned: dict[str, Any] = {"learn_sigma": config.learn_sigma, "learn_denoiser": config.learn_weights}
+    if config.type == "denoiser":
+        return Denoiser(network, config.sigma, config.strength, learn_strength=config.learn_strength, **learned)
+    if config.type == "red":
+        return RED(network, config.sigma, config.lipschitz, **learned)
+    assert isinstance(network, RidgeDenoiser)
+    assert isinstance(config.sigma, float)
+    ridge = network.prior.requires_grad_(config.learn_weights)
+    ridge.sigma = Positive(config.sigma, (), learn=config.learn_sigma, name="sigma")
+    return ridge
+
+
+def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
+    fitting = f"{_SHIPPED[config.type]}-{'color' if channels == 3 else 'gray'}"
+    network = weights.load(fitting if config.weights is None else config.weights)
+    what = "" if config.weights is None else f"prior.weights = {config.weights!r}: "
+    if config.type == "ridge" and not isinstance(network, RidgeDenoiser):
+        raise ConfigError(
+            f'{what}this is a {type(network).__name__}, not a ridge regulariser, which a prior of type "ridge" needs; '
+            'for any other denoiser set type = "denoiser"'
+        )
+    known = int(getattr(network, "channels", channels))
+    runs_on_each = known == 1 and config.type != "ridge"
+    if known != channels and not runs_on_each:
+        raise ConfigError(
+            f"{what}these weights are for images of {known} channel(s), yours have {channels}; "
+            + (f"{fitting} fits" if channels in (1, 3) else f"a grey denoiser is run on each channel: {_GREY}")
+            + (", or make the images grey: data.grey = true" if known == 1 else "")
+        )
+    return network
+
+
+def map_of(prior: Prior, config: Config) -> AbstractMap:
+    """The map that iterates on a prior, as the sections [prior] and [model] say."""
+    model = config.model
+    options: dict[str, Any] = {
+        "step_size": model.step_size,
+        "reg": model.reg,
+        "layers": model.layers,
+        "learn_step_size": model.learn_step_size,
+        "learn_reg": model.learn_reg,
     }
+    if config.prior.type in ("red", "ridge"):
+        return GradientStep(prior, box=(0.0, 1.0) if config.prior.box else None, **options)
+    return ForwardBackward(prior, **options)
+
+
+def rule_of(config: GradientConfig) -> GradientRule:
+    """The gradient rule that the section [gradient] describes."""
+    if config.rule == "unrolled":
+        return Unrolled()
+    if config.rule == "implicit":
+        return Implicit() if config.rtol is None else Implicit(rtol=config.rtol)
+    return Truncated(blocks=config.blocks, rtol=config.rtol)
+
+
+def network_of(config: Config, channels: int) -> Restarted:
+    """The network that a run describes, for images of so many channels, with its first weights.
+
+    Raises:
+        ConfigError: see :func:`prior_of`.
+    """
+    model: ModelConfig = config.model
     return Restarted(
-        ForwardBackward(
-            kind(wavelet, prior.levels, **weights),
-            step_size=model.step_size,
-            reg=model.reg,
-            layers=model.layers,
-            learn_step_size=model.learn_step_size,
-            learn_reg=model.learn_reg,
-        ),
+        map_of(prior_of(config.prior, channels), config),
         depth=model.depth,
         restarts=model.restarts,
-        gradient=rules[gradient.rule](),
-        solver=_SOLVERS[model.solver](),
-        stop=None if gradient.rule == "unrolled" else Stop(model.rtol, model.max_layers),
+        gradient=rule_of(config.gradient),
+        solver=None if model.solver == "auto" else _SOLVERS[model.solver](),
+        stop=None if config.gradient.rule == "unrolled" else Stop(model.rtol, model.max_layers),
     )
 
 
@@ -153,23 +192,6 @@ def _grey(x: Tensor) -> Tensor:
     if x.shape[0] == 1:
         return x
     return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
-
-
-def build(description: dict) -> Any:
-    """The object that ``obj.describe()`` described, with freshly initialised weights.
-
-    Raises:
-        UnknownNameError: a type that is not registered (yours? then rebuild the network in Python, and load the
-            weights with ``load_state_dict``).
-    """
-    known = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in description.items()}
-    kind = known.pop("type", None)
-    if kind not in _KNOWN:
-        raise unknown_name("type", kind, _KNOWN)
-    if kind == "Restarted":
-        known["stop"] = Stop(**known["stop"])
-        return Restarted.rebuild(known.pop("auto", None), **known)
-    return _KNOWN[kind](**known)
 
 
 def load(path: str | Path) -> Restarted:

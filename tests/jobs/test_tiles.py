@@ -9,8 +9,7 @@ import retune
 from retune.equilibrium import Status
 from retune.errors import InvalidParameterError
 from retune.jobs.tiles import Outcome, _spans, restore_image
-from retune.problems import deblur, denoise, inpaint
-from retune.problems._downsampling import Superresolve
+from retune.problems import deblur, denoise, inpaint, superres
 
 
 def network(reg=0.02):
@@ -34,7 +33,8 @@ MASK = (torch.rand(72, 84, generator=torch.Generator().manual_seed(2)) > 0.4).fl
         (deblur("gaussian:1.0", "circular", sigma=0.01), 0),
         (deblur("gaussian:1.0", "reflect", sigma=0.01), 12),
         (deblur("gaussian:1.0", "valid", sigma=0.01), 12),
-        (Superresolve(2, sigma=0.01), 16),
+        (superres(2, sigma=0.01), 16),
+        (superres(2, boundary="circular", sigma=0.01), 16),
     ],
     ids=lambda v: f"{v.name}-{getattr(v, 'boundary', '')}" if hasattr(v, "name") else "",
 )

@@ -9,11 +9,12 @@ import torch
 from torch.nn.functional import pad
 
 from problems import rand
-from retune import Implicit, Stop
-from retune.errors import NotFiniteError, ShapeError
+from retune import Implicit, Picard, Stop
+from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.networks import RidgeDenoiser
 from retune.priors import Ridge
 from retune.priors.profile import CONVEXITY
+from retune.registry import build
 
 
 def denoiser(convexity="convex", channels=1, rtol=1e-12, **options) -> RidgeDenoiser:
@@ -129,3 +130,18 @@ def test_bad_input():
     broken[1, 0, 3, 3] = torch.nan
     with pytest.raises(NotFiniteError, match="contains NaN or Inf"):
         net(broken, 0.1)
+
+
+def test_the_description_holds_how_it_is_solved():
+    net = RidgeDenoiser(Ridge(1, (3, 4), (3, 2)), 3, Implicit(1e-3), Picard(), Stop(1e-3, 77))
+    again = build(net.describe())
+    assert again.describe() == net.describe()
+    assert (again.depth, again.stop, again.gradient.rtol) == (3, Stop(1e-3, 77), 1e-3)
+
+
+def test_running_out_of_layers_is_said_once():
+    net = RidgeDenoiser(Ridge(1, (3, 4), (3, 2)), stop=Stop(1e-12, 3)).eval()
+    with pytest.warns(NotConvergedWarning, match="had not settled after 3 layers"):
+        net(noisy(1, 1, 9, 8), 0.1)
+    net(noisy(1, 1, 9, 8), 0.1)  # warnings are errors here
+    RidgeDenoiser(net.prior, stop=Stop(1e-12, 3)).train()(noisy(1, 1, 9, 8), 0.1)

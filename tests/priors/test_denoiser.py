@@ -300,8 +300,8 @@ def test_same_iterates_as_deepinv(strength, float64):
         (lambda: Denoiser("drunet"), "denoiser must be a denoiser .nn.Module., got 'drunet'.*retune.weights.load"),
         (lambda: Denoiser(PnP(Blind())), "must be a network, got the prior PnP.*prior.denoiser"),
         (lambda: ForwardBackward(PnP(Blind())), "hides its noise level.*retune.priors.Denoiser"),
-        (lambda: Denoiser(unet(), 25), "sigma=25 is outside the range.*0 < sigma < 0.1961.*divide.*255"),
-        (lambda: Denoiser(unet(), 0.0), "sigma=0.0 is outside the range"),
+        (lambda: Denoiser(unet(), 25), "sigma=25 is outside the range.*0 ≤ sigma ≤ 0.1961.*divide.*255"),
+        (lambda: Denoiser(unet(), -0.01), "sigma=-0.01 is outside the range"),
         (lambda: Denoiser(unet(), [0.1, float("nan")]), "outside the range"),
         (lambda: Denoiser(Shrink(), -0.1), "sigma must be positive and finite, got -0.1"),
         (lambda: Denoiser(Shrink(), "0.1"), "sigma must be a number, or one number per layer, got '0.1'"),
@@ -325,3 +325,14 @@ def test_what_cannot_be_described_is_said_when_it_is_saved(tmp_path):
     for map in (ForwardBackward(Denoiser(Shrink())), ForwardBackward([Denoiser(unet()), Denoiser(unet())], layers=2)):
         with pytest.raises(InvalidParameterError, match="a checkpoint cannot describe"):
             Restarted(map).save(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("sigma", [0.0, 50 / 255, torch.tensor(50 / 255)])
+def test_the_ends_of_the_range_are_allowed_and_can_be_left(sigma):
+    prior = Denoiser(unet(), sigma)
+    found = prior.sigma()
+    assert float(found.detach()) == pytest.approx(float(sigma), abs=2.1e-3 * 50 / 255)
+    (slope,) = torch.autograd.grad(found.sum(), prior.sigma.raw)
+    assert float(slope) > 1e-4
+    with pytest.raises(InvalidParameterError, match=r"≤ sigma ≤ 0\.1961"):
+        Denoiser(unet(), 50.1 / 255)

@@ -9,16 +9,18 @@ from typing import Any
 
 import deepinv
 import torch
+from deepinv.loss import Loss
 
 from retune._checkpoint import write_atomically
 from retune._version import __version__
 from retune.build import network_of, problem_of, training_images
-from retune.config import Config, to_toml
+from retune.config import Config, OptimiserConfig, to_toml
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
+from retune.training.penalty import JacobianPenalty
 from retune.training.records import FitResult
 
-__all__ = ["FACTS", "MODEL", "describe", "train"]
+__all__ = ["FACTS", "MODEL", "describe", "loss_of", "train"]
 
 MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
 
@@ -59,6 +61,7 @@ def train(
         crop=config.data.crop,
         lr=options.lr,
         lr_network=options.lr_network,
+        loss=loss_of(options),
         seed=config.seed,
         device=device,
         validate_every=options.validate_every,
@@ -70,6 +73,11 @@ def train(
     scores = {} if result.best_psnr is None else {"psnr_validation": f"{result.best_psnr:.3f}"}
     net.cpu().save(out / MODEL, problem=config.problem.model_dump_json(), **scores)
     return result
+
+
+def loss_of(config: OptimiserConfig) -> Loss | None:
+    """The loss that the section [optimiser] describes; None is mean squared error."""
+    return JacobianPenalty(config.penalty) if config.penalty else None
 
 
 def describe(config: Config, out: Path, data: str, **more: Any) -> None:

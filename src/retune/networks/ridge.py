@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from deepinv.models import Denoiser
 from torch import Tensor
 from torch.nn.functional import pad
 
-from retune.errors import NotFiniteError, ShapeError
+from retune.equilibrium import Status
+from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.gradients import GradientRule, Truncated
 from retune.maps.base import BoundMap
 from retune.priors.ridge import BoundRidge, Ridge
@@ -28,6 +31,8 @@ class RidgeDenoiser(Denoiser):
 
     With a graph (training, or an image or noise level that requires one) the equilibrium is differentiated by the
     gradient rule.
+
+    In eval mode, the first denoising that runs out of layers before it has settled warns.
 
     Args:
         prior: the regulariser; what is trained, and what other maps can take as it is.
@@ -50,6 +55,7 @@ class RidgeDenoiser(Denoiser):
         self.gradient = Truncated(rtol=0.02) if gradient is None else gradient
         self.solver = Anderson() if solver is None else solver
         self.stop = Stop(rtol=2e-5, max_layers=1000) if stop is None else stop
+        self._warned = False
 
     @property
     def channels(self) -> int:
@@ -58,7 +64,14 @@ class RidgeDenoiser(Denoiser):
 
     def describe(self) -> dict:
         """What the weights belong to, as plain data."""
-        return {"type": "RidgeDenoiser", "prior": self.prior.describe()}
+        return {
+            "type": "RidgeDenoiser",
+            "prior": self.prior.describe(),
+            "depth": self.depth,
+            "gradient": self.gradient.describe(),
+            "solver": self.solver.describe(),
+            "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
+        }
 
     def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:
         """Denoise.
@@ -95,6 +108,15 @@ class RidgeDenoiser(Denoiser):
         if any(s.failed for s in solution.status):
             raise NotFiniteError(
                 "the denoising problem has no finite solution: the image contains NaN or Inf, or the weights do"
+            )
+        if not self.training and not self._warned and Status.MAX_LAYERS in solution.status:
+            self._warned = True  # inside another iteration it would be said in every layer
+            warnings.warn(
+                f"the denoising problem had not settled after {self.stop.max_layers} layers (largest relative change "
+                f"{float(solution.residual.max()):.1e} a layer, tolerance {self.stop.rtol:.1e}); raise max_layers or "
+                "loosen rtol of stop=Stop(...). Further cases are not reported",
+                NotConvergedWarning,
+                stacklevel=2,
             )
         return solution
 

@@ -17,6 +17,9 @@ from retune.maps.parameters import Bounded, Positive, ScalarParameter
 
 __all__ = ["RED", "Denoiser", "DenoiserPrior"]
 
+#: Share of its range by which a σ at an end of it is moved inside, where it has a derivative and can be learned.
+_INSIDE = 1e-3
+
 
 class DenoiserPrior(Prior):
     """What :class:`Denoiser` and :class:`RED` share: the denoiser, its noise level(s), and the checks.
@@ -180,7 +183,8 @@ class Denoiser(DenoiserPrior):
         learn_sigma: whether σ is trained.
         learn_strength: whether α is trained.
         learn_denoiser: whether the weights of the denoiser are trained; sets ``requires_grad`` of its parameters.
-        sigma_range: values that σ may take; the denoiser's own ``sigma_range`` by default, else any positive number.
+        sigma_range: (low, high), the values that σ may take; the denoiser's own ``sigma_range`` by default, else any
+            positive number. A σ within a thousandth of the range of an end starts that far inside: it can be learned.
 
     Raises:
         InvalidParameterError: no network, σ outside its range, α outside (0, 1).
@@ -308,10 +312,12 @@ def _noise_levels(sigma: float | Sequence[float], bounds: Sequence[float] | None
     low, high = bounds
     if not 0 <= low < high:
         raise InvalidParameterError(f"sigma_range must be (low, high) with 0 ≤ low < high, got {tuple(bounds)}")
-    given = torch.as_tensor(sigma, dtype=torch.get_default_dtype())
-    if not bool(((given > low) & (given < high)).all()):
+    given = torch.as_tensor(sigma, dtype=torch.float64)
+    slack = 1e-6 * (high - low)  # 50/255 in float32 lies above 50/255
+    if not bool(((given >= low - slack) & (given <= high + slack)).all()):
         raise InvalidParameterError(
-            f"sigma={sigma} is outside the range of this denoiser, {low:.4g} < sigma < {high:.4g} on the scale of the "
+            f"sigma={sigma} is outside the range of this denoiser, {low:.4g} ≤ sigma ≤ {high:.4g} on the scale of the "
             "image (images are in [0, 1]: divide a level of 0…255 by 255); sigma_range= overrides the range"
         )
-    return Bounded(sigma, shape, low=low, high=high, learn=learn, name="sigma")
+    inside = given.clamp(low + _INSIDE * (high - low), high - _INSIDE * (high - low))
+    return Bounded(inside, shape, low=low, high=high, learn=learn, name="sigma")

@@ -229,6 +229,7 @@ class Superres(Restoration):
             raise unknown_name("boundary", boundary, ["reflect", "circular"])
         self.spec = kernel if isinstance(kernel, str) or kernel is None else "custom"
         self.kernel, self.boundary = antialiasing(kernel, self.factor), boundary
+        self.wraps = boundary == "circular"
         self._made: dict[tuple, LinearPhysics] = {}
 
     def physics(
@@ -255,6 +256,15 @@ class Superres(Restoration):
                 noise_model=gaussian_noise(self.sigma, device),
             )
         return self._made[key]
+
+    def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See :class:`~retune.problems.base.Restoration`; sides that were no multiples of s are rounded up to one."""
+        return measured[0], measured[1] * self.factor, measured[2] * self.factor
+
+    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+        """See :class:`~retune.problems.base.Restoration`; a part of a periodic image is not periodic."""
+        kernel = self.kernel if self.spec == "custom" else self.spec
+        return Superres(self.factor, kernel, "reflect", self.sigma) if self.wraps else self
 
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""

@@ -14,8 +14,8 @@ from typing import Any
 from deepinv.models import Denoiser
 
 from retune import _checkpoint
-from retune.build import build
 from retune.errors import CheckpointError, RetuneError, unknown_name
+from retune.registry import build
 
 __all__ = ["load", "manifest", "names"]
 
@@ -23,8 +23,18 @@ _FOLDER = Path(__file__).parent
 
 
 def manifest() -> dict[str, dict[str, Any]]:
-    """For each name: recipe, data, sha256, number of parameters, PSNR by noise level, licence."""
-    return json.loads((_FOLDER / "manifest.json").read_text(encoding="utf-8"))
+    """For each name: recipe, data, sha256, number of parameters, PSNR by noise level, licence.
+
+    Raises:
+        CheckpointError: the manifest is not there, or cannot be read.
+    """
+    path = _FOLDER / "manifest.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the manifest of the weights cannot be read ({path}: {error}): install retune-imaging again"
+        ) from error
 
 
 def names() -> list[str]:
@@ -32,19 +42,22 @@ def names() -> list[str]:
     return sorted(manifest())
 
 
-def load(name: str) -> Denoiser:
+def load(name: str | Path) -> Denoiser:
     """A trained denoiser, in eval mode, on the CPU, in float32.
 
     The U-Nets are made into a prior by ``retune.priors.Denoiser(net, sigma)`` or ``RED``; a ridge one solves its
     denoising problem to tolerance, and its prior is ``net.prior`` (for :class:`retune.GradientStep`).
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, or a file that a recipe of :mod:`retune.training.recipes` wrote.
 
     Raises:
         UnknownNameError: another name; the nearest ones are given.
-        CheckpointError: the file is missing, or is not the one of the manifest (its hash differs).
+        CheckpointError: the file is missing, does not hold a denoiser, or is not the one of the manifest (its hash
+            differs).
     """
+    if isinstance(name, Path) or Path(name).suffix or Path(name).is_file():
+        return _read(Path(name))
     known = manifest()
     if name not in known:
         raise unknown_name("weights", name, known)
@@ -57,9 +70,18 @@ def load(name: str) -> Denoiser:
             f"the weights {name!r} are corrupted: {path} has sha256 {digest[:12]}…, the manifest says "
             f"{known[name]['sha256'][:12]}…. Install retune-imaging again"
         )
+    return _read(path)
+
+
+def _read(path: Path) -> Denoiser:
     tensors, description, _ = _checkpoint.read(path)
     try:
         net = build(description)
+        if not isinstance(net, Denoiser):
+            raise CheckpointError(
+                f"it holds a {type(net).__name__}, where a denoiser is needed, as python -m "
+                "retune.training.recipes.denoiser writes one"
+            )
         net.load_state_dict(tensors)
     except (RetuneError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} does not fit this version of ReTune: {error}") from error

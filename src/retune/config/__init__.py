@@ -1,0 +1,35 @@
+"""A run as a TOML file: what it restores, with which prior and model, how it learns, from what.
+
+>>> config = load("my.toml", ["model.depth=5"])  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from retune.config.read import from_dict, load, shipped
+from retune.config.sections import (
+    CompareConfig,
+    Config,
+    DataConfig,
+    GradientConfig,
+    ModelConfig,
+    OptimiserConfig,
+    PriorConfig,
+    ProblemConfig,
+)
+from retune.config.write import starting_point, to_toml
+
+__all__ = [
+    "CompareConfig",
+    "Config",
+    "DataConfig",
+    "GradientConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "PriorConfig",
+    "ProblemConfig",
+    "from_dict",
+    "load",
+    "shipped",
+    "starting_point",
+    "to_toml",
+]

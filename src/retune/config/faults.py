@@ -1,0 +1,66 @@
+"""What is wrong with a run, in words: one line a field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from retune.config.sections import Config
+from retune.config.values import as_toml
+from retune.errors import did_you_mean
+
+__all__ = ["faults_of"]
+
+
+def faults_of(error: ValidationError, values: dict) -> list[str]:
+    """One line a field: its name, the value, what is allowed, the nearest known key."""
+    messages: dict[str, list[str]] = {}
+    lines: dict[str, str] = {}
+    for one in error.errors():
+        location, section = _place(one["loc"])
+        name = ".".join(location)
+        if one["type"] == "extra_forbidden":
+            name = ".".join(str(part) for part in one["loc"])
+            known = list(section.model_fields)
+            hint = did_you_mean(one["loc"][-1], known) or _elsewhere(str(one["loc"][-1]))
+            lines[name] = f"unknown key {name}{hint or ';'} known here: {', '.join(known)}"
+            continue
+        if not location:  # of fields that do not go together; the message names them
+            lines[one["msg"]] = one["msg"].removeprefix("Value error, ")
+            continue
+        given: Any = values
+        for part in location:
+            given = given.get(part) if isinstance(given, dict) else None
+        messages.setdefault(name, []).append(one["msg"].removeprefix("Value error, "))
+        # A field of several kinds fails once for each of them; then its description says what it may be.
+        message = messages[name][0].replace("Input should", "it should") if len(messages[name]) == 1 else "not allowed"
+        description = section.model_fields[location[-1]].description
+        lines[name] = f"{name} = {as_toml(given)}: {message}. {description}".rstrip()
+    return list(lines.values())
+
+
+def _place(location: tuple) -> tuple[list[str], type[BaseModel]]:
+    """The part of an error's location that is made of keys, and the section that it leads to."""
+    parts: list[str] = []
+    section: type[BaseModel] = Config
+    for part in location:
+        if not isinstance(part, str) or part not in section.model_fields:
+            break
+        parts.append(part)
+        kind = section.model_fields[part].annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            break
+        if len(parts) < len(location):
+            section = kind
+    return parts, section
+
+
+def _elsewhere(key: str) -> str:
+    places = [
+        f"{name}.{key}"
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if key in field.annotation.model_fields
+    ]
+    return f"; did you mean {' or '.join(places)}?" if places else ""

@@ -1,0 +1,261 @@
+"""The sections of a run, and what each field may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+__all__ = [
+    "CompareConfig",
+    "Config",
+    "DataConfig",
+    "GradientConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "PriorConfig",
+    "ProblemConfig",
+]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Level = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Count = Annotated[StrictInt, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of a run."""
+
+    # The sentence below each field is its description, here, in the starting point and in the documentation.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def has(self, name: str) -> bool:
+        """Whether the field means anything, given the others."""
+        return True
+
+
+class ProblemConfig(Section):
+    """What was measured: y = A x + noise."""
+
+    name: str = "deblur"
+    """denoise, inpaint, deblur or superres; or any deepinv physics as module:function."""
+    sigma: Level | list[Level] | Literal["estimate"] = 0.05
+    """Noise standard deviation, one or one per channel, intensities in [0, 1]; or "estimate" (tune only)."""
+    kernel: str | None = None
+    """Blur kernel (deblur): gaussian:SIGMA, uniform:SIDE, motion:LENGTH@DEGREES, three-motions, or a file."""
+    boundary: Literal["reflect", "circular", "valid"] | None = None
+    """What the blur sees beyond the border (deblur): reflect, circular, or valid if the sensor saw more."""
+    keep: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    """Share of pixels that are measured (inpaint), where no mask is given."""
+    mask: str | None = None
+    """Image file, black where nothing was measured (inpaint)."""
+    factor: Literal[2, 3, 4] | None = None
+    """Magnification (superres): 2, 3 or 4."""
+    options: dict[str, Any] = {}
+    """Arguments of your own physics (module:function), as a table [problem.options]."""
+
+    @field_validator("sigma")
+    @classmethod
+    def _some_level(cls, sigma: Any) -> Any:
+        if sigma == []:
+            raise ValueError("Input should be one number, or one per channel")
+        return sigma
+
+
+_NETWORKS = ("denoiser", "red", "ridge")
+#: the kinds of prior that have each field; type belongs to all
+_KINDS = {
+    "norm": ("wavelet",),
+    "wavelet": ("wavelet",),
+    "levels": ("wavelet",),
+    "weights_per_channel": ("wavelet",),
+    "coarse": ("wavelet",),
+    "weights": _NETWORKS,
+    "learn_weights": _NETWORKS,
+    "sigma": _NETWORKS,
+    "learn_sigma": _NETWORKS,
+    "strength": ("denoiser",),
+    "learn_strength": ("denoiser",),
+    "lipschitz": ("red",),
+    "box": ("red", "ridge"),
+}
+
+
+class PriorConfig(Section):
+    """What is known of images: a weighted norm of wavelet coefficients, a denoiser, or a ridge regulariser."""
+
+    type: Literal["wavelet", "denoiser", "red", "ridge"] = "wavelet"
+    """wavelet; denoiser: Plug-and-Play; red: a step along x − D(x); ridge: learned filters, a known constant."""
+    norm: Literal["l12", "l1"] = "l12"
+    """l12 groups channels and bands of a position; l1 takes every coefficient by itself (wavelet)."""
+    wavelet: str | list[str] = "db4"
+    """An orthogonal wavelet (haar, db2 … db38, sym2 …, coif1 …), or several for a union of bases."""
+    levels: Count = 5
+    """Scales (wavelet); crops need 2**levels pixels on a side."""
+    weights_per_channel: StrictBool = True
+    """Whether every colour channel has weights of its own (wavelet)."""
+    coarse: StrictBool = False
+    """Whether the coarse approximation is penalised too (wavelet)."""
+    weights: str | None = None
+    """Of a network: a name that ships (denoiser-color, ridge-convex-gray, …), or a file; by default what fits."""
+    learn_weights: StrictBool = False
+    """Whether the weights of the network are trained, at optimiser.lr_network, or frozen (denoiser, red, ridge)."""
+    sigma: Positive | list[Positive] = 0.05
+    """Noise level that the network takes, intensities in [0, 1]: one, or one per layer of an untied cycle."""
+    learn_sigma: StrictBool = True
+    """Whether this noise level is learned."""
+    strength: Share | list[Share] | None = None
+    """α of (1 − α)x + αD(x), one or one per layer (denoiser); the denoiser as it is by default."""
+    learn_strength: StrictBool = True
+    """Whether α is learned."""
+    lipschitz: Positive = 2.0
+    """What is taken as the Lipschitz constant of x − D(x) for the step size (red); it is not checked."""
+    box: StrictBool = False
+    """Whether intensities are held in [0, 1] (red, ridge)."""
+
+    def has(self, name: str) -> bool:
+        """Whether this type of prior has the field."""
+        return self.type in _KINDS.get(name, (self.type,))
+
+    @field_validator(*_KINDS)
+    @classmethod
+    def _of_this_type(cls, value: Any, info: ValidationInfo) -> Any:
+        # Only what was given comes here, not the defaults; a type that is none has been named already.
+        kind, kinds = info.data.get("type"), _KINDS[str(info.field_name)]
+        if kind is not None and kind not in kinds:
+            raise ValueError(f'a prior of type "{kind}" has no {info.field_name} (type = {" or ".join(kinds)} has)')
+        if value == [] and info.field_name != "wavelet":
+            raise ValueError("Input should be one number, or one per layer")
+        if kind == "ridge" and info.field_name == "sigma" and isinstance(value, list):
+            raise ValueError("Input should be one number: the layers share a ridge regulariser")
+        return value
+
+
+class ModelConfig(Section):
+    """What is iterated, and for how long."""
+
+    depth: Count = 10
+    """K, layers in a block: what is differentiated at once. More layers, more exact gradients, more memory."""
+    restarts: Annotated[StrictInt, Field(ge=0)] = 10
+    """R, blocks run in training before the one that is differentiated. More restarts, closer to the equilibrium."""
+    layers: Count = 1
+    """Different layers in a cycle: 1 ties all weights."""
+    step_size: Share = 0.9
+    """s, where the step is 2s/L: between 0 and 1."""
+    learn_step_size: StrictBool = True
+    """Whether the step size is learned."""
+    reg: Positive = 0.05
+    """λ, the strength of the prior, at the start; Plug-and-Play has none."""
+    learn_reg: StrictBool = True
+    """Whether the strength is learned."""
+    solver: Literal["auto", "picard", "damped", "anderson", "inertial"] = "auto"
+    """How the equilibrium is reached: picard is plain restarts, which auto damps where the map may expand."""
+    rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
+    """Relative change over a block below which a restoration is settled."""
+    max_layers: Count = 2000
+    """Layers after which a restoration is given up as not settled."""
+
+
+class GradientConfig(Section):
+    """How the derivative of the equilibrium is formed."""
+
+    rule: Literal["truncated", "unrolled", "implicit"] = "truncated"
+    """truncated is ReTune; unrolled trains the output after K layers; implicit solves the adjoint system."""
+    blocks: Count = 1
+    """How often the recorded block is pulled back (truncated): more blocks, more exact."""
+    rtol: Share | None = None
+    """Relative error of the adjoint to reach, instead of a number of blocks."""
+
+
+class DataConfig(Section):
+    """What it is learned from."""
+
+    train: str = "photographs"
+    """Folder or file of sharp images; "photographs" takes some that ship inside scikit-image."""
+    validation: str | None = None
+    """Folder or file of images that decide which weights are kept; none keeps the last."""
+    crop: Count = 64
+    """Side of the random square crops."""
+    batch_size: Count = 4
+    """Crops per step."""
+    grey: StrictBool = False
+    """Whether colour images are made grey first."""
+
+
+class OptimiserConfig(Section):
+    """How it is learned: Adam with a cosine schedule."""
+
+    steps: Count = 200
+    """Training steps."""
+    lr: Positive = 0.05
+    """Learning rate of step sizes, strengths and weights (on a logarithmic scale)."""
+    lr_network: Positive = 1e-4
+    """Learning rate of all other parameters."""
+    penalty: Level = 0.0
+    """Weight of the spectral norm of the denoiser's Jacobian in the loss (denoiser, red); 0 for none."""
+    validate_every: Count | None = None
+    """Steps between validations; a fifth of all by default."""
+    checkpoint_every: Count = 20
+    """Steps between checkpoints: what is lost at most when the power fails."""
+
+
+class CompareConfig(Section):
+    """What retune compare reports on, and the effort that each method may spend."""
+
+    test: str = "photographs"
+    """Folder or file of sharp images that no method sees before; "photographs" takes two that ship."""
+    every: Count = 1
+    """Report on every n-th of them."""
+    crop: Count | None = None
+    """Side of the central part of each of them; whole images by default."""
+    validation_every: Count = 1
+    """Tune on every n-th validation image."""
+    validation_crop: Count = 128
+    """Side of the central part of each validation image."""
+    grid: Annotated[StrictInt, Field(ge=4)] = 12
+    """Values tried by each grid search."""
+    lr: list[Positive] = []
+    """Learning rates that every learned method is trained with, the best is kept; only optimiser.lr if empty."""
+    far: Annotated[StrictInt, Field(ge=2)] = 10
+    """How many times longer than in training every method is run, to see whether it stays."""
+    certify: Annotated[StrictInt, Field(ge=0)] = 1
+    """Test images whose distance to the equilibrium is certified, the first ones."""
+
+
+class Config(Section):
+    """A run."""
+
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    """Decides crops, operators and noise."""
+    problem: ProblemConfig = ProblemConfig()
+    """What was measured."""
+    prior: PriorConfig = PriorConfig()
+    """What is known of images."""
+    model: ModelConfig = ModelConfig()
+    """What is iterated."""
+    gradient: GradientConfig = GradientConfig()
+    """How the derivative is formed."""
+    data: DataConfig = DataConfig()
+    """What it is learned from."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """How it is learned."""
+    compare: CompareConfig = CompareConfig()
+    """What methods are compared on."""
+
+    @model_validator(mode="after")
+    def _penalised(self) -> Config:
+        if self.optimiser.penalty and self.prior.type not in ("denoiser", "red"):
+            raise ValueError(
+                f"optimiser.penalty = {self.optimiser.penalty}: the penalty is one on a denoiser, and the prior is of "
+                f'type "{self.prior.type}"; leave it out, or set prior.type to denoiser or red'
+            )
+        return self
