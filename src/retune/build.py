@@ -206,7 +206,16 @@ def load(path: str | Path) -> Restarted:
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
         if broken:
             raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
-        net.load_state_dict(tensors, assign=True)  # keeps the precision that was saved
+        # Assigned, not copied, to keep the precision that was saved; in the layout that the network gave its weights.
+        own = net.state_dict()
+        net.load_state_dict({k: _laid_out(t, own.get(k)) for k, t in tensors.items()}, assign=True)
     except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
     return net.eval()
+
+
+def _laid_out(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """The tensor with the strides of another one of its shape."""
+    if like is None or like.shape != tensor.shape:
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -45,7 +45,7 @@ def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()
     """The run with the fields of the section [problem] that were given; another problem keeps none of its own."""
     from retune.config import from_dict
 
-    values = config.model_dump(exclude_none=True)
+    values = config.model_dump(exclude_unset=True)
     told = values["problem"] if fields.get("name", config.problem.name) == config.problem.name else {}
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
 

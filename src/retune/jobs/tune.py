@@ -74,7 +74,7 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
         ConfigError: a value that is not allowed.
     """
     known = shipped().get(str(problem.get("name")))
-    values = {} if known is None else load(known).model_dump(exclude_none=True)
+    values = {} if known is None else load(known).model_dump(exclude_unset=True)
     for section, fields in _QUICK.items():
         values[section] = {**values.get(section, {}), **fields}
     told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
