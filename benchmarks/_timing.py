@@ -92,12 +92,15 @@ class Column:
         return ratio >= bar if self.faster else ratio <= bar
 
 
-def arguments(description: str | None) -> argparse.Namespace:
+def arguments(description: str | None, **more: dict) -> argparse.Namespace:
+    """The options of every benchmark, and ``--name`` with the given keywords of `more`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds: a look, not a measurement")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch threads, for all contenders (default 1)")
+    for name, keywords in more.items():
+        parser.add_argument(f"--{name}", **keywords)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -144,12 +144,17 @@ def race(name: str, steps: int, seed: int, device: torch.device) -> dict[str, Co
 
 
 def main() -> None:
-    options = arguments(__doc__)
+    whole = {"type": int, "metavar": "N"}
+    options = arguments(
+        __doc__, rounds=whole | {"help": "races a problem (default 3)"}, steps=whole | {"help": "of each (default 25)"}
+    )
     rounds, steps = (1, 16) if options.quick else (3, 25)
+    rounds, steps = options.rounds or rounds, options.steps or steps
     table = Table(title=f"Training to within {WITHIN} dB of the best final PSNR\n{where(options)}")
     for heading in ("problem", "", "final PSNR", "s a step", "steps", "s to target", "faster than\nplain", "than DEQ"):
         table.add_column(heading, justify="right" if heading not in ("problem", "") else "left")
     records = []
+    began = time.perf_counter()
     for name in START:
         races = [race(name, steps, seed + 1, torch.device(options.device)) for seed in range(rounds)]
         targets = [max(c.psnr[-1] for c in r.values()) - WITHIN for r in races]
@@ -176,6 +181,7 @@ def main() -> None:
             records.append({"problem": name, "contender": label, "seconds": seconds, "faster than": ratio})
         table.add_section()
     CONSOLE.print(table)
+    CONSOLE.print(f"{time.perf_counter() - began:.0f} s in all")
     write(options, "training to within 0.05 dB", records)
 
 
