@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,16 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(*paths: str | Path) -> None:
+    """Remove what a process left that was killed while it wrote one of the files."""
+    for path in map(Path, paths):
+        # mkstemp puts eight characters behind the prefix; a longer name belongs to another file.
+        own = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}")
+        for left in path.parent.glob(".*"):
+            if own.fullmatch(left.name):
+                left.unlink(missing_ok=True)
 
 
 def _umask() -> int:

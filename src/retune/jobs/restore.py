@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from retune import _checkpoint, io
-from retune._checkpoint import write_atomically
+from retune._checkpoint import remove_leftovers, write_atomically
 from retune._version import __version__
 from retune.build import load, problem_of
 from retune.certificate.parts import worst_part
@@ -189,6 +189,7 @@ class _Job:
         start = time.perf_counter()
         try:
             record = self.options.out / f"{file.name}.json"
+            remove_leftovers(self.options.out / file.name, record)
             facts = self._facts(file)
             if not self.options.again and self._is_done(file, record, facts):
                 return Row(file, "done before")

@@ -11,7 +11,7 @@ import deepinv
 import torch
 from deepinv.loss import Loss
 
-from retune._checkpoint import write_atomically
+from retune._checkpoint import remove_leftovers, write_atomically
 from retune._version import __version__
 from retune.build import network_of, problem_of, training_images
 from retune.config import Config, OptimiserConfig, to_toml
@@ -20,7 +20,7 @@ from retune.training.fit import fit
 from retune.training.penalty import JacobianPenalty
 from retune.training.records import FitResult
 
-__all__ = ["FACTS", "MODEL", "describe", "loss_of", "train"]
+__all__ = ["FACTS", "MODEL", "RUN", "describe", "loss_of", "train"]
 
 MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
 
@@ -47,6 +47,7 @@ def train(
     torch.manual_seed(config.seed)
     net = network_of(config, images[0].shape[0])
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out / MODEL, out / RUN, out / FACTS)
     fresh = not any(out.glob("checkpoint-*.safetensors"))
     if fresh:
         describe(config, out, fingerprint(images))

@@ -14,14 +14,14 @@ import torch
 from deepinv.loss import Loss
 from torch import Tensor
 
-from retune._checkpoint import write_atomically
+from retune._checkpoint import remove_leftovers, write_atomically
 from retune.build import network_of, problem_of
 from retune.config import Config, from_dict, load, shipped
 from retune.data import as_images
 from retune.errors import CheckpointError, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.measured import read_measured, require_kernel
-from retune.jobs.train import FACTS, MODEL, describe
+from retune.jobs.train import FACTS, MODEL, RUN, describe
 from retune.model import Restarted
 from retune.problems.base import Restoration
 from retune.problems.measurements import Measurements
@@ -96,7 +96,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
     """
     try:
         facts = json.loads((out / FACTS).read_text(encoding="utf-8"))["tuned"]
-        return load(out / "config.toml"), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
+        return load(out / RUN), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{out} holds no run of retune tune to continue; start one: retune tune IMAGES --problem denoise"
@@ -147,6 +147,7 @@ def tune(
     torch.manual_seed(config.seed)
     net = network_of(config, measured[0].shape[1])
     start = {k: v.clone() for k, v in net.state_dict().items()}
+    remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / RESULT)
     if not any(out.glob("checkpoint-*.safetensors")):
         facts = {"images": [str(f.resolve()) for f in files], "white": white, "loss": loss}
         describe(_where(config, files), out, fingerprint(packed), tuned=facts)

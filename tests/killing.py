@@ -1,0 +1,41 @@
+"""Training and restoring in processes that can be killed; they import this file, which a test file cannot be."""
+
+from __future__ import annotations
+
+from multiprocessing import get_context
+
+from retune.config import from_dict
+from retune.jobs.restore import Options, model_problem, restore
+from retune.jobs.train import train
+
+RUN = {
+    "problem": {"name": "denoise", "sigma": 0.1},
+    "prior": {"levels": 2, "wavelet": "db2"},
+    "model": {"depth": 2, "restarts": 1},
+    "data": {"crop": 16, "batch_size": 2},
+    "optimiser": {"steps": 60, "checkpoint_every": 1},
+}
+# A clean process that has imported what is needed, and forks quickly.
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["retune.jobs.train", "retune.jobs.restore", "retune.training.fit"])
+
+
+def run_train(images, out):
+    run = {**RUN, "data": {**RUN["data"], "train": str(images)}}
+    train(from_dict(run), out, resume=True, device="cpu", progress=False)
+
+
+def run_restore(images, model, out):
+    problem = model_problem(model, {})
+    restore(sorted(images.glob("*.npy")), Options(model, problem, out))
+
+
+def start(job, *arguments):
+    process = PROCESSES.Process(target=job, args=arguments)
+    process.start()
+    return process
+
+
+def finish(process):
+    process.join(300)
+    assert process.exitcode == 0
