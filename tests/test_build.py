@@ -84,7 +84,10 @@ DENOISERS = {
 @pytest.mark.parametrize("kind", DENOISERS)
 def test_networks_as_priors_are_built_trained_saved_and_loaded(kind, tmp_path):
     run = config.from_dict(
-        {"prior": {"type": kind, **DENOISERS[kind]}, "model": {"depth": 2, "layers": 2, "restarts": 1, "reg": 0.3, "max_layers": 4}}
+        {
+            "prior": {"type": kind, **DENOISERS[kind]},
+            "model": {"depth": 2, "layers": 2, "restarts": 1, "reg": 0.3, "max_layers": 4},
+        }
     )
     net = build.network_of(run, 1)
     told = net.describe()["map"]["prior"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from retune._version import __version__
+from retune.cli.compare import compare
 from retune.cli.demo import demo
 from retune.cli.restore import restore
 from retune.cli.train import train
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("restore")(restore)
+app.command("compare")(compare)
 app.command("demo")(demo)
 
 
