@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retune import _checkpoint, problems, weights
 from retune.config import Config, DataConfig, GradientConfig, ModelConfig, PriorConfig, ProblemConfig
-from retune.data import as_images, photograph
+from retune.data import as_images, grey, photograph
 from retune.errors import CheckpointError, ConfigError, RetuneError, unknown_name
 from retune.gradients import Implicit, Truncated, Unrolled
 from retune.gradients.base import GradientRule
@@ -27,9 +27,9 @@ from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 from retune.registry import build
 from retune.solve import Stop
-from retune.solvers import Anderson, Damped, Inertial, Picard
+from retune.solvers import AbstractSolver, Anderson, Damped, Inertial, Picard
 
-__all__ = ["build", "load", "map_of", "network_of", "prior_of", "problem_of", "rule_of", "training_images"]
+__all__ = ["build", "load", "map_of", "network_of", "prior_of", "problem_of", "rule_of", "solver_of", "training_images"]
 
 _SOLVERS = {"picard": Picard, "damped": Damped, "anderson": Anderson, "inertial": Inertial}
 _SHIPPED = {"denoiser": "denoiser", "red": "denoiser", "ridge": "ridge-convex"}
@@ -155,19 +155,24 @@ def rule_of(config: GradientConfig) -> GradientRule:
     return Truncated(blocks=config.blocks, rtol=config.rtol)
 
 
+def solver_of(config: ModelConfig) -> AbstractSolver | None:
+    """The solver that the section [model] names; None for the one that suits the map."""
+    return None if config.solver == "auto" else _SOLVERS[config.solver]()
+
+
 def network_of(config: Config, channels: int) -> Restarted:
     """The network that a run describes, for images of so many channels, with its first weights.
 
     Raises:
         ConfigError: see :func:`prior_of`.
     """
-    model: ModelConfig = config.model
+    model = config.model
     return Restarted(
         map_of(prior_of(config.prior, channels), config),
         depth=model.depth,
         restarts=model.restarts,
         gradient=rule_of(config.gradient),
-        solver=None if model.solver == "auto" else _SOLVERS[model.solver](),
+        solver=solver_of(model),
         stop=None if config.gradient.rule == "unrolled" else Stop(model.rtol, model.max_layers),
     )
 
@@ -182,16 +187,9 @@ def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | No
     train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else as_images(config.train)
     validation = None if config.validation is None else as_images(config.validation)
     if config.grey:
-        train = [_grey(x) for x in train]
-        validation = None if validation is None else [_grey(x) for x in validation]
+        train = [grey(x) for x in train]
+        validation = None if validation is None else [grey(x) for x in validation]
     return train, validation
-
-
-def _grey(x: Tensor) -> Tensor:
-    """Luminance (1, H, W), ITU-R BT.601."""
-    if x.shape[0] == 1:
-        return x
-    return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
 
 
 def load(path: str | Path) -> Restarted:

@@ -15,7 +15,7 @@ from retune.errors import InvalidParameterError, ShapeError, unknown_name
 from retune.io import SUFFIXES, list_files, read
 from retune.io.arrays import checked, from_array, scaled
 
-__all__ = ["SUFFIXES", "Crop", "as_images", "draw_crops", "photograph", "random_crops"]
+__all__ = ["SUFFIXES", "Crop", "as_images", "draw_crops", "grey", "photograph", "random_crops"]
 
 _PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
 
@@ -69,6 +69,13 @@ def photograph(name: str) -> Tensor:
 
     array = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
     return from_array(np.asarray(array))
+
+
+def grey(x: Tensor) -> Tensor:
+    """Luminance (1, H, W), ITU-R BT.601."""
+    if x.shape[0] == 1:
+        return x
+    return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import typer
 
 from retune._version import __version__
 from retune.cli.certify import certify
+from retune.cli.compare import compare
 from retune.cli.demo import demo
 from retune.cli.doctor import doctor
 from retune.cli.restore import restore
@@ -28,6 +29,7 @@ app.command("tune")(tune)
 app.command("restore")(restore)
 app.command("certify")(certify)
 app.command("doctor")(doctor)
+app.command("compare")(compare)
 app.command("demo")(demo)
 
 

@@ -11,9 +11,10 @@ from retune.report.certificates import CertificateTable, certificate_table
 from retune.report.figures import write_figures
 from retune.report.learned import Learned, learned_table
 from retune.report.numbers import (
-    COLUMNS,
+    Column,
     about,
     best_methods,
+    columns_of,
     decimal,
     duration,
     falls,
@@ -67,6 +68,7 @@ def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | N
     folder = Path(folder)
     check_results(results)
     figures = write_figures(results, folder) if figures is None else figures
+    columns = columns_of(results["problems"].values())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("retune", "report"),
         autoescape=True,
@@ -79,8 +81,8 @@ def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | N
         summary=summary(results),
         headlines=headlines(results),
         verdicts=[{**v, "about": about(results, v)} for v in results.get("verdicts") or []],
-        sections=[_section(results, name, folder, figures) for name in results["problems"]],
-        columns=COLUMNS,
+        sections=[_section(results, name, folder, figures, columns) for name in results["problems"]],
+        columns=columns,
         made=_made(results),
         settings={str(k).replace("_", " "): plain(v) for k, v in (results.get("settings") or {}).items()},
         emphasised=EMPHASISED,
@@ -90,7 +92,7 @@ def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | N
     return path
 
 
-def _section(results: dict, name: str, folder: Path, figures: dict[str, Path]) -> _Section:
+def _section(results: dict, name: str, folder: Path, figures: dict[str, Path], columns: list[Column]) -> _Section:
     problem = results["problems"][name]
     parameters = {k: v for k, v in (problem.get("problem") or {}).items() if k != "name"}
     measured = problem.get("psnr_measurement")
@@ -101,7 +103,7 @@ def _section(results: dict, name: str, folder: Path, figures: dict[str, Path]) -
         parameters=plain(parameters),
         measured="" if measured is None else decimal(measured),
         rows=_rows(problem, folder),
-        table=_table(problem),
+        table=_table(problem, columns),
         remarks=remarks(problem),
         figures={
             kind: {"uri": data_uri(figures[f"{name}-{kind}"].read_bytes()), "alt": _alt(problem, name, kind)}
@@ -157,10 +159,10 @@ def _rows(problem: dict, folder: Path) -> list[dict]:
     return rows
 
 
-def _table(problem: dict) -> list[dict]:
+def _table(problem: dict, columns: list[Column]) -> list[dict]:
     methods = problem["methods"]
     look = looks(methods)
-    best = {column.long: best_methods(methods, column) for column in COLUMNS}
+    best = {column.long: best_methods(methods, column) for column in columns}
     rows = []
     for name, method in methods.items():
         cells = [
@@ -169,7 +171,7 @@ def _table(problem: dict) -> list[dict]:
                 "best": name in best[column.long],
                 "fall": column.short.startswith("change") and falls(method),
             }
-            for column in COLUMNS
+            for column in columns
         ]
         how = str(method.get("how") or "")
         rows.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 MISSING = "–"
@@ -100,6 +100,13 @@ class Column:
     best: Callable | None = None  # max, min, or None where there is no better
 
 
+def _certified(method: dict) -> str:
+    value = method.get("distance")
+    if value is None:
+        return MISSING
+    return f"{'≤' if method.get('distance_kind') == 'proved' else '≈'} {power(value)}"
+
+
 def _signed_change(method: dict) -> str:
     return signed(change(method))
 
@@ -117,8 +124,29 @@ COLUMNS = (
     Column("change\nto 50×", "PSNR at 50 times the trained depth less PSNR of the output, dB", _signed_change, change),
     _column("residual", "Relative residual of the result", "residual", power),
     _column("gradient\nerror", "Relative error of the training gradient", "gradient_error", power),
+    Column(
+        "distance",
+        "Certified distance to the equilibrium, relative, the largest of the images that have a certificate: "
+        "≤ proved, ≈ estimated",
+        _certified,
+        lambda method: method.get("distance"),
+    ),
     _column("time,\ns", "Seconds of training or tuning", "seconds", lambda v: decimal(v, 1)),
+    _column("s per\nimage", "Seconds of restoring one test image", "seconds_restoring", lambda v: decimal(v, 2)),
+    _column(
+        "memory,\nMB",
+        "Peak memory of the tensors of a training step, in 10⁶ bytes (of a restoration of the same crops, if nothing is "
+        "trained)",
+        "memory",
+        lambda v: decimal(None if v is None else v / 1e6, 1),
+    ),
 )
+
+
+def columns_of(problems: Iterable[dict]) -> list[Column]:
+    """The columns in which some method of some problem has an entry."""
+    methods = [method for problem in problems for method in problem["methods"].values()]
+    return [c for c in COLUMNS if any(c.value(m) is not None for m in methods)]
 
 
 def best_methods(methods: dict[str, dict], column: Column) -> set[str]:

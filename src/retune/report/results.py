@@ -24,10 +24,13 @@ NUMBERS = (
     "residual_50x",
     "gradient_error",
     "seconds",
+    "distance",
+    "seconds_restoring",
+    "memory",
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_EXPECTED = 'expected a results.json written by "retune demo"'
+_EXPECTED = 'expected a results.json written by "retune demo" or "retune compare"'
 
 
 def read_results(where: str | Path) -> dict[str, Any]:

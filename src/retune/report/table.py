@@ -7,12 +7,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from retune.report.numbers import COLUMNS, MISSING, about, best_methods, falls, label, remarks, title
+from retune.report.numbers import MISSING, about, best_methods, columns_of, falls, label, remarks, title
 from retune.report.palette import EMPHASISED
 from retune.report.results import check_results
 
 #: For terminals that cannot show them.
-_ASCII = {"✓": "[ok]", "✗": "[FAILS]", MISSING: "-", "−": "-", "×": "x", "·": "*", "λ": "lambda", "∞": "inf", "⁻": "^-"}
+_ASCII = {
+    "✓": "[ok]",
+    "✗": "[FAILS]",
+    MISSING: "-",
+    "−": "-",
+    "×": "x",
+    "·": "*",
+    "λ": "lambda",
+    "∞": "inf",
+    "≤": "<=",
+    "≈": "~",
+    "⁻": "^-",
+}
 _ASCII |= dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True))
 
 
@@ -58,14 +70,15 @@ def _table(problem: dict, heading: str, console: Console) -> Table:
         padding=(0, 1 if console.width >= 100 else 0),
     )
     table.add_column("\nmethod", overflow="fold", min_width=12)
-    for column in COLUMNS:
+    columns = columns_of([problem])
+    for column in columns:
         short = column.short if "\n" in column.short else f"\n{column.short}"
         table.add_column(_text(short, console), justify="right", overflow="fold", no_wrap=False)
     methods = problem["methods"]
-    best = {column.short: best_methods(methods, column) for column in COLUMNS}
+    best = {column.short: best_methods(methods, column) for column in columns}
     for name, method in methods.items():
         cells = [_text(label(method, name), console)]
-        for column in COLUMNS:
+        for column in columns:
             cells.append(_text(column.text(method), console, "bold" if name in best[column.short] else ""))
             if column.short == "change\nto 50×" and falls(method):
                 cells[-1].stylize("bold red")

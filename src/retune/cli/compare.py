@@ -1,0 +1,86 @@
+"""``retune compare``: every method on the problem and images of a run, with the same effort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retune.cli._help import examples
+from retune.cli._problem import Debug, Device, chosen_device
+
+
+@examples(
+    ("the six methods on photographs that ship, for a blur of yours", "retune compare my.toml --out comparison"),
+    (
+        "on your own images: some to learn from, some to tune on, some to report on",
+        "retune compare my.toml --set data.train=a/ --set data.validation=b/ --set compare.test=c/ -o comparison",
+    ),
+    (
+        "two methods only, with three learning rates each",
+        "retune compare my.toml --methods retune,implicit --set compare.lr=[0.02,0.05,0.1]",
+    ),
+    ("go on after an interruption", "retune compare my.toml --out comparison --resume"),
+    ("networks that are trained already", "retune compare my.toml --methods none --model my-run --model run2"),
+)
+def compare(
+    config: Annotated[str, typer.Argument(help="A TOML file, or the name of a run that ships.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results, figures and report.html.")] = Path(
+        "retune-comparison"
+    ),
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", help="variational,pnp,unrolled,jfb,implicit,retune: some of these, or none."),
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option("--model", help="A network trained before, also scored; repeat it.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A field, as model.depth=5; repeat it for several.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the seed of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what is in the folder.")] = False,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Compare methods on your problem: grid search, Plug-and-Play, unrolled, JFB, implicit gradient, ReTune.
+
+    The trained ones start from the best point of the grid search on validation images, and get the same crops, noise,
+    steps and learning rates. Writes a table (also as CSV and JSON), figures, the networks, and one report.html.
+    """
+    from retune.cli.errors import one_screen, say
+
+    with one_screen(debug):
+        from rich.console import Console
+
+        from retune import config as runs
+        from retune.jobs.compare import compare as run_all
+        from retune.jobs.rows import write_results
+        from retune.report import terminal_table, write_all
+
+        given = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+        run = runs.load(config, given)
+        keys = None if methods is None else [k for k in methods.replace(" ", "").split(",") if k not in ("", "none")]
+        console = Console()
+        words = ["retune compare", config, *(f"--set {o}" for o in given)]
+        words += [] if methods is None else [f"--methods {methods}"]
+
+        def changed(results: dict) -> None:
+            results["command"] = " ".join(words)
+            write_results(results, out)
+
+        results = run_all(
+            run,
+            out,
+            methods=keys,
+            models=models or [],
+            resume=resume,
+            device=chosen_device(device),
+            note=say,
+            progress=console.is_terminal,
+            changed=changed,
+        )
+        page = write_all(results, out)
+        terminal_table(results, console)
+        console.print(f"\nOpen [bold]{page}[/] in a browser; results.csv, results.json and models/ are beside it.")

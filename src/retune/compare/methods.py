@@ -1,0 +1,83 @@
+"""The methods that are compared: what each of them chooses, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
+from retune.maps.base import AbstractMap
+from retune.model import Restarted
+from retune.solve import Stop
+from retune.solvers import AbstractSolver
+
+__all__ = ["METHODS", "PNP", "Method", "network"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose the parameters of the map.
+
+    Attributes:
+        key, label, how: name in result files, name for people, one sentence.
+        rule: the gradient rule; None for the grid search.
+        single_layer: differentiate one layer (JFB) and restart K(R + 1) times instead.
+    """
+
+    key: str
+    label: str
+    how: str
+    rule: type[GradientRule] | None
+    single_layer: bool = False
+
+
+METHODS = (
+    Method("variational", "Variational, best single λ", "grid search of one λ, all weights equal", None),
+    Method("unrolled", "Unrolled, K layers", "K layers with shared weights, trained end to end, no restart", Unrolled),
+    Method("jfb", "JFB (K = 1)", "at the equilibrium, one layer differentiated", Truncated, single_layer=True),
+    Method(
+        "implicit",
+        "Implicit gradient (DEQ)",
+        "at the equilibrium, adjoint system solved to 1 % or to the budget",
+        Implicit,
+    ),
+    Method("retune", "ReTune", "at the equilibrium, K layers differentiated", Truncated),
+)
+
+#: beside the others where a run is compared: it needs a denoiser
+PNP = Method("pnp", "Plug-and-Play, tuned", "a frozen denoiser, its noise level and the step size by grid search", None)
+
+
+def network(
+    method: Method,
+    map: AbstractMap,
+    depth: int,
+    restarts: int,
+    *,
+    rtol: float,
+    longest: int,
+    rule: GradientRule | None = None,
+    solver: AbstractSolver | None = None,
+) -> Restarted:
+    """The network of a method, with the budget of ``depth (restarts + 1)`` layers in a training step.
+
+    Args:
+        method: the method.
+        map: what is iterated.
+        depth: K, layers that are differentiated.
+        restarts: R.
+        rtol: relative change per K layers at which a restoration is settled.
+        longest: layers after which it is given up as not settled.
+        rule: the rule of ReTune, if not ``Truncated()``.
+        solver: how the equilibrium is reached; see :class:`retune.Restarted`.
+    """
+    total = depth * (restarts + 1)
+    if method.single_layer:
+        depth, restarts = map.layers, total // map.layers - 1
+    if method.rule is Implicit:  # the same budget backward as forward: at most as many products as there are layers
+        chosen: GradientRule = Implicit(rtol=1e-2, max_blocks=total)
+    elif method.key == "retune" and rule is not None:
+        chosen = rule
+    else:
+        chosen = Truncated() if method.rule is None else method.rule()
+    stop = None if isinstance(chosen, Unrolled) else Stop(rtol, longest)
+    return Restarted(map, depth, restarts, chosen, solver, stop)
