@@ -118,8 +118,8 @@ def fill(x: Tensor) -> Tensor:
 
 
 def network(denoiser: Any, at: dict, options: argparse.Namespace, rule: Any, *, learn: bool, **prior: Any) -> Started:
-    prior = Denoiser(denoiser, at["sigma"], learn_denoiser=learn, **prior)
-    step = retune.ForwardBackward(prior, step_size=at["step_size"])
+    plugged = Denoiser(denoiser, at["sigma"], learn_denoiser=learn, **prior)
+    step = retune.ForwardBackward(plugged, step_size=at["step_size"])
     return Started(step, options.depth, options.restarts, rule)
 
 

@@ -11,10 +11,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from commands import invoke, smooth
 from PIL import Image
 
 import retune
+from commands import invoke, smooth
 
 FIELDS = (
     "prior.levels=2",

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import finish, run_restore, run_train, start
 from safetensors import safe_open
 
 import retune
+from killing import finish, run_restore, run_train, start
+
 
 def check_whole(folder):
     """Whatever has its final name can be read."""

@@ -135,8 +135,8 @@ COLUMNS = (
     _column("s per\nimage", "Seconds of restoring one test image", "seconds_restoring", lambda v: decimal(v, 2)),
     _column(
         "memory,\nMB",
-        "Peak memory of the tensors of a training step, in 10⁶ bytes (of a restoration of the same crops, if nothing is "
-        "trained)",
+        "Peak memory of the tensors of a training step, in 10⁶ bytes (of a restoration of the same crops, if nothing "
+        "is trained)",
         "memory",
         lambda v: decimal(None if v is None else v / 1e6, 1),
     ),

@@ -199,10 +199,10 @@ def fit(
                     keeper.offer(step, step)  # the latest are the best that is known
                 else:
                     _validate(net, held_out, step, time.perf_counter() - start, result, keeper, bar)
-            (stop,) = agreed(fabric, asked.is_set())
-            if run is not None and (stop or step % checkpoint_every == 0 or step == steps):
+            (halt,) = agreed(fabric, asked.is_set())
+            if run is not None and (halt or step % checkpoint_every == 0 or step == steps):
                 save(step)
-            if stop:
+            if halt:
                 net.eval()
                 raise KeyboardInterrupt
     if run is not None:

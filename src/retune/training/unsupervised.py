@@ -133,6 +133,7 @@ class _Splitting(nn.Module):
     def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
         mask = (torch.rand(len(y), 1, *y.shape[-2:], device=y.device) >= self.hidden).to(y.dtype)
         y_shown, shown = SplittingLoss.split(mask, y, physics)
+        assert isinstance(shown, LinearPhysics)  # the operator on fewer pixels is of the kind it was
         self._last = mask, y_shown, shown
         return self.model(y_shown, shown)
 
