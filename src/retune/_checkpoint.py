@@ -29,8 +29,22 @@ def write(path: str | Path, tensors: dict[str, Tensor], description: dict, notes
         "description": json.dumps(description),
         "notes": json.dumps({k: str(v) for k, v in notes.items()}),
     }
-    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
-    write_atomically(path, content)
+    write_atomically(path, serialise({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+
+
+def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file whose bytes follow from its content.
+
+    The library writes the metadata in the order of a hash table, another one at every call; here they are sorted, so
+    that equal networks are equal files.
+    """
+    content = save(tensors, metadata)
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors at 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
