@@ -16,8 +16,8 @@ __all__ = ["BoundProfile", "Profile"]
 CONVEXITY = ("convex", "weakly convex")
 #: The noise level at which the parameters mean what they say.
 SIGMA_0 = 25 / 255
-# Powers of log(σ/σ₀) in what depends on the noise level.
-_POWERS = 3
+# Powers of log(σ/σ₀) beyond the second are divided by powers of this, so that all are of one size at σ = σ₀/12.
+_REACH = 2.5
 _LOG_LIMIT = 40.0
 
 
@@ -31,26 +31,30 @@ class Profile(nn.Module):
     - weakly convex: ``−1 < s_ij < μ(σ)``, so ``ψ + ½t²`` is convex,
 
     and ``max_ij |s_ij|`` bounds ``|ψ''|``. Knots scale with the noise level, ``T_ij(σ) = T_j σ / a_i(σ)``, and
-    ``log μ`` and ``log a_i`` are quadratic in ``log σ``. Source of the idea: Goujon, Neumayer, Unser, *Learning weakly
+    ``log μ`` and ``log a_i`` are polynomials in ``log σ``. Source of the idea: Goujon, Neumayer, Unser, *Learning weakly
     convex regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (there: one profile, σ-splines).
 
     Args:
         filters: N.
         knots: J.
         convexity: "convex" or "weakly convex".
+        powers: coefficients of the polynomials in ``log σ``; 1 for one law at all noise levels.
     """
 
-    def __init__(self, filters: int, knots: int = 4, convexity: str = "convex"):
+    def __init__(self, filters: int, knots: int = 4, convexity: str = "convex", powers: int = 3):
         super().__init__()
         filters, knots = require_whole("filters", filters), require_whole("knots", knots)
+        powers = require_whole("powers", powers)
         if convexity not in CONVEXITY:
             raise unknown_name("convexity", convexity, CONVEXITY)
-        if filters < 1 or knots < 1:
-            raise InvalidParameterError(f"filters and knots must be at least 1, got {filters} and {knots}")
-        self.filters, self.knots, self.convexity = filters, knots, convexity
+        if filters < 1 or knots < 1 or powers < 1:
+            raise InvalidParameterError(
+                f"filters, knots and powers must be at least 1, got {filters}, {knots} and {powers}"
+            )
+        self.filters, self.knots, self.convexity, self.powers = filters, knots, convexity, powers
         self.spacing = nn.Parameter(torch.full((knots,), -0.5))
-        self.scale = nn.Parameter(torch.zeros(filters, _POWERS))
-        self.strength = nn.Parameter(torch.tensor([math.log(4.0), *[0.0] * (_POWERS - 1)]))
+        self.scale = nn.Parameter(torch.zeros(filters, powers))
+        self.strength = nn.Parameter(torch.tensor([math.log(4.0), *[0.0] * (powers - 1)]))
         start = torch.linspace(1.5, -2.5, knots) if convexity == "convex" else torch.linspace(1.5, -3.0, knots)
         self.slope = nn.Parameter(start.repeat(filters, 1))
         with torch.no_grad():
@@ -58,13 +62,13 @@ class Profile(nn.Module):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""
-        return {"knots": self.knots, "convexity": self.convexity}
+        return {"knots": self.knots, "convexity": self.convexity, "powers": self.powers}
 
     def bind(self, sigma: Tensor) -> BoundProfile:
         """The potentials at noise levels σ (1 or B, 1, 1, 1), on the scale of the image."""
         sigma = sigma.clamp_min(1e-4)  # the potentials of σ = 0 would be infinitely steep
         log = (sigma / SIGMA_0).log().reshape(-1, 1)  # (B, 1)
-        powers = torch.cat([log**p for p in range(_POWERS)], 1)  # (B, 3)
+        powers = torch.cat([log**p / _REACH ** max(p - 2, 0) for p in range(self.powers)], 1)  # (B, powers)
         scale = _exp(powers @ self.scale.to(powers).T)  # (B, N)
         strength = _exp(powers @ self.strength.to(powers)).reshape(-1, 1, 1)  # (B, 1, 1)
         share = torch.sigmoid(self.slope.to(powers))[None]  # (1, N, J)

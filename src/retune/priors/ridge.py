@@ -38,6 +38,7 @@ class Ridge(Prior):
         sizes: sides of the kernels of the multi-convolution.
         knots: pieces of the spline on each side of 0.
         convexity: "convex" or "weakly convex".
+        powers: coefficients of the polynomials in log σ that the potentials follow.
         sigma: noise level for which the potentials are taken, on the scale of the image; learnable.
         learn_sigma: whether σ is trained.
         learn_filters: whether filters and potentials are trained.
@@ -54,6 +55,7 @@ class Ridge(Prior):
         convexity: str = "weakly convex",
         sigma: float = SIGMA_0,
         *,
+        powers: int = 3,
         learn_sigma: bool = True,
         learn_filters: bool = True,
     ):
@@ -61,7 +63,7 @@ class Ridge(Prior):
         self.explicit_prior = True
         self.channels, self.convexity = channels, convexity
         self.filters = FilterBank((channels, *features), sizes)
-        self.profile = Profile(self.filters.channels[-1], knots, convexity)
+        self.profile = Profile(self.filters.channels[-1], knots, convexity, powers)
         self.sigma = Positive(sigma, (), learn=learn_sigma, name="sigma")
         for part in (self.filters, self.profile):
             part.requires_grad_(learn_filters)

@@ -15,6 +15,7 @@ import torch
 import typer
 from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from retune import _checkpoint
 from retune.errors import unknown_name
@@ -46,7 +47,10 @@ def main(
     crop: Annotated[int, typer.Option(help="Side of the crops.")] = 48,
     pool: Annotated[int, typer.Option(help="Noisy crops that remember their equilibrium.")] = 1024,
     tolerance: Annotated[float, typer.Option(help="Relative change per layer at which a crop is at rest.")] = 5e-4,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin from, a file of this recipe.")] = None,
+    powers: Annotated[int, typer.Option(help="Coefficients of the polynomials in log σ.")] = 3,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin from, a file of this recipe with at most as many powers.")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 4e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
@@ -56,7 +60,7 @@ def main(
         raise unknown_name("recipe", name, NAMES)
     channels, convexity = NAMES[name]
     torch.manual_seed(seed)
-    prior = Ridge(channels, FEATURES[channels], SIZES, convexity=convexity, learn_sigma=False)
+    prior = Ridge(channels, FEATURES[channels], SIZES, convexity=convexity, learn_sigma=False, powers=powers)
     net = RidgeDenoiser(prior, stop=Stop(rtol=1e-4, max_layers=200)).to(device)
     images = split(data, "train", channels)
     held_out = torch.stack([x[:, :160, :160] for x in split(data, "val", channels)[::4]])
@@ -92,19 +96,26 @@ def main(
     before = ""
     if start is not None:
         tensors, _, earlier = _checkpoint.read(start)
-        net.load_state_dict(tensors)
+        net.load_state_dict({k: _padded(v, net.state_dict()[k].shape) for k, v in tensors.items()})
         before = f"{earlier['recipe']} --out {start.name} && "
-    settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "pool": pool, "tolerance": tolerance}
+    settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "pool": pool}
+    settings |= {"tolerance": tolerance, "powers": powers}
     train(net, loss, validate, budget, folder, tables=factor, settings=settings, memory=crops.state)
     target = Path(f"{name}.safetensors") if out is None else out
     notes = {
         "recipe": f"{before}python -m retune.training.recipes.ridge --name {name} --steps {steps} --batch {batch} "
-        f"--crop {crop} --pool {pool} --tolerance {tolerance:g} --lr {lr:g} --seed {seed}"
+        f"--crop {crop} --pool {pool} --tolerance {tolerance:g} --powers {powers} --lr {lr:g} --seed {seed}"
         + (f" --start {start.name}" if start is not None else "")
     }
     description = net.describe()
     _checkpoint.write(target, net.state_dict(), description, notes)
     typer.echo(f"{target}: {sum(p.numel() for p in net.parameters())} parameters")
+
+
+def _padded(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Coefficients of fewer powers of log σ, continued by 0; anything else of another shape is refused on loading."""
+    missing = shape[-1] - tensor.shape[-1] if tensor.ndim and tensor.ndim == len(shape) else 0
+    return pad(tensor, (0, missing)) if missing > 0 else tensor
 
 
 if __name__ == "__main__":
