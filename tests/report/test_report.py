@@ -182,7 +182,7 @@ def test_failing_claims_are_as_visible_as_the_others(folder, results):
 def test_failed_training_and_unsettled_runs_are_said(folder, results):
     methods = results["problems"]["inpaint"]["methods"]
     methods["unrolled"]["failure"] = "the loss became nan"
-    methods["retune"]["settled"] = False
+    methods["retune"]["status"] = ["not settled"]
     page = _page(write_all(results, folder))
     for text in (page.text, _terminal(results)):
         assert "Method unrolled: the training failed. the loss became nan" in text
