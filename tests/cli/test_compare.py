@@ -13,6 +13,8 @@ from safetensors import safe_open
 import retune
 from commands import command, invoke, smooth
 from retune.compare.search import line_search
+from retune.compare.tuning import Tuned
+from retune.config import Config
 
 KEYS = ["variational", "pnp", "unrolled", "jfb", "implicit", "retune"]
 FIELDS = (
@@ -184,6 +186,12 @@ def test_a_search_spends_no_try_twice_and_ends_near_the_best(best):
     values = [v for v, _ in tried.tried]
     assert len(values) == len(set(np.round(np.log(values), 9))) == 12
     assert abs(np.log(tried.best / best)) < np.log(1e4) / 5 / 6 * (1 + 1e-9)
+
+
+def test_a_search_that_ends_at_an_end_says_so():
+    tried = [{"step_size": 0.9, "sigma": s, "psnr": p} for s, p in ((0.01, 20.0), (0.05, 25.0), (0.19, 26.0))]
+    assert str(Tuned(Config(), tried).remark).endswith("0.19, is the largest that was tried")
+    assert Tuned(Config(), [*tried, {"step_size": 0.5, "sigma": 0.05, "psnr": 27.0}]).remark is None
 
 
 def test_the_networks_say_what_they_were_made_for(compared):

@@ -136,7 +136,8 @@ class _Job:
     def row(self, method: Method) -> dict:
         """Tune or train, then score."""
         failure = None
-        run = self.tuned(self.run_of(method)).run
+        tuned = self.tuned(self.run_of(method))
+        run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
             facts = {"seconds": self.ledger.entries[f"grid/{_kind(run)}"]["seconds"]}
@@ -146,6 +147,7 @@ class _Job:
         facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
         net.save(self.out / "models" / f"{method.key}.safetensors", problem=self.run.problem.model_dump_json())
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
+        row |= {"remark": tuned.remark if method.rule is None else None}  # the others only start there
         return row | facts | {"failure": failure, "learned": learned(net)}
 
     def run_of(self, method: Method) -> Config:

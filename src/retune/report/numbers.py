@@ -206,6 +206,8 @@ def remarks(problem: dict) -> list[str]:
     for name, method in problem["methods"].items():
         if method.get("failure"):
             found.append(f"{label(method, name)}: the training failed. {method['failure']}")
+        if method.get("remark"):
+            found.append(f"{label(method, name)}: {method['remark']}.")
         run, trained, status = (method.get(k) for k in ("layers_run", "layers_trained", "status"))
         if not run or trained is None or max(run) <= trained or not status:
             continue
