@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import retune
-from commands import command, invoke, smooth
+from commands import command, commands_without_power, invoke, smooth
 from retune.cli.main import app
 
 SMALL = {
@@ -313,6 +313,21 @@ def test_a_folder_that_cannot_be_written(run, photos, tmp_path):
         result, text = invoke(*arguments, tmp_path / "file" / "out")
         assert result.exit_code == 1
         assert "file" in text
+
+
+def test_a_folder_without_permission(run, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.png").write_bytes(b"before")
+    out.chmod(0o555)
+    tune = ["tune", photos / "b.png", "-p", "denoise", "--sigma", "0.1", *SETS[4:]]
+    verbs = (["restore", run, photos], ["train", "denoise", *SETS], tune)
+    for status, said in commands_without_power(*([*v, "--out", out, "--device", "cpu"] for v in verbs)):
+        assert status == 1
+        assert "Permission denied" in said
+        assert "Traceback" not in said
+        assert len(said.splitlines()) < 30
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {"b.png": b"before"}
 
 
 def test_a_disk_that_is_full_loses_nothing_that_was_there(run, photos, tmp_path):

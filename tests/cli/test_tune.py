@@ -31,15 +31,20 @@ STEPS = ["--set", "optimiser.steps=3", "--set", "optimiser.checkpoint_every=1"]
 @pytest.fixture
 def noisy(tmp_path):
     """A smooth image with much noise: far more than the default strength expects."""
-    truth = np.linspace(0.2, 0.8, 32)[:, None] * np.ones(32)
-    np.save(tmp_path / "truth.npy", truth.astype(np.float32))
+    return _noisy(tmp_path, 32)
+
+
+def _noisy(folder, side):
+    truth = np.linspace(0.2, 0.8, side)[:, None] * np.ones(side)
+    np.save(folder / "truth.npy", truth.astype(np.float32))
     noise = np.random.default_rng(0).normal(size=truth.shape)
-    np.save(tmp_path / "y.npy", (truth + 0.2 * noise).astype(np.float32))
-    return tmp_path / "y.npy"
+    np.save(folder / "y.npy", (truth + 0.2 * noise).astype(np.float32))
+    return folder / "y.npy"
 
 
-def test_it_finds_better_parameters_without_seeing_the_truth(noisy, tmp_path):
-    out = tmp_path / "run"
+def test_it_finds_better_parameters_without_seeing_the_truth(tmp_path):
+    """36 blocks of pixels, so that the run can say how sure it is, and is held to what it says."""
+    out, noisy = tmp_path / "run", _noisy(tmp_path, 192)
     arguments = ["tune", noisy, "-p", "denoise", "--sigma", 0.2, "-o", out, "--device", "cpu", *SETS]
     result, text = invoke(*arguments, "--set", "optimiser.steps=20", "--set", "model.reg=0.02")
     assert result.exit_code == 0, text
@@ -49,8 +54,11 @@ def test_it_finds_better_parameters_without_seeing_the_truth(noisy, tmp_path):
     net, physics = retune.load(out / "model.safetensors"), retune.problems.denoise(0.2).operator(y)
     error = float((net(y, physics) - x).square().mean())
     assert error < 0.2**2 / 4
-    assert found["comparison"]["better"]
-    assert abs(found["comparison"]["after"] + 10 * np.log10(error)) < 3  # dB, from one image of 32 × 32
+    told = found["comparison"]
+    assert told["better"]
+    assert told["gain"] > 2 * told["spread"]
+    assert told["uncertainty"] < 1
+    assert abs(told["after"] + 10 * np.log10(error)) < 3 * told["uncertainty"]
     assert found["parameters"]["reg"][0] > 0.02
     assert json.loads((out / "run.json").read_text())["tuned"]["images"] == [str(noisy)]
     for verb in (["restore", out, noisy, "-o", tmp_path / "restored"], ["certify", out, noisy]):
@@ -68,6 +76,17 @@ def test_an_unknown_noise_level_is_estimated(noisy, tmp_path, loss):
     found = json.loads((tmp_path / "run/tune.json").read_text())
     assert abs(found["sigma"] - 0.2) < 0.03
     assert ("R2R" in found["loss"]) == (loss != "sure")
+
+
+def test_one_block_of_pixels_does_not_say_how_sure_it_is(noisy, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["tune", noisy, "-p", "denoise", "--sigma", 0.2, "-o", out, "--device", "cpu", *SETS, *STEPS]
+    result, text = invoke(*arguments)
+    assert result.exit_code == 0, text
+    assert "how sure is not known" in text
+    found = json.loads((out / "tune.json").read_text(), parse_constant=pytest.fail)  # Infinity is no JSON
+    assert found["comparison"]["spread"] is None
+    assert found["comparison"]["uncertainty"] is None
 
 
 def test_missing_pixels_need_the_mask_and_nothing_else(noisy, tmp_path):

@@ -72,11 +72,11 @@ def reference(images, tmp_path_factory):
     return out, time.perf_counter() - begin
 
 
-KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
+KILLS = 20
 
 
-@pytest.mark.parametrize("kills", KILLS)
-def test_training_that_is_killed(images, reference, tmp_path, kills):
+@pytest.mark.slow
+def test_training_that_is_killed(images, reference, tmp_path):
     expected, seconds = reference
 
     def compare(out: Path):
@@ -86,12 +86,12 @@ def test_training_that_is_killed(images, reference, tmp_path, kills):
         assert (out / "log.csv").read_text() == (expected / "log.csv").read_text()
         assert {p.name for p in out.iterdir()} == {p.name for p in expected.iterdir()}
 
-    folders = (tmp_path / str(i) for i in range(10 * kills))
-    kill_often(kills, seconds, folders, lambda out: start(run_train, images, out), compare)
+    folders = (tmp_path / str(i) for i in range(10 * KILLS))
+    kill_often(KILLS, seconds, folders, lambda out: start(run_train, images, out), compare)
 
 
-@pytest.mark.parametrize("kills", KILLS)
-def test_restoring_that_is_killed(images, reference, tmp_path, kills):
+@pytest.mark.slow
+def test_restoring_that_is_killed(images, reference, tmp_path):
     model = reference[0] / "model.safetensors"
     begin = time.perf_counter()
     finish(start(run_restore, images, model, tmp_path / "whole"))
@@ -105,5 +105,5 @@ def test_restoring_that_is_killed(images, reference, tmp_path, kills):
             one, two = (json.loads((f / path.name).read_text()) for f in (out, tmp_path / "whole"))
             assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in two.items() if k != "seconds"}
 
-    folders = (tmp_path / str(i) for i in range(10 * kills))
-    kill_often(kills, seconds, folders, lambda out: start(run_restore, images, model, out), compare)
+    folders = (tmp_path / str(i) for i in range(10 * KILLS))
+    kill_often(KILLS, seconds, folders, lambda out: start(run_restore, images, model, out), compare)

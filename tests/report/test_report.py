@@ -182,11 +182,13 @@ def test_failing_claims_are_as_visible_as_the_others(folder, results):
 def test_failed_training_and_unsettled_runs_are_said(folder, results):
     methods = results["problems"]["inpaint"]["methods"]
     methods["unrolled"]["failure"] = "the loss became nan"
-    methods["retune"]["settled"] = False
+    methods["retune"]["status"] = ["not settled"]
+    methods["variational"]["remark"] = "the best reg of the grid search, 5, is the largest that was tried"
     page = _page(write_all(results, folder))
     for text in (page.text, _terminal(results)):
         assert "Method unrolled: the training failed. the loss became nan" in text
         assert "Method retune: not yet settled after 100 layers." in text
+        assert "Method variational: the best reg of the grid search, 5, is the largest that was tried." in text
 
 
 def test_labels_are_text_on_the_page_in_the_figures_and_in_the_terminal(folder, results):

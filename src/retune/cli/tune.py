@@ -81,8 +81,9 @@ def _tell(tuned: Tuned) -> None:
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
     typer.echo(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
     typer.echo(f"defaults      {_decibel(found.before)}")
-    sure = "" if found.gain is None else f"  ({found.gain:+.2f} ± {found.spread:.2f} dB, one standard error)"
-    typer.echo(f"tuned         {_decibel(found.after)}{sure}")
+    typer.echo(f"tuned         {_decibel(found.after)}{_sure(found.uncertainty)}")
+    if found.gain is not None:
+        typer.echo(f"gain          {found.gain:+.2f} dB{_sure(found.spread)}")
     if not found.better:
         typer.echo("              the defaults are estimated to be better, and are kept")
     elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
@@ -92,6 +93,10 @@ def _tell(tuned: Tuned) -> None:
         if name == "reg" and tuned.factors is not None:
             low, high = tuned.factors
             typer.echo(f"{'':<13} from ×{low:g} to ×{high:g} cannot be told from it")
+
+
+def _sure(error: float | None) -> str:
+    return ", on one block of pixels: how sure is not known" if error is None else f" ± {error:.2f} dB (standard error)"
 
 
 def _decibel(psnr: float | None) -> str:

@@ -8,7 +8,7 @@ from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
 from retune.solve import Stop
-from retune.solvers import AbstractSolver
+from retune.solvers import AbstractSolver, Picard
 
 __all__ = ["METHODS", "PNP", "Method", "network"]
 
@@ -68,7 +68,8 @@ def network(
         rtol: relative change per K layers at which a restoration is settled.
         longest: layers after which it is given up as not settled.
         rule: the rule of ReTune, if not ``Truncated()``.
-        solver: how the equilibrium is reached; see :class:`retune.Restarted`.
+        solver: how the equilibrium is reached; see :class:`retune.Restarted`. An unrolled network is K plain layers,
+            and goes on as such.
     """
     total = depth * (restarts + 1)
     if method.single_layer:
@@ -79,5 +80,6 @@ def network(
         chosen = rule
     else:
         chosen = Truncated() if method.rule is None else method.rule()
-    stop = None if isinstance(chosen, Unrolled) else Stop(rtol, longest)
-    return Restarted(map, depth, restarts, chosen, solver, stop)
+    if isinstance(chosen, Unrolled):
+        return Restarted(map, depth, restarts, chosen, Picard())
+    return Restarted(map, depth, restarts, chosen, solver, Stop(rtol, longest))

@@ -35,14 +35,15 @@ def line_search(score: Callable[[float], float], bounds: tuple[float, float], tr
     step = (high - low) / (coarse - 1)
     tried: list[tuple[float, float]] = []
 
-    def attempt(value: float) -> None:
-        value = math.exp(min(max(value, low), high))
+    def attempt(logarithm: float) -> None:
+        value = math.exp(logarithm)
         tried.append((value, score(value)))
 
     for i in range(coarse):
         attempt(low + step * i)
     centre = math.log(max(tried, key=lambda t: t[1])[0])
+    below, above = max(low, centre - step), min(high, centre + step)
     fine = 2 * max(1, (tries - coarse) // 2)  # even, so that the centre is not tried again
     for i in range(fine):
-        attempt(centre + (i - (fine - 1) / 2) / fine * 2 * step)
+        attempt(below + (i + 0.5) / fine * (above - below))
     return Search(max(tried, key=lambda t: t[1])[0], sorted(tried))

@@ -30,6 +30,17 @@ class Tuned:
     tried: list[dict]
 
     @property
+    def remark(self) -> str | None:
+        """What a reader must know: the best value is the end of what was tried, so a better one may lie beyond."""
+        best = max(self.tried, key=lambda t: t["psnr"])
+        name = "sigma" if "sigma" in best else "reg"
+        values = [t[name] for t in self.tried]
+        for end, which in ((min(values), "smallest"), (max(values), "largest")):
+            if best[name] == end:
+                return f"the best {name} of the grid search, {end:.3g}, is the {which} that was tried"
+        return None
+
+    @property
     def psnr(self) -> float:
         """The best validation PSNR."""
         return max(t["psnr"] for t in self.tried)

@@ -85,7 +85,8 @@ class Comparison:
     Attributes:
         before, after: estimated PSNR in dB; None where the estimated error is not positive.
         gain: of the second, in dB; None as above.
-        spread: standard error of the gain, from the blocks.
+        spread: standard error of the gain, from the blocks; None as above, and where there is one block only.
+        uncertainty: standard error of `after`, as above; larger, since both have much of their error in common.
         better: whether the second has the smaller estimated error.
     """
 
@@ -94,6 +95,7 @@ class Comparison:
     gain: float | None
     spread: float | None
     better: bool
+    uncertainty: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -104,11 +106,13 @@ def compare_errors(before: Tensor, after: Tensor) -> Comparison:
     """Compare blocks of estimated errors, pair by pair."""
     one, two = float(before.mean()), float(after.mean())
     if min(one, two) <= 0:
-        return Comparison(_psnr(one), _psnr(two), None, None, two < one)
+        return Comparison(_psnr(one), _psnr(two), None, None, two < one, None)
     # d(10 log10 e) = 10/ln 10 · de/e, for both, with their common part left out.
     relative = after / two - before / one
-    spread = 10 / math.log(10) * _standard_error(relative)
-    return Comparison(_psnr(one), _psnr(two), 10 * math.log10(one / two), spread, two < one)
+    decibel = 10 / math.log(10)
+    errors = (decibel * _standard_error(e) for e in (relative, after / two))
+    spread, uncertainty = (e if math.isfinite(e) else None for e in errors)
+    return Comparison(_psnr(one), _psnr(two), 10 * math.log10(one / two), spread, two < one, uncertainty)
 
 
 def indistinguishable(

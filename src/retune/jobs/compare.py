@@ -19,11 +19,12 @@ from retune._version import __version__
 from retune.build import load, problem_of
 from retune.compare.images import Images, images_of
 from retune.compare.methods import METHODS, PNP, Method
-from retune.compare.score import Pair, certified, gradient_error, learned, score, visible
+from retune.compare.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
 from retune.compare.tuning import Tuned, method_network, run_of_pnp, run_of_variational, tune
-from retune.config import Config, to_toml
+from retune.config import CompareConfig, Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.ledger import Ledger
+from retune.jobs.measured import check_device
 from retune.jobs.rows import means, write_picture
 from retune.jobs.train import loss_of
 from retune.model import Restarted
@@ -55,6 +56,7 @@ def compare(
     """Tune or train every method, and score it on the test images.
 
     Everything that was computed is in ``progress.json``, ``training/`` and ``models/`` as soon as it is, for `resume`.
+    A comparison on a few test images (``compare.every``) can be resumed on all of them.
 
     Args:
         run: the run.
@@ -76,18 +78,19 @@ def compare(
     chosen = [ALL[k] if k in ALL else _unknown(k) for k in (KEYS if methods is None else methods)]
     if not chosen and not models:
         raise InvalidParameterError("nothing to compare: name methods, or trained models")
+    check_device(device)
     out, start = Path(out), time.perf_counter()
     images = images_of(run)
     settings = {
-        "run": to_toml(run),
+        "run": to_toml(_before_testing(run)),
         "train": fingerprint(images.train),
         "validation": fingerprint(list(images.validation)),
-        "test": fingerprint(images.test),
     }
     out.mkdir(parents=True, exist_ok=True)
     job = _Job(run, out, images, Ledger(out / "progress.json", settings, resume), device, note, progress)
     results = _header(run, device)
     section = {"title": run.problem.name.capitalize(), "problem": job.problem.describe(), "methods": {}}
+    section["description"] = images.describe()
     section |= job.pictures()
     results["problems"][_file_name(run.problem.name)] = section
     rows: list[tuple[str, Callable[[], dict]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
@@ -113,7 +116,7 @@ class _Job:
     def pair(self, i: int) -> Pair:
         """A test image, its measurement and its operator: the same for every method."""
         x = self.images.test[i][None].to(self.device)
-        return (x, *self.problem.measure(x, self.run.seed + 1000 + i))
+        return (x, *self.problem.measure(x, self.run.seed + 1000 + self.images.places[i]))
 
     def pictures(self) -> dict:
         """The first test images and their measurements, as files, and the mean PSNR of all measurements as they are."""
@@ -124,15 +127,17 @@ class _Job:
             psnr.append(float(PSNR()(visible(pair), pair[0])))
             if i >= PICTURES:
                 continue
-            shown["names"].append(f"test image {i + 1}")
+            place = self.images.places[i]
+            shown["names"].append(f"test image {place + 1}")
             for key, image in (("truth", pair[0]), ("measurement", visible(pair))):
-                shown[key].append(write_picture(self.out, f"{i}-{key}", image))
+                shown[key].append(write_picture(self.out, f"{place}-{key}", image))
         return {"images": shown, "psnr_measurement": sum(psnr) / len(psnr)}
 
     def row(self, method: Method) -> dict:
         """Tune or train, then score."""
         failure = None
-        run = self.tuned(self.run_of(method)).run
+        tuned = self.tuned(self.run_of(method))
+        run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
             facts = {"seconds": self.ledger.entries[f"grid/{_kind(run)}"]["seconds"]}
@@ -142,6 +147,7 @@ class _Job:
         facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
         net.save(self.out / "models" / f"{method.key}.safetensors", problem=self.run.problem.model_dump_json())
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
+        row |= {"remark": tuned.remark if method.rule is None else None}  # the others only start there
         return row | facts | {"failure": failure, "learned": learned(net)}
 
     def run_of(self, method: Method) -> Config:
@@ -249,21 +255,33 @@ class _Job:
         self.note(f"{key}: {count} test image(s)")
         return means(
             [
-                self.ledger.once(f"image/{key}/{i}", lambda i=i: self._score_image(key, net, i))
+                self.ledger.once(self._name(key, i), lambda i=i: self._score_image(key, net, i))
                 for i in track(range(count), f"{key}: test images", transient=True, disable=not self.progress)
             ]
         )
 
+    def _name(self, key: str, i: int) -> str:
+        """Of what is computed of a test image: by what it is, not by which others there are."""
+        place, digest = self.images.places[i], fingerprint([self.images.test[i]])[:12]
+        more = "shown" * (i < PICTURES) + "certified" * (i < self.run.compare.certify)
+        return f"image/{key}/{place}-{digest}{more}"
+
     def _score_image(self, key: str, net: Restarted, i: int) -> dict:
         run, pair = self.run, self.pair(i)
         model = run.model
-        longest = run.compare.far * model.depth * (model.restarts + 1)
+        longest = run.compare.far * layers_of_training(net)
         row, image = score(net, pair, model.depth, (run.compare.far,), longest, settled=model.rtol)
         if i < PICTURES:
-            row["image"] = write_picture(self.out, f"{i}-{key}", image)
+            row["image"] = write_picture(self.out, f"{self.images.places[i]}-{key}", image)
         if i < run.compare.certify:
             row["certificate"] = certified(net, pair)
         return row
+
+
+def _before_testing(run: Config) -> Config:
+    """What decides the networks: more test images may be added to a comparison."""
+    reported = {k: v for k, v in run.compare if k not in ("test", "every", "crop", "certify")}
+    return run.model_copy(update={"compare": CompareConfig(**reported)})
 
 
 def _kind(run: Config) -> str:

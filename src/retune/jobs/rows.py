@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from retune._checkpoint import write_atomically
+from retune.report.numbers import horizons
 
 __all__ = ["means", "write_picture", "write_results"]
 
@@ -74,11 +75,8 @@ def write_picture(out: Path, name: str, image: Tensor) -> str:
     return path
 
 
-_COLUMNS = (
-    "psnr",
-    "ssim",
-    "psnr_trained",
-    "psnr_10x",
+_RESULT = ("psnr", "ssim", "psnr_trained")
+_COST = (
     "residual",
     "distance",
     "distance_kind",
@@ -96,7 +94,8 @@ def write_results(results: dict, out: Path) -> None:
     write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    columns = list(_COLUMNS)
+    further = horizons(row for problem in results["problems"].values() for row in problem["methods"].values())
+    columns = [*_RESULT, *(f"psnr_{f}x" for f in further), *_COST]
     table.writerow(["problem", "method", *columns])
     for name, problem in results["problems"].items():
         for key, row in problem["methods"].items():

@@ -140,6 +140,8 @@ def tune(
     if not measured:
         raise InvalidParameterError("there are no images to tune on")
     problem = _problem(config, measured)
+    for y in measured:
+        problem.operator(y)  # what does not fit is said before anything is learned
     estimate, criterion, words = _losses(config, problem, loss)
     made = Measurements(problem, crops=_can_be_cut(problem))
     packed = as_images([made.pack(y) for y in measured])

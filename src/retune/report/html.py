@@ -19,6 +19,7 @@ from retune.report.numbers import (
     duration,
     falls,
     label,
+    longest,
     plain,
     remarks,
     title,
@@ -184,12 +185,14 @@ def _alt(problem: dict, name: str, kind: str) -> str:
     """A figure in words."""
     heading, methods = title(problem, name), problem["methods"]
     if kind == "psnr":
+        last = longest(methods.values())
         ends = [
-            f"{label(m, key)} from {decimal(m.get('psnr_trained'))} to {decimal(m.get('psnr_50x'))} dB"
+            f"{label(m, key)} from {decimal(m['psnr_trained'])} to {decimal(m[f'psnr_{last}x'])} dB"
             for key, m in methods.items()
-            if m.get("psnr_50x") is not None and m.get("psnr_trained") is not None
+            if m.get(f"psnr_{last}x") is not None and m.get("psnr_trained") is not None
         ]
-        return f"{heading}: PSNR against the number of layers. At 50 times the trained depth: {'; '.join(ends)}."
+        told = f" At {last} times the trained depth: {'; '.join(ends)}." if ends else ""
+        return f"{heading}: PSNR against the number of layers.{told}"
     if kind == "residual":
         return f"{heading}: relative residual against the number of layers, one line per method."
     return f"{heading}: training loss against the training step, one line per method."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -77,9 +78,21 @@ def plain(value: object) -> str:
     return str(value)
 
 
+def horizons(methods: Iterable[dict]) -> list[int]:
+    """How many times longer than trained the methods were run, where their PSNR was taken: ``psnr_10x``, …"""
+    keys = (re.fullmatch(r"psnr_([1-9]\d*)x", key) for method in methods for key in method)
+    return sorted({int(key[1]) for key in keys if key})
+
+
+def longest(methods: Iterable[dict]) -> int | None:
+    """The largest of :func:`horizons` at which some method has a PSNR."""
+    methods = list(methods)
+    return max((f for f in horizons(methods) if any(m.get(f"psnr_{f}x") is not None for m in methods)), default=None)
+
+
 def change(method: dict) -> float | None:
-    """PSNR at 50 times the trained depth less PSNR of the output."""
-    output, later = method.get("psnr"), method.get("psnr_50x")
+    """PSNR when run as much longer than trained as was tried, less PSNR of the output."""
+    output, later = method.get("psnr"), method.get(f"psnr_{longest([method])}x")
     return None if output is None or later is None else later - output
 
 
@@ -115,13 +128,12 @@ def _column(short: str, long: str, key: str, write: Callable, best: Callable | N
     return Column(short, long, lambda method: write(method.get(key)), lambda method: method.get(key), best)
 
 
-COLUMNS = (
+_RESULT = (
     _column("PSNR", "PSNR of the result, dB", "psnr", decimal, max),
     _column("SSIM", "Structural similarity of the result", "ssim", lambda v: decimal(v, 3), max),
     _column("trained\ndepth", "PSNR at the depth it was trained for, dB", "psnr_trained", decimal),
-    _column("at\n10×", "PSNR at 10 times this depth, dB", "psnr_10x", decimal),
-    _column("at\n50×", "PSNR at 50 times this depth, dB", "psnr_50x", decimal),
-    Column("change\nto 50×", "PSNR at 50 times the trained depth less PSNR of the output, dB", _signed_change, change),
+)
+_COST = (
     _column("residual", "Relative residual of the result", "residual", power),
     _column("gradient\nerror", "Relative error of the training gradient", "gradient_error", power),
     Column(
@@ -146,7 +158,20 @@ COLUMNS = (
 def columns_of(problems: Iterable[dict]) -> list[Column]:
     """The columns in which some method of some problem has an entry."""
     methods = [method for problem in problems for method in problem["methods"].values()]
-    return [c for c in COLUMNS if any(c.value(m) is not None for m in methods)]
+    columns = [*_RESULT, *_longer(methods), *_COST]
+    return [c for c in columns if any(c.value(m) is not None for m in methods)]
+
+
+def _longer(methods: list[dict]) -> list[Column]:
+    """What became of the PSNR when the methods were run on."""
+    columns = [
+        _column(f"at\n{f}×", f"PSNR at {f} times this depth, dB", f"psnr_{f}x", decimal) for f in horizons(methods)
+    ]
+    last = longest(methods)
+    if last is not None:
+        long = f"PSNR at {last} times the trained depth less PSNR of the output, dB"
+        columns.append(Column(f"change\nto {last}×", long, _signed_change, change))
+    return columns
 
 
 def best_methods(methods: dict[str, dict], column: Column) -> set[str]:
@@ -181,7 +206,13 @@ def remarks(problem: dict) -> list[str]:
     for name, method in problem["methods"].items():
         if method.get("failure"):
             found.append(f"{label(method, name)}: the training failed. {method['failure']}")
-        run, trained = method.get("layers_run"), method.get("layers_trained")
-        if method.get("settled") is False and run and trained is not None and max(run) > trained:
-            found.append(f"{label(method, name)}: not yet settled after {max(run)} layers.")
+        if method.get("remark"):
+            found.append(f"{label(method, name)}: {method['remark']}.")
+        run, trained, status = (method.get(k) for k in ("layers_run", "layers_trained", "status"))
+        if not run or trained is None or max(run) <= trained or not status:
+            continue
+        unsettled = sum(s == "not settled" for s in status)
+        if unsettled:
+            which = "" if len(status) == 1 else f" {unsettled} of {len(status)} images"
+            found.append(f"{label(method, name)}:{which} not yet settled after {max(run)} layers.")
     return found

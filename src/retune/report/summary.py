@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from retune.report.numbers import change, decimal, title
+from retune.report.numbers import change, decimal, longest, title
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,16 @@ def _gap(results: dict) -> str:
 
 
 def _longer(results: dict) -> str:
-    """How far ReTune and the unrolled network move at 50 times their trained depth."""
+    """How far ReTune and the unrolled network move when run as much longer as was tried."""
     moved: dict[str, list[float]] = {}
     for name in ("retune", "unrolled"):
         values = [change(p["methods"].get(name, {})) for p in results["problems"].values()]
         moved[name] = [v for v in values if v is not None and math.isfinite(v)]
     if not moved["retune"]:
         return ""
-    text = f"Run 50 times longer than in training, its PSNR changes by at most {_up(max(map(abs, moved['retune'])))} dB"
+    last = longest(m for p in results["problems"].values() for m in p["methods"].values())
+    most = _up(max(map(abs, moved["retune"])))
+    text = f"Run {last} times longer than in training, its PSNR changes by at most {most} dB"
     if moved["unrolled"]:
         worst = min(moved["unrolled"])
         text += (

@@ -80,7 +80,7 @@ def _table(problem: dict, heading: str, console: Console) -> Table:
         cells = [_text(label(method, name), console)]
         for column in columns:
             cells.append(_text(column.text(method), console, "bold" if name in best[column.short] else ""))
-            if column.short == "change\nto 50×" and falls(method):
+            if column.short.startswith("change") and falls(method):
                 cells[-1].stylize("bold red")
         table.add_row(*cells, style="cyan" if name == EMPHASISED else "")
     return table
