@@ -7,7 +7,7 @@ import torch
 
 from problems import rand
 from retune.errors import InvalidParameterError, UnknownNameError
-from retune.priors.profile import CONVEXITY, BoundProfile, Profile, _Derivative
+from retune.priors.profile import CONVEXITY, SIGMA_0, BoundProfile, Profile, _Derivative
 
 
 def profile(convexity: str, filters: int = 5, knots: int = 3, spread: float = 0.7) -> Profile:
@@ -154,6 +154,22 @@ def test_knots_scale_with_the_noise_level(float64):
     torch.testing.assert_close(two.value(2 * r), 4 * one.value(r))
 
 
+def test_log_strength_and_log_scale_are_polynomials_of_the_log_noise_level(float64):
+    """Read off at five noise levels; a law of more powers with zeros is the law of fewer."""
+    made = Profile(2, 1, "convex", powers=5)
+    with torch.no_grad():
+        made.strength.copy_(torch.tensor([1.0, 0.3, -0.2, 0.5, -0.7]))
+        made.scale[1].copy_(torch.tensor([0.2, -0.1, 0.4, 0.0, 0.6]))
+    log = torch.tensor([-2.5, -1.0, -0.3, 0.0, 0.6])
+    bound = made.bind((SIGMA_0 * log.exp()).reshape(-1, 1, 1, 1))
+    strength = (bound.slopes[:, 0, 0] / torch.sigmoid(made.slope[0, 0])).log()
+    expected = 1 + 0.3 * log - 0.2 * log**2 + 0.5 * log**3 / 2.5 - 0.7 * log**4 / 2.5**2
+    torch.testing.assert_close(strength.detach(), expected)
+    widths = bound.limits[:, 1, 0, 0, 0] / bound.limits[3, 1, 0, 0, 0]
+    expected = log + 0.1 * log - 0.4 * log**2 - 0.6 * log**4 / 2.5**2
+    torch.testing.assert_close(widths.log().detach(), expected)
+
+
 def test_one_noise_level_per_image(float64):
     made = profile("weakly convex")
     r = 0.2 * rand(2, 5, 3, 3)
@@ -191,8 +207,9 @@ class _Bind(torch.nn.Module):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"filters": 0}, InvalidParameterError, "at least 1, got 0 and 4"),
-        ({"filters": 3, "knots": 0}, InvalidParameterError, "at least 1, got 3 and 0"),
+        ({"filters": 0}, InvalidParameterError, "at least 1, got 0, 4 and 3"),
+        ({"filters": 3, "knots": 0}, InvalidParameterError, "at least 1, got 3, 0 and 3"),
+        ({"filters": 3, "powers": 0}, InvalidParameterError, "at least 1, got 3, 4 and 0"),
         ({"filters": 3, "knots": 2.5}, InvalidParameterError, "knots must be a whole number"),
         ({"filters": 3, "convexity": "weakly-convex"}, UnknownNameError, "did you mean 'weakly convex'"),
     ],

@@ -138,6 +138,28 @@ def test_a_recipe_writes_weights_that_denoise(recipe, name, options, data, monke
     assert [r[0] for r in table(data / "work")[1]] == ["2"]
 
 
+def test_a_ridge_recipe_continues_a_law_of_fewer_powers(data):
+    """With a learning rate of 0 the second stage is the first, whatever the degree."""
+    first, second = data / "first.safetensors", data / "second.safetensors"
+    options = TINY | {"steps": 1, "pool": 1}
+    ridge.main("ridge-convex-gray", data, first, data / "a", powers=2, **options)
+    ridge.main("ridge-convex-gray", data, second, data / "b", powers=4, start=first, **(options | {"lr": 0.0}))
+    nets = []
+    for file in (first, second):
+        tensors, description, notes = _checkpoint.read(file)
+        net = build(description)
+        net.load_state_dict(tensors)
+        nets.append(net.eval())
+    assert nets[1].prior.profile.powers == 4
+    x = torch.rand(1, 1, 20, 20)
+    with torch.no_grad():
+        assert torch.equal(nets[0](x, 0.03), nets[1](x, 0.03))
+    assert "--powers 2" in notes["recipe"].split("&&")[0]
+    assert f"--out {first.name} &&" in notes["recipe"]
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        ridge.main("ridge-convex-gray", data, second, data / "c", powers=1, start=first, **options)
+
+
 def test_shipping_measures_and_enters_the_manifest(data, monkeypatch):
     monkeypatch.setattr(denoiser, "SmallUNet", lambda channels: SmallUNet(channels, (4, 6), 1))
     out, folder = data / "denoiser-gray.safetensors", data / "weights"
