@@ -31,8 +31,9 @@ class Profile(nn.Module):
     - weakly convex: ``−1 < s_ij < μ(σ)``, so ``ψ + ½t²`` is convex,
 
     and ``max_ij |s_ij|`` bounds ``|ψ''|``. Knots scale with the noise level, ``T_ij(σ) = T_j σ / a_i(σ)``, and
-    ``log μ`` and ``log a_i`` are polynomials in ``log σ``. Source of the idea: Goujon, Neumayer, Unser, *Learning weakly
-    convex regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (there: one profile, σ-splines).
+    ``log μ`` and ``log a_i`` are polynomials in ``log σ``. Source of the idea: Goujon, Neumayer, Unser, *Learning
+    weakly convex regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (there: one profile,
+    σ-splines).
 
     Args:
         filters: N.
