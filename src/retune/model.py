@@ -18,7 +18,7 @@ from retune._memory import as_bytes
 from retune.dial import Auto, Choice, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_real, require_whole
-from retune.gradients.base import GradientRule
+from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.unrolled import Unrolled
 from retune.maps.base import AbstractMap, BoundMap
@@ -109,6 +109,7 @@ class Restarted(Reconstructor):
         *,
         init: Init | None = None,
         stop: Stop | None = None,
+        adjoint: AdjointMemory | None = None,
         report: Callable[[Equilibrium], None] | None = None,
     ) -> Tensor:
         """Restore: the image (B, C, H, W).
@@ -118,6 +119,7 @@ class Restarted(Reconstructor):
             physics: the operator that made it.
             init: see :meth:`solve`.
             stop: see :meth:`solve`.
+            adjoint: see :meth:`solve`.
             report: called with the full :class:`retune.Equilibrium`, for whoever wants more than the image.
 
         Raises:
@@ -126,7 +128,7 @@ class Restarted(Reconstructor):
         Warns:
             NotConvergedWarning: eval mode ran out of layers before an image settled.
         """
-        equilibrium = self.solve(y, physics, init=init, stop=stop)
+        equilibrium = self.solve(y, physics, init=init, stop=stop, adjoint=adjoint)
         if report is not None:
             report(equilibrium)
         equilibrium.raise_for_status()
@@ -149,6 +151,7 @@ class Restarted(Reconstructor):
         *,
         init: Init | None = None,
         stop: Stop | None = None,
+        adjoint: AdjointMemory | None = None,
         trace: bool = False,
         observe: Callable[[int, Tensor], None] | None = None,
     ) -> Equilibrium:
@@ -160,15 +163,26 @@ class Restarted(Reconstructor):
             init: image (B, C, H, W) to start from, instead of the scaled back-projection, or a function that makes
                 one of that.
             stop: overrides the stopping rule; in train mode, the R restarts.
+            adjoint: in train mode, where the adjoint solve may start, in image space (B, C, H, W), and who is told
+                its solution; for rules that solve to a tolerance.
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, image), the image being a copy.
+
+        Raises:
+            InvalidParameterError: `adjoint` in eval mode, or for a rule that solves no adjoint equation.
         """
+        if adjoint is not None and not (self.training and self.gradient.solves_adjoint):
+            mode = "train" if self.training else "eval"
+            raise InvalidParameterError(
+                f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: leave "
+                "it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
+            )
         problem = self.map.problem(y, physics)
         if self.training and self.auto is not None and self.auto.choice is None:
             self._choose(self.auto, problem)
         bound = self.map.bind(problem)
         if self.training:
-            return self._train(bound, init, stop, trace, observe)
+            return self._train(bound, init, stop, adjoint, trace, observe)
         with torch.no_grad():
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
             return _equilibrium(bound.image(solution.u), solution)
@@ -198,6 +212,7 @@ class Restarted(Reconstructor):
         bound: BoundMap,
         init: Init | None,
         stop: Stop | None,
+        adjoint: AdjointMemory | None,
         trace: bool,
         observe: Callable[[int, Tensor], None] | None,
     ) -> Equilibrium:
@@ -205,8 +220,9 @@ class Restarted(Reconstructor):
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
             reached = self._run(bound, init, stop, trace, observe)
+        known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
         u, report = self.gradient(
-            bound, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init)
+            bound, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
         )
         with torch.no_grad():
             finite = torch.isfinite(u).flatten(1).all(1).tolist()
@@ -313,6 +329,11 @@ def _start(bound: BoundMap, init: Init | None) -> Tensor:
     if init is None:
         return bound.init()
     return bound.state(init if isinstance(init, Tensor) else init(bound.image(bound.init()))).clone()
+
+
+def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
+    """What is remembered as images, for the states of the map: in coefficients of a tight frame, ``Dᵀ D w``."""
+    return AdjointMemory(lambda v: bound.state(images.recall(v).to(v)), lambda w: images.keep(bound.image(w)))
 
 
 def _relative_change(before: Tensor, after: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """How the gradient through the equilibrium is formed; one rule a file."""
 
-from retune.gradients.base import GradientRule
+from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.implicit import Implicit
 from retune.gradients.truncated import Truncated
 from retune.gradients.unrolled import Unrolled

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from retune.equilibrium import GradientReport
-from retune.gradients._residual import minimal_residual
+from retune.gradients._residual import first_direction, minimal_residual
+from retune.gradients.base import AdjointMemory
 
 __all__ = ["AdjointBlocks"]
 
@@ -33,6 +34,9 @@ class AdjointBlocks:
             with an error of 1 % can give a gradient with one of 10 %, where large contributions cancel.
         memory: directions kept to solve for w by minimal residuals instead of summing the series, if `rtol` is given;
             0 sums the series.
+        known: where to start. The start is the first direction: it is scaled to leave the least residual, which the
+            series, or the minimal residuals, then go on from. For one product with Jᵀ it so does no harm, however
+            little it has to do with w.
     """
 
     def __init__(
@@ -43,10 +47,12 @@ class AdjointBlocks:
         max_blocks: int,
         parameters: bool = False,
         memory: int = 0,
+        known: AdjointMemory | None = None,
     ):
         self._report, self._blocks, self._rtol, self._max_blocks = report, blocks, rtol, max_blocks
         self._memory = memory if blocks is None and max_blocks > 1 else 0
         self._parameters = parameters and blocks is None
+        self._known = known if blocks is None and max_blocks > 1 else None
         self._gain: Tensor | None = None
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
@@ -71,11 +77,11 @@ class AdjointBlocks:
         if self._blocks == 1:  # nothing to pull back, and nothing that would keep u_out alive during the last pass
 
             def pull_back(v: Tensor) -> Tensor:
-                return self._series(lambda w: w, v)
+                return self._solve(lambda w: w, v)
         else:
 
             def pull_back(v: Tensor) -> Tensor:
-                return self._series(
+                return self._solve(
                     lambda w: torch.autograd.grad(u_out, u_in, w, retain_graph=True)[0],
                     v,
                     parameter_gradient if leaves else None,
@@ -83,11 +89,24 @@ class AdjointBlocks:
 
         return _Relay.apply(u_out, pull_back)  # type: ignore[return-value]
 
-    def _series(
+    def _solve(
         self,
         vjp: Callable[[Tensor], Tensor],
         v: Tensor,
         parameter_gradient: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        if self._known is None:
+            return self._series(vjp, v, None, parameter_gradient)
+        w = self._series(vjp, v, self._known.recall(v), parameter_gradient)
+        self._known.keep(w)
+        return w
+
+    def _series(
+        self,
+        vjp: Callable[[Tensor], Tensor],
+        v: Tensor,
+        start: Tensor | None,
+        parameter_gradient: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         if self._memory:
             found = minimal_residual(
@@ -96,6 +115,7 @@ class AdjointBlocks:
                 rtol=self._rtol or 0.0,
                 most=self._max_blocks - 1,
                 memory=self._memory,
+                start=start,
                 accept=None if parameter_gradient is None else self._settled(parameter_gradient),
             )
             self._report.blocks, self._gain = found.products + 1, found.gain
@@ -108,6 +128,9 @@ class AdjointBlocks:
         # On an accelerator each look at the numbers stalls it: look now and then.
         every = 1 if v.device.type == "cpu" else 8
         used, before, earliest = 1, None, 0
+        if start is not None:
+            w, increment = first_direction(vjp, v, start)
+            w, size, used = w + increment, _norm(increment), 2
         while used < limit:
             last, increment = increment, vjp(increment)
             new = _norm(increment)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["AdjointSolution", "minimal_residual"]
+__all__ = ["AdjointSolution", "first_direction", "minimal_residual"]
 
 # A residual this many times larger than v: the block is no contraction there, and its series means nothing.
 _RUNAWAY = 10.0
@@ -33,6 +33,7 @@ def minimal_residual(
     most: int,
     memory: int,
     accept: Callable[[Tensor, Tensor], bool] | None = None,
+    start: Tensor | None = None,
 ) -> AdjointSolution:
     r"""Truncated generalised conjugate residuals (Orthomin; Vinsome 1976; Eisenstat, Elman, Schultz, 1983).
 
@@ -52,6 +53,7 @@ def minimal_residual(
         memory: directions kept, ≥ 1; costs twice as many states.
         accept: asked once the error is small enough, with w and the size (B,) of the residual; if it says no, the
             solution goes on to a tolerance smaller by a factor, until rounding.
+        start: the first direction instead of v, for images where it is not zero; only its direction counts.
     """
     tolerance, finest = rtol, 16 * torch.finfo(v.dtype).eps
     tiny = torch.finfo(v.dtype).tiny
@@ -62,12 +64,12 @@ def minimal_residual(
     kept: list[tuple[Tensor, Tensor, Tensor]] = []  # p, (I − Jᵀ)p, ‖(I − Jᵀ)p‖²
     every = 1 if v.device.type == "cpu" else 8  # on an accelerator each look at the numbers stalls it
     used, size = 0, first
+    given = plain if start is None else _given(start)
+    p = v if start is None else torch.where(_like(given, v), start, v)
     while used < most:
-        pulled = vjp(r)
+        q = p - vjp(p)
         used += 1
-        p, q = r, r - pulled
-        along = _dot(r, q)
-        plain = plain | ~(along > 0) & (size > 0)
+        plain = plain | ~(_dot(r, q) > 0) & (size > 0) & ~given
         for direction, image, square in kept:
             beta = torch.where(plain, 0.0, _dot(q, image) / square.clamp_min(tiny))
             p, q = p - _like(beta, p) * direction, q - _like(beta, q) * image
@@ -84,7 +86,7 @@ def minimal_residual(
         gain = torch.where(
             plain, met, torch.maximum(gain, torch.where(square > 0, met / square.sqrt().clamp_min(tiny), gain))
         )
-        size = torch.where(alive, after, 0.0)
+        size, given = torch.where(alive, after, 0.0), torch.zeros_like(given)
         kept = [*kept, (p, q, square)][-memory:]
         if used % every == 0:
             # The gain is still growing while it is little known: trust it less after few products.
@@ -93,7 +95,26 @@ def minimal_residual(
                 if accept is None or tolerance <= finest or accept(w, size):
                     break
                 tolerance = max(_TIGHTER * tolerance, finest)
+        p = r
     return AdjointSolution(torch.where(_like(alive, w), w, v), gain, alive, used)
+
+
+def first_direction(vjp: Callable[[Tensor], Tensor], v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The multiple w of `start` (of v, for images where that is zero) that leaves the least residual, and that one.
+
+    ``r = v − (I − Jᵀ) w``, so ``‖r‖ ≤ ‖v‖`` whatever the start is. Costs one product.
+    """
+    p = torch.where(_like(_given(start), v), start, v)
+    q = p - vjp(p)
+    step = _dot(v, q) / _dot(q, q).clamp_min(torch.finfo(v.dtype).tiny)
+    w, r = _like(step, p) * p, v - _like(step, q) * q
+    usable = _like(torch.isfinite(_norm(w)) & torch.isfinite(_norm(r)), v)
+    return torch.where(usable, w, torch.zeros_like(v)), torch.where(usable, r, v)
+
+
+def _given(start: Tensor) -> Tensor:
+    size = _norm(start)
+    return torch.isfinite(size) & (size > 0)
 
 
 def _norm(u: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +15,23 @@ from retune.errors import CutGradientError
 from retune.maps.base import BoundMap
 from retune.solve import Stop
 
-__all__ = ["GradientRule"]
+__all__ = ["AdjointMemory", "GradientRule"]
+
+
+@dataclass(frozen=True)
+class AdjointMemory:
+    """Where the solution of the adjoint equation ``(I − Jᵀ) w = v`` may start from, and who is told where it ended.
+
+    It changes the number of products with Jᵀ and nothing else: the equation is solved to the same tolerance.
+
+    Attributes:
+        recall: the start, given v: a tensor like v, zero for images of which nothing is known. Called by the backward
+            pass.
+        keep: called with the solution w.
+    """
+
+    recall: Callable[[Tensor], Tensor]
+    keep: Callable[[Tensor], None]
 
 
 class GradientRule(ABC):
@@ -23,8 +40,15 @@ class GradientRule(ABC):
     #: whether the rule differentiates at the equilibrium (and so needs the restarts)
     restarts: bool = True
 
+    @property
+    def solves_adjoint(self) -> bool:
+        """Whether the adjoint equation is solved to a tolerance, so that it may start anywhere."""
+        return False
+
     @abstractmethod
-    def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
+    def __call__(
+        self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
+    ) -> tuple[Tensor, GradientReport]:
         """The differentiable state, and the report that the backward pass will fill in.
 
         Args:
@@ -32,6 +56,7 @@ class GradientRule(ABC):
             depth: K.
             solve: runs the restarts without graph and returns the state reached; for a rule without restarts, the
                 first state, with its graph.
+            adjoint: where the adjoint may start; given only to a rule that solves for it.
         """
 
     def default_stop(self, depth: int) -> Stop:

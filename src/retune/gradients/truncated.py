@@ -9,7 +9,7 @@ from torch import Tensor
 from retune.equilibrium import GradientReport
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.gradients._adjoint import AdjointBlocks
-from retune.gradients.base import GradientRule, require_graph
+from retune.gradients.base import AdjointMemory, GradientRule, require_graph
 from retune.maps.base import BoundMap
 
 __all__ = ["Truncated"]
@@ -48,16 +48,30 @@ class Truncated(GradientRule):
             raise InvalidParameterError(f"rtol must be None or strictly between 0 and 1, got {rtol}")
         self.blocks, self.rtol, self.max_blocks, self.memory = blocks, rtol, max_blocks, memory
 
-    def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
+    @property
+    def solves_adjoint(self) -> bool:
+        """With `rtol`. A given number of blocks is a sum of so many terms, which begins with v and nothing else."""
+        return self.rtol is not None
+
+    def __call__(
+        self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
+    ) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
         report = GradientReport(f"Truncated, K = {depth}", depth=depth)
-        blocks = None if self.rtol is not None else self.blocks
-        adjoint = AdjointBlocks(report, blocks, self.rtol, self.max_blocks, parameters=True, memory=self.memory)
-        u_in = adjoint.enter(solve(), bound.sources)
+        blocks = AdjointBlocks(
+            report,
+            None if self.rtol is not None else self.blocks,
+            self.rtol,
+            self.max_blocks,
+            parameters=True,
+            memory=self.memory,
+            known=adjoint,
+        )
+        u_in = blocks.enter(solve(), bound.sources)
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)
         # without a graph this is inference within train mode
-        return (adjoint.leave(u_in, u_out) if u_out.requires_grad else u_out), report
+        return (blocks.leave(u_in, u_out) if u_out.requires_grad else u_out), report
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from retune.equilibrium import GradientReport
-from retune.gradients.base import GradientRule, require_graph
+from retune.gradients.base import AdjointMemory, GradientRule, require_graph
 from retune.maps.base import BoundMap
 from retune.solve import Stop
 
@@ -24,7 +24,9 @@ class Unrolled(GradientRule):
 
     restarts = False
 
-    def __call__(self, bound: BoundMap, depth: int, solve: Callable[[], Tensor]) -> tuple[Tensor, GradientReport]:
+    def __call__(
+        self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
+    ) -> tuple[Tensor, GradientReport]:
         """See :class:`~retune.gradients.base.GradientRule`."""
         start = solve()
         if not start.requires_grad:

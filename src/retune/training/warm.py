@@ -1,12 +1,13 @@
-"""Warm starts: every training image remembers its equilibrium from step to step."""
+"""Warm starts: every training image remembers its equilibrium, and its adjoint, from step to step."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from retune.data import Crop
 from retune.equilibrium import Equilibrium
-from retune.errors import InvalidParameterError, require, require_real, require_whole
+from retune.errors import InvalidParameterError, require, require_real, require_whole, wrong_type
+from retune.gradients.base import AdjointMemory
 from retune.model import Restarted
 from retune.solve import Stop
 
@@ -30,29 +32,47 @@ class WarmStart:
     change per K layers is below `rtol`, and the network's ``restarts`` becomes the most that are run. What is drawn
     from the seed stays the same.
 
-    Canvases take as much memory as the training images plus a byte a pixel. Beyond `limit` they live in memory-mapped
-    files, removed with the object unless a folder is given.
+    A second canvas holds the adjoint ``w = (I − Jᵀ)⁻¹ v``, likewise: it is the first direction of the next solve for
+    the same pixels, which goes on to the tolerance of the gradient rule, so that the gradient is as accurate as
+    without it. Its scale doesn't matter, and where it has nothing to do with the new adjoint one product is lost. In
+    coefficients of a tight frame D it is kept as the image ``D w``, and ``Dᵀ D w`` is the direction. Only rules that
+    solve to a tolerance can start anywhere: :class:`retune.Implicit`, and :class:`retune.Truncated` with `rtol`.
+
+    Canvases take as much memory as the training images plus a byte a pixel, and with adjoints as much again. Beyond
+    `limit` they live in memory-mapped files, removed with the object unless a folder is given.
 
     Args:
         rtol: relative change per block of K layers at which the restarts of a training step stop, in (0, 1).
         limit: bytes of canvases kept in memory.
         folder: where to put the files of larger ones; a temporary folder by default.
+        adjoint: whether adjoints are remembered; by default if the gradient rule solves for them to a tolerance.
 
     Raises:
-        InvalidParameterError: options out of range; a network without restarts; used for other images than at first.
+        InvalidParameterError: options out of range; a network without restarts; adjoints of a rule that solves for
+            none; used for other images than at first.
     """
 
-    def __init__(self, rtol: float = 1e-3, limit: int = 2**30, folder: str | Path | None = None):
+    def __init__(
+        self,
+        rtol: float = 1e-3,
+        limit: int = 2**30,
+        folder: str | Path | None = None,
+        adjoint: bool | None = None,
+    ):
         rtol, limit = require_real("rtol", rtol), require_whole("limit", limit)
         if not 0 < rtol < 1 or limit < 0:
             raise InvalidParameterError(f"WarmStart needs 0 < rtol < 1 and limit ≥ 0, got rtol={rtol}, limit={limit}")
         if folder is not None:
             require("folder", folder, (str, Path), "a folder")
         self.rtol, self.limit = rtol, limit
+        if adjoint not in (True, False, None):
+            raise wrong_type("adjoint", adjoint, "True, False or None", "None remembers adjoints where it can")
+        self.adjoint = adjoint
         self.folder = None if folder is None else Path(folder)
         self._place: Path | None = None  # where the files are
         self._canvases: list[Tensor] = []
         self._visited: list[Tensor] = []
+        self._adjoints: list[Tensor] = []  # zero where nothing is known
         self._crops: Sequence[Crop] = ()
         self._known: list[tuple] = []
 
@@ -68,17 +88,26 @@ class WarmStart:
                 f"{net.gradient!r} has no restarts that a warm start could save: its output depends on the start. "
                 "Leave warm_start out, or train with retune.Truncated()"
             )
+        remember = net.gradient.solves_adjoint if self.adjoint is None else self.adjoint
+        if remember and not net.gradient.solves_adjoint:
+            raise InvalidParameterError(
+                f"adjoint=True, but {net.gradient!r} sums a given number of terms, which begin with the gradient of the "
+                "loss: another start would make it another gradient. Leave adjoint out, or train with "
+                "retune.Truncated(rtol=...) or retune.Implicit()"
+            )
         known = [(tuple(i.shape), i.dtype, float(i.sum(dtype=torch.float64))) for i in images]
         if self._known and known != self._known:
             raise InvalidParameterError(
                 "this WarmStart remembers the equilibria of other training images; make a new one for these"
             )
-        if self._known:
-            return
-        self._known = known
-        size = sum(i.numel() * i.element_size() + i[0].numel() for i in images)
-        self._canvases = [self._empty(i.shape, i.dtype, size, f"canvas-{k}") for k, i in enumerate(images)]
-        self._visited = [self._empty(i.shape[1:], torch.bool, size, f"visited-{k}") for k, i in enumerate(images)]
+        pixels = sum(i.numel() * i.element_size() for i in images)
+        size = sum(i[0].numel() for i in images) + (2 if remember else 1) * pixels
+        if not self._known:
+            self._known = known
+            self._canvases = [self._empty(i.shape, i.dtype, size, f"canvas-{k}") for k, i in enumerate(images)]
+            self._visited = [self._empty(i.shape[1:], torch.bool, size, f"visited-{k}") for k, i in enumerate(images)]
+        if remember and not self._adjoints:
+            self._adjoints = [self._empty(i.shape, i.dtype, size, f"adjoint-{k}") for k, i in enumerate(images)]
 
     def _empty(self, shape: torch.Size, dtype: torch.dtype, size: int, name: str) -> Tensor:
         if size <= self.limit:
@@ -128,6 +157,21 @@ class WarmStart:
                 crop.write(self._canvases[crop.image], image)
                 crop.write(self._visited[crop.image][None], torch.ones(1, *image.shape[1:], dtype=torch.bool))
 
-    def options(self, net: Restarted) -> dict[str, Callable[[Tensor], Tensor] | Stop]:
-        """The keyword arguments of the network for the step."""
-        return {"init": self.init, "stop": self.stop(net)}
+    def adjoints(self) -> AdjointMemory:
+        """Those of the step's crops, in image space."""
+        crops = self._crops
+
+        def recall(like: Tensor) -> Tensor:
+            return torch.stack([c.read(self._adjoints[c.image]) for c in crops]).to(like)
+
+        def keep(w: Tensor) -> None:
+            for crop, image in zip(crops, w.detach().cpu(), strict=True):
+                if bool(torch.isfinite(image).all()):
+                    crop.write(self._adjoints[crop.image], image)
+
+        return AdjointMemory(recall, keep)
+
+    def options(self, net: Restarted) -> dict[str, Any]:
+        """The keyword arguments of the network for the step: `init`, `stop`, and `adjoint` if those are remembered."""
+        known = {"adjoint": self.adjoints()} if self._adjoints and net.gradient.solves_adjoint else {}
+        return {"init": self.init, "stop": self.stop(net)} | known
