@@ -174,8 +174,8 @@ class Restarted(Reconstructor):
         if adjoint is not None and not (self.training and self.gradient.solves_adjoint):
             mode = "train" if self.training else "eval"
             raise InvalidParameterError(
-                f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: leave "
-                "it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
+                f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: "
+                "leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
             )
         problem = self.map.problem(y, physics)
         if self.training and self.auto is not None and self.auto.choice is None:
@@ -333,7 +333,12 @@ def _start(bound: BoundMap, init: Init | None) -> Tensor:
 
 def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
     """What is remembered as images, for the states of the map: in coefficients of a tight frame, ``Dᵀ D w``."""
-    return AdjointMemory(lambda v: bound.state(images.recall(v).to(v)), lambda w: images.keep(bound.image(w)))
+
+    def recall(v: Tensor) -> tuple[Tensor, Tensor]:
+        image, gain = images.recall(v)
+        return bound.state(image.to(v)), gain.to(v)
+
+    return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
 
 
 def _relative_change(before: Tensor, after: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from problems import rand
 from retune.errors import InvalidParameterError
 from retune.gradients import Implicit, Truncated
-from retune.gradients._residual import minimal_residual
+from retune.gradients._residual import first_direction, minimal_residual
 
 SIZE = 30
 
@@ -91,6 +91,39 @@ def test_zero_and_nilpotent_and_expansive(float64):
     assert float(solved([shift], rand(1, SIZE, seed=5), rtol=1e-9)[1]) < 1e-8
     nothing, _ = solved([J[2]], torch.zeros(1, SIZE))
     assert torch.equal(nothing.w, torch.zeros(1, SIZE))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.8, 0.9), (-0.8, 0.99), (0.5, 0.999)])
+@pytest.mark.parametrize("scale", [1.0, -1e3, 1e-4])
+def test_a_start_saves_products_and_no_accuracy(low, high, scale, float64):
+    """At any scale; the true error stays the requested one, however far from the solution the start is."""
+    J, v = matrix(low, high), rand(1, SIZE, seed=5)
+    exact = torch.linalg.solve(torch.eye(SIZE) - J.T, v[0])[None]
+    cold, _ = solved([J], v, rtol=1e-4)
+    for noise in (0.0, 1e-5, 1e-3, 1e-1, 10.0):
+        start = scale * (exact + noise * exact.norm() / SIZE**0.5 * rand(1, SIZE, seed=7))
+        found, error = solved([J], v, rtol=1e-4, start=start, gain=cold.gain)
+        assert float(error) <= 2e-4
+        assert float(found.left) <= 1
+        if noise <= 1e-5:
+            assert found.products < cold.products / 2
+    assert solved([J], v, rtol=1e-4, start=exact, gain=cold.gain)[0].products == 1
+
+
+def test_a_start_may_be_anything(float64):
+    """Per image: random, opposite, not finite, unknown; the last two begin with v itself."""
+    J = [matrix(-0.8, 0.95)] * 4
+    v = rand(1, SIZE, seed=5).expand(4, SIZE).clone()
+    start = torch.stack([rand(SIZE, seed=9), -v[1], torch.full((SIZE,), torch.nan), torch.zeros(SIZE)])
+    cold, _ = solved(J, v, rtol=0.0, most=12)
+    warm, _ = solved(J, v, rtol=0.0, most=12, start=start)
+    torch.testing.assert_close(warm.w[1:], cold.w[1:])
+    together, errors = solved(J, v, rtol=1e-6, start=start)
+    assert float(errors.max()) <= 2e-6
+    w, r = first_direction(lambda p: p @ J[0], v, start)
+    torch.testing.assert_close(r, v - (w - w @ J[0]))
+    assert bool((r.norm(dim=1) <= v.norm(dim=1)).all())
+    torch.testing.assert_close(together.left, r.norm(dim=1) / v.norm(dim=1))
 
 
 def test_float32():

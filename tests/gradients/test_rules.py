@@ -302,6 +302,8 @@ def test_memory_does_not_depend_on_the_restarts(rule):
     case = denoise_l12()
     counts = {r: saved(Restarted(case.map, 5, r, gradient=rule()).train(), case.y, case.physics) for r in (0, 1, 50)}
     assert counts[0] == counts[1] == counts[50]
+    plain = saved(Restarted(case.map, 5, 1, gradient=Truncated()).train(), case.y, case.physics)
+    assert counts[0] <= plain  # K layers and nothing more, whatever accuracy is asked for
     deeper = saved(Restarted(case.map, 10, 1, gradient=Truncated()).train(), case.y, case.physics)
     assert deeper[0] > counts[0][0]  # the count does see the layers
 

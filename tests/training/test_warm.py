@@ -122,12 +122,12 @@ def test_the_seed_decides_everything(warm):
 def test_the_restarts_are_the_most_that_are_run():
     counts = []
 
-    class Noting(WarmStart):
+    class Counting(WarmStart):
         def keep(self, equilibrium):
             counts.append(int(equilibrium.layers.max()))
             super().keep(equilibrium)
 
-    fit(network(restarts=20), Noting(rtol=1e-2), steps=12)
+    fit(network(restarts=20), Counting(rtol=1e-2), steps=12)
     assert max(counts) <= 5 * 21
     assert min(counts) < 5 * 21
 
@@ -149,6 +149,118 @@ def test_a_loss_that_changes_the_measurement_trains_too():
         network(), images(), physics, loss=loss, steps=2, crop=24, warm_start=True, progress=False, device="cpu"
     )
     assert all(s.loss == s.loss for s in result.steps)
+
+
+ONES = torch.ones(3)
+
+
+class Noting(WarmStart):
+    """What the steps reported."""
+
+    def keep(self, equilibrium):
+        self.reports = [*getattr(self, "reports", []), equilibrium.gradient]
+        super().keep(equilibrium)
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_adjoints_are_read_where_they_were_written_under_every_flip(size):
+    pictures, warm = images(), WarmStart()
+    warm.prepare(network(gradient=retune.Implicit()), pictures)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150 if size else 4):
+        crops, where = draw_crops(pictures, 3, size, generator) if size else draw_crops(pictures, 2, None, generator)
+        warm.at(where)
+        warm.adjoints().keep(crops, ONES[: len(crops)], ONES[: len(crops)])
+    crops, where = draw_crops(pictures, 8, size, generator)
+    warm.at(where)
+    start, _ = warm.adjoints().recall(crops)
+    seen = start != 0
+    assert float(seen.float().mean()) > 0.9
+    assert torch.equal(start[seen], crops[seen])
+    assert not warm._visited[0].any()  # the equilibria are another matter
+
+
+def test_an_adjoint_belongs_to_its_own_crops():
+    """The backward pass may come after the next step has begun, and what is not finite is not kept."""
+    warm = WarmStart()
+    warm.prepare(network(gradient=retune.Implicit()), images())
+    one, other = (Crop(0, 0, c, 8, 8, (False, False)) for c in (0, 9))
+    warm.at([one])
+    of_one = warm.adjoints()
+    warm.at([other])
+    of_one.keep(torch.full((1, 3, 8, 8), 0.5), ONES[:1], ONES[:1])
+    warm.adjoints().keep(torch.full((1, 3, 8, 8), torch.nan), ONES[:1], ONES[:1])
+    assert bool((of_one.recall(torch.zeros(1))[0] == 0.5).all())
+    assert bool((warm.adjoints().recall(torch.zeros(1))[0] == 0).all())
+
+
+@pytest.mark.parametrize("rule", [retune.Implicit(1e-2), retune.Truncated(rtol=1e-2)], ids=repr)
+def test_fewer_products_for_the_same_gradient(rule):
+    """Measurements that come back as they were, and weights that move slowly."""
+    found = {}
+    for adjoint in (False, None):
+        torch.manual_seed(0)
+        prior = retune.priors.WaveletL1("haar", levels=2)
+        net = retune.Restarted(retune.ForwardBackward(prior, reg=0.03), 4, 50, gradient=rule, solver=Anderson())
+        warm = Noting(rtol=1e-4, adjoint=adjoint)
+        physics = retune.problems.deblur("uniform:3", sigma=0.0).physics((3, 16, 16))
+        options = {"steps": 6, "batch_size": 2, "crop": None, "progress": False, "device": "cpu", "lr": 0.002}
+        pictures = [i[:, :16, :16] for i in images(side=16)]
+        result = retune.fit(net, pictures, physics, warm_start=warm, flips=False, **options)
+        weights = torch.cat([p.detach().flatten() for p in net.parameters()])
+        found[adjoint] = [r.blocks for r in warm.reports], weights, [s.loss for s in result.steps]
+        assert max(float(r.relative_error.max()) for r in warm.reports) < 2e-2
+    assert found[None][0][0] == found[False][0][0]
+    assert sum(found[None][0][3:]) < 0.8 * sum(found[False][0][3:])
+    torch.testing.assert_close(found[None][1], found[False][1], rtol=2e-3, atol=2e-3)
+    assert found[None][2] == pytest.approx(found[False][2], rel=1e-3)
+
+
+def test_adjoints_that_do_not_help_are_tried_ever_more_rarely():
+    warm = WarmStart()
+    warm.prepare(network(gradient=retune.Implicit()), images())
+    warm.at([Crop(0, 0, 0, 8, 8, (False, False))])
+
+    def step(left):
+        memory = warm.adjoints()
+        start, gain = memory.recall(torch.zeros(1))
+        given = bool(start.any())
+        assert float(gain) == (7.0 if given else 1.0)  # a start comes with the gain that was met
+        memory.keep(torch.ones(1, 3, 8, 8), torch.tensor([7.0]), torch.tensor([left]))
+        return given
+
+    assert [step(0.9) for _ in range(12)] == [False, True, False, True, False, False, True, *[False] * 4, True]
+    assert [step(0.1) for _ in range(11)] == [False] * 8 + [True] * 3
+
+
+def test_adjoints_cost_as_much_memory_again_and_go_to_files(tmp_path):
+    pictures = images()
+    need = sum(i.numel() * 4 + i[0].numel() for i in pictures)
+    for rule, limit, on_disk in (
+        (retune.Truncated(), need, False),
+        (retune.Implicit(), need, True),
+        (retune.Implicit(), 2 * need, False),
+    ):
+        warm = WarmStart(limit=limit, folder=tmp_path)
+        warm.prepare(network(gradient=rule), pictures)
+        assert warm.on_disk is on_disk
+    assert len(list(tmp_path.glob("adjoint-*.bin"))) == 2
+
+
+def test_adjoints_of_a_number_of_blocks_are_refused():
+    """``Truncated(blocks=M)`` is a sum of M terms: from another start it would be another gradient."""
+    with pytest.raises(InvalidParameterError, match="another gradient"):
+        fit(network(gradient=retune.Truncated(blocks=3)), WarmStart(adjoint=True), steps=1)
+    warm = WarmStart()
+    warm.prepare(network(gradient=retune.Truncated(blocks=3)), images())
+    assert "adjoint" not in warm.options(network())
+    with pytest.raises(InvalidParameterError, match="True, False or None"):
+        WarmStart(adjoint="yes")
+    memory = WarmStart().adjoints()
+    y, physics = retune.problems.inpaint().measure(torch.stack(images()), 1)
+    for net in (network(), network(gradient=retune.Implicit()).eval()):
+        with pytest.raises(InvalidParameterError, match="solves for none"):
+            net.solve(y, physics, adjoint=memory)
 
 
 def test_refused():

@@ -6,3 +6,5 @@ from retune.gradients.truncated import Truncated
 from retune.gradients.unrolled import Unrolled
 
 __all__ = ["GradientRule", "Implicit", "Truncated", "Unrolled"]
+
+__all__ = ["AdjointMemory", "GradientRule", "Implicit", "Truncated", "Unrolled"]

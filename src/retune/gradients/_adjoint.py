@@ -54,6 +54,8 @@ class AdjointBlocks:
         self._parameters = parameters and blocks is None
         self._known = known if blocks is None and max_blocks > 1 else None
         self._gain: Tensor | None = None
+        self._met: Tensor | None = None  # the gain, where it is to be remembered
+        self._left: Tensor | None = None  # share of the residual that the start left
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
     def enter(self, u: Tensor, sources: Sequence[Tensor] = ()) -> Tensor:
@@ -96,9 +98,10 @@ class AdjointBlocks:
         parameter_gradient: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         if self._known is None:
-            return self._series(vjp, v, None, parameter_gradient)
-        w = self._series(vjp, v, self._known.recall(v), parameter_gradient)
-        self._known.keep(w)
+            return self._series(vjp, v, None, None, parameter_gradient)
+        w = self._series(vjp, v, *self._known.recall(v), parameter_gradient)
+        ones = torch.ones_like(_norm(v))
+        self._known.keep(w, *(ones if x is None else x for x in (self._met, self._left)))
         return w
 
     def _series(
@@ -106,6 +109,7 @@ class AdjointBlocks:
         vjp: Callable[[Tensor], Tensor],
         v: Tensor,
         start: Tensor | None,
+        gain: Tensor | None,
         parameter_gradient: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         if self._memory:
@@ -116,9 +120,11 @@ class AdjointBlocks:
                 most=self._max_blocks - 1,
                 memory=self._memory,
                 start=start,
+                gain=gain,
                 accept=None if parameter_gradient is None else self._settled(parameter_gradient),
             )
             self._report.blocks, self._gain = found.products + 1, found.gain
+            self._met, self._left = found.gain, found.left
             self._seen = (found.w - v, _norm(found.w), _norm(v), found.alive)
             return found.w
         w = increment = v
@@ -131,6 +137,7 @@ class AdjointBlocks:
         if start is not None:
             w, increment = first_direction(vjp, v, start)
             w, size, used = w + increment, _norm(increment), 2
+            self._left = size / first.clamp_min(_tiny(size))
         while used < limit:
             last, increment = increment, vjp(increment)
             new = _norm(increment)
@@ -144,8 +151,11 @@ class AdjointBlocks:
                 # and be careful while only one ratio is known.
                 growing = None if before is None else (ratio / before.clamp_min(_tiny(size))).clamp_min(1.0)
                 ahead = ratio.sqrt() if growing is None else ratio * growing
+                if gain is not None:
+                    ahead = torch.maximum(ahead, 1 - 1 / gain.clamp_min(1.0))
                 tail = torch.where(ahead < 1, new * ahead / (1 - ahead).clamp_min(_tiny(size)), torch.inf)
-                small = tail <= (self._rtol or 0.0) * _norm(w)
+                # A term that is all rounding has no ratio that says anything.
+                small = (tail <= (self._rtol or 0.0) * _norm(w)) | (new <= _rounding(w))
                 if used >= earliest and not bool((alive & ~small & (new > 0)).any()):
                     if parameter_gradient is None:
                         break
@@ -156,6 +166,9 @@ class AdjointBlocks:
             del last
             before = ratio
         self._report.blocks = used
+        if before is not None:
+            self._met = 1 / (1 - before.clamp(0.0, 0.9999))
+            self._met = self._met if gain is None else torch.maximum(self._met, gain)
         # With one block w is v: nothing of the size of a state is kept during the last pass.
         self._seen = (None if used == 1 else w - v, _norm(w), size, alive)
         return w
@@ -194,9 +207,8 @@ class AdjointBlocks:
         # A single term can be small by cancellation: of the last two, the one that foretells more.
         found = [float(torch.linalg.vector_norm(parameter_gradient(i))) for i in (last, increment)]
         rest = max(q * found[0], found[1]) * q / (1 - q)
-        negligible = 4 * torch.finfo(w.dtype).eps * _norm(w)
         wanted = (self._rtol or 0.0) * size
-        if rest <= wanted or bool((_norm(increment) <= negligible).all()):
+        if rest <= wanted or bool((_norm(increment) <= _rounding(w)).all()):
             self._report.parameter_error = rest / size if size > 0 else 0.0
             return 0
         # Where everything cancels (size 0) only rounding ends the series.
@@ -218,10 +230,10 @@ class AdjointBlocks:
         ratio = following / size.clamp_min(tiny)
         tail = following / (1 - ratio).clamp_min(tiny)
         error = torch.where(alive & (ratio < 1), tail / total.clamp_min(tiny), torch.inf)
-        # A series that ended because its term is 0 is exact; one that was stopped as a runaway is not.
-        exact = alive & (size == 0)
+        # A series that ended because its term is 0, or rounding, is exact; one that was stopped as a runaway is not.
+        exact = alive & ((size == 0) | (following <= 4 * torch.finfo(total.dtype).eps * total))
         self._report.decay = torch.where(exact, 0.0, torch.where(alive, ratio, torch.inf)).detach()
-        self._report.relative_error = torch.where(exact, 0.0, error).detach()
+        self._report.relative_error = torch.where(exact, following / total.clamp_min(tiny), error).detach()
 
 
 class _Tap(torch.autograd.Function):
@@ -270,6 +282,11 @@ def _leaves(u_out: Tensor, u_in: Tensor) -> list[Tensor]:
 
 def _norm(u: Tensor) -> Tensor:
     return torch.linalg.vector_norm(u.flatten(1), dim=1)
+
+
+def _rounding(w: Tensor) -> Tensor:
+    """‖w‖ per image times a few units of rounding."""
+    return 4 * torch.finfo(w.dtype).eps * _norm(w)
 
 
 def _like(mask: Tensor, u: Tensor) -> Tensor:

@@ -17,12 +17,14 @@ _TIGHTER = 0.3
 
 
 class AdjointSolution(NamedTuple):
-    """Attributes: w; the gain ``max ‖p‖/‖(I − Jᵀ)p‖`` met, (B,); which images can be used, (B,); products used."""
+    """Attributes: w; the gain ``max ‖p‖/‖(I − Jᵀ)p‖`` met, (B,); which images can be used, (B,); products used; the
+    share (B,) of the residual that the first direction left."""
 
     w: Tensor
     gain: Tensor
     alive: Tensor
     products: int
+    left: Tensor
 
 
 def minimal_residual(
@@ -34,6 +36,7 @@ def minimal_residual(
     memory: int,
     accept: Callable[[Tensor, Tensor], bool] | None = None,
     start: Tensor | None = None,
+    gain: Tensor | None = None,
 ) -> AdjointSolution:
     r"""Truncated generalised conjugate residuals (Orthomin; Vinsome 1976; Eisenstat, Elman, Schultz, 1983).
 
@@ -54,13 +57,16 @@ def minimal_residual(
         accept: asked once the error is small enough, with w and the size (B,) of the residual; if it says no, the
             solution goes on to a tolerance smaller by a factor, until rounding.
         start: the first direction instead of v, for images where it is not zero; only its direction counts.
+        gain: (B,) one that is known; from a good start the slow modes that are left would not be met.
     """
     tolerance, finest = rtol, 16 * torch.finfo(v.dtype).eps
     tiny = torch.finfo(v.dtype).tiny
     w, r = torch.zeros_like(v), v
     first = _norm(v)
-    gain, alive = torch.ones_like(first), torch.ones_like(first, dtype=torch.bool)
+    gain = torch.ones_like(first) if gain is None else gain.clamp_min(1.0)
+    alive = torch.ones_like(first, dtype=torch.bool)
     plain = torch.zeros_like(alive)
+    left = torch.ones_like(first)
     kept: list[tuple[Tensor, Tensor, Tensor]] = []  # p, (I − Jᵀ)p, ‖(I − Jᵀ)p‖²
     every = 1 if v.device.type == "cpu" else 8  # on an accelerator each look at the numbers stalls it
     used, size = 0, first
@@ -86,6 +92,7 @@ def minimal_residual(
         gain = torch.where(
             plain, met, torch.maximum(gain, torch.where(square > 0, met / square.sqrt().clamp_min(tiny), gain))
         )
+        left = after / first.clamp_min(tiny) if used == 1 else left
         size, given = torch.where(alive, after, 0.0), torch.zeros_like(given)
         kept = [*kept, (p, q, square)][-memory:]
         if used % every == 0:
@@ -96,7 +103,7 @@ def minimal_residual(
                     break
                 tolerance = max(_TIGHTER * tolerance, finest)
         p = r
-    return AdjointSolution(torch.where(_like(alive, w), w, v), gain, alive, used)
+    return AdjointSolution(torch.where(_like(alive, w), w, v), gain, alive, used, left)
 
 
 def first_direction(vjp: Callable[[Tensor], Tensor], v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,13 +25,15 @@ class AdjointMemory:
     It changes the number of products with Jᵀ and nothing else: the equation is solved to the same tolerance.
 
     Attributes:
-        recall: the start, given v: a tensor like v, zero for images of which nothing is known. Called by the backward
-            pass.
-        keep: called with the solution w.
+        recall: given v, the start (like v; zero for images of which nothing is known), and the gain (B,) that an
+            earlier solve has met: a solve that begins near the end would not meet the slow modes that are left, and
+            would think too well of itself. Called by the backward pass.
+        keep: called with the solution w, its gain (B,), an estimate of ``‖(I − Jᵀ)⁻¹‖``, and the share ``‖r‖/‖v‖`` (B,)
+            of the residual that the start left: 1 where it was of no use.
     """
 
-    recall: Callable[[Tensor], Tensor]
-    keep: Callable[[Tensor], None]
+    recall: Callable[[Tensor], tuple[Tensor, Tensor]]
+    keep: Callable[[Tensor, Tensor, Tensor], None]
 
 
 class GradientRule(ABC):

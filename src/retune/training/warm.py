@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -22,6 +23,11 @@ from retune.solve import Stop
 
 __all__ = ["WarmStart"]
 
+#: An adjoint is worth starting from if it leaves at most this share of the residual.
+USEFUL = 0.5
+#: Steps, at most, until one that was not is tried again.
+LONGEST = 64
+
 
 class WarmStart:
     """A canvas for each training image, in image space, that holds the last equilibrium found at every pixel.
@@ -33,10 +39,12 @@ class WarmStart:
     from the seed stays the same.
 
     A second canvas holds the adjoint ``w = (I − Jᵀ)⁻¹ v``, likewise: it is the first direction of the next solve for
-    the same pixels, which goes on to the tolerance of the gradient rule, so that the gradient is as accurate as
-    without it. Its scale doesn't matter, and where it has nothing to do with the new adjoint one product is lost. In
-    coefficients of a tight frame D it is kept as the image ``D w``, and ``Dᵀ D w`` is the direction. Only rules that
-    solve to a tolerance can start anywhere: :class:`retune.Implicit`, and :class:`retune.Truncated` with `rtol`.
+    the same pixels, at any scale, which goes on to the tolerance of the gradient rule, so that the gradient is as
+    accurate as without it. This pays where measurements come back nearly as they were. Fresh noise changes the gradient
+    of the loss, and with it the adjoint: a start that leaves more than half of the residual is not tried again for a
+    step, then two, four, … up to 64. In coefficients of a tight frame D it is kept as the image ``D w``, and ``Dᵀ D w``
+    is the direction. Only rules that solve to a tolerance can start anywhere: :class:`retune.Implicit`, and
+    :class:`retune.Truncated` with `rtol`.
 
     Canvases take as much memory as the training images plus a byte a pixel, and with adjoints as much again. Beyond
     `limit` they live in memory-mapped files, removed with the object unless a folder is given.
@@ -73,6 +81,8 @@ class WarmStart:
         self._canvases: list[Tensor] = []
         self._visited: list[Tensor] = []
         self._adjoints: list[Tensor] = []  # zero where nothing is known
+        self._gains: dict[int, float] = {}
+        self._wait, self._pause = 0, 1  # steps without a start that are left, and after the next failure
         self._crops: Sequence[Crop] = ()
         self._known: list[tuple] = []
 
@@ -91,8 +101,8 @@ class WarmStart:
         remember = net.gradient.solves_adjoint if self.adjoint is None else self.adjoint
         if remember and not net.gradient.solves_adjoint:
             raise InvalidParameterError(
-                f"adjoint=True, but {net.gradient!r} sums a given number of terms, which begin with the gradient of the "
-                "loss: another start would make it another gradient. Leave adjoint out, or train with "
+                f"adjoint=True, but {net.gradient!r} sums a given number of terms, which begin with the gradient of "
+                "the loss: another start would make it another gradient. Leave adjoint out, or train with "
                 "retune.Truncated(rtol=...) or retune.Implicit()"
             )
         known = [(tuple(i.shape), i.dtype, float(i.sum(dtype=torch.float64))) for i in images]
@@ -159,15 +169,27 @@ class WarmStart:
 
     def adjoints(self) -> AdjointMemory:
         """Those of the step's crops, in image space."""
-        crops = self._crops
+        crops, tried = self._crops, []
 
-        def recall(like: Tensor) -> Tensor:
-            return torch.stack([c.read(self._adjoints[c.image]) for c in crops]).to(like)
+        def recall(v: Tensor) -> tuple[Tensor, Tensor]:
+            found = torch.stack([c.read(self._adjoints[c.image]) for c in crops])
+            gain = torch.tensor([self._gains.get(c.image, 1.0) for c in crops])
+            if self._wait:
+                self._wait -= 1
+                return torch.zeros_like(found), torch.ones_like(gain)
+            tried[:] = found.flatten(1).any(1).tolist()
+            return found, torch.where(torch.tensor(tried), gain, 1.0)
 
-        def keep(w: Tensor) -> None:
-            for crop, image in zip(crops, w.detach().cpu(), strict=True):
-                if bool(torch.isfinite(image).all()):
+        def keep(w: Tensor, gain: Tensor, left: Tensor) -> None:
+            shares = [share for share, known in zip(left.tolist(), tried, strict=True) if known] if tried else []
+            if shares and sum(shares) <= USEFUL * len(shares):
+                self._pause = 1
+            elif shares:
+                self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST)
+            for crop, image, met in zip(crops, w.detach().cpu(), gain.tolist(), strict=True):
+                if bool(torch.isfinite(image).all()) and math.isfinite(met):
                     crop.write(self._adjoints[crop.image], image)
+                    self._gains[crop.image] = met if not tried else max(met, self._gains.get(crop.image, 1.0))
 
         return AdjointMemory(recall, keep)
 
