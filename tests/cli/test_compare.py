@@ -137,12 +137,16 @@ def test_more_test_images_are_added_to_what_was_computed(run, tmp_path):
 
 def test_networks_that_are_trained_already(compared, run, tmp_path):
     model = compared[0] / "models/retune.safetensors"
+    other = tmp_path / "retune.safetensors"  # of the same name
+    retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL1("haar", 1)), depth=2).save(other)
     out = tmp_path / "out"
-    result, text = invoke("compare", *run, "-o", out, "--methods", "none", "--model", model, lines=80)
+    models = ("--model", model, "--model", other)
+    result, text = invoke("compare", *run, "-o", out, "--methods", "none", *models, lines=80)
     assert result.exit_code == 0, text
     rows = json.loads((out / "results.json").read_text())["problems"]["denoise"]["methods"]
     before = json.loads((compared[0] / "results.json").read_text())["problems"]["denoise"]["methods"]["retune"]
-    assert list(rows) == ["model-retune"]
+    assert list(rows) == ["model-retune", "model-retune-2"]
+    assert rows["model-retune"]["psnr"] != rows["model-retune-2"]["psnr"]
     assert rows["model-retune"]["psnr"] == before["psnr"]
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import deepinv
 import torch
 from deepinv.loss.metric import PSNR
 from rich.progress import track
 
 from retune._memory import peak_of
-from retune._version import __version__
 from retune.build import load, problem_of
 from retune.compare.images import Images, images_of
 from retune.compare.methods import METHODS, PNP, Method
@@ -25,7 +22,7 @@ from retune.config import CompareConfig, Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.ledger import Ledger
 from retune.jobs.measured import check_device
-from retune.jobs.rows import means, write_picture
+from retune.jobs.rows import header, means, write_picture
 from retune.jobs.train import loss_of
 from retune.model import Restarted
 from retune.training.checkpoints import fingerprint
@@ -88,13 +85,13 @@ def compare(
     }
     out.mkdir(parents=True, exist_ok=True)
     job = _Job(run, out, images, Ledger(out / "progress.json", settings, resume), device, note, progress)
-    results = _header(run, device)
+    results = header(run, device)
     section = {"title": run.problem.name.capitalize(), "problem": job.problem.describe(), "methods": {}}
     section["description"] = images.describe()
     section |= job.pictures()
     results["problems"][_file_name(run.problem.name)] = section
     rows: list[tuple[str, Callable[[], dict]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
-    rows += [(_file_name(f"model-{path.stem}"), lambda path=path: job.row_of_model(path)) for path in models]
+    rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in _names(models).items()]
     for key, make in rows:
         section["methods"][key] = make()
         results["seconds"] = time.perf_counter() - start
@@ -291,30 +288,21 @@ def _kind(run: Config) -> str:
     return f"{run.prior.type}-{hashlib.sha256(json.dumps([prior, first]).encode()).hexdigest()[:8]}"
 
 
+def _names(models: Sequence[Path]) -> dict[str, Path]:
+    """A name for each network: of its file or folder, with a number where two have the same."""
+    named: dict[str, Path] = {}
+    for path in models:
+        name, number = _file_name(f"model-{path.stem}"), 2
+        key = name
+        while key in named:
+            key, number = f"{name}-{number}", number + 1
+        named[key] = path
+    return named
+
+
 def _file_name(text: str) -> str:
     return "".join(c if c.isalnum() and c.isascii() else "-" for c in text).strip("-") or "problem"
 
 
 def _unknown(key: str) -> Method:
     raise unknown_name("method", key, KEYS)
-
-
-def _header(run: Config, device: str) -> dict:
-    return {
-        "format": 1,
-        "retune": __version__,
-        "seed": run.seed,
-        "device": device,
-        "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "settings": {
-            f"{name} {k}": v
-            for name, section in run
-            if name in ("prior", "model", "data", "optimiser", "compare")
-            for k, v in section
-            if v is not None and section.has(k)
-        },
-        "problems": {},
-        "verdicts": [],
-    }

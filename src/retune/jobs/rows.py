@@ -1,4 +1,4 @@
-"""From the figures of single images to a row of the table, and from results to files."""
+"""Results as plain data: how they are made, from single images to a row of the table, and to files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,45 @@ import csv
 import io
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+import deepinv
 import imageio.v3 as iio
 import torch
 from torch import Tensor
 
 from retune._checkpoint import write_atomically
+from retune._version import __version__
+from retune.config import Config
 from retune.report.numbers import horizons
 
-__all__ = ["means", "write_picture", "write_results"]
+__all__ = ["header", "means", "write_picture", "write_results"]
 
 _SAME = ("layers_trained",)
+
+
+def header(run: Config, device: str) -> dict:
+    """Results without any problem yet: how they are made."""
+    return {
+        "format": 1,
+        "retune": __version__,
+        "seed": run.seed,
+        "device": device,
+        "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "settings": {
+            f"{name} {k}": v
+            for name, section in run
+            if name in ("prior", "model", "data", "optimiser", "compare")
+            for k, v in section
+            if v is not None and section.has(k)
+        },
+        "problems": {},
+        "verdicts": [],
+    }
 
 
 def means(rows: list[dict[str, Any]]) -> dict:
