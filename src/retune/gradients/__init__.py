@@ -5,6 +5,4 @@ from retune.gradients.implicit import Implicit
 from retune.gradients.truncated import Truncated
 from retune.gradients.unrolled import Unrolled
 
-__all__ = ["GradientRule", "Implicit", "Truncated", "Unrolled"]
-
 __all__ = ["AdjointMemory", "GradientRule", "Implicit", "Truncated", "Unrolled"]
