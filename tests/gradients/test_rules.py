@@ -7,7 +7,9 @@ from torch import nn
 
 from problems import CASES, Case, Transparent, denoise_l12, quadratic, rand, spectrum, untied
 from retune import ForwardBackward, Implicit, Problem, Restarted, Stop, Truncated, Unrolled
+from retune.equilibrium import GradientReport
 from retune.errors import CutGradientError, InvalidParameterError
+from retune.gradients._adjoint import AdjointBlocks
 from retune.priors import WaveletL12
 
 TIGHT = Stop(rtol=0.0, max_layers=100)
@@ -379,3 +381,19 @@ def test_spectral_norm_of_the_problem(float64):
 def test_bad_options(make, given):
     with pytest.raises(InvalidParameterError, match=given):
         make()
+
+
+def test_terms_that_have_sunk_to_rounding_are_no_error():
+    """A batch of a quick and a slow image in single precision: the quick one's terms end long before the slow one's."""
+    rate = torch.tensor([0.7, 0.95])[:, None]
+    report = GradientReport("test", depth=1)
+    blocks = AdjointBlocks(report, None, 1e-3, 500)
+    offset = torch.zeros(2, 20, requires_grad=True)
+    u_in = blocks.enter(rand(2, 20, seed=1).float())
+    u_out = blocks.leave(u_in, rate * u_in + offset)
+    v = rand(2, 20, seed=2).float()
+    (u_out * v).sum().backward()
+    assert offset.grad is not None
+    assert report.blocks > 60  # the slow one went on
+    assert bool((report.relative_error < 2e-3).all()), report.relative_error
+    torch.testing.assert_close(offset.grad, v / (1 - rate), rtol=2e-3, atol=0)
