@@ -82,12 +82,16 @@ def test_only_the_leaves_of_the_block_are_looked_at(float64):
 
 @pytest.mark.parametrize("memory", [0, 3])
 def test_it_needs_the_memory_of_the_layers_and_a_few_states(memory):
-    """The peak of a step, beyond that of the plain K-layer gradient, whatever K is."""
+    """The peak of a step, beyond that of the plain K-layer gradient, whatever K is.
+
+    Strong convexity, so that both depths reach the tolerance, in enough blocks for all directions to be kept.
+    """
     y, physics = problems.inpaint(sigma=0.05).measure(rand(2, 3, 32, 32, seed=1).float(), seed=0)
     state = y.numel() * y.element_size()
 
     def peak(depth, rule):
-        net = Restarted(ForwardBackward(WaveletL12("haar", 2, channels=3), reg=0.1), depth, 1, gradient=rule).train()
+        map_ = ForwardBackward(WaveletL12("haar", 2, channels=3), reg=0.1, strong_convexity=0.05)
+        net = Restarted(map_, depth, 1, gradient=rule).train()
 
         def step():
             net(y, physics).square().mean().backward()
@@ -95,10 +99,11 @@ def test_it_needs_the_memory_of_the_layers_and_a_few_states(memory):
         step()
         return peak_of(step, torch.device("cpu"))
 
-    more = {k: (peak(k, Truncated(rtol=1e-2, memory=memory)) - peak(k, Truncated())) / state for k in (10, 30)}
+    more = {k: (peak(k, Truncated(rtol=1e-6, memory=memory)) - peak(k, Truncated())) / state for k in (10, 30)}
     assert max(more.values()) <= 5 + 2 * memory + 2 * (memory > 0)
-    assert abs(more[30] - more[10]) < 0.5
-    layers = (peak(30, Truncated(rtol=1e-2)) - peak(10, Truncated(rtol=1e-2))) / state
+    # Where in the solve the peak lies differs by a state or so; a single state kept a layer would be 20.
+    assert abs(more[30] - more[10]) < 2
+    layers = (peak(30, Truncated(rtol=1e-6)) - peak(10, Truncated(rtol=1e-6))) / state
     assert layers < 20 * 3  # the tape of a layer is two to three states
 
 
