@@ -258,6 +258,7 @@ class Restarted(Reconstructor):
             trace=trace,
             observe=None if observe is None else see,
             restrict=restrict,
+            near=init is not None,
         )
 
     def describe(self) -> dict:

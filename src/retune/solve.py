@@ -13,6 +13,7 @@ from retune._allocator import keep_freed_memory
 from retune.equilibrium import Status, Trace
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solvers.base import AbstractSolver, SolverState
+from retune.solvers.restarted import Picard
 
 __all__ = ["Solution", "Stop", "solve"]
 
@@ -71,6 +72,7 @@ def solve(
     trace: bool = False,
     observe: Callable[[int, Tensor], None] | None = None,
     restrict: Callable[[Tensor], Layer | None] | None = None,
+    near: bool = False,
 ) -> Solution:
     """Iterate from `u` until every image has converged, failed, or run out of layers.
 
@@ -93,12 +95,16 @@ def solve(
         trace: record the residuals.
         observe: called at each look with (layers run, copy of the state).
         restrict: ``index -> layer`` for the images of an index (n,) only, or None if it can't be told.
+        near: whether `u` is thought to be near the end. An accelerating solver then begins after a block of plain
+            steps, which may be all that is needed, at half the price.
     """
     keep_freed_memory(u.device)
     unit = depth if solver.unit == "block" or cycle is None else cycle
     steps = math.ceil(stop.max_layers / unit)
     period = max(1, LOOK // unit)
-    state = seen = solver.init(u)
+    lead = depth if near and solver.accelerates and stop.rtol > 0 else 0
+    current = Picard() if lead else solver
+    state = seen = current.init(u)
     run = _Running(u, layer, restrict if stop.rtol > 0 else None)
     bound = _norm(u)
     history: list[tuple[int, Tensor]] = []
@@ -111,7 +117,7 @@ def solve(
                 z = run.layer(z, k)
             return z
 
-        state = solver.step(block, state)
+        state = current.step(block, state)
         done += size
         if (r + 1) % period and r + 1 < steps:
             continue
@@ -141,6 +147,9 @@ def solve(
             if keep is not None:
                 bound = bound[keep]
                 state = seen = SolverState(state.u[keep], state.change[keep], tuple(m[keep] for m in state.memory))
+        if current is not solver and done >= lead:
+            current = solver
+            state = seen = current.init(state.u)
     run.finish(state.u)
     end = Status.DEPTH_REACHED if stop.rtol == 0 else Status.MAX_LAYERS
     status = tuple(_STATUS.get(c, end) for c in run.all_code.tolist())

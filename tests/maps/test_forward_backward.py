@@ -3,7 +3,7 @@
 import pytest
 import torch
 from deepinv.optim import L1, L2, PGD
-from deepinv.optim.prior import L1Prior, PnP, Prior, ZeroPrior
+from deepinv.optim.prior import L1Prior, PnP, Prior, TVPrior, WaveletPrior, ZeroPrior
 from deepinv.physics import Blur, Denoising, Inpainting
 
 from problems import CASES, Quadratic, dense, quadratic, rand, soft, spectrum
@@ -156,6 +156,22 @@ def test_same_iterates_as_deepinv(prior, dtype):
         tolerance = 1e-5 if dtype == torch.float32 else 1e-12
         assert ours.dtype == expected.dtype == dtype
         torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "prior", [lambda: WaveletPrior(level=2, wv="db2"), L1Prior, lambda: TVPrior(n_it_max=20)], ids=["wavelet", "l1", "tv"]
+)
+def test_priors_of_deepinv_on_a_batch_with_a_step_size_for_each_image(prior):
+    """Each image of a batch as it would be alone; deepinv's priors don't agree on the shape of γ."""
+    kernels = torch.stack([torch.ones(3, 3) / 9, torch.ones(3, 3) / 3])[:, None]  # norms 1 and 3
+    y = rand(2, 3, 16, 12, dtype=torch.float32)
+    together = ForwardBackward(prior(), step_size=0.6, reg=0.15).bind(Problem(y, Blur(kernels, padding="circular")))
+    with torch.no_grad():
+        both = together.block(together.init(), 4)
+        for i in range(2):
+            alone = ForwardBackward(prior(), step_size=0.6, reg=0.15)
+            alone = alone.bind(Problem(y[i : i + 1], Blur(kernels[i : i + 1], padding="circular")))
+            torch.testing.assert_close(both[i : i + 1], alone.block(alone.init(), 4), rtol=0, atol=2e-5)
 
 
 def test_one_step_denoising_is_a_soft_threshold(float64):

@@ -11,10 +11,11 @@ import torch
 from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
-from deepinv.optim.prior import PnP, Prior
+from deepinv.optim.prior import PnP, Prior, WaveletPrior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._function import Function
 from retune._restrict import Restrictable, rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.guarantee import Guarantee
@@ -130,7 +131,7 @@ class ForwardBackward(AbstractMap):
         return forward_backward_guarantee(self, problem)
 
 
-class _GradientStep(torch.autograd.Function):
+class _GradientStep(Function):
     """``u − τ r``. As ``addcmul``, but the derivative in τ needs no temporary of the size of a state."""
 
     generate_vmap_rule = True
@@ -220,6 +221,9 @@ class _BoundForwardBackward(BoundMap):
             assert self._frame is not None
             return prior.bind(self._frame, self._shape[1], gamma).prox
 
+        if isinstance(prior, WaveletPrior):
+            gamma = gamma.flatten()  # deepinv's wavelets take one number an image, (B,), and no other shape
+
         def prox(v: Tensor) -> Tensor:
             return prior.prox(v, gamma=gamma)  # type: ignore[operator]
 
@@ -242,7 +246,7 @@ class _BoundForwardBackward(BoundMap):
         else:
             gradient = self._normal(u) - self._target
         # Autograd keeps the gradient (for τ) and the output of the prox: two states a layer.
-        return step.prox(_GradientStep.apply(u, gradient, step.minus_step))  # type: ignore[arg-type]
+        return step.prox(_GradientStep.run(u, gradient, step.minus_step))  # type: ignore[arg-type]
 
     def _normal(self, u: Tensor) -> Tensor:
         """``Dᵀ AᵀA D u / σ² + εu``."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from retune._function import Function
 from retune.errors import InvalidParameterError, require_whole, unknown_name
 
 __all__ = ["BoundProfile", "Profile"]
@@ -107,7 +108,7 @@ class BoundProfile:
 
     def derivative(self, r: Tensor) -> Tensor:
         """``ψ_i'(r_i)``, same shape as r."""
-        return _Derivative.apply(r, self.limits, self.jumps)  # type: ignore[return-value]
+        return _Derivative.run(r, self.limits, self.jumps)  # type: ignore[return-value]
 
     def second_derivative(self, r: Tensor) -> Tensor:
         """``ψ_i''(r_i)``, same shape as r: the slope of the piece."""
@@ -137,7 +138,7 @@ def _slices(r: Tensor) -> list[slice]:
     return [slice(first, first + size) for first in range(0, r.shape[1], size)]
 
 
-class _Derivative(torch.autograd.Function):
+class _Derivative(Function):
     """``Σ_j c_j clip(r, −T_j, T_j)``. Autograd would keep and mask one state per knot; this keeps r alone."""
 
     @staticmethod
@@ -193,7 +194,7 @@ class _Derivative(torch.autograd.Function):
 
         batch = r.shape[0] if in_dims[0] is None else r.movedim(in_dims[0], 0).shape[1]
         folded = (fold(t, dim, batch) for t, dim in zip((r, limits, jumps), in_dims, strict=True))
-        return _Derivative.apply(*folded).unflatten(0, (size, batch)), 0  # type: ignore[union-attr]
+        return _Derivative.run(*folded).unflatten(0, (size, batch)), 0  # type: ignore[union-attr]
 
     @staticmethod
     def jvp(ctx, r_t, limits_t, jumps_t):  # type: ignore[override]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from retune._function import Function
+
 __all__ = ["group_shrink", "newton_steps", "soft_threshold"]
 
 
-class _SoftThreshold(torch.autograd.Function):
+class _SoftThreshold(Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -39,7 +41,7 @@ def soft_threshold(v: Tensor, threshold: Tensor) -> Tensor:
 
     ``∂u/∂v`` is 1 on the support and 0 elsewhere, ``∂u/∂t = −sign(u)``; where ``t = 0`` it is the identity.
     """
-    return _SoftThreshold.apply(v, threshold)  # type: ignore[return-value]
+    return _SoftThreshold.run(v, threshold)  # type: ignore[return-value]
 
 
 def newton_steps(ratio: float, dtype: torch.dtype) -> int:
@@ -92,7 +94,7 @@ def _last_step(dtype: torch.dtype) -> float:
     return 0.5 * torch.finfo(dtype).eps ** 0.5
 
 
-class _GroupShrink(torch.autograd.Function):
+class _GroupShrink(Function):
     """On a whole packed tensor: groups over `dims` (from the end) of the details (B, C, M, 3, P), the rest passed on.
 
     Where the weights are the same along an axis of the group, only the sum of squares along it matters.
@@ -170,7 +172,7 @@ class _GroupShrink(torch.autograd.Function):
         threshold, weight2 = (
             batched(x, d, v.ndim + 1) for x, d in zip((threshold, weight2), in_dims[1:3], strict=True)
         )
-        return _GroupShrink.apply(v, threshold, weight2, positions, dims, steps), 0
+        return _GroupShrink.run(v, threshold, weight2, positions, dims, steps), 0
 
 
 def _times(fresh: Tensor, other: Tensor) -> Tensor:
@@ -212,4 +214,4 @@ def group_shrink(
         Tensor of the shape of v; the coarse part is unchanged.
     """
     from_end = tuple(d - 5 for d in dims)
-    return _GroupShrink.apply(v, threshold, weight2, positions, from_end, steps)  # type: ignore[return-value]
+    return _GroupShrink.run(v, threshold, weight2, positions, from_end, steps)  # type: ignore[return-value]

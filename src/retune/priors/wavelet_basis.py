@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retune._function import Function
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError
 from retune.priors.wavelet_level import analyse_level, axis_plan, filters, synthesise_level
 
@@ -84,13 +85,13 @@ class WaveletBasis:
         """``Dᵀ x``: images (..., H, W) → coefficients (..., N)."""
         if tuple(x.shape[-2:]) != self.size:
             raise ShapeError(f"expected images (..., {self.size[0]}, {self.size[1]}), got {tuple(x.shape)}")
-        return _Analysis.apply(x, self)  # type: ignore[return-value]
+        return _Analysis.run(x, self)  # type: ignore[return-value]
 
     def synthesis(self, u: Tensor) -> Tensor:
         """``D u``: coefficients (..., N) → images (..., H, W)."""
         if u.shape[-1] != self.length:
             raise ShapeError(f"expected coefficients (..., {self.length}), got {tuple(u.shape)}")
-        return _Synthesis.apply(u, self)  # type: ignore[return-value]
+        return _Synthesis.run(u, self)  # type: ignore[return-value]
 
     def unpack(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Views of the packed (..., N): the coarse approximation (..., h, w), and per level, fine to coarse,
@@ -136,7 +137,7 @@ class WaveletBasis:
         return current[:, : self.size[0], : self.size[1]].reshape(*lead, *self.size).contiguous()
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(Function):
     """A linear map whose derivative is itself and whose adjoint is known: nothing is saved for the backward pass."""
 
     @staticmethod
@@ -151,15 +152,15 @@ class _Analysis(_Linear):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _Synthesis.apply(grad, ctx.basis), None
+        return _Synthesis.run(grad, ctx.basis), None
 
     @staticmethod
     def jvp(ctx, tangent, _):  # type: ignore[override]
-        return _Analysis.apply(tangent, ctx.basis)
+        return _Analysis.run(tangent, ctx.basis)
 
     @staticmethod
     def vmap(info, in_dims, x, basis):  # type: ignore[override]
-        return _Analysis.apply(x.movedim(in_dims[0], 0), basis), 0
+        return _Analysis.run(x.movedim(in_dims[0], 0), basis), 0
 
 
 class _Synthesis(_Linear):
@@ -169,15 +170,15 @@ class _Synthesis(_Linear):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _Analysis.apply(grad, ctx.basis), None
+        return _Analysis.run(grad, ctx.basis), None
 
     @staticmethod
     def jvp(ctx, tangent, _):  # type: ignore[override]
-        return _Synthesis.apply(tangent, ctx.basis)
+        return _Synthesis.run(tangent, ctx.basis)
 
     @staticmethod
     def vmap(info, in_dims, u, basis):  # type: ignore[override]
-        return _Synthesis.apply(u.movedim(in_dims[0], 0), basis), 0
+        return _Synthesis.run(u.movedim(in_dims[0], 0), basis), 0
 
 
 class WaveletFrame:

@@ -93,5 +93,10 @@ def norm(u: Tensor) -> Tensor:
 
 
 def pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """`yes` for the images of the mask, else `no`."""
+    """`yes` for the images of the mask, else `no`; one of the two themselves where the mask can be looked at freely."""
+    if mask.device.type == "cpu":  # on an accelerator, a look would wait for it
+        if bool(mask.all()):
+            return yes
+        if not bool(mask.any()):
+            return no
     return torch.where(mask.view(-1, *[1] * (yes.ndim - 1)), yes, no)

@@ -31,9 +31,12 @@ class AbstractSolver(ABC):
     Attributes:
         unit: what Φ is: "block", the K layers of the network, or "cycle", the shortest run of layers with the same
             fixed point (one layer if the weights are tied). Acceleration gains most from single cycles.
+        accelerates: whether its steps cost more than those of plain restarts, to save some of them. Such a solver
+            leaves the first block to plain steps where the iteration begins near its end.
     """
 
     unit: ClassVar[Literal["block", "cycle"]] = "block"
+    accelerates: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, u: Tensor) -> SolverState:

@@ -43,6 +43,7 @@ class Inertial(AbstractSolver):
     """
 
     unit = "cycle"
+    accelerates = True
 
     def __init__(self, relaxation: float = 0.6, growth: float = 2.0, pause: int = 1, patience: int = 16):
         if not 0 < relaxation <= 2 / 3 or growth <= 1 or pause < 1 or patience < 1:
