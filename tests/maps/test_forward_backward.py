@@ -159,7 +159,9 @@ def test_same_iterates_as_deepinv(prior, dtype):
 
 
 @pytest.mark.parametrize(
-    "prior", [lambda: WaveletPrior(level=2, wv="db2"), L1Prior, lambda: TVPrior(n_it_max=20)], ids=["wavelet", "l1", "tv"]
+    "prior",
+    [lambda: WaveletPrior(level=2, wv="db2"), L1Prior, lambda: TVPrior(n_it_max=20)],
+    ids=["wavelet", "l1", "tv"],
 )
 def test_priors_of_deepinv_on_a_batch_with_a_step_size_for_each_image(prior):
     """Each image of a batch as it would be alone; deepinv's priors don't agree on the shape of γ."""

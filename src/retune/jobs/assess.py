@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,9 @@ __all__ = ["Comparison", "Scene", "compare_errors", "error_blocks", "indistingui
 #: Side of the blocks over which errors are averaged; far enough apart in an image, they are nearly independent.
 BLOCK = 32
 #: More images, or pixels a side, than these add time and little certainty.
-IMAGES, SIDE = 8, 768
+IMAGES, SIDE = 8, 256
+#: Relative change per block at which a restoration is good enough to have its error estimated.
+NEAR = 1e-3
 #: By how much the strength is varied to see what cannot be told from it.
 FACTORS = (0.5, 0.71, 1.41, 2.0)
 
@@ -61,7 +63,9 @@ class _Settled(nn.Module):
         self.net = net
 
     def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
-        return self.net.solve(y, physics).image
+        stop = self.net.stop
+        near = replace(stop, rtol=max(stop.rtol, NEAR)) if stop.rtol > 0 else stop
+        return self.net.solve(y, physics, stop=near).image
 
 
 def error_blocks(net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: int) -> Tensor:

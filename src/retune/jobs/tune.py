@@ -35,10 +35,12 @@ __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 LOSSES = ("auto", "sure", "r2r")
 #: What a run is tuned with, unless it says otherwise: a minute or two for an image of 512×512 on a CPU.
 _QUICK = {
-    "model": {"solver": "anderson", "restarts": 20},
-    "data": {"crop": 128, "batch_size": 2},
-    "optimiser": {"steps": 80, "lr": 0.1},
+    "model": {"solver": "anderson"},
+    "data": {"crop": 128, "batch_size": 1},
+    "optimiser": {"steps": 60, "lr": 0.1},
 }
+#: Relative change per block at which the restarts of the learning stop: a gradient needs less than an image does.
+_NEAR = 1e-3
 RESULT = "tune.json"
 
 
@@ -170,7 +172,7 @@ def tune(
         checkpoint_every=config.optimiser.checkpoint_every,
         resume=resume,
         flips=made.can_flip,
-        stop=Stop(config.model.rtol, max(1, config.model.depth * config.model.restarts)),
+        stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
     )
     comparison, factors = _judge(net.cpu(), start, Scene(problem, measured), estimate, config.seed)
     tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds)
