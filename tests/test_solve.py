@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from problems import rand
-from retune import Picard, Status, Stop
+from retune import Anderson, Inertial, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve
 
@@ -32,6 +32,21 @@ def test_unequal_images_get_the_result_they_get_alone(depth, float64):
         assert torch.equal(alone.u[0], together.u[i])
         assert alone.layers[0] == together.layers[i]
         assert torch.equal(alone.residual[0], together.residual[i])
+
+
+@pytest.mark.parametrize("solver", [Anderson(), Inertial()], ids=repr)
+def test_from_a_start_near_the_end_a_block_of_plain_steps_comes_first(solver, float64):
+    """Image 0 is at rest after that block, and is what plain steps make of it; image 1 is accelerated from there."""
+    layer, u = contraction(0.5, 0.97), torch.stack([1 + 1e-7 * rand(7), rand(7, seed=1)])
+    near = run(layer, u, solver=solver, depth=5, cycle=1, near=True)
+    plain = run(layer, u, depth=5)
+    assert set(near.status) == {Status.CONVERGED}
+    assert near.layers[0] == 5
+    assert torch.equal(near.u[0], plain.u[0])
+    assert near.layers[1] < plain.layers[1] / 2
+    assert float((near.u[1] - 1).abs().max()) < 1e-4
+    far = run(layer, u, solver=solver, depth=5, cycle=1)
+    assert near.layers[1] <= far.layers[1] + 10
 
 
 def test_a_converged_image_stops_changing():

@@ -15,7 +15,7 @@ from retune.errors import InvalidParameterError, ShapeError, unknown_name
 from retune.io import SUFFIXES, list_files, read
 from retune.io.arrays import checked, from_array, scaled
 
-__all__ = ["SUFFIXES", "Crop", "as_images", "draw_crops", "grey", "photograph", "random_crops"]
+__all__ = ["SUFFIXES", "Crop", "as_images", "centres", "draw_crops", "grey", "photograph", "random_crops"]
 
 _PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
 
@@ -108,6 +108,13 @@ class Crop:
     def write(self, image: Tensor, crop: Tensor) -> None:
         """Put a crop back in its place in an image, flipped back."""
         self._part(image).copy_(self._flip(crop))
+
+
+def centres(images: Sequence[Tensor], side: int) -> Tensor:
+    """The middle of each image, (N, C, side, side) or as large as the smallest image allows."""
+    side = min(side, *(n for x in images for n in x.shape[-2:]))
+    tops = [((x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2) for x in images]
+    return torch.stack([x[:, a : a + side, b : b + side] for x, (a, b) in zip(images, tops, strict=True)])
 
 
 def random_crops(images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator) -> Tensor:

@@ -69,6 +69,9 @@ def test_a_run_folder_says_everything(run):
     assert len(list(run.glob("checkpoint-*.safetensors"))) == 2
     assert len((run / "log.csv").read_text().splitlines()) == 5
     assert retune.load(run / "model.safetensors").depth == 2
+    certified = json.loads((run / "certificate.json").read_text())
+    assert certified["image"] in ("first training image", "first validation image")
+    assert certified["certificate"]["claims"]["rmse"][0]["kind"].startswith(("proved", "estimated"))
 
 
 def test_resume_needs_only_the_folder_and_ends_the_same(run, tmp_path, sharp):

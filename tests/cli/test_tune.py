@@ -50,6 +50,8 @@ def test_it_finds_better_parameters_without_seeing_the_truth(tmp_path):
     assert result.exit_code == 0, text
     assert "σ = 0.2" in text
     found = json.loads((out / "tune.json").read_text())
+    assert found["certificate"]["claims"]["rmse"][0]["kind"].startswith(("proved", "estimated"))
+    assert "RMSE from its equilibrium" in text
     y, x = (torch.from_numpy(np.load(f))[None, None] for f in (noisy, tmp_path / "truth.npy"))
     net, physics = retune.load(out / "model.safetensors"), retune.problems.denoise(0.2).operator(y)
     error = float((net(y, physics) - x).square().mean())

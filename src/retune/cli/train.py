@@ -52,10 +52,15 @@ def train(
             config = str(saved)
         run = runs.load(config, overrides or [])
 
-        from retune.jobs.train import MODEL
+        import json
+
+        from retune.jobs.certified import in_a_line
+        from retune.jobs.train import CERTIFICATE, MODEL
         from retune.jobs.train import train as learn
 
         result = learn(run, out, resume=resume, device=device)
         score = "" if result.best_psnr is None else f", validation {result.best_psnr:.2f} dB (step {result.best_step})"
         typer.echo(f"{len(result.steps)} steps in {result.seconds:.0f} s, loss {result.steps[-1].loss:.3e}{score}")
+        facts = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))
+        typer.echo(f"{facts['image']}: {in_a_line(facts['certificate'])}")
         typer.echo(f"{out / MODEL}: restore images with  retune restore {out} IMAGES --out FOLDER")

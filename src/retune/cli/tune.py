@@ -77,6 +77,8 @@ def tune(
 
 
 def _tell(tuned: Tuned) -> None:
+    from retune.jobs.certified import in_a_line
+
     found = tuned.comparison
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
     typer.echo(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
@@ -88,6 +90,7 @@ def _tell(tuned: Tuned) -> None:
         typer.echo("              the defaults are estimated to be better, and are kept")
     elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
         typer.echo("              the gain cannot be told from chance")
+    typer.echo(f"certificate   {in_a_line(tuned.certificate)}")
     for name, values in tuned.parameters.items():
         typer.echo(f"{name:<13} {_values(values)}")
         if name == "reg" and tuned.factors is not None:

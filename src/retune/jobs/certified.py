@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from deepinv.physics import LinearPhysics
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from retune.certificate import ImageCertificate, certify
 from retune.equilibrium import Equilibrium
+from retune.errors import RetuneError
+from retune.jobs.measured import one_line
 from retune.model import Restarted
 
-__all__ = ["certificate_of", "in_a_line"]
+__all__ = ["certificate_of", "in_a_line", "sample_certificate"]
 
 
 def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium) -> ImageCertificate:
@@ -34,8 +37,19 @@ def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equ
     )[0]
 
 
+def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> dict[str, Any]:
+    """The certificate of one measurement (1, C, h, w) as plain data, for the report of a training; or its `failure`."""
+    try:
+        y, physics = measure()
+        return certificate_of(net, y, physics, net.eval().solve(y, physics)).to_dict()
+    except (RetuneError, RuntimeError) as error:  # what was learned is worth more than what can be said of it
+        return {"failure": one_line(error)}
+
+
 def in_a_line(certificate: dict[str, Any]) -> str:
     """The distance to the equilibrium and its kind, of what ``ImageCertificate.to_dict()`` returned."""
+    if "failure" in certificate:
+        return f"no certificate: {certificate['failure']}"
     numbers = certificate["claims"]["rmse"]
     if not numbers or numbers[0]["value"] is None:
         return "no distance to the equilibrium is known"

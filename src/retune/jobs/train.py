@@ -15,14 +15,18 @@ from retune._checkpoint import remove_leftovers, write_atomically
 from retune._version import __version__
 from retune.build import network_of, problem_of, training_images
 from retune.config import Config, OptimiserConfig, to_toml
+from retune.data import centres
+from retune.jobs.certified import sample_certificate
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
 from retune.training.penalty import JacobianPenalty
 from retune.training.records import FitResult
 
-__all__ = ["FACTS", "MODEL", "RUN", "describe", "loss_of", "train"]
+__all__ = ["CERTIFICATE", "FACTS", "MODEL", "RUN", "describe", "loss_of", "train"]
 
-MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
+MODEL, RUN, FACTS, CERTIFICATE = "model.safetensors", "config.toml", "run.json", "certificate.json"
+#: Side of the middle of an image that is certified at the end.
+_SIDE = 256
 
 
 def train(
@@ -33,7 +37,9 @@ def train(
     Args:
         config: the run.
         out: folder for ``config.toml`` (every field), ``run.json`` (seed, versions, fingerprint of the data),
-            ``checkpoint-*.safetensors``, ``log.csv`` and, at the end, ``model.safetensors``.
+            ``checkpoint-*.safetensors``, ``log.csv`` and, at the end, ``model.safetensors`` and
+            ``certificate.json``: how far the restoration of a validation image (else of a training image) is from its
+            equilibrium, and what that rests on.
         resume: continue from the newest checkpoint in ``out``, if there is one.
         device: "auto", "cpu", "cuda", "cuda:1", …
         progress: show a progress bar.
@@ -47,7 +53,7 @@ def train(
     torch.manual_seed(config.seed)
     net = network_of(config, images[0].shape[0])
     out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out / MODEL, out / RUN, out / FACTS)
+    remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / CERTIFICATE)
     fresh = not any(out.glob("checkpoint-*.safetensors"))
     if fresh:
         describe(config, out, fingerprint(images))
@@ -73,6 +79,11 @@ def train(
     )
     scores = {} if result.best_psnr is None else {"psnr_validation": f"{result.best_psnr:.3f}"}
     net.cpu().save(out / MODEL, problem=config.problem.model_dump_json(), **scores)
+    seen = "training image" if validation is None else "validation image"
+    sample = centres((images if validation is None else validation)[:1], _SIDE)
+    certificate = sample_certificate(net, lambda: problem.measure(sample, config.seed + 1))
+    facts = {"image": f"first {seen}", "pixels": list(sample.shape[-2:]), "certificate": certificate}
+    write_atomically(out / CERTIFICATE, json.dumps(facts, indent=1).encode())
     return result
 
 

@@ -20,6 +20,7 @@ from retune.config import Config, from_dict, load, shipped
 from retune.data import as_images
 from retune.errors import CheckpointError, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
+from retune.jobs.certified import sample_certificate
 from retune.jobs.measured import read_measured, require_kernel
 from retune.jobs.train import FACTS, MODEL, RUN, describe
 from retune.model import Restarted
@@ -55,6 +56,7 @@ class Tuned:
         factors: range of factors on λ that cannot be told from what was chosen; None without a learned λ.
         parameters: values by name.
         seconds: of the learning.
+        certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
     """
 
     loss: str
@@ -63,6 +65,7 @@ class Tuned:
     factors: tuple[float, float] | None
     parameters: dict[str, list[float]]
     seconds: float
+    certificate: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -174,8 +177,10 @@ def tune(
         flips=made.can_flip,
         stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
     )
-    comparison, factors = _judge(net.cpu(), start, Scene(problem, measured), estimate, config.seed)
-    tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds)
+    scene = Scene(problem, measured)
+    comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed)
+    certificate = sample_certificate(net, lambda: next(iter(scene)))
+    tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds, certificate)
     write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
     net.save(out / MODEL, problem=config.problem.model_dump_json())
     return tuned

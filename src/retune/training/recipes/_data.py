@@ -11,7 +11,7 @@ from torch import Tensor
 from retune.data import as_images, random_crops
 from retune.errors import InvalidParameterError
 
-__all__ = ["centres", "luminance", "noisy_crops", "split"]
+__all__ = ["luminance", "noisy_crops", "split"]
 
 
 def luminance(x: Tensor) -> Tensor:
@@ -29,13 +29,6 @@ def split(data: Path, part: str, channels: int) -> list[Tensor]:
         )
     images = as_images(folder)
     return images if channels == 3 else [luminance(x) for x in images]
-
-
-def centres(images: Sequence[Tensor], side: int) -> Tensor:
-    """The middle of each image, (N, C, side, side) or as large as the smallest image allows."""
-    side = min(side, *(n for x in images for n in x.shape[-2:]))
-    tops = [((x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2) for x in images]
-    return torch.stack([x[:, a : a + side, b : b + side] for x, (a, b) in zip(images, tops, strict=True)])
 
 
 def noisy_crops(

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from retune import _checkpoint
+from retune.data import centres
 from retune.errors import unknown_name
 from retune.networks import RidgeDenoiser
 from retune.priors.ridge import Ridge
 from retune.solve import Stop
-from retune.training.recipes._data import centres, split
+from retune.training.recipes._data import split
 from retune.training.recipes._loop import Budget, train
 from retune.training.recipes._pool import Pool
 
