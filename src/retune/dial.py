@@ -6,20 +6,25 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from retune._local import Linearised, spectral_radius
-from retune._memory import in_words, peak_of
-from retune.errors import InvalidParameterError
+from retune._memory import as_bytes, in_words, peak_of
+from retune.errors import InvalidParameterError, require_real
 from retune.gradients.base import GradientRule
 from retune.gradients.truncated import Truncated
+from retune.gradients.unrolled import Unrolled
 from retune.maps.base import BoundMap
 from retune.solve import Stop, solve
 from retune.solvers.base import AbstractSolver
 
-__all__ = ["Auto", "Choice", "choose", "provisional_depth"]
+__all__ = ["OR_AUTO", "Auto", "Choice", "asked", "choose", "provisional_depth"]
+
+#: What else a depth or a number of restarts may be, for an error message.
+OR_AUTO = 'or "auto"'
 
 #: Deeper blocks give nothing that more adjoint blocks would not: the same gradient, for less memory.
 DEEPEST = 50
@@ -79,6 +84,30 @@ class Auto:
     def to_dict(self) -> dict:
         """Plain data, from which the object can be rebuilt."""
         return asdict(self)
+
+
+def asked(
+    depth: Any, restarts: Any, accuracy: float, memory: int | float | str | None, gradient: GradientRule | None
+) -> Auto | None:
+    """What "auto" was asked for, or None if it was not.
+
+    Raises:
+        InvalidParameterError: accuracy or memory out of range, or asked of a network that has no use for them.
+    """
+    accuracy = require_real("accuracy", accuracy)
+    if not 0 < accuracy < 1:
+        raise InvalidParameterError(f"accuracy must lie strictly between 0 and 1, got {accuracy}")
+    limit = None if memory is None else as_bytes(memory)
+    if "auto" not in (depth, restarts):
+        if limit is not None:
+            raise InvalidParameterError('memory is a limit for depth="auto"; retune.plan(net, ...) predicts the need')
+        return None
+    if isinstance(gradient, Unrolled):
+        raise InvalidParameterError(
+            "an unrolled network is trained for one depth, which no accuracy decides: give depth and restarts, or use "
+            "a rule at the equilibrium (retune.Truncated, retune.Implicit)"
+        )
+    return Auto(depth == "auto", restarts == "auto", accuracy, limit)
 
 
 def provisional_depth(layers: int) -> int:

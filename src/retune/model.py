@@ -14,13 +14,12 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _checkpoint
-from retune._memory import as_bytes
-from retune.dial import Auto, Choice, choose, provisional_depth
-from retune.equilibrium import Equilibrium, GradientReport, Status
-from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_real, require_whole
+from retune._states import Init, equilibrium_of, of_states, relative_change, start
+from retune.dial import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
+from retune.equilibrium import Equilibrium, Status
+from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
-from retune.gradients.unrolled import Unrolled
 from retune.maps.base import AbstractMap, BoundMap
 from retune.problem import Problem
 from retune.solve import Solution, Stop, solve
@@ -29,10 +28,6 @@ from retune.solvers.damped import Damped
 from retune.solvers.restarted import Picard
 
 __all__ = ["Restarted"]
-
-
-#: An image to start from, or a function of the usual start.
-Init = Tensor | Callable[[Tensor], Tensor]
 
 
 class Restarted(Reconstructor):
@@ -80,9 +75,9 @@ class Restarted(Reconstructor):
     ):
         super().__init__()
         require("map", map, AbstractMap, "a map", "wrap a prior: retune.ForwardBackward(prior)")
-        self.auto = _auto(depth, restarts, accuracy, memory, gradient)
-        depth = provisional_depth(map.layers) if depth == "auto" else require_whole("depth", depth, _AUTO)
-        restarts = 10 if restarts == "auto" else require_whole("restarts", restarts, _AUTO)
+        self.auto = asked(depth, restarts, accuracy, memory, gradient)
+        depth = provisional_depth(map.layers) if depth == "auto" else require_whole("depth", depth, OR_AUTO)
+        restarts = 10 if restarts == "auto" else require_whole("restarts", restarts, OR_AUTO)
         if gradient is not None:
             require("gradient", gradient, GradientRule, "a gradient rule", "for example retune.Truncated()")
         if solver is not None:
@@ -135,10 +130,10 @@ class Restarted(Reconstructor):
         unsettled = [i for i, s in enumerate(equilibrium.status) if s is Status.MAX_LAYERS]
         if unsettled and not self.training:
             worst = float(equilibrium.residual[unsettled].max())
-            asked = self.stop if stop is None else stop
+            wanted = self.stop if stop is None else stop
             warnings.warn(
-                f"images {unsettled} had not settled after {asked.max_layers} layers (largest relative change "
-                f"{worst:.1e} per {self.depth} layers, tolerance {asked.rtol:.1e}). {Status.MAX_LAYERS.advice}",
+                f"images {unsettled} had not settled after {wanted.max_layers} layers (largest relative change "
+                f"{worst:.1e} per {self.depth} layers, tolerance {wanted.rtol:.1e}). {Status.MAX_LAYERS.advice}",
                 NotConvergedWarning,
                 stacklevel=2,
             )
@@ -185,7 +180,7 @@ class Restarted(Reconstructor):
             return self._train(bound, init, stop, adjoint, trace, observe)
         with torch.no_grad():
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
-            return _equilibrium(bound.image(solution.u), solution)
+            return equilibrium_of(bound.image(solution.u), solution)
 
     def _choose(self, auto: Auto, problem: Problem) -> None:
         """Measure this batch, and set what was left to be chosen."""
@@ -220,16 +215,16 @@ class Restarted(Reconstructor):
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
             reached = self._run(bound, init, stop, trace, observe)
-        known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
+        known = {} if adjoint is None else {"adjoint": of_states(adjoint, bound)}
         u, report = self.gradient(
-            bound, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
+            bound, self.depth, lambda: reached.u if self.gradient.restarts else start(bound, init), **known
         )
         with torch.no_grad():
             finite = torch.isfinite(u).flatten(1).all(1).tolist()
             status = (s if ok or s.failed else Status.NOT_FINITE for s, ok in zip(reached.status, finite, strict=True))
             reached = replace(reached, status=tuple(status), layers=reached.layers + report.depth)
-            residual = _relative_change(reached.u, u) if self.gradient.restarts else reached.residual
-        return _equilibrium(bound.image(u), reached, u, residual, report)
+            residual = relative_change(reached.u, u) if self.gradient.restarts else reached.residual
+        return equilibrium_of(bound.image(u), reached, u, residual, report)
 
     def _run(
         self,
@@ -250,7 +245,7 @@ class Restarted(Reconstructor):
         whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # a cycle is never left half-way
         return solve(
             bound.layer,
-            _start(bound, init),
+            start(bound, init),
             solver=self.solver,
             depth=self.depth,
             stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
@@ -302,64 +297,3 @@ class Restarted(Reconstructor):
             notes: short texts to keep with the weights (training data, figures, licence, …).
         """
         _checkpoint.write(path, self.state_dict(), self.describe(), notes)
-
-
-_AUTO = 'or "auto"'
-
-
-def _auto(
-    depth: Any, restarts: Any, accuracy: float, memory: int | float | str | None, gradient: GradientRule | None
-) -> Auto | None:
-    accuracy = require_real("accuracy", accuracy)
-    if not 0 < accuracy < 1:
-        raise InvalidParameterError(f"accuracy must lie strictly between 0 and 1, got {accuracy}")
-    limit = None if memory is None else as_bytes(memory)
-    if "auto" not in (depth, restarts):
-        if limit is not None:
-            raise InvalidParameterError('memory is a limit for depth="auto"; retune.plan(net, ...) predicts the need')
-        return None
-    if isinstance(gradient, Unrolled):
-        raise InvalidParameterError(
-            "an unrolled network is trained for one depth, which no accuracy decides: give depth and restarts, or use "
-            "a rule at the equilibrium (retune.Truncated, retune.Implicit)"
-        )
-    return Auto(depth == "auto", restarts == "auto", accuracy, limit)
-
-
-def _start(bound: BoundMap, init: Init | None) -> Tensor:
-    if init is None:
-        return bound.init()
-    return bound.state(init if isinstance(init, Tensor) else init(bound.image(bound.init()))).clone()
-
-
-def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
-    """What is remembered as images, for the states of the map: in coefficients of a tight frame, ``Dᵀ D w``."""
-
-    def recall(v: Tensor) -> tuple[Tensor, Tensor]:
-        image, gain = images.recall(v)
-        return bound.state(image.to(v)), gain.to(v)
-
-    return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
-
-
-def _relative_change(before: Tensor, after: Tensor) -> Tensor:
-    change = torch.linalg.vector_norm((after - before).flatten(1), dim=1)
-    return change / torch.linalg.vector_norm(after.flatten(1), dim=1).clamp_min(torch.finfo(after.dtype).tiny)
-
-
-def _equilibrium(
-    image: Tensor,
-    solution: Solution,
-    u: Tensor | None = None,
-    residual: Tensor | None = None,
-    report: GradientReport | None = None,
-) -> Equilibrium:
-    return Equilibrium(
-        image=image,
-        state=solution.u if u is None else u,
-        residual=solution.residual if residual is None else residual,
-        status=solution.status,
-        layers=solution.layers,
-        trace=solution.trace,
-        gradient=report,
-    )
