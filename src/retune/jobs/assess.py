@@ -24,7 +24,7 @@ __all__ = ["Comparison", "Scene", "compare_errors", "error_blocks", "indistingui
 #: Side of the blocks over which errors are averaged; far enough apart in an image, they are nearly independent.
 BLOCK = 32
 #: More images, or pixels a side, than these add time and little certainty.
-IMAGES, SIDE = 8, 256
+IMAGES, SIDE = 4, 256
 #: Relative change per block at which a restoration is good enough to have its error estimated.
 NEAR = 1e-3
 #: By how much the strength is varied to see what cannot be told from it.
