@@ -26,7 +26,7 @@ BLOCK = 32
 #: More images, or pixels a side, than these add time and little certainty.
 IMAGES, SIDE = 4, 256
 #: Relative change per block at which a restoration is good enough to have its error estimated.
-NEAR = 1e-3
+NEAR = 5e-4
 #: By how much the strength is varied to see what cannot be told from it.
 FACTORS = (0.5, 0.71, 1.41, 2.0)
 
