@@ -45,7 +45,8 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
             as it is.
 
     Raises:
-        UnknownNameError, InvalidParameterError, ShapeError, NotFiniteError.
+        UnknownNameError: no kernel and no file of that name.
+        InvalidParameterError, ShapeError, NotFiniteError: one that cannot be used.
 
     Warns:
         AdjustedWarning: a kernel in a file did not sum to 1, and was normalised.
