@@ -277,7 +277,7 @@ def main() -> None:
     )
     rounds, steps = (1, 16) if options.quick else (3, 24)
     rounds, steps = options.rounds or rounds, options.steps or steps
-    table = Table(title=f"Training to within {WITHIN} dB of the best final PSNR\n{where(options)}")
+    table = Table(title=f"Training to within {WITHIN} dB of the final PSNR\n{where(options)}")
     for heading in ("problem", "", "final PSNR", "s a step", "steps", "s in all", "faster than\nplain", "than DEQ"):
         table.add_column(heading, justify="right" if heading not in ("problem", "") else "left")
     records = []
