@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -133,6 +137,22 @@ def test_more_test_images_are_added_to_what_was_computed(run, tmp_path):
     assert every["images"] == ["images/0-variational.png", "images/1-variational.png"]
     before, after = (json.loads(t)["entries"] for t in (networks, (tmp_path / "out/progress.json").read_text()))
     assert {k: after[k] for k in before} == before  # seconds and all: nothing was computed twice
+
+
+def test_ctrl_c_leaves_cleanly_and_keeps_what_was_computed(run, tmp_path):
+    out = tmp_path / "out"
+    words = ["compare", *run, "--methods", "variational,retune", "--set", "optimiser.steps=100000", "-o", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "retune", *words], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("training/retune-*/log.csv")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    kept = json.loads((out / "progress.json").read_text())["entries"]
+    assert [name for name in kept if name.startswith("grid/")]
+    assert [name for name in kept if name.startswith("image/variational/")]
+    assert not [p for p in out.rglob(".*") if p.is_file()]
 
 
 def test_networks_that_are_trained_already(compared, run, tmp_path):
