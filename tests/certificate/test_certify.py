@@ -274,6 +274,16 @@ def test_which_gradient_error_is_claimed(float64):
     assert unrolled.numbers == ()
 
 
+@pytest.mark.parametrize("rule", [Truncated(rtol=1e-4, max_blocks=1), Implicit(rtol=1e-4, max_blocks=1)], ids=repr)
+def test_an_accuracy_that_the_allowed_blocks_do_not_reach_is_not_claimed(rule, float64):
+    """T = (1 − τ) I beyond the threshold: one block of two layers leaves 0.4² = 0.16 of the adjoint, not 1e-4."""
+    net = Restarted(ForwardBackward(L1Prior(), step_size=0.3, reg=0.01), 2, 2, rule)
+    claim = certify(net, 1 + rand(1, 1, 4, 4), Denoising(), **QUICK)[0].gradient_error
+    assert claim.proved is None
+    assert claim.estimated.value == pytest.approx(0.16, rel=1e-2)
+    assert "don't reach" in claim.estimated.how
+
+
 def test_an_image_that_fails_is_said_to_fail():
     net = Restarted(ForwardBackward(Transparent(lambda v: 3 * v)), 5, 2)
     image = certify(net, rand(1, 1, 4, 4), Denoising(), **QUICK)[0]

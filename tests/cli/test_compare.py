@@ -62,6 +62,7 @@ def test_every_method_has_every_figure(compared):
     rows = results["problems"]["denoise"]["methods"]
     assert list(rows) == KEYS
     for key, row in rows.items():
+        assert row["certificate"]["images"][0]["claims"]["residual"], key
         assert len(row["psnr_per_image"]) == 3
         assert row["psnr"] == pytest.approx(np.mean(row["psnr_per_image"]))
         for figure in ("ssim", "psnr_trained", "psnr_3x", "residual", "distance", "seconds", "seconds_restoring"):

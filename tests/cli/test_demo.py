@@ -46,6 +46,9 @@ def test_it_writes_results_figures_and_one_report(finished):
     assert list(results["problems"]) == ["denoise"]
     rows = results["problems"]["denoise"]["methods"]
     assert list(rows) == ["variational", "unrolled", "jfb", "implicit", "retune"]
+    certified = rows["retune"]["certificate"]["images"]
+    assert certified
+    assert all(image["claims"]["distance"] for image in certified)
     for row in rows.values():
         assert 5 < row["psnr"] < 40
         assert row["psnr_10x"] is not None

@@ -273,7 +273,14 @@ class _Survey:
             how = f"adjoint series, {self.starts} random losses within {spread:.0e}"
             return Claim((*proved, Number(float(self.gradient[:, i].amax()), ESTIMATED, how)))
         if isinstance(rule, Truncated | Implicit) and rule.rtol is not None:
-            return Claim((Number(rule.rtol, ESTIMATED, "blocks are added until the measured decay says so"),))
+            # What was asked for is reached only if the blocks that are allowed get there at the rate of this image.
+            reached = float(self.rate.value[i]) ** (self.net.depth * rule.max_blocks)
+            if reached <= rule.rtol:
+                return Claim((Number(rule.rtol, ESTIMATED, "asked for; blocks are added until it is measured"),))
+            if reached < 1:
+                how = f"rate^{self.net.depth * rule.max_blocks}: {rule.max_blocks} blocks don't reach {rule.rtol:g}"
+                return Claim((Number(reached, ESTIMATED, how),))
+            return Claim()
         return Claim()  # an unrolled network differentiates its own K layers: exactly, and not at the equilibrium
 
 

@@ -87,7 +87,10 @@ def check_guarantees(exam: Exam, null_space: tuple[Finding, ...]) -> Iterator[Fi
         "proved (‖A‖² is exact)" if exact else f"up to the {_operator.FAILURE:g} chance that ‖A‖² is underestimated"
     )
     if proved:
-        contraction = f"T is a contraction, ρ ≤ {1 - mu / top:.4g} at τ = 1/L, proved from A"
+        contraction = (
+            f"T is a contraction, ρ ≤ {1 - mu / top:.4g} at τ = 1/L, proved from A for priors on the image or in one "
+            "orthonormal wavelet (sides divisible by 2^levels)"
+        )
     else:
         reason = "A has a null space" if mu <= _WEAK * top else "λ_min(AᵀA) is not known exactly"
         contraction = f"a contraction is proved only with an added ½ε‖x‖² ({reason})"
