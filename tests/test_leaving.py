@@ -5,6 +5,7 @@ from __future__ import annotations
 import deepinv
 import pytest
 import torch
+from torch import nn
 
 import retune
 from problems import quadratic, rand
@@ -101,6 +102,7 @@ PHYSICS = {
     "denoising": lambda: deepinv.physics.Denoising(),
     "blur by FFT": lambda: deepinv.physics.BlurFFT((2, 24, 20), filter=kernels()[:1]),
     "blur, reflected": lambda: deepinv.physics.Blur(filter=kernels()[:1], padding="reflect"),
+    "subsampling": lambda: deepinv.physics.Downsampling((2, 24, 20), factor=2, filter=None),
     "blur, a kernel each": lambda: deepinv.physics.Blur(filter=kernels(), padding="circular"),
 }
 
@@ -113,6 +115,10 @@ def test_a_restricted_map_is_the_map_of_those_images(name, wavelet, float64):
     y = physics(rand(3, 2, 24, 20, seed=1))
     prior = retune.priors.WaveletL12(wavelet, 2, channels=2, weights=0.7)
     owner = retune.ForwardBackward(prior, step_size=[0.6, 0.8], reg=[0.05, 0.1], layers=2)
+    assert_restricted_as_a_part(owner, y, physics)
+
+
+def assert_restricted_as_a_part(owner, y, physics):
     bound = owner.bind(Problem(y, physics))
     u = bound.init() + 0.1 * rand(*bound.init().shape, seed=5)
     index = torch.tensor([2, 0])
@@ -122,8 +128,50 @@ def test_a_restricted_map_is_the_map_of_those_images(name, wavelet, float64):
     for k in range(2):
         torch.testing.assert_close(chosen.layer(u[index], k), bound.layer(u, k)[index], rtol=0, atol=1e-12)
     again = chosen.select(torch.tensor([1]))
+    torch.testing.assert_close(again.init(), bound.init()[:1], rtol=0, atol=1e-14)
     torch.testing.assert_close(again.block(u[:1], 3), bound.block(u, 3)[:1], rtol=0, atol=1e-12)
     torch.testing.assert_close(again.image(u[:1]), bound.image(u)[:1], rtol=0, atol=1e-14)
+
+
+class Blurred(nn.Module):
+    """A denoiser that depends on σ."""
+
+    def forward(self, x, sigma):
+        mean = nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        return torch.lerp(x, mean, sigma.reshape(-1, 1, 1, 1).sqrt())
+
+
+LEVELS = {"sigma": [0.1, 0.3]}
+IMAGE_PRIORS = {
+    "denoiser": lambda: retune.ForwardBackward(retune.priors.Denoiser(Blurred(), strength=0.7, **LEVELS), layers=2),
+    "RED": lambda: retune.GradientStep(retune.priors.RED(Blurred(), **LEVELS), reg=[0.2, 0.4], layers=2),
+    "ridge": lambda: retune.GradientStep(retune.priors.Ridge(2, (3, 5), (3, 3)), strong_convexity=0.1, box=(-1, 1)),
+    "deepinv's l1": lambda: retune.ForwardBackward(deepinv.optim.L1Prior(), reg=[0.05, 0.2], layers=2),
+}
+
+
+@pytest.mark.parametrize("name", PHYSICS)
+@pytest.mark.parametrize("prior", IMAGE_PRIORS)
+def test_the_same_for_priors_on_images(name, prior, float64):
+    torch.manual_seed(0)
+    physics = PHYSICS[name]()
+    assert_restricted_as_a_part(IMAGE_PRIORS[prior](), physics(rand(3, 2, 24, 20, seed=1)), physics)
+
+
+class Memory(deepinv.optim.Prior):
+    """A prior of a user's, which might hold something for each image."""
+
+    def prox(self, x, *args, gamma=1.0, **kwargs):
+        return x / (1 + gamma)
+
+    def grad(self, x, *args, **kwargs):
+        return x
+
+
+def test_priors_of_unknown_kind_are_not_restricted():
+    y = rand(2, 1, 8, 8)
+    for owner in (retune.ForwardBackward(Memory()), retune.GradientStep(Memory(), prior_lipschitz=1.0)):
+        assert owner.bind(Problem(y, deepinv.physics.Denoising())).select(torch.tensor([0])) is None
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -149,8 +197,10 @@ def test_a_network_gives_each_image_what_it_gets_alone(solver, float64):
         )
 
 
-def test_operators_and_priors_of_unknown_kind_are_not_restricted():
+def test_operators_of_unknown_kind_are_not_restricted():
     case = quadratic()
     assert case.bind().select(torch.tensor([0])) is None
+    ridge = retune.GradientStep(retune.priors.Ridge(1, (2,), (3,)))
+    assert ridge.bind(Problem(case.y, case.physics)).select(torch.tensor([0])) is None
     result = retune.Restarted(case.map, depth=4).eval().solve(case.y, case.physics)
     torch.testing.assert_close(result.image, case.answer(), rtol=1e-3, atol=1e-3)

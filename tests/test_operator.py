@@ -149,8 +149,10 @@ def test_fast_blur_is_what_the_problem_uses(padding):
 NAMED = [
     ("denoise", {}),
     ("inpaint", {"keep": 0.4}),
+    ("inpaint", {"mask": "given"}),
     ("deblur", {"kernel": "three-motions"}),
-    *[("deblur", {"kernel": k, "boundary": b}) for k in KERNELS for b in ("reflect", "circular")],
+    *[("deblur", {"kernel": k, "boundary": b}) for k in KERNELS for b in ("reflect", "circular", "valid")],
+    ("deblur", {"kernel": "three-motions", "boundary": "valid"}),
     ("deblur", {"kernel": "motion:9@30", "boundary": "circular"}),
     *[("superres", {"factor": f, "boundary": b}) for f in (2, 3, 4) for b in ("reflect", "circular")],
     ("superres", {"factor": 2, "kernel": None}),
@@ -181,6 +183,8 @@ def test_the_route_of_every_named_problem_is_exact(name, options, size, dtype):
             given["kernel"] = kernel(options["kernel"], channels)
         elif given.get("kernel") == "three-motions" and channels == 1:
             continue
+        if "mask" in given:
+            given["mask"] = (rand(channels, *size) > 0).to(dtype)
         x = rand(2, channels, *size, dtype=dtype)
         y, physics = problems.get(name, sigma=0.01, **given).measure(x)
         problem = Problem(y, physics)

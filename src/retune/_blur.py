@@ -92,6 +92,10 @@ class SubsampleNormal:
         out[..., :: self.step, :: self.step] = x[..., :: self.step, :: self.step]
         return out
 
+    def select(self, index: Tensor, batch: int) -> SubsampleNormal:
+        """The same for any images; see :class:`retune._restrict.Restrictable`."""
+        return self
+
 
 def _peak(kernel: Tensor, grid: tuple[int, int], step: int) -> Tensor | None:
     """``max |ĥ|²`` of a circular convolution that keeps every `step`-th sample, if the grid allows."""

@@ -11,6 +11,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _operator
+from retune._restrict import Restrictable
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 
 __all__ = ["Problem"]
@@ -181,6 +182,13 @@ class Problem:
             return (self._normal(x) - self.adjoint_y) * self._inverse_variance
         # deepinv's Potential.grad sets requires_grad_ on what it is given, so it gets a view of its own.
         return self.data_fidelity.grad(x.view_as(x), self.y, self.physics)
+
+    def grad_of(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """``∇f`` for some of the images, by their index (n,); None where that can't be told for this operator."""
+        if not self._is_l2 or not isinstance(self._normal, Restrictable):
+            return None
+        normal, target = self._normal.select(images, self.batch), self.adjoint_y[images]
+        return lambda x: (normal(x) - target) * self._inverse_variance
 
     def fn(self, x: Tensor) -> Tensor:
         """``f(x)`` per image, shape (B,)."""

@@ -154,3 +154,24 @@ def test_bounds_are_not_vacuous(float64, seed, step, reg, damping, low, depth, b
 def _put(u, z, i):
     """The batch u with image i replaced."""
     return torch.cat([u[:i], z[None], u[i + 1 :]])
+
+
+@pytest.mark.parametrize("make", PROBLEMS, ids=lambda f: f.__name__)
+@DRAWS
+@given(
+    seed=st.integers(0, 10_000),
+    step=st.floats(0.05, 0.97),
+    reg=st.floats(0.05, 1.0),
+    damping=st.sampled_from([0.02, 0.3]),
+    low=st.floats(0.2, 0.9),
+    depth=st.integers(1, 6),
+)
+def test_the_distance_is_bounded_within_a_factor_of_three(make, float64, seed, step, reg, damping, low, depth):
+    """By the layers that are run beyond the result, whatever the constants of the problem."""
+    draw = make(seed, step, reg, damping, low)
+    net = Restarted(draw.map, depth, 1, gradient=Truncated(), stop=Stop(0.0, depth))
+    certificate = certify(net, draw.y, draw.physics, iterations=2, starts=1)
+    u = net.eval().solve(draw.y, draw.physics).state
+    for i, image in enumerate(certificate):
+        true = float((u[i] - draw.answer[i]).norm())
+        assert true * (1 - 1e-9) - 1e-13 <= image.distance.proved.value <= 3 * true + 1e-9

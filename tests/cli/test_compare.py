@@ -56,6 +56,13 @@ def compared(run, tmp_path_factory):
     return out, done.stdout
 
 
+def test_warm_starts_are_not_equal_terms(run, tmp_path):
+    result, text = invoke("compare", *run, "--set", "optimiser.warm_start=true", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "compared from the same starts" in text
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_method_has_every_figure(compared):
     out, shown = compared
     results = json.loads((out / "results.json").read_text())

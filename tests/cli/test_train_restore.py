@@ -86,6 +86,16 @@ def test_resume_needs_only_the_folder_and_ends_the_same(run, tmp_path, sharp):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_warm_starts_from_the_command_line(tmp_path, sharp):
+    warm = ["--set", "optimiser.warm_start=true", "--set", f"data.train={sharp}", "--device", "cpu"]
+    result, text = invoke("train", "denoise", *SETS, *warm, "-o", tmp_path / "w")
+    assert result.exit_code == 0, text
+    assert tomllib.loads((tmp_path / "w" / "config.toml").read_text())["optimiser"]["warm_start"] is True
+    result, text = invoke("train", "--resume", "-o", tmp_path / "w", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "cannot be resumed exactly" in text
+
+
 def test_init_prints_a_file_that_trains(tmp_path, sharp):
     result = CliRunner().invoke(app, ["train", "--init", "deblur"])
     assert result.exit_code == 0

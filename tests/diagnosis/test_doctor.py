@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from deepinv.optim.prior import L1Prior
 from deepinv.physics import (
     Blur,
     BlurFFT,
@@ -311,8 +312,49 @@ def test_guarantees(float64):
     assert contraction.numbers["contraction"]
     assert contraction.numbers["rho"] == pytest.approx(1 - 0.36)
     none = one(doctor(Inpainting((1, 4, 4), mask=0.5)), "guarantees")
-    assert none.numbers == {"convex": "proved", "contraction": False, "rho": None, "denoiser": "measured"}
+    assert none.numbers == {
+        "convex": "proved",
+        "contraction": False,
+        "rho": None,
+        "ridge": "proved",
+        "denoiser": "measured",
+    }
     assert one(doctor(Blur(lopsided().double(), padding="reflect")), "guarantees").numbers["convex"] == "estimated"
+
+
+def strongest(owner, y, physics):
+    """The proved factor of a layer, at a step of 1/L."""
+    return float(owner.guarantee(retune.Problem(y, physics)).factors().max())
+
+
+@pytest.mark.parametrize("make", [*HEALTHY.values(), lambda: problems.inpaint(1.0)], ids=[*HEALTHY, "all pixels"])
+def test_the_guarantees_are_those_of_the_maps(make):
+    """Doctor promises a contraction where, and only where, the maps that it names have a factor below 1."""
+    y, physics = make().measure(photo(channels=3))
+    numbers = one(doctor(physics, y), "guarantees").numbers
+    half = {"step_size": 0.5}
+    orthonormal, redundant = (retune.priors.WaveletL1(w, levels=2) for w in ("db2", ("haar", "db2")))
+    for prior in (orthonormal, L1Prior()):
+        rho = strongest(retune.ForwardBackward(prior, **half), y, physics)
+        assert (rho < 1 - 1e-6) is numbers["contraction"]
+        if numbers["contraction"]:
+            assert rho == pytest.approx(numbers["rho"], abs=1e-5)
+    assert strongest(retune.ForwardBackward(redundant, **half), y, physics) == pytest.approx(1.0)
+    ridge = retune.GradientStep(retune.priors.Ridge(3, (2, 3), (3, 3), convexity="convex"), **half)
+    assert (strongest(ridge, y, physics) < 1 - 1e-6) is numbers["contraction"]
+
+
+def test_a_redundant_frame_contracts_only_with_an_added_term():
+    y, physics = problems.denoise(0.1).measure(photo())
+    assert one(doctor(physics, y), "guarantees").numbers["contraction"]
+    for wavelet, damping, contracts in (
+        ("haar", 0.0, True),
+        (("haar", "db2"), 0.0, False),
+        (("haar", "db2"), 0.1, True),
+    ):
+        prior = retune.priors.WaveletL1(wavelet, levels=2)
+        owner = retune.ForwardBackward(prior, step_size=0.5, strong_convexity=damping)
+        assert (strongest(owner, y, physics) < 1 - 1e-6) is contracts
 
 
 def test_not_finite():

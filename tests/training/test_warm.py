@@ -263,6 +263,29 @@ def test_adjoints_of_a_number_of_blocks_are_refused():
             net.solve(y, physics, adjoint=memory)
 
 
+def test_under_fresh_noise_the_weights_are_those_of_a_cold_start(float64):
+    """Fresh masks, noise, crops and flips at every step: what is remembered is a start, and nothing more."""
+    pictures, found = [i.double() for i in images()], {}
+    for warm in (False, True):
+        net = network(solver=Anderson(), restarts=200)
+        options = {"steps": 15, "batch_size": 2, "crop": 24, "progress": False, "device": "cpu", "lr": 0.05}
+        start = WarmStart(rtol=1e-7) if warm else False
+        stop = None if warm else Stop(1e-7, 1000)
+        result = retune.fit(net, pictures, retune.problems.inpaint(), warm_start=start, stop=stop, **options)
+        weights = torch.cat([p.detach().flatten() for p in net.parameters()])
+        found[warm] = weights, [s.loss for s in result.steps]
+    moved = (found[False][0] - torch.cat([p.detach().flatten() for p in network().parameters()])).norm()
+    assert float(moved) > 0.1
+    assert float((found[True][0] - found[False][0]).norm() / moved) < 1e-2  # Adam enlarges what 1e-7 leaves
+    assert found[True][1] == pytest.approx(found[False][1], rel=1e-3)
+
+
+def test_a_warm_run_is_not_resumed(tmp_path):
+    fit(network(), True, steps=2, folder=tmp_path, checkpoint_every=1)
+    with pytest.raises(InvalidParameterError, match="cannot be resumed exactly"):
+        fit(network(), True, steps=2, folder=tmp_path, resume=True)
+
+
 def test_refused():
     with pytest.raises(InvalidParameterError, match="no restarts"):
         fit(network(gradient=retune.Unrolled()), True)

@@ -212,10 +212,7 @@ class _Survey:
             return () if status.failed else (Number(float(value[i]), ESTIMATED, how),)
 
         def power(found: Estimate | None, what: str) -> tuple[Number, ...]:
-            if found is None:
-                return ()
-            spread = f"{found.iterations} iterations, {found.starts} starts within {float(found.spread[i]):.0e}"
-            return estimate(found.value, f"{what}{spread}")
+            return () if found is None else estimate(found.value, f"{what}{_spread(found, i)}")
 
         step = None
         if facts.step_sizes is not None and facts.step_limit is not None:
@@ -223,6 +220,7 @@ class _Survey:
         mu = 0.0 if facts.strong_convexity is None else float(facts.strong_convexity.expand(self.batch)[i])
         # The ordinary route is not worth a word; a finite difference is.
         norm = "" if self.route.startswith("backward") else "Jv by finite differences, "
+        by_rate = f"ρ: the estimated rate, {_spread(self.rate, i)}"
         far = f"‖u_n − u‖/(1 − ρ), n = {self.depth * self.blocks}"
         size = distances["size"].clamp_min(torch.finfo(self.u.dtype).tiny)
         proved = distances.get("proved")
@@ -235,14 +233,13 @@ class _Survey:
             block_factor=Claim(bound(self.block, "product over the layers") + power(self.block_norm, norm)),
             rate=Claim(power(self.rate, "" if self.learning else norm)),
             residual=Claim((Number(float(distances["residual"][i]), MEASURED, "‖Φ(u) − u‖/‖Φ(u)‖"),)),
-            distance=Claim(bound(proved, far) + estimate(distances["estimated"], "ρ from the estimated rate")),
+            distance=Claim(bound(proved, far) + estimate(distances["estimated"], by_rate)),
             relative_distance=Claim(
-                bound(None if proved is None else proved / size, far)
-                + estimate(distances["estimated"] / size, "ρ from the estimated rate")
+                bound(None if proved is None else proved / size, far) + estimate(distances["estimated"] / size, by_rate)
             ),
             rmse=Claim(
                 bound(distances.get("proved image"), "the same, of the image")
-                + estimate(distances["estimated image"], "ρ from the estimated rate")
+                + estimate(distances["estimated image"], by_rate)
             ),
             gradient_error=self._gradient_claim(i, bound),
             row=facts.row,
@@ -278,10 +275,16 @@ class _Survey:
             if reached <= rule.rtol:
                 return Claim((Number(rule.rtol, ESTIMATED, "asked for; blocks are added until it is measured"),))
             if reached < 1:
-                how = f"rate^{self.net.depth * rule.max_blocks}: {rule.max_blocks} blocks don't reach {rule.rtol:g}"
+                how = f"rate^{self.net.depth * rule.max_blocks} ({_spread(self.rate, i)}): {rule.max_blocks} blocks "
+                how += f"don't reach {rule.rtol:g}"
                 return Claim((Number(reached, ESTIMATED, how),))
             return Claim()
         return Claim()  # an unrolled network differentiates its own K layers: exactly, and not at the equilibrium
+
+
+def _spread(found: Estimate, i: int) -> str:
+    """What an estimate came from, and how far its starts differ, in words."""
+    return f"{found.iterations} iterations, {found.starts} starts within {float(found.spread[i]):.0e}"
 
 
 def _factor_from(facts: Guarantee, mu: float) -> str:

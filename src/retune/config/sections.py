@@ -202,6 +202,8 @@ class OptimiserConfig(Section):
     """Learning rate of all other parameters."""
     penalty: Level = 0.0
     """Weight of the spectral norm of the denoiser's Jacobian in the loss (denoiser, red); 0 for none."""
+    warm_start: StrictBool = False
+    """Whether each training image remembers its equilibrium: fewer restarts, no --resume (retune train only)."""
     validate_every: Count | None = None
     """Steps between validations; a fifth of all by default."""
     checkpoint_every: Count = 20

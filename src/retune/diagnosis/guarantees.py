@@ -97,12 +97,15 @@ def check_guarantees(exam: Exam, null_space: tuple[Finding, ...]) -> Iterator[Fi
     yield Finding(
         "guarantees",
         Severity.OK,
-        f"{convex}; {contraction}; a denoiser as prior: none in advance, the rate is measured at the equilibrium",
+        f"{convex}; {contraction}; ridge prior (GradientStep): a convex one as above, with a weakly convex one the "
+        "objective decreases with every layer; a denoiser as prior: none in advance, the rate is measured at the "
+        "equilibrium",
         "",
         {
             "convex": "proved" if exact else "estimated",
             "contraction": proved,
             "rho": 1 - mu / top if proved else None,
+            "ridge": "proved" if exact else "estimated",
             "denoiser": "measured",
         },
     )

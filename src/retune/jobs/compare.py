@@ -75,6 +75,11 @@ def compare(
     chosen = [ALL[k] if k in ALL else _unknown(k) for k in (KEYS if methods is None else methods)]
     if not chosen and not models:
         raise InvalidParameterError("nothing to compare: name methods, or trained models")
+    if run.optimiser.warm_start:
+        raise InvalidParameterError(
+            "optimiser.warm_start: the methods are compared from the same starts; set it to false, or train with "
+            "retune train and give the result as a model"
+        )
     check_device(device)
     out, start = Path(out), time.perf_counter()
     images = images_of(run)

@@ -73,6 +73,7 @@ def train(
         device=device,
         validate_every=options.validate_every,
         progress=progress,
+        warm_start=options.warm_start,
         folder=out,
         checkpoint_every=options.checkpoint_every,
         resume=resume,

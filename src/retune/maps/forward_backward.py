@@ -11,7 +11,7 @@ import torch
 from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
-from deepinv.optim.prior import PnP, Prior, WaveletPrior
+from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov, WaveletPrior, ZeroPrior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
@@ -30,6 +30,8 @@ from retune.priors.wavelet_basis import WaveletFrame
 from retune.problem import Problem
 
 __all__ = ["ForwardBackward"]
+
+_CLOSED_FORM = L1Prior | Tikhonov | ZeroPrior
 
 
 class ForwardBackward(AbstractMap):
@@ -196,9 +198,13 @@ class _BoundForwardBackward(BoundMap):
             self._layers.append(self._bind_layer(owner.priors[k % len(owner.priors)], k, tau, tau * regs[k]))
 
     def select(self, index: Tensor) -> BoundMap | None:
-        """Known for a quadratic data term, a normal operator that can be restricted, and synthesis priors."""
+        """Known for a quadratic data term, a normal operator that can be restricted, and priors without a memory.
+
+        Those are ours, and deepinv's in closed form; another prior may hold something for each image of the batch.
+        """
         normal, batch = self._normal_operator, self._shape[0]
-        if self._target is None or self._frame is None or not isinstance(normal, Restrictable):
+        forgetful = all(isinstance(s.prior, SynthesisPrior | DenoiserPrior | _CLOSED_FORM) for s in self._layers)
+        if self._target is None or not forgetful or not isinstance(normal, Restrictable):
             return None
         chosen = copy.copy(self)
         chosen._shape = torch.Size((len(index), *self._shape[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._restrict import rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import AbstractMap, BoundMap
@@ -194,7 +196,9 @@ class _BoundGradientStep(BoundMap):
     def __init__(self, owner: GradientStep, problem: Problem):
         self.layers = owner.layers
         self._problem, self._shape, self._box = problem, problem.shape, owner.box
-        self._damping = owner.strong_convexity
+        self._images: Tensor | None = None  # which of the problem; None: all
+        self._data_gradient = problem.grad
+        self._damping, self._prior = owner.strong_convexity, owner.prior
         like = problem.adjoint_y
         steps, regs = (t.to(problem.device, problem.dtype) for t in (owner.step_size(), owner.reg()))
         shared = None
@@ -211,14 +215,34 @@ class _BoundGradientStep(BoundMap):
             tau = (2 * steps[k] / total).reshape(-1, 1, 1, 1)
             self._layers.append(_Layer(-tau, regs[k], shared or _gradient(owner.prior, problem.shape, k)))
 
+    def select(self, index: Tensor) -> BoundMap | None:
+        """Known where the data term knows it, for our priors: another one may hold something for each image."""
+        images = index if self._images is None else self._images[index]
+        data_gradient = self._problem.grad_of(images) if isinstance(self._prior, Ridge | DenoiserPrior) else None
+        if data_gradient is None:
+            return None
+        chosen, batch = copy.copy(self), self._shape[0]
+        chosen._images, chosen._data_gradient = images, data_gradient
+        chosen._shape = torch.Size((len(index), *self._shape[1:]))
+        chosen._layers = [
+            _Layer(
+                rows(step.minus_step, index, batch),
+                step.reg,
+                _gradient(self._prior, chosen._shape, k) if isinstance(self._prior, DenoiserPrior) else step.gradient,
+            )
+            for k, step in enumerate(self._layers)
+        ]
+        return chosen
+
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, inside the box."""
-        return self._project(self._problem.adjoint_y / self._problem.sqnorm.reshape(-1, 1, 1, 1))
+        start = self._problem.adjoint_y / self._problem.sqnorm.reshape(-1, 1, 1, 1)
+        return self._project(start if self._images is None else start[self._images])
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
         step = self._layers[k % self.layers]
-        direction = torch.addcmul(self._problem.grad(u), step.gradient(u), step.reg)
+        direction = torch.addcmul(self._data_gradient(u), step.gradient(u), step.reg)
         if self._damping:
             direction = torch.add(direction, u, alpha=self._damping)
         return self._project(torch.addcmul(u, direction, step.minus_step))
