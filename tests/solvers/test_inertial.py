@@ -47,12 +47,13 @@ def test_the_gain_grows_with_the_conditioning(float64):
     assert gains[2] > 2 * gains[1]
 
 
-def test_one_step_against_the_formulas(float64):
-    """x⁺ = y + λ(Φ(y) − y) and y⁺ = x⁺ + k/(k + 3)(x⁺ − x), on a map slow enough for inertia to begin at once."""
-    layer, _ = linear(0.9, 0.999)
+@pytest.mark.parametrize("low", [0.9, 0.999])
+def test_one_step_against_the_formulas(low, float64):
+    """x⁺ = y + λ(Φ(y) − y) and y⁺ = x⁺ + β(x⁺ − x), on maps slow enough for inertia to begin at once."""
+    layer, _ = linear(low, 0.999)
     x = y = torch.zeros(1, 40)
     state = Inertial(relaxation=0.5).init(y)
-    k = None
+    k, moved, slowest = None, None, 1.0
     for _ in range(12):
         state = Inertial(relaxation=0.5).step(lambda u: layer(u, 0), state)
         image = layer(y, 0)
@@ -62,9 +63,33 @@ def test_one_step_against_the_formulas(float64):
             k = -1
             continue
         new = 0.5 * (y + image)
+        if k >= 0:
+            slowest = min(slowest, 1 - float(((new - x) * moved).sum() / moved.square().sum()))
         k = 0 if k < 0 or float(((y - new) * (new - x)).sum()) > 0 else k + 1
-        x, y = new, new + k / (k + 3) * (new - x)
+        root = (0.3 * slowest) ** 0.5
+        following = new + min(k / (k + 3), (1 - root) / (1 + root)) * (new - x)
+        x, y, moved = new, following, following - y
     assert k > 3  # inertia was at work
+    assert slowest == pytest.approx(0.5 * (1 - 0.999)) or low < 0.999
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.9, 0.95])
+def test_the_momentum_is_limited_by_the_slowest_error(factor, float64):
+    """Of one eigenvalue θ the quotient is λ(1 − θ), exactly, from the second step with inertia on."""
+
+    def layer(u, k):
+        return 1 + factor * (u - 1)
+
+    solver, u = Inertial(), torch.zeros(1, 4)
+    state, betas = solver.init(u), []
+    for _ in range(20):
+        before = state.memory
+        state = solver.step(lambda z: layer(z, 0), state)
+        y, x = state.memory[:2]
+        if bool((before[1] != x).any()):
+            betas.append(float(((y - x).sum() / (x - before[1]).sum()).nan_to_num()))
+    root = (0.3 * 0.6 * (1 - factor)) ** 0.5
+    assert max(betas) <= (1 - root) / (1 + root) + 1e-9
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3])

@@ -15,14 +15,20 @@ __all__ = ["Inertial"]
 
 #: Plain steps that shrink the residual by this factor leave inertia nothing to gain.
 FAST = 0.5
+#: Share of the estimated curvature that limits the momentum: the estimate is one from above.
+CURVATURE = 0.3
 
 
 class Inertial(AbstractSolver):
     r"""Nesterov's inertia on the relaxed map, restarted when it points the wrong way, independently for each image.
 
-    With ``G = (1 − λ) I + λ Φ``: ``x_{k+1} = G(y_k)``, ``y_{k+1} = x_{k+1} + k/(k + 3) (x_{k+1} − x_k)``, and k goes
-    back to 0 where ``⟨y_k − x_{k+1}, x_{k+1} − x_k⟩ > 0`` (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015; no
-    objective is evaluated, so any map will do). Φ is one cycle of the map's layers.
+    With ``G = (1 − λ) I + λ Φ``: ``x_{k+1} = G(y_k)``, ``y_{k+1} = x_{k+1} + β_k (x_{k+1} − x_k)``, and k goes back to 0
+    where ``⟨y_k − x_{k+1}, x_{k+1} − x_k⟩ > 0`` (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015; no objective
+    is evaluated, so any map will do). Φ is one cycle of the map's layers.
+
+    ``β_k = min(k/(k + 3), (1 − √q)/(1 + √q))``: Nesterov's momentum for a map that leaves ``1 − q`` of its slowest
+    error. q is 0.3 times the least quotient ``⟨Δy − ΔG(y), Δy⟩/‖Δy‖²`` met so far, which is above the true one while
+    quick errors are in Δy; so it costs two products and no evaluation.
 
     The relaxation is what makes inertia valid for every step size ``τ < 2/L``: with the bare map it diverges above
     ``τ = 4/(3L)``. An eigenvalue θ of the (symmetric) linearisation of G is stable under inertia for ``θ > −1/3``,
@@ -33,7 +39,7 @@ class Inertial(AbstractSolver):
     point and takes plain steps before it tries again: `pause`, and twice as many after each further trial that did not
     pay.
 
-    It needs three states of memory where :class:`retune.Anderson` needs 2m + 2, and usually somewhat more evaluations.
+    It needs four states of memory where :class:`retune.Anderson` needs 2m + 2, and usually somewhat more evaluations.
 
     Args:
         relaxation: λ in (0, 2/3].
@@ -55,14 +61,14 @@ class Inertial(AbstractSolver):
 
     def init(self, u: Tensor) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`."""
-        # the point to evaluate; x_k; k, or −1 for a plain step; the last residual
-        since = u.new_full((u.shape[0],), -1.0)
-        last = u.new_full((u.shape[0],), torch.inf)
-        return SolverState(u, torch.zeros_like(u), (u, u, since, last, *Safeguard.begin(u, self.pause)))
+        # the point to evaluate; x_k; y_k − y_{k−1}; k, or −1 for a plain step; the last residual; the least quotient
+        since, last, slowest = (u.new_full((u.shape[0],), v) for v in (-1.0, torch.inf, 1.0))
+        zero = torch.zeros_like(u)
+        return SolverState(u, zero, (u, u, zero, since, last, slowest, *Safeguard.begin(u, self.pause)))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`."""
-        y, x, k, last, *rest = state.memory
+        y, x, moved, k, last, slowest, *rest = state.memory
         image = block(y)
         change = image - y
         residual = norm(change)
@@ -74,12 +80,15 @@ class Inertial(AbstractSolver):
         # ⟨y − x⁺, x⁺ − x⟩ > 0, where y − x⁺ = −λ (Φ(y) − y)
         against = (change * step).flatten(1).sum(1) < 0
         plain = (k < 0) & ((residual < FAST * last) | torch.isinf(last)) | (guard.waits > 0) | failed
+        # After a plain step x is Φ of a point, not G of it, and says nothing of this.
+        slowest = torch.where(failed, 1.0, torch.where(k < 0, slowest, torch.minimum(slowest, _quotient(moved, step))))
         k = torch.where(plain, -1.0, torch.where(against | (k < 0), 0.0, k + 1))
-        momentum = (k / (k + 3)).clamp_min(0).view(-1, *[1] * (y.ndim - 1))
+        root = (CURVATURE * slowest).sqrt()
+        momentum = torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root)).view(-1, *[1] * (y.ndim - 1))
         following = pick(plain, image, torch.addcmul(new, momentum, step))
         x = pick(plain, image, new)
         following, x, u = (pick(failed, guard.best, v) for v in (following, x, image))
-        return SolverState(u, change, (following, x, k, residual, *guard))
+        return SolverState(u, change, (following, x, following - y, k, residual, slowest, *guard))
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""
@@ -90,3 +99,10 @@ class Inertial(AbstractSolver):
             "pause": self.pause,
             "patience": self.patience,
         }
+
+
+def _quotient(moved: Tensor, step: Tensor) -> Tensor:
+    """``⟨Δy − ΔG, Δy⟩/‖Δy‖²`` per image, in [0, 1]."""
+    moved, step = moved.flatten(1), step.flatten(1)
+    share = (step * moved).sum(1) / (moved * moved).sum(1).clamp_min(torch.finfo(moved.dtype).tiny)
+    return (1 - share).clamp(0, 1)
