@@ -22,8 +22,8 @@ CURVATURE = 0.3
 class Inertial(AbstractSolver):
     r"""Nesterov's inertia on the relaxed map, restarted when it points the wrong way, independently for each image.
 
-    With ``G = (1 − λ) I + λ Φ``: ``x_{k+1} = G(y_k)``, ``y_{k+1} = x_{k+1} + β_k (x_{k+1} − x_k)``, and k goes back to 0
-    where ``⟨y_k − x_{k+1}, x_{k+1} − x_k⟩ > 0`` (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015; no objective
+    With ``G = (1 − λ) I + λ Φ``: ``x_{k+1} = G(y_k)``, ``y_{k+1} = x_{k+1} + β_k (x_{k+1} − x_k)``, and k goes back to
+    0 where ``⟨y_k − x_{k+1}, x_{k+1} − x_k⟩ > 0`` (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015; no objective
     is evaluated, so any map will do). Φ is one cycle of the map's layers.
 
     ``β_k = min(k/(k + 3), (1 − √q)/(1 + √q))``: Nesterov's momentum for a map that leaves ``1 − q`` of its slowest
