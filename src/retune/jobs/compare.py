@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,10 +17,11 @@ from retune.compare.images import Images, images_of
 from retune.compare.methods import METHODS, PNP, Method
 from retune.compare.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
 from retune.compare.tuning import Tuned, method_network, run_of_pnp, run_of_variational, tune
-from retune.config import CompareConfig, Config, to_toml
+from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.ledger import Ledger
 from retune.jobs.measured import check_device
+from retune.jobs.naming import before_testing, file_name, grid_name, model_names
 from retune.jobs.rows import header, means, write_picture
 from retune.jobs.train import loss_of
 from retune.model import Restarted
@@ -84,7 +84,7 @@ def compare(
     out, start = Path(out), time.perf_counter()
     images = images_of(run)
     settings = {
-        "run": to_toml(_before_testing(run)),
+        "run": to_toml(before_testing(run)),
         "train": fingerprint(images.train),
         "validation": fingerprint(list(images.validation)),
     }
@@ -94,9 +94,9 @@ def compare(
     section = {"title": run.problem.name.capitalize(), "problem": job.problem.describe(), "methods": {}}
     section["description"] = images.describe()
     section |= job.pictures()
-    results["problems"][_file_name(run.problem.name)] = section
+    results["problems"][file_name(run.problem.name)] = section
     rows: list[tuple[str, Callable[[], dict]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
-    rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in _names(models).items()]
+    rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in model_names(models).items()]
     for key, make in rows:
         section["methods"][key] = make()
         results["seconds"] = time.perf_counter() - start
@@ -142,7 +142,7 @@ class _Job:
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
-            facts = {"seconds": self.ledger.entries[f"grid/{_kind(run)}"]["seconds"]}
+            facts = {"seconds": self.ledger.entries[f"grid/{grid_name(run)}"]["seconds"]}
         else:
             net, facts = self.trained(method, run)
             failure = facts.pop("failure", None)
@@ -168,7 +168,7 @@ class _Job:
             best = {"reg": model.reg, "step_size": model.step_size, "sigma": prior.sigma}
             return {"best": best, "tried": found.tried, "seconds": time.perf_counter() - start}
 
-        entry = self.ledger.once(f"grid/{_kind(run)}", search)
+        entry = self.ledger.once(f"grid/{grid_name(run)}", search)
         best = entry["best"]
         model = run.model.model_copy(update={"reg": best["reg"], "step_size": best["step_size"]})
         prior = run.prior.model_copy(update={"sigma": best["sigma"]})
@@ -278,35 +278,6 @@ class _Job:
         if i < run.compare.certify:
             row["certificate"] = certified(net, pair)
         return row
-
-
-def _before_testing(run: Config) -> Config:
-    """What decides the networks: more test images may be added to a comparison."""
-    reported = {k: v for k, v in run.compare if k not in ("test", "every", "crop", "certify")}
-    return run.model_copy(update={"compare": CompareConfig(**reported)})
-
-
-def _kind(run: Config) -> str:
-    """A name for what a grid search depends on; what is learned, and where σ starts, is no part of it."""
-    prior = run.prior.model_dump(exclude={"sigma", "learn_weights", "learn_sigma", "learn_strength"})
-    first = run.model.model_dump(include={"layers", "step_size", "solver", "depth"})
-    return f"{run.prior.type}-{hashlib.sha256(json.dumps([prior, first]).encode()).hexdigest()[:8]}"
-
-
-def _names(models: Sequence[Path]) -> dict[str, Path]:
-    """A name for each network: of its file or folder, with a number where two have the same."""
-    named: dict[str, Path] = {}
-    for path in models:
-        name, number = _file_name(f"model-{path.stem}"), 2
-        key = name
-        while key in named:
-            key, number = f"{name}-{number}", number + 1
-        named[key] = path
-    return named
-
-
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "-" for c in text).strip("-") or "problem"
 
 
 def _unknown(key: str) -> Method:

@@ -1,0 +1,42 @@
+"""What the parts of a comparison are called, so that a resumed one finds them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from retune.config import CompareConfig, Config
+
+__all__ = ["before_testing", "file_name", "grid_name", "model_names"]
+
+
+def before_testing(run: Config) -> Config:
+    """What decides the networks: more test images may be added to a comparison."""
+    reported = {k: v for k, v in run.compare if k not in ("test", "every", "crop", "certify")}
+    return run.model_copy(update={"compare": CompareConfig(**reported)})
+
+
+def grid_name(run: Config) -> str:
+    """A name for what a grid search depends on; what is learned, and where σ starts, is no part of it."""
+    prior = run.prior.model_dump(exclude={"sigma", "learn_weights", "learn_sigma", "learn_strength"})
+    first = run.model.model_dump(include={"layers", "step_size", "solver", "depth"})
+    return f"{run.prior.type}-{hashlib.sha256(json.dumps([prior, first]).encode()).hexdigest()[:8]}"
+
+
+def model_names(models: Sequence[Path]) -> dict[str, Path]:
+    """A name for each network: of its file or folder, with a number where two have the same."""
+    named: dict[str, Path] = {}
+    for path in models:
+        name, number = file_name(f"model-{path.stem}"), 2
+        key = name
+        while key in named:
+            key, number = f"{name}-{number}", number + 1
+        named[key] = path
+    return named
+
+
+def file_name(text: str) -> str:
+    """Letters and digits only, for the name of a file or of a column."""
+    return "".join(c if c.isalnum() and c.isascii() else "-" for c in text).strip("-") or "problem"
