@@ -88,7 +88,10 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str,
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}; net.save(path) writes one")
+        raise CheckpointError(
+            f"there is no checkpoint {path}; retune train and retune tune write one into the folder of their run, "
+            "net.save(path) does in Python"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

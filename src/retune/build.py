@@ -38,7 +38,7 @@ _OPTIONS = {
     "denoise": (),
     "inpaint": ("keep", "mask"),
     "deblur": ("kernel", "boundary"),
-    "superres": ("factor",),
+    "superres": ("factor", "kernel", "boundary"),
 }
 _GREY = "denoiser-gray"
 _PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle")

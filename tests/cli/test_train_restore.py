@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 import retune
 from commands import command, commands_without_power, invoke, smooth
 from retune.cli.main import app
+from retune.jobs import restore as restoring
 
 SMALL = {
     "problem": ["name=denoise", "sigma=0.1"],
@@ -94,6 +96,139 @@ def test_warm_starts_from_the_command_line(tmp_path, sharp):
     result, text = invoke("train", "--resume", "-o", tmp_path / "w", "--device", "cpu")
     assert result.exit_code == 1
     assert "cannot be resumed exactly" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("model.depth=5", "model.depth was 2, now 5"),
+        ("gradient.rule=implicit", "gradient.rule was 'truncated', now 'implicit'"),
+        ("prior.levels=1", "prior.levels was 2, now 1"),
+        ("optimiser.lr=0.5", "optimiser.lr was 0.05, now 0.5"),
+    ],
+)
+def test_a_run_is_resumed_as_it_was_or_not_at_all(run, tmp_path, sharp, change, says):
+    again = tmp_path / "b"
+    shutil.copytree(run, again)
+    (again / "model.safetensors").unlink()
+    sorted(again.glob("checkpoint-*"))[-1].unlink()
+    before = (again / "config.toml").read_bytes()
+    arguments = ["train", "denoise", *SETS, "--set", f"data.train={sharp}", "-o", again, "--device", "cpu", "--resume"]
+    result, text = invoke(*arguments, "--set", change)
+    assert result.exit_code == 1
+    assert says in text
+    assert (again / "config.toml").read_bytes() == before
+    assert not (again / "model.safetensors").exists()
+    assert invoke(*arguments, "--set", "optimiser.checkpoint_every=2")[0].exit_code == 0
+
+
+def test_a_run_is_not_resumed_with_another_kernel_under_the_same_name(tmp_path, sharp):
+    np.save(tmp_path / "k.npy", np.eye(3, dtype=np.float32) / 3)
+    small = [w for a, b in zip(SETS[::2], SETS[1::2], strict=True) if "problem" not in b for w in (a, b)]
+    kernel = ["--set", f"problem.kernel={tmp_path / 'k.npy'}", "--set", f"data.train={sharp}"]
+    arguments = ["train", "deblur", *small, *kernel, "-o", tmp_path / "r", "--device", "cpu"]
+    result, text = invoke(*arguments)
+    assert result.exit_code == 0, text
+    np.save(tmp_path / "k.npy", np.ones((3, 3), dtype=np.float32) / 9)
+    result, text = invoke(*arguments, "--resume")
+    assert result.exit_code == 1
+    assert "the file of the kernel has changed" in text
+
+
+def test_relative_paths_mean_the_same_from_everywhere(tmp_path, monkeypatch, sharp):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(sharp, tmp_path / "scharf")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "denoise", *SETS, "--set", "data.train=scharf", "-o", "r", "--device", "cpu"]
+    assert invoke(*arguments)[0].exit_code == 0
+    sorted((tmp_path / "r").glob("checkpoint-*"))[-1].unlink()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result, text = invoke("train", "--resume", "-o", tmp_path / "r", "--device", "cpu")
+    assert result.exit_code == 0, text
+
+
+def test_another_kernel_under_the_same_name_is_another_problem(run, photos, tmp_path):
+    """What was restored with the old one is not called done."""
+    for taps in (np.eye(3) / 3, np.ones((3, 3)) / 9):
+        np.save(tmp_path / "k.npy", taps.astype(np.float32))
+        told = ["--problem", "deblur", "--kernel", tmp_path / "k.npy", "--device", "cpu", "--no-certificate"]
+        result, text = invoke("restore", run, photos, *told, "-o", tmp_path / "out")
+        assert result.exit_code == 0, text
+        assert "done before" not in text
+    result, text = invoke("restore", run, photos, *told, "-o", tmp_path / "out")
+    assert text.count("done before") >= 2
+
+
+def test_a_killed_worker_is_a_failed_file_not_a_traceback(run, photos, tmp_path, monkeypatch):
+    """As the kernel does when memory is short. The rest of the summary is there, and the next command goes on."""
+    monkeypatch.setattr(restoring, "_run", _killed)
+    result, text = invoke("restore", run, photos, "--workers", "2", "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "2 of 2 files failed" in text
+    assert "was killed, perhaps for want of memory" in text
+    monkeypatch.undo()
+    assert invoke("restore", run, photos, "-o", tmp_path / "out", "--device", "cpu")[0].exit_code == 0
+
+
+def _killed(file):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_restoring_asks_for_no_noise(run, tmp_path):
+    """A level that was estimated when the network was tuned is not estimated anew: a constant image has none."""
+    np.save(tmp_path / "flat.npy", np.full((16, 16), 0.5, np.float32))
+    arguments = ["restore", run, tmp_path / "flat.npy", "--sigma", "estimate", "-o", tmp_path / "out"]
+    result, text = invoke(*arguments, "--device", "cpu")
+    assert result.exit_code == 0, text
+    assert np.isfinite(np.load(tmp_path / "out" / "flat.npy")).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--tile", "-3"], "tile must be at least 1"),
+        (["--overlap", "0"], "overlap must be at least 1"),
+        (["--white", "0"], "white must be a positive intensity"),
+        (["--problem", "inpaint", "--mask", "nowhere.png"], "nowhere.png"),
+        (["--device", "gpu"], "device 'gpu' is not available here; use cpu, cuda or cuda:1 (no such kind of device)"),
+    ],
+)
+def test_what_is_wrong_for_all_files_is_said_once(run, photos, tmp_path, option, says):
+    result, text = invoke("restore", run, photos, *option, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert text.count(says) == 1
+    assert "a.tif" not in text
+
+
+OWN = """
+from deepinv.physics import Downsampling
+def half(img_size, device="cpu"):
+    return Downsampling(img_size, factor=2, filter=None, device=device)
+def quarter(img_size, device="cpu"):
+    return half(img_size, device)
+half.image_size = lambda c, h, w: (c, 2 * h, 2 * w)
+def broken(img_size, device="cpu"):
+    return {}["nothing"]
+"""
+
+
+def test_a_physics_of_ones_own_may_change_the_size(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_sizes.py").write_text(OWN)
+    (tmp_path / "own_syntax.py").write_text("def f(:")
+    np.save(tmp_path / "y.npy", smooth(10, 12).astype(np.float32))
+    restore = ["restore", run, "y.npy", "-o", "out", "--device", "cpu", "--no-certificate", "--problem"]
+    result, text = invoke(*restore, "own_sizes:half")
+    assert result.exit_code == 0, text
+    assert np.load("out/y.npy").shape == (20, 24)
+    for name, says in (
+        ("own_sizes:quarter", "function.image_size = lambda"),
+        ("own_sizes:broken", "failed: KeyError: 'nothing'"),
+        ("own_syntax:f", "SyntaxError"),
+    ):
+        result, text = invoke(*restore, name)
+        assert result.exit_code == 1
+        assert says in text
 
 
 def test_init_prints_a_file_that_trains(tmp_path, sharp):

@@ -36,7 +36,12 @@ def given(
     factor: int | None,
     sigma: str | None,
 ) -> dict[str, Any]:
-    """The fields of the section [problem] that were given."""
+    """The fields of the section [problem] that were given, files by their absolute path."""
+    from pathlib import Path
+
+    from retune.config.read import absolute
+
+    kernel, mask = (absolute(f, Path.cwd()) for f in (kernel, mask))
     fields = {"name": name, "kernel": kernel, "boundary": boundary, "mask": mask, "factor": factor}
     return {k: v for k, v in fields.items() if v is not None} | ({} if sigma is None else {"sigma": _levels(sigma)})
 

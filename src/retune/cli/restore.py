@@ -66,7 +66,8 @@ def restore(
         _table(rows)
         failed = [row for row in rows if row.result == "failed"]
         if failed:
-            say_error(f"{len(failed)} of {len(rows)} files failed; the others are in {out}")
+            rest = f"; the others are in {out}" if len(failed) < len(rows) else ""
+            say_error(f"{len(failed)} of {len(rows)} files failed{rest}")
             raise typer.Exit(1)
 
 

@@ -55,10 +55,14 @@ def train(
         import json
 
         from retune.jobs.certified import in_a_line
-        from retune.jobs.train import CERTIFICATE, MODEL
+        from retune.jobs.folder import MODEL
+        from retune.jobs.train import CERTIFICATE
         from retune.jobs.train import train as learn
+        from retune.training.devices import first_process
 
         result = learn(run, out, resume=resume, device=device)
+        if not first_process():
+            return
         score = "" if result.best_psnr is None else f", validation {result.best_psnr:.2f} dB (step {result.best_step})"
         typer.echo(f"{len(result.steps)} steps in {result.seconds:.0f} s, loss {result.steps[-1].loss:.3e}{score}")
         facts = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,7 +13,7 @@ from retune.config.faults import faults_of
 from retune.config.sections import Config
 from retune.errors import ConfigError, did_you_mean
 
-__all__ = ["from_dict", "load", "shipped"]
+__all__ = ["absolute", "from_dict", "load", "shipped"]
 
 #: the fields that may name a file or a folder
 _FILES = (
@@ -84,7 +85,12 @@ def _override(values: dict, text: str) -> None:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
             raise ConfigError(f"--set {text}: {part!r} is not a section")
-    place[parts[-1]] = value
+    place[parts[-1]] = absolute(value, Path.cwd()) if tuple(parts) in _FILES else value
+
+
+def absolute(given: Any, folder: Path) -> Any:
+    """The absolute path of a file or folder that is there, taken relative to `folder`; anything else as it is."""
+    return str((folder / given).resolve()) if isinstance(given, str) and (folder / given).exists() else given
 
 
 def _with_paths(values: dict, folder: Path) -> dict:
@@ -92,6 +98,6 @@ def _with_paths(values: dict, folder: Path) -> dict:
     for section, key in _FILES:
         table = values.get(section)
         given = table.get(key) if isinstance(table, dict) else None
-        if isinstance(given, str) and (folder / given).exists():
-            table[key] = str((folder / given).resolve())  # type: ignore[index]
+        if isinstance(table, dict) and given is not None:
+            table[key] = absolute(given, folder)
     return values

@@ -51,9 +51,9 @@ class ProblemConfig(Section):
     sigma: Level | list[Level] | Literal["estimate"] = 0.05
     """Noise standard deviation, one or one per channel, intensities in [0, 1]; or "estimate" (tune only)."""
     kernel: str | None = None
-    """Blur kernel (deblur): gaussian:SIGMA, uniform:SIDE, motion:LENGTH@DEGREES, three-motions, or a file."""
+    """Blur kernel: gaussian:SIGMA, uniform:SIDE, motion:LENGTH@DEGREES, three-motions, or a file (deblur, superres)."""
     boundary: Literal["reflect", "circular", "valid"] | None = None
-    """What the blur sees beyond the border (deblur): reflect, circular, or valid if the sensor saw more."""
+    """What the blur sees beyond the border: reflect, circular, or (deblur) valid if the sensor saw more."""
     keep: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     """Share of pixels that are measured (inpaint), where no mask is given."""
     mask: str | None = None

@@ -12,7 +12,7 @@ from retune.config import ProblemConfig
 from retune.errors import ConfigError, InvalidParameterError
 from retune.problems.base import Restoration
 
-__all__ = ["check_device", "intensity_scale", "middle", "one_line", "read_measured", "require_kernel"]
+__all__ = ["check_device", "intensity_scale", "middle", "one_line", "read_measured", "require_kernel", "require_white"]
 
 
 def intensity_scale(file: Path, images: Tensor, layout: io.Layout, white: float | None) -> float:
@@ -28,9 +28,8 @@ def intensity_scale(file: Path, images: Tensor, layout: io.Layout, white: float 
     Raises:
         InvalidParameterError: `white` is no intensity, or floats that are not in [0, 1] without one.
     """
+    require_white(white)
     if white is not None:
-        if not 0 < white < float("inf"):
-            raise InvalidParameterError(f"white must be a positive intensity, got {white}")
         return (torch.iinfo(getattr(torch, layout.dtype.name)).max if layout.dtype.kind == "u" else 1.0) / white
     low, high = float(images.min()), float(images.max())
     if layout.dtype.kind == "f" and (high > 3 or low < -3):
@@ -39,6 +38,12 @@ def intensity_scale(file: Path, images: Tensor, layout: io.Layout, white: float 
             "intensity is white, for example --white 4095"
         )
     return 1.0
+
+
+def require_white(white: float | None) -> None:
+    """Raise if `white` is given and no intensity."""
+    if white is not None and not 0 < white < float("inf"):
+        raise InvalidParameterError(f"white must be a positive intensity, got {white}")
 
 
 def read_measured(file: Path, white: float | None = None, *, in_range: bool = True) -> list[tuple[str, Tensor]]:
@@ -63,7 +68,9 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0][:120]
+        if "Expected one of" in reason:  # a list of every kind of device there is anywhere
+            reason = "no such kind of device"
         raise InvalidParameterError(
             f"device {device!r} is not available here; use cpu, cuda or cuda:1 ({reason})"
         ) from error

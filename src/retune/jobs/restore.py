@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,10 +24,11 @@ from retune.certificate.parts import worst_part
 from retune.config import ProblemConfig, from_dict
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
 from retune.jobs.certified import in_a_line
-from retune.jobs.measured import check_device, intensity_scale, one_line, require_kernel
+from retune.jobs.folder import MODEL, problem_files
+from retune.jobs.measured import check_device, intensity_scale, one_line, require_kernel, require_white
 from retune.jobs.tiles import Outcome, restore_image
-from retune.jobs.train import MODEL
 from retune.model import Restarted
+from retune.problems.base import Restoration
 
 __all__ = ["Options", "Row", "model_problem", "restore"]
 
@@ -152,14 +154,22 @@ def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> I
         return
     threads = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, get_context("spawn"), _start, (options, threads)) as pool:
-        waiting = [pool.submit(_run, file) for file in files]
+        waiting = {pool.submit(_run, file): file for file in files}
         try:
-            yield from (done.result() for done in as_completed(waiting))
+            for done in as_completed(waiting):
+                try:
+                    yield done.result()
+                except BrokenProcessPool:  # every file that was not done
+                    yield Row(waiting[done], "failed", _KILLED)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
+_KILLED = (
+    "a process that restored files was killed, perhaps for want of memory; run the command again, with fewer --workers "
+    "or a smaller --tile"
+)
 _worker: list[_Job] = []
 
 
@@ -181,8 +191,15 @@ class _Job:
         check_device(options.device)
         self.net = load(path).to(options.device)
         self.model_digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if options.problem.sigma != "estimate":
-            problem_of(options.problem)  # what is wrong with it concerns all files
+        if options.tile is not None and options.tile < 0:
+            raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
+        if options.overlap < 1:
+            raise InvalidParameterError(f"overlap must be at least 1, got {options.overlap}")
+        require_white(options.white)
+        # The noise level decided what was learned, and is not asked for here: an image without noise has none.
+        known = options.problem.sigma if options.problem.sigma != "estimate" else 0.0
+        self.problem = problem_of(options.problem.model_copy(update={"sigma": known}))  # if wrong, then for all files
+        self.problem_files = problem_files(options.problem)
 
     def run(self, file: Path) -> Row:
         """Restore one file; what goes wrong with it is told in the row."""
@@ -215,6 +232,7 @@ class _Job:
             "image_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "model_sha256": self.model_digest,
             "problem": json.loads(options.problem.model_dump_json()),
+            "problem_files": self.problem_files,
             "tile": options.tile,
             "overlap": options.overlap,
             "white": options.white,
@@ -238,7 +256,7 @@ class _Job:
         restored, worst = [], None
         for image in images.to(torch.get_default_dtype()):
             y = (image[None] * scale).to(options.device)
-            restored_one, outcome = _restore_one(self.net, options, y)
+            restored_one, outcome = _restore_one(self.net, self.problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
         assert worst is not None
@@ -246,11 +264,10 @@ class _Job:
         return worst
 
 
-def _restore_one(net: Restarted, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:
+def _restore_one(net: Restarted, problem: Restoration, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:
     tile = options.tile
     if tile is None:
         tile = AUTO_TILE if y.shape[-1] * y.shape[-2] > WHOLE else 0
-    problem = problem_of(options.problem, y)
     image, outcome = restore_image(
         net, problem, y, tile=tile or None, overlap=options.overlap, certify=options.certificate
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from retune.certificate import ImageCertificate
 from retune.equilibrium import Status
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, ShapeError
 from retune.jobs.certified import certificate_of
 from retune.model import Restarted
 from retune.priors.wavelet import WaveletL1, WaveletL12
@@ -94,7 +94,14 @@ def restore_image(
     worst: Outcome | None = None
     for i, (row, col) in enumerate((r, c) for r in rows for c in cols):
         part = problem.part(row.seen, col.seen)
-        image, outcome = _solve(net, part, y[..., row.seen, :][..., col.seen], certify)
+        seen = y[..., row.seen, :][..., col.seen]
+        try:
+            image, outcome = _solve(net, part, seen, certify)
+        except ShapeError as error:  # it speaks of an image, and means the tile
+            size = "×".join(map(str, seen.shape[-2:]))
+            raise ShapeError(
+                f"in a tile of {size} pixels, with its margins: {error}. Take larger tiles, or none (--tile 0)"
+            ) from error
         worst = outcome if worst is None else worst.worse(outcome)
         factor = image.shape[-1] // len(col.seen)
         if total is None:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
-from typing import Any
 
-import deepinv
 import torch
 from deepinv.loss import Loss
 
 from retune._checkpoint import remove_leftovers, write_atomically
-from retune._version import __version__
 from retune.build import network_of, problem_of, training_images
-from retune.config import Config, OptimiserConfig, to_toml
+from retune.config import Config, OptimiserConfig
 from retune.data import centres
 from retune.jobs.certified import sample_certificate
+from retune.jobs.folder import FACTS, MODEL, RUN, prepare
 from retune.training.checkpoints import fingerprint
+from retune.training.devices import first_process
 from retune.training.fit import fit
 from retune.training.penalty import JacobianPenalty
 from retune.training.records import FitResult
 
-__all__ = ["CERTIFICATE", "FACTS", "MODEL", "RUN", "describe", "loss_of", "train"]
+__all__ = ["CERTIFICATE", "loss_of", "train"]
 
-MODEL, RUN, FACTS, CERTIFICATE = "model.safetensors", "config.toml", "run.json", "certificate.json"
+CERTIFICATE = "certificate.json"
 #: Side of the middle of an image that is certified at the end.
 _SIDE = 256
 
@@ -52,11 +50,11 @@ def train(
     images, validation = training_images(config.data)
     torch.manual_seed(config.seed)
     net = network_of(config, images[0].shape[0])
-    out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / CERTIFICATE)
-    fresh = not any(out.glob("checkpoint-*.safetensors"))
-    if fresh:
-        describe(config, out, fingerprint(images))
+    if first_process():
+        out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / CERTIFICATE)
+        held_out = None if validation is None else fingerprint(validation)
+        prepare(config, out, fingerprint(images), resume, validation=held_out)
     options = config.optimiser
     result = fit(
         net,
@@ -78,6 +76,8 @@ def train(
         checkpoint_every=options.checkpoint_every,
         resume=resume,
     )
+    if not first_process():
+        return result
     scores = {} if result.best_psnr is None else {"psnr_validation": f"{result.best_psnr:.3f}"}
     net.cpu().save(out / MODEL, problem=config.problem.model_dump_json(), **scores)
     seen = "training image" if validation is None else "validation image"
@@ -91,20 +91,3 @@ def train(
 def loss_of(config: OptimiserConfig) -> Loss | None:
     """The loss that the section [optimiser] describes; None is mean squared error."""
     return JacobianPenalty(config.penalty) if config.penalty else None
-
-
-def describe(config: Config, out: Path, data: str, **more: Any) -> None:
-    """Write the resolved run, and its facts: seed, versions, fingerprint of the data, and what else there is."""
-    facts = {
-        "seed": config.seed,
-        "data": data,
-        "versions": {
-            "retune": __version__,
-            "torch": torch.__version__,
-            "deepinv": deepinv.__version__,
-            "python": platform.python_version(),
-        },
-        **more,
-    }
-    write_atomically(out / RUN, to_toml(config).encode())
-    write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())

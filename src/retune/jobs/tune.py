@@ -21,8 +21,8 @@ from retune.data import as_images
 from retune.errors import CheckpointError, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.certified import sample_certificate
+from retune.jobs.folder import FACTS, MODEL, RUN, prepare
 from retune.jobs.measured import read_measured, require_kernel
-from retune.jobs.train import FACTS, MODEL, RUN, describe
 from retune.model import Restarted
 from retune.problems.base import Restoration
 from retune.problems.measurements import Measurements
@@ -156,9 +156,8 @@ def tune(
     net = network_of(config, measured[0].shape[1])
     start = {k: v.clone() for k, v in net.state_dict().items()}
     remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / RESULT)
-    if not any(out.glob("checkpoint-*.safetensors")):
-        facts = {"images": [str(f.resolve()) for f in files], "white": white, "loss": loss}
-        describe(_where(config, files), out, fingerprint(packed), tuned=facts)
+    facts = {"images": [str(f.resolve()) for f in files], "white": white, "loss": loss}
+    prepare(_where(config, files), out, fingerprint(packed), resume, tuned=facts)
     result = fit(
         net,
         packed,

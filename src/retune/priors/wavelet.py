@@ -82,7 +82,9 @@ class _WaveletPrior(SynthesisPrior):
         if self.channels is not None and shape[1] != self.channels:
             raise ShapeError(
                 f"this prior has weights for {self.channels} channels, the image has {shape[1]} "
-                f"(shape {tuple(shape)}); build it with channels={shape[1]}, or channels=None to share the weights"
+                f"(shape {tuple(shape)}). A prior with channels=None shares its weights among any channels; on the "
+                "command line, train on images of the same kind (data.grey = true makes them grey), or with "
+                "prior.weights_per_channel = false"
             )
         return WaveletFrame(self.wavelets, self.levels, (shape[-2], shape[-1]), dtype, device)
 

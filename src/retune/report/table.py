@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from retune.report.numbers import MISSING, about, best_methods, columns_of, falls, label, remarks, title
+from retune.report.numbers import MISSING, Column, about, best_methods, columns_of, falls, label, remarks, title
 from retune.report.palette import EMPHASISED
 from retune.report.results import check_results
 
@@ -41,7 +41,8 @@ def terminal_table(results: dict, console: Console) -> None:
     check_results(results)
     for name, problem in results["problems"].items():
         console.print()
-        console.print(_table(problem, title(problem, name), console))
+        for table in _tables(problem, title(problem, name), console):
+            console.print(table)
         for remark in remarks(problem):
             console.print(_text(remark, console, "yellow"))
     if results.get("verdicts"):
@@ -59,31 +60,51 @@ def _text(text: str, console: Console, look: str = "") -> Text:
     return Text(text, style=look)
 
 
-def _table(problem: dict, heading: str, console: Console) -> Table:
-    table = Table(
-        title=_text(f"{heading} (PSNR in dB)", console, "bold"),
-        title_justify="left",
-        caption=_text(str(problem.get("description") or ""), console, "dim"),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1 if console.width >= 100 else 0),
-    )
-    table.add_column("\nmethod", overflow="fold", min_width=12)
-    columns = columns_of([problem])
-    for column in columns:
-        short = column.short if "\n" in column.short else f"\n{column.short}"
-        table.add_column(_text(short, console), justify="right", overflow="fold", no_wrap=False)
+def _tables(problem: dict, heading: str, console: Console) -> list[Table]:
+    """One table, or as many as the width of the terminal asks for, with the methods in each."""
+    padding = 1 if console.width >= 100 else 0
     methods = problem["methods"]
-    best = {column.short: best_methods(methods, column) for column in columns}
-    for name, method in methods.items():
-        cells = [_text(label(method, name), console)]
+    names = {name: _text(label(method, name), console) for name, method in methods.items()}
+    parts: list[list[Column]] = [[]]
+    room = left = console.width - max(12, *(n.cell_len for n in names.values())) - padding
+    for column in columns_of([problem]):
+        # rich puts a space between columns, and the padding
+        width = 1 + padding + max(_widest(column.short), *(len(column.text(m)) for m in methods.values()))
+        if width > left and parts[-1]:
+            parts.append([])
+            left = room
+        parts[-1].append(column)
+        left -= width
+    tables = []
+    for number, columns in enumerate(parts):
+        first, last = number == 0, number == len(parts) - 1
+        table = Table(
+            title=_text(f"{heading} (PSNR in dB)", console, "bold") if first else None,
+            title_justify="left",
+            caption=_text(str(problem.get("description") or ""), console, "dim") if last else None,
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, padding),
+        )
+        table.add_column("\nmethod", overflow="fold", min_width=12)
         for column in columns:
-            cells.append(_text(column.text(method), console, "bold" if name in best[column.short] else ""))
-            if column.short.startswith("change") and falls(method):
-                cells[-1].stylize("bold red")
-        table.add_row(*cells, style="cyan" if name == EMPHASISED else "")
-    return table
+            short = column.short if "\n" in column.short else f"\n{column.short}"
+            table.add_column(_text(short, console), justify="right", overflow="fold", no_wrap=False)
+        best = {column.short: best_methods(methods, column) for column in columns}
+        for name, method in methods.items():
+            cells = [names[name].copy()]
+            for column in columns:
+                cells.append(_text(column.text(method), console, "bold" if name in best[column.short] else ""))
+                if column.short.startswith("change") and falls(method):
+                    cells[-1].stylize("bold red")
+            table.add_row(*cells, style="cyan" if name == EMPHASISED else "")
+        tables.append(table)
+    return tables
+
+
+def _widest(heading: str) -> int:
+    return max(len(line) for line in heading.split("\n"))
 
 
 def _verdict(results: dict, verdict: dict, console: Console) -> Text:

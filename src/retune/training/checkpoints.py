@@ -100,7 +100,8 @@ class RunFolder:
     def _require_same(self, path: Path, settings: dict[str, Any]) -> None:
         names = [k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k)]
         if names:
-            shown = "; ".join(f"{k} was {settings.get(k)!r}, now {self.settings.get(k)!r}" for k in names)
+            pairs = ((k, *_difference(settings.get(k), self.settings.get(k))) for k in names)
+            shown = "; ".join(f"{k} was {before}, now {now}" for k, before, now in pairs)
             raise CheckpointError(
                 f"{path} is of a run with other settings, so it cannot be continued exactly: {shown}. Use the same "
                 "settings, or another folder"
@@ -181,3 +182,13 @@ def stop_requests(enabled: bool) -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _difference(before: Any, now: Any) -> tuple[str, str]:
+    """Both in words; of long texts only what is around the first difference."""
+    one, two = repr(before), repr(now)
+    if max(len(one), len(two)) <= 80:
+        return one, two
+    first = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+    start = max(0, first - 40)
+    return f"…{one[start : first + 40]}…", f"…{two[start : first + 40]}…"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError
 
-__all__ = ["agreed", "make_fabric"]
+__all__ = ["agreed", "first_process", "make_fabric"]
 
 
 def make_fabric(device: str) -> Fabric:
@@ -42,6 +42,12 @@ def _fabric(kind: str, index: str) -> Fabric:
         strategy = DDPStrategy(find_unused_parameters=True)
         return Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes: the only one, or the first of those that torchrun or fabric started."""
+    local, node = os.environ.get("LOCAL_RANK", "0"), os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return os.environ.get("RANK", "0" if local == node == "0" else "1") == "0"
 
 
 def agreed(fabric: Fabric, *flags: bool | Tensor) -> list[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ def parameter_groups(net: nn.Module, lr: float, lr_network: float) -> list[dict]
         {"params": [p for p in trained if id(p) not in scalars], "lr": lr_network},
     ]
     return [g for g in groups if g["params"]]
+
+
+def _described(net: Restarted) -> str:
+    """What decides the iterations beside the weights; a network that cannot be saved is known by its parts."""
+    try:
+        return json.dumps(net.describe(), sort_keys=True)
+    except InvalidParameterError:
+        return repr(net)
 
 
 def fit(
@@ -158,6 +167,7 @@ def fit(
             "validate_every": every,
             "processes": fabric.world_size,
             "problem": repr(problem) if isinstance(problem, Restoration) else type(problem).__name__,
+            "network": _described(net),
             "images": fingerprint(train),
             "validation": None if tested is None else fingerprint(tested),
         }

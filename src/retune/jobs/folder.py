@@ -1,0 +1,83 @@
+"""The folder of a run: what it holds, and that a run is continued only as it was begun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import deepinv
+import torch
+
+from retune._checkpoint import write_atomically
+from retune._version import __version__
+from retune.config import Config, ProblemConfig, load, to_toml
+from retune.errors import CheckpointError
+
+__all__ = ["FACTS", "MODEL", "RUN", "prepare", "problem_files"]
+
+MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
+
+
+def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> None:
+    """Describe a run that begins; one that is there already has to be the same.
+
+    Raises:
+        CheckpointError: the folder holds checkpoints of a run with other fields, or of another kernel or mask.
+    """
+    if not any(out.glob("checkpoint-*.safetensors")):
+        _describe(config, out, data, **more)
+        return
+    if not resume or not (out / RUN).is_file():
+        return  # left to the training, which overwrites no run
+    before, now = (_decisive(c) for c in (load(out / RUN), config))
+    changed = [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in now if before.get(k) != now[k]]
+    facts = json.loads((out / FACTS).read_text(encoding="utf-8")) if (out / FACTS).is_file() else {}
+    files = problem_files(config.problem)
+    recorded = facts.get("files", {})
+    changed += [f"the file of the {k} has changed" for k, digest in files.items() if recorded.get(k, digest) != digest]
+    if changed:
+        raise CheckpointError(
+            f"{out} holds another run, which cannot be continued exactly: {'; '.join(changed)}. Leave the fields out "
+            "(retune train --resume needs none), or choose another folder with --out"
+        )
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """The fields that decide the course of a training, by name."""
+    plain = json.loads(config.model_dump_json(exclude={"compare": True, "optimiser": {"checkpoint_every"}}))
+    return {
+        f"{section}.{key}" if isinstance(fields, dict) else section: value
+        for section, fields in plain.items()
+        for key, value in (fields.items() if isinstance(fields, dict) else [("", fields)])
+    }
+
+
+def problem_files(config: ProblemConfig) -> dict[str, str]:
+    """SHA-256 of the files that a problem names, its kernel and mask."""
+    named = {"kernel": config.kernel, "mask": config.mask}
+    return {
+        key: hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        for key, name in named.items()
+        if name is not None and Path(name).is_file()
+    }
+
+
+def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
+    """Write the resolved run, and its facts: seed, versions, fingerprint of the data, and what else there is."""
+    facts = {
+        "seed": config.seed,
+        "data": data,
+        "files": problem_files(config.problem),
+        "versions": {
+            "retune": __version__,
+            "torch": torch.__version__,
+            "deepinv": deepinv.__version__,
+            "python": platform.python_version(),
+        },
+        **more,
+    }
+    write_atomically(out / RUN, to_toml(config).encode())
+    write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())
