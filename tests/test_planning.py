@@ -257,6 +257,7 @@ class TestAuto:
             ({"depth": "auto", "accuracy": 1.0}, "got 1.0"),
             ({"depth": "auto", "gradient": Unrolled()}, "unrolled"),
             ({"memory": "1 GB"}, "plan"),
+            ({"depth": 50, "restarts": "auto", "memory": 10}, "plan"),
             ({"depth": "auto", "memory": "lots"}, "lots"),
         ],
     )

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from deepinv.optim import L1, L2
+from deepinv.optim.prior import L1Prior
 from deepinv.physics import Blur, Denoising, Inpainting, LinearPhysics, Physics
 from deepinv.physics.forward import StackedLinearPhysics
 from deepinv.utils import TensorList
 
 from problems import dense, rand
-from retune import Problem
+from retune import ForwardBackward, Problem
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, RetuneError, ShapeError
 
 
@@ -99,14 +100,32 @@ def test_physics_that_is_not_linear_by_type():
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda y, **_: 2 * y, lambda y, **_: y.flip(-1), lambda y, **_: -y, lambda y, **_: 0 * y],
-    ids=["scaled", "flipped", "sign", "zero"],
+    [
+        lambda y, **_: 2 * y,
+        lambda y, **_: 1.02 * y,
+        lambda y, **_: y.flip(-1),
+        lambda y, **_: y.mT,
+        lambda y, **_: -y,
+        lambda y, **_: 0 * y,
+    ],
+    ids=["scaled", "2 % too large", "flipped", "transposed", "sign", "zero"],
 )
-def test_wrong_adjoint(wrong):
-    gains = torch.rand(1, 1, 4, 4) + 0.5
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (1, 3, 128, 128), (2, 3, 256, 256)], ids=str)
+def test_wrong_adjoint(wrong, shape):
+    """Of small images and of real ones, where independent random images are all but orthogonal."""
+    gains = torch.rand(shape[-3:], generator=torch.Generator().manual_seed(0)) + 0.5
     physics = LinearPhysics(A=lambda x, **_: gains * x, A_adjoint=lambda y, **_: wrong(gains * y))
-    with pytest.raises(PhysicsError, match=r"not the adjoint.*⟨Aa, Ab⟩.*Correct A_adjoint"):
-        Problem(rand(1, 1, 4, 4), physics)
+    with pytest.raises(PhysicsError, match=r"not the adjoint.*⟨Aa, Ac⟩.*Correct A_adjoint"):
+        Problem(torch.randn(shape), physics)
+
+
+def test_linearity_is_not_called_checked_where_the_norm_is_given():
+    physics = LinearPhysics(A=lambda x, **_: x, A_adjoint=lambda y, **_: y)
+    owner = ForwardBackward(L1Prior())
+    for norm, checked in ((None, True), (1.0, False)):
+        linear = owner.guarantee(Problem(rand(1, 1, 4, 4), physics, sqnorm=norm)).assumptions[0]
+        assert linear.statement == "A is linear, and its adjoint is one"
+        assert linear.checked is checked
 
 
 def test_adjoint_that_returns_nan():

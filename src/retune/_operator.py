@@ -201,12 +201,13 @@ def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator
             f"{name} contradicts the measurement: A maps images {tuple(like.shape[1:])} to {expected}, "
             f"but y has {given}"
         )
-    left = sum(_inner(p, q) for p, q in zip(_parts(image_a), _parts(image_b), strict=True))
-    right = _inner(a, physics.A_adjoint(image_b))
-    scale = sum(_inner(p, p) for p in _parts(image_a)) ** 0.5 * sum(_inner(p, p) for p in _parts(image_b)) ** 0.5
+    # With 2a + b, not b: independent images are all but orthogonal, and hide a wrong scale or a wrong place.
+    left = sum(_inner(p, q) for p, q in zip(_parts(image_a), _parts(both), strict=True))
+    right = _inner(a, physics.A_adjoint(both))
+    scale = sum(_inner(p, p) for p in _parts(image_a)) ** 0.5 * sum(_inner(p, p) for p in _parts(both)) ** 0.5
     if abs(left - right) > _tolerance(like) * max(scale, 1e-30):
         raise PhysicsError(
-            f"A_adjoint of {name} is not the adjoint of A: ⟨Aa, Ab⟩ = {left:.6g} but ⟨a, AᵀAb⟩ = {right:.6g}. "
+            f"A_adjoint of {name} is not the adjoint of A: ⟨Aa, Ac⟩ = {left:.6g} but ⟨a, AᵀAc⟩ = {right:.6g}. "
             "Correct A_adjoint, or leave it out and give img_size to deepinv's LinearPhysics"
         )
 

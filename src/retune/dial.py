@@ -98,9 +98,9 @@ def asked(
     if not 0 < accuracy < 1:
         raise InvalidParameterError(f"accuracy must lie strictly between 0 and 1, got {accuracy}")
     limit = None if memory is None else as_bytes(memory)
+    if depth != "auto" and limit is not None:
+        raise InvalidParameterError('memory is a limit for depth="auto"; retune.plan(net, ...) predicts the need')
     if "auto" not in (depth, restarts):
-        if limit is not None:
-            raise InvalidParameterError('memory is a limit for depth="auto"; retune.plan(net, ...) predicts the need')
         return None
     if isinstance(gradient, Unrolled):
         raise InvalidParameterError(

@@ -83,7 +83,7 @@ class Guarantee:
         row: what kind of map this is, in the words of the table of guarantees in the documentation.
         statement: what is proved of the iterates, in one clause; "" if nothing is.
         convex: whether F is convex and every ``P_k`` is non-expansive, so that factors are proved.
-        lipschitz: L, shape (1,) or (B,); None if unknown.
+        lipschitz: L, shape (1,) or (B,), or (layers, 1 or B) where F differs from layer to layer; None if unknown.
         lipschitz_kind: "exact", "estimated" or "given", from :attr:`retune.Problem.sqnorm_kind`.
         strong_convexity: μ ≥ 0, shape (1,) or (B,); None is 0.
         strong_convexity_from: where μ comes from, in one phrase.
@@ -107,7 +107,7 @@ class Guarantee:
 
     @property
     def step_limit(self) -> Tensor | None:
-        """``2/L``, shape (1,) or (B,)."""
+        """``2/L``, in the shape of L."""
         return None if self.lipschitz is None else 2 / self.lipschitz
 
     def factors(self) -> Tensor | None:

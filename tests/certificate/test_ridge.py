@@ -85,6 +85,16 @@ def test_proved_bounds_hold(convexity, channels, case, box, float64):
         assert image.gradient_error.estimated.value <= image.gradient_error.proved.value
 
 
+def test_every_layer_of_a_cycle_has_a_step_of_its_own_objective(float64):
+    """τ_k = 2s_k/L_k with the L of its own λ: what is proved is s_k, not τ_k against the largest of them."""
+    physics = inpainting(1)
+    y = physics.A(rand(1, 1, SIDE, SIDE))
+    owner = GradientStep(ridge("convex", 1), reg=[0.1, 10.0], step_size=[0.9, 0.7], layers=2)
+    image = certify(Restarted(owner, 4, 1), y, physics, **QUICK)[0]
+    assert image.step_size.proved.value == pytest.approx(0.9)
+    assert image.layer_factor.proved.value == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("convexity", ["convex", "weakly convex"])
 def test_without_strong_convexity_no_contraction_is_proved(convexity, float64):
     physics = inpainting(1)

@@ -73,7 +73,9 @@ def test_a_run_folder_says_everything(run):
     assert retune.load(run / "model.safetensors").depth == 2
     certified = json.loads((run / "certificate.json").read_text())
     assert certified["image"] in ("first training image", "first validation image")
-    assert certified["certificate"]["claims"]["rmse"][0]["kind"].startswith(("proved", "estimated"))
+    claims = certified["certificate"]["claims"]
+    assert claims["rmse"][0]["kind"].startswith(("proved", "estimated"))
+    assert claims["gradient_error"][-1]["kind"] == "estimated"  # how wrong the learning gradient is
 
 
 def test_resume_needs_only_the_folder_and_ends_the_same(run, tmp_path, sharp):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import retune
-from problems import CASES, rand
+from problems import CASES, rand, soft
 from retune import Anderson, Inertial, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve
@@ -137,6 +137,38 @@ def test_at_most_a_tenth_more_than_plain_steps_on_rough_maps(name, solver, float
     fast = run(layer, start, solver())
     assert plain.status == fast.status == (Status.CONVERGED,) * 4
     assert int(fast.layers.max()) <= 1.1 * int(plain.layers.max()) + 5  # one look more
+
+
+def orthogonal(size, seed):
+    return torch.linalg.qr(rand(size, size, seed=seed))[0]
+
+
+def shift(size):
+    return torch.eye(size).roll(1, 0)
+
+
+#: linear part and what comes after it: no problem has them, and extrapolation is at its worst
+UNSYMMETRIC = {
+    "shift": (lambda n, s: 0.95 * shift(n), lambda u: u),
+    "shift and ReLU": (lambda n, s: 0.8 * shift(n), torch.relu),
+    "nilpotent": (lambda n, s: shift(n).tril(), lambda u: u),
+    "orthogonal": (lambda n, s: 0.8 * orthogonal(n, s), lambda u: u),
+    "orthogonal and soft threshold": (lambda n, s: 0.95 * orthogonal(n, s), lambda u: soft(u, 0.05)),
+}
+
+
+@pytest.mark.parametrize("solver", [Inertial, Anderson])
+@pytest.mark.parametrize("size", [4, 8, 20])
+@pytest.mark.parametrize("name", UNSYMMETRIC)
+def test_at_most_three_times_the_plain_steps_and_a_trial_on_unsymmetric_maps(name, size, solver, float64):
+    make, after = UNSYMMETRIC[name]
+    for seed in range(3):
+        matrix, b = make(size, seed), rand(1, size, seed=seed + 50)
+        plain, fast = (
+            run(lambda u, k, m=matrix, b=b: after(u @ m.T + b), torch.zeros(1, size), s) for s in (Picard(), solver())
+        )
+        assert plain.status == fast.status == (Status.CONVERGED,)
+        assert int(fast.layers) <= 3 * int(plain.layers) + solver().patience + 5
 
 
 @pytest.mark.parametrize("case", CASES)

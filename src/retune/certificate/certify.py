@@ -20,6 +20,8 @@ from retune.model import Restarted
 __all__ = ["certify"]
 
 _SERIES = 1000  # layers of the adjoint series at most
+#: Rounding errors of one layer, in units of ε (‖u‖ + 2‖u_0‖), that the bounds of distances allow for.
+ROUNDING = 8.0
 
 
 def certify(
@@ -45,7 +47,8 @@ def certify(
 
     Everything else is estimated by power iterations on the Jacobian at the state reached (from below: the true factor
     is at least the value found, and slow directions that a start hardly contains are found late), or measured. All of
-    it is exact up to rounding: bounds far below the precision of the arithmetic say nothing.
+    it is exact up to rounding, for which the bounds of distances allow ``8 ε (‖u‖ + 2‖u_0‖)`` a layer (ε = 1.2e-7
+    in float32, u_0 the scaled back-projection).
 
     Args:
         net: the network; used in eval mode, and left as it was.
@@ -193,10 +196,14 @@ class _Survey:
             found["estimated image"] = torch.where(rate < 1, moved_image * (1 + left), infinite) / pixels
             if self.block is not None:
                 q = self.block**self.blocks
-                bound = torch.where(q < 1, moved / (1 - q), infinite)
+                # What rounding adds to each block, it adds to the equilibrium that is approached. A layer adds up the
+                # state and the step, which is about the scaled back-projection (2τ/L of it) where the state is small.
+                size = torch.maximum(found["size"], per_image_norm(self.u_far)) + 2 * per_image_norm(self.bound.init())
+                noise = ROUNDING * torch.finfo(self.u.dtype).eps * self.depth * size / (1 - self.block)
+                bound = torch.where(q < 1, moved / (1 - q) + noise, infinite)
                 found["proved"] = bound
                 # the state that was run on is within q·bound of the equilibrium, and the image map is Lipschitz
-                found["proved image"] = (moved_image + self.guarantee.image * q * bound) / pixels
+                found["proved image"] = (moved_image + self.guarantee.image * (q * bound + noise)) / pixels
         return found
 
     def _image(self, i: int, distances: dict[str, Tensor]) -> ImageCertificate:
@@ -221,7 +228,7 @@ class _Survey:
         # The ordinary route is not worth a word; a finite difference is.
         norm = "" if self.route.startswith("backward") else "Jv by finite differences, "
         by_rate = f"ρ: the estimated rate, {_spread(self.rate, i)}"
-        far = f"‖u_n − u‖/(1 − ρ), n = {self.depth * self.blocks}"
+        far = f"‖u_n − u‖/(1 − ρ), n = {self.depth * self.blocks}, and rounding"
         size = distances["size"].clamp_min(torch.finfo(self.u.dtype).tiny)
         proved = distances.get("proved")
         return ImageCertificate(
@@ -273,7 +280,8 @@ class _Survey:
             # What was asked for is reached only if the blocks that are allowed get there at the rate of this image.
             reached = float(self.rate.value[i]) ** (self.net.depth * rule.max_blocks)
             if reached <= rule.rtol:
-                return Claim((Number(rule.rtol, ESTIMATED, "asked for; blocks are added until it is measured"),))
+                how = f"asked for; blocks are added until it is measured (the rate: {_spread(self.rate, i)})"
+                return Claim((Number(rule.rtol, ESTIMATED, how),))
             if reached < 1:
                 how = f"rate^{self.net.depth * rule.max_blocks} ({_spread(self.rate, i)}): {rule.max_blocks} blocks "
                 how += f"don't reach {rule.rtol:g}"

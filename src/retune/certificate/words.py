@@ -17,7 +17,7 @@ ROWS = {
     "residual": "relative change in K layers (measured)",
     "relative_distance": "distance to equilibrium, relative",
     "rmse": "distance to equilibrium, RMSE",
-    "gradient_error": "relative error of the gradient",
+    "gradient_error": "relative error of the adjoint",
 }
 
 
@@ -31,7 +31,7 @@ def verdict(image: ImageCertificate) -> str:
         what = "the image is" if image.parts == 1 else f"each of its {image.parts} parts is"
         found = f"{_opening(near)} {what} within {_short(near.value)} (RMSE) of the only equilibrium"
         if wrong is not None and wrong.value < 1:
-            found += f", and the gradient formed there is within {_percent(wrong.value)} of the exact one"
+            found += f", and the adjoint of the gradient formed there within {_percent(wrong.value)} of the exact one"
         return found + "."
     about = "" if rate is None else f"the layers shrink errors by {_short(rate.value)} each near this image"
     if rate is not None and rate.value >= 1:

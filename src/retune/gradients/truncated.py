@@ -19,9 +19,10 @@ class Truncated(GradientRule):
     r"""Restart without graph to ``u_R ≈ u*``, then differentiate one block of K layers started there.
 
     With ``J = ∂_u T(u*)`` and ``B = ∂_θ T(u*)`` this gives ``Σ_{k<K} J^k B`` in place of ``(I − J)^{-1} B``: at
-    u* the relative error is at most ρ^K for a ρ-contraction. K = 1 is ordinary Jacobian-free backpropagation (Fung
-    et al., *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*, NeurIPS 2023), general K is ReTune
-    (Davy, Briceño-Arias, Pustelnik, arXiv:2506.13239).
+    u* the relative error of the adjoint is at most ρ^K for a ρ-contraction; that of the gradient is at most ``ρ^K
+    ‖∂_θ u*‖ ‖∇ℓ‖``, which is relatively more where large contributions cancel. K = 1 is ordinary
+    Jacobian-free backpropagation (Fung et al., *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*,
+    NeurIPS 2023), general K is ReTune (Davy, Briceño-Arias, Pustelnik, arXiv:2506.13239).
 
     With ``blocks=M`` the same recorded block is pulled back M times: the gradient of K·M layers at the memory of K.
     With ``rtol`` it is pulled back until the estimated error is below it: that of the adjoint for every image, and

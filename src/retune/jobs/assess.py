@@ -37,17 +37,18 @@ class Scene:
     Args:
         problem: what was measured.
         measured: (1, C, h, w) each.
+        side: pixels a side of the middle that is taken of larger ones.
     """
 
-    def __init__(self, problem: Restoration, measured: Sequence[Tensor]):
+    def __init__(self, problem: Restoration, measured: Sequence[Tensor], side: int = SIDE):
         step = max(1, math.ceil(len(measured) / IMAGES))
         self._parts: list[tuple[Tensor, LinearPhysics]] = []
         for y in measured[::step]:
-            large = max(y.shape[-2:]) > SIDE and problem.describe().get("options") is None
+            large = max(y.shape[-2:]) > side and problem.describe().get("options") is None
             made = Measurements(problem, crops=large)
             packed = made.pack(y)[None]
             if large:
-                rows, cols = (slice(max(0, (n - SIDE) // 2), (n - SIDE) // 2 + min(n, SIDE)) for n in y.shape[-2:])
+                rows, cols = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in y.shape[-2:])
                 packed = packed[..., rows, cols]
             self._parts.append(made.measure(packed))
 

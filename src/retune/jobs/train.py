@@ -24,7 +24,7 @@ __all__ = ["CERTIFICATE", "loss_of", "train"]
 
 CERTIFICATE = "certificate.json"
 #: Side of the middle of an image that is certified at the end.
-_SIDE = 256
+_SIDE = 128
 
 
 def train(

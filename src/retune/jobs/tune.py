@@ -43,6 +43,8 @@ _QUICK = {
 #: Relative change per block at which the restarts of the learning stop. A gradient needs less than an image does, but
 #: what is far from its equilibrium is smoother than that, and would have the strength chosen too small.
 _NEAR = 5e-4
+#: Side of the middle of the first measurement that is certified.
+_CERTIFIED = 128
 RESULT = "tune.json"
 
 
@@ -179,7 +181,7 @@ def tune(
     )
     scene = Scene(problem, measured)
     comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed)
-    certificate = sample_certificate(net, lambda: next(iter(scene)))
+    certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
     tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds, certificate)
     write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
     net.save(out / MODEL, problem=config.problem.model_dump_json())

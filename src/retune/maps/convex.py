@@ -54,6 +54,8 @@ def smooth_assumptions(problem: Problem) -> tuple[Assumption, ...]:
 
 
 def _linearity(problem: Problem) -> tuple[bool, str]:
+    if problem.sqnorm_kind == "given":
+        return False, "not looked at where ‖A‖² is given: Problem(sqnorm=...)"
     return True, f"{type(problem.physics).__name__}: by construction, or on random images"
 
 

@@ -119,8 +119,8 @@ class GradientStep(AbstractMap):
         constant = self.prior_constant(problem.adjoint_y)  # (1,)
         reg = self.reg().to(problem.lipschitz)[:, None]  # (layers, 1)
         smooth = problem.lipschitz + self.strong_convexity
-        lipschitz = smooth + reg.max() * constant
-        steps = 2 * self.step_size().to(lipschitz)[:, None] / (smooth + reg * constant)
+        lipschitz = smooth + reg * constant  # (layers, 1 or B): each layer steps along an F of its own λ
+        steps = 2 * self.step_size().to(lipschitz)[:, None] / lipschitz
         assumptions = smooth_assumptions(problem)
         if not isinstance(self.prior, Ridge):
             return Guarantee(

@@ -18,7 +18,7 @@ CLAIMS = {
     "residual": "relative change in {K} layers",
     "relative_distance": "relative distance to the equilibrium",
     "rmse": "distance to the equilibrium, RMSE",
-    "gradient_error": "relative error of the gradient",
+    "gradient_error": "relative error of the adjoint of the gradient",
 }
 
 

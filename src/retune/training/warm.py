@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import weakref
@@ -127,7 +128,9 @@ class WarmStart:
                 self._place = Path(tempfile.mkdtemp(prefix="retune-warm-start-"))
                 weakref.finalize(self, shutil.rmtree, self._place, ignore_errors=True)
             else:
-                self._place = self.folder
+                # Of several processes that torchrun started, each has crops, and so canvases, of its own.
+                rank = os.environ.get("RANK")
+                self._place = self.folder if rank is None else self.folder / f"process-{rank}"
                 self._place.mkdir(parents=True, exist_ok=True)
         kind = torch.zeros((), dtype=dtype).numpy().dtype
         return torch.from_numpy(np.memmap(self._place / f"{name}.bin", dtype=kind, mode="w+", shape=tuple(shape)))
