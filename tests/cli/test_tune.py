@@ -10,10 +10,14 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import retune
+import retune.build
+import retune.config
 from commands import invoke, smooth
 
 FIELDS = (
@@ -110,6 +114,78 @@ def test_resume_needs_only_the_folder_and_ends_the_same(noisy, tmp_path):
     result, text = invoke("tune", "--resume", "-o", out, "--device", "cpu")
     assert result.exit_code == 0, text
     assert {name: (out / name).read_bytes() for name in before} == before
+
+
+OWN = """
+from deepinv.physics import Downsampling
+def half(img_size, device="cpu", kept=2):
+    return Downsampling(img_size, factor=kept, filter=None, device=device)
+half.image_size = lambda c, h, w: (c, 2 * h, 2 * w)
+"""
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        ["superres", "--factor", "2", "--kernel", "gaussian:0.8", "--boundary", "circular"],
+        ["deblur", "--kernel", "uniform:3", "--boundary", "valid"],
+        ["own_half:half"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_measurements_that_are_smaller_or_larger_than_the_image(noisy, tmp_path, monkeypatch, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_half.py").write_text(OWN)
+    out = tmp_path / "run"
+    result, text = invoke("tune", noisy, "-p", *problem, "--sigma", 0.2, "-o", out, "--device", "cpu", *SETS, *STEPS)
+    assert result.exit_code == 0, text
+    own = ["-p", *problem] if ":" in problem[0] else []
+    result, text = invoke("restore", out, noisy, *own, "-o", tmp_path / "restored", "--device", "cpu")
+    assert result.exit_code == 0, text
+    side = 32 if problem[0] == "deblur" else 64
+    assert np.load(tmp_path / "restored" / "y.npy").shape == (side, side)
+
+
+def test_the_noise_level_of_a_denoiser_is_learned(noisy, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["tune", noisy, "--run", "deblur-denoiser", "-p", "denoise", "--sigma", 0.2, "-o", out]
+    small = ["--set", "model.depth=2", "--set", "model.restarts=2", "--set", "model.max_layers=20"]
+    result, text = invoke(*arguments, "--device", "cpu", *small, "--set", "data.crop=16", *STEPS)
+    assert result.exit_code == 0, text
+    found = json.loads((out / "tune.json").read_text())
+    (name,) = [n for n in found["parameters"] if n.endswith("sigma")]
+    assert len(found["parameters"][name]) == 1
+    with safe_open(sorted(out.glob("checkpoint-*"))[-1], framework="pt") as file:
+        learned = {k: float(file.get_tensor(k).sum()) for k in file.keys() if k.endswith("sigma.raw")}  # noqa: SIM118
+    assert learned
+    start = retune.build.network_of(retune.config.load("deblur-denoiser"), 1).state_dict()
+    assert all(abs(v - float(start[k.split("/")[-1]].sum())) > 1e-6 for k, v in learned.items() if "best" not in k)
+
+
+def test_every_verb_on_16_bit_files(tmp_path):
+    """As the README has it: looked at, tuned, restored and certified, 16 bits and resolution kept."""
+    photos, out = tmp_path / "Fotos mit Größe", tmp_path / "my-tune"
+    photos.mkdir()
+    kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    np.save(tmp_path / "psf.npy", kernel.astype(np.float32))
+    for i in range(2):
+        y = (smooth(33, 40, 3) * 60000).astype(np.uint16)
+        tifffile.imwrite(photos / f"{i}.tif", y, resolution=(300, 300), photometric="rgb")
+    told = ["--problem", "deblur", "--kernel", tmp_path / "psf.npy", "--sigma", "estimate"]
+    result, text = invoke("doctor", photos, *told, lines=60)
+    assert "σ ≈" in text
+    result, text = invoke("tune", photos, *told, "-o", out, "--device", "cpu", *SETS, *STEPS)
+    assert result.exit_code == 0, text
+    result, text = invoke("restore", out, photos, "-o", tmp_path / "restored", "--device", "cpu")
+    assert result.exit_code == 0, text
+    for i in range(2):
+        with tifffile.TiffFile(tmp_path / "restored" / f"{i}.tif") as file:
+            image = file.asarray()
+            assert (image.dtype, image.shape) == (np.uint16, (33, 40, 3))
+            assert file.pages[0].tags["XResolution"].value == (300, 1)
+        assert 20000 < image.mean() < 40000
+    result, text = invoke("certify", out, photos, "--device", "cpu", lines=80)
+    assert result.exit_code == 0, text
 
 
 def test_defaults_that_are_better_are_kept(noisy, tmp_path):
