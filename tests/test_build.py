@@ -151,7 +151,11 @@ def test_gradient_rules(rule, kind):
     ("section", "error", "says"),
     [
         ({"name": "debluring"}, UnknownNameError, "did you mean 'deblur'"),
-        ({"name": "denoise", "kernel": "gaussian:1"}, ConfigError, "denoise has no kernel .*deblur has one"),
+        (
+            {"name": "denoise", "kernel": "gaussian:1"},
+            ConfigError,
+            "denoise has no kernel .*deblur and superres have one",
+        ),
         ({"name": "deblur", "options": {"a": 1}}, ConfigError, "module:function has one"),
         ({"name": "deblur", "sigma": "estimate"}, ConfigError, "retune tune estimates"),
         ({"name": "inpaint", "sigma": "estimate"}, ConfigError, "missing pixels"),

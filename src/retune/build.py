@@ -65,7 +65,7 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Restoration:
             having = [p for p, fields in _OPTIONS.items() if name in fields] or ["module:function"]
             raise ConfigError(
                 f"problem.{name} = {given[name]!r}: the problem {config.name} has no {name} (it has: "
-                f"{', '.join(['sigma', *has])}); {' and '.join(having)} has one"
+                f"{', '.join(['sigma', *has])}); {' and '.join(having)} {'has' if len(having) == 1 else 'have'} one"
             )
     given["sigma"] = _sigma(config, y)
     if own:
