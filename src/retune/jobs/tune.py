@@ -36,9 +36,9 @@ __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 LOSSES = ("auto", "sure", "r2r")
 #: What a run is tuned with, unless it says otherwise: a minute or two for an image of 512×512 on a CPU.
 _QUICK = {
-    "model": {"solver": "anderson", "restarts": 20},
+    "model": {"solver": "inertial", "restarts": 12},
     "data": {"crop": 128, "batch_size": 1},
-    "optimiser": {"steps": 60, "lr": 0.1},
+    "optimiser": {"steps": 40, "lr": 0.1},
 }
 #: Relative change per block at which the restarts of the learning stop. A gradient needs less than an image does, but
 #: what is far from its equilibrium is smoother than that, and would have the strength chosen too small.
