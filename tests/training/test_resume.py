@@ -18,6 +18,7 @@ import torch
 import retune
 from retune.data import random_crops
 from retune.errors import CheckpointError, InvalidParameterError
+from retune.training.devices import first_process
 from retune.training.measure import stream
 
 DENOISE = retune.problems.denoise(0.1)
@@ -327,3 +328,22 @@ def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
     train(whole, steps=60)
     assert same(weights(retune.load(tmp_path / "done.safetensors")), weights(whole))
     assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, False),
+        ({"RANK": "2", "LOCAL_RANK": "0", "GROUP_RANK": "1"}, False),  # the first of a second node
+        ({"LOCAL_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+    ],
+)
+def test_one_process_writes(variables, first, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert first_process() is first
