@@ -17,6 +17,16 @@ from retune.cli.main import app
 
 RNG = np.random.default_rng(0)
 
+#: of a run that is over in seconds
+SMALL = {
+    "problem": ["name=denoise", "sigma=0.1"],
+    "prior": ["levels=2", "wavelet=db2"],
+    "model": ["depth=2", "restarts=1"],
+    "data": ["crop=16", "batch_size=2"],
+    "optimiser": ["steps=4", "checkpoint_every=1"],
+}
+SETS = [word for section, fields in SMALL.items() for f in fields for word in ("--set", f"{section}.{f}")]
+
 
 def invoke(*arguments, lines=30):
     result = CliRunner().invoke(app, [str(a) for a in arguments])
