@@ -20,6 +20,13 @@ from retune.priors import WaveletL1, WaveletL12
 DRAWS = settings(
     max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+#: what the problems are made of, beside the damping
+PROBLEM = {
+    "seed": st.integers(0, 10_000),
+    "step": st.floats(0.05, 0.97),
+    "reg": st.floats(0.05, 1.0),
+    "low": st.floats(0.2, 0.9),
+}
 
 
 @dataclass
@@ -80,11 +87,8 @@ PROBLEMS = [dense_quadratic, diagonal_quadratic, diagonal_l1, denoise_l1]
 @pytest.mark.parametrize("make", PROBLEMS, ids=lambda f: f.__name__)
 @DRAWS
 @given(
-    seed=st.integers(0, 10_000),
-    step=st.floats(0.05, 0.97),
-    reg=st.floats(0.05, 1.0),
+    **PROBLEM,
     damping=st.sampled_from([0.0, 0.02, 0.3]),
-    low=st.floats(0.2, 0.9),
     depth=st.integers(1, 6),
     layers=st.integers(0, 30),
 )
@@ -124,11 +128,8 @@ def test_proved_bounds_hold(make, float64, seed, step, reg, damping, low, depth,
 
 @DRAWS
 @given(
-    seed=st.integers(0, 10_000),
-    step=st.floats(0.05, 0.97),
-    reg=st.floats(0.05, 1.0),
+    **PROBLEM,
     damping=st.sampled_from([0.0, 0.02, 0.3]),
-    low=st.floats(0.2, 0.9),
     depth=st.integers(1, 6),
     blocks=st.integers(1, 3),
 )
@@ -161,11 +162,8 @@ def _put(u, z, i):
 @pytest.mark.parametrize("make", PROBLEMS, ids=lambda f: f.__name__)
 @DRAWS
 @given(
-    seed=st.integers(0, 10_000),
-    step=st.floats(0.05, 0.97),
-    reg=st.floats(0.05, 1.0),
+    **PROBLEM,
     damping=st.sampled_from([0.02, 0.3]),
-    low=st.floats(0.2, 0.9),
     depth=st.integers(1, 6),
 )
 def test_the_distance_is_bounded_within_a_factor_of_three(make, float64, seed, step, reg, damping, low, depth):
@@ -193,11 +191,8 @@ def distance_in_float32(owner, y, physics, layers=400):
 
 @settings(DRAWS, max_examples=40)
 @given(
-    seed=st.integers(0, 10_000),
-    step=st.floats(0.05, 0.97),
-    reg=st.floats(0.05, 1.0),
+    **PROBLEM,
     damping=st.sampled_from([0.02, 0.3]),
-    low=st.floats(0.2, 0.9),
 )
 @pytest.mark.parametrize("make", PROBLEMS[1:], ids=lambda f: f.__name__)
 def test_bounds_hold_in_float32_too(make, seed, step, reg, damping, low):

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import retune
-from commands import SETS, invoke
+from commands import SETS, invoke, smooth
 from retune.cli.main import app
 
 
@@ -83,6 +83,21 @@ def test_a_run_is_resumed_as_it_was_or_not_at_all(run, tmp_path, sharp, change, 
     assert (again / "config.toml").read_bytes() == before
     assert not (again / "model.safetensors").exists()
     assert invoke(*arguments, "--set", "optimiser.checkpoint_every=2")[0].exit_code == 0
+
+
+def test_images_may_have_moved(run, tmp_path, sharp):
+    """They are known by what they are, not by where."""
+    again, images = tmp_path / "b", tmp_path / "images"
+    shutil.copytree(run, again)
+    shutil.copytree(sharp, images)
+    sorted(again.glob("checkpoint-*"))[-1].unlink()
+    told = ["--set", f"data.train={images}", "-o", again, "--device", "cpu", "--resume"]
+    result, text = invoke("train", "denoise", *SETS, *told)
+    assert result.exit_code == 0, text
+    np.save(images / "0.npy", smooth().astype(np.float32))
+    result, text = invoke("train", "denoise", *SETS, *told)
+    assert result.exit_code == 1
+    assert "images was" in text
 
 
 def test_a_run_is_not_resumed_with_another_kernel_under_the_same_name(tmp_path, sharp):

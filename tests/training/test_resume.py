@@ -330,6 +330,22 @@ def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
     assert not list((tmp_path / "run").glob(".*"))
 
 
+def test_the_network_of_an_interrupted_run_is_still_the_same(tmp_path):
+    """A noise level that is part of the description has been learned meanwhile, in this very object."""
+    prior = retune.priors.Denoiser(retune.networks.SmallUNet(1, (4, 4)), sigma=0.05, strength=0.5)
+    net = retune.Restarted(retune.ForwardBackward(prior), 2, 1)
+    options = {"steps": 4, "batch_size": 1, "crop": 16, "progress": False, "device": "cpu", "lr": 0.5}
+    images = [torch.rand(1, 24, 24, generator=torch.Generator().manual_seed(0))]
+    options |= {"folder": tmp_path, "checkpoint_every": 1, "resume": True}
+    retune.fit(net, images, retune.problems.denoise(0.1), **options)
+    assert abs(net.map.priors[0].sigma.value.item() - 0.05) > 1e-3
+    sorted(tmp_path.glob("checkpoint-*"))[-1].unlink()
+    retune.fit(net, images, retune.problems.denoise(0.1), **options)
+    other = retune.Restarted(retune.ForwardBackward(prior), 3, 1)
+    with pytest.raises(CheckpointError, match="network was"):
+        retune.fit(other, images, retune.problems.denoise(0.1), **options)
+
+
 @pytest.mark.parametrize(
     ("variables", "first"),
     [

@@ -197,7 +197,7 @@ class _Survey:
             if self.block is not None:
                 q = self.block**self.blocks
                 # What rounding adds to each block, it adds to the equilibrium that is approached. A layer adds up the
-                # state and the step, which is about the scaled back-projection (2τ/L of it) where the state is small.
+                # state and a step of τ ≤ 2/L along Aᵀy: at most twice the scaled back-projection.
                 size = torch.maximum(found["size"], per_image_norm(self.u_far)) + 2 * per_image_norm(self.bound.init())
                 noise = ROUNDING * torch.finfo(self.u.dtype).eps * self.depth * size / (1 - self.block)
                 bound = torch.where(q < 1, moved / (1 - q) + noise, infinite)

@@ -33,10 +33,9 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
     if not resume or not (out / RUN).is_file():
         return  # left to the training, which overwrites no run
     before, now = (_decisive(c) for c in (load(out / RUN), config))
-    changed = [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in now if before.get(k) != now[k]]
     facts = json.loads((out / FACTS).read_text(encoding="utf-8")) if (out / FACTS).is_file() else {}
-    files = problem_files(config.problem)
-    recorded = facts.get("files", {})
+    files, recorded = problem_files(config.problem), facts.get("files", {})
+    changed = [f"{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]
     changed += [f"the file of the {k} has changed" for k, digest in files.items() if recorded.get(k, digest) != digest]
     if changed:
         raise CheckpointError(
@@ -46,8 +45,9 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    """The fields that decide the course of a training, by name."""
-    plain = json.loads(config.model_dump_json(exclude={"compare": True, "optimiser": {"checkpoint_every"}}))
+    """The fields that decide the course of a training, by name; images are compared by what they are, not where."""
+    left_out = {"compare": True, "optimiser": {"checkpoint_every"}, "data": {"train", "validation"}}
+    plain = json.loads(config.model_dump_json(exclude=left_out))
     return {
         f"{section}.{key}" if isinstance(fields, dict) else section: value
         for section, fields in plain.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -62,26 +64,16 @@ def _text(text: str, console: Console, look: str = "") -> Text:
 
 def _tables(problem: dict, heading: str, console: Console) -> list[Table]:
     """One table, or as many as the width of the terminal asks for, with the methods in each."""
-    padding = 1 if console.width >= 100 else 0
     methods = problem["methods"]
     names = {name: _text(label(method, name), console) for name, method in methods.items()}
-    parts: list[list[Column]] = [[]]
-    room = left = console.width - max(12, *(n.cell_len for n in names.values())) - padding
-    for column in columns_of([problem]):
-        # rich puts a space between columns, and the padding
-        width = 1 + padding + max(_widest(column.short), *(len(column.text(m)) for m in methods.values()))
-        if width > left and parts[-1]:
-            parts.append([])
-            left = room
-        parts[-1].append(column)
-        left -= width
+    padding = 1 if console.width >= 100 else 0
+    room = console.width - max(12, *(n.cell_len for n in names.values())) - padding
+    parts = _that_fit(columns_of([problem]), methods, room, 1 + padding)  # rich puts a space beside the padding
     tables = []
     for number, columns in enumerate(parts):
-        first, last = number == 0, number == len(parts) - 1
         table = Table(
-            title=_text(f"{heading} (PSNR in dB)", console, "bold") if first else None,
+            title=None if number else _text(f"{heading} (PSNR in dB)", console, "bold"),
             title_justify="left",
-            caption=_text(str(problem.get("description") or ""), console, "dim") if last else None,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
@@ -100,7 +92,22 @@ def _tables(problem: dict, heading: str, console: Console) -> list[Table]:
                     cells[-1].stylize("bold red")
             table.add_row(*cells, style="cyan" if name == EMPHASISED else "")
         tables.append(table)
+    tables[-1].caption = _text(str(problem.get("description") or ""), console, "dim")
     return tables
+
+
+def _that_fit(columns: Sequence[Column], methods: dict, room: int, between: int) -> list[list[Column]]:
+    """The columns in groups, each as many as there is room for, at least one."""
+    parts: list[list[Column]] = [[]]
+    left = room
+    for column in columns:
+        width = between + max(_widest(column.short), *(len(column.text(m)) for m in methods.values()))
+        if width > left and parts[-1]:
+            parts.append([])
+            left = room
+        parts[-1].append(column)
+        left -= width
+    return parts
 
 
 def _widest(heading: str) -> int:

@@ -46,11 +46,26 @@ def parameter_groups(net: nn.Module, lr: float, lr_network: float) -> list[dict]
 
 
 def _described(net: Restarted) -> str:
-    """What decides the iterations beside the weights; a network that cannot be saved is known by its parts."""
+    """What decides the iterations beside the weights; of a network that cannot be saved, less is known.
+
+    Without what a training changes, so that the network of an interrupted one is the same still.
+    """
+    fixed = {"gradient": net.gradient.describe(), "solver": net.solver.describe(), "stop": repr(net.stop)}
+    fixed |= {"depth": net.depth, "restarts": net.restarts} if net.auto is None else {}
+    if net.auto is not None:
+        del fixed["gradient"]  # its blocks are chosen, too
     try:
-        return json.dumps(net.describe(), sort_keys=True)
+        fixed["map"] = _without_values(net.map.describe())
     except InvalidParameterError:
-        return repr(net)
+        fixed["map"] = type(net.map).__name__
+    return json.dumps(fixed, sort_keys=True)
+
+
+def _without_values(description: Any) -> Any:
+    """A description of a map without the noise levels and strengths in it, which may have been learned."""
+    if not isinstance(description, dict):
+        return description
+    return {k: _without_values(v) for k, v in description.items() if k not in ("sigma", "strength")}
 
 
 def fit(
