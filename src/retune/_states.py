@@ -30,7 +30,7 @@ def of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
 
     def recall(v: Tensor) -> tuple[Tensor, Tensor]:
         image, gain = images.recall(v)
-        return bound.state(image.to(v)), gain.to(v)
+        return bound.image_adjoint(image.to(v)), gain.to(v)
 
     return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
 

@@ -97,7 +97,7 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
         kind = WaveletL12 if config.norm == "l12" else WaveletL1
         wavelet = config.wavelet if isinstance(config.wavelet, str) else list(config.wavelet)
         per_channel = channels if config.weights_per_channel else None
-        return kind(wavelet, config.levels, channels=per_channel, coarse=config.coarse)
+        return kind(wavelet, config.levels, channels=per_channel, coarse=config.coarse, margin=config.margin)
     network = _network(config, channels)
     learned: dict[str, Any] = {"learn_sigma": config.learn_sigma, "learn_denoiser": config.learn_weights}
     if config.type == "denoiser":

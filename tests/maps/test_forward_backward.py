@@ -7,7 +7,7 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, TVPrior, WaveletPrior, Zero
 from deepinv.physics import Blur, Denoising, Inpainting
 
 from problems import CASES, Quadratic, dense, quadratic, rand, soft, spectrum
-from retune import ForwardBackward, Problem
+from retune import ForwardBackward, Problem, Restarted, Stop
 from retune.build import build
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import WaveletL1, WaveletL12
@@ -225,6 +225,30 @@ def test_any_size_channels_batch_and_precision(shape, dtype):
     assert bound.image(u).shape == shape
     assert bool(torch.isfinite(u).all())
     torch.testing.assert_close(bound.image(bound.state(rand(*shape, dtype=dtype))), rand(*shape, dtype=dtype))
+
+
+def test_a_margin_keeps_opposite_borders_apart():
+    """A ramp that is dark on the left and bright on the right: periodised wavelets ring where these meet."""
+    x = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    physics = Inpainting((1, 32, 32), mask=(rand(1, 1, 32, 32) > 0).float())
+    error = {}
+    for margin in (0, 8):
+        net = Restarted(ForwardBackward(WaveletL1("db4", 3, margin=margin), reg=0.01), depth=10).eval()
+        image = net.solve(physics(x), physics, stop=Stop(1e-4, 2000)).image
+        error[margin] = float((image - x)[..., :2].square().mean())
+    assert error[8] < 0.1 * error[0]
+
+
+@pytest.mark.parametrize("case", ["quadratic", "another fidelity"])
+def test_the_start_is_the_back_projection_continued_by_its_mirror_images(case, float64):
+    fidelity = L2(0.5) if case == "quadratic" else L1()
+    physics, y = Inpainting((2, 6, 9), mask=torch.ones(1, 2, 6, 9)), rand(3, 2, 6, 9)
+    step = ForwardBackward(WaveletL12("db4", 2, margin=8), fidelity, lipschitz=None if case == "quadratic" else 1.0)
+    problem = step.problem(y, physics)
+    bound = step.bind(problem)
+    torch.testing.assert_close(bound.image(bound.init()), y)  # Aᵀy/‖A‖² = y
+    torch.testing.assert_close(bound.init(), bound.state(y))
+    assert float((bound.init() - bound.image_adjoint(y)).norm()) > 0.1
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -50,6 +50,46 @@ def test_dense_matrix_of_a_cropped_frame(float64):
     assert float(torch.linalg.matrix_norm(D, 2)) == pytest.approx(1, abs=1e-10)
 
 
+@pytest.mark.parametrize("margin", [1, 8, 20])
+@pytest.mark.parametrize("size", [(16, 24), (5, 33)], ids="{0[0]}x{0[1]}".format)
+def test_a_margin_is_cropped(size, margin, float64):
+    """At least so many pixels lie between opposite borders, and D stays a tight frame."""
+    frame = WaveletFrame(("db4", "haar"), 2, size, torch.float64, margin=margin)
+    padded = frame.basis.padded
+    assert frame.cropped
+    assert all(0 <= p - n - margin < 4 and p % 4 == 0 for p, n in zip(padded, size, strict=True))
+    x, u = rand(2, 3, *size), rand(*frame.shape(2, 3), seed=1)
+    torch.testing.assert_close(frame.synthesis(frame.analysis(x)), x, rtol=0, atol=1e-9)
+    assert abs(inner(frame.synthesis(u), x) - inner(u, frame.analysis(x))) < 1e-9 * float(u.norm() * x.norm())
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 33), (4, 4)], ids="{0[0]}x{0[1]}".format)
+def test_extension_continues_an_image_by_its_mirror_images(size, float64):
+    """The same image, nothing new outside of it, and no jump at the borders, over which the domain wraps around."""
+    basis = WaveletBasis("db4", 2, size, torch.float64, margin=6)
+    x = torch.linspace(1, 2, size[0])[:, None] + torch.linspace(0, 3, size[1])
+    u = basis.extension(x)
+    torch.testing.assert_close(basis.synthesis(u), x, rtol=0, atol=1e-9)
+    whole = WaveletBasis("db4", 2, basis.padded, torch.float64).synthesis(u)
+    assert float(whole.min()) > 1 - 1e-9
+    assert float(whole.max()) < 5 + 1e-9
+    for axis in (0, 1):  # from a pixel to the next it moves with the image, and from one border to the other
+        steepest, between = float(x.diff(dim=axis).max()), float(x.select(axis, -1).max() - x.select(axis, 0).min())
+        most = steepest + between / (basis.padded[axis] - size[axis] + 1)
+        assert float((whole - whole.roll(1, axis)).abs().max()) <= most + 1e-9
+
+
+def test_extension_of_a_frame_that_crops_nothing_is_its_analysis(float64):
+    frame, x = WaveletFrame(("db4", "haar"), 2, (16, 24), torch.float64), rand(1, 3, 16, 24)
+    assert not frame.cropped
+    torch.testing.assert_close(frame.extension(x), frame.analysis(x))
+
+
+def test_extension_has_the_derivative_of_a_linear_map(float64):
+    basis = WaveletBasis("db2", 1, (5, 4), torch.float64, margin=3)
+    assert torch.autograd.gradcheck(basis.extension, rand(2, 5, 4).requires_grad_())
+
+
 @pytest.mark.parametrize(("wavelet", "size"), [("db2", (16, 32)), ("db4", (128, 160)), ("sym6", (72, 48))])
 def test_same_coefficients_as_pywavelets(wavelet, size, float64):
     """Up to a circular shift: the same filters, the same bands in the same place."""

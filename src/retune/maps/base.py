@@ -45,6 +45,10 @@ class BoundMap(ABC):
     def state(self, image: Tensor) -> Tensor:
         """A state whose image is the given one, to start from."""
 
+    def image_adjoint(self, image: Tensor) -> Tensor:
+        """The adjoint of :meth:`image`, where that is linear; by default :meth:`state`."""
+        return self.state(image)
+
     def select(self, index: Tensor) -> BoundMap | None:
         """The same map for the images of `index` (n,) only; None where that can't be told for its operator or prior."""
         return None

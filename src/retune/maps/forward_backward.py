@@ -180,7 +180,7 @@ class _BoundForwardBackward(BoundMap):
             self._frame = first.frame(problem.shape, problem.dtype, problem.device)
         self._target: Tensor | None = None
         if problem.quadratic:
-            self._target = self._scaled(self.state(problem.adjoint_y))
+            self._target = self._scaled(self.image_adjoint(problem.adjoint_y))
         self._start_scale = (1 / (problem.lipschitz if problem.quadratic else problem.sqnorm)).reshape(-1, 1, 1, 1)
         self._back_projection = None if problem.quadratic else problem.adjoint_y
         # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
@@ -237,16 +237,19 @@ class _BoundForwardBackward(BoundMap):
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the scaled back-projection."""
-        target = self._target if self._back_projection is None else self.state(self._back_projection)
-        assert target is not None
-        return target * self._start_scale
+        if self._back_projection is not None:
+            return self.state(self._back_projection * self._start_scale)
+        assert self._target is not None
+        if self._frame is None or not self._frame.cropped:
+            return self._target * self._start_scale
+        return self._frame.extension(self._frame.synthesis(self._target) * self._start_scale)  # D Dᵀ = I
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``prox(u − τ (Dᵀ AᵀA D u + εu − c))`` with ``c = DᵀAᵀy`` for quadratic f."""
         step = self._layers[k % self.layers]
         if self._target is None:
             assert self._gradient is not None
-            gradient = self.state(self._gradient(self.image(u)))
+            gradient = self.image_adjoint(self._gradient(self.image(u)))
             if self._damping:
                 gradient = gradient + self._damping * u
         else:
@@ -259,7 +262,7 @@ class _BoundForwardBackward(BoundMap):
         if self._scalar is not None:
             scale = self._scalar * self._weight + self._damping
             return u if scale == 1 else u * scale
-        normal = self._scaled(self.state(self._normal_operator(self.image(u))))
+        normal = self._scaled(self.image_adjoint(self._normal_operator(self.image(u))))
         return torch.add(normal, u, alpha=self._damping) if self._damping else normal
 
     def _scaled(self, r: Tensor) -> Tensor:
@@ -273,6 +276,9 @@ class _BoundForwardBackward(BoundMap):
             raise ShapeError(
                 f"expected images of shape {tuple(self._shape)} for this problem, got {tuple(image.shape)}"
             )
+        return image if self._frame is None else self._frame.extension(image)
+
+    def image_adjoint(self, image: Tensor) -> Tensor:
         return image if self._frame is None else self._frame.analysis(image)
 
 

@@ -36,11 +36,13 @@ class _WaveletPrior(SynthesisPrior):
         weights: float | Sequence | Tensor = 1.0,
         scale_weights: float | Sequence[float] | Tensor = 1.0,
         coarse: bool = False,
+        margin: int = 0,
         learn: bool = True,
     ):
         super().__init__()
         require("wavelet", wavelet, (str, Sequence), "a name or a sequence of names", 'for example "db4"')
         levels = require_whole("levels", levels)
+        margin = require_whole("margin", margin)
         channels = None if channels is None else require_whole("channels", channels)
         self.wavelets = (wavelet,) if isinstance(wavelet, str) else tuple(wavelet)
         if not self.wavelets:
@@ -53,7 +55,10 @@ class _WaveletPrior(SynthesisPrior):
             raise InvalidParameterError(
                 f"channels must be None (weights shared by all channels) or ≥ 1, got {channels}"
             )
+        if margin < 0:
+            raise InvalidParameterError(f"margin must be a number of pixels, 0 or more, got {margin}")
         self.levels, self.channels, self.coarse, self.learn = levels, channels, coarse, learn
+        self.margin = margin
         count = len(self.wavelets)
         self.weights = Positive(weights, (channels or 1, count, 3), learn=learn, name="weights")
         self.scale_weights = Positive(scale_weights, (count, levels), learn=learn, name="scale_weights")
@@ -70,6 +75,7 @@ class _WaveletPrior(SynthesisPrior):
             "levels": self.levels,
             "channels": self.channels,
             "coarse": self.coarse,
+            "margin": self.margin,
             "learn": self.learn,
         }
 
@@ -86,7 +92,7 @@ class _WaveletPrior(SynthesisPrior):
                 "command line, train on images of the same kind (data.grey = true makes them grey), or with "
                 "prior.weights_per_channel = false"
             )
-        return WaveletFrame(self.wavelets, self.levels, (shape[-2], shape[-1]), dtype, device)
+        return WaveletFrame(self.wavelets, self.levels, (shape[-2], shape[-1]), dtype, device, self.margin)
 
     def _scales_by_position(self, frame: WaveletFrame) -> Tensor:
         """The scale weights at every position, shape (1, 1, M, 1, P)."""
@@ -133,6 +139,9 @@ class WaveletL1(_WaveletPrior):
         weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
         scale_weights: initial ``α``, one positive number or a table (M, levels).
         coarse: also penalise the coarse approximation, with weights of its own.
+        margin: pixels, at least, that are restored beyond the image and cut off. The wavelets are periodised: without
+            a margin, and with sides divisible by ``2**levels``, opposite borders are neighbours, and what is different
+            there rings. 8 are enough for "db4"; D is then redundant (:attr:`WaveletFrame.orthonormal`).
         learn: whether the weights are trained.
 
     Raises:
@@ -177,6 +186,9 @@ class WaveletL12(_WaveletPrior):
         weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
         scale_weights: initial ``α``, one positive number or a table (M, levels).
         coarse: also penalise the coarse approximation, by a weighted ℓ1 norm.
+        margin: pixels, at least, that are restored beyond the image and cut off. The wavelets are periodised: without
+            a margin, and with sides divisible by ``2**levels``, opposite borders are neighbours, and what is different
+            there rings. 8 are enough for "db4"; D is then redundant (:attr:`WaveletFrame.orthonormal`).
         learn: whether the weights are trained.
 
     Raises:
@@ -194,6 +206,7 @@ class WaveletL12(_WaveletPrior):
         weights: float | Sequence | Tensor = 1.0,
         scale_weights: float | Sequence[float] | Tensor = 1.0,
         coarse: bool = False,
+        margin: int = 0,
         learn: bool = True,
     ):
         super().__init__(
@@ -203,6 +216,7 @@ class WaveletL12(_WaveletPrior):
             weights=weights,
             scale_weights=scale_weights,
             coarse=coarse,
+            margin=margin,
             learn=learn,
         )
         require("over", over, (str, Sequence), "a name or a sequence of names", 'for example ("channel", "band")')

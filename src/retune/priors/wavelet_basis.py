@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ def max_levels(height: int, width: int) -> int:
 class WaveletBasis:
     r"""An orthonormal periodised 2-D wavelet basis for one image size, and its synthesis frame by cropping.
 
-    The image (H, W) is zero-padded to multiples of ``2**levels``; on that domain the transform W is orthonormal.
-    ``analysis = W ∘ pad`` and ``synthesis = crop ∘ Wᵀ`` are each other's adjoint, and ``synthesis ∘ analysis`` is the
-    identity: the rows of ``D = crop ∘ Wᵀ`` are a tight frame, ``D Dᵀ = I``.
+    The image (H, W) is zero-padded by `margin` pixels and to multiples of ``2**levels``; on that domain the transform W
+    is orthonormal. ``analysis = W ∘ pad`` and ``synthesis = crop ∘ Wᵀ`` are each other's adjoint, and ``synthesis ∘
+    analysis`` is the identity: the rows of ``D = crop ∘ Wᵀ`` are a tight frame, ``D Dᵀ = I``. Since W is periodised,
+    the pixels that are cropped lie between opposite borders of the image; without any, these are neighbours.
 
     The packed coefficients have length ``N = H' W'``: first the details as (3, P), P counting the positions of all
     levels from fine to coarse, then the coarse approximation. The three bands are (low, high), (high, low) and
@@ -37,6 +39,7 @@ class WaveletBasis:
         wavelet: name of an orthogonal PyWavelets wavelet ("db4", "sym8", "coif2", "haar", …).
         levels: number of levels, at least 1.
         size: (H, W).
+        margin: pixels, at least, between opposite borders.
 
     Raises:
         UnknownNameError, InvalidParameterError: see :func:`filters`.
@@ -50,6 +53,7 @@ class WaveletBasis:
         size: tuple[int, int],
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        margin: int = 0,
     ):
         filters(wavelet)
         height, width = size
@@ -64,7 +68,7 @@ class WaveletBasis:
         self.wavelet, self.levels, self.size = wavelet, levels, (height, width)
         self.dtype, self.device = dtype, torch.device(device)
         step = 2**levels
-        self.padded = (-(-height // step) * step, -(-width // step) * step)
+        self.padded = (-(-(height + margin) // step) * step, -(-(width + margin) // step) * step)
         shapes = [(self.padded[0] >> j, self.padded[1] >> j) for j in range(1, levels + 1)]
         self.band_shapes = tuple(shapes)
         counts = [a * b for a, b in shapes]
@@ -75,6 +79,7 @@ class WaveletBasis:
         self._plans = [
             tuple(axis_plan(wavelet, m >> j, dtype, self.device) for m in self.padded) for j in range(levels)
         ]
+        self._whole = self if self.orthonormal else WaveletBasis(wavelet, levels, self.padded, dtype, device)
 
     @property
     def orthonormal(self) -> bool:
@@ -86,6 +91,19 @@ class WaveletBasis:
         if tuple(x.shape[-2:]) != self.size:
             raise ShapeError(f"expected images (..., {self.size[0]}, {self.size[1]}), got {tuple(x.shape)}")
         return _Analysis.run(x, self)  # type: ignore[return-value]
+
+    def extension(self, x: Tensor) -> Tensor:
+        """Coefficients (..., N) of the image continued by its mirror images: ``D u = x``, with no jump at the borders.
+
+        ``Dᵀ x`` has the same image, but is that of a scene which is black outside of it.
+        """
+        for axis in (-2, -1):
+            n, cut = self.size[axis], self.padded[axis] - self.size[axis]
+            if cut:
+                behind, before = (x.index_select(axis, i) for i in _mirrors(n, cut, x.device))
+                fade = torch.linspace(0, 1, cut + 2, dtype=x.dtype, device=x.device)[1:-1]
+                x = torch.cat([x, torch.lerp(behind, before, fade if axis == -1 else fade[:, None])], axis)
+        return self._whole.analysis(x)
 
     def synthesis(self, u: Tensor) -> Tensor:
         """``D u``: coefficients (..., N) → images (..., H, W)."""
@@ -135,6 +153,15 @@ class WaveletBasis:
             current = synthesise_level(current, details, rows, cols).reshape(-1, rows.samples, cols.samples)
             current = current[:, : rows.n, : cols.n]
         return current[:, : self.size[0], : self.size[1]].reshape(*lead, *self.size).contiguous()
+
+
+@lru_cache(maxsize=64)
+def _mirrors(n: int, cut: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which of n pixels stands at each of `cut` places behind them, mirrored at the end, and at the start that follows."""
+    places = np.stack([np.arange(n, n + cut), np.arange(-cut, 0)]) % (2 * n)
+    with torch.inference_mode(False):
+        behind, before = torch.as_tensor(np.minimum(places, 2 * n - 1 - places), device=device)
+    return behind, before
 
 
 class _Linear(Function):
@@ -194,8 +221,9 @@ class WaveletFrame:
         size: tuple[int, int],
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        margin: int = 0,
     ):
-        self.bases = tuple(WaveletBasis(w, levels, size, dtype, device) for w in wavelets)
+        self.bases = tuple(WaveletBasis(w, levels, size, dtype, device, margin) for w in wavelets)
         self._scale = 1 / math.sqrt(len(self.bases))
 
     @property
@@ -208,6 +236,11 @@ class WaveletFrame:
         """Whether ``Dᵀ D = I`` as well as ``D Dᵀ = I``."""
         return len(self.bases) == 1 and self.basis.orthonormal
 
+    @property
+    def cropped(self) -> bool:
+        """Whether D cuts something off, so that states of the same image differ by what is outside of it."""
+        return not self.basis.orthonormal
+
     def shape(self, batch: int, channels: int) -> tuple[int, int, int, int]:
         """Shape (B, C, M, N) of the coefficients."""
         return (batch, channels, len(self.bases), self.basis.length)
@@ -217,6 +250,13 @@ class WaveletFrame:
         if len(self.bases) == 1:
             return self.basis.analysis(x).unsqueeze(2)
         return torch.stack([b.analysis(x) for b in self.bases], 2) * self._scale
+
+    def extension(self, x: Tensor) -> Tensor:
+        """Coefficients (B, C, M, N) of an image (B, C, H, W), ``D u = x``, to start from: of its mirror images outside.
+
+        ``Dᵀ x`` if nothing is outside.
+        """
+        return torch.stack([b.extension(x) for b in self.bases], 2) * self._scale
 
     def synthesis(self, u: Tensor) -> Tensor:
         """``D u``: (B, C, M, N) → (B, C, H, W)."""
