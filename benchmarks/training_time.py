@@ -39,7 +39,8 @@ from typing import Any
 import torch
 from deepinv.loss.metric import PSNR
 from deepinv.optim import L2, PGD, DEQConfig
-from deepinv.optim.prior import WaveletPrior
+from deepinv.optim.prior import Prior, WaveletPrior
+from deepinv.physics import LinearPhysics
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -131,6 +132,49 @@ class TheirWavelets(WaveletPrior):
         return super().prox(x, ths=table[None], gamma=gamma)
 
 
+class OurNorm(Prior):
+    """Our norm of coefficients, for deepinv's loop."""
+
+    def __init__(self, weights: WaveletL1):
+        super().__init__()
+        self.learned = weights
+        self.frame: Any = None
+
+    def prox(self, x: Tensor, *args: Any, gamma: Any = 1.0, **kwargs: Any) -> Tensor:
+        """Soft thresholding of (B, C, 1, N)."""
+        return self.learned.bind(self.frame, x.shape[1], torch.as_tensor(gamma, dtype=x.dtype)).prox(x)
+
+
+class Coefficients(LinearPhysics):
+    """``A D``, what was measured of coefficients."""
+
+    def __init__(self, physics: LinearPhysics, frame: Any):
+        super().__init__()
+        self.physics, self.frame = physics, frame
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """``A D u``."""
+        return self.physics.A(self.frame.synthesis(x))
+
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
+        """``Dᵀ Aᵀ y``."""
+        return self.frame.analysis(self.physics.A_adjoint(y))
+
+
+class InCoefficients(nn.Module):
+    """deepinv's loop on the coefficients of our frame, from our start."""
+
+    def __init__(self, loop: nn.Module, norm: OurNorm):
+        super().__init__()
+        self.loop, self.norm = loop, norm
+
+    def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
+        """The image (B, C, H, W)."""
+        start = physics.A_adjoint(y)
+        self.norm.frame = frame = self.norm.learned.frame(start.shape, start.dtype, start.device)
+        return frame.synthesis(self.loop(y, Coefficients(physics, frame), init=frame.extension(start)))
+
+
 @dataclass(frozen=True)
 class Tuned:
     """Options of deepinv's DEQ: learning rate, threshold to stop at, acceleration, adjoint iterations, and how its
@@ -190,8 +234,8 @@ class Race:
 
     def theirs(self, tuned: Tuned) -> Contender:
         """deepinv's exact DEQ."""
-        prior = weights(self.device)
-        prior = prior if tuned.mode is None else TheirWavelets(prior, self.device, tuned.mode)
+        learned = weights(self.device)
+        prior = OurNorm(learned) if tuned.mode is None else TheirWavelets(learned, self.device, tuned.mode)
         x = self.images[0][None].to(self.device)
         lipschitz = float(retune.Problem(*self.problem.measure(x, 0)).lipschitz.max())
         net = PGD(
@@ -211,7 +255,8 @@ class Race:
                 anderson_acceleration_backward=tuned.anderson,
             ),
         ).to(self.device)
-        return Contender(net, prior, self.reg, tuned.lr)
+        net = InCoefficients(net, prior) if isinstance(prior, OurNorm) else net
+        return Contender(net, learned, self.reg, tuned.lr)
 
     def run(self, runners: Mapping[Any, Contender]) -> None:
         """All steps of all contenders, in turns."""

@@ -30,6 +30,7 @@ PROBLEMS = {
     "denoise": {"name": "denoise", "sigma": 0.1},
     "deblur": {"name": "deblur", "kernel": "gaussian:1.6", "boundary": "reflect", "sigma": 0.02},
     "inpaint": {"name": "inpaint", "sigma": 0.05},
+    "superres": {"name": "superres", "factor": 2, "sigma": 0.01},
 }
 
 
@@ -99,19 +100,19 @@ def score(net: Restarted, config: Config, images: list[Tensor], files: list[Path
     return sum(found) / len(found)
 
 
-def compare(name: str, images: list[Tensor], sets: list[str]) -> list[dict]:
+def compare(name: str, images: list[Tensor], sets: list[str], loss: str) -> list[dict]:
     """Rows of one problem: noise level given, and estimated where that can be done."""
     rows, truth = [], None
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         files, fields = measured(images, PROBLEMS[name], folder)
-        for sigma in ("given",) if name == "inpaint" else ("given", "estimated"):
+        for sigma in ("given", "estimated") if name in ("denoise", "deblur") else ("given",):
             config = starting_run(fields, sets)
             asked = config if sigma == "given" else starting_run({**fields, "sigma": "estimate"}, sets)
             torch.manual_seed(config.seed)
             default = score(network_of(config, images[0].shape[0]), config, images, files)
             start = time.perf_counter()
-            tuned = tune(asked, files, folder / sigma, device="cpu", progress=False)
+            tuned = tune(asked, files, folder / sigma, loss=loss, device="cpu", progress=False)
             seconds = time.perf_counter() - start
             without = score(retune.load(folder / sigma / "model.safetensors"), config, images, files)
             truth = score(with_truth(config, images), config, images, files) if truth is None else truth
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--problem", action="append", choices=sorted(PROBLEMS))
     parser.add_argument("--count", type=int, default=8, help="images")
     parser.add_argument("--side", type=int, default=256, help="of their middle, in pixels")
+    parser.add_argument("--loss", default="auto", help="of retune tune")
     parser.add_argument("--set", action="append", default=[], help="a field, as optimiser.steps=40")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="file for the rows")
@@ -150,7 +152,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     images = pictures(given.folder, given.count, given.side)
     print(f"{len(images)} images, {tuple(images[0].shape)}", file=sys.stderr)
-    rows = [row for name in given.problem or PROBLEMS for row in compare(name, images, given.set)]
+    rows = [row for name in given.problem or PROBLEMS for row in compare(name, images, given.set, given.loss)]
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1))
 

@@ -9,9 +9,10 @@ from torch import nn
 
 import retune
 from problems import rand
+from retune.data import photograph
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.measurements import Measurements
-from retune.training.unsupervised import Sure, SureSplit, recorrupted
+from retune.training.unsupervised import Sure, SureEquivariant, SureSplit, recorrupted
 
 
 class Smoother(nn.Module):
@@ -95,6 +96,45 @@ def test_where_pixels_are_missing_the_whole_image_is_estimated():
     gap = torch.cat(gaps)
     assert abs(gap.mean()) < 4 * gap.std() / len(gap) ** 0.5 + 1e-6
     assert gap.std() < 0.3 * size
+
+
+class Scaling(nn.Module):
+    """``f(y) = s y``."""
+
+    def forward(self, y, physics):
+        return 0.7 * y
+
+
+def test_the_error_of_restoring_again_is_added():
+    """Of ``s y`` at noise σ, a scene z has the mean squared error ``(1 − s)² z² + s² σ²``, however it is shifted."""
+    y, physics = retune.problems.denoise(0.1).measure(scene(batch=4))
+    model, values = Scaling(), []
+    for loss in (SureEquivariant(0.1), SureEquivariant(0.1), Sure(0.1)):
+        torch.manual_seed(5)
+        values.append(loss(x_net=model(y, physics), y=y, physics=physics, model=model))
+    again = 0.3**2 * model(y, physics).square().flatten(1).mean(1) + 0.7**2 * 0.1**2
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=0)
+    torch.testing.assert_close(values[0] - values[2], again, rtol=0.1, atol=0)
+
+
+def test_restoring_again_sees_what_was_not_measured():
+    """Stein's estimate alone takes a strength for a small image that leaves its enlargement rough."""
+    x = photograph("chelsea")[None, :, 60:132, 130:202]
+    problem = retune.problems.superres(2, sigma=0.01)
+    y, physics = problem.measure(x, 1)
+    prior = retune.priors.WaveletL12("db4", 3, margin=8)
+    errors = {"truth": [], "sure": [], "again": []}
+    for strength in (0.001, 0.01, 0.1):
+        step = retune.ForwardBackward(prior, reg=strength)
+        net = retune.Restarted(step, restarts=30, solver=retune.Inertial()).eval()
+        with torch.no_grad():
+            found = net(y, physics)
+            errors["truth"].append((found - x).square().mean())
+            for name, loss in (("sure", Sure(0.01)), ("again", SureEquivariant(0.01))):
+                torch.manual_seed(0)
+                errors[name].append(loss(x_net=found, y=y, physics=physics, model=net).mean())
+    best = {name: min(range(3), key=values.__getitem__) for name, values in errors.items()}
+    assert best == {"truth": 1, "sure": 0, "again": 1}
 
 
 def test_recorruption_per_channel_needs_one_call():

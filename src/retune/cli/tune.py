@@ -34,7 +34,9 @@ def tune(
     factor: _problem.Factor = None,
     sigma: _problem.Sigma = None,
     white: _problem.White = None,
-    loss: Annotated[str, typer.Option("--loss", help="auto, sure (noise level known) or r2r (recorrupted).")] = "auto",
+    loss: Annotated[
+        str, typer.Option("--loss", help="auto, sure (Stein), r2r (recorrupted) or ei (equivariant).")
+    ] = "auto",
     run: Annotated[
         str | None, typer.Option("--run", help="A TOML file with the prior and model; a wavelet norm by default.")
     ] = None,
@@ -82,8 +84,8 @@ def _tell(tuned: Tuned) -> None:
     found = tuned.comparison
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
     typer.echo(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
-    typer.echo(f"defaults      {_decibel(found.before)}")
-    typer.echo(f"tuned         {_decibel(found.after)}{_sure(found.uncertainty)}")
+    typer.echo(f"defaults      {_decibel(found.before, tuned.loss)}")
+    typer.echo(f"tuned         {_decibel(found.after, tuned.loss)}{_sure(found.uncertainty)}")
     if found.gain is not None:
         typer.echo(f"gain          {found.gain:+.2f} dB{_sure(found.spread)}")
     if not found.better:
@@ -102,10 +104,11 @@ def _sure(error: float | None) -> str:
     return ", on one block of pixels: how sure is not known" if error is None else f" ± {error:.2f} dB (standard error)"
 
 
-def _decibel(psnr: float | None) -> str:
-    return (
-        "error too small to be told" if psnr is None else f"{psnr:.2f} dB estimated PSNR of the noise-free measurement"
+def _decibel(psnr: float | None, loss: str) -> str:
+    what = (
+        "by the error of the measurement and of restoring again" if "(EI)" in loss else "of the noise-free measurement"
     )
+    return "error too small to be told" if psnr is None else f"{psnr:.2f} dB estimated PSNR {what}"
 
 
 def _values(values: tuple[float, ...] | list[float]) -> str:

@@ -29,11 +29,11 @@ from retune.problems.measurements import Measurements
 from retune.solve import Stop
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
-from retune.training.unsupervised import ErrorEstimate, Sure, SureSplit, recorrupted
+from retune.training.unsupervised import ErrorEstimate, Sure, SureEquivariant, SureSplit, recorrupted
 
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 
-LOSSES = ("auto", "sure", "r2r")
+LOSSES = ("auto", "sure", "r2r", "ei")
 #: What a run is tuned with, unless it says otherwise: a minute or two for an image of 512×512 on a CPU.
 _QUICK = {
     "model": {"solver": "inertial", "restarts": 12},
@@ -125,8 +125,9 @@ def tune(
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
     The loss is Stein's unbiased estimate of the error where the noise level is given, deepinv's recorrupted loss where
-    it is estimated from the images, and Stein's estimate with splitting where pixels are missing. What was learned is
-    then compared with what it started from, on whole images, by the estimated error; the better is kept.
+    it is estimated from the images, Stein's estimate with splitting where pixels are missing, and with equivariant
+    imaging for larger images of small ones and a physics of the user's. What was learned is then compared with what it
+    started from, on whole images, by the estimated error; the better is kept.
 
     Args:
         config: the run; its images are not looked at.
@@ -134,7 +135,7 @@ def tune(
         out: folder for ``config.toml``, ``run.json``, checkpoints, ``log.csv``, ``tune.json`` and
             ``model.safetensors``.
         white: intensity (in the units of the files) that counts as 1.
-        loss: "auto", "sure" or "r2r".
+        loss: "auto", "sure", "r2r" or "ei".
         resume: continue from the newest checkpoint in `out`, if there is one.
         device: "auto", "cpu", "cuda", …
         progress: show a progress bar.
@@ -215,10 +216,15 @@ def _problem(config: Config, measured: Sequence[Tensor]) -> Restoration:
 def _losses(config: Config, problem: Restoration, loss: str) -> tuple[ErrorEstimate, Loss, str]:
     """What errors are estimated with, what is learned with, and how that is called."""
     if problem.name == "inpaint":
-        if loss == "r2r":
-            raise InvalidParameterError("the recorrupted loss does not see missing pixels; leave --loss at auto")
+        if loss in ("r2r", "ei"):
+            raise InvalidParameterError(
+                f"--loss {loss} is not for missing pixels, of which the others tell more; leave --loss at auto"
+            )
         split = SureSplit(problem.sigma)
         return split, split, "Stein's estimate where it was measured, splitting where it was not"
+    if loss == "ei" or (loss == "auto" and (problem.name == "superres" or not _can_be_cut(problem))):
+        again = SureEquivariant(problem.sigma)
+        return again, again, "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
     sure = Sure(problem.sigma)
     if loss == "r2r" or (loss == "auto" and config.problem.sigma == "estimate"):
         return sure, recorrupted(problem.sigma), "recorrupted to recorrupted (R2R)"

@@ -157,7 +157,7 @@ class WaveletBasis:
 
 @lru_cache(maxsize=64)
 def _mirrors(n: int, cut: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which of n pixels stands at each of `cut` places behind them, mirrored at the end, and at the start that follows."""
+    """Which of n pixels is at each of `cut` places behind them, mirrored at the end, and at the start that follows."""
     places = np.stack([np.arange(n, n + cut), np.arange(-cut, 0)]) % (2 * n)
     with torch.inference_mode(False):
         behind, before = torch.as_tensor(np.minimum(places, 2 * n - 1 - places), device=device)

@@ -6,8 +6,12 @@ For ``y = Ax + ε`` with ``ε ~ N(0, Σ)``, Stein's lemma gives, for any f that 
 
 and pixels that are hidden from f give the error there, ``E‖f(y₁) − y₂‖² = E‖f(y₁) − x₂‖² + tr Σ₂``.
 
+Of what A lets nothing through of, restored images tell: moved, measured and restored again, they should come back as
+they were.
+
 Sources: C. Stein, *Ann. Statist.* 9(6), 1981; S. Ramani, T. Blu, M. Unser, *IEEE TIP* 17(9), 2008 (the divergence
-from one random direction); B. Yaman et al., *Magn. Reson. Med.* 84(6), 2020 (splitting).
+from one random direction); B. Yaman et al., *Magn. Reson. Med.* 84(6), 2020 (splitting); D. Chen, J. Tachella,
+M. Davies, *Equivariant imaging*, ICCV 2021.
 """
 
 from __future__ import annotations
@@ -16,14 +20,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from deepinv.loss import Loss, R2RLoss, SplittingLoss
+from deepinv.loss import EILoss, Loss, R2RLoss, SplittingLoss
 from deepinv.physics import GaussianNoise, LinearPhysics
+from deepinv.transform import Shift
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.noise import noise_levels
 
-__all__ = ["ErrorEstimate", "Sure", "SureSplit", "recorrupted"]
+__all__ = ["ErrorEstimate", "Sure", "SureEquivariant", "SureSplit", "recorrupted"]
 
 #: Step of the divergence, as a share of the smallest noise level: well inside the noise, far above rounding.
 _SHARE = 0.1
@@ -71,7 +77,7 @@ class ErrorEstimate(Loss):
 class Sure(ErrorEstimate):
     """Stein's unbiased estimate of ``‖A f(y) − Ax‖²/m``; deepinv's ``SureGaussianLoss``, for a level per channel too.
 
-    A null space of A is not seen by it: what is filled in there is the prior's.
+    A null space of A is not seen by it: what is filled in there is the prior's. :class:`SureEquivariant` sees it.
 
     Args:
         sigma: noise level, or one per channel.
@@ -80,6 +86,40 @@ class Sure(ErrorEstimate):
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
         """See :class:`ErrorEstimate`."""
         return self._sure(physics.A(x_net), y, physics, model)
+
+
+class SureEquivariant(Sure):
+    """Stein's estimate, plus the error of restoring the restored image again: deepinv's ``EILoss``, with shifts.
+
+    The restored image, shifted at random, is taken for a scene, measured with fresh noise and restored; what A lets
+    nothing through of comes back wrong, which Stein's estimate does not see. Alone, the second term asks for images
+    that are easily restored, the smooth ones. Twice the work of :class:`Sure`.
+
+    Args:
+        sigma: noise level, or one per channel.
+    """
+
+    def __init__(self, sigma: float | Sequence[float]):
+        super().__init__(sigma)
+        self._again = EILoss(Shift(), metric=_SquaredError(), apply_noise=False)
+
+    def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
+        """See :class:`ErrorEstimate`; the second term is a mean over channels and the pixels of a measured value."""
+        # deepinv's transforms draw from a generator of their own; so they follow from the global one, as all else does.
+        self._again.T.rng.manual_seed(int(torch.randint(2**62, ())))
+
+        def noisy(y: Tensor, physics: LinearPhysics) -> Tensor:
+            return model(y + self._sigma(y) * torch.randn_like(y), physics)
+
+        again = self._again(x_net, physics, noisy).mean(1, keepdim=True)
+        return super().map(x_net, y, physics, model) + adaptive_avg_pool2d(again, (y.shape[-2], y.shape[-1]))
+
+
+class _SquaredError(nn.Module):
+    """Pixel by pixel."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).square()
 
 
 class SureSplit(ErrorEstimate):
