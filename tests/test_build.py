@@ -62,6 +62,7 @@ def test_the_network_is_what_the_run_says():
         "levels": 2,
         "channels": None,
         "coarse": True,
+        "margin": 8,
         "learn": True,
     }
     assert told["map"]["layers"] == 2
