@@ -19,6 +19,7 @@ import retune
 import retune.build
 import retune.config
 from commands import invoke, smooth
+from retune.jobs.tune import starting_run
 
 FIELDS = (
     "prior.levels=2",
@@ -93,6 +94,13 @@ def test_one_block_of_pixels_does_not_say_how_sure_it_is(noisy, tmp_path):
     found = json.loads((out / "tune.json").read_text(), parse_constant=pytest.fail)  # Infinity is no JSON
     assert found["comparison"]["spread"] is None
     assert found["comparison"]["uncertainty"] is None
+
+
+def test_crops_of_small_images_are_as_much_smaller():
+    assert starting_run({"name": "superres", "sigma": 0.1}).data.crop == 64
+    assert starting_run({"name": "superres", "sigma": 0.1, "factor": 4}).data.crop == 32
+    assert starting_run({"name": "superres", "sigma": 0.1}, ["problem.factor=4", "data.crop=50"]).data.crop == 50
+    assert starting_run({"name": "denoise", "sigma": 0.1}).data.crop == 128
 
 
 def test_missing_pixels_need_the_mask_and_nothing_else(noisy, tmp_path):

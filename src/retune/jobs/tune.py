@@ -87,6 +87,8 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
         values[section] = {**values.get(section, {}), **fields}
     told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
     values["problem"] = {**told, **problem}
+    if problem.get("name") == "superres":  # crops are of what was measured; what is restored of one is as large as ever
+        values["data"]["crop"] //= from_dict(values, overrides, "the problem").problem.factor or 1
     config = from_dict(values, overrides, "the problem")
     require_kernel(config.problem)
     return config
