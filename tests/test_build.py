@@ -37,6 +37,7 @@ def test_the_network_is_what_the_run_says():
                 "norm": "l1",
                 "wavelet": ["db2", "haar"],
                 "levels": 2,
+                "margin": 6,
                 "weights_per_channel": False,
                 "coarse": True,
             },
@@ -62,7 +63,7 @@ def test_the_network_is_what_the_run_says():
         "levels": 2,
         "channels": None,
         "coarse": True,
-        "margin": 8,
+        "margin": 6,
         "learn": True,
     }
     assert told["map"]["layers"] == 2

@@ -22,6 +22,7 @@ MAPS = {
     "l1": lambda: ForwardBackward(WaveletL1("db2", 2), reg=0.3),
     "union": lambda: ForwardBackward(WaveletL1(["db2", "haar"], 1, channels=2, coarse=True), L2(sigma=0.3)),
     "l12": lambda: ForwardBackward(WaveletL12("sym4", 2, "band", channels=2), learn_step_size=False),
+    "margin": lambda: ForwardBackward(WaveletL1("db2", 1, margin=3), reg=0.2),
     "untied": lambda: ForwardBackward(WaveletL12("db2", 1, learn=False), reg=[0.1, 0.2], layers=2, learn_reg=False),
 }
 RULES = {

@@ -166,7 +166,8 @@ def test_strong_convexity_from_the_operator():
 
 
 def test_a_redundant_frame_has_no_strong_convexity_from_the_operator():
-    for prior, size in ((WaveletL1(("haar", "db2"), 1), 8), (WaveletL1("haar", 1), 7)):
+    union, margin = WaveletL1(("haar", "db2"), 1), WaveletL1("haar", 1, margin=2)
+    for prior, size in ((union, 8), (WaveletL1("haar", 1), 7), (margin, 8)):
         facts = guarantee(Denoising(), rand(1, 1, size, size), prior)
         assert float(facts.strong_convexity) == 0.0
         assert "not orthonormal" in facts.strong_convexity_from

@@ -112,6 +112,30 @@ def test_missing_pixels_need_the_mask_and_nothing_else(noisy, tmp_path):
     assert "splitting" in text
 
 
+def test_equivariant_imaging_is_for_what_is_not_measured_at_all(noisy, tmp_path):
+    arguments = [
+        "tune",
+        noisy,
+        "--sigma",
+        0.2,
+        "-o",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "--loss",
+        "ei",
+        *SETS,
+        *STEPS,
+    ]
+    result, text = invoke(*arguments, "-p", "deblur", "--kernel", "gaussian:0.6")
+    assert result.exit_code == 0, text
+    assert "restoring again" in " ".join(text.split())
+    Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask.png")
+    result, text = invoke(*arguments, "-p", "inpaint", "--mask", tmp_path / "mask.png")
+    assert result.exit_code != 0
+    assert "--loss ei is not for missing pixels" in " ".join(text.split())
+
+
 def test_resume_needs_only_the_folder_and_ends_the_same(noisy, tmp_path):
     out = tmp_path / "run"
     arguments = ["tune", noisy, "-p", "denoise", "--sigma", 0.2, "-o", out, "--device", "cpu", *SETS, *STEPS]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import deepinv as dinv
 import pytest
 import torch
+from deepinv.loss import EILoss
+from deepinv.physics import LinearPhysics
+from deepinv.transform import Shift
 from torch import nn
 
 import retune
@@ -135,6 +138,43 @@ def test_restoring_again_sees_what_was_not_measured():
                 errors[name].append(loss(x_net=found, y=y, physics=physics, model=net).mean())
     best = {name: min(range(3), key=values.__getitem__) for name, values in errors.items()}
     assert best == {"truth": 1, "sure": 0, "again": 1}
+
+
+@pytest.mark.parametrize("unit", [30.0, 0.03])
+def test_restoring_again_counts_alike_in_any_unit(unit, float64):
+    """Of ``c A`` with noise ``c σ``, every error is c² times that of A with noise σ."""
+    x, errors = scene(batch=1, side=33), []
+    for c in (1.0, unit):
+        y, physics = retune.problems.superres(2, sigma=0.0).measure(x[..., :32, :32], 1)
+        own = LinearPhysics(
+            A=lambda x, c=c, p=physics, **_: c * p.A(x), A_adjoint=lambda y, c=c, p=physics, **_: p.A_adjoint(y) / c
+        )
+        model, loss = Smoother(), SureEquivariant(0.1 * c)
+        torch.manual_seed(2)
+        errors.append(loss(x_net=model(c * y, own), y=c * y, physics=own, model=model) / c**2)
+    torch.testing.assert_close(*errors)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_the_estimate_is_the_mean_of_its_map(factor, float64):
+    """Also where the pixels of the image do not divide into those of the measurement."""
+    y, physics = retune.problems.superres(factor, sigma=0.1).measure(scene(side=65, batch=1)[..., :64, :64], 1)
+    model = Smoother()
+    values = {}
+    for loss in (Sure(0.1), SureEquivariant(0.1)):
+        torch.manual_seed(3)
+        values[type(loss)] = loss(x_net=model(y, physics), y=y, physics=physics, model=model)
+    torch.manual_seed(3)
+    again = EILoss(Shift(), apply_noise=False)
+    again.T.rng.manual_seed(int(torch.randint(2**62, ())))
+    found = model(y, physics)
+    second = again(found, physics, lambda y, p: model(y + 0.1 * torch.randn_like(y), p))
+    second = second * physics.A(found).square().mean() / found.square().mean()
+    torch.manual_seed(3)
+    torch.randint(2**62, ())
+    torch.randn_like(y)
+    first = Sure(0.1)(x_net=found, y=y, physics=physics, model=model)
+    torch.testing.assert_close(values[SureEquivariant], first + second)
 
 
 def test_recorruption_per_channel_needs_one_call():

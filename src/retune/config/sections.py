@@ -106,8 +106,8 @@ class PriorConfig(Section):
     """Whether every colour channel has weights of its own (wavelet)."""
     coarse: StrictBool = False
     """Whether the coarse approximation is penalised too (wavelet)."""
-    margin: Annotated[StrictInt, Field(ge=0)] = 8
-    """Pixels, at least, restored beyond the borders and cut off; at 0 opposite borders may be neighbours (wavelet)."""
+    margin: Annotated[StrictInt, Field(ge=0)] = 0
+    """Pixels, at least, restored beyond the borders, which otherwise may be neighbours of opposite ones (wavelet)."""
     weights: str | None = None
     """Of a network: a name that ships (denoiser-color, ridge-convex-gray, …), or a file; by default what fits."""
     learn_weights: StrictBool = False

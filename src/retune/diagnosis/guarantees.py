@@ -89,7 +89,7 @@ def check_guarantees(exam: Exam, null_space: tuple[Finding, ...]) -> Iterator[Fi
     if proved:
         contraction = (
             f"T is a contraction, ρ ≤ {1 - mu / top:.4g} at τ = 1/L, proved from A for priors on the image or in one "
-            "orthonormal wavelet (sides divisible by 2^levels)"
+            "orthonormal wavelet (sides divisible by 2^levels, no margin)"
         )
     else:
         reason = "A has a null space" if mu <= _WEAK * top else "λ_min(AᵀA) is not known exactly"

@@ -3,8 +3,8 @@
 A tile starts at a multiple of ``2**levels``, so that its wavelets are those of the whole image; it is restored with a
 margin that is thrown away in part, because what it sees at an artificial border is wrong; and neighbours are blended
 over the rest of the overlap. Where the boundary is circular, the margin wraps around. What remains different from
-the image restored at once is its own outer border, where the wavelets of the whole image reach around to the opposite
-side, and those of a tile do not.
+the image restored at once is its own outer border, where the wavelets of the whole image (without a margin) reach
+around to the opposite side, and those of a tile do not.
 """
 
 from __future__ import annotations

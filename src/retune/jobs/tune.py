@@ -126,10 +126,10 @@ def tune(
 ) -> Tuned:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
-    The loss is Stein's unbiased estimate of the error where the noise level is given, deepinv's recorrupted loss where
-    it is estimated from the images, Stein's estimate with splitting where pixels are missing, and with equivariant
-    imaging for larger images of small ones and a physics of the user's. What was learned is then compared with what it
-    started from, on whole images, by the estimated error; the better is kept.
+    The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
+    deepinv's recorrupted loss where it is estimated from the images; it is Stein's estimate with splitting where pixels
+    are missing, and with equivariant imaging for larger images of small ones and a physics of the user's. What was
+    learned is then compared with what it started from, on whole images, by the estimated error; the better is kept.
 
     Args:
         config: the run; its images are not looked at.
@@ -158,7 +158,8 @@ def tune(
     packed = as_images([made.pack(y) for y in measured])
     smallest = min(min(y.shape[-2:]) for y in measured)
     torch.manual_seed(config.seed)
-    net = network_of(config, measured[0].shape[1])
+    _, channels, height, width = measured[0].shape
+    net = network_of(config, problem.image_size((channels, height, width))[0])
     start = {k: v.clone() for k, v in net.state_dict().items()}
     remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / RESULT)
     facts = {"images": [str(f.resolve()) for f in files], "white": white, "loss": loss}

@@ -32,7 +32,7 @@ class SynthesisPrior(Prior, ABC):
 
     Maps use :meth:`frame` and :meth:`bind`, which are exact for every image size. As an ordinary deepinv prior on
     images (:meth:`fn`, :meth:`prox`), it is the analysis form ``g(Dᵀx)``, whose prox is ``D prox_g(Dᵀ ·)`` exactly
-    when D is orthonormal: one wavelet, and sides divisible by ``2**levels``.
+    when D is orthonormal: one wavelet, sides divisible by ``2**levels``, and no margin.
     """
 
     explicit_prior = True
@@ -71,8 +71,8 @@ class SynthesisPrior(Prior, ABC):
         frame, bound = self._on_images(x, gamma)
         if not frame.orthonormal:
             raise InvalidParameterError(
-                f"the image-domain prox has no closed form for images {tuple(x.shape[-2:])}: it needs one wavelet "
-                "and sides divisible by 2**levels. retune.ForwardBackward handles any size, in the synthesis form"
+                f"the image-domain prox has no closed form for images {tuple(x.shape[-2:])}: it needs one wavelet, "
+                "sides divisible by 2**levels and no margin. retune.ForwardBackward takes any, in the synthesis form"
             )
         return frame.synthesis(bound.prox(frame.analysis(x)))
 

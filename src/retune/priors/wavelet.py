@@ -75,8 +75,8 @@ class _WaveletPrior(SynthesisPrior):
             "levels": self.levels,
             "channels": self.channels,
             "coarse": self.coarse,
-            "margin": self.margin,
             "learn": self.learn,
+            **({"margin": self.margin} if self.margin else {}),  # as it was said before there were any
         }
 
     def convexity(self) -> Convexity:
@@ -141,7 +141,8 @@ class WaveletL1(_WaveletPrior):
         coarse: also penalise the coarse approximation, with weights of its own.
         margin: pixels, at least, that are restored beyond the image and cut off. The wavelets are periodised: without
             a margin, and with sides divisible by ``2**levels``, opposite borders are neighbours, and what is different
-            there rings. 8 are enough for "db4"; D is then redundant (:attr:`WaveletFrame.orthonormal`).
+            there rings. 8 are enough for "db4". D is redundant then, and the way to the equilibrium longer: take few
+            levels and an accelerated solver.
         learn: whether the weights are trained.
 
     Raises:
@@ -188,7 +189,8 @@ class WaveletL12(_WaveletPrior):
         coarse: also penalise the coarse approximation, by a weighted ℓ1 norm.
         margin: pixels, at least, that are restored beyond the image and cut off. The wavelets are periodised: without
             a margin, and with sides divisible by ``2**levels``, opposite borders are neighbours, and what is different
-            there rings. 8 are enough for "db4"; D is then redundant (:attr:`WaveletFrame.orthonormal`).
+            there rings. 8 are enough for "db4". D is redundant then, and the way to the equilibrium longer: take few
+            levels and an accelerated solver.
         learn: whether the weights are trained.
 
     Raises:

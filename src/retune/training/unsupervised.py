@@ -93,7 +93,8 @@ class SureEquivariant(Sure):
 
     The restored image, shifted at random, is taken for a scene, measured with fresh noise and restored; what A lets
     nothing through of comes back wrong, which Stein's estimate does not see. Alone, the second term asks for images
-    that are easily restored, the smooth ones. Twice the work of :class:`Sure`.
+    that are easily restored, the smooth ones. It is weighted by the gain ``mean(A x̂)²/mean x̂²`` of the operator, so
+    that both are in the units of the measurement. Three calls of the network, where :class:`Sure` needs two.
 
     Args:
         sigma: noise level, or one per channel.
@@ -104,7 +105,7 @@ class SureEquivariant(Sure):
         self._again = EILoss(Shift(), metric=_SquaredError(), apply_noise=False)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See :class:`ErrorEstimate`; the second term is a mean over channels and the pixels of a measured value."""
+        """See :class:`ErrorEstimate`; the second term is a mean over channels, and over pixels if y has fewer."""
         # deepinv's transforms draw from a generator of their own; so they follow from the global one, as all else does.
         self._again.T.rng.manual_seed(int(torch.randint(2**62, ())))
 
@@ -112,7 +113,17 @@ class SureEquivariant(Sure):
             return model(y + self._sigma(y) * torch.randn_like(y), physics)
 
         again = self._again(x_net, physics, noisy).mean(1, keepdim=True)
-        return super().map(x_net, y, physics, model) + adaptive_avg_pool2d(again, (y.shape[-2], y.shape[-1]))
+        pooled = adaptive_avg_pool2d(again, (y.shape[-2], y.shape[-1]))
+        # Where its windows overlap, pooling counts some pixels twice; the mean is kept.
+        pooled = pooled * (_mean(again) / _mean(pooled).clamp_min(torch.finfo(y.dtype).tiny))
+        with torch.no_grad():
+            gain = _mean(physics.A(x_net).square()) / _mean(x_net.square()).clamp_min(torch.finfo(y.dtype).tiny)
+        return super().map(x_net, y, physics, model) + gain * pooled
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Per image, (B, 1, 1, 1)."""
+    return values.mean((1, 2, 3), keepdim=True)
 
 
 class _SquaredError(nn.Module):

@@ -37,7 +37,7 @@ class WarmStart:
     step; pixels never visited start as usual. It is a start and nothing more: operator, noise and weights have changed
     since, and near the edges of a crop the operator saw another boundary. So the restarts go on until the relative
     change per K layers is below `rtol`, and the network's ``restarts`` becomes the most that are run. What is drawn
-    from the seed stays the same.
+    from the seed stays the same. What a prior restores beyond the image (its margin) is not remembered.
 
     A second canvas holds the adjoint ``w = (I − Jᵀ)⁻¹ v``, likewise: it is the first direction of the next solve for
     the same pixels, at any scale, which goes on to the tolerance of the gradient rule, so that the gradient is as
