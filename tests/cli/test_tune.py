@@ -171,7 +171,11 @@ def test_measurements_that_are_smaller_or_larger_than_the_image(noisy, tmp_path,
     out = tmp_path / "run"
     result, text = invoke("tune", noisy, "-p", *problem, "--sigma", 0.2, "-o", out, "--device", "cpu", *SETS, *STEPS)
     assert result.exit_code == 0, text
-    assert ("equivariant imaging (EI)" in " ".join(text.split())) == (problem[0] != "deblur")
+    unseen = problem[0] != "deblur"  # then only the strength is learned
+    assert ("equivariant imaging (EI)" in " ".join(text.split())) == unseen
+    learned = json.loads((out / "tune.json").read_text())["parameters"]
+    assert any("reg" in name for name in learned)
+    assert any("weights" in name for name in learned) != unseen
     own = ["-p", *problem] if ":" in problem[0] else []
     result, text = invoke("restore", out, noisy, *own, "-o", tmp_path / "restored", "--device", "cpu")
     assert result.exit_code == 0, text

@@ -24,6 +24,7 @@ from retune.jobs.certified import sample_certificate
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare
 from retune.jobs.measured import read_measured, require_kernel
 from retune.model import Restarted
+from retune.priors import WaveletL1, WaveletL12
 from retune.problems.base import Restoration
 from retune.problems.measurements import Measurements
 from retune.solve import Stop
@@ -128,8 +129,8 @@ def tune(
 
     The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
     deepinv's recorrupted loss where it is estimated from the images; it is Stein's estimate with splitting where pixels
-    are missing, and with equivariant imaging for larger images of small ones and a physics of the user's. What was
-    learned is then compared with what it started from, on whole images, by the estimated error; the better is kept.
+    are missing, and with equivariant imaging for larger images of small ones and a physics of the user's, where the
+    weights of a norm are left as they are. What was learned is then compared with what it started from, on whole images, by the estimated error; the better is kept.
 
     Args:
         config: the run; its images are not looked at.
@@ -160,6 +161,8 @@ def tune(
     torch.manual_seed(config.seed)
     _, channels, height, width = measured[0].shape
     net = network_of(config, problem.image_size((channels, height, width))[0])
+    if isinstance(estimate, SureEquivariant):
+        _strength_only(net)
     start = {k: v.clone() for k, v in net.state_dict().items()}
     remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / RESULT)
     facts = {"images": [str(f.resolve()) for f in files], "white": white, "loss": loss}
@@ -214,6 +217,16 @@ def _problem(config: Config, measured: Sequence[Tensor]) -> Restoration:
         return problems[0]
     levels = np.mean([np.atleast_1d(p.sigma) for p in problems], axis=0).tolist()
     return problem_of(config.problem.model_copy(update={"sigma": levels if len(levels) > 1 else levels[0]}))
+
+
+def _strength_only(net: Restarted) -> None:
+    """Leave the weights of norms as they are: the finest details of an image that is larger than its measurement were
+    not measured, and whatever smooths them is restored again with the smaller error.
+    """
+    for prior in net.modules():
+        if isinstance(prior, WaveletL1 | WaveletL12):
+            prior.learn = False
+            prior.requires_grad_(False)
 
 
 def _losses(config: Config, problem: Restoration, loss: str) -> tuple[ErrorEstimate, Loss, str]:
