@@ -130,7 +130,8 @@ def tune(
     The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
     deepinv's recorrupted loss where it is estimated from the images; it is Stein's estimate with splitting where pixels
     are missing, and with equivariant imaging for larger images of small ones and a physics of the user's, where the
-    weights of a norm are left as they are. What was learned is then compared with what it started from, on whole images, by the estimated error; the better is kept.
+    weights of a norm are left as they are. What was learned is then compared with what it started from, on whole
+    images, by the estimated error; the better is kept.
 
     Args:
         config: the run; its images are not looked at.
