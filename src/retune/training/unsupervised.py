@@ -93,8 +93,9 @@ class SureEquivariant(Sure):
 
     The restored image, shifted at random, is taken for a scene, measured with fresh noise and restored; what A lets
     nothing through of comes back wrong, which Stein's estimate does not see. Alone, the second term asks for images
-    that are easily restored, the smooth ones. It is weighted by the gain ``mean(A x̂)²/mean x̂²`` of the operator, so
-    that both are in the units of the measurement. Three calls of the network, where :class:`Sure` needs two.
+    that are easily restored, the smooth ones. It is weighted by the gain ``‖A x̂‖²/‖x̂‖²`` of the operator, so that
+    both are in the units of the measurement, and the less of the image is measured, the less it counts. Three calls of
+    the network, where :class:`Sure` needs two.
 
     Args:
         sigma: noise level, or one per channel.
@@ -117,13 +118,18 @@ class SureEquivariant(Sure):
         # Where its windows overlap, pooling counts some pixels twice; the mean is kept.
         pooled = pooled * (_mean(again) / _mean(pooled).clamp_min(torch.finfo(y.dtype).tiny))
         with torch.no_grad():
-            gain = _mean(physics.A(x_net).square()) / _mean(x_net.square()).clamp_min(torch.finfo(y.dtype).tiny)
+            gain = _energy(physics.A(x_net)) / _energy(x_net).clamp_min(torch.finfo(y.dtype).tiny)
         return super().map(x_net, y, physics, model) + gain * pooled
 
 
 def _mean(values: Tensor) -> Tensor:
     """Per image, (B, 1, 1, 1)."""
     return values.mean((1, 2, 3), keepdim=True)
+
+
+def _energy(values: Tensor) -> Tensor:
+    """``‖·‖²`` per image, (B, 1, 1, 1)."""
+    return values.square().sum((1, 2, 3), keepdim=True)
 
 
 class _SquaredError(nn.Module):
