@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 
 import torch
+import torch.distributed
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
@@ -30,7 +32,16 @@ def make_fabric(device: str) -> Fabric:
         fabric.launch()
     except (RuntimeError, ValueError) as error:
         raise InvalidParameterError(f"device {device!r} is not available here: {error}") from error
+    if fabric.world_size > 1:
+        # Fabric does so for NCCL only; threads of gloo that are left at exit now and then abort the process.
+        atexit.unregister(_leave)
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _fabric(kind: str, index: str) -> Fabric:
