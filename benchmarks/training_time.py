@@ -18,7 +18,8 @@ of the same photographs, at the equilibrium of its own network with the weights 
 PSNR. Only training steps are timed, and the contenders take turns step by step. On a CPU with one thread, times are
 those that the process computed: the wall time of an idle machine.
 
-First, in races of their own on other draws, everyone gets the learning rate of the best final PSNR. Then the
+Everyone has options of its own, :data:`FOUND`. ``--tune`` looks for them anew (an hour): in races of their own on
+other draws, everyone gets the learning rate of the best final PSNR. Then the
 accelerated one (K = 2, 4 or 10, tolerance of the warm start, solver) and each DEQ (threshold to stop at, Anderson
 acceleration, 5 or 10 adjoint iterations, its default being 50, and how its wavelets continue an image) get the options
 with which they arrive in the fewest seconds, of those whose final PSNR is within 0.025 dB of plain's, or for DEQ of its
@@ -197,6 +198,23 @@ class Way:
     solver: retune.solvers.AbstractSolver
 
 
+#: What ``--tune`` came to: our learning rate and options, and those of DEQ with its wavelets and with ours.
+FOUND = {
+    "inpaint": (
+        0.1,
+        Way(4, 0.02, retune.Inertial()),
+        Tuned(0.1, backward=10, mode="periodic"),
+        Tuned(0.1, backward=5, mode=None),
+    ),
+    "deblur": (
+        0.1,
+        Way(2, 0.01, retune.Anderson()),
+        Tuned(0.1, backward=5),
+        Tuned(0.1, backward=5, mode=None),
+    ),
+}
+
+
 def weights(device: torch.device) -> WaveletL1:
     return WaveletL1(WAVELET, LEVELS, margin=MARGIN).to(device)
 
@@ -279,8 +297,9 @@ class Race:
 
 
 def fastest(runners: Mapping[Any, Contender], reference: float) -> Any:
-    """The way that arrives first, of those as good as the reference, a PSNR in dB: half of what is allowed in the races,
-    whose draws are others.
+    """The way that arrives first, of those as good as the reference, a PSNR in dB.
+
+    Half of what is allowed in the races, since their draws are others.
     """
     good = [way for way in runners if runners[way].psnr[-1] >= reference - WITHIN / 2]
     return min(good or runners, key=lambda way: runners[way].time)
@@ -331,7 +350,10 @@ def contenders(race: Race, lr: float, way: Way, tuned: Tuned, with_ours: Tuned) 
 def main() -> None:
     whole = {"type": int, "metavar": "N"}
     options = arguments(
-        __doc__, rounds=whole | {"help": "races a problem (default 3)"}, steps=whole | {"help": "of each (default 24)"}
+        __doc__,
+        rounds=whole | {"help": "races a problem (default 3)"},
+        steps=whole | {"help": "of each (default 24)"},
+        tune={"action": "store_true", "help": "look for everyone's options anew"},
     )
     rounds, steps = (1, 16) if options.quick else (3, 24)
     rounds, steps = options.rounds or rounds, options.steps or steps
@@ -351,7 +373,7 @@ def main() -> None:
     began = time.perf_counter()
     device = torch.device(options.device)
     for name in START:
-        lr, way, *tuned = tune(name, steps, device)
+        lr, way, *tuned = tune(name, steps, device) if options.tune else FOUND[name]
         races = []
         for seed in range(1, rounds + 1):
             race = Race(name, steps, seed, device)
