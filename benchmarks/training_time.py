@@ -273,8 +273,9 @@ class Race:
                 anderson_acceleration_backward=tuned.anderson,
             ),
         ).to(self.device)
-        net = InCoefficients(net, prior) if isinstance(prior, OurNorm) else net
-        return Contender(net, learned, self.reg, tuned.lr)
+        if isinstance(prior, OurNorm):
+            return Contender(InCoefficients(net, prior), learned, self.reg, tuned.lr)
+        return Contender(net, prior, self.reg, tuned.lr)  # judged at the equilibrium of its own wavelets
 
     def run(self, runners: Mapping[Any, Contender]) -> None:
         """All steps of all contenders, in turns."""
