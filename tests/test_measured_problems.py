@@ -13,6 +13,7 @@ from problems import as_matrix, rand
 from retune import problems
 from retune.errors import AdjustedWarning, InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.problems.masks import read_mask
+from retune.problems.measurements import Measurements
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 
@@ -34,6 +35,20 @@ def test_a_kernel_that_does_not_sum_to_1_is_normalised_and_said_so(tmp_path):
     with pytest.warns(AdjustedWarning, match="sums to 7, not to 1: it was divided"):
         taps = problems.kernel(str(tmp_path / "k.npy"))
     assert torch.allclose(taps[0, 0], torch.from_numpy(a_kernel()), atol=1e-6)
+
+
+def test_what_identifies_a_problem_is_the_kernel_and_not_its_file(tmp_path):
+    taps = a_kernel()
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, taps)
+    np.save(tmp_path / "c.npy", taps.T)
+    a, b, c = (problems.deblur(str(tmp_path / f"{n}.npy")).identity() for n in "abc")
+    assert a == b == problems.deblur(taps).identity() != c
+    assert problems.deblur("gaussian:1.6").identity() == repr(problems.deblur("gaussian:1.6"))
+    mask = torch.ones(4, 4)
+    masks = [problems.inpaint(mask=mask), problems.inpaint(mask=mask.tril())]
+    assert masks[0].identity() != masks[1].identity()
+    assert Measurements(masks[0]).identity() != Measurements(masks[1]).identity()
 
 
 def test_a_kernel_from_an_image(tmp_path):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import retune
 from commands import SETS, invoke, smooth
 from retune.cli.main import app
+from retune.jobs.restore import model_problem
 
 
 def test_a_run_folder_says_everything(run):
@@ -111,6 +112,38 @@ def test_a_run_is_not_resumed_with_another_kernel_under_the_same_name(tmp_path, 
     result, text = invoke(*arguments, "--resume")
     assert result.exit_code == 1
     assert "the file of the kernel has changed" in text
+
+
+def test_a_run_keeps_its_kernel_when_it_is_moved(tmp_path, sharp, photos):
+    """What the kernel was read from may go; nothing that was restored is restored again."""
+    np.save(tmp_path / "k.npy", np.eye(3, dtype=np.float32) / 3)
+    small = [w for a, b in zip(SETS[::2], SETS[1::2], strict=True) if "problem" not in b for w in (a, b)]
+    fields = ["--set", f"problem.kernel={tmp_path / 'k.npy'}", "--set", f"data.train={sharp}"]
+    result, text = invoke("train", "deblur", *small, *fields, "-o", tmp_path / "r", "--device", "cpu")
+    assert result.exit_code == 0, text
+    kernel = retune.problems.kernel(str(tmp_path / "k.npy"))
+    (tmp_path / "k.npy").unlink()
+    restore = ["restore", tmp_path / "r", photos, "-o", tmp_path / "out", "--device", "cpu", "--no-certificate"]
+    result, text = invoke(*restore)
+    assert result.exit_code == 0, text
+
+    moved = tmp_path / "elsewhere" / "r"
+    moved.parent.mkdir()
+    (tmp_path / "r").rename(moved)
+    restore[1] = moved / "model.safetensors"
+    result, text = invoke(*restore)
+    assert result.exit_code == 0, text
+    assert text.count("done before") >= 2
+    assert torch.equal(retune.problems.kernel(model_problem(moved, {}).kernel), kernel)
+    result, text = invoke("train", "--resume", "-o", moved, "--device", "cpu")
+    assert result.exit_code == 0, text
+
+    next(moved.glob("kernel-*.npy")).unlink()
+    result, text = invoke(*restore)
+    assert result.exit_code == 1
+    assert "which is no longer there" in text
+    assert "--kernel" in text
+    assert invoke(*restore, "--kernel", "uniform:3")[0].exit_code == 0
 
 
 def test_relative_paths_mean_the_same_from_everywhere(tmp_path, monkeypatch, sharp):

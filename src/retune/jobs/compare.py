@@ -19,6 +19,7 @@ from retune.compare.score import Pair, certified, gradient_error, layers_of_trai
 from retune.compare.tuning import Tuned, method_network, run_of_pnp, run_of_variational, tune
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
+from retune.jobs.folder import MODEL, save_model
 from retune.jobs.ledger import Ledger
 from retune.jobs.measured import check_device
 from retune.jobs.naming import before_testing, file_name, grid_name, model_names
@@ -147,7 +148,7 @@ class _Job:
             net, facts = self.trained(method, run)
             failure = facts.pop("failure", None)
         facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
-        net.save(self.out / "models" / f"{method.key}.safetensors", problem=self.run.problem.model_dump_json())
+        save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem)
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
         row |= {"remark": tuned.remark if method.rule is None else None}  # the others only start there
         return row | facts | {"failure": failure, "learned": learned(net)}
@@ -181,7 +182,7 @@ class _Job:
         for lr in rates:
             name = f"{method.key}-{lr:g}"
             entry = self.ledger.once(f"train/{name}", lambda lr=lr, name=name: self._train(method, run, lr, name))
-            found.append((entry, self.out / "training" / name / "model.safetensors"))
+            found.append((entry, self.out / "training" / name / MODEL))
         best, path = max(found, key=lambda f: f[0]["psnr_validation"])
         seconds = sum(entry["seconds"] for entry, _ in found)
         return load(path).to(self.device), best | {"seconds": seconds}
@@ -221,7 +222,7 @@ class _Job:
             }
         except DivergedError as error:  # a row of the table, not the end of the comparison
             entry["failure"], entry["seconds"] = str(error), 0.0
-        net.cpu().save(folder / "model.safetensors", problem=run.problem.model_dump_json())
+        save_model(net.cpu(), folder / MODEL, run.problem)
         return entry
 
     def memory(self, method: Method, run: Config) -> int:

@@ -1,4 +1,8 @@
-"""The folder of a run: what it holds, and that a run is continued only as it was begun."""
+"""The folder of a run: what it holds, and that a run is continued only as it was begun.
+
+A run's kernel and mask are copied into its folder, and named there relative to it: the folder can be moved, and the
+files that it was made from can go.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,13 @@ from retune._checkpoint import write_atomically
 from retune._version import __version__
 from retune.config import Config, ProblemConfig, load, to_toml
 from retune.errors import CheckpointError
+from retune.model import Restarted
 
-__all__ = ["FACTS", "MODEL", "RUN", "prepare", "problem_files"]
+__all__ = ["FACTS", "MODEL", "RUN", "prepare", "problem_files", "save_model"]
 
 MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
+#: the fields of the section [problem] that may name a file
+_NAMED = ("kernel", "mask")
 
 
 def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> None:
@@ -45,8 +52,11 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    """The fields that decide the course of a training, by name; images are compared by what they are, not where."""
+    """The fields that decide the course of a training, by name; files are compared by what they are, not where."""
     left_out = {"compare": True, "optimiser": {"checkpoint_every"}, "data": {"train", "validation"}}
+    config = config.model_copy(
+        update={"problem": config.problem.model_copy(update=dict.fromkeys(_files(config.problem), "a file"))}
+    )
     plain = json.loads(config.model_dump_json(exclude=left_out))
     return {
         f"{section}.{key}" if isinstance(fields, dict) else section: value
@@ -57,12 +67,33 @@ def _decisive(config: Config) -> dict[str, Any]:
 
 def problem_files(config: ProblemConfig) -> dict[str, str]:
     """SHA-256 of the files that a problem names, its kernel and mask."""
-    named = {"kernel": config.kernel, "mask": config.mask}
-    return {
-        key: hashlib.sha256(Path(name).read_bytes()).hexdigest()
-        for key, name in named.items()
-        if name is not None and Path(name).is_file()
-    }
+    return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in _files(config).items()}
+
+
+def save_model(net: Restarted, path: Path, problem: ProblemConfig, **notes: str) -> None:
+    """Save a network with its problem, whose kernel and mask are copied beside it."""
+    net.save(path, problem=_moved(problem, path.parent).model_dump_json(), **notes)
+
+
+def _files(config: ProblemConfig) -> dict[str, Path]:
+    """The files that a problem names; anything else is a kernel by name."""
+    named = {key: Path(value) for key in _NAMED if (value := getattr(config, key)) is not None}
+    return {key: path for key, path in named.items() if path.is_file()}
+
+
+def _moved(config: ProblemConfig, folder: Path) -> ProblemConfig:
+    """The problem with its files copied into a folder, and named relative to it.
+
+    A copy is named by its content, so several networks in a folder share it, and none ever replaces another.
+    """
+    copies = {}
+    for key, file in _files(config).items():
+        content = file.read_bytes()
+        copy = f"{key}-{hashlib.sha256(content).hexdigest()[:12]}{file.suffix}"
+        if not (folder / copy).is_file():
+            write_atomically(folder / copy, content)
+        copies[key] = copy
+    return config.model_copy(update=copies)
 
 
 def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
@@ -79,5 +110,6 @@ def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
         },
         **more,
     }
-    write_atomically(out / RUN, to_toml(config).encode())
+    kept = config.model_copy(update={"problem": _moved(config.problem, out)})
+    write_atomically(out / RUN, to_toml(kept).encode())
     write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())

@@ -22,6 +22,7 @@ from retune._version import __version__
 from retune.build import load, problem_of
 from retune.certificate.parts import worst_part
 from retune.config import ProblemConfig, from_dict
+from retune.config.read import absolute
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
 from retune.jobs.certified import in_a_line
 from retune.jobs.folder import MODEL, problem_files
@@ -84,11 +85,12 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
     """The problem that a network was trained for, with what the user says of their own put on top.
 
     Raises:
-        CheckpointError: the network says nothing of a problem, or names code to be executed: a file from somebody
-            else never decides what is imported here.
+        CheckpointError: the network says nothing of a problem, a file that it names is gone, or it names code to be
+            executed: a file from somebody else never decides what is imported here.
         ConfigError: a value that is not allowed.
     """
-    _, _, notes = _checkpoint.read(model_file(model))
+    file = model_file(model)
+    _, _, notes = _checkpoint.read(file)
     told = json.loads(notes["problem"]) if "problem" in notes else {}
     if "name" in given and given["name"] != told.get("name"):
         told = {}
@@ -99,7 +101,14 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
             f"{model} wants {told['name']!r} to be imported, that is, executed. If you trust that code, name it "
             f"yourself: --problem {told['name']}"
         )
-    problem = from_dict({"problem": {**told, **given}}, source="the problem").problem
+    named = {key: absolute(told[key], file.parent) for key in ("kernel", "mask") if told.get(key)}
+    for key in named.keys() - given.keys():
+        if Path(named[key]).suffix.lower() in io.SUFFIXES and not Path(named[key]).is_file():
+            raise CheckpointError(
+                f"{file} was made with the {key} in {told[key]}, which is no longer there: put it beside the network "
+                f"under that name, or give it with --{key}"
+            )
+    problem = from_dict({"problem": {**told, **named, **given}}, source="the problem").problem
     if not told:
         require_kernel(problem)
     return problem
@@ -231,7 +240,8 @@ class _Job:
             "file": file.name,
             "image_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "model_sha256": self.model_digest,
-            "problem": json.loads(options.problem.model_dump_json()),
+            # Files by what they are, not where: the folder of the network may have been moved.
+            "problem": json.loads(options.problem.model_dump_json(exclude=set(self.problem_files))),
             "problem_files": self.problem_files,
             "tile": options.tile,
             "overlap": options.overlap,

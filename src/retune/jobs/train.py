@@ -13,7 +13,7 @@ from retune.build import network_of, problem_of, training_images
 from retune.config import Config, OptimiserConfig
 from retune.data import centres
 from retune.jobs.certified import sample_certificate
-from retune.jobs.folder import FACTS, MODEL, RUN, prepare
+from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
 from retune.training.checkpoints import fingerprint
 from retune.training.devices import first_process
 from retune.training.fit import fit
@@ -79,7 +79,7 @@ def train(
     if not first_process():
         return result
     scores = {} if result.best_psnr is None else {"psnr_validation": f"{result.best_psnr:.3f}"}
-    net.cpu().save(out / MODEL, problem=config.problem.model_dump_json(), **scores)
+    save_model(net.cpu(), out / MODEL, config.problem, **scores)
     seen = "training image" if validation is None else "validation image"
     sample = centres((images if validation is None else validation)[:1], _SIDE)
     certificate = sample_certificate(net, lambda: problem.measure(sample, config.seed + 1))

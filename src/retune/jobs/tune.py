@@ -21,7 +21,7 @@ from retune.data import as_images
 from retune.errors import CheckpointError, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.certified import sample_certificate
-from retune.jobs.folder import FACTS, MODEL, RUN, prepare
+from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
 from retune.jobs.measured import read_measured, require_kernel
 from retune.model import Restarted
 from retune.priors import WaveletL1, WaveletL12
@@ -192,7 +192,7 @@ def tune(
     certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
     tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds, certificate)
     write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
-    net.save(out / MODEL, problem=config.problem.model_dump_json())
+    save_model(net, out / MODEL, config.problem)
     return tuned
 
 

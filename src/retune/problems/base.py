@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
+from retune.io import SUFFIXES
 from retune.problems.noise import noise_levels
 
 __all__ = ["Restoration"]
@@ -95,9 +98,22 @@ class Restoration(ABC):
     def describe(self) -> dict:
         """The name and the options, as plain data."""
 
+    def identity(self) -> str:
+        """What decides the measurements, in words; a kernel or mask from a file is what it holds, wherever it lies."""
+        told = self.describe()
+        for key in ("kernel", "mask"):
+            held = getattr(self, key, None)
+            if isinstance(held, Tensor) and (told[key] == "custom" or Path(told[key]).suffix.lower() in SUFFIXES):
+                content = f"{tuple(held.shape)}".encode() + held.detach().cpu().contiguous().numpy().tobytes()
+                told[key] = hashlib.sha256(content).hexdigest()[:12]
+        return _said(self.name, told)
+
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in self.describe().items() if k != "name")
-        return f"{self.name}({options})"
+        return _said(self.name, self.describe())
+
+
+def _said(name: str, options: dict) -> str:
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items() if k != 'name')})"
 
 
 def share(name: str, value: float) -> float:

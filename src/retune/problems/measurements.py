@@ -87,3 +87,7 @@ class Measurements(Restoration):
     def describe(self) -> dict:
         """See :class:`~retune.problems.base.Restoration`."""
         return {"name": "measurements", "of": self.of.describe(), "crops": self._crops}
+
+    def identity(self) -> str:
+        """See :class:`~retune.problems.base.Restoration`."""
+        return f"measurements(of={self.of.identity()}, crops={self._crops})"

@@ -181,7 +181,7 @@ def fit(
             "seed": seed,
             "validate_every": every,
             "processes": fabric.world_size,
-            "problem": repr(problem) if isinstance(problem, Restoration) else type(problem).__name__,
+            "problem": problem.identity() if isinstance(problem, Restoration) else type(problem).__name__,
             "network": _described(net),
             "images": fingerprint(train),
             "validation": None if tested is None else fingerprint(tested),
