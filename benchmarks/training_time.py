@@ -13,10 +13,11 @@ same cosine.
   its mirror image where ours restore a margin.
 * **DEQ, our wavelets**: the same with our prior in deepinv's loop, to tell what is due to the faster transform.
 
-A contender has arrived at the step from which on it stays within 0.05 dB of its own final PSNR, on four held-out parts
-of the same photographs, at the equilibrium of its own network with the weights learned so far; the quality is the final
-PSNR. Only training steps are timed, and the contenders take turns step by step. On a CPU with one thread, times are
-those that the process computed: the wall time of an idle machine.
+A contender has arrived at the step from which on it stays within 0.05 dB of its own final PSNR, that of what it
+restores of four held-out parts of the same photographs with the weights learned so far: ours at its equilibrium, DEQ
+where its loop stops, which is what it was trained for and, if it stops early, not its equilibrium. The quality is the
+final PSNR. Only training steps are timed, and the contenders take turns step by step. On a CPU with one thread, times
+are those that the process computed: the wall time of an idle machine.
 
 Everyone has options of its own, :data:`FOUND`. ``--tune`` looks for them anew (an hour): in races of their own on
 other draws, everyone gets the learning rate of the best final PSNR. Then the
@@ -68,11 +69,13 @@ def clock(device: torch.device) -> float:
 class Contender:
     """A network whose prior learns, its optimiser, and the seconds and PSNR along its training."""
 
-    def __init__(self, net: nn.Module, prior: Any, reg: float, lr: float, warm: retune.WarmStart | None = None):
+    def __init__(self, net: nn.Module, prior: Any, lr: float, warm: retune.WarmStart | None = None):
         self.net, self.warm, self.lr = net, warm, lr
         self.optimiser = torch.optim.Adam(prior.parameters(), lr=lr, betas=(0.9, 0.99))
-        # The same fixed point, to the same tolerance, so that no stopping rule decides.
-        self.judge = retune.Restarted(objective(prior, reg), DEPTH, RESTARTS, solver=retune.Anderson()).eval()
+        self.judge = None
+        if isinstance(net, retune.Restarted):
+            # The same fixed point, to the same tolerance, so that no stopping rule of ours decides.
+            self.judge = retune.Restarted(net.map, DEPTH, RESTARTS, solver=retune.Anderson()).eval()
         self.found: Tensor | None = None
         self.seconds: list[float] = []
         self.psnr: list[float] = []
@@ -96,12 +99,17 @@ class Contender:
         self.seconds.append(clock(x.device) - start)
 
     def validate(self, x: Tensor, y: Tensor, physics: Any) -> None:
-        """PSNR at the equilibrium, not timed."""
+        """PSNR of what it restores, not timed."""
         if self.psnr and self.psnr[-1] == -math.inf:  # it has diverged, and will not come back
             return self.psnr.append(-math.inf)
-        found = self.judge.solve(y, physics, init=self.found, stop=retune.Stop(3e-4, 500))
-        self.found = found.image
-        psnr = float(PSNR()(found.image, x).mean())
+        self.net.eval()
+        if self.judge is None:
+            with torch.no_grad():
+                image = self.net(y, physics)
+        else:
+            found = self.judge.solve(y, physics, init=self.found, stop=retune.Stop(3e-4, 500))
+            self.found = image = found.image
+        psnr = float(PSNR()(image, x).mean())
         self.psnr.append(psnr if math.isfinite(psnr) else -math.inf)
 
     @property
@@ -249,7 +257,7 @@ class Race:
         warm = None if way is None else retune.WarmStart(rtol=way.rtol)
         if warm is not None:
             warm.prepare(net, self.images)
-        return Contender(net, prior, self.reg, lr, warm)
+        return Contender(net, prior, lr, warm)
 
     def theirs(self, tuned: Tuned) -> Contender:
         """deepinv's exact DEQ."""
@@ -274,9 +282,7 @@ class Race:
                 anderson_acceleration_backward=tuned.anderson,
             ),
         ).to(self.device)
-        if isinstance(prior, OurNorm):
-            return Contender(InCoefficients(net, prior), learned, self.reg, tuned.lr)
-        return Contender(net, prior, self.reg, tuned.lr)  # judged at the equilibrium of its own wavelets
+        return Contender(InCoefficients(net, prior) if isinstance(prior, OurNorm) else net, learned, tuned.lr)
 
     def run(self, runners: Mapping[Any, Contender]) -> None:
         """All steps of all contenders, in turns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -50,6 +51,8 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` beside `path`, then rename: on any failure the old file stays as it was."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -59,8 +62,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say what was written
+            error.filename = str(path)
         raise
 
 
@@ -107,7 +112,10 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str,
                     f"{FORMAT}: install the version that wrote it, or train again"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return tensors, json.loads(metadata["description"]), json.loads(metadata.get("notes", "{}"))
+        description, notes = json.loads(metadata["description"]), json.loads(metadata.get("notes", "{}"))
+        if not isinstance(description, dict) or not isinstance(notes, dict):
+            raise ValueError("its description is none")
+        return tensors, description, notes
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». It is truncated or not "

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from retune import _checkpoint, problems, weights
 from retune.config import Config, DataConfig, GradientConfig, ModelConfig, PriorConfig, ProblemConfig
-from retune.data import as_images, grey, photograph
+from retune.data import grey, photograph
 from retune.errors import CheckpointError, ConfigError, RetuneError, unknown_name
 from retune.gradients import Implicit, Truncated, Unrolled
 from retune.gradients.base import GradientRule
+from retune.io import list_files
+from retune.io.intensity import read_scaled
 from retune.maps import ForwardBackward, GradientStep
 from retune.maps.base import AbstractMap
 from retune.maps.parameters import Positive
@@ -29,7 +31,18 @@ from retune.registry import build
 from retune.solve import Stop
 from retune.solvers import AbstractSolver, Anderson, Damped, Inertial, Picard
 
-__all__ = ["build", "load", "map_of", "network_of", "prior_of", "problem_of", "rule_of", "solver_of", "training_images"]
+__all__ = [
+    "build",
+    "load",
+    "map_of",
+    "network_of",
+    "prior_of",
+    "problem_of",
+    "rule_of",
+    "sharp_images",
+    "solver_of",
+    "training_images",
+]
 
 _SOLVERS = {"picard": Picard, "damped": Damped, "anderson": Anderson, "inertial": Inertial}
 _SHIPPED = {"denoiser": "denoiser", "red": "denoiser", "ridge": "ridge-convex"}
@@ -181,15 +194,25 @@ def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | No
     """Images to learn from, and to validate on if there are any, each (C, H, W).
 
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: see :func:`retune.data.as_images`.
+        InvalidParameterError, ShapeError, NotFiniteError: see :func:`sharp_images`.
     """
     shipped = config.train == "photographs"
-    train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else as_images(config.train)
-    validation = None if config.validation is None else as_images(config.validation)
-    if config.grey:
+    train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else sharp_images(config.train, config)
+    validation = None if config.validation is None else sharp_images(config.validation, config)
+    if shipped and config.grey:
         train = [grey(x) for x in train]
-        validation = None if validation is None else [grey(x) for x in validation]
     return train, validation
+
+
+def sharp_images(source: str, config: DataConfig) -> list[Tensor]:
+    """The images (C, H, W) of a folder or file, in the unit and the colours that the section [data] says.
+
+    Raises:
+        InvalidParameterError, ShapeError, NotFiniteError: see :func:`retune.io.read` and
+            :func:`retune.io.intensity.intensity_scale`.
+    """
+    images = [x for file in list_files(source) for x in read_scaled(file, config.white, "data.white=")]
+    return [grey(x) for x in images] if config.grey else images
 
 
 def load(path: str | Path) -> Restarted:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from retune import problems as named
 from retune._checkpoint import write_atomically
+from retune._processes import workers as processes
 from retune._version import __version__
 from retune.compare import Settings, compare, settings_as_data, verdicts
 from retune.data import photograph
@@ -113,24 +113,12 @@ def _comparisons(
             for name in chosen:
                 yield (name, *_one(name, settings, size, device, lambda text, n=name: note(f"{_TITLES[n][0]}: {text}")))
         return
-    context = multiprocessing.get_context("spawn")
     threads = max(1, cores // workers)
-    with (
-        _status(console) as note,
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
-        ) as pool,
-    ):
-        waiting = {
-            pool.submit(_one, name, settings, size, device): name for name in sorted(chosen, key=_COST.__getitem__)
-        }
-        try:
-            note(f"{', '.join(_TITLES[n][0].lower() for n in chosen)}, {workers} at a time")
-            for job in as_completed(waiting):
-                yield (waiting[job], *job.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with _status(console) as note, processes(workers, torch.set_num_threads, threads) as submit:
+        waiting = {submit(_one, name, settings, size, device): name for name in sorted(chosen, key=_COST.__getitem__)}
+        note(f"{', '.join(_TITLES[n][0].lower() for n in chosen)}, {workers} at a time")
+        for job in as_completed(waiting):
+            yield (waiting[job], *job.result())
 
 
 def _one(

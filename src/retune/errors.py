@@ -62,6 +62,10 @@ class AdjustedWarning(UserWarning):
     """An input was usable only after a correction; the message says which."""
 
 
+class DoubtfulWarning(UserWarning):
+    """An input is used as it is, but may not be what was meant; the message says why."""
+
+
 class NotConvergedWarning(UserWarning):
     """An image was returned before it had settled."""
 

@@ -72,6 +72,8 @@ def test_what_cannot_be_certified_is_named_and_the_others_are_done(model, photos
         (["--problem", "debluring"], "did you mean 'deblur'"),
         (["--device", "tpu9"], "device 'tpu9' is not available"),
         (["--white", "-3"], "white must be a positive intensity"),
+        (["--crop", "-3"], "crop must be a number of pixels"),
+        (["--json", "."], ". is a folder: name a file"),
     ],
 )
 def test_certifying_with_bad_options(model, photos, options, says):

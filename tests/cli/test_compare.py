@@ -199,6 +199,15 @@ def test_comparing_with_bad_input(run, tmp_path, options, says):
     assert says in text
 
 
+def test_a_model_that_is_none_is_said_before_anything_is_computed(run, tmp_path):
+    (tmp_path / "no.safetensors").write_bytes(b"not a model")
+    options = ["--methods", "variational", "--model", tmp_path / "no.safetensors"]
+    result, text = invoke("compare", *run, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 1
+    assert "no.safetensors cannot be read as a checkpoint" in text
+    assert not (tmp_path / "out" / "progress.json").exists()
+
+
 def test_a_full_disk_and_a_folder_that_is_none(run, tmp_path):
     """No file may be longer than 100 bytes: the same error from write as on a full disk."""
     done = command("compare", *run, "-o", tmp_path / "out", "--methods", "variational", limit=100)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +45,58 @@ def test_a_killed_worker_is_a_failed_file_not_a_traceback(run, photos, tmp_path,
 
 def _killed(file):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_ctrl_c_stops_the_workers_without_a_word_of_theirs(run, tmp_path):
+    (tmp_path / "many").mkdir()
+    for i in range(200):
+        np.save(tmp_path / "many" / f"{i:03}.npy", smooth(64, 64).astype(np.float32))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "retune", "restore", str(run), str(tmp_path / "many"), "--workers", "2"),
+            *("-o", str(tmp_path / "out"), "--device", "cpu"),
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not list((tmp_path / "out").glob("*.json")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopped" in said
+    assert "Traceback" not in out + said
+    assert 0 < len(list((tmp_path / "out").glob("*.json"))) < 200
+
+
+def test_a_result_without_its_record_is_not_vouched_for(run, photos, tmp_path, monkeypatch):
+    """The record of another image would be, had the process ended between the two."""
+    arguments = ["restore", run, photos / "b.png", "-o", tmp_path / "out", "--device", "cpu"]
+    assert invoke(*arguments)[0].exit_code == 0
+    monkeypatch.setattr(restoring, "_told", _killed_before_the_record)
+    with pytest.raises(KeyboardInterrupt):
+        restoring.restore(
+            [photos / "b.png"],
+            restoring.Options(run, restoring.model_problem(run, {}), tmp_path / "out", white=200, certificate=False),
+        )
+    monkeypatch.undo()
+    result, text = invoke(*arguments)
+    assert result.exit_code == 0
+    assert "restored" in text
+    assert "done before" not in text
+
+
+def _killed_before_the_record(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_file_that_is_named_twice_is_restored_once(run, photos, tmp_path):
+    (photos / "folder.png").mkdir()
+    result, text = invoke("restore", run, photos, photos / "b.png", "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 0, text
+    assert text.count("b.png: restored") == 1
 
 
 def test_restoring_asks_for_no_noise(run, tmp_path):
@@ -257,6 +312,10 @@ def test_a_checkpoint_from_a_stranger_runs_nothing(run, photos, tmp_path, monkey
     torch.save({"weights": Evil()}, tmp_path / "evil.pt")
     (tmp_path / "evil_code.py").write_text("import os\nos.mkdir('executed')\ndef f(img_size, device): pass\n")
     net = retune.load(run / "model.safetensors")
+    for notes in ("not json", "5", '{"name": 5}'):
+        net.save(tmp_path / "odd.safetensors", problem=notes, white="much")
+        result, text = invoke("restore", tmp_path / "odd.safetensors", photos, "-o", tmp_path / "out")
+        assert result.exit_code == 1
     net.save(tmp_path / "evil.safetensors", problem=json.dumps({"name": "evil_code:f"}))
     for model, says in (("evil.pt", "cannot be read as a checkpoint"), ("evil.safetensors", "If you trust that code")):
         result, text = invoke("restore", tmp_path / model, photos, "-o", tmp_path / "out")

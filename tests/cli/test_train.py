@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import retune
 from commands import SETS, invoke, smooth
 from retune.cli.main import app
-from retune.jobs.restore import model_problem
+from retune.jobs.restore import model_problem, model_white
 
 
 def test_a_run_folder_says_everything(run):
@@ -57,9 +58,11 @@ def test_warm_starts_from_the_command_line(tmp_path, sharp):
     result, text = invoke("train", "denoise", *SETS, *warm, "-o", tmp_path / "w")
     assert result.exit_code == 0, text
     assert tomllib.loads((tmp_path / "w" / "config.toml").read_text())["optimiser"]["warm_start"] is True
+    ended = (tmp_path / "w" / "model.safetensors").read_bytes()
+    sorted((tmp_path / "w").glob("checkpoint-*"))[-1].unlink()
     result, text = invoke("train", "--resume", "-o", tmp_path / "w", "--device", "cpu")
-    assert result.exit_code == 1
-    assert "cannot be resumed exactly" in text
+    assert result.exit_code == 0, text
+    assert (tmp_path / "w" / "model.safetensors").read_bytes() == ended
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,58 @@ def test_a_run_is_not_resumed_with_another_kernel_under_the_same_name(tmp_path, 
     result, text = invoke(*arguments, "--resume")
     assert result.exit_code == 1
     assert "the file of the kernel has changed" in text
+
+
+def test_sharp_images_have_a_unit_too(tmp_path, sharp):
+    """Twelve bits as floats are refused without it, and are the same images with it; the network remembers it."""
+    (tmp_path / "twelve").mkdir()
+    for file in sharp.iterdir():
+        np.save(tmp_path / "twelve" / file.name, np.load(file) * np.float32(4096))
+    images = ["--set", f"data.train={tmp_path / 'twelve'}", "--device", "cpu"]
+    result, text = invoke("train", "denoise", *SETS, *images, "-o", tmp_path / "no")
+    assert result.exit_code == 1
+    assert "say which intensity is white, for example data.white=4095" in text
+    result, text = invoke("train", "denoise", *SETS, *images, "--set", "data.white=4096.0", "-o", tmp_path / "r")
+    assert result.exit_code == 0, text
+    same = ["--set", f"data.train={sharp}", "--device", "cpu"]
+    assert invoke("train", "denoise", *SETS, *same, "-o", tmp_path / "s")[0].exit_code == 0
+    one, two = (retune.load(tmp_path / n / "model.safetensors").state_dict() for n in "rs")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert model_white(tmp_path / "r") == 4096
+    assert model_white(tmp_path / "s") is None
+    result, text = invoke("restore", tmp_path / "r", tmp_path / "twelve", "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 0, text
+    assert "4096 counts as white" in text
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "eight.png")
+    result, text = invoke("restore", tmp_path / "r", tmp_path / "eight.png", "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "4096 cannot be white in it" in text
+
+
+def test_facts_that_cannot_be_read(tmp_path, run):
+    shutil.copytree(run, tmp_path / "r")
+    (tmp_path / "r" / "run.json").write_text('{"seed"')
+    result, text = invoke("train", "--resume", "-o", tmp_path / "r", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "run.json cannot be read" in text
+
+
+def test_want_of_memory_is_no_traceback(tmp_path, monkeypatch):
+    """PyTorch has no MemoryError: on a CPU it is a RuntimeError like any other."""
+
+    def torch_says(*_, **__):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"
+        )
+
+    monkeypatch.setattr("retune.jobs.train.train", torch_says)
+    result, text = invoke("train", "denoise", "-o", tmp_path / "r")
+    assert result.exit_code == 1
+    assert "out of memory" in text
+    assert "data.crop=64" in text
+    monkeypatch.setattr("retune.jobs.train.train", lambda *_, **__: int("other"))
+    with pytest.raises(ValueError, match="other"):  # a fault of ours is shown as what it is
+        CliRunner().invoke(app, ["train", "denoise", "-o", str(tmp_path / "r")], catch_exceptions=False)
 
 
 def test_a_run_keeps_its_kernel_when_it_is_moved(tmp_path, sharp, photos):

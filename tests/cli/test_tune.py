@@ -19,7 +19,9 @@ import retune
 import retune.build
 import retune.config
 from commands import invoke, smooth
-from retune.jobs.tune import starting_run
+from retune.cli.tune import _tell
+from retune.jobs.assess import compare_errors
+from retune.jobs.tune import Tuned, starting_run
 
 FIELDS = (
     "prior.levels=2",
@@ -94,6 +96,47 @@ def test_one_block_of_pixels_does_not_say_how_sure_it_is(noisy, tmp_path):
     found = json.loads((out / "tune.json").read_text(), parse_constant=pytest.fail)  # Infinity is no JSON
     assert found["comparison"]["spread"] is None
     assert found["comparison"]["uncertainty"] is None
+
+
+@pytest.mark.filterwarnings("default::retune.errors.DoubtfulWarning")
+def test_what_is_probably_not_meant_is_said(noisy, tmp_path):
+    """A noise level in another unit, and noise that was clipped; nothing is said of measurements in order."""
+    arguments = ["tune", "-p", "denoise", "--device", "cpu", *SETS, *STEPS]
+    result, text = invoke(*arguments, noisy, "--sigma", 0.2, "-o", tmp_path / "a")
+    assert "note:" not in text
+    result, text = invoke(*arguments, noisy, "--sigma", 50.0, "-o", tmp_path / "b")
+    assert "σ = 50 was given, and y.npy shows about 0.2" in text
+    np.save(tmp_path / "clipped.npy", np.load(noisy).clip(0, 0.6))
+    result, text = invoke(*arguments, tmp_path / "clipped.npy", "--sigma", 0.2, "-o", tmp_path / "c")
+    assert "of the values of clipped.npy are 0.6 exactly: noise was clipped there" in text
+    assert result.exit_code == 0, text
+
+
+def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
+    monkeypatch.setattr("retune.jobs.certified.in_a_line", str)
+    told = compare_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, 1.0]))
+    assert told.gain is None
+    _tell(Tuned("Stein's unbiased estimate (SURE)", 0.1, told, None, {"reg": [0.1]}, 1.0, {}))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the noise is not what σ says, or the values were clipped" in said
+    assert "one block" not in said
+
+
+def test_the_unit_of_the_measurements_is_remembered(noisy, tmp_path):
+    """Restoring says nothing of white again, and does the same."""
+    np.save(tmp_path / "twelve.npy", np.load(noisy) * 4095)
+    out = tmp_path / "run"
+    arguments = ["tune", tmp_path / "twelve.npy", "-p", "denoise", "--sigma", 0.2, "--white", 4095, "-o", out]
+    assert invoke(*arguments, "--device", "cpu", *SETS, *STEPS)[0].exit_code == 0
+    for name, more in (("a", []), ("b", ["--white", 4095])):
+        restore = ["restore", out, tmp_path / "twelve.npy", "-o", tmp_path / name, "--device", "cpu"]
+        result, text = invoke(*restore, *more)
+        assert result.exit_code == 0, text
+    one, two = (np.load(tmp_path / name / "twelve.npy") for name in "ab")
+    assert np.array_equal(one, two)
+    assert one.max() > 1000
+    result, text = invoke("certify", out, tmp_path / "twelve.npy", "--device", "cpu")
+    assert result.exit_code == 0, text
 
 
 def test_crops_of_small_images_are_as_much_smaller():

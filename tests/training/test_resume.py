@@ -226,8 +226,8 @@ def test_tensorboard_gets_the_figures_if_it_is_there(tmp_path, monkeypatch):
     written = []
 
     class Writer:
-        def __init__(self, folder):
-            written.append(("folder", folder, 0))
+        def __init__(self, folder, purge_step=None):
+            written.append(("folder", folder, purge_step))
 
         def add_scalar(self, name, value, step):
             written.append((name, value, step))
@@ -246,6 +246,12 @@ def test_tensorboard_gets_the_figures_if_it_is_there(tmp_path, monkeypatch):
     assert losses == [(r.loss, r.step) for r in result.steps]
     assert [s for n, _, s in written if n == "psnr_val"] == [9]
     assert written[-1][0] == "closed"
+    # Continued, all of it is said again, and what was said before is to be forgotten.
+    (tmp_path / "checkpoint-00000009.safetensors").unlink()
+    written.clear()
+    train(network(), tmp_path, validation=images(1), validate_every=9, resume=True)
+    assert written[0][2] == 0
+    assert [s for n, _, s in written if n == "loss"] == list(range(1, 10))
 
 
 SCRIPT = """
@@ -266,12 +272,23 @@ torch.save({"grads": seen, "weights": net.state_dict()}, f"{sys.argv[1]}/rank{os
 """
 
 
-def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path):
+_STRATEGY = "ddp_find_unused_parameters_true"
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        ("lightning_fabric.cli", "run", "--accelerator", "cpu", "--devices", "2", "--strategy", _STRATEGY),
+    ],
+    ids=["torchrun", "fabric run"],
+)
+def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path, launcher):
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "test_resume_helpers.py").write_text(Path(__file__).read_text())
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(sys.executable, "-m", *launcher),
             *(str(tmp_path / "script.py"), str(tmp_path), str(tmp_path)),
         ],
         capture_output=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from deepinv.loss import R2RLoss
@@ -10,7 +12,7 @@ import retune
 from retune import Anderson, Status, Stop, WarmStart
 from retune.data import Crop, draw_crops, random_crops
 from retune.equilibrium import Equilibrium
-from retune.errors import InvalidParameterError
+from retune.errors import CheckpointError, InvalidParameterError
 
 
 def images(count=2, side=40):
@@ -280,10 +282,40 @@ def test_under_fresh_noise_the_weights_are_those_of_a_cold_start(float64):
     assert found[True][1] == pytest.approx(found[False][1], rel=1e-3)
 
 
-def test_a_warm_run_is_not_resumed(tmp_path):
+@pytest.mark.parametrize("gradient", [retune.Truncated(), retune.Implicit()])
+@pytest.mark.parametrize("limit", [2**30, 1000])
+def test_a_warm_run_is_resumed_bit_for_bit(tmp_path, gradient, limit):
+    """What the images remember is in the checkpoints, wherever it lives; without it, the losses would be others."""
+    options = {"steps": 8, "checkpoint_every": 2, "seed": 3}
+
+    def trained(where, warm, resume=False):
+        torch.manual_seed(0)  # of the images
+        net = network(gradient=gradient)
+        result = fit(net, warm, folder=tmp_path / where, resume=resume, **options)
+        return result.steps, net.state_dict()
+
+    class Forgetful(WarmStart):
+        def take(self, state):
+            pass
+
+    expected, weights = trained("whole", WarmStart(limit=limit))
+    trained("part", WarmStart(limit=limit))
+    (tmp_path / "part" / "checkpoint-00000008.safetensors").unlink()
+    shutil.copytree(tmp_path / "part", tmp_path / "cold")
+    steps, found = trained("part", WarmStart(limit=limit), resume=True)
+    assert steps == expected
+    assert all(torch.equal(v, found[k]) for k, v in weights.items())
+    steps, _ = trained("cold", Forgetful(limit=limit), resume=True)
+    assert steps[:6] == expected[:6]
+    assert steps != expected
+
+
+def test_a_warm_run_is_not_resumed_with_another_tolerance(tmp_path):
+    torch.manual_seed(0)
     fit(network(), True, steps=2, folder=tmp_path, checkpoint_every=1)
-    with pytest.raises(InvalidParameterError, match="cannot be resumed exactly"):
-        fit(network(), True, steps=2, folder=tmp_path, resume=True)
+    torch.manual_seed(0)
+    with pytest.raises(CheckpointError, match="warm_start was"):
+        fit(network(), WarmStart(rtol=0.5), steps=2, folder=tmp_path, resume=True)
 
 
 def test_refused():

@@ -67,7 +67,8 @@ def chosen_files(images: Sequence[Path]) -> list[Path]:
     """The images among files and folders."""
     from retune import io
 
-    return [file for path in images for file in (io.list_files(path) if path.is_dir() else [path])]
+    files = [file for path in images for file in (io.list_files(path) if path.is_dir() else [path])]
+    return list({file.absolute(): file for file in files}.values())  # each once
 
 
 def chosen_device(device: str) -> str:

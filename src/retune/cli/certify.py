@@ -46,11 +46,17 @@ def certify(
 
     with one_screen(debug):
         from retune._checkpoint import write_atomically
+        from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
-        from retune.jobs.restore import model_problem
+        from retune.jobs.restore import model_problem, model_white
 
+        if json is not None and json.is_dir():
+            raise InvalidParameterError(
+                f"{json} is a folder: name a file for the certificates, --json {json / 'a.json'}"
+            )
         files = _problem.chosen_files(images)
         wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
+        white = model_white(model) if white is None else white
         options = {"device": _problem.chosen_device(device), "white": white, "side": crop}
         certified = certify_files(model, wanted, files, **options, note=_show)
         if json is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from retune.errors import AdjustedWarning, NotConvergedWarning, RetuneError
+from retune.errors import AdjustedWarning, DoubtfulWarning, NotConvergedWarning, RetuneError
 
 #: Exit status of a run stopped by Ctrl-C, as shells expect it.
 INTERRUPTED = 130
@@ -22,8 +22,8 @@ def one_screen(debug: bool = False) -> Iterator[None]:
     warnings.showwarning = _say_warning
     try:
         yield
-    except (RetuneError, OSError, MemoryError) as error:
-        if debug:
+    except (RetuneError, OSError, MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, RetuneError | OSError) or _is_for_want_of_memory(error)):
             raise
         say_error(_text(error))
         raise typer.Exit(1) from None
@@ -36,7 +36,7 @@ def one_screen(debug: bool = False) -> Iterator[None]:
 
 def _say_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line for ours; nothing for what other packages tell programmers."""
-    if issubclass(category, AdjustedWarning | NotConvergedWarning):
+    if issubclass(category, AdjustedWarning | DoubtfulWarning | NotConvergedWarning):
         typer.echo(typer.style("note: ", fg="yellow", bold=True) + str(message), err=True)
 
 
@@ -50,7 +50,17 @@ def say_error(text: str) -> None:
     typer.echo(typer.style("error: ", fg="red", bold=True) + text, err=True)
 
 
+def _is_for_want_of_memory(error: BaseException) -> bool:
+    """PyTorch raises a RuntimeError: of a kind of its own for CUDA, of none for the CPU."""
+    told = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in told or "out of memory" in told
+
+
 def _text(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return f"out of memory ({error}); restore large images in tiles (--tile 1024), or use smaller crops"
-    return str(error)
+    if isinstance(error, RetuneError | OSError):
+        return str(error)
+    told = str(error).strip().splitlines()
+    return (
+        f"out of memory{f' ({told[0]})' if told else ''}: restore large images in tiles (--tile 1024), certify a part "
+        "(--crop 512), train and tune on smaller crops (--set data.crop=64)"
+    )

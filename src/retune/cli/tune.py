@@ -75,7 +75,8 @@ def tune(
                 raise ConfigError("no problem was named: --problem denoise, inpaint, deblur, superres, module:function")
         tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device)
         _tell(tuned)
-        typer.echo(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER")
+        own = f" --problem {config.problem.name}" if ":" in config.problem.name else ""
+        typer.echo(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER{own}")
 
 
 def _tell(tuned: Tuned) -> None:
@@ -84,10 +85,19 @@ def _tell(tuned: Tuned) -> None:
     found = tuned.comparison
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
     typer.echo(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
-    typer.echo(f"defaults      {_decibel(found.before, tuned.loss)}")
-    typer.echo(f"tuned         {_decibel(found.after, tuned.loss)}{_sure(found.uncertainty)}")
+    guessed = "(EI)" in tuned.loss
+    what = "by the error of the measurement and of restoring again" if guessed else "of the noise-free measurement"
+    typer.echo(f"defaults      {_decibel(found.before, what)}")
+    sure = "" if found.after is None or found.before is None else _sure(found.uncertainty)
+    typer.echo(f"tuned         {_decibel(found.after, what)}{sure}")
     if found.gain is not None:
         typer.echo(f"gain          {found.gain:+.2f} dB{_sure(found.spread)}")
+        if guessed:
+            typer.echo("              which of the two is better is told by this, not by how much: most of the image")
+            typer.echo("              behind such a measurement is not seen in it, and its own error is larger")
+    else:
+        typer.echo("              the estimate of the error came out at 0 or less: the noise is not what σ says, or")
+        typer.echo("              the values were clipped (retune doctor tells)")
     if not found.better:
         typer.echo("              the defaults are estimated to be better, and are kept")
     elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
@@ -97,18 +107,18 @@ def _tell(tuned: Tuned) -> None:
         typer.echo(f"{name:<13} {_values(values)}")
         if name == "reg" and tuned.factors is not None:
             low, high = tuned.factors
-            typer.echo(f"{'':<13} from ×{low:g} to ×{high:g} cannot be told from it")
+            others = f"from ×{low:g} to ×{high:g} cannot be told from it"
+            typer.echo(
+                f"{'':<13} {others if low < high else 'three quarters of it, and half as much again, are worse'}"
+            )
 
 
 def _sure(error: float | None) -> str:
     return ", on one block of pixels: how sure is not known" if error is None else f" ± {error:.2f} dB (standard error)"
 
 
-def _decibel(psnr: float | None, loss: str) -> str:
-    what = (
-        "by the error of the measurement and of restoring again" if "(EI)" in loss else "of the noise-free measurement"
-    )
-    return "error too small to be told" if psnr is None else f"{psnr:.2f} dB estimated PSNR {what}"
+def _decibel(psnr: float | None, what: str) -> str:
+    return "no estimate" if psnr is None else f"{psnr:.2f} dB estimated PSNR {what}"
 
 
 def _values(values: tuple[float, ...] | list[float]) -> str:

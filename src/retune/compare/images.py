@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retune.build import training_images
+from retune.build import sharp_images, training_images
 from retune.config import Config
-from retune.data import as_images, grey, photograph
+from retune.data import grey, photograph
 from retune.errors import ConfigError
 
 __all__ = ["Images", "images_of"]
@@ -64,8 +64,7 @@ def images_of(run: Config) -> Images:
                 "to folders (or leave these and data.train as they are, for photographs that ship)"
             )
         train, validation = training_images(run.data)
-        test = as_images(run.compare.test)
-        test = [grey(x) for x in test] if run.data.grey else test
+        test = sharp_images(run.compare.test, run.data)
     assert validation is not None
     side = run.compare.validation_crop
     held_out = torch.stack(

@@ -186,6 +186,8 @@ class DataConfig(Section):
     """Folder or file of sharp images; "photographs" takes some that ship inside scikit-image."""
     validation: str | None = None
     """Folder or file of images that decide which weights are kept; none keeps the last."""
+    white: Positive | None = None
+    """Intensity that counts as 1 in the files; by default the largest of an integer type, and 1 for floats."""
     crop: Count = 64
     """Side of the random square crops."""
     batch_size: Count = 4
@@ -206,7 +208,7 @@ class OptimiserConfig(Section):
     penalty: Level = 0.0
     """Weight of the spectral norm of the denoiser's Jacobian in the loss (denoiser, red); 0 for none."""
     warm_start: StrictBool = False
-    """Whether each training image remembers its equilibrium: fewer restarts, no --resume (retune train only)."""
+    """Whether each training image remembers its equilibrium: fewer restarts, larger checkpoints (retune train only)."""
     validate_every: Count | None = None
     """Steps between validations; a fifth of all by default."""
     checkpoint_every: Count = 20

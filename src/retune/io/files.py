@@ -149,7 +149,8 @@ def list_files(path: str | Path) -> Sequence[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        shown = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        found = sorted(p for p in shown if not p.is_dir())
         if not found:
             raise InvalidParameterError(f"the folder {path} holds no image ({', '.join(SUFFIXES)})")
         return found

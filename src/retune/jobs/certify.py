@@ -16,7 +16,8 @@ from retune._version import __version__
 from retune.build import load, problem_of
 from retune.certificate import Certificate, certify
 from retune.config import ProblemConfig
-from retune.errors import RetuneError
+from retune.errors import InvalidParameterError, RetuneError
+from retune.io.intensity import require_white
 from retune.jobs.measured import check_device, middle, one_line, read_measured
 from retune.jobs.restore import WHOLE, model_file
 
@@ -85,6 +86,9 @@ def certify_files(
     Raises:
         RetuneError, OSError: the model cannot be read, or the device is not here.
     """
+    if side is not None and side < 0:
+        raise InvalidParameterError(f"crop must be a number of pixels, or 0 for the whole image, got {side}")
+    require_white(white)
     check_device(device)
     net = load(model_file(model)).to(device)
     done: list[Certified] = []

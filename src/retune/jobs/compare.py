@@ -23,6 +23,7 @@ from retune.jobs.folder import MODEL, save_model
 from retune.jobs.ledger import Ledger
 from retune.jobs.measured import check_device
 from retune.jobs.naming import before_testing, file_name, grid_name, model_names
+from retune.jobs.restore import model_file
 from retune.jobs.rows import header, means, write_picture
 from retune.jobs.train import loss_of
 from retune.model import Restarted
@@ -82,6 +83,8 @@ def compare(
             "retune train and give the result as a model"
         )
     check_device(device)
+    for path in models:
+        load(model_file(path))  # a wrong one is said before anything is computed
     out, start = Path(out), time.perf_counter()
     images = images_of(run)
     settings = {
@@ -148,7 +151,7 @@ class _Job:
             net, facts = self.trained(method, run)
             failure = facts.pop("failure", None)
         facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
-        save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem)
+        save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem, self.run.data.white)
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
         row |= {"remark": tuned.remark if method.rule is None else None}  # the others only start there
         return row | facts | {"failure": failure, "learned": learned(net)}
@@ -222,7 +225,7 @@ class _Job:
             }
         except DivergedError as error:  # a row of the table, not the end of the comparison
             entry["failure"], entry["seconds"] = str(error), 0.0
-        save_model(net.cpu(), folder / MODEL, run.problem)
+        save_model(net.cpu(), folder / MODEL, run.problem, run.data.white)
         return entry
 
     def memory(self, method: Method, run: Config) -> int:
@@ -243,8 +246,6 @@ class _Job:
 
     def row_of_model(self, path: Path) -> dict:
         """A network that was trained before."""
-        from retune.jobs.restore import model_file
-
         file = model_file(path)
         net = load(file).to(self.device)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]

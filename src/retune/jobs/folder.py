@@ -40,15 +40,24 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
     if not resume or not (out / RUN).is_file():
         return  # left to the training, which overwrites no run
     before, now = (_decisive(c) for c in (load(out / RUN), config))
-    facts = json.loads((out / FACTS).read_text(encoding="utf-8")) if (out / FACTS).is_file() else {}
-    files, recorded = problem_files(config.problem), facts.get("files", {})
+    files, recorded = problem_files(config.problem), _facts(out).get("files", {})
     changed = [f"{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]
     changed += [f"the file of the {k} has changed" for k, digest in files.items() if recorded.get(k, digest) != digest]
     if changed:
         raise CheckpointError(
             f"{out} holds another run, which cannot be continued exactly: {'; '.join(changed)}. Leave the fields out "
-            "(retune train --resume needs none), or choose another folder with --out"
+            f"(--resume --out {out} needs no more), or choose another folder with --out"
         )
+
+
+def _facts(out: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((out / FACTS).read_text(encoding="utf-8"))) if (out / FACTS).is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(
+            f"{out / FACTS} cannot be read («{error}»): put it back, or remove it, and whether the run is the same is "
+            "told from its fields and checkpoints"
+        ) from error
 
 
 def _decisive(config: Config) -> dict[str, Any]:
@@ -70,9 +79,10 @@ def problem_files(config: ProblemConfig) -> dict[str, str]:
     return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in _files(config).items()}
 
 
-def save_model(net: Restarted, path: Path, problem: ProblemConfig, **notes: str) -> None:
-    """Save a network with its problem, whose kernel and mask are copied beside it."""
-    net.save(path, problem=_moved(problem, path.parent).model_dump_json(), **notes)
+def save_model(net: Restarted, path: Path, problem: ProblemConfig, white: float | None = None, **notes: str) -> None:
+    """Save a network with its problem, whose kernel and mask are copied beside it, and with its unit of intensity."""
+    unit = {} if white is None else {"white": repr(float(white))}
+    net.save(path, problem=_moved(problem, path.parent).model_dump_json(), **unit, **notes)
 
 
 def _files(config: ProblemConfig) -> dict[str, Path]:

@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from retune import io
 from retune.config import ProblemConfig
 from retune.errors import ConfigError, InvalidParameterError
+from retune.io.intensity import intensity_scale
 from retune.problems.base import Restoration
+from retune.problems.named import Inpaint
+from retune.problems.noise import estimate_noise
 
-__all__ = ["check_device", "intensity_scale", "middle", "one_line", "read_measured", "require_kernel", "require_white"]
+__all__ = ["check_device", "doubts", "middle", "one_line", "read_measured", "require_kernel"]
 
-
-def intensity_scale(file: Path, images: Tensor, layout: io.Layout, white: float | None) -> float:
-    """What brings the intensities to [0, 1], where networks learn.
-
-    Args:
-        file: how errors call the images.
-        images: as read, integers scaled by the largest of their type.
-        layout: how they were stored.
-        white: intensity, in the units of the file, that counts as 1; by default the largest of an integer type, and 1
-            for floats.
-
-    Raises:
-        InvalidParameterError: `white` is no intensity, or floats that are not in [0, 1] without one.
-    """
-    require_white(white)
-    if white is not None:
-        return (torch.iinfo(getattr(torch, layout.dtype.name)).max if layout.dtype.kind == "u" else 1.0) / white
-    low, high = float(images.min()), float(images.max())
-    if layout.dtype.kind == "f" and (high > 3 or low < -3):
-        raise InvalidParameterError(
-            f"{file} has intensities from {low:.4g} to {high:.4g}, but the network learned on [0, 1]: say which "
-            "intensity is white, for example --white 4095"
-        )
-    return 1.0
-
-
-def require_white(white: float | None) -> None:
-    """Raise if `white` is given and no intensity."""
-    if white is not None and not 0 < white < float("inf"):
-        raise InvalidParameterError(f"white must be a positive intensity, got {white}")
+#: Share of equal values, at the smallest or the largest one, from which on they are taken to be clipped.
+_CLIPPED = 0.01
 
 
 def read_measured(file: Path, white: float | None = None, *, in_range: bool = True) -> list[tuple[str, Tensor]]:
@@ -51,16 +28,55 @@ def read_measured(file: Path, white: float | None = None, *, in_range: bool = Tr
 
     Args:
         file: an image, or a stack of them.
-        white: see :func:`intensity_scale`.
+        white: see :func:`retune.io.intensity.intensity_scale`.
         in_range: whether floats have to be intensities in [0, 1].
 
     Raises:
-        RetuneError: see :func:`retune.io.read` and :func:`intensity_scale`.
+        RetuneError: see :func:`retune.io.read` and :func:`retune.io.intensity.intensity_scale`.
     """
     images, layout = io.read(file)
     scale = intensity_scale(file, images, layout, white) if in_range or white is not None else 1.0
     names = [file.name] if len(images) == 1 else [f"{file.name}, image {i}" for i in range(len(images))]
     return list(zip(names, (images.to(torch.get_default_dtype()) * scale).split(1), strict=True))
+
+
+def doubts(problem: Restoration, measured: Sequence[tuple[str, Tensor]]) -> Iterator[str]:
+    """What makes it unlikely that the measurements (1, C, h, w), each with its name, are ``A x`` plus noise of σ.
+
+    One sentence about each thing, with the first measurement that shows it.
+    """
+    clipped, noise = [], []
+    for name, y in measured:
+        values = y
+        if isinstance(problem, Inpaint) and problem.mask is not None:
+            values = y[problem.mask.to(y.device).expand_as(y) > 0]
+        ends = [(float((values == end).float().mean()), float(end)) for end in (values.min(), values.max())]
+        if max(ends)[0] > _CLIPPED and len(values.unique()) > 10:
+            clipped.append(f"{max(ends)[0]:.0%} of the values of {name} are {max(ends)[1]:.3g} exactly")
+        if isinstance(problem, Inpaint):
+            continue
+        try:
+            seen = np.max(estimate_noise(y))
+        except InvalidParameterError:  # an image without any
+            continue
+        given = np.max(problem.sigma)
+        # Fine texture counts as noise, so that less than what is seen is usual, and much more is not.
+        if not seen / 30 < given < 3 * seen:
+            noise.append(f"σ = {given:.3g} was given, and {name} shows about {seen:.2g}")
+    if clipped:
+        yield (
+            f"{clipped[0]}{_and_others(clipped)}: noise was clipped there, which y = A x + noise does not allow for. "
+            "What is estimated of the error is then off; keep values below black and above white, if you can"
+        )
+    if noise:
+        yield (
+            f"{noise[0]}{_and_others(noise)}. The noise level is the standard deviation where 1 is white (levels of 8 "
+            "bits divided by 255); --sigma estimate takes it from the images"
+        )
+
+
+def _and_others(found: Sequence[str]) -> str:
+    return f" (and so in {len(found) - 1} other image(s))" if len(found) > 1 else ""
 
 
 def check_device(device: str) -> None:

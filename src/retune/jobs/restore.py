@@ -6,10 +6,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,22 @@ from torch import Tensor
 
 from retune import _checkpoint, io
 from retune._checkpoint import remove_leftovers, write_atomically
+from retune._processes import workers as processes
 from retune._version import __version__
 from retune.build import load, problem_of
 from retune.certificate.parts import worst_part
 from retune.config import ProblemConfig, from_dict
 from retune.config.read import absolute
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
+from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.certified import in_a_line
 from retune.jobs.folder import MODEL, problem_files
-from retune.jobs.measured import check_device, intensity_scale, one_line, require_kernel, require_white
+from retune.jobs.measured import check_device, one_line, require_kernel
 from retune.jobs.tiles import Outcome, restore_image
 from retune.model import Restarted
 from retune.problems.base import Restoration
 
-__all__ = ["Options", "Row", "model_problem", "restore"]
+__all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
 
 #: larger images (in pixels) are restored in tiles unless told otherwise
 WHOLE = 4_000_000
@@ -91,10 +92,13 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
     """
     file = model_file(model)
     _, _, notes = _checkpoint.read(file)
-    told = json.loads(notes["problem"]) if "problem" in notes else {}
-    if "name" in given and given["name"] != told.get("name"):
+    try:
+        told = json.loads(notes.get("problem", "{}"))
+    except ValueError:
         told = {}
-    if not isinstance(told, dict) or not {**told, **given}.get("name"):
+    if not isinstance(told, dict) or given.get("name", told.get("name")) != told.get("name"):
+        told = {}
+    if not {**told, **given}.get("name"):
         raise CheckpointError(f"{model} does not say which problem it restores; name it: --problem deblur")
     if ":" in str(told.get("name")) and "name" not in given:
         raise CheckpointError(
@@ -112,6 +116,17 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
     if not told:
         require_kernel(problem)
     return problem
+
+
+def model_white(model: Path) -> float | None:
+    """The intensity that counted as 1 in the files that a network was trained or tuned on, if that was said."""
+    _, _, notes = _checkpoint.read(model_file(model))
+    try:
+        white = float(notes["white"])
+        require_white(white)
+    except (KeyError, ValueError):
+        return None
+    return white
 
 
 def restore(
@@ -162,17 +177,13 @@ def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> I
         yield from (job.run(file) for file in files)
         return
     threads = max(1, torch.get_num_threads() // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (options, threads)) as pool:
-        waiting = {pool.submit(_run, file): file for file in files}
-        try:
-            for done in as_completed(waiting):
-                try:
-                    yield done.result()
-                except BrokenProcessPool:  # every file that was not done
-                    yield Row(waiting[done], "failed", _KILLED)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with processes(workers, _start, options, threads) as submit:
+        waiting = {submit(_run, file): file for file in files}
+        for done in as_completed(waiting):
+            try:
+                yield done.result()
+            except BrokenProcessPool:  # every file that was not done
+                yield Row(waiting[done], "failed", _KILLED)
 
 
 _KILLED = (
@@ -219,7 +230,7 @@ class _Job:
             facts = self._facts(file)
             if not self.options.again and self._is_done(file, record, facts):
                 return Row(file, "done before")
-            outcome = self._restore(file)
+            outcome = self._restore(file, record)
             seconds = time.perf_counter() - start
             told = _told(outcome, seconds)
             write_atomically(record, json.dumps(facts | told, indent=1).encode())
@@ -259,7 +270,7 @@ class _Job:
             return False
         return {k: before.get(k) for k in facts} == facts
 
-    def _restore(self, file: Path) -> Outcome:
+    def _restore(self, file: Path, record: Path) -> Outcome:
         options = self.options
         images, layout = io.read(file)
         scale = intensity_scale(file, images, layout, options.white)
@@ -270,6 +281,7 @@ class _Job:
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
         assert worst is not None
+        record.unlink(missing_ok=True)  # it would vouch for another image, were this process to end after the next line
         io.write(options.out / file.name, torch.cat(restored), layout)
         return worst
 

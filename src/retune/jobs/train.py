@@ -79,7 +79,7 @@ def train(
     if not first_process():
         return result
     scores = {} if result.best_psnr is None else {"psnr_validation": f"{result.best_psnr:.3f}"}
-    save_model(net.cpu(), out / MODEL, config.problem, **scores)
+    save_model(net.cpu(), out / MODEL, config.problem, config.data.white, **scores)
     seen = "training image" if validation is None else "validation image"
     sample = centres((images if validation is None else validation)[:1], _SIDE)
     certificate = sample_certificate(net, lambda: problem.measure(sample, config.seed + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from retune._checkpoint import remove_leftovers, write_atomically
 from retune.build import network_of, problem_of
 from retune.config import Config, from_dict, load, shipped
 from retune.data import as_images
-from retune.errors import CheckpointError, InvalidParameterError, unknown_name
+from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.certified import sample_certificate
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
-from retune.jobs.measured import read_measured, require_kernel
+from retune.jobs.measured import doubts, read_measured, require_kernel
 from retune.model import Restarted
 from retune.priors import WaveletL1, WaveletL12
 from retune.problems.base import Restoration
@@ -146,15 +147,21 @@ def tune(
 
     Raises:
         RetuneError: files, problem or run that cannot be used; see :func:`retune.fit`.
+
+    Warns:
+        DoubtfulWarning: clipped values, or a noise level that is far from what the images show.
     """
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
-    measured = [y for file in files for _, y in read_measured(file, white)]
+    named = [one for file in files for one in read_measured(file, white)]
+    measured = [y for _, y in named]
     if not measured:
         raise InvalidParameterError("there are no images to tune on")
     problem = _problem(config, measured)
     for y in measured:
         problem.operator(y)  # what does not fit is said before anything is learned
+    for doubt in doubts(problem, named):
+        warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     estimate, criterion, words = _losses(config, problem, loss)
     made = Measurements(problem, crops=_can_be_cut(problem))
     packed = as_images([made.pack(y) for y in measured])
@@ -192,7 +199,7 @@ def tune(
     certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
     tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds, certificate)
     write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
-    save_model(net, out / MODEL, config.problem)
+    save_model(net, out / MODEL, config.problem, white)
     return tuned
 
 

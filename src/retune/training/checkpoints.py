@@ -19,6 +19,7 @@ from retune._checkpoint import write_atomically
 from retune.errors import CheckpointError, InvalidParameterError
 from retune.training.records import FitResult, Keeper
 from retune.training.resume import load_state, save_state
+from retune.training.warm import WarmStart
 
 __all__ = ["RunFolder", "fingerprint", "stop_requests"]
 
@@ -57,7 +58,14 @@ class RunFolder:
         return sorted(self.folder.glob("checkpoint-*.safetensors"))
 
     def save(
-        self, step: int, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, seconds: float
+        self,
+        step: int,
+        net: nn.Module,
+        optimiser: Any,
+        result: FitResult,
+        keeper: Keeper,
+        seconds: float,
+        warm: WarmStart | None = None,
     ) -> None:
         """Write a checkpoint, bring the log up to date, and remove all but the last two checkpoints."""
         facts = {
@@ -68,12 +76,15 @@ class RunFolder:
             "best_step": keeper.step,
         }
         extra = {f"best/{k}": v for k, v in keeper.weights.items()} | result.tables()
+        extra |= {} if warm is None else {f"warm/{k}": v for k, v in warm.state().items()}
         save_state(self.folder / f"checkpoint-{step:08d}.safetensors", net, optimiser, facts, extra)
         for old in self.saved[:-2]:
             old.unlink()
         self._log(result)
 
-    def load(self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper) -> tuple[int, float]:
+    def load(
+        self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, warm: WarmStart | None = None
+    ) -> tuple[int, float]:
         """Put the state of the newest readable checkpoint in place; returns (step, seconds), (0, 0) if there is none.
 
         Raises:
@@ -91,6 +102,8 @@ class RunFolder:
             result.take(extra)
             keeper.best, keeper.step = float(facts["best"]), facts["best_step"]
             keeper.weights = {k: extra[f"best/{k}"].to(v.device) for k, v in net.state_dict().items()}
+            if warm is not None:
+                warm.take({k[5:]: v for k, v in extra.items() if k.startswith("warm/")})
             self._rewrite_log(result)
             return facts["step"], facts["seconds"]
         if failure is not None:
@@ -130,7 +143,8 @@ class RunFolder:
         except ImportError:
             return
         if self._board is None:
-            self._board = SummaryWriter(str(self.folder / "tensorboard"))
+            # A run that is continued says everything again, which is to replace what it said before.
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=0)
         scores = {v.step: v.psnr for v in result.validation}
         for record in result.steps[start:]:
             for name in _COLUMNS[1:]:

@@ -29,7 +29,8 @@ def make_fabric(device: str) -> Fabric:
         raise InvalidParameterError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:1 or mps")
     try:
         fabric = _fabric(kind, index)
-        fabric.launch()
+        if "LT_CLI_USED" not in os.environ:
+            fabric.launch()
     except (RuntimeError, ValueError) as error:
         raise InvalidParameterError(f"device {device!r} is not available here: {error}") from error
     if fabric.world_size > 1:

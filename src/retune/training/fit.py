@@ -154,10 +154,10 @@ def fit(
     criterion = SupLoss(metric=MSE()) if loss is None else loss
     warm = WarmStart() if warm_start is True else warm_start or None
     if warm is not None:
-        if resume:
+        if resume and fabric.world_size > 1:
             raise InvalidParameterError(
-                "a run with warm_start cannot be resumed exactly: what the images remember is not in the checkpoints; "
-                "leave out one of warm_start and resume"
+                f"a run of {fabric.world_size} processes with warm_start cannot be resumed exactly: the checkpoints "
+                "hold what the images of the first one remember; leave out one of warm_start and resume"
             )
         warm.prepare(net, train)
     watched = _Watched(net, warm, stop)
@@ -187,8 +187,9 @@ def fit(
             "validation": None if tested is None else fingerprint(tested),
         }
         decisive |= {k: v for k, v in (("flips", flips), ("stop", repr(stop))) if v not in (True, "None")}
+        decisive |= {} if warm is None else {"warm_start": f"rtol={warm.rtol:g}, adjoint={warm.adjoint}"}
         run = RunFolder(folder, decisive, resume)
-        done, spent = run.load(net, optimiser, result, keeper)
+        done, spent = run.load(net, optimiser, result, keeper, warm)
     start = time.perf_counter() - spent
     with (
         TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar,
@@ -197,7 +198,7 @@ def fit(
 
         def save(step: int) -> None:
             if run is not None and fabric.is_global_zero:
-                run.save(step, net, optimiser, result, keeper, time.perf_counter() - start)
+                run.save(step, net, optimiser, result, keeper, time.perf_counter() - start, warm)
             fabric.barrier()
 
         if held_out is not None and not done:

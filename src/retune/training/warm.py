@@ -196,6 +196,29 @@ class WarmStart:
 
         return AdjointMemory(recall, keep)
 
+    def state(self) -> dict[str, Tensor]:
+        """What is remembered, for a checkpoint: the canvases of the images that were visited, and what is known of
+        their adjoints.
+        """
+        kept = {"pace": torch.tensor([self._wait, self._pause])}
+        for k, seen in enumerate(self._visited):
+            if bool(seen.any()):
+                kept |= {f"visited-{k}": seen, f"canvas-{k}": self._canvases[k]}
+                if self._adjoints:
+                    kept[f"adjoint-{k}"] = self._adjoints[k]
+            if k in self._gains:
+                kept[f"gain-{k}"] = torch.tensor(self._gains[k], dtype=torch.float64)
+        return kept
+
+    def take(self, state: dict[str, Tensor]) -> None:
+        """Remember what :meth:`state` said, and nothing else."""
+        self._wait, self._pause = state["pace"].tolist()
+        self._gains = {k: float(state[f"gain-{k}"]) for k in range(len(self._visited)) if f"gain-{k}" in state}
+        for name, memory in (("visited", self._visited), ("canvas", self._canvases), ("adjoint", self._adjoints)):
+            for k, held in enumerate(memory):
+                known = state.get(f"{name}-{k}")
+                held.zero_() if known is None else held.copy_(known)
+
     def options(self, net: Restarted) -> dict[str, Any]:
         """The keyword arguments of the network for the step: `init`, `stop`, and `adjoint` if those are remembered."""
         known = {"adjoint": self.adjoints()} if self._adjoints and net.gradient.solves_adjoint else {}
