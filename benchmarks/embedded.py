@@ -69,7 +69,7 @@ def main() -> None:
     say(f"PnP: step_size {best['step_size']}, sigma {best['sigma']:.4f}: {best['psnr']:.2f} dB on val")
     images = as_images(options.data / "train")
     if options.stabilisers:
-        compare_stabilisers(denoiser, best, problem, images, held_out, options)
+        compare_stabilisers(denoiser, best, problem, images, held_out[:: options.val_every], options)
         return
     nets = {"PnP": network(denoiser, best, options, retune.Truncated(), learn=False)}
     for label, rule in (("unrolled", retune.Unrolled()), ("ReTune", retune.Truncated())):

@@ -279,7 +279,7 @@ _STRATEGY = "ddp_find_unused_parameters_true"
     "launcher",
     [
         ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        ("lightning_fabric.cli", "run", "--accelerator", "cpu", "--devices", "2", "--strategy", _STRATEGY),
+        ("lightning_fabric.cli", "--accelerator", "cpu", "--devices", "2", "--strategy", _STRATEGY),
     ],
     ids=["torchrun", "fabric run"],
 )
