@@ -17,6 +17,8 @@ __all__ = ["decode", "encode"]
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks on damaged files come as errors anyway
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3
+#: compressions that a result is written with again, as tifffile calls them
+_LOSSLESS = {5: "lzw", 8: "zlib", 32946: "zlib"}
 #: photometric interpretations whose three samples are not red, green and blue
 _OTHER_COLOURS = {5: "CMYK", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*"}
 
@@ -26,22 +28,13 @@ def decode(content: bytes) -> Coded:
 
     Raises:
         ShapeError: an alpha channel.
-        InvalidParameterError: pages of different sizes, colours that are not red, green and blue, a
-            compression that needs the optional package imagecodecs.
+        InvalidParameterError: pages of different sizes, colours that are not red, green and blue.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         series = file.series[0]
         page: Any = series.keyframe
         _refuse(file, page)
-        try:
-            array = series.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            raise InvalidParameterError(
-                f"its compression ({getattr(page.compression, 'name', page.compression)}) needs the package "
-                "imagecodecs: pip install imagecodecs, or save the image uncompressed or with ZIP compression"
-            ) from error
+        array = series.asarray()
         axes, colour = series.axes, "S" in series.axes
         if colour:
             array = np.moveaxis(array, axes.index("S"), -1)
@@ -71,8 +64,8 @@ def encode(coded: Coded, factor: float) -> bytes:
         options |= {"description": known["description"], "metadata": None}
     else:
         options["metadata"] = None
-    if known.get("zip"):
-        options["compression"] = "zlib"
+    if known.get("compression"):
+        options["compression"] = known["compression"]
     out = io.BytesIO()
     tifffile.imwrite(out, coded.array, **options)
     return out.getvalue()
@@ -109,7 +102,7 @@ def _metadata(file: tifffile.TiffFile, page: Any, axes: str) -> dict[str, Any]:
         kept["resolution"], kept["unit"] = page.resolution, int(page.resolutionunit)
     if page.iccprofile:
         kept["profile"] = page.iccprofile
-    kept["zip"] = int(page.compression) in (8, 32946)
+    kept["compression"] = _LOSSLESS.get(int(page.compression))
     if file.is_imagej:
         # Ranges and look-up tables of the display describe the measured image, not the restored one.
         told = {"unit", "spacing", "loop", "fps", "finterval", "Info", "Labels"}
