@@ -6,8 +6,12 @@ import pytest
 import torch
 
 import retune
+from retune.build import network_of
+from retune.config import load
+from retune.data import photograph
 from retune.equilibrium import Status
 from retune.errors import InvalidParameterError
+from retune.jobs.restore import Options
 from retune.jobs.tiles import Outcome, _spans, restore_image
 from retune.problems import deblur, denoise, inpaint, superres
 
@@ -49,6 +53,21 @@ def test_tiles_give_the_image_restored_at_once(problem, frame):
     assert tiled.shape == whole.shape
     inside = (slice(frame, -frame or None),) * 2
     assert (tiled - whole)[(..., *inside)].abs().max() < 0.5 / 255
+
+
+def test_the_shipped_run_in_tiles_of_a_photograph():
+    """Five levels, colour, the tolerance and the overlap that the command has: two grey levels of 255 at most, which
+    nobody sees, and mostly far less.
+    """
+    net = network_of(load("denoise"), 3).eval()
+    problem = denoise(0.1)
+    y, _ = problem.measure(photograph("chelsea")[None, :, :257, :321])
+    whole, _ = restore_image(net, problem, y)
+    tiled, many = restore_image(net, problem, y, tile=160, overlap=Options.overlap)
+    assert many.tiles == 4
+    apart = 255 * (tiled - whole)[..., 32:-32, 32:-32]
+    assert apart.abs().max() < 2
+    assert apart.square().mean().sqrt() < 0.3
 
 
 def test_without_a_margin_the_seams_would_be_seen():
