@@ -31,7 +31,7 @@ ORDER = [
     {"solvers"},
     {"solve"},
     {"gradients"},
-    {"_local", "_checkpoint", "_states", "dial", "model"},
+    {"_local", "_checkpoint", "_processes", "_states", "dial", "model"},
     {"networks"},
     {"certificate", "diagnosis", "planning", "training", "problems", "data", "io"},
     {"config", "registry"},

@@ -282,6 +282,7 @@ def test_defaults_that_are_better_are_kept(noisy, tmp_path):
         assert found["parameters"]["reg"] == pytest.approx([0.4])
 
 
+@pytest.mark.filterwarnings("default::retune.errors.DoubtfulWarning")
 @pytest.mark.parametrize(
     ("options", "says"),
     [

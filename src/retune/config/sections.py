@@ -49,7 +49,7 @@ class ProblemConfig(Section):
     name: str = "deblur"
     """denoise, inpaint, deblur or superres; or any deepinv physics as module:function."""
     sigma: Level | list[Level] | Literal["estimate"] = 0.05
-    """Noise standard deviation, one or one per channel, intensities in [0, 1]; or "estimate" (tune only)."""
+    """Noise standard deviation ≥ 0, one or one per channel, intensities in [0, 1]; or "estimate" (tune only)."""
     kernel: str | None = None
     """Blur kernel: gaussian:SIGMA, uniform:SIDE, motion:LENGTH@DEGREES, three-motions, or a file (deblur, superres)."""
     boundary: Literal["reflect", "circular", "valid"] | None = None

@@ -14,6 +14,7 @@ from retune.config import Config, OptimiserConfig
 from retune.data import centres
 from retune.jobs.certified import sample_certificate
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
+from retune.jobs.measured import check_device
 from retune.training.checkpoints import fingerprint
 from retune.training.devices import first_process
 from retune.training.fit import fit
@@ -45,6 +46,7 @@ def train(
     Raises:
         RetuneError: see :func:`retune.fit` and :func:`retune.build.problem_of`.
     """
+    check_device(device)
     out = Path(out)
     problem = problem_of(config.problem)
     images, validation = training_images(config.data)
