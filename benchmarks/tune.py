@@ -2,7 +2,8 @@
 
 Tuned on the measurements of some images (as a user would, with nothing else), and learned by ``retune.fit`` from the
 sharp images themselves, by as many steps from the same start; both are scored on those measurements.
-The folder of images is an argument; by default photographs that ship inside scikit-image.
+The folder of images is an argument; by default photographs that ship inside scikit-image. With ``--tiff`` the
+measurements are TIFFs of 16 bits, clipped at black and white as a camera clips them; without, floats as they are.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 from torch import Tensor
 
 import retune
+from retune import io
 from retune.build import network_of, problem_of
 from retune.config import Config
 from retune.data import as_images, photograph
@@ -48,7 +51,7 @@ def pictures(folder: str | None, count: int, side: int) -> list[Tensor]:
     return middles
 
 
-def measured(images: list[Tensor], fields: dict, folder: Path) -> tuple[list[Path], dict]:
+def measured(images: list[Tensor], fields: dict, folder: Path, tiff: bool) -> tuple[list[Path], dict]:
     """Files of the measurements, and what a user would say of them."""
     mask = None
     if fields["name"] == "inpaint":
@@ -61,8 +64,12 @@ def measured(images: list[Tensor], fields: dict, folder: Path) -> tuple[list[Pat
     files = []
     for i, x in enumerate(images):
         y, _ = problem.measure(x[None], seed=100 + i)
-        files.append(folder / f"{i}.npy")
-        np.save(files[-1], y[0].permute(1, 2, 0).numpy())
+        array = y[0].permute(1, 2, 0).numpy()
+        files.append(folder / (f"{i}.tif" if tiff else f"{i}.npy"))
+        if tiff:
+            tifffile.imwrite(files[-1], (65535 * array.clip(0, 1)).round().astype(np.uint16), photometric="rgb")
+        else:
+            np.save(files[-1], array)
     return files, fields
 
 
@@ -94,18 +101,18 @@ def score(net: Restarted, config: Config, images: list[Tensor], files: list[Path
     """Mean PSNR of the restored measurements, in dB."""
     problem, found = problem_of(config.problem), []
     for x, file in zip(images, files, strict=True):
-        y = torch.from_numpy(np.load(file)).permute(2, 0, 1)[None]
+        y, _ = io.read(file)
         image = net.eval().solve(y, problem.operator(y)).image
         found.append(-10 * torch.log10((image - x).square().mean()).item())
     return sum(found) / len(found)
 
 
-def compare(name: str, images: list[Tensor], sets: list[str], loss: str) -> list[dict]:
+def compare(name: str, images: list[Tensor], sets: list[str], loss: str, tiff: bool) -> list[dict]:
     """Rows of one problem: noise level given, and estimated where that can be done."""
     rows, truth = [], None
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        files, fields = measured(images, PROBLEMS[name], folder)
+        files, fields = measured(images, PROBLEMS[name], folder, tiff)
         for sigma in ("given", "estimated") if name in ("denoise", "deblur") else ("given",):
             config = starting_run(fields, sets)
             asked = config if sigma == "given" else starting_run({**fields, "sigma": "estimate"}, sets)
@@ -146,13 +153,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="of their middle, in pixels")
     parser.add_argument("--loss", default="auto", help="of retune tune")
     parser.add_argument("--set", action="append", default=[], help="a field, as optimiser.steps=40")
+    parser.add_argument("--tiff", action="store_true", help="clipped measurements of 16 bits")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="file for the rows")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     images = pictures(given.folder, given.count, given.side)
     print(f"{len(images)} images, {tuple(images[0].shape)}", file=sys.stderr)
-    rows = [row for name in given.problem or PROBLEMS for row in compare(name, images, given.set, given.loss)]
+    options = (given.set, given.loss, given.tiff)
+    rows = [row for name in given.problem or PROBLEMS for row in compare(name, images, *options)]
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1))
 
