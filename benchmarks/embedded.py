@@ -167,7 +167,7 @@ def compare_stabilisers(denoiser: Any, at: dict, problem: Any, images: Any, held
         for i in range(len(held_out)):
             x, y, physics = sample(problem, held_out, i)
             rows.append(score(net, x, y, physics, options))
-            norms.append(float(norm.spectral_norm(net.map.priors[0], x)))  # type: ignore[arg-type, index]
+            norms.append(float(norm.spectral_norm(net.map.priors[0], x).detach()))  # type: ignore[arg-type, index]
         found = summary(rows)
         say(
             f"{options.problem} {label}: {found['psnr_50K']:.2f} dB at the equilibrium, settled {found['settled']}/"
