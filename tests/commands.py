@@ -30,6 +30,7 @@ SETS = [word for section, fields in SMALL.items() for f in fields for word in ("
 
 def invoke(*arguments, lines=30):
     result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert "Traceback" not in result.output
     assert len(result.output.splitlines()) < lines
     return result, " ".join(result.output.split())

@@ -209,3 +209,10 @@ def test_a_physics_by_name(tmp_path, monkeypatch):
     with pytest.raises(InvalidParameterError, match="gian"):
         OwnPhysics("my_scanner:scan", options={"gian": 1}).measure(x)
     del physics
+
+
+def test_a_file_may_be_the_filter_before_subsampling(tmp_path):
+    np.save(tmp_path / "k.npy", a_kernel())
+    x = rand(1, 1, 12, 14)
+    one, two = (problems.superres(2, k).measure(x, 3)[0] for k in (str(tmp_path / "k.npy"), a_kernel()))
+    assert torch.allclose(one, two, atol=1e-6)

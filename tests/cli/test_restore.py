@@ -312,10 +312,11 @@ def test_a_checkpoint_from_a_stranger_runs_nothing(run, photos, tmp_path, monkey
     torch.save({"weights": Evil()}, tmp_path / "evil.pt")
     (tmp_path / "evil_code.py").write_text("import os\nos.mkdir('executed')\ndef f(img_size, device): pass\n")
     net = retune.load(run / "model.safetensors")
-    for notes in ("not json", "5", '{"name": 5}'):
+    for notes in ("not json", "5", '{"name": 5}', '{"name": "deblur", "kernel": 5}'):
         net.save(tmp_path / "odd.safetensors", problem=notes, white="much")
         result, text = invoke("restore", tmp_path / "odd.safetensors", photos, "-o", tmp_path / "out")
         assert result.exit_code == 1
+        assert "does not say which problem" in text or "the problem has 1 fault(s)" in text
     net.save(tmp_path / "evil.safetensors", problem=json.dumps({"name": "evil_code:f"}))
     for model, says in (("evil.pt", "cannot be read as a checkpoint"), ("evil.safetensors", "If you trust that code")):
         result, text = invoke("restore", tmp_path / model, photos, "-o", tmp_path / "out")

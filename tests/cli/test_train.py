@@ -141,6 +141,10 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     result, text = invoke("restore", tmp_path / "r", tmp_path / "eight.png", "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 1
     assert "4096 cannot be white in it" in text
+    for verb in (["restore", "-o", tmp_path / "out"], ["certify"]):
+        result, text = invoke(verb[0], tmp_path / "r", sharp, *verb[1:], "--device", "cpu")
+        assert result.exit_code == 1
+        assert "4096 was white: say which intensity is white here, for example --white 1" in text
 
 
 def test_facts_that_cannot_be_read(tmp_path, run):
@@ -164,8 +168,12 @@ def test_want_of_memory_is_no_traceback(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "out of memory" in text
     assert "data.crop=64" in text
-    monkeypatch.setattr("retune.jobs.train.train", lambda *_, **__: int("other"))
-    with pytest.raises(ValueError, match="other"):  # a fault of ours is shown as what it is
+
+    def fault(*_, **__):
+        raise RuntimeError("another one")
+
+    monkeypatch.setattr("retune.jobs.train.train", fault)
+    with pytest.raises(RuntimeError, match="another one"):  # is shown as what it is
         CliRunner().invoke(app, ["train", "denoise", "-o", str(tmp_path / "r")], catch_exceptions=False)
 
 
@@ -193,7 +201,11 @@ def test_a_run_keeps_its_kernel_when_it_is_moved(tmp_path, sharp, photos):
     result, text = invoke("train", "--resume", "-o", moved, "--device", "cpu")
     assert result.exit_code == 0, text
 
-    next(moved.glob("kernel-*.npy")).unlink()
+    kept = next(moved.glob("kernel-*.npy"))
+    problem = {"name": "deblur", "kernel": f"/gone/{kept.name}"}  # as models were written once
+    retune.load(moved / "model.safetensors").save(moved / "old.safetensors", problem=json.dumps(problem))
+    assert model_problem(moved / "old.safetensors", {}).kernel == str(kept)
+    kept.unlink()
     result, text = invoke(*restore)
     assert result.exit_code == 1
     assert "which is no longer there" in text

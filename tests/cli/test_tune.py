@@ -108,7 +108,7 @@ def test_what_is_probably_not_meant_is_said(noisy, tmp_path):
     assert "σ = 50 was given, and y.npy shows about 0.2" in text
     np.save(tmp_path / "clipped.npy", np.load(noisy).clip(0, 0.6))
     result, text = invoke(*arguments, tmp_path / "clipped.npy", "--sigma", 0.2, "-o", tmp_path / "c")
-    assert "of the values of clipped.npy are 0.6 exactly: noise was clipped there" in text
+    assert "of the values of clipped.npy are 0.6 exactly: clipped, or a border" in text
     assert result.exit_code == 0, text
 
 
@@ -320,6 +320,7 @@ def test_tuning_on_nothing(tmp_path, arguments, says):
     assert says in text
 
 
+@pytest.mark.filterwarnings("default::retune.errors.DoubtfulWarning")
 def test_grey_and_colour_together_are_refused(noisy, tmp_path):
     np.save(tmp_path / "c.npy", smooth(32, 32, 3).astype(np.float32))
     result, text = invoke("tune", noisy, tmp_path / "c.npy", "-p", "denoise", "--sigma", 0.2, "-o", tmp_path / "run")

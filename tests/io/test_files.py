@@ -293,6 +293,7 @@ def test_a_compressed_tiff_is_read_and_written_the_same_way(tmp_path, dtype, pre
     assert np.array_equal(tifffile.imread(tmp_path / "b.tif"), array)
     with tifffile.TiffFile(tmp_path / "b.tif") as file:
         assert file.pages[0].compression.name == "LZW"
+        assert (file.pages[0].predictor != 1) == predictor
 
 
 def test_every_prefix_of_a_png_is_refused_or_whole(tmp_path):

@@ -63,6 +63,19 @@ def _levels(text: str) -> Any:
     return levels[0] if len(levels) == 1 else levels
 
 
+def unit_of(model: Path, white: float | None) -> tuple[float | None, bool]:
+    """The intensity that counts as white, and whether it is what the network was made with, which is then said."""
+    if white is not None:
+        return white, False
+    from retune.cli.errors import say
+    from retune.jobs.restore import model_white
+
+    known = model_white(model)
+    if known is not None:
+        say(f"{known:g} counts as white, as when the network was made (--white)")
+    return known, known is not None
+
+
 def chosen_files(images: Sequence[Path]) -> list[Path]:
     """The images among files and folders."""
     from retune import io

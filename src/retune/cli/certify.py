@@ -48,7 +48,7 @@ def certify(
         from retune._checkpoint import write_atomically
         from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
-        from retune.jobs.restore import model_problem, model_white
+        from retune.jobs.restore import model_problem
 
         if json is not None and json.is_dir():
             raise InvalidParameterError(
@@ -56,9 +56,17 @@ def certify(
             )
         files = _problem.chosen_files(images)
         wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        white = model_white(model) if white is None else white
-        options = {"device": _problem.chosen_device(device), "white": white, "side": crop}
-        certified = certify_files(model, wanted, files, **options, note=_show)
+        unit, remembered = _problem.unit_of(model, white)
+        certified = certify_files(
+            model,
+            wanted,
+            files,
+            device=_problem.chosen_device(device),
+            white=unit,
+            white_remembered=remembered,
+            side=crop,
+            note=_show,
+        )
         if json is not None:
             write_atomically(json, record(model, wanted, certified).encode())
         bad = [c.name for c in certified if not c.sound]

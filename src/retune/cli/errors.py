@@ -53,7 +53,8 @@ def say_error(text: str) -> None:
 def _is_for_want_of_memory(error: BaseException) -> bool:
     """PyTorch raises a RuntimeError: of a kind of its own for CUDA, of none for the CPU."""
     told = str(error)
-    return isinstance(error, MemoryError) or "can't allocate memory" in told or "out of memory" in told
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(sign in told for sign in signs)
 
 
 def _text(error: BaseException) -> str:

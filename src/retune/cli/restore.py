@@ -50,14 +50,14 @@ def restore(
     from retune.cli.errors import one_screen, say, say_error
 
     with one_screen(debug):
-        from retune.jobs.restore import Options, Row, model_problem, model_white
+        from retune.jobs.restore import Options, Row, model_problem
         from retune.jobs.restore import restore as run
 
         files = _problem.chosen_files(images)
         wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        if white is None and (white := model_white(model)) is not None:
-            say(f"{white:g} counts as white, as when the network was made (--white)")
-        options = Options(model, wanted, out, _problem.chosen_device(device), tile, overlap, white, again, certificate)
+        unit = _problem.unit_of(model, white)
+        chosen = _problem.chosen_device(device)
+        options = Options(model, wanted, out, chosen, tile, overlap, *unit, again, certificate)
         done: list[Row] = []
 
         def note(row: Row) -> None:

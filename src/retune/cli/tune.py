@@ -108,9 +108,7 @@ def _tell(tuned: Tuned) -> None:
         if name == "reg" and tuned.factors is not None:
             low, high = tuned.factors
             others = f"from ×{low:g} to ×{high:g} cannot be told from it"
-            typer.echo(
-                f"{'':<13} {others if low < high else 'three quarters of it, and half as much again, are worse'}"
-            )
+            typer.echo(f"{'':<13} {others if low < high else '×0.71 and ×1.41 are worse'}")
 
 
 def _sure(error: float | None) -> str:

@@ -13,7 +13,15 @@ from retune.io.files import Layout, read
 __all__ = ["intensity_scale", "read_scaled", "require_white"]
 
 
-def intensity_scale(file: Path, images: Tensor, layout: Layout, white: float | None, option: str = "--white ") -> float:
+def intensity_scale(
+    file: Path,
+    images: Tensor,
+    layout: Layout,
+    white: float | None,
+    option: str = "--white ",
+    *,
+    remembered: bool = False,
+) -> float:
     """The factor that brings the intensities of a file to [0, 1].
 
     Args:
@@ -23,10 +31,11 @@ def intensity_scale(file: Path, images: Tensor, layout: Layout, white: float | N
         white: intensity, in the units of the file, that counts as 1; by default the largest of an integer type, and 1
             for floats.
         option: how errors say to give it.
+        remembered: whether `white` is what a network was made with, and not what was said of this file.
 
     Raises:
-        InvalidParameterError: `white` is no intensity, or more than the file can hold; or floats that are not in [0, 1]
-            without one.
+        InvalidParameterError: `white` is no intensity, or more than the file can hold; a remembered one that makes the
+            image all but black, or far brighter than white; or floats that are not in [0, 1] without one.
     """
     require_white(white)
     largest = int(np.iinfo(layout.dtype).max) if layout.dtype.kind == "u" else None
@@ -36,7 +45,14 @@ def intensity_scale(file: Path, images: Tensor, layout: Layout, white: float | N
                 f"{file} is stored as {layout.dtype.name}, up to {largest}, so {white:g} cannot be white in it: say "
                 f"which intensity is, for example {option}{largest}"
             )
-        return (1.0 if largest is None else largest) / white
+        scale = (1.0 if largest is None else largest) / white
+        top = float(images.max())
+        if remembered and not 0.02 < top * scale < 3:
+            raise InvalidParameterError(
+                f"{file} has intensities up to {top * (largest or 1):.4g}, but in what the network was made with "
+                f"{white:g} was white: say which intensity is white here, for example {option}{largest or 1}"
+            )
+        return scale
     low, high = float(images.min()), float(images.max())
     if largest is None and (high > 3 or low < -3):
         raise InvalidParameterError(

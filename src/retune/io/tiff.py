@@ -18,7 +18,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks o
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3
 #: compressions that a result is written with again, as tifffile calls them
-_LOSSLESS = {5: "lzw", 8: "zlib", 32946: "zlib"}
+_LOSSLESS = {5: "lzw", 8: "zlib", 32946: "zlib", 32773: "packbits", 34925: "lzma", 50000: "zstd"}
 #: photometric interpretations whose three samples are not red, green and blue
 _OTHER_COLOURS = {5: "CMYK", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*"}
 
@@ -65,7 +65,7 @@ def encode(coded: Coded, factor: float) -> bytes:
     else:
         options["metadata"] = None
     if known.get("compression"):
-        options["compression"] = known["compression"]
+        options |= {"compression": known["compression"], "predictor": known["predictor"]}
     out = io.BytesIO()
     tifffile.imwrite(out, coded.array, **options)
     return out.getvalue()
@@ -103,6 +103,7 @@ def _metadata(file: tifffile.TiffFile, page: Any, axes: str) -> dict[str, Any]:
     if page.iccprofile:
         kept["profile"] = page.iccprofile
     kept["compression"] = _LOSSLESS.get(int(page.compression))
+    kept["predictor"] = int(page.predictor) != 1
     if file.is_imagej:
         # Ranges and look-up tables of the display describe the measured image, not the restored one.
         told = {"unit", "spacing", "loop", "fps", "finterval", "Info", "Labels"}

@@ -68,6 +68,7 @@ def certify_files(
     *,
     device: str = "cpu",
     white: float | None = None,
+    white_remembered: bool = False,
     side: int | None = None,
     note: Callable[[Certified], None] = lambda done: None,
 ) -> list[Certified]:
@@ -79,6 +80,7 @@ def certify_files(
         files: images.
         device: "cpu", "cuda", …
         white: intensity (in the units of the files) that counts as 1.
+        white_remembered: whether that is what the network was made with, and not what was said of these files.
         side: certify at most this many pixels a side, in the middle; 0 always takes the whole image, None takes the
             middle :data:`AUTO_SIDE` of those above 4 megapixels.
         note: told of each image as it is done.
@@ -94,7 +96,7 @@ def certify_files(
     done: list[Certified] = []
     for file in files:
         try:
-            measured = read_measured(file, white)
+            measured = read_measured(file, white, remembered=white_remembered)
         except (RetuneError, OSError) as error:
             done.append(Certified(file.name, None, one_line(error)))
             note(done[-1])

@@ -19,6 +19,7 @@ from retune._checkpoint import write_atomically
 from retune._version import __version__
 from retune.config import Config, ProblemConfig, load, to_toml
 from retune.errors import CheckpointError
+from retune.io import SUFFIXES
 from retune.model import Restarted
 
 __all__ = ["FACTS", "MODEL", "RUN", "prepare", "problem_files", "save_model"]
@@ -53,10 +54,9 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
 def _facts(out: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((out / FACTS).read_text(encoding="utf-8"))) if (out / FACTS).is_file() else {}
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{out / FACTS} cannot be read («{error}»): put it back, or remove it, and whether the run is the same is "
-            "told from its fields and checkpoints"
+            f"{out / FACTS} cannot be read («{error}»): put it back, or begin anew in another folder"
         ) from error
 
 
@@ -88,7 +88,7 @@ def save_model(net: Restarted, path: Path, problem: ProblemConfig, white: float 
 def _files(config: ProblemConfig) -> dict[str, Path]:
     """The files that a problem names; anything else is a kernel by name."""
     named = {key: Path(value) for key in _NAMED if (value := getattr(config, key)) is not None}
-    return {key: path for key, path in named.items() if path.is_file()}
+    return {key: path for key, path in named.items() if path.suffix.lower() in SUFFIXES and path.is_file()}
 
 
 def _moved(config: ProblemConfig, folder: Path) -> ProblemConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,25 +18,31 @@ from retune.problems.base import Restoration
 from retune.problems.named import Inpaint
 from retune.problems.noise import estimate_noise
 
-__all__ = ["check_device", "doubts", "middle", "one_line", "read_measured", "require_kernel"]
+__all__ = ["check_chosen_device", "check_device", "doubts", "middle", "one_line", "read_measured", "require_kernel"]
 
 #: Share of equal values, at the smallest or the largest one, from which on they are taken to be clipped.
 _CLIPPED = 0.01
+#: Side of what is looked at.
+_LOOKED_AT = 512
 
 
-def read_measured(file: Path, white: float | None = None, *, in_range: bool = True) -> list[tuple[str, Tensor]]:
+def read_measured(
+    file: Path, white: float | None = None, *, in_range: bool = True, remembered: bool = False
+) -> list[tuple[str, Tensor]]:
     """The measurements of a file, (1, C, h, w) each and scaled to [0, 1] (noise may leave it), with their names.
 
     Args:
         file: an image, or a stack of them.
         white: see :func:`retune.io.intensity.intensity_scale`.
         in_range: whether floats have to be intensities in [0, 1].
+        remembered: see :func:`retune.io.intensity.intensity_scale`.
 
     Raises:
         RetuneError: see :func:`retune.io.read` and :func:`retune.io.intensity.intensity_scale`.
     """
     images, layout = io.read(file)
-    scale = intensity_scale(file, images, layout, white) if in_range or white is not None else 1.0
+    known = in_range or white is not None
+    scale = intensity_scale(file, images, layout, white, remembered=remembered) if known else 1.0
     names = [file.name] if len(images) == 1 else [f"{file.name}, image {i}" for i in range(len(images))]
     return list(zip(names, (images.to(torch.get_default_dtype()) * scale).split(1), strict=True))
 
@@ -43,13 +50,16 @@ def read_measured(file: Path, white: float | None = None, *, in_range: bool = Tr
 def doubts(problem: Restoration, measured: Sequence[tuple[str, Tensor]]) -> Iterator[str]:
     """What makes it unlikely that the measurements (1, C, h, w), each with its name, are ``A x`` plus noise of σ.
 
-    One sentence about each thing, with the first measurement that shows it.
+    One sentence about each thing, with the first measurement that shows it. Of a large one the middle is looked at.
     """
     clipped, noise = [], []
     for name, y in measured:
-        values = y
+        part = (..., *(slice(max(0, (n - _LOOKED_AT) // 2), (n + _LOOKED_AT) // 2) for n in y.shape[-2:]))
+        values = y = y[part]
         if isinstance(problem, Inpaint) and problem.mask is not None:
-            values = y[problem.mask.to(y.device).expand_as(y) > 0]
+            values = y[problem.mask[part].to(y.device).expand_as(y) > 0]
+            if not len(values):
+                continue
         ends = [(float((values == end).float().mean()), float(end)) for end in (values.min(), values.max())]
         if max(ends)[0] > _CLIPPED and len(values.unique()) > 10:
             clipped.append(f"{max(ends)[0]:.0%} of the values of {name} are {max(ends)[1]:.3g} exactly")
@@ -65,8 +75,9 @@ def doubts(problem: Restoration, measured: Sequence[tuple[str, Tensor]]) -> Iter
             noise.append(f"σ = {given:.3g} was given, and {name} shows about {seen:.2g}")
     if clipped:
         yield (
-            f"{clipped[0]}{_and_others(clipped)}: noise was clipped there, which y = A x + noise does not allow for. "
-            "What is estimated of the error is then off; keep values below black and above white, if you can"
+            f"{clipped[0]}{_and_others(clipped)}: clipped, or a border or background without noise. y = A x + noise "
+            "allows for neither, and what is estimated of the error is then off: keep values below black and above "
+            "white, and cut borders off, if you can"
         )
     if noise:
         yield (
@@ -79,10 +90,14 @@ def _and_others(found: Sequence[str]) -> str:
     return f" (and so in {len(found) - 1} other image(s))" if len(found) > 1 else ""
 
 
+def check_chosen_device(device: str) -> None:
+    """Raise if training was asked for on a device that is not here; one of several processes gets its own."""
+    if device != "auto" and "LOCAL_RANK" not in os.environ:
+        check_device(device)
+
+
 def check_device(device: str) -> None:
-    """Raise if there is no such device here; "auto" is there everywhere."""
-    if device == "auto":
-        return
+    """Raise if there is no such device here."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -22,7 +22,6 @@ from retune._version import __version__
 from retune.build import load, problem_of
 from retune.certificate.parts import worst_part
 from retune.config import ProblemConfig, from_dict
-from retune.config.read import absolute
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.certified import in_a_line
@@ -52,6 +51,7 @@ class Options:
         overlap: margin around a tile.
         white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
             for floats.
+        white_remembered: whether `white` is what the network was made with, and not what was said of these files.
         again: restore also what is done already.
         certificate: certify every image, which at most about doubles the time.
     """
@@ -63,6 +63,7 @@ class Options:
     tile: int | None = None
     overlap: int = 96
     white: float | None = None
+    white_remembered: bool = False
     again: bool = False
     certificate: bool = True
 
@@ -94,7 +95,7 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
     _, _, notes = _checkpoint.read(file)
     try:
         told = json.loads(notes.get("problem", "{}"))
-    except ValueError:
+    except (TypeError, ValueError):
         told = {}
     if not isinstance(told, dict) or given.get("name", told.get("name")) != told.get("name"):
         told = {}
@@ -105,13 +106,18 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
             f"{model} wants {told['name']!r} to be imported, that is, executed. If you trust that code, name it "
             f"yourself: --problem {told['name']}"
         )
-    named = {key: absolute(told[key], file.parent) for key in ("kernel", "mask") if told.get(key)}
-    for key in named.keys() - given.keys():
-        if Path(named[key]).suffix.lower() in io.SUFFIXES and not Path(named[key]).is_file():
+    named = {}
+    for key in {"kernel", "mask"} & told.keys() - given.keys():
+        name = told[key]
+        if not isinstance(name, str) or Path(name).suffix.lower() not in io.SUFFIXES:
+            continue
+        found = [path for path in (file.parent / name, file.parent / Path(name).name) if path.is_file()]
+        if not found:
             raise CheckpointError(
-                f"{file} was made with the {key} in {told[key]}, which is no longer there: put it beside the network "
-                f"under that name, or give it with --{key}"
+                f"{file} was made with the {key} in {name}, which is no longer there: put it beside the network, as "
+                f"{file.parent / Path(name).name}, or give it with --{key}"
             )
+        named[key] = str(found[0].resolve())
     problem = from_dict({"problem": {**told, **named, **given}}, source="the problem").problem
     if not told:
         require_kernel(problem)
@@ -124,7 +130,7 @@ def model_white(model: Path) -> float | None:
     try:
         white = float(notes["white"])
         require_white(white)
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
     return white
 
@@ -273,7 +279,7 @@ class _Job:
     def _restore(self, file: Path, record: Path) -> Outcome:
         options = self.options
         images, layout = io.read(file)
-        scale = intensity_scale(file, images, layout, options.white)
+        scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
         restored, worst = [], None
         for image in images.to(torch.get_default_dtype()):
             y = (image[None] * scale).to(options.device)

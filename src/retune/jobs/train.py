@@ -14,7 +14,7 @@ from retune.config import Config, OptimiserConfig
 from retune.data import centres
 from retune.jobs.certified import sample_certificate
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
-from retune.jobs.measured import check_device
+from retune.jobs.measured import check_chosen_device
 from retune.training.checkpoints import fingerprint
 from retune.training.devices import first_process
 from retune.training.fit import fit
@@ -46,7 +46,7 @@ def train(
     Raises:
         RetuneError: see :func:`retune.fit` and :func:`retune.build.problem_of`.
     """
-    check_device(device)
+    check_chosen_device(device)
     out = Path(out)
     problem = problem_of(config.problem)
     images, validation = training_images(config.data)

@@ -23,7 +23,7 @@ from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterErro
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.certified import sample_certificate
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
-from retune.jobs.measured import check_device, doubts, read_measured, require_kernel
+from retune.jobs.measured import check_chosen_device, doubts, read_measured, require_kernel
 from retune.model import Restarted
 from retune.priors import WaveletL1, WaveletL12
 from retune.problems.base import Restoration
@@ -153,7 +153,7 @@ def tune(
     """
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
-    check_device(device)
+    check_chosen_device(device)
     named = [one for file in files for one in read_measured(file, white)]
     measured = [y for _, y in named]
     if not measured:

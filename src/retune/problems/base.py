@@ -102,8 +102,9 @@ class Restoration(ABC):
         """What decides the measurements, in words; a kernel or mask from a file is what it holds, wherever it lies."""
         told = self.describe()
         for key in ("kernel", "mask"):
-            held = getattr(self, key, None)
-            if isinstance(held, Tensor) and (told[key] == "custom" or Path(told[key]).suffix.lower() in SUFFIXES):
+            held, name = getattr(self, key, None), told.get(key)
+            named = isinstance(name, str) and (name == "custom" or Path(name).suffix.lower() in SUFFIXES)
+            if isinstance(held, Tensor) and named:
                 content = f"{tuple(held.shape)}".encode() + held.detach().cpu().contiguous().numpy().tobytes()
                 told[key] = hashlib.sha256(content).hexdigest()[:12]
         return _said(self.name, told)

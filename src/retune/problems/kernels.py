@@ -94,7 +94,7 @@ def antialiasing(spec: str | Tensor | np.ndarray | None, factor: int) -> Tensor 
     if isinstance(spec, str):
         if spec in _FILTERS:
             return _FILTERS[spec](factor)
-        if spec.partition(":")[0] not in _BLURS:
+        if spec.partition(":")[0] not in _BLURS and Path(spec).suffix.lower() not in io.SUFFIXES:
             raise unknown_name("filter", spec, [*_FILTERS, *_EXAMPLES])
     return kernel(spec)
 

@@ -154,12 +154,14 @@ def fit(
     criterion = SupLoss(metric=MSE()) if loss is None else loss
     warm = WarmStart() if warm_start is True else warm_start or None
     if warm is not None:
-        if resume and fabric.world_size > 1:
-            raise InvalidParameterError(
-                f"a run of {fabric.world_size} processes with warm_start cannot be resumed exactly: the checkpoints "
-                "hold what the images of the first one remember; leave out one of warm_start and resume"
-            )
         warm.prepare(net, train)
+    # Canvases in files are there because they would fill the memory, and each process has canvases of its own.
+    saved = None if warm is None or warm.on_disk or fabric.world_size > 1 else warm
+    if resume and warm is not saved:
+        raise InvalidParameterError(
+            "a run with warm_start cannot be resumed exactly where the canvases are in files, or there are several "
+            "processes: what the images remember is not in the checkpoints; leave out one of warm_start and resume"
+        )
     watched = _Watched(net, warm, stop)
     model = criterion.adapt_model(watched)
     wrapped, optimiser = fabric.setup(model, optimiser)
@@ -189,7 +191,7 @@ def fit(
         decisive |= {k: v for k, v in (("flips", flips), ("stop", repr(stop))) if v not in (True, "None")}
         decisive |= {} if warm is None else {"warm_start": f"rtol={warm.rtol:g}, adjoint={warm.adjoint}"}
         run = RunFolder(folder, decisive, resume)
-        done, spent = run.load(net, optimiser, result, keeper, warm)
+        done, spent = run.load(net, optimiser, result, keeper, saved)
     start = time.perf_counter() - spent
     with (
         TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar,
@@ -198,7 +200,7 @@ def fit(
 
         def save(step: int) -> None:
             if run is not None and fabric.is_global_zero:
-                run.save(step, net, optimiser, result, keeper, time.perf_counter() - start, warm)
+                run.save(step, net, optimiser, result, keeper, time.perf_counter() - start, saved)
             fabric.barrier()
 
         if held_out is not None and not done:

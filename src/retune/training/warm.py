@@ -197,15 +197,15 @@ class WarmStart:
         return AdjointMemory(recall, keep)
 
     def state(self) -> dict[str, Tensor]:
-        """What is remembered, for a checkpoint: the canvases of the images that were visited, and what is known of
-        their adjoints.
+        """What is remembered in memory, for a checkpoint: the canvases of the images that were visited, and what is
+        known of their adjoints.
         """
         kept = {"pace": torch.tensor([self._wait, self._pause])}
         for k, seen in enumerate(self._visited):
             if bool(seen.any()):
                 kept |= {f"visited-{k}": seen, f"canvas-{k}": self._canvases[k]}
-                if self._adjoints:
-                    kept[f"adjoint-{k}"] = self._adjoints[k]
+            if self._adjoints and bool(self._adjoints[k].any()):
+                kept[f"adjoint-{k}"] = self._adjoints[k]
             if k in self._gains:
                 kept[f"gain-{k}"] = torch.tensor(self._gains[k], dtype=torch.float64)
         return kept
