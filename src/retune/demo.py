@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import as_completed
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,15 +85,16 @@ def run(
     start = time.perf_counter()
     results = _header(settings, quick, seed, device, size)
     finished: dict[str, dict] = {}
-    for name, result, images in _comparisons(chosen, settings, size, device, console):
-        result["title"], result["description"] = _TITLES[name]
-        result["images"] = _write_images(out, name, images, result)
-        finished[name] = result
-        results["problems"] = {n: finished[n] for n in chosen if n in finished}
-        results["verdicts"] = [] if quick else [v for n, r in results["problems"].items() for v in verdicts(n, r)]
-        results["seconds"] = time.perf_counter() - start
-        write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
-        console.print(f"{_TITLES[name][0]} done after {results['seconds']:.0f} s", style="dim")
+    with closing(_comparisons(chosen, settings, size, device, console)) as comparisons:
+        for name, result, images in comparisons:
+            result["title"], result["description"] = _TITLES[name]
+            result["images"] = _write_images(out, name, images, result)
+            finished[name] = result
+            results["problems"] = {n: finished[n] for n in chosen if n in finished}
+            results["verdicts"] = [] if quick else [v for n, r in results["problems"].items() for v in verdicts(n, r)]
+            results["seconds"] = time.perf_counter() - start
+            write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
+            console.print(f"{_TITLES[name][0]} done after {results['seconds']:.0f} s", style="dim")
     report = write_all(results, out)
     terminal_table(results, console)
     console.print(f"\nOpen [bold]{report}[/] in a browser; the figures and results.json are beside it.")
@@ -101,7 +103,7 @@ def run(
 
 def _comparisons(
     chosen: Sequence[str], settings: Settings, size: int, device: str, console: Console
-) -> Iterator[tuple[str, dict, dict[str, Tensor]]]:
+) -> Generator[tuple[str, dict, dict[str, Tensor]], None, None]:
     """The results of each problem as it is done; on a CPU, one process per core.
 
     The images are small, so two single-threaded processes do twice the work of one process with two threads.

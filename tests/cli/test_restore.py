@@ -60,6 +60,7 @@ def test_ctrl_c_stops_the_workers_without_a_word_of_theirs(run, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background has it ignored
     )
     while process.poll() is None and not list((tmp_path / "out").glob("*.json")):
         time.sleep(0.05)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,13 +173,14 @@ def restore(
     job = _Job(options)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: dict[Path, Row] = {}
-    for row in _rows(files, options, job, workers):
-        rows[row.file] = row
-        note(row)
+    with closing(_rows(files, options, job, workers)) as found:  # whatever happens here, the processes are stopped
+        for row in found:
+            rows[row.file] = row
+            note(row)
     return [rows[file] for file in files]
 
 
-def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> Iterator[Row]:
+def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> Generator[Row, None, None]:
     if workers == 1 or len(files) < 2:
         yield from (job.run(file) for file in files)
         return
