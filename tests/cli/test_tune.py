@@ -120,6 +120,10 @@ def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
     said = " ".join(capsys.readouterr().out.split())
     assert "the noise is not what σ says, or the values were clipped" in said
     assert "one block" not in said
+    sure = compare_errors(torch.tensor([4.0, 4.1]), torch.tensor([2.0, 2.1]))
+    for factors, says in (((1.0, 1.0), "×0.5 ×0.71 ×1.41 ×2 are all worse"), ((1.0, 2.0), "from ×1 to ×2 cannot")):
+        _tell(Tuned("Stein's unbiased estimate (SURE)", 0.1, sure, factors, {"reg": [0.1]}, 1.0, {}))
+        assert says in capsys.readouterr().out
 
 
 def test_the_unit_of_the_measurements_is_remembered(noisy, tmp_path):
@@ -128,6 +132,9 @@ def test_the_unit_of_the_measurements_is_remembered(noisy, tmp_path):
     out = tmp_path / "run"
     arguments = ["tune", tmp_path / "twelve.npy", "-p", "denoise", "--sigma", 0.2, "--white", 4095, "-o", out]
     assert invoke(*arguments, "--device", "cpu", *SETS, *STEPS)[0].exit_code == 0
+    again = [*arguments[:-4], "--set", "data.white=4095", "-o", tmp_path / "again"]  # the same, said in the run
+    assert invoke(*again, "--device", "cpu", *SETS, *STEPS)[0].exit_code == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     for name, more in (("a", []), ("b", ["--white", 4095])):
         restore = ["restore", out, tmp_path / "twelve.npy", "-o", tmp_path / name, "--device", "cpu"]
         result, text = invoke(*restore, *more)

@@ -283,16 +283,20 @@ def test_bad_files(tmp_path, name, make, error, says):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("predictor", [False, True])
-def test_a_compressed_tiff_is_read_and_written_the_same_way(tmp_path, dtype, predictor):
-    """LZW, with and without differences, as ImageJ, Photoshop and microscopes save."""
+@pytest.mark.parametrize(
+    ("compression", "predictor"), [("lzw", False), ("lzw", True), ("zlib", True), ("packbits", False), ("zstd", True)]
+)
+def test_a_compressed_tiff_is_read_and_written_the_same_way(tmp_path, dtype, compression, predictor):
+    """With and without differences, as ImageJ, Photoshop and microscopes save."""
     array = pixels(dtype, 9, 7, 3)
-    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", compression="lzw", predictor=predictor)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", compression=compression, predictor=predictor)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        wanted = file.pages[0].compression
     images, layout = read(tmp_path / "a.tif")
     write(tmp_path / "b.tif", images, layout)
     assert np.array_equal(tifffile.imread(tmp_path / "b.tif"), array)
     with tifffile.TiffFile(tmp_path / "b.tif") as file:
-        assert file.pages[0].compression.name == "LZW"
+        assert file.pages[0].compression == wanted
         assert (file.pages[0].predictor != 1) == predictor
 
 

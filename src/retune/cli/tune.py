@@ -80,6 +80,7 @@ def tune(
 
 
 def _tell(tuned: Tuned) -> None:
+    from retune.jobs.assess import FACTORS
     from retune.jobs.certified import in_a_line
 
     found = tuned.comparison
@@ -107,8 +108,9 @@ def _tell(tuned: Tuned) -> None:
         typer.echo(f"{name:<13} {_values(values)}")
         if name == "reg" and tuned.factors is not None:
             low, high = tuned.factors
-            others = f"from ×{low:g} to ×{high:g} cannot be told from it"
-            typer.echo(f"{'':<13} {others if low < high else '×0.71 and ×1.41 are worse'}")
+            tried = " ".join(f"×{factor:g}" for factor in FACTORS)
+            alike = f"from ×{low:g} to ×{high:g} cannot be told from it"
+            typer.echo(f"{'':<13} {alike if low < high else f'{tried} are all worse'}")
 
 
 def _sure(error: float | None) -> str:

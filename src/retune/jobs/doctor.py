@@ -63,12 +63,14 @@ def examine(
         config: the run, of which the problem is examined.
         files: measurements.
         size: (H, W) of the images for which the operator alone is made.
-        white: intensity (in the units of the files) that counts as 1; without it the values are examined as they are.
+        white: intensity (in the units of the files) that counts as 1, ``data.white`` of the run by default; without
+            either the values are examined as they are.
         note: told of each image as it is done.
 
     Raises:
         RetuneError: the problem cannot be made at all.
     """
+    white = config.data.white if white is None else white
     if min(size) < 1:
         raise InvalidParameterError(f"the size must be at least 1×1, got {size[0]}×{size[1]}")
     if not files:

@@ -82,7 +82,7 @@ def problem_files(config: ProblemConfig) -> dict[str, str]:
 def save_model(net: Restarted, path: Path, problem: ProblemConfig, white: float | None = None, **notes: str) -> None:
     """Save a network with its problem, whose kernel and mask are copied beside it, and with its unit of intensity."""
     unit = {} if white is None else {"white": repr(float(white))}
-    net.save(path, problem=_moved(problem, path.parent).model_dump_json(), **unit, **notes)
+    net.save(path, problem=_copied(problem, path.parent).model_dump_json(), **unit, **notes)
 
 
 def _files(config: ProblemConfig) -> dict[str, Path]:
@@ -91,7 +91,7 @@ def _files(config: ProblemConfig) -> dict[str, Path]:
     return {key: path for key, path in named.items() if path.suffix.lower() in SUFFIXES and path.is_file()}
 
 
-def _moved(config: ProblemConfig, folder: Path) -> ProblemConfig:
+def _copied(config: ProblemConfig, folder: Path) -> ProblemConfig:
     """The problem with its files copied into a folder, and named relative to it.
 
     A copy is named by its content, so several networks in a folder share it, and none ever replaces another.
@@ -120,6 +120,6 @@ def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
         },
         **more,
     }
-    kept = config.model_copy(update={"problem": _moved(config.problem, out)})
+    kept = config.model_copy(update={"problem": _copied(config.problem, out)})
     write_atomically(out / RUN, to_toml(kept).encode())
     write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())

@@ -139,7 +139,7 @@ def tune(
         files: the measurements.
         out: folder for ``config.toml``, ``run.json``, checkpoints, ``log.csv``, ``tune.json`` and
             ``model.safetensors``.
-        white: intensity (in the units of the files) that counts as 1.
+        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default.
         loss: "auto", "sure", "r2r" or "ei".
         resume: continue from the newest checkpoint in `out`, if there is one.
         device: "auto", "cpu", "cuda", …
@@ -154,6 +154,7 @@ def tune(
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     check_chosen_device(device)
+    white = config.data.white if white is None else white
     named = [one for file in files for one in read_measured(file, white)]
     measured = [y for _, y in named]
     if not measured:
