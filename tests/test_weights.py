@@ -108,3 +108,13 @@ def test_shipped_weights_denoise(name):
     noisy = x + 25 / 255 * rand(*x.shape)
     before, after = ((z - x).square().mean().log10() * -10 for z in (noisy, net(noisy, 25 / 255)))
     assert float(after - before) >= 5
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n.startswith("ridge")])
+@pytest.mark.parametrize("level", [0.0, 0.2])
+def test_less_noise_than_trained_for_does_no_harm(name, level):
+    net = retune.weights.load(name)
+    x = photograph("astronaut")[None, :, 100:148, 180:228]
+    x = x if net.channels == 3 else x.mean(1, keepdim=True)
+    noisy = x + level / 255 * rand(*x.shape)
+    assert float((net(noisy, level / 255) - x).square().mean()) <= (0.3 / 255) ** 2

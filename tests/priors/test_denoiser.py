@@ -336,3 +336,21 @@ def test_the_ends_of_the_range_are_allowed_and_can_be_left(sigma):
     assert float(slope) > 1e-4
     with pytest.raises(InvalidParameterError, match=r"≤ sigma ≤ 0\.1961"):
         Denoiser(unet(), 50.1 / 255)
+
+
+class InPlace(nn.Module):
+    def forward(self, x, sigma):
+        return x.mul_(0.5)
+
+
+@pytest.mark.parametrize("prior", [Denoiser(InPlace(), 0.1, strength=0.5), RED(InPlace(), 0.1)])
+def test_a_denoiser_that_changes_its_input_is_refused(prior):
+    with pytest.raises(InvalidParameterError, match=r"InPlace changes its input in place.*x\.clone"):
+        prior.bind((1, 1, 4, 4), 0, torch.ones(()))(torch.ones(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize(("own", "given"), [(3, 1), (1, 3)])
+def test_channels_of_a_network_that_does_not_say_how_many_it_has(own, given):
+    foreign = DRUNet(own, own, nc=(4, 4, 4, 4), nb=1, pretrained=None)
+    with pytest.raises(ShapeError, match=rf"DRUNet cannot take images \(1, {given}, 16, 16\) with {given} channel"):
+        Denoiser(foreign, 0.1).prox(torch.rand(1, given, 16, 16))

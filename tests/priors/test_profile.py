@@ -7,7 +7,7 @@ import torch
 
 from problems import rand
 from retune.errors import InvalidParameterError, UnknownNameError
-from retune.priors.profile import CONVEXITY, SIGMA_0, BoundProfile, Profile, _Derivative
+from retune.priors.profile import CONVEXITY, SIGMA_0, SIGMA_RANGE, BoundProfile, Profile, _Derivative
 
 
 def profile(convexity: str, filters: int = 5, knots: int = 3, spread: float = 0.7) -> Profile:
@@ -109,7 +109,7 @@ def test_slopes_stay_within_their_bounds(seed, spread, convexity, float64):
             p += spread * torch.randn_like(p)
     sigma = levels(1e-6, 0.05, 0.4)
     bound = made.bind(sigma)
-    log = (sigma.clamp_min(1e-4) * 255 / 25).log().flatten()
+    log = (sigma.clamp(*SIGMA_RANGE) * 255 / 25).log().flatten()
     exponent = made.strength[0] + made.strength[1] * log + made.strength[2] * log**2
     largest = exponent.clamp(-40, 40).exp()[:, None, None]
     assert bool((bound.slopes <= largest * (1 + 1e-12)).all())
@@ -152,6 +152,20 @@ def test_knots_scale_with_the_noise_level(float64):
     r = 0.1 * rand(1, 3, 4, 4)
     torch.testing.assert_close(two.derivative(2 * r), 2 * one.derivative(r))
     torch.testing.assert_close(two.value(2 * r), 4 * one.value(r))
+
+
+@pytest.mark.parametrize(("sigma", "nearest"), [(0.2 / 255, 2 / 255), (0.9, 55 / 255)])
+def test_beyond_the_trained_noise_levels_the_nearest_potential_is_scaled(sigma, nearest, float64):
+    """A polynomial in log σ goes anywhere there."""
+    made = Profile(3, 2, powers=5)
+    with torch.no_grad():
+        made.scale += rand(*made.scale.shape)
+        made.strength += rand(*made.strength.shape)
+    there, here = (made.bind(levels(s)) for s in (sigma, nearest))
+    r = 0.1 * rand(1, 3, 4, 4)
+    s = sigma / nearest
+    torch.testing.assert_close(there.value(s * r), s**2 * here.value(r))
+    assert torch.equal(there.slopes, here.slopes)
 
 
 def test_log_strength_and_log_scale_are_polynomials_of_the_log_noise_level(float64):

@@ -110,3 +110,26 @@ def test_it_is_saved_with_the_network(tmp_path):
 def test_bad_options(options):
     with pytest.raises(InvalidParameterError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
         Damped(**options)
+
+
+def test_growth_that_passes_does_not_stay(float64):
+    """Eigenvalues 0.9 and 0.8, far from orthogonal: the residual grows tenfold before it falls."""
+    slope, b = torch.tensor([[0.9, 4.0], [0.0, 0.8]]), torch.tensor([0.0, 1.0])
+    plain = run(lambda u, k: u @ slope.T + b, torch.zeros(1, 2), Picard())
+    damped = run(lambda u, k: u @ slope.T + b, torch.zeros(1, 2), Damped())
+    assert damped.status == (Status.CONVERGED,)
+    assert int(damped.layers) <= 3 * int(plain.layers)  # it was not settled after 2000 when θ was only lowered
+    torch.testing.assert_close(damped.u, plain.u, rtol=1e-6, atol=0)
+
+
+def test_missing_pixels_are_filled_in_from_black_holes():
+    """Plug-and-Play with the default solver: the residual grows until the holes are filled."""
+    x = retune.data.photograph("astronaut")[None, :, 100:148, 180:228]
+    y, physics = retune.problems.Inpaint(keep=0.5, sigma=0.05).measure(x, 3)
+    prior = retune.priors.Denoiser(retune.weights.load("denoiser-color"), 0.1)
+    errors = []
+    for solver in (Picard(), None):
+        net = retune.Restarted(retune.ForwardBackward(prior), 5, solver=solver, stop=Stop(1e-3, 300)).eval()
+        errors.append(float((net.solve(y, physics).image - x).square().mean()))
+    assert isinstance(net.solver, Damped)
+    assert errors[1] < 1.05 * errors[0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+import typer
 
 from retune import _checkpoint
 from retune.build import build
@@ -126,7 +128,7 @@ def test_a_recipe_writes_weights_that_denoise(recipe, name, options, data, monke
     out = data / f"{name}.safetensors"
     recipe.main(name, data, out, data / "work", steps=2, **TINY, **options)
     tensors, description, notes = _checkpoint.read(out)
-    assert f"--name {name} --steps 2" in notes["recipe"]
+    assert f"--name {name} --data FOLDER --steps 2" in notes["recipe"]
     assert "--seed 3" in notes["recipe"]
     for option, value in ({"batch": 1, "crop": 12, "lr": 1e-3} | options).items():
         assert f"--{option} {value:g}" in notes["recipe"]
@@ -158,6 +160,37 @@ def test_a_ridge_recipe_continues_a_law_of_fewer_powers(data):
     assert f"--out {first.name} &&" in notes["recipe"]
     with pytest.raises(RuntimeError, match="size mismatch"):
         ridge.main("ridge-convex-gray", data, second, data / "c", powers=1, start=first, **options)
+
+
+def test_the_stages_of_a_recipe_run_as_they_are_written_down(data, monkeypatch):
+    """Each stage has a folder of its own, so that one does not go on with the state of the other."""
+    monkeypatch.chdir(data)
+    options = TINY | {"steps": 1, "pool": 1}
+    first = Path("first.safetensors")
+    ridge.main("ridge-convex-gray", data, first, powers=2, **options)
+    ridge.main("ridge-convex-gray", data, powers=3, start=first, **options)
+    assert Path("ridge-convex-gray.safetensors").is_file()
+    commands = _checkpoint.read(Path("ridge-convex-gray.safetensors"))[2]["recipe"].split(" && ")
+    again = data / "again"
+    again.mkdir()
+    monkeypatch.chdir(again)
+    for command in commands:
+        words = command.replace("FOLDER", str(data)).split()
+        assert words[:3] == ["python", "-m", "retune.training.recipes.ridge"]
+        app = typer.Typer()
+        app.command()(ridge.main)
+        app(words[3:], standalone_mode=False)
+    name = "ridge-convex-gray.safetensors"
+    assert (again / name).read_bytes() == (data / name).read_bytes()
+
+
+@pytest.mark.parametrize("changed", [{"batch": 2}, {"crop": 10}, {"seed": 4}])
+def test_a_denoiser_is_not_continued_with_other_settings(changed, data, monkeypatch):
+    monkeypatch.setattr(denoiser, "SmallUNet", lambda channels: SmallUNet(channels, (4, 6), 1))
+    out = data / "a.safetensors"
+    denoiser.main("denoiser-gray", data, out, data / "work", steps=1, **TINY)
+    with pytest.raises(CheckpointError, match=f"{next(iter(changed))}=.*another --work"):
+        denoiser.main("denoiser-gray", data, out, data / "work", steps=1, **(TINY | changed))
 
 
 def test_shipping_measures_and_enters_the_manifest(data, monkeypatch):

@@ -127,7 +127,13 @@ class DenoiserPrior(Prior):
 
         def denoise(x: Tensor) -> Tensor:
             inside = x.reshape(-1, 1, *x.shape[2:]) if split else x
-            out = self.denoiser(inside, *(level.to(x) for level in levels))
+            version = None if x.is_inference() else x._version
+            out = self._call(inside, levels)
+            if version is not None and x._version != version:
+                raise InvalidParameterError(
+                    f"{type(self.denoiser).__name__} changes its input in place, and the iteration still needs it: its "
+                    "equilibrium would be another one. Let it work on x.clone()"
+                )
             if not isinstance(out, Tensor) or out.shape != inside.shape:
                 given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ShapeError(
@@ -143,6 +149,19 @@ class DenoiserPrior(Prior):
             return out.reshape(x.shape)
 
         return denoise
+
+    def _call(self, x: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        """The network itself; torch's complaint about channels in the words of images."""
+        try:
+            return self.denoiser(x, *(level.to(x) for level in levels))
+        except RuntimeError as error:
+            if "channels" not in str(error):
+                raise
+            raise ShapeError(
+                f"{type(self.denoiser).__name__} cannot take images {tuple(x.shape)} with {x.shape[1]} channel(s): "
+                f"{error}. Use a denoiser for as many channels; one for grey images is run on every channel if it has "
+                "an attribute channels = 1"
+            ) from error
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; weights and noise levels are in the state dict.

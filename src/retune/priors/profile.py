@@ -17,6 +17,8 @@ __all__ = ["BoundProfile", "Profile"]
 CONVEXITY = ("convex", "weakly convex")
 #: The noise level at which the parameters mean what they say.
 SIGMA_0 = 25 / 255
+#: Between these noise levels the polynomials are followed: those of the recipe. Beyond, they would go anywhere.
+SIGMA_RANGE = (2 / 255, 55 / 255)
 # Powers of log(σ/σ₀) beyond the second are divided by powers of this, so that all are of one size at σ = σ₀/12.
 _REACH = 2.5
 _LOG_LIMIT = 40.0
@@ -32,9 +34,10 @@ class Profile(nn.Module):
     - weakly convex: ``−1 < s_ij < μ(σ)``, so ``ψ + ½t²`` is convex,
 
     and ``max_ij |s_ij|`` bounds ``|ψ''|``. Knots scale with the noise level, ``T_ij(σ) = T_j σ / a_i(σ)``, and
-    ``log μ`` and ``log a_i`` are polynomials in ``log σ``. Source of the idea: Goujon, Neumayer, Unser, *Learning
-    weakly convex regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (there: one profile,
-    σ-splines).
+    ``log μ`` and ``log a_i`` are polynomials in ``log σ`` for σ from 2/255 to 55/255, and constant beyond: there the
+    potentials are those of the nearest of these levels, scaled, ``ψ_σ(t) = s² ψ_{σ/s}(t/s)``. Source of the
+    idea: Goujon, Neumayer, Unser, *Learning weakly convex regularizers for convergent image-reconstruction
+    algorithms*, SIIMS 2024 (there: one profile, σ-splines).
 
     Args:
         filters: N.
@@ -69,7 +72,7 @@ class Profile(nn.Module):
     def bind(self, sigma: Tensor) -> BoundProfile:
         """The potentials at noise levels σ (1 or B, 1, 1, 1), on the scale of the image."""
         sigma = sigma.clamp_min(1e-4)  # the potentials of σ = 0 would be infinitely steep
-        log = (sigma / SIGMA_0).log().reshape(-1, 1)  # (B, 1)
+        log = (sigma.clamp(*SIGMA_RANGE) / SIGMA_0).log().reshape(-1, 1)  # (B, 1)
         powers = torch.cat([log**p / _REACH ** max(p - 2, 0) for p in range(self.powers)], 1)  # (B, powers)
         scale = _exp(powers @ self.scale.to(powers).T)  # (B, N)
         strength = _exp(powers @ self.strength.to(powers)).reshape(-1, 1, 1)  # (B, 1, 1)

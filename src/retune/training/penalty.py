@@ -16,7 +16,9 @@ __all__ = ["JacobianPenalty"]
 
 
 class JacobianPenalty(Loss):
-    r"""``ℓ + w · mean_i max(‖∂D_σ(x_i)‖₂, 1 − ε)``, with the denoisers D inside the network, at the restored images.
+    r"""``ℓ + w · mean_k max(‖∂D_σk(x_i)‖₂, 1 − ε)``, with the denoisers D inside the network, at the restored images.
+
+    The mean is over the noise levels σ_k of the layers of a cycle.
 
     A denoiser with ``‖∂D‖ ≤ 1`` makes the forward–backward map nonexpansive there. The spectral norm is deepinv's power
     iteration (``JacobianSpectralNorm``), so it is a lower bound, at the images of the batch only: a penalty, not a
@@ -56,11 +58,25 @@ class JacobianPenalty(Loss):
             raise InvalidParameterError("JacobianPenalty needs a network with a denoiser (retune.priors.Denoiser)")
         total = self.loss(x_net=x_net, model=model, **kwargs)
         for prior in priors:
-            total = total + self.weight * self.spectral_norm(prior, x_net).clamp_min(1 - self.margin)
+            count = 1 if prior.sigma is None else prior.sigma().numel()
+            for layer in range(count):
+                norm = self.spectral_norm(prior, x_net, layer).clamp_min(1 - self.margin)
+                total = total + self.weight / count * norm
         return total
 
-    def spectral_norm(self, prior: DenoiserPrior, image: Tensor) -> Tensor:
-        """``‖∂D_σ(x)‖₂`` per image (a lower bound), differentiable in the weights of D, shape (B,)."""
+    def spectral_norm(self, prior: DenoiserPrior, image: Tensor, layer: int = 0) -> Tensor:
+        """``‖∂D_σ(x)‖₂`` per image (a lower bound) at the σ of a layer, differentiable in the weights of D, shape (B,).
+
+        Raises:
+            InvalidParameterError: a denoiser that cannot be differentiated twice.
+        """
         with torch.enable_grad():
             x = image.detach().clone().requires_grad_()
-            return self.norm(prior.network(x.shape)(x), x)
+            try:
+                return self.norm(prior.network(x.shape, layer)(x), x)
+            except RuntimeError as error:
+                kind = type(prior.denoiser).__name__
+                raise InvalidParameterError(
+                    f"JacobianPenalty differentiates the gradient of the denoiser, which {kind} does not allow "
+                    f"({error}); leave the penalty out, or use a network such as SmallUNet"
+                ) from error

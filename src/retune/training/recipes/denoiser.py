@@ -17,6 +17,7 @@ from torch import Tensor
 from retune import _checkpoint
 from retune.errors import unknown_name
 from retune.networks import SmallUNet
+from retune.training.checkpoints import fingerprint
 from retune.training.recipes._data import noisy_crops, split
 from retune.training.recipes._loop import Budget, train
 
@@ -27,7 +28,9 @@ def main(
     name: Annotated[str, typer.Option(help="denoiser-gray or denoiser-color.")],
     data: Annotated[Path, typer.Option(help="Folder with the subfolders train and val of images.")],
     out: Annotated[Path | None, typer.Option(help="File to write; NAME.safetensors by default.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder of the resumable state and the log.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the resumable state and the log; by default as OUT, with -training.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 20_000,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 16,
     crop: Annotated[int, typer.Option(help="Side of the crops.")] = 64,
@@ -59,12 +62,13 @@ def main(
         restored = net((x + 25 / 255 * noise).to(device), 25 / 255).cpu()
         return float(PSNR()(restored, x).mean())
 
-    folder = Path(f"{name}-training") if work is None else work
-    train(net, loss, validate, Budget(steps, lr), folder)
     target = Path(f"{name}.safetensors") if out is None else out
+    folder = Path(f"{target.stem}-training") if work is None else work
+    settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "images": fingerprint(images)}
+    train(net, loss, validate, Budget(steps, lr), folder, settings=settings)
     notes = {
-        "recipe": f"python -m retune.training.recipes.denoiser --name {name} --steps {steps} --batch {batch} "
-        f"--crop {crop} --lr {lr} --seed {seed}"
+        "recipe": f"python -m retune.training.recipes.denoiser --name {name} --data FOLDER --steps {steps} "
+        f"--batch {batch} --crop {crop} --lr {lr} --seed {seed}"
     }
     _checkpoint.write(target, net.state_dict(), net.describe(), notes)
     typer.echo(f"{target}: {sum(p.numel() for p in net.parameters())} parameters")

@@ -8,6 +8,7 @@ Goujon et al. (TCI 2023, SIIMS 2024).
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from retune.errors import unknown_name
 from retune.networks import RidgeDenoiser
 from retune.priors.ridge import Ridge
 from retune.solve import Stop
+from retune.training.checkpoints import fingerprint
 from retune.training.recipes._data import split
 from retune.training.recipes._loop import Budget, train
 from retune.training.recipes._pool import Pool
@@ -42,7 +44,9 @@ def main(
     name: Annotated[str, typer.Option(help="ridge-convex-gray, ridge-weakly-convex-gray, or the same with -color.")],
     data: Annotated[Path, typer.Option(help="Folder with the subfolders train and val of images.")],
     out: Annotated[Path | None, typer.Option(help="File to write; NAME.safetensors by default.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder of the resumable state and the log.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the resumable state and the log; by default as OUT, with -training.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 6000,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
     crop: Annotated[int, typer.Option(help="Side of the crops.")] = 48,
@@ -93,7 +97,8 @@ def main(
     def factor(parameter: nn.Parameter) -> float:
         return 5.0 if id(parameter) in tables else 1.0  # scales and slopes are logarithmic
 
-    folder = Path(f"{name}-training") if work is None else work
+    target = Path(f"{name}.safetensors") if out is None else out
+    folder = Path(f"{target.stem}-training") if work is None else work
     budget = Budget(steps, lr, warmup=20, report_every=250)
     before = ""
     if start is not None:
@@ -101,13 +106,13 @@ def main(
         net.load_state_dict({k: _padded(v, net.state_dict()[k].shape) for k, v in tensors.items()})
         before = f"{earlier['recipe']} --out {start.name} && "
     settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "pool": pool}
-    settings |= {"tolerance": tolerance, "powers": powers}
+    settings |= {"tolerance": tolerance, "powers": powers, "images": fingerprint(images)}
+    settings |= {"start": None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()}
     train(net, loss, validate, budget, folder, tables=factor, settings=settings, memory=crops.state)
-    target = Path(f"{name}.safetensors") if out is None else out
     notes = {
-        "recipe": f"{before}python -m retune.training.recipes.ridge --name {name} --steps {steps} --batch {batch} "
-        f"--crop {crop} --pool {pool} --tolerance {tolerance:g} --powers {powers} --lr {lr:g} --seed {seed}"
-        + (f" --start {start.name}" if start is not None else "")
+        "recipe": f"{before}python -m retune.training.recipes.ridge --name {name} --data FOLDER --steps {steps} "
+        f"--batch {batch} --crop {crop} --pool {pool} --tolerance {tolerance:g} --powers {powers} --lr {lr:g} "
+        f"--seed {seed}" + (f" --start {start.name}" if start is not None else "")
     }
     description = net.describe()
     _checkpoint.write(target, net.state_dict(), description, notes)
