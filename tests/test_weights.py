@@ -118,3 +118,13 @@ def test_less_noise_than_trained_for_does_no_harm(name, level):
     x = x if net.channels == 3 else x.mean(1, keepdim=True)
     noisy = x + level / 255 * rand(*x.shape)
     assert float((net(noisy, level / 255) - x).square().mean()) <= (0.3 / 255) ** 2
+
+
+def test_a_file_in_the_working_directory_does_not_stand_in_for_a_name(folder, monkeypatch):
+    wanted = retune.weights.load("denoiser-gray").state_dict()
+    other = folder.parent / "elsewhere"
+    other.mkdir()
+    (other / "denoiser-gray").write_bytes((folder / "ridge-convex-color.safetensors").read_bytes())
+    monkeypatch.chdir(other)
+    found = retune.weights.load("denoiser-gray").state_dict()
+    assert found.keys() == wanted.keys()

@@ -354,3 +354,8 @@ def test_channels_of_a_network_that_does_not_say_how_many_it_has(own, given):
     foreign = DRUNet(own, own, nc=(4, 4, 4, 4), nb=1, pretrained=None)
     with pytest.raises(ShapeError, match=rf"DRUNet cannot take images \(1, {given}, 16, 16\) with {given} channel"):
         Denoiser(foreign, 0.1).prox(torch.rand(1, given, 16, 16))
+
+
+def test_images_of_another_precision_than_the_weights():
+    with pytest.raises(InvalidParameterError, match=r"SmallUNet has weights in torch.float32.*in torch.float64"):
+        Denoiser(unet(), 0.1).prox(torch.rand(1, 1, 8, 8, dtype=torch.float64))

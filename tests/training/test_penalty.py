@@ -1,4 +1,4 @@
-"""The Jacobian penalty: the norm of a known denoiser, at every noise level of a cycle, and what training makes of it."""
+"""The Jacobian penalty: the norm of a known denoiser at every noise level of a cycle, and what training makes of it."""
 
 from __future__ import annotations
 

@@ -155,6 +155,13 @@ class DenoiserPrior(Prior):
         try:
             return self.denoiser(x, *(level.to(x) for level in levels))
         except RuntimeError as error:
+            own = next(self.denoiser.parameters(), x).dtype
+            if own != x.dtype:
+                kind = type(self.denoiser).__name__
+                raise InvalidParameterError(
+                    f"{kind} has weights in {own}, the images are in {x.dtype}: convert one, with "
+                    f"denoiser.to({x.dtype}) or images.to({own})"
+                ) from error
             if "channels" not in str(error):
                 raise
             raise ShapeError(

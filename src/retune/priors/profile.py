@@ -34,10 +34,10 @@ class Profile(nn.Module):
     - weakly convex: ``−1 < s_ij < μ(σ)``, so ``ψ + ½t²`` is convex,
 
     and ``max_ij |s_ij|`` bounds ``|ψ''|``. Knots scale with the noise level, ``T_ij(σ) = T_j σ / a_i(σ)``, and
-    ``log μ`` and ``log a_i`` are polynomials in ``log σ`` for σ from 2/255 to 55/255, and constant beyond: there the
-    potentials are those of the nearest of these levels, scaled, ``ψ_σ(t) = s² ψ_{σ/s}(t/s)``. Source of the
-    idea: Goujon, Neumayer, Unser, *Learning weakly convex regularizers for convergent image-reconstruction
-    algorithms*, SIIMS 2024 (there: one profile, σ-splines).
+    ``log μ`` and ``log a_i`` are polynomials in ``log σ`` from 2/255 to 55/255, and constant beyond: for more noise the
+    potentials scale with it, ``ψ_σ(t) = s² ψ_{σ/s}(t/s)``, for less they fade as its variance, ``ψ_σ = s² ψ_{σ/s}``, so
+    that an image without noise stays as it is. Source of the idea: Goujon, Neumayer, Unser, *Learning weakly convex
+    regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (there: one profile, σ-splines).
 
     Args:
         filters: N.
@@ -71,13 +71,16 @@ class Profile(nn.Module):
 
     def bind(self, sigma: Tensor) -> BoundProfile:
         """The potentials at noise levels σ (1 or B, 1, 1, 1), on the scale of the image."""
-        sigma = sigma.clamp_min(1e-4)  # the potentials of σ = 0 would be infinitely steep
-        log = (sigma.clamp(*SIGMA_RANGE) / SIGMA_0).log().reshape(-1, 1)  # (B, 1)
+        low, high = SIGMA_RANGE
+        share_of_low = (sigma / low).clamp(0, 1).reshape(-1, 1, 1)
+        sigma = sigma.clamp_min(low)
+        log = (sigma.clamp_max(high) / SIGMA_0).log().reshape(-1, 1)  # (B, 1)
         powers = torch.cat([log**p / _REACH ** max(p - 2, 0) for p in range(self.powers)], 1)  # (B, powers)
         scale = _exp(powers @ self.scale.to(powers).T)  # (B, N)
         strength = _exp(powers @ self.strength.to(powers)).reshape(-1, 1, 1)  # (B, 1, 1)
         share = torch.sigmoid(self.slope.to(powers))[None]  # (1, N, J)
         slopes = strength * share if self.convexity == "convex" else (1 + strength) * share - 1
+        slopes = slopes * share_of_low**2
         steps = torch.cumsum(softplus(self.spacing.to(powers)), 0)
         limits = steps * (sigma.reshape(-1, 1) / scale).unsqueeze(-1)  # (B, N, J)
         jumps = slopes - torch.cat([slopes[..., 1:], torch.zeros_like(slopes[..., :1])], -1)

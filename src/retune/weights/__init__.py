@@ -56,9 +56,9 @@ def load(name: str | Path) -> Denoiser:
         CheckpointError: the file is missing, does not hold a denoiser, or is not the one of the manifest (its hash
             differs).
     """
-    if isinstance(name, Path) or Path(name).suffix or Path(name).is_file():
+    known = {} if isinstance(name, Path) else manifest()
+    if name not in known and (isinstance(name, Path) or Path(name).suffix or Path(name).is_file()):
         return _read(Path(name))
-    known = manifest()
     if name not in known:
         raise unknown_name("weights", name, known)
     path = _FOLDER / f"{name}.safetensors"
