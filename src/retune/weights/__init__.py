@@ -56,8 +56,10 @@ def load(name: str | Path) -> Denoiser:
         CheckpointError: the file is missing, does not hold a denoiser, or is not the one of the manifest (its hash
             differs).
     """
-    known = {} if isinstance(name, Path) else manifest()
-    if name not in known and (isinstance(name, Path) or Path(name).suffix or Path(name).is_file()):
+    if isinstance(name, Path):
+        return _read(name)
+    known = manifest()
+    if name not in known and (Path(name).suffix or Path(name).is_file()):
         return _read(Path(name))
     if name not in known:
         raise unknown_name("weights", name, known)
