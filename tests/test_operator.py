@@ -1,8 +1,10 @@
 """‖A‖² is never underestimated, the fast normal operators are exact, and what is remembered is never stale."""
 
 import gc
+import itertools
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
@@ -255,10 +257,14 @@ class Counting(LinearPhysics):
     def __init__(self, gain):
         super().__init__()
         self.register_buffer("gain", gain)
-        self.calls = [0]  # a list: a plain number would be an attribute that changes
+        self.counter = itertools.count()  # not plain data: a number would be an attribute that changes
+
+    @property
+    def calls(self):
+        return self.counter.__reduce__()[1][0]
 
     def A(self, x, **kwargs):
-        self.calls[0] += 1
+        next(self.counter)
         return x * self.gain
 
     def A_adjoint(self, y, **kwargs):
@@ -269,11 +275,11 @@ def test_facts_are_computed_once_per_physics_and_size():
     physics = Counting(torch.rand(1, 1, 4, 4) + 0.5)
     for _ in range(3):
         Problem(rand(1, 1, 4, 4), physics)
-    first = physics.calls[0]
+    first = physics.calls
     Problem(rand(1, 1, 4, 4, seed=5), physics)
-    assert physics.calls[0] == first
+    assert physics.calls == first
     Problem(rand(2, 1, 4, 4), physics)  # another batch
-    assert physics.calls[0] > first
+    assert physics.calls > first
 
 
 def double(physics):
@@ -298,6 +304,42 @@ def test_facts_follow_a_changed_physics(change):
     after = Problem(y, physics)
     torch.testing.assert_close(after.sqnorm, 4 * kept, rtol=1e-4, atol=0)
     torch.testing.assert_close(after.normal(x), physics.gain**2 * x)
+
+
+class Plain(LinearPhysics):
+    """A multiple of the identity whose factor is held in plain data."""
+
+    def __init__(self, held, look):
+        super().__init__()
+        self.held, self.look = held, look
+
+    def A(self, x, **kwargs):
+        return x * float(self.look(self.held))
+
+    A_adjoint = A
+
+
+@pytest.mark.parametrize(
+    ("held", "look"),
+    [
+        (np.array([1.0, 2.0]), lambda h: h[1]),
+        ([1.0, [2.0]], lambda h: h[1][0]),
+        ({"gains": [1.0, torch.tensor(2.0)]}, lambda h: h["gains"][1]),
+    ],
+    ids=["array", "list", "dict"],
+)
+def test_facts_follow_changed_plain_data(held, look):
+    physics = Plain(held, look)
+    y = rand(1, 1, 4, 4)
+    assert float(Problem(y, physics).sqnorm) == pytest.approx(4 * SAFETY, rel=1e-4)
+    assert float(Problem(y, physics).sqnorm) == pytest.approx(4 * SAFETY, rel=1e-4)
+    if isinstance(held, np.ndarray):
+        held[1] = 3.0
+    elif isinstance(held, list):
+        held[1][0] = 3.0
+    else:
+        held["gains"][1].add_(1)
+    assert float(Problem(y, physics).sqnorm) == pytest.approx(9 * SAFETY, rel=1e-4)
 
 
 def test_blur_follows_a_changed_kernel():

@@ -128,6 +128,22 @@ def test_linearity_is_not_called_checked_where_the_norm_is_given():
         assert linear.checked is checked
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_adjoint_that_is_almost_one_is_not_called_checked(dtype):
+    """Wrong in two pixels of 128×128: small on random images, and far above rounding."""
+    gains = rand(1, 128, 128, dtype=dtype).abs() + 0.5
+    wrong = gains.clone()
+    wrong[0, 3, 4:6] *= -1
+    for adjoint, checked in ((gains, True), (wrong, False)):
+        physics = LinearPhysics(A=lambda x, **_: gains * x, A_adjoint=lambda y, g=adjoint, **_: g * y)
+        y = torch.ones(1, 1, 128, 128, dtype=dtype)
+        guarantee = ForwardBackward(L1Prior()).guarantee(Problem(y, physics))
+        linear = guarantee.assumptions[0]
+        assert linear.checked is checked, linear
+        assert ("more than by rounding" in linear.how) is not checked
+        assert guarantee.checked is checked
+
+
 def test_adjoint_that_returns_nan():
     physics = LinearPhysics(A=lambda x, **_: x, A_adjoint=lambda y, **_: y / 0)
     with pytest.raises(NotFiniteError, match="adjoint of the physics is broken"):

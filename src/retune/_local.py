@@ -146,12 +146,13 @@ def spectral_radius(jacobian: Linearised, iterations: int = 100, starts: int = 3
     """The asymptotic rate of one cycle per image: the growth of ``(Jᵀ)^n w`` over the last half of the iterations.
 
     The geometric mean over that half, so that a pair of complex eigenvalues, whose norms oscillate, does no harm.
-    Without graph it is the growth of ``J^n v``, which has the same rate; the first start is then the last change.
+    Without graph it is the growth of ``J^n v``, which has the same rate. The first start is the last change, which
+    holds the slow modes of ``J`` and, where J is nearly symmetric, those of ``Jᵀ``: a random one hardly contains them.
     """
     found = []
     multiply = jacobian.transposed if jacobian.graph else jacobian.product
     for seed in range(starts):
-        w, logs = jacobian.random(seed) if jacobian.graph or seed else jacobian.last_change(), []
+        w, logs = jacobian.random(seed) if seed else jacobian.last_change(), []
         for _ in range(iterations):
             w = multiply(w)
             size = per_image_norm(w)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Downsampling, Inpainting, LinearPhysics
 from torch import Tensor, nn
@@ -19,8 +21,12 @@ from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 #: ‖A‖² ≤ SAFETY · (Lanczos estimate), with probability at least 1 − FAILURE over the start vector.
 SAFETY = 1.05
 FAILURE = 1e-6
+#: An adjoint further off, relative to ‖Aa‖ ‖Ac‖ on random images, is refused.
+REFUSED = 2e-3
 # Diagonalised by construction, so there is nothing to check each time a fresh mask is drawn.
 _TRUSTED = (Inpainting, Denoising, BlurFFT)
+# What torch keeps in a module besides its own attributes.
+_BOOKKEEPING = frozenset(vars(nn.Module())) | {"training"}
 # What deepinv's Downsampling computes anew at every call: it follows from the filter and the image size.
 _DERIVED = {"Fh", "Fhc", "Fh2", "imsize_dynamic"}
 
@@ -34,6 +40,7 @@ class OperatorFacts:
     normal_scale: float | None
     normal: Callable[[Tensor], Tensor] | None  # None: the physics' own route
     floor: Tensor | None = None  # a lower bound on the least eigenvalue of AᵀA, if one is known exactly
+    mismatch: float | None = None  # of A and A_adjoint on random images; None where it was not looked for
 
 
 _cache: weakref.WeakKeyDictionary[LinearPhysics, tuple[Any, list[Tensor], OperatorFacts]]
@@ -72,39 +79,54 @@ def normal_operator(physics: LinearPhysics, known: OperatorFacts) -> Callable[[T
 
 
 def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
+    """What tells that a physics has changed: its plain attributes by value, its tensors by identity and version."""
     tensors: list[Tensor] = []
     plain: list[Any] = [tuple(like.shape), like.dtype, like.device]
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, int | float | complex | str):
+            plain.append((name, value))
+        elif isinstance(value, np.ndarray | np.generic):  # NumPy counts no versions
+            plain.append((name, value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).digest()))
+        elif isinstance(value, list | tuple):
+            plain.append((name, len(value)))
+            for i, item in enumerate(value):
+                add(f"{name}[{i}]", item)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                add(f"{name}[{key!r}]", item)
+
     for name, module in physics.named_modules():
         if "noise_model" in name or "sensor_model" in name:
             continue  # they do not enter A
         derived = _DERIVED if isinstance(module, Downsampling) else set()
-        for key, value in sorted(vars(module).items()):
-            if isinstance(value, Tensor):
-                tensors.append(value)
-            elif isinstance(value, int | float | str | bool | tuple) and key not in {"training", *derived}:
-                plain.append((name, key, value))
-        held = {**module._buffers, **module._parameters}
-        tensors += [t for key, t in held.items() if t is not None and key not in derived]
-    # A tensor made in inference mode does not count its changes: a fresh object never compares equal.
+        ours = {k: v for k, v in sorted(vars(module).items()) if k not in derived and k not in _BOOKKEEPING}
+        for key, value in {**ours, **module._buffers, **module._parameters}.items():
+            if key not in derived:
+                add(f"{name}.{key}", value)
+    # A tensor made in inference mode does not count its changes: a fresh object never compares equal. Changes through
+    # ``.data`` are not counted either, and not seen: that is what it is for.
     return (tuple(plain), tuple(object() if t.is_inference() else t._version for t in tensors)), tensors
 
 
 def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
     with torch.no_grad():
         probes = _probes(like)
-        _check_linear(physics, like, y, probes)
+        mismatch = _check_linear(physics, like, y, probes)
         if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
             # Cached, so nothing here may hold on to the physics, nor freeze a mask that is being learned.
             known = _diagonal_facts(physics, like)
-            return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None, known.floor)
+            return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None, known.floor, mismatch)
         normal, exact = _fast_normal(physics, like)
         if normal is not None and not _agree(normal(probe := next(probes)), physics.A_adjoint_A(probe)):
             normal, exact = None, None
         if exact is not None:
             floor = _floor(normal.power).to(like) if isinstance(normal, BlurNormal) and type(physics) is Blur else None
-            return OperatorFacts(exact.to(like), "exact", None, normal, floor)
+            return OperatorFacts(exact.to(like), "exact", None, normal, floor, mismatch)
         sqnorm = lanczos_sqnorm(normal or physics.A_adjoint_A, next(probes)) * SAFETY
-        return OperatorFacts(sqnorm, "estimated", None, normal)
+        return OperatorFacts(sqnorm, "estimated", None, normal, None, mismatch)
 
 
 def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts:
@@ -184,7 +206,8 @@ def _probes(like: Tensor) -> Iterator[Tensor]:
         yield one.expand(like.shape).clone()
 
 
-def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator[Tensor]) -> None:
+def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator[Tensor]) -> float:
+    """Refuse what is no linear operator with an adjoint; how far the adjoint is off, relative to ‖Aa‖ ‖Ac‖."""
     a, b = next(probes), next(probes)
     image_a, image_b, both = physics.A(a), physics.A(b), physics.A(2 * a + b)
     name = type(physics).__name__
@@ -205,11 +228,31 @@ def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator
     left = sum(_inner(p, q) for p, q in zip(_parts(image_a), _parts(both), strict=True))
     right = _inner(a, physics.A_adjoint(both))
     scale = sum(_inner(p, p) for p in _parts(image_a)) ** 0.5 * sum(_inner(p, p) for p in _parts(both)) ** 0.5
-    if abs(left - right) > _tolerance(like) * max(scale, 1e-30):
+    mismatch = abs(left - right) / max(scale, 1e-30)
+    if not mismatch <= REFUSED:  # also where it is NaN
         raise PhysicsError(
             f"A_adjoint of {name} is not the adjoint of A: ⟨Aa, Ac⟩ = {left:.6g} but ⟨a, AᵀAc⟩ = {right:.6g}. "
             "Correct A_adjoint, or leave it out and give img_size to deepinv's LinearPhysics"
         )
+    return mismatch
+
+
+def sharp(like: Tensor) -> float:
+    """How far an adjoint may be off by rounding alone; right ones are found at 4e-8 in float32 at most.
+
+    An operator that is wrong in a few pixels of n is off by about their share of n, so this is not zero in meaning
+    either: where it is exceeded, nothing is called proved that rests on the adjoint.
+    """
+    if like.dtype == torch.float64:
+        return 1e-10
+    return 1e-4 if rounding(like) > torch.finfo(like.dtype).eps else 1e-6
+
+
+def rounding(like: Tensor) -> float:
+    """ε of the arithmetic: that of the dtype, or of TF32, in which a GPU may multiply and convolve float32."""
+    eps = torch.finfo(like.dtype).eps
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return max(eps, 2.0**-10) if like.device.type == "cuda" and like.dtype == torch.float32 and tf32 else eps
 
 
 def _parts(y: Any) -> list[Tensor]:
@@ -225,8 +268,10 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _tolerance(like: Tensor) -> float:
-    # FFT-based operators lose about three digits to cancellation; a wrong adjoint is off by far more.
-    return 1e-8 if like.dtype == torch.float64 else 2e-3
+    """Of two images that should be the same: right operators agree to 1e-6 in float32."""
+    if like.dtype == torch.float64:
+        return 1e-8
+    return 2e-3 if rounding(like) > torch.finfo(like.dtype).eps else 1e-5
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:

@@ -41,7 +41,8 @@ class Problem:
     steps as make the probability that the product underestimates ‖A‖² smaller than 1e-6 for each image, for any
     spectrum, in exact arithmetic and for a random start (Kuczyński and Woźniakowski, SIAM J. Matrix Anal. Appl. 13(4),
     1992; the start here is drawn once, independently of A). It is computed once for a physics and an image size, and
-    again when a tensor or a plain attribute of the physics changes.
+    again when a tensor, an array, or a plain attribute of the physics changes (but not when a tensor is changed through
+    ``.data``, which torch does not count).
 
     Args:
         y: measurement, a tensor (B, ...) or a deepinv ``TensorList``, all finite.
@@ -57,6 +58,8 @@ class Problem:
         sqnorm_kind: "exact", "estimated" or "given".
         sqnorm_safety, sqnorm_failure: of an estimate: the factor that is in it, and the probability that it is too
             small all the same.
+        adjoint_mismatch: ``|⟨Aa, Ac⟩ − ⟨a, AᵀAc⟩|/(‖Aa‖ ‖Ac‖)`` for random images a and c; None where A and its
+            adjoint are right by construction of deepinv, or where nothing was looked at (``sqnorm=...``).
         lipschitz: L, shape (1,) or (B,).
         strong_convexity: μ ≥ 0 such that ``f − (μ/2)‖·‖²`` is known to be convex, shape (1,) or (B,): ``min |m|²/σ²``
             for a diagonalised operator or a circular convolution; 0 where nothing is known.
@@ -105,6 +108,7 @@ class Problem:
         facts = _operator.facts(physics, self.adjoint_y, y, known_sqnorm=sqnorm)
         self.sqnorm, self.sqnorm_kind = facts.sqnorm, facts.sqnorm_kind
         self.sqnorm_safety, self.sqnorm_failure = _operator.SAFETY, _operator.FAILURE
+        self.adjoint_mismatch = facts.mismatch
         # A = √a·(an isometry) is common (denoising) and makes the normal operator a multiplication by a number.
         self.normal_scale = facts.normal_scale
 

@@ -5,14 +5,25 @@ import json
 import pytest
 import torch
 from deepinv.optim import L1
-from deepinv.optim.prior import L1Prior
+from deepinv.optim.prior import L1Prior, ZeroPrior
 from deepinv.physics import Blur, Denoising, Inpainting
 from torch import nn
 
 from problems import Quadratic, Transparent, dense, quadratic, rand, spectrum, untied
-from retune import ForwardBackward, Implicit, Problem, Restarted, Stop, Truncated, Unrolled, certify
+from retune import (
+    Anderson,
+    ForwardBackward,
+    Implicit,
+    Picard,
+    Problem,
+    Restarted,
+    Stop,
+    Truncated,
+    Unrolled,
+    certify,
+)
 from retune._local import Linearised, spectral_norm, spectral_radius
-from retune.errors import CutGradientError, InvalidParameterError
+from retune.errors import CutGradientError, InvalidParameterError, ShapeError
 from retune.guarantee import Convexity
 from retune.maps.base import AbstractMap
 from retune.priors import WaveletL1, WaveletL12
@@ -232,6 +243,104 @@ def test_a_prox_that_cannot_be_one_is_found_out():
     assert not facts.convex
     assert facts.factors() is None
     assert any("refuted" in a.how for a in facts.assumptions)
+
+
+class Boaster(L1Prior):
+    """A right prox, and more strong convexity than there is: on random pairs nothing shows."""
+
+    def convexity(self):
+        return Convexity(strong=4.0, how="I say so")
+
+
+def test_an_estimate_above_its_bound_refutes_it(float64):
+    """The layers leave 0.4 of an error where nothing is thresholded, and the prior says 0.4/1.6."""
+    y = 1 + rand(1, 1, 4, 4).abs()
+    images = {}
+    for prior in (L1Prior(), Boaster()):
+        net = Restarted(ForwardBackward(prior, step_size=0.3, reg=0.25), 4, 4)
+        for learning in (True, False):
+            images[type(prior), learning] = image = certify(net, y, Denoising(), learning=learning, **QUICK)[0]
+            bounds = [n for claim in image.claims.values() for n in claim.numbers if n.is_bound]
+            assert bool(image.refuted) is (prior.__class__ is Boaster)
+            assert bool(bounds) is not bool(image.refuted)
+    image = images[Boaster, True]
+    assert image.statement == ""
+    assert image.verdict.startswith("Nothing is proved: the factor of one layer is at least 0.4, and the bound says")
+    assert image.assumptions[-1].how.startswith("refuted: ")
+    assert image.to_dict()["refuted"] == image.refuted
+    assert images[L1Prior, True].rmse.proved.kind == "proved"
+
+
+def test_what_is_proved_of_plain_iterates_is_not_said_of_others(float64):
+    y = rand(1, 1, 8, 8)
+    for solver, words in ((Picard(), "the iterates converge"), (Anderson(), "plain iterates converge")):
+        net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 4, 4, solver=solver)
+        image = certify(net, y, Inpainting((1, 8, 8), mask=0.5), **QUICK)[0]
+        assert image.statement.startswith(words)
+        assert ("that Anderson does is measured" in image.verdict) is isinstance(solver, Anderson)
+
+
+def test_a_series_that_is_cut_short_is_completed_by_its_slowest_mode(float64):
+    """T = (1 − τε) I where nothing is thresholded: K layers leave (1 − τε)^K of the adjoint, 0.996 of it."""
+    mask = torch.zeros(1, 8, 8)
+    mask[0, 0, 0] = 1
+    case = ForwardBackward(ZeroPrior(), step_size=0.5, strong_convexity=1e-3)
+    net = Restarted(case, 4, 4)
+    image = certify(net, rand(1, 1, 8, 8), Inpainting((1, 8, 8), mask=mask), iterations=20, starts=2)[0]
+    true = (1 - 1e-3 / 1.001) ** 4
+    assert image.gradient_error.estimated.value == pytest.approx(true, abs=1e-3)
+
+
+def test_a_factor_near_one_is_told_by_its_distance_from_it(float64):
+    net = Restarted(ForwardBackward(ZeroPrior(), step_size=0.5, strong_convexity=1e-5), 4, 4)
+    mask = torch.zeros(1, 8, 8)
+    mask[0, 0, 0] = 1
+    text = str(certify(net, rand(1, 1, 8, 8), Inpainting((1, 8, 8), mask=mask), max_layers=8, **QUICK))
+    assert "1 − 1.0e-05" in text
+    assert "  1  " not in text
+
+
+def test_the_error_of_a_gradient_where_errors_grow_is_infinite(float64):
+    net = Restarted(ForwardBackward(Transparent(lambda v: 1.5 * v), step_size=0.05), 2, 2, stop=Stop(0.0, 4))
+    image = certify(net, rand(1, 1, 4, 4), Denoising(), iterations=5, starts=1, max_layers=20)[0]
+    assert image.gradient_error.estimated.value == float("inf")
+    assert "nan" not in str(image.to_dict()).lower()
+
+
+def test_the_rate_of_a_slow_image_is_found_with_a_graph_too():
+    """One slow mode of many: random starts hold a thousandth of it, the last change is nothing else."""
+    mask = torch.full((1, 32, 32), 0.1**0.5)
+    mask[0, 0, 0], mask[0, 5, 7] = 1.0, 0.05**0.5
+    net = Restarted(ForwardBackward(ZeroPrior(), step_size=0.5), 10, 4, stop=Stop(1e-4, 500))
+    y = Inpainting((1, 32, 32), mask=mask).A(rand(1, 1, 32, 32))
+    y[0, 0, 5, 7] += 5
+    for learning in (True, False):
+        image = certify(net, y, Inpainting((1, 32, 32), mask=mask), iterations=2, starts=1, learning=learning)[0]
+        assert image.rate.estimated.value == pytest.approx(1 - 0.05, rel=2e-3), learning
+
+
+def test_at_rest_the_distance_is_that_of_rounding():
+    """In float32 an equilibrium is known up to rounding, not exactly."""
+    y = rand(1, 1, 16, 16)
+    net = Restarted(ForwardBackward(ZeroPrior(), step_size=0.5), 4, 4, stop=Stop(1e-12, 400))
+    image = certify(net, y, Denoising(), **QUICK)[0]
+    assert image.relative_distance.estimated.value >= torch.finfo(torch.float32).eps
+    assert image.relative_distance.estimated.value <= image.relative_distance.proved.value
+    assert f"ε = {torch.finfo(torch.float32).eps:.1e}" in image.rounding
+    assert image.rounding in str(certify(net, y, Denoising(), **QUICK))
+
+
+def test_inference_mode_and_results_of_another_batch_are_named():
+    net, y = denoiser_net().eval(), rand(2, 1, 4, 4)
+    with torch.inference_mode():
+        made = y * 1.0
+        result = net.solve(made, Denoising())
+        with pytest.raises(InvalidParameterError, match=r"inference_mode.*learning=False"):
+            certify(net, made, Denoising(), **QUICK)
+        assert len(certify(net, made, Denoising(), learning=False, **QUICK)) == 2
+    assert len(certify(net, made, Denoising(), result=result, **QUICK)) == 2
+    with pytest.raises(ShapeError, match=r"result has a state of shape \(2, 1, 4, 4\).*\(1, 1, 4, 4\)"):
+        certify(net, y[:1], Denoising(), result=result, **QUICK)
 
 
 def test_a_cycle_of_different_layers(float64):

@@ -8,20 +8,24 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune import _operator
 from retune._local import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
 from retune.certificate.claims import ESTIMATED, MEASURED, Certificate, Claim, ImageCertificate, Number, proved_kind
 from retune.equilibrium import Equilibrium
-from retune.errors import InvalidParameterError, require, require_whole
+from retune.errors import InvalidParameterError, ShapeError, require, require_whole
 from retune.gradients import Implicit, Truncated
-from retune.guarantee import Guarantee
+from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import BoundMap
 from retune.model import Restarted
+from retune.solvers import Picard
 
 __all__ = ["certify"]
 
 _SERIES = 1000  # layers of the adjoint series at most
 #: Rounding errors of one layer, in units of ε (‖u‖ + 2‖u_0‖), that the bounds of distances allow for.
 ROUNDING = 8.0
+#: By what share an estimate from below must exceed a bound to refute it: rounding, and that of a finite difference.
+REFUTES = {True: 1e-3, False: 1e-2}
 
 
 def certify(
@@ -48,7 +52,8 @@ def certify(
     Everything else is estimated by power iterations on the Jacobian at the state reached (from below: the true factor
     is at least the value found, and slow directions that a start hardly contains are found late), or measured. All of
     it is exact up to rounding, for which the bounds of distances allow ``8 ε (‖u‖ + 2‖u_0‖)`` a layer (ε = 1.2e-7
-    in float32, u_0 the scaled back-projection).
+    in float32, 1e-3 on a GPU that may use TF32; u_0 the scaled back-projection). Where an estimate from below exceeds a
+    bound, an assumption is wrong: then nothing is called proved, and the verdict says so.
 
     Args:
         net: the network; used in eval mode, and left as it was.
@@ -67,19 +72,31 @@ def certify(
 
     Raises:
         CutGradientError: no gradient flows through the map.
-        InvalidParameterError: an option out of range.
+        InvalidParameterError: an option out of range, or gradients wanted in ``torch.inference_mode()``.
+        ShapeError: `result` is not one of this measurement.
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
     for name, value in (("iterations", iterations), ("starts", starts), ("max_layers", max_layers)):
         if require_whole(name, value) < 1:
             raise InvalidParameterError(f"{name} must be at least 1, got {value}")
+    if learning and torch.is_inference_mode_enabled():
+        raise InvalidParameterError(
+            "certify records a graph to estimate the error of the gradient, which torch.inference_mode() forbids: "
+            "leave that mode, or use certify(..., learning=False)"
+        )
     was_training = net.training
     net.eval()
     try:
         with torch.no_grad():
+            y = _usable(y)
             result = net.solve(y, physics) if result is None else result
             problem = net.map.problem(y, physics)
             bound = net.map.bind(problem)
+            if result.state.shape != bound.init().shape:
+                raise ShapeError(
+                    f"result has a state of shape {tuple(result.state.shape)}, but this measurement has one of "
+                    f"{tuple(bound.init().shape)}: give the result of net.solve(y, physics) for the same y"
+                )
             guarantee = net.map.guarantee(problem)
         return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:
@@ -102,7 +119,7 @@ class _Survey:
     ):
         self.net, self.bound, self.guarantee, self.result = net, bound, guarantee, result
         self.depth, self.starts, self.learning = net.depth, starts, learning
-        self.u = result.state.detach()
+        self.u = _usable(result.state.detach())
         self.batch = len(self.u)
         cycles = self.depth // bound.layers
         self.factors = self._expand(guarantee.factors())
@@ -153,6 +170,9 @@ class _Survey:
         used = cycles * rule.blocks
         terms = _SERIES if slowest >= 1 else math.ceil(math.log(1e-3) / math.log(slowest) / self.bound.layers)
         terms = used + max(cycles, min(terms, _SERIES // self.bound.layers))
+        terms = -(-terms // cycles) * cycles
+        block = (self.rate.value**self.depth).clamp_max(1 - torch.finfo(self.u.dtype).eps)
+        tail = (1 / (1 - block)).reshape(-1, *[1] * (self.u.ndim - 1))
         errors = []
         for seed in range(self.starts):
             term = self._loss_gradient(seed)
@@ -163,6 +183,8 @@ class _Survey:
                     whole = whole + term
                     rest = rest + term if j >= used else rest
                 term = jacobian.transposed(term)
+            # What is left of the series is of the slowest mode, and geometric.
+            whole, rest = whole + tail * term, rest + tail * term
             errors.append(per_image_norm(rest) / per_image_norm(whole).clamp_min(torch.finfo(term.dtype).tiny))
         return torch.stack(errors)
 
@@ -192,14 +214,17 @@ class _Survey:
             infinite = torch.full_like(moved, torch.inf)
             rate = self.rate.value ** (self.depth * self.blocks)
             left = torch.where(rate < 1, rate / (1 - rate), infinite)
-            found["estimated"] = torch.where(rate < 1, moved * (1 + left), infinite)
-            found["estimated image"] = torch.where(rate < 1, moved_image * (1 + left), infinite) / pixels
+            epsilon = _operator.rounding(self.u)
+            # At rest all that moves is rounding, of about ε a layer.
+            rest = epsilon * self.depth * found["size"] / (1 - self.rate.value**self.depth)
+            found["estimated"] = torch.where(rate < 1, moved * (1 + left) + rest, infinite)
+            found["estimated image"] = torch.where(rate < 1, moved_image * (1 + left) + rest, infinite) / pixels
             if self.block is not None:
                 q = self.block**self.blocks
                 # What rounding adds to each block, it adds to the equilibrium that is approached. A layer adds up the
                 # state and a step of τ ≤ 2/L along Aᵀy: at most twice the scaled back-projection.
                 size = torch.maximum(found["size"], per_image_norm(self.u_far)) + 2 * per_image_norm(self.bound.init())
-                noise = ROUNDING * torch.finfo(self.u.dtype).eps * self.depth * size / (1 - self.block)
+                noise = ROUNDING * epsilon * self.depth * size / (1 - self.block)
                 bound = torch.where(q < 1, moved / (1 - q) + noise, infinite)
                 found["proved"] = bound
                 # the state that was run on is within q·bound of the equilibrium, and the image map is Lipschitz
@@ -210,9 +235,12 @@ class _Survey:
         facts, status = self.guarantee, self.result.status[i]
         rests = facts.assumptions
         kind = proved_kind(rests)
+        refuted = "" if status.failed else self._refuted(i)
+        if refuted:
+            rests = (*rests, Assumption("all of this, at this image", False, f"refuted: {refuted}"))
 
         def bound(value: Tensor | None, how: str) -> tuple[Number, ...]:
-            found = None if value is None or status.failed else float(value[i])
+            found = None if value is None or status.failed or refuted else float(value[i])
             return () if found is None or not math.isfinite(found) else (Number(found, kind, how, rests),)
 
         def estimate(value: Tensor, how: str) -> tuple[Number, ...]:
@@ -250,13 +278,38 @@ class _Survey:
             ),
             gradient_error=self._gradient_claim(i, bound),
             row=facts.row,
-            statement=facts.statement,
+            statement="" if refuted else self._statement(),
+            refuted=refuted,
+            rounding=f"{ROUNDING:g} ε (‖u‖ + 2‖u_0‖) a layer, ε = {_operator.rounding(self.u):.1e}",
             assumptions=rests,
             strong_convexity=(mu, facts.strong_convexity_from),
             status=status.value,
             layers=int(self.result.layers[i]),
             dtype=str(self.u.dtype).removeprefix("torch."),
         )
+
+    def _statement(self) -> str:
+        """What is proved is of plain iterates; what another solver does, its residual has measured."""
+        solver, found = self.net.solver, self.guarantee.statement
+        if not found or isinstance(solver, Picard):
+            return found
+        return found.replace("the iterates", "plain iterates", 1) + f" (that {type(solver).__name__} does is measured)"
+
+    def _refuted(self, i: int) -> str:
+        """Which estimate, all of them from below, exceeds its bound by more than rounding; "" if none does."""
+        if self.factors is None or self.block is None:
+            return ""
+        layer, block = float(self.factors.amax(0)[i]), float(self.block[i])
+        pairs = {
+            "factor of one layer": (self.layer_norm, layer),
+            f"factor of K = {self.depth} layers": (self.block_norm, block),
+            "asymptotic factor per layer": (self.rate, block ** (1 / self.depth)),
+        }
+        slack = 1 + REFUTES[self.route.startswith("backward") or self.learning]
+        for name, (found, limit) in pairs.items():
+            if found is not None and float(found.value[i]) > slack * limit + 1e-6:
+                return f"the {name} is at least {float(found.value[i]):.4g}, and the bound says {limit:.4g}"
+        return ""
 
     def _gradient_claim(self, i: int, bound) -> Claim:
         rule = self.net.gradient
@@ -273,6 +326,9 @@ class _Survey:
                 else ()
             )  # type: ignore[operator]
             assert self.gradient is not None
+            if not float(self.rate.value[i]) < 1 or not bool(torch.isfinite(self.gradient[:, i]).all()):
+                how = "the adjoint series does not converge where errors grow"
+                return Claim((*proved, Number(math.inf, ESTIMATED, how)))
             spread = float(self.gradient[:, i].amax() - self.gradient[:, i].amin())
             how = f"adjoint series, {self.starts} random losses within {spread:.0e}"
             return Claim((*proved, Number(float(self.gradient[:, i].amax()), ESTIMATED, how)))
@@ -288,6 +344,11 @@ class _Survey:
                 return Claim((Number(reached, ESTIMATED, how),))
             return Claim()
         return Claim()  # an unrolled network differentiates its own K layers: exactly, and not at the equilibrium
+
+
+def _usable(y):
+    """A tensor that was made in inference mode cannot enter a graph; its copy can."""
+    return y.clone() if isinstance(y, Tensor) and y.is_inference() and not torch.is_inference_mode_enabled() else y
 
 
 def _spread(found: Estimate, i: int) -> str:

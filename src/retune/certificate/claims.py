@@ -106,6 +106,9 @@ class ImageCertificate:
         status: how the solve ended.
         layers: layers run by the solve.
         dtype: the arithmetic that the numbers were computed in.
+        refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
+            if none does.
+        rounding: what the bounds of distances allow for it.
         parts: pieces that were solved each for itself (tiles, pages), of which every number is the worst.
     """
 
@@ -125,6 +128,8 @@ class ImageCertificate:
     status: str
     layers: int
     dtype: str
+    refuted: str = ""
+    rounding: str = ""
     parts: int = 1
 
     @property
@@ -148,6 +153,8 @@ class ImageCertificate:
             "status": self.status,
             "layers": self.layers,
             "dtype": self.dtype,
+            "rounding": self.rounding,
+            "refuted": self.refuted,
             "parts": self.parts,
             "strong_convexity": {"value": self.strong_convexity[0], "from": self.strong_convexity[1]},
             "assumptions": [a.to_dict() for a in self.assumptions],

@@ -32,13 +32,14 @@ def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
     if len(parts) == 1:
         return parts[0]
     # What is said in words is that of the part of which the least is known.
-    weakest = min(parts, key=lambda p: (p.rmse.proved is not None, bool(p.statement)))
+    weakest = min(parts, key=lambda p: (not p.refuted, p.rmse.proved is not None, bool(p.statement)))
     claims = {name: _claim([p.claims[name] for p in parts]) for name in weakest.claims}
     return replace(
         weakest,
         **claims,
         assumptions=_together([p.assumptions for p in parts]),
         strong_convexity=min((p.strong_convexity for p in parts), key=lambda s: s[0]),
+        refuted=next((p.refuted for p in parts if p.refuted), ""),
         status=next((p.status for p in parts if p.status != "converged"), "converged"),
         layers=max(p.layers for p in parts),
         parts=sum(p.parts for p in parts),

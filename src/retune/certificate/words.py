@@ -33,12 +33,14 @@ def verdict(image: ImageCertificate) -> str:
         if wrong is not None and wrong.value < 1:
             found += f", and the adjoint of the gradient formed there within {_percent(wrong.value)} of the exact one"
         return found + "."
-    about = "" if rate is None else f"the layers shrink errors by {_short(rate.value)} each near this image"
+    about = "" if rate is None else f"near this image a layer leaves {_short(rate.value)} of an error"
     if rate is not None and rate.value >= 1:
         about = f"near this image errors grow by {_short(rate.value)} a layer, so it is no attracting equilibrium"
     near = image.rmse.estimated
     if near is not None and math.isfinite(near.value):
         about += f" and it is about {_short(near.value)} (RMSE) from its equilibrium"
+    if image.refuted:
+        return f"Nothing is proved: {image.refuted}, so an assumption is wrong (see retune.doctor); estimated: {about}."
     if image.statement:
         factor = image.layer_factor.proved
         opening = "Proved" if factor is None else _opening(factor).rstrip(":")
@@ -75,6 +77,8 @@ def _image(certificate: Certificate, i: int) -> str:
     for assumption in image.assumptions:
         mark = "checked" if assumption.checked else "NOT CHECKED"
         lines.append(f"  rests on: {assumption.statement} ({mark}: {assumption.how})")
+    if any(n.is_bound for claim in image.claims.values() for n in claim.numbers):
+        lines.append(f"  rounding: the bounds of distances allow for {image.rounding}")
     lines.append(image.verdict)
     return "\n".join(lines)
 
@@ -95,6 +99,8 @@ def _cells(claim: Claim) -> tuple[str, str, str]:
 def _short(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
+    if 0.9995 <= value < 1:  # a factor so close to 1 is told by its distance from it
+        return f"1 − {1 - value:.1e}"
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.1e}"
 
 

@@ -17,8 +17,8 @@ from retune.errors import RetuneError
 __all__ = ["check_adjoint", "check_linear", "check_norm"]
 
 # Relative errors: rounding is below the first, an operator that is wrong by construction above the second.
-_ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4}
-_WRONG = 2e-3
+_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-6}
+_WRONG = _operator.REFUSED
 _COUNT = 3
 
 

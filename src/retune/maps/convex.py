@@ -8,6 +8,7 @@ import torch
 from deepinv.optim.prior import L1Prior, Tikhonov, ZeroPrior
 from torch import Tensor, nn
 
+from retune._operator import sharp
 from retune.guarantee import Assumption, Convexity, Guarantee
 from retune.priors.base import SynthesisPrior
 from retune.problem import Problem
@@ -56,7 +57,12 @@ def smooth_assumptions(problem: Problem) -> tuple[Assumption, ...]:
 def _linearity(problem: Problem) -> tuple[bool, str]:
     if problem.sqnorm_kind == "given":
         return False, "not looked at where ‖A‖² is given: Problem(sqnorm=...)"
-    return True, f"{type(problem.physics).__name__}: by construction, or on random images"
+    name, found = type(problem.physics).__name__, problem.adjoint_mismatch
+    if found is None:
+        return True, f"{name}: by construction"
+    if found <= sharp(problem.adjoint_y):
+        return True, f"{name}: on random images, the adjoint to {found:.0e}"
+    return False, f"{name}: on random images the adjoint is off by {found:.0e}, more than by rounding"
 
 
 def forward_backward_guarantee(owner: ForwardBackward, problem: Problem) -> Guarantee:
