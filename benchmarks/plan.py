@@ -1,7 +1,8 @@
 """What ``retune.plan`` predicts, against what a training step and an evaluation then need.
 
-The prediction comes from steps of two small depths on one and two images; the measurement runs the real depth and
-batch: bytes of tensors alive at the peak (on CUDA the allocator's), and the median time of a few steps.
+The prediction comes from steps of few layers and images, as many as it takes for them to show; the measurement runs
+the real depth and batch: bytes of tensors alive at the peak (on CUDA the allocator's), and the median time of a few
+steps.
 Run ``python benchmarks/plan.py``.
 """
 
@@ -32,6 +33,8 @@ def cases(quick: bool) -> dict[str, tuple[retune.Restarted, tuple[int, int, int]
         return retune.Restarted(map_, depth, restarts, rule)
 
     side = 48 if quick else 96
+    filters = retune.weights.load("ridge-convex-color").prior.requires_grad_()
+    ridge = retune.Restarted(retune.GradientStep(filters), 10, 1)  # pyright: ignore[reportArgumentType]
     return {
         "L1, K = 10": (net(l1, 10, 2, retune.Truncated()), (3, side, side), 4, None),
         "L12, K = 20": (net(l12, 20, 1, retune.Truncated()), (3, side, side), 2, None),
@@ -41,6 +44,7 @@ def cases(quick: bool) -> dict[str, tuple[retune.Restarted, tuple[int, int, int]
         "untied, K = 12 of 6": (net(l1, 12, 1, retune.Truncated(), layers=6), (3, side, side), 4, None),
         "unrolled": (net(l12, 10, 0, retune.Unrolled()), (3, side, side), 4, None),
         "implicit": (net(l12, 10, 1, retune.Implicit(rtol=1e-2)), (3, side, side), 4, None),
+        "shipped ridge, small images": (ridge, (3, side // 2, side // 2), 8, None),
         "motion blur": (net(l12, 10, 1, retune.Truncated()), (3, side, side), 4, retune.problems.deblur()),
     }
 

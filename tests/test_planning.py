@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from deepinv.optim.prior import ZeroPrior
 from deepinv.physics import Inpainting
 from torch import nn
 
@@ -23,6 +24,7 @@ from retune import (
     load,
     plan,
     problems,
+    weights,
 )
 from retune._memory import StorageMeter, as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError
@@ -98,6 +100,39 @@ def test_predicted_memory_against_measured_peaks(net, batch, problem):
     assert found.evaluation_bytes == pytest.approx(measured(net, batch, "evaluation", problem), rel=0.15)
     assert found.step_seconds > 0
     assert found.evaluation_seconds > 0
+
+
+def shipped_ridge(depth=8):
+    return Restarted(GradientStep(weights.load("ridge-convex-color").prior.requires_grad_()), depth, 1)
+
+
+@pytest.mark.parametrize(("batch", "depth"), [(12, 16), (2, 2)])
+def test_what_is_computed_once_hides_no_layer(batch, depth):
+    """The norm of 11×11 filters takes as much as ten layers of two images of 32×32: short probes see nothing else."""
+    net = shipped_ridge(depth)
+    found = plan(net, SIZE, batch)
+    assert found.step_bytes == pytest.approx(measured(net, batch), rel=0.15)
+    assert found.evaluation_bytes == pytest.approx(measured(net, batch, "evaluation"), rel=0.15)
+
+
+def test_a_depth_that_is_auto_is_planned_as_it_will_be_chosen():
+    def auto():
+        prior = WaveletL1("haar", 1)
+        return Restarted(ForwardBackward(prior, step_size=0.25, reg=0.02), "auto", "auto", accuracy=1e-3)
+
+    net = auto()
+    physics = Inpainting(SIZE, mask=torch.where(rand(1, *SIZE, seed=3) > 0, 1.0, 0.6))
+    found = plan(net, SIZE, 2, problem=physics)
+    assert net.auto.choice is None
+    assert (net.depth, net.restarts) == (10, 10)
+    x = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
+    net.train()(physics.A(x), physics)
+    assert (found.depth, found.restarts) == (net.depth, net.restarts)
+    assert net.depth != 10
+    assert found.chosen == net.auto.choice.why
+    assert found.chosen in str(found)
+    again = plan(net, SIZE, 2, problem=physics)  # chosen by now
+    assert (again.depth, again.chosen) == (net.depth, found.chosen)
 
 
 def test_the_deepest_that_fits_fits_and_a_deeper_one_does_not():
@@ -227,6 +262,35 @@ class TestAuto:
         y, physics = self.batch()
         with pytest.raises(InvalidParameterError, match=r"needs about .* smaller batch"):
             self.net(depth="auto", memory=100).train()(y, physics)
+
+    def test_what_a_solver_remembers_counts(self):
+        """A few layers of these images need less than the two histories of eight points of Anderson's."""
+        y, physics = self.batch()
+        asked = {"depth": "auto", "accuracy": 0.5}
+        plain, fast = (self.net(**asked, memory="1 MB", solver=s).train() for s in (None, Anderson()))
+        for net in (plain, fast):
+            net(y, physics)
+
+        def step():
+            fast(y, physics).square().sum().backward()
+
+        assert fast.auto.choice.peak > 1.5 * plain.auto.choice.peak
+        assert fast.auto.choice.peak == pytest.approx(peak_of(step, CPU), rel=0.15)
+        tight = self.net(**asked, memory=plain.auto.choice.peak, solver=Anderson()).train()
+        with pytest.raises(InvalidParameterError, match=r"the restarts of this batch need about .* remembers less"):
+            tight(y, physics)
+
+    def test_a_slow_image_is_not_called_accurate(self):
+        """m² = 4e-4 in one pixel of 64: a layer leaves 0.9998 of its error, beyond what a depth is chosen by."""
+        mask = torch.ones(1, 1, 8, 8)
+        mask[..., 3, 4] = 4e-4**0.5
+        y, physics = rand(1, 1, 8, 8, seed=1), Inpainting((1, 8, 8), mask=mask)
+        net = Restarted(ForwardBackward(ZeroPrior(), step_size=0.25), "auto", accuracy=0.1).train()
+        net(y, physics)
+        choice = net.auto.choice
+        assert choice.rate == pytest.approx(1 - 2e-4, abs=2e-5)
+        assert choice.expected == pytest.approx(choice.rate ** (choice.depth * choice.blocks))
+        assert choice.expected > 0.5  # and not the 0.1 that was asked for
 
     def test_only_what_is_asked_for_is_chosen(self):
         y, physics = self.batch()

@@ -30,6 +30,7 @@ OR_AUTO = 'or "auto"'
 DEEPEST = 50
 _SLOWEST = 0.999  # rates are measured to about 1e-3; beyond this no depth is chosen by them
 _LAYERS = 2000
+_REMEMBERED = 4  # blocks of restarts whose memory is counted
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def choose(
     depth: int,
     restarts: int,
     step: Callable[[int], object],
+    restart: Callable[[int], object],
 ) -> Choice:
     r"""K, M and R for one batch.
 
@@ -139,6 +141,7 @@ def choose(
         depth: K if it is not chosen.
         restarts: R if it is not chosen.
         step: runs one differentiated block of a given depth and its backward pass, to measure its memory.
+        restart: runs restarts of that many layers in all, likewise.
 
     Raises:
         InvalidParameterError: not even one cycle fits the memory.
@@ -147,7 +150,7 @@ def choose(
     first = provisional_depth(layers)
     start = bound.init()
     run = solve(bound.layer, start, solver=solver, depth=first, stop=Stop(auto.accuracy / 10, _LAYERS), trace=True)
-    measured = spectral_radius(Linearised(bound, run.u, products=False), iterations=50, starts=2)
+    measured = spectral_radius(Linearised(bound, run.u, products=False), iterations=100, starts=2)
     rate = float(measured.value.max()) ** (1 / layers)
     used = min(max(rate, 1e-6), _SLOWEST)
     words = [f"errors shrink by {rate:.4g} a layer (power iteration at the equilibrium of the first batch)"]
@@ -160,13 +163,13 @@ def choose(
     if auto.depth:
         depth = min(wanted, _whole(DEEPEST, layers)) if chooses_blocks else provisional_depth(layers)
         if auto.memory is not None:
-            depth, peak_at = _fit(auto.memory, depth, layers, step, start.device, words)
+            depth, peak_at = _fit(auto.memory, depth, layers, step, restart, start.device, words)
     blocks = gradient.blocks if isinstance(gradient, Truncated) else 1
     if chooses_blocks:
         if auto.depth:  # no more layers than wanted: of as many blocks, the shallowest
             blocks = math.ceil(wanted / depth)
             depth = min(depth, _whole(wanted / blocks, layers))
-        expected = used ** (depth * blocks)
+        expected = min(rate, 1.0) ** (depth * blocks)
         words.append(
             f"{depth * blocks} differentiated layers leave a gradient error of {expected:.1e} "
             f"({auto.accuracy:.1e} was asked for): depth K = {depth}" + (f" × {blocks} blocks" if blocks > 1 else "")
@@ -191,10 +194,17 @@ def _whole(count: float, layers: int) -> int:
 
 
 def _fit(
-    memory: int, depth: int, layers: int, step: Callable[[int], object], device: torch.device, words: list[str]
+    memory: int,
+    depth: int,
+    layers: int,
+    step: Callable[[int], object],
+    restart: Callable[[int], object],
+    device: torch.device,
+    words: list[str],
 ) -> tuple[int, Callable[[int], int]]:
-    """The deepest block up to `depth` that fits, and the expected peak at any depth: a line."""
+    """The deepest block up to `depth` that fits, and the expected peak at any depth: a line above the restarts."""
     step(layers)  # whatever is cached for good
+    held = peak_of(lambda: restart(_REMEMBERED * provisional_depth(layers)), device)
     near, far = 2 * layers, 4 * layers
     low, high = (peak_of(lambda k=k: step(k), device) for k in (near, far))
     slope = max((high - low) / (far - near), 1.0)
@@ -204,9 +214,14 @@ def _fit(
             f"a training step on this batch needs about {in_words(low - slope * (near - layers))} for a block of "
             f"{layers} layer(s), and memory={in_words(memory)} was given: allow more, or take a smaller batch or crop"
         )
+    if held > memory:
+        raise InvalidParameterError(
+            f"the restarts of this batch need about {in_words(held)}, and memory={in_words(memory)} was given: allow "
+            "more, or take a solver that remembers less (Picard, Inertial), or a smaller batch or crop"
+        )
     if fits < depth:
         words.append(f"{in_words(memory)} hold {fits} layers, {in_words(slope)} each")
-    return min(depth, fits), lambda k: round(low + slope * (k - near))
+    return min(depth, fits), lambda k: max(held, round(low + slope * (k - near)))
 
 
 def _layers_to(accuracy: float, layers: tuple[int, ...], residual: Tensor, q: float) -> int:

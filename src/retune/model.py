@@ -21,7 +21,6 @@ from retune.errors import InvalidParameterError, NotConvergedWarning, require, r
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.maps.base import AbstractMap, BoundMap
-from retune.problem import Problem
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
@@ -172,9 +171,9 @@ class Restarted(Reconstructor):
                 f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: "
                 "leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
             )
+        if self.training:
+            self.choose(y, physics)
         problem = self.map.problem(y, physics)
-        if self.training and self.auto is not None and self.auto.choice is None:
-            self._choose(self.auto, problem)
         bound = self.map.bind(problem)
         if self.training:
             return self._train(bound, init, stop, adjoint, trace, observe)
@@ -182,12 +181,27 @@ class Restarted(Reconstructor):
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
             return equilibrium_of(bound.image(solution.u), solution)
 
-    def _choose(self, auto: Auto, problem: Problem) -> None:
-        """Measure this batch, and set what was left to be chosen."""
+    def choose(self, y: Tensor, physics: LinearPhysics) -> None:
+        """Choose what is "auto" on a batch, if it has not been chosen; training does so on its first one.
+
+        Args:
+            y: measurement.
+            physics: the operator that made it.
+
+        Raises:
+            InvalidParameterError: not even one cycle of layers, or the restarts, fit the memory that was given.
+        """
+        auto = self.auto
+        if auto is None or auto.choice is not None:
+            return
+        # Problem and bound map are made anew in what is measured: a training step makes them too.
+
+        def restart(layers: int) -> None:
+            self._run(self.map.bind(self.map.problem(y, physics)), None, Stop(0.0, layers), False, None)
 
         def step(depth: int) -> None:
             with torch.enable_grad():
-                bound = self.map.bind(problem)
+                bound = self.map.bind(self.map.problem(y, physics))
                 u, _ = self.gradient(bound, depth, bound.init)
                 image = bound.image(u)
                 leaves = [p for p in self.map.parameters() if p.requires_grad]
@@ -195,8 +209,8 @@ class Restarted(Reconstructor):
                     torch.autograd.grad(image.square().sum(), leaves, allow_unused=True)
 
         with torch.no_grad():
-            bound = self.map.bind(problem)
-            choice = choose(bound, auto, self.gradient, self.solver, self.depth, self.restarts, step)
+            bound = self.map.bind(self.map.problem(y, physics))
+            choice = choose(bound, auto, self.gradient, self.solver, self.depth, self.restarts, step, restart)
         self.auto = replace(auto, choice=choice)
         self.depth, self.restarts = choice.depth, choice.restarts
         if isinstance(self.gradient, Truncated) and self.gradient.rtol is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import time
@@ -24,6 +25,9 @@ from retune.solve import Stop
 
 __all__ = ["Plan", "plan"]
 
+#: By what share a layer, or an image, may cost more than the one before and still be called as costly.
+_STEADY = 0.05
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,6 +44,8 @@ class Plan:
         evaluation_seconds: one evaluation of K(R + 1) layers; how many layers an image needs, only a solve can tell.
         memory: bytes that were allowed, or None.
         deepest: the largest K that fits, 0 if none does; None without a limit.
+        chosen: for ``depth="auto"`` or ``restarts="auto"``, why K and R are what they are; else "". What has not been
+            chosen yet is chosen here on random images, and in training on the first batch.
     """
 
     image_size: tuple[int, int, int]
@@ -53,6 +59,7 @@ class Plan:
     evaluation_seconds: float
     memory: int | None
     deepest: int | None
+    chosen: str = ""
 
     @property
     def fits(self) -> bool | None:
@@ -71,6 +78,8 @@ class Plan:
             verdict = "fits" if self.fits else "does not fit"
             deepest = f"the deepest that does is {self.deepest}" if self.deepest else "no depth does: lower the batch"
             lines.append(f"  K = {self.depth} {verdict} {in_words(self.memory)}; {deepest}")
+        if self.chosen:
+            lines.append(f"  chosen: {self.chosen}")
         return "\n".join(lines)
 
 
@@ -84,9 +93,10 @@ def plan(
 ) -> Plan:
     """Predict memory and time of a training step and of an evaluation, and the depth that fits a memory.
 
-    Steps of two small depths on batches of one and two images of the real size are run and measured; memory is
-    linear in the depth and in the batch, and time is too once both are large (for a rule that picks its own number of
-    adjoint blocks it is that of its own depth on random data). The weights and gradients are left as they were.
+    Steps of two small depths on batches of one and two images of the real size are run and measured, and of larger
+    ones until a layer and an image show; memory is linear in the depth and in the batch, and time is too once both are
+    large (for a rule that picks its own number of adjoint blocks it is that of its own depth on random data). A depth
+    that is "auto" is chosen as in training, on random images. The network is left as it was.
     Memory is counted in bytes of tensors (on CUDA as the allocator counts them); workspaces inside an operation, and
     what an allocator rounds up or keeps, come on top.
 
@@ -112,16 +122,16 @@ def plan(
 
 
 class _Planner:
-    def __init__(self, net: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None):
-        self.net, self.size = net, size
-        parameters = list(net.parameters())
+    def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None):
+        self.net, self.size = copy.copy(given), size  # what "auto" chooses is not for the caller's
+        parameters = list(given.parameters())
         first = parameters[0] if parameters else torch.zeros(())
         self.device, self.dtype = first.device, torch.float32 if first.dtype != torch.float64 else first.dtype
         if problem is None:
             problem = deepinv.physics.Inpainting(size, mask=0.5, device=self.device)  # pyright: ignore[reportArgumentType]
             problem = problem.to(self.dtype)
         self.problem = problem
-        self.cycle = net.map.layers
+        self.cycle = given.map.layers
         self.depths = (2 * self.cycle, 4 * self.cycle)
 
     def plan(self, batch: int, memory: int | None) -> Plan:
@@ -129,13 +139,15 @@ class _Planner:
         kept = [(p, p.grad) for p in net.parameters()]
         mode = net.training
         try:
+            net.choose(*self._measurement(batch)[1:])
+            steps = self._steps(batch)
             # An operator that is met for the first time is examined, which for few layers is the peak.
-            first = self._peak(1, self.cycle, "step", warm=False), self._peak(2, self.cycle, "step", warm=False)
-            # The restarts come before the tape, so they count by themselves: those of an accelerated solver may be
-            # the peak for few layers, and would hide what a layer costs.
-            steps = {(b, k): self._peak(b, k, "step") for b in (1, 2) for k in self.depths}
-            evaluations = self._peak(1, net.depth, "evaluation"), self._peak(2, net.depth, "evaluation")
-            restarts = net.gradient.restarts and net.restarts > 0
+            once = [self._over_batches(lambda b: self._peak(b, self.cycle, "step", warm=False), batch)]
+            evaluation = self._over_batches(lambda b: self._peak(b, net.depth, "evaluation"), batch)
+            if net.gradient.restarts and net.restarts > 0:
+                # The restarts come before the tape, so they count by themselves: those of an accelerated solver may
+                # be the peak for few layers, and would hide what a layer costs.
+                once.append(evaluation)
             step_seconds, evaluation_seconds = self._seconds(batch)
         finally:
             for p, grad in kept:
@@ -143,13 +155,7 @@ class _Planner:
             net.train(mode)
 
         def bytes_at(depth: int) -> float:
-            """Linear in the depth for each batch, then linear in the batch."""
-            near, far = self.depths
-            one, two = (
-                steps[b, near] + (steps[b, far] - steps[b, near]) / (far - near) * (depth - near) for b in (1, 2)
-            )
-            lines = [(one, two), first] + ([evaluations] if restarts else [])
-            return max(_line(a, b, batch) for a, b in lines)
+            return max(steps(depth), *once)
 
         resident = self._resident(batch)
         deepest = None
@@ -166,12 +172,62 @@ class _Planner:
             restarts=net.restarts,
             step_bytes=round(bytes_at(net.depth)),
             resident_bytes=resident,
-            evaluation_bytes=round(_line(evaluations[0], evaluations[1], batch)),
+            evaluation_bytes=round(evaluation),
             step_seconds=step_seconds,
             evaluation_seconds=evaluation_seconds,
             memory=memory,
             deepest=deepest,
+            chosen="" if net.auto is None or net.auto.choice is None else net.auto.choice.why,
         )
+
+    def _steps(self, batch: int) -> Callable[[int], float]:
+        """Peak of a step by its depth. Beyond what hides it, memory is linear in the depth and in the batch.
+
+        What is computed once, whatever the depth and the batch (the norm of a bank of filters), may be the peak of a
+        short step of few images. So both are doubled until a layer shows, at most up to those of the network.
+        """
+        found: dict[tuple[int, int], int] = {}
+
+        def peak(b: int, k: int) -> int:
+            if (b, k) not in found:
+                found[b, k] = self._peak(b, k, "step")
+            return found[b, k]
+
+        # A layer that is differentiated keeps a state at least, and takes as much as the one before.
+        state = math.prod(self.size) * torch.finfo(self.dtype).bits // 8
+        b, k = 1, self.depths[0]
+        while True:
+            slope = (peak(b, 2 * k) - peak(b, k)) / k
+            more = (peak(b, 4 * k) - peak(b, 2 * k)) / (2 * k) if slope >= b * state / 2 else math.inf
+            if abs(more - slope) <= _STEADY * slope:
+                break
+            grown = (2 * b if 2 * b <= batch else b, 2 * k if 2 * k < self.net.depth else k)
+            if grown == (b, k):  # the network itself is as short: it is measured
+                break
+            b, k = grown
+
+        more_images = min(2 * b, max(batch, 2))
+        lines = [(peak(n, k), (peak(n, 2 * k) - peak(n, k)) / k) for n in (b, more_images)]
+
+        def at(depth: int) -> float:
+            """Linear in the depth for each batch, then linear in the batch."""
+            one, two = (low + slope * (depth - k) for low, slope in lines)
+            return one if b == batch else one + (two - one) * (batch - b) / (more_images - b)
+
+        return at
+
+    def _over_batches(self, peak: Callable[[int], int], batch: int) -> float:
+        """From a few batches to the one asked for; doubled until an image costs as much as the one before."""
+        n, here = 1, peak(1)
+        after = peak(2)
+        while 2 * n < batch:
+            n, here, before = 2 * n, after, here
+            after = peak(min(2 * n, batch))
+            slope, last = (after - here) / (min(2 * n, batch) - n), (here - before) / (n // 2)
+            if last > 0 and abs(slope - last) <= _STEADY * slope:
+                break
+        far = 2 * n if n == 1 else min(2 * n, max(batch, 2))
+        return here + (after - here) / (far - n) * (batch - n)
 
     def _measurement(self, batch: int) -> tuple[Tensor, Tensor, LinearPhysics]:
         generator = torch.Generator().manual_seed(0)
@@ -262,11 +318,6 @@ class _Planner:
         x, y, _ = self._measurement(1)
         parts = [x, *([y] if isinstance(y, Tensor) else list(y))]
         return weights + batch * sum(p.numel() * p.element_size() for p in parts)
-
-
-def _line(one: float, two: float, batch: int) -> float:
-    """From batches of one and two to any."""
-    return one + (two - one) * (batch - 1)
 
 
 def _wait(device: torch.device) -> None:
