@@ -7,12 +7,13 @@ inpainting (σ = 0.05). All three iterate ``T(x) = D_σ(x − τ∇f(x))`` with 
 * **unrolled**: K layers from the same start, trained end to end: τ, σ and all weights of the denoiser.
 * **ReTune**: the same parameters, trained at the equilibrium: R restarts without graph, K layers differentiated.
 
-All start from the same image: the back-projection, whose missing pixels are filled in with the average of those around
-them. Both are trained with the same steps, crops, learning rates and seed, from the PnP values; no setting was tuned on
-the test images. Reported on every n-th image of ``test`` (full size, fixed noise) at K, K(R + 1), 10K and 50K layers: K
-is what the unrolled network was trained at, K(R + 1) what ReTune was trained at. An image that has settled (relative
-change per K layers below --rtol) is not run further, it would not change. All methods restore an image before the next
-is begun, and what is done is kept in --out: an interrupted run, started again, goes on.
+All start from the same image, the usual start: the back-projection, whose missing pixels are filled in with the
+average of those around them. Both are trained with the same steps, crops, learning rates and seed, from the PnP
+values; no setting was tuned on the test images. Reported on every n-th image of ``test`` (full size, fixed noise) at
+K, K(R + 1), 10K and 50K layers: K is what the unrolled network was trained at, K(R + 1) what ReTune was trained at.
+An image that has settled (relative change per K layers below --rtol) is not run further, it would not change. All
+methods restore an image before the next is begun, and what is done is kept in --out: an interrupted run, started
+again, goes on.
 
     python benchmarks/embedded.py deblur --data FOLDER       # FOLDER/train, val, test
     python benchmarks/embedded.py gaussian --data FOLDER
@@ -34,7 +35,6 @@ from deepinv.loss.metric import PSNR
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
 from torch.nn.utils.parametrizations import spectral_norm
 
 import retune
@@ -104,32 +104,15 @@ def main() -> None:
         )
 
 
-class Started(retune.Restarted):
-    """A network that starts from an image without holes."""
-
-    def solve(self, y: Tensor, physics: Any, *, init: Any = None, **options: Any) -> retune.Equilibrium:
-        """See :meth:`retune.Restarted.solve`."""
-        return super().solve(y, physics, init=fill if init is None else init, **options)
-
-
-def fill(x: Tensor) -> Tensor:
-    """Missing pixels (exactly 0 in every channel) take the average of those around them (normalised convolution)."""
-    known = (x != 0).any(1, keepdim=True).to(x)
-    if bool(known.all()):
-        return x
-    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=x.dtype)
-    kernel = (line[:, None] * line).expand(x.shape[1] + 1, 1, 5, 5)
-    smooth = conv2d(pad(torch.cat([x * known, known], 1), (2,) * 4), kernel, groups=x.shape[1] + 1)
-    return torch.where(known > 0, x, smooth[:, :-1] / smooth[:, -1:].clamp_min(1e-6))
-
-
-def network(denoiser: Any, at: dict, options: argparse.Namespace, rule: Any, *, learn: bool, **prior: Any) -> Started:
+def network(
+    denoiser: Any, at: dict, options: argparse.Namespace, rule: Any, *, learn: bool, **prior: Any
+) -> retune.Restarted:
     plugged = Denoiser(denoiser, at["sigma"], learn_denoiser=learn, **prior)
     step = retune.ForwardBackward(plugged, step_size=at["step_size"])
-    return Started(step, options.depth, options.restarts, rule)
+    return retune.Restarted(step, options.depth, options.restarts, rule)
 
 
-def train(net: Started, images: list[Tensor], problem: Any, options: argparse.Namespace, **more: Any) -> dict:
+def train(net: retune.Restarted, images: list[Tensor], problem: Any, options: argparse.Namespace, **more: Any) -> dict:
     fitted = retune.fit(
         net,
         images,
@@ -203,13 +186,13 @@ def grid_search(denoiser: Any, problem: Any, x: Tensor, options: argparse.Namesp
 
 
 @torch.no_grad()
-def score(net: Started, x: Tensor, y: Tensor, physics: Any, options: argparse.Namespace) -> dict:
+def score(net: retune.Restarted, x: Tensor, y: Tensor, physics: Any, options: argparse.Namespace) -> dict:
     """One test image, run to 50K layers or until it has settled; and K evaluations with Anderson acceleration."""
     net.eval()
     depth, psnr = net.depth, {}
     trained = depth * (net.restarts + 1)
     bound = net.map.bind(net.map.problem(y, physics))
-    first = bound.state(fill(bound.image(bound.init())))
+    first = bound.init()
     start = time.perf_counter()
 
     def see(layers: int, u: Tensor) -> None:

@@ -154,8 +154,8 @@ class Restarted(Reconstructor):
         Args:
             y: measurement.
             physics: the operator that made it.
-            init: image (B, C, H, W) to start from, instead of the scaled back-projection, or a function that makes
-                one of that.
+            init: image (B, C, H, W) to start from, instead of the scaled back-projection (with a denoiser or a smooth
+                prior, the holes of a mask are filled in), or a function that makes one of that.
             stop: overrides the stopping rule; in train mode, the R restarts.
             adjoint: in train mode, where the adjoint solve may start, in image space (B, C, H, W), and who is told
                 its solution; for rules that solve to a tolerance.

@@ -15,6 +15,7 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov, WaveletPrior, Zer
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._fill import fill, holes_of
 from retune._function import Function
 from retune._restrict import Restrictable, rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
@@ -183,6 +184,8 @@ class _BoundForwardBackward(BoundMap):
             self._target = self._scaled(self.image_adjoint(problem.adjoint_y))
         self._start_scale = (1 / (problem.lipschitz if problem.quadratic else problem.sqnorm)).reshape(-1, 1, 1, 1)
         self._back_projection = None if problem.quadratic else problem.adjoint_y
+        # A denoiser fills black holes slowly, if its σ is small never: there the start is part of the method.
+        self._holes = None if owner.nonexpansive else holes_of(problem.physics)
         # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
         scaled = problem.quadratic and problem.normal_scale is not None
         isometric = self._frame is None or self._frame.orthonormal
@@ -211,6 +214,7 @@ class _BoundForwardBackward(BoundMap):
         chosen._normal_operator = normal.select(index, batch)
         chosen._target = self._target[index]
         chosen._start_scale = rows(self._start_scale, index, batch)
+        chosen._holes = None if self._holes is None else rows(self._holes, index, batch)
         chosen._layers = [
             chosen._bind_layer(step.prior, k, rows(-step.minus_step, index, batch), rows(step.gamma, index, batch))
             for k, step in enumerate(self._layers)
@@ -236,12 +240,14 @@ class _BoundForwardBackward(BoundMap):
         return prox
 
     def init(self) -> Tensor:
-        """``Aᵀy/‖A‖²``, the scaled back-projection."""
+        """``Aᵀy/‖A‖²``, the scaled back-projection; with a denoiser, the holes of a mask are filled in."""
         if self._back_projection is not None:
-            return self.state(self._back_projection * self._start_scale)
+            start = self.state(self._back_projection * self._start_scale)
+            return start if self._holes is None else fill(start, self._holes)
         assert self._target is not None
         if self._frame is None or not self._frame.cropped:
-            return self._target * self._start_scale
+            start = self._target * self._start_scale
+            return start if self._holes is None else fill(start, self._holes)
         return self._frame.extension(self._frame.synthesis(self._target) * self._start_scale)  # D Dᵀ = I
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:

@@ -15,6 +15,7 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._fill import fill, holes_of
 from retune._restrict import rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee
@@ -235,8 +236,10 @@ class _BoundGradientStep(BoundMap):
         return chosen
 
     def init(self) -> Tensor:
-        """``Aᵀy/‖A‖²``, inside the box."""
+        """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
         start = self._problem.adjoint_y / self._problem.sqnorm.reshape(-1, 1, 1, 1)
+        holes = holes_of(self._problem.physics)
+        start = start if holes is None else fill(start, holes)
         return self._project(start if self._images is None else start[self._images])
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:

@@ -1,0 +1,47 @@
+"""Pixels that no measurement touches, filled in from those around them: where an iteration starts."""
+
+from __future__ import annotations
+
+import torch
+from deepinv.physics import Inpainting, LinearPhysics
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, interpolate
+
+__all__ = ["fill", "holes_of"]
+
+#: Times the share of its surroundings, by weight, that is known: from 1 on a hole takes their mean.
+_ENOUGH = 16
+
+
+def holes_of(physics: LinearPhysics) -> Tensor | None:
+    """Where the mask of an inpainting is 0, broadcastable to the image; None for any other operator."""
+    mask = physics.mask if isinstance(physics, Inpainting) else None
+    return mask.detach() == 0 if isinstance(mask, Tensor) and mask.ndim == 4 else None
+
+
+def fill(x: Tensor, holes: Tensor) -> Tensor:
+    """`x` (B, C, H, W) with its holes filled in, channel by channel; the other pixels as they are.
+
+    A pyramid of averages of what is known, each level filled from the next coarser one (pull and push; Gortler,
+    Grzeszczuk, Szeliski and Cohen, *The Lumigraph*, SIGGRAPH 1996, §3.4), so that holes may be of any size; small ones
+    take the mean of the 5×5 around them with binomial weights (normalised convolution).
+    """
+    known = (~holes).to(x).expand_as(x)
+    line = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    kernel = (line[:, None] * line).expand(x.shape[1], 1, 5, 5)
+    weight = conv2d(known, kernel, padding=2, groups=x.shape[1])
+    near = conv2d(x * known, kernel, padding=2, groups=x.shape[1]) / weight.clamp_min(torch.finfo(x.dtype).tiny)
+    return torch.where(holes, torch.lerp(_level(x, known), near, (_ENOUGH * weight).clamp_max(1)), x)
+
+
+def _level(x: Tensor, weight: Tensor) -> Tensor:
+    """A level of weighted means `x`, filled from the next one where its weight is below 1."""
+    if max(x.shape[-2:]) == 1:
+        return x * (weight > 0)
+    # One pixel of the four that is known is enough to know the coarser one.
+    coarse = avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
+    mean = avg_pool2d(x * weight, 2, ceil_mode=True, count_include_pad=False)
+    mean = mean / coarse.clamp_min(torch.finfo(x.dtype).tiny)
+    filled = _level(mean, (4 * coarse).clamp_max(1))
+    around = interpolate(filled, size=x.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.lerp(around, x, weight)
