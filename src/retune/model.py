@@ -20,7 +20,9 @@ from retune.equilibrium import Equilibrium, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
+from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
+from retune.problem import Problem
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
@@ -90,6 +92,7 @@ class Restarted(Reconstructor):
         if restarts < 0:
             raise InvalidParameterError(f"restarts must be ≥ 0, got {restarts}")
         self.map = map
+        self._verified = False  # whether the gradients of foreign code were looked at
         self.depth, self.restarts = depth, restarts
         self.gradient = Truncated() if gradient is None else gradient
         default = Picard() if map.nonexpansive else Damped()
@@ -176,6 +179,7 @@ class Restarted(Reconstructor):
         problem = self.map.problem(y, physics)
         bound = self.map.bind(problem)
         if self.training:
+            self._verify(problem, bound)
             return self._train(bound, init, stop, adjoint, trace, observe)
         with torch.no_grad():
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
@@ -215,6 +219,14 @@ class Restarted(Reconstructor):
         self.depth, self.restarts = choice.depth, choice.restarts
         if isinstance(self.gradient, Truncated) and self.gradient.rtol is None:
             self.gradient = Truncated(choice.blocks, max_blocks=self.gradient.max_blocks)
+
+    def _verify(self, problem: Problem, bound: BoundMap) -> None:
+        """Once, whether foreign code in the map has the gradient that its values have."""
+        if self._verified or not torch.is_grad_enabled():
+            return
+        if is_foreign(self.map):
+            verify(self.map, problem, bound.init())
+        self._verified = True
 
     def _train(
         self,

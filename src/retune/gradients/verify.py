@@ -1,0 +1,110 @@
+"""Whether what autograd says of a map is the derivative of what it computes: looked at once, where code is foreign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from retune._autograd import reaches
+from retune.errors import CutGradientError
+from retune.maps.base import AbstractMap
+from retune.problem import Problem
+
+__all__ = ["is_foreign", "verify"]
+
+# Relative size of the finite differences: their error is about as large, and rounding over it 1e-4 in float32.
+_STEP = 1e-3
+# A kink or a curvature makes less of a difference, a part that is cut most often more.
+_TOLERANCE = 0.2
+# Parameters up to this size are looked at one by one: σ, strengths, weights of scales.
+_SMALL = 64
+_OURS = ("retune.", "torch.", "deepinv.optim.data_fidelity", "deepinv.optim.distance")
+
+
+def is_foreign(map_: AbstractMap) -> bool:
+    """Whether a map holds modules that are neither ours nor torch's: only those are looked at."""
+    return any(not type(m).__module__.startswith(_OURS) for m in map_.modules())
+
+
+def verify(map_: AbstractMap, problem: Problem, u: Tensor) -> None:
+    r"""Compare products with ``∂T/∂u`` and ``∂T/∂θ`` with finite differences of T along random directions.
+
+    With ``d`` the finite difference, ``⟨d, d⟩`` against ``⟨Tᵀd, v⟩`` for the direction v: one evaluation of a cycle of
+    layers for the state, one for each small parameter and one for all large ones. A map that gives another answer for
+    the same state (dropout) is not looked at.
+
+    Args:
+        map_: the map.
+        problem: the problem, without graph.
+        u: a state, best at the equilibrium.
+
+    Raises:
+        CutGradientError: they contradict each other, so a part of the map detaches.
+    """
+    u = u.detach()
+
+    def layers(at: Tensor) -> Tensor:
+        bound = map_.bind(problem)
+        return bound.block(at, bound.layers)
+
+    with torch.enable_grad():
+        state = u.clone().requires_grad_()
+        out = layers(state)
+    if not reaches(out, state):
+        return  # cut altogether: the gradient rule says so
+    with torch.no_grad():
+        base = out.detach()
+        if not torch.equal(layers(u), base) or not bool(torch.isfinite(base).all()):
+            return
+        generator = torch.Generator().manual_seed(20261127)
+        for name, tensors, moved in _directions(map_, u, layers, generator):
+            difference = moved - base
+            size = difference.square().sum()
+            if not float(size) > (1e-3 * _STEP) ** 2 * float(base.square().sum()):
+                continue  # what has no effect has no gradient
+            leaves = [state if t is u else t for t, _ in tensors]
+            found = torch.autograd.grad(out, leaves, difference, retain_graph=True, allow_unused=True)
+            told = sum(
+                (float((g * d).sum()) for g, (_, d) in zip(found, tensors, strict=True) if g is not None), start=0.0
+            )
+            if abs(told / float(size) - 1) > _TOLERANCE:
+                what = (
+                    f"no gradient flows to {name}, although it changes the result"
+                    if told == 0
+                    else f"along a random change of {name} the layers change by {float(size) ** 0.5:.1e}, and by "
+                    f"{told / float(size) ** 0.5:.1e} if their gradient were right"
+                )
+                raise CutGradientError(
+                    f"{what}: a part of the prior or denoiser detaches (as in x - net(x.detach())). Use one that is "
+                    "differentiable throughout, or freeze what is not to be learned (requires_grad_(False))"
+                )
+
+
+def _directions(
+    map_: nn.Module, u: Tensor, layers: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]], Tensor]]:
+    """What is changed, by how much, and what the layers make of it; parameters are put back."""
+
+    def direction(t: Tensor) -> Tensor:
+        noise = torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device)
+        size = torch.linalg.vector_norm(t.detach()).clamp_min(1e-3 * t.numel() ** 0.5)
+        return noise * (_STEP * size / torch.linalg.vector_norm(noise))
+
+    step = direction(u)
+    yield "the state", [(u, step)], layers(u + step)
+    named = [(n, p) for n, p in map_.named_parameters() if p.requires_grad]
+    groups = [(n, [p]) for n, p in named if p.numel() <= _SMALL]
+    large = [p for _, p in named if p.numel() > _SMALL]
+    for name, parameters in [*groups, *([("the large parameters", large)] if large else [])]:
+        kept = [p.data for p in parameters]
+        steps = [direction(p) for p in parameters]
+        try:
+            for p, d in zip(parameters, steps, strict=True):
+                p.data = p.data + d  # not in place: the graph of the first evaluation is still to be used
+            moved = layers(u)
+        finally:
+            for p, k in zip(parameters, kept, strict=True):
+                p.data = k
+        yield name, list(zip(parameters, steps, strict=True)), moved
