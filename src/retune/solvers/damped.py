@@ -14,8 +14,6 @@ __all__ = ["Damped"]
 
 #: Blocks without growth, at most, until θ is raised again.
 LONGEST = 64
-#: Blocks of growth in one direction that are let pass.
-DRIFT = 20
 
 
 class Damped(AbstractSolver):
@@ -28,9 +26,9 @@ class Damped(AbstractSolver):
     that the image did not settle. The fixed points are those of Φ.
 
     A residual may also grow for a while on its way to an equilibrium that attracts, as when missing pixels are filled
-    in from the border of a hole. So growth in the direction of the last change, which damping would only draw out, is
-    let pass for up to 20 blocks running, and after two blocks without growth θ is divided by `shrink` again. Growth
-    that follows such a rise doubles the blocks that are waited for until the next one, up to 64.
+    in from the border of a hole. So after two blocks without growth θ is divided by `shrink` again. Growth that follows
+    such a rise doubles the blocks that are waited for until the next one, up to 64. (Growth is never let pass, whatever
+    its direction: what leaves an equilibrium that does not attract looks the same at first, and ruins the image.)
 
     Args:
         shrink: factor in (0, 1).
@@ -48,32 +46,28 @@ class Damped(AbstractSolver):
     def init(self, u: Tensor) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`."""
         one = u.new_ones(len(u))
-        # θ, the last residual, blocks without harm, blocks to wait for, whether the last change of θ was a rise, and
-        # blocks of growth running.
-        return SolverState(u, torch.zeros_like(u), (one, one * torch.inf, 0 * one, 2 * one, 0 * one, 0 * one))
+        # θ, the last residual, blocks without growth, blocks to wait for, and whether the last change of θ was a rise.
+        return SolverState(u, torch.zeros_like(u), (one, one * torch.inf, 0 * one, 2 * one, 0 * one))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`."""
-        theta, before, calm, wait, rose, running = state.memory
+        theta, before, calm, wait, rose = state.memory
         new = block(state.u)
         change = new - state.u
         size = torch.linalg.vector_norm(change.flatten(1), dim=1)
         # Rounding makes the residual of a settled image waver; that is no growth.
         noise = 10 * torch.finfo(size.dtype).eps * torch.linalg.vector_norm(new.flatten(1), dim=1)
         grew = size > before + noise
-        running = torch.where(grew, running + 1, 0)
-        along = (change * state.change).flatten(1).sum(1) > 0.5 * size * before
-        harm = grew & ~(along & (size < 2 * before) & (running <= DRIFT))
-        calm = torch.where(harm, 0, calm + 1)
-        wait = torch.where(harm & (rose > 0), (2 * wait).clamp_max(LONGEST), wait)
+        calm = torch.where(grew, 0, calm + 1)
+        wait = torch.where(grew & (rose > 0), (2 * wait).clamp_max(LONGEST), wait)
         rise = (theta < 1) & (calm >= wait)
-        rose = torch.where(harm, 0, torch.where(rise, 1, rose))
+        rose = torch.where(grew, 0, torch.where(rise, 1, rose))
         calm = torch.where(rise, 0, calm)
         raised = torch.where(rise, (theta / self.shrink).clamp_max(1), theta)
-        theta = torch.where(harm, (theta * self.shrink).clamp_min(self.floor), raised)
+        theta = torch.where(grew, (theta * self.shrink).clamp_min(self.floor), raised)
         factor = theta.view(-1, *[1] * (new.ndim - 1))
         u = torch.where(factor == 1, new, torch.addcmul(state.u, change, factor))
-        return SolverState(u, change, (theta, size, calm, wait, rose, running))
+        return SolverState(u, change, (theta, size, calm, wait, rose))
 
     def describe(self) -> dict:
         """Constructor arguments as plain data."""
