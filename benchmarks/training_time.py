@@ -226,12 +226,12 @@ class Way:
 #: Our learning rate and options, and those of DEQ, of a search with ``--tune``.
 FOUND = {
     "inpaint": (
-        0.1,
-        Way(4, 0.02, retune.Inertial()),
+        0.3,
+        Way(2, 0.02, retune.Inertial()),
         {
             DEQ: Tuned(0.1, backward=5),
             TIGHT: Tuned(0.1, stop=1e-4, backward=20),
-            DEQ_OURS: Tuned(0.1, backward=5, mode=None),
+            DEQ_OURS: Tuned(0.3, mode=None),
         },
     ),
     "deblur": (
