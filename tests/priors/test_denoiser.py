@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from deepinv.models import DRUNet, MedianFilter, TVDenoiser
-from deepinv.optim import L2, PGD
+from deepinv.models.GSPnP import GSPnP
+from deepinv.optim import GD, L2, PGD
+from deepinv.optim.prior import RED as deepinv_RED
 from deepinv.optim.prior import PnP
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
@@ -14,7 +16,7 @@ from problems import rand
 from retune import ForwardBackward, GradientStep, Implicit, Problem, Restarted, Status, Stop, Truncated, Unrolled
 from retune.errors import CutGradientError, DivergedError, InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
-from retune.priors import RED, Denoiser
+from retune.priors import RED, Denoiser, Ridge
 
 
 class Shrink(nn.Module):
@@ -202,6 +204,45 @@ def test_a_cut_gradient_is_refused_by_name(make, rule):
     with pytest.raises(CutGradientError, match="gradient is cut inside Cut"):
         net.train()(y, physics)
     assert net.eval().solve(y, physics, stop=Stop(0.0, 3)).image.shape == y.shape  # inference needs no gradient
+
+
+def test_a_gradient_step_denoiser_of_deepinv_that_frees_its_graph_is_named():
+    y, physics = measurement(1)
+    inner = DRUNet(1, 1, nc=(4, 4, 4, 4), nb=1, pretrained=None)
+    denoiser = GSPnP(inner, 0.5)
+    net = Restarted(ForwardBackward(Denoiser(denoiser, 0.1, learn_denoiser=True)), 2, 1)
+    with pytest.raises(CutGradientError, match=r"GSPnP was made with detach=True.*denoiser.detach = False"):
+        net.train()(y, physics)
+    assert torch.isfinite(net.eval().solve(y, physics, stop=Stop(0.0, 4)).image).all()
+    denoiser.detach = False
+    net.train()(y, physics).square().mean().backward()
+    assert all(p.grad is not None for p in inner.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("kind", [Denoiser, RED])
+def test_a_denoiser_has_no_value(kind):
+    with pytest.raises(InvalidParameterError, match=rf"{kind.__name__} has no value.*Ridge"):
+        kind(unet(1), 0.1).fn(rand(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["red", "ridge"])
+def test_gradient_steps_give_the_iterates_of_deepinvs_gradient_descent(kind):
+    """RED against deepinv's own prior of that name; a ridge regulariser, which deepinv takes as its own."""
+    y, physics = measurement(1)
+    sigma, reg = 0.1, 0.7
+    mine = RED(unet(1), sigma) if kind == "red" else Ridge(1, (2, 4), (3, 3), sigma=sigma)
+    theirs = deepinv_RED(mine.denoiser) if kind == "red" else mine
+    ours = GradientStep(mine, step_size=0.1, reg=reg)
+    problem = Problem(y, physics)
+    tau = 0.2 / float(problem.lipschitz + reg * ours.prior_constant(problem.adjoint_y).detach())
+    descent = GD(
+        data_fidelity=L2(), prior=theirs, stepsize=tau, lambda_reg=reg, max_iter=5, early_stop=False,
+        sigma_denoiser=sigma, custom_init=lambda y, physics: physics.A_adjoint(y),
+    )  # fmt: skip
+    with torch.no_grad():
+        found = ours.bind(problem).block(problem.adjoint_y, 5)
+        torch.testing.assert_close(found, descent(y, physics), rtol=1e-5, atol=1e-6)
+        assert float((found - problem.adjoint_y).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize("sigma", [0.1, [0.05, 0.1]])

@@ -56,6 +56,16 @@ class DenoiserPrior(Prior):
         if sigma is not None:
             self.sigma = _noise_levels(sigma, sigma_range or getattr(denoiser, "sigma_range", None), learn_sigma)
 
+    def fn(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """A denoiser is not known to belong to a function.
+
+        Raises:
+            InvalidParameterError: always.
+        """
+        raise InvalidParameterError(
+            f"{type(self).__name__} has no value, only a denoiser; a prior with both is retune.priors.Ridge"
+        )
+
     def train(self, mode: bool = True):
         """The denoiser stays in eval mode: dropout or batch statistics would make every layer another map."""
         super().train(mode)
@@ -127,6 +137,11 @@ class DenoiserPrior(Prior):
 
         def denoise(x: Tensor) -> Tensor:
             inside = x.reshape(-1, 1, *x.shape[2:]) if split else x
+            if torch.is_grad_enabled() and x.requires_grad and getattr(self.denoiser, "detach", None) is True:
+                raise CutGradientError(  # deepinv's GSPnP: its output keeps a graph, whose tensors are freed
+                    f"{type(self.denoiser).__name__} was made with detach=True and frees its graph, so it cannot be "
+                    "differentiated: set denoiser.detach = False, or call the network in eval mode"
+                )
             version = None if x.is_inference() else x._version
             out = self._call(inside, levels)
             if version is not None and x._version != version:
