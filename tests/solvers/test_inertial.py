@@ -222,3 +222,21 @@ def test_it_is_saved_with_the_network(tmp_path):
 def test_bad_options(options):
     with pytest.raises(InvalidParameterError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
         Inertial(**options)
+
+
+@pytest.mark.parametrize("solver", [Inertial, Anderson])
+@pytest.mark.parametrize("prior", [retune.priors.WaveletL1, retune.priors.WaveletL12])
+@pytest.mark.parametrize("name", ["denoise", "inpaint", "deblur", "superres"])
+def test_no_more_evaluations_than_plain_steps_on_the_problems_by_name(name, prior, solver):
+    """With a strength as it is used; what weak priors make of it is in the documentation."""
+    x = torch.stack([retune.data.photograph(n)[:, 100:148, 180:228] for n in ("astronaut", "coffee")])
+    y, physics = getattr(retune.problems, name)().measure(x, 3)
+    step = retune.ForwardBackward(prior("db4", 3), reg=0.03)
+    plain, fast = (
+        retune.Restarted(step, 10, solver=s).eval().solve(y, physics, stop=Stop(1e-5, 6000))
+        for s in (Picard(), solver())
+    )
+    assert bool(plain.converged.all())
+    assert bool(fast.converged.all())
+    assert bool((fast.layers <= 1.1 * plain.layers + 5).all())
+    assert int(fast.layers.sum()) <= 0.6 * int(plain.layers.sum())
