@@ -280,6 +280,13 @@ class TestAuto:
         with pytest.raises(InvalidParameterError, match=r"the restarts of this batch need about .* remembers less"):
             tight(y, physics)
 
+    def test_restarts_that_are_not_run_need_nothing(self):
+        y, physics = self.batch()
+        plain = self.net(depth="auto", accuracy=0.5, memory="1 MB").train()
+        plain(y, physics)
+        options = {"depth": "auto", "accuracy": 0.5, "memory": plain.auto.choice.peak, "solver": Anderson()}
+        self.net(**options, restarts=0).train()(y, physics)
+
     def test_a_slow_image_is_not_called_accurate(self):
         """m² = 4e-4 in one pixel of 64: a layer leaves 0.9998 of its error, beyond what a depth is chosen by."""
         mask = torch.ones(1, 1, 8, 8)

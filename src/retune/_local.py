@@ -97,11 +97,12 @@ class Linearised:
             return (self._bound.block(self._u + h * v, self._bound.layers) - self._out) / h
 
     def last_change(self) -> Tensor:
-        """The direction of ``T(u) − u``: of a state that was iterated to, mostly slow modes. Random where it is 0."""
+        """The direction of ``T(u) − u``, mostly slow modes if u was iterated to; random where 0 or not finite."""
         with torch.no_grad():
             change = self._out - self._u
-            still = (per_image_norm(change) == 0).reshape(-1, *[1] * (change.ndim - 1))
-            return torch.where(still, self.random(0), _unit(change))
+            size = per_image_norm(change)
+            useless = ((size == 0) | ~torch.isfinite(size)).reshape(-1, *[1] * (change.ndim - 1))
+            return torch.where(useless, self.random(0), _unit(change))
 
     def random(self, seed: int) -> Tensor:
         """A random direction of norm 1 in every image: the same for all of them, and for any batch."""
@@ -134,9 +135,9 @@ def spectral_norm(jacobian: Linearised, cycles: int = 1, iterations: int = 20, s
         v, size = jacobian.random(seed), None
         for i in range(iterations):
             w = jacobian.product(v, cycles)
-            size = per_image_norm(w)
+            size = _size(w)
             if i + 1 < iterations:
-                v = _unit(jacobian.transposed(w, cycles))
+                v = _unit(jacobian.transposed(_unit(w), cycles))
         assert size is not None
         found.append(size)
     return _gather(found, iterations)
@@ -168,6 +169,18 @@ def _gather(found: list[Tensor], iterations: int) -> Estimate:
     return Estimate(table.amax(0), table.amax(0) - table.amin(0), iterations, len(found))
 
 
+def _largest(v: Tensor) -> Tensor:
+    """The largest entry of every image, in the axes of v: what can be squared when divided by it."""
+    return v.flatten(1).abs().amax(1).clamp_min(torch.finfo(v.dtype).tiny).reshape(-1, *[1] * (v.ndim - 1))
+
+
+def _size(v: Tensor) -> Tensor:
+    """``‖v‖`` per image, also where the squares would underflow: a deep block leaves 1e-24 of an error."""
+    largest = _largest(v)
+    return largest.flatten() * per_image_norm(v / largest)
+
+
 def _unit(v: Tensor) -> Tensor:
+    v = v / _largest(v)
     size = per_image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
     return v / size.reshape(-1, *[1] * (v.ndim - 1))

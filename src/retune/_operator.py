@@ -6,6 +6,7 @@ import hashlib
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ REFUSED = 2e-3
 _TRUSTED = (Inpainting, Denoising, BlurFFT)
 # What torch keeps in a module besides its own attributes.
 _BOOKKEEPING = frozenset(vars(nn.Module())) | {"training"}
+# How deep lists in lists are looked into.
+_NESTED = 4
 # What deepinv's Downsampling computes anew at every call: it follows from the filter and the image size.
 _DERIVED = {"Fh", "Fhc", "Fh2", "imsize_dynamic"}
 
@@ -83,20 +86,22 @@ def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
     tensors: list[Tensor] = []
     plain: list[Any] = [tuple(like.shape), like.dtype, like.device]
 
-    def add(name: str, value: Any) -> None:
+    def add(name: str, value: Any, depth: int = 0) -> None:
         if isinstance(value, Tensor):
             tensors.append(value)
         elif isinstance(value, int | float | complex | str):
             plain.append((name, value))
         elif isinstance(value, np.ndarray | np.generic):  # NumPy counts no versions
-            plain.append((name, value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).digest()))
-        elif isinstance(value, list | tuple):
-            plain.append((name, len(value)))
-            for i, item in enumerate(value):
-                add(f"{name}[{i}]", item)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                add(f"{name}[{key!r}]", item)
+            plain.append(
+                (name, value.shape, str(value.dtype), hashlib.sha256(np.ascontiguousarray(value).data).digest())
+            )
+        elif isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value):
+            plain.append((name, tuple(value)))
+        elif isinstance(value, list | tuple | dict) and depth < _NESTED:
+            pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+            plain.append((name, len(pairs)))
+            for key, item in pairs:
+                add(f"{name}[{key!r}]", item, depth + 1)
 
     for name, module in physics.named_modules():
         if "noise_model" in name or "sensor_model" in name:
@@ -112,7 +117,7 @@ def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
 
 
 def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         probes = _probes(like)
         mismatch = _check_linear(physics, like, y, probes)
         if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
@@ -243,16 +248,40 @@ def sharp(like: Tensor) -> float:
     An operator that is wrong in a few pixels of n is off by about their share of n, so this is not zero in meaning
     either: where it is exceeded, nothing is called proved that rests on the adjoint.
     """
+    eps = rounding(like)
     if like.dtype == torch.float64:
         return 1e-10
-    return 1e-4 if rounding(like) > torch.finfo(like.dtype).eps else 1e-6
+    return 1e-4 if eps > torch.finfo(like.dtype).eps else max(1e-6, 8 * eps)
 
 
 def rounding(like: Tensor) -> float:
     """ε of the arithmetic: that of the dtype, or of TF32, in which a GPU may multiply and convolve float32."""
     eps = torch.finfo(like.dtype).eps
-    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return max(eps, 2.0**-10) if like.device.type == "cuda" and like.dtype == torch.float32 and tf32 else eps
+    if like.device.type != "cuda" or like.dtype != torch.float32:
+        return eps
+    try:
+        tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # torch's newer switches were used, and it refuses to answer by the older ones
+        tf32 = True
+    return max(eps, 2.0**-10) if tf32 else eps
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32 and no autocast within: what is proved or compared is meant for the precision of the tensors."""
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    try:
+        before = cudnn.allow_tf32, matmul.allow_tf32
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+    except RuntimeError:  # see `rounding`, which then allows for TF32
+        before = None
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        if before is not None:
+            cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _parts(y: Any) -> list[Tensor]:
@@ -271,7 +300,8 @@ def _tolerance(like: Tensor) -> float:
     """Of two images that should be the same: right operators agree to 1e-6 in float32."""
     if like.dtype == torch.float64:
         return 1e-8
-    return 2e-3 if rounding(like) > torch.finfo(like.dtype).eps else 1e-5
+    eps = rounding(like)
+    return 2e-3 if eps > torch.finfo(like.dtype).eps else max(1e-5, 8 * eps)
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:

@@ -163,7 +163,8 @@ def choose(
     if auto.depth:
         depth = min(wanted, _whole(DEEPEST, layers)) if chooses_blocks else provisional_depth(layers)
         if auto.memory is not None:
-            depth, peak_at = _fit(auto.memory, depth, layers, step, restart, start.device, words)
+            runs = gradient.restarts and (auto.restarts or restarts > 0)
+            depth, peak_at = _fit(auto.memory, depth, layers, step, restart if runs else None, start.device, words)
     blocks = gradient.blocks if isinstance(gradient, Truncated) else 1
     if chooses_blocks:
         if auto.depth:  # no more layers than wanted: of as many blocks, the shallowest
@@ -198,13 +199,14 @@ def _fit(
     depth: int,
     layers: int,
     step: Callable[[int], object],
-    restart: Callable[[int], object],
+    restart: Callable[[int], object] | None,
     device: torch.device,
     words: list[str],
 ) -> tuple[int, Callable[[int], int]]:
     """The deepest block up to `depth` that fits, and the expected peak at any depth: a line above the restarts."""
     step(layers)  # whatever is cached for good
-    held = peak_of(lambda: restart(_REMEMBERED * provisional_depth(layers)), device)
+    enough = _REMEMBERED * provisional_depth(layers)
+    held = 0 if restart is None else peak_of(lambda: restart(enough), device)
     near, far = 2 * layers, 4 * layers
     low, high = (peak_of(lambda k=k: step(k), device) for k in (near, far))
     slope = max((high - low) / (far - near), 1.0)

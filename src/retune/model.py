@@ -92,7 +92,7 @@ class Restarted(Reconstructor):
         if restarts < 0:
             raise InvalidParameterError(f"restarts must be ≥ 0, got {restarts}")
         self.map = map
-        self._verified = False  # whether the gradients of foreign code were looked at
+        self._verified: frozenset[int] | None = None  # the parameters with which gradients of foreign code were checked
         self.depth, self.restarts = depth, restarts
         self.gradient = Truncated() if gradient is None else gradient
         default = Picard() if map.nonexpansive else Damped()
@@ -221,12 +221,12 @@ class Restarted(Reconstructor):
             self.gradient = Truncated(choice.blocks, max_blocks=self.gradient.max_blocks)
 
     def _verify(self, problem: Problem, bound: BoundMap) -> None:
-        """Once, whether foreign code in the map has the gradient that its values have."""
-        if self._verified or not torch.is_grad_enabled():
+        """Once for what is trained, whether foreign code in the map has the gradient that its values have."""
+        if not torch.is_grad_enabled():
             return
-        if is_foreign(self.map):
-            verify(self.map, problem, bound.init())
-        self._verified = True
+        trained = frozenset(id(p) for p in self.map.parameters() if p.requires_grad)
+        if self._verified != trained and (not is_foreign(self.map) or verify(self.map, problem, bound.init())):
+            self._verified = trained
 
     def _train(
         self,

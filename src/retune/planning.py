@@ -109,7 +109,8 @@ def plan(
             inpainting of half of the pixels if None (a blur costs some images more).
 
     Raises:
-        InvalidParameterError: an argument of the wrong kind.
+        InvalidParameterError: an argument of the wrong kind; a depth that is "auto", and the network's own memory limit
+            holds not even one cycle for this batch.
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
     batch = require_whole("batch", batch)
@@ -193,6 +194,9 @@ class _Planner:
                 found[b, k] = self._peak(b, k, "step")
             return found[b, k]
 
+        if isinstance(self.net.gradient, Implicit):  # records one cycle, whatever the depth
+            whole = self._over_batches(lambda n: peak(n, self.depths[0]), batch)
+            return lambda depth: whole
         # A layer that is differentiated keeps a state at least, and takes as much as the one before.
         state = math.prod(self.size) * torch.finfo(self.dtype).bits // 8
         b, k = 1, self.depths[0]

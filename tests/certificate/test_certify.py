@@ -271,6 +271,34 @@ def test_an_estimate_above_its_bound_refutes_it(float64):
     assert images[L1Prior, True].rmse.proved.kind == "proved"
 
 
+@pytest.mark.parametrize(("step", "depth"), [(0.75, 40), (0.51, 10), (0.6, 16)])
+def test_a_factor_too_small_to_be_squared_refutes_nothing(step, depth):
+    """In float32 the squares of what a deep block leaves of a direction underflow."""
+    net = Restarted(ForwardBackward(L1Prior(), step_size=step, reg=0.01), depth, 4)
+    image = certify(net, 1 + rand(1, 1, 8, 8).abs(), Denoising(), **QUICK)[0]
+    assert image.refuted == ""
+    assert image.block_factor.estimated.value <= 1.01 * image.block_factor.proved.value + 1e-6
+
+
+def test_a_finite_difference_refutes_nothing_by_its_own_error():
+    net = Restarted(ForwardBackward(WaveletL12("db4", 2), step_size=0.5002), 4, 4)
+    assert certify(net, rand(1, 1, 16, 16), Denoising(), learning=False, **QUICK)[0].refuted == ""
+
+
+def test_an_image_that_overflowed_does_not_take_the_others_with_it():
+    net = Restarted(ForwardBackward(Transparent(lambda v: 10 * v), step_size=0.05), 2, 2, stop=Stop(1e-4, 400))
+    certificate = certify(net, rand(2, 1, 4, 4), Denoising(), **QUICK)
+    assert all(image.verdict.startswith("The iteration failed") for image in certificate)
+
+
+def test_the_precision_switches_of_the_caller_are_left_as_they_were():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with torch.autocast("cpu", torch.bfloat16):
+        certify(denoiser_net(), rand(1, 1, 4, 4), Denoising(), **QUICK)
+        assert torch.is_autocast_enabled("cpu")
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
 def test_what_is_proved_of_plain_iterates_is_not_said_of_others(float64):
     y = rand(1, 1, 8, 8)
     for solver, words in ((Picard(), "the iterates converge"), (Anderson(), "plain iterates converge")):

@@ -24,8 +24,8 @@ __all__ = ["certify"]
 _SERIES = 1000  # layers of the adjoint series at most
 #: Rounding errors of one layer, in units of ε (‖u‖ + 2‖u_0‖), that the bounds of distances allow for.
 ROUNDING = 8.0
-#: By what share an estimate from below must exceed a bound to refute it: rounding, and that of a finite difference.
-REFUTES = {True: 1e-3, False: 1e-2}
+#: By what share an estimate from below must exceed a bound to refute it, beside the error of a finite difference.
+REFUTES = 1e-3
 
 
 def certify(
@@ -52,8 +52,8 @@ def certify(
     Everything else is estimated by power iterations on the Jacobian at the state reached (from below: the true factor
     is at least the value found, and slow directions that a start hardly contains are found late), or measured. All of
     it is exact up to rounding, for which the bounds of distances allow ``8 ε (‖u‖ + 2‖u_0‖)`` a layer (ε = 1.2e-7
-    in float32, 1e-3 on a GPU that may use TF32; u_0 the scaled back-projection). Where an estimate from below exceeds a
-    bound, an assumption is wrong: then nothing is called proved, and the verdict says so.
+    in float32; u_0 the scaled back-projection; TF32 and autocast are switched off meanwhile). Where an estimate from
+    below exceeds a bound, an assumption is wrong: then nothing is called proved, and the verdict says so.
 
     Args:
         net: the network; used in eval mode, and left as it was.
@@ -87,7 +87,7 @@ def certify(
     was_training = net.training
     net.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _operator.full_precision():
             y = _usable(y)
             result = net.solve(y, physics) if result is None else result
             problem = net.map.problem(y, physics)
@@ -98,7 +98,8 @@ def certify(
                     f"{tuple(bound.init().shape)}: give the result of net.solve(y, physics) for the same y"
                 )
             guarantee = net.map.guarantee(problem)
-        return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
+        with _operator.full_precision():
+            return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:
         net.train(was_training)
 
@@ -166,7 +167,7 @@ class _Survey:
         rule = self.net.gradient
         if not isinstance(rule, Truncated) or rule.rtol is not None:
             return None
-        slowest = float(self.rate.value.clamp(1e-3, 1).max())
+        slowest = float(self.rate.value.nan_to_num(1.0).clamp(1e-3, 1).max())
         used = cycles * rule.blocks
         terms = _SERIES if slowest >= 1 else math.ceil(math.log(1e-3) / math.log(slowest) / self.bound.layers)
         terms = used + max(cycles, min(terms, _SERIES // self.bound.layers))
@@ -293,21 +294,26 @@ class _Survey:
         solver, found = self.net.solver, self.guarantee.statement
         if not found or isinstance(solver, Picard):
             return found
-        return found.replace("the iterates", "plain iterates", 1) + f" (that {type(solver).__name__} does is measured)"
+        name = type(solver).__name__
+        if "the iterates" not in found:
+            return f"with plain steps, not those of {name}, {found}"
+        return found.replace("the iterates", "plain iterates", 1) + f" (that {name} does is measured)"
 
     def _refuted(self, i: int) -> str:
         """Which estimate, all of them from below, exceeds its bound by more than rounding; "" if none does."""
         if self.factors is None or self.block is None:
             return ""
         layer, block = float(self.factors.amax(0)[i]), float(self.block[i])
-        pairs = {
-            "factor of one layer": (self.layer_norm, layer),
-            f"factor of K = {self.depth} layers": (self.block_norm, block),
-            "asymptotic factor per layer": (self.rate, block ** (1 / self.depth)),
-        }
-        slack = 1 + REFUTES[self.route.startswith("backward") or self.learning]
-        for name, (found, limit) in pairs.items():
-            if found is not None and float(found.value[i]) > slack * limit + 1e-6:
+        exact = self.route.startswith("backward")
+        pairs = (
+            ("factor of one layer", self.layer_norm, layer, exact),
+            (f"factor of K = {self.depth} layers", self.block_norm, block, exact),
+            ("asymptotic factor per layer", self.rate, block ** (1 / self.depth), self.learning),
+        )
+        fine, coarse = 1e-6, 10 * torch.finfo(self.u.dtype).eps ** 0.5
+        for name, found, limit, by_autograd in pairs:
+            slack = REFUTES * limit + (fine if by_autograd else coarse)
+            if found is not None and float(found.value[i]) > limit + slack:
                 return f"the {name} is at least {float(found.value[i]):.4g}, and the bound says {limit:.4g}"
         return ""
 

@@ -9,6 +9,7 @@ import torch
 from deepinv.physics import Blur, BlurFFT, Downsampling, LinearPhysics, Physics
 from torch import Tensor
 
+from retune._operator import full_precision
 from retune.diagnosis.consistency import check_consistency, check_pair, check_shape
 from retune.diagnosis.copies import duplicate
 from retune.diagnosis.exam import FAILURES, Exam, image_shape, parts, short
@@ -68,7 +69,7 @@ def doctor(
         )
     _check_arguments(y, x, img_size)
     taps = _kernel_of(physics) if kernel is None else make_kernel(kernel)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         exam, findings = _prepare(physics, y, x, img_size)
         findings += _operator_findings(exam, taps, kernel is not None)
         if y is not None:
