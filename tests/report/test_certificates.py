@@ -55,6 +55,18 @@ def test_rows():
     assert certificate_table({}) == []
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.99998, "1 − 2.0·10⁻⁵"), (1.0003, "1 + 3.0·10⁻⁴"), (1.0, "1"), (0.9, "0.9")]
+)
+def test_a_factor_near_one_is_told_by_its_distance_from_it(value, text):
+    content = certificate()
+    content["images"][0]["claims"]["rate"] = [number(value)]
+    content["images"][0]["rounding"] = "8 ε a layer"
+    (table,) = certificate_table(content)
+    assert {r.name: r.other for r in table.rows}["asymptotic factor per layer"] == text
+    assert table.assumptions[-1] == "Bounds of distances allow for rounding: 8 ε a layer"
+
+
 def test_page_shows_it(tmp_path):
     page = write_report(check_results(results(certificate())), tmp_path, {}).read_text(encoding="utf-8")
     for text in (

@@ -101,6 +101,8 @@ def _short(value: float) -> str:
         return str(value)
     if 0.9995 <= value < 1:  # a factor so close to 1 is told by its distance from it
         return f"1 − {1 - value:.1e}"
+    if 1 < value < 1.0005:
+        return f"1 + {value - 1:.1e}"
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.1e}"
 
 

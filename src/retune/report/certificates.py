@@ -70,7 +70,8 @@ def certificate_table(certificate: dict[str, Any], names: list[str] | None = Non
                 assumptions=[
                     f"{a['statement']} ({'' if a['checked'] else 'not '}checked: {a['how']})"
                     for a in image.get("assumptions") or []
-                ],
+                ]
+                + ([f"Bounds of distances allow for rounding: {image['rounding']}"] if image.get("rounding") else []),
             )
         )
     return tables
@@ -81,9 +82,16 @@ def _row(name: str, numbers: list[dict]) -> CertificateRow:
     other = next((n for n in numbers if n is not bound), None)
     return CertificateRow(
         name=name,
-        bound=MISSING if bound is None else f"≤ {power(bound['value'])}",
+        bound=MISSING if bound is None else f"≤ {_number(bound['value'])}",
         bound_kind="" if bound is None else bound["kind"],
-        other=MISSING if other is None else power(other["value"]),
+        other=MISSING if other is None else _number(other["value"]),
         other_kind="" if other is None else other["kind"],
         how="; ".join(n["how"] for n in (bound, other) if n is not None and n["how"]),
     )
+
+
+def _number(value: float | None) -> str:
+    """A factor that rounds to 1 without being 1 is told by its distance from it."""
+    if value is not None and value != 1 and abs(value - 1) < 0.05:
+        return f"1 {'−' if value < 1 else '+'} {power(abs(value - 1))}"
+    return power(value)
