@@ -232,7 +232,7 @@ FOUND = {
         {
             DEQ: Tuned(0.1, backward=5),
             TIGHT: Tuned(0.1, stop=1e-4, backward=20),
-            DEQ_OURS: Tuned(0.2, mode=None),
+            DEQ_OURS: Tuned(0.3, mode=None),
         },
     ),
     "deblur": (
