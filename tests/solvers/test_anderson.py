@@ -132,3 +132,30 @@ def test_it_is_saved_with_the_network(tmp_path):
 def test_bad_options(options):
     with pytest.raises(InvalidParameterError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
         Anderson(**options)
+
+
+@pytest.mark.parametrize("needed", [50, 310, 900])
+def test_at_most_twice_the_evaluations_of_plain_steps_whatever_the_map_does(needed, float64):
+    """A map that settles after so many plain steps from the start, and from nowhere else."""
+    start = torch.zeros(1, 2)
+
+    def clock(u, k):
+        """Counts in the first entry, as long as it is a whole number; the second one moves away from the answer."""
+        counting = (u[:, :1] - u[:, :1].round()).abs() < 1e-9
+        on = torch.where(counting, (u[:, :1] + 1).clamp_max(needed), u[:, :1] + 0.37)
+        return torch.cat([on, torch.where(on < needed, torch.sin(37 * on), 0.0)], 1)
+
+    plain = run(clock, start, Picard(), most=20000, rtol=1e-12)
+    fast = run(clock, start, Anderson(), most=20000, rtol=1e-12)
+    assert plain.status == fast.status == (Status.CONVERGED,)
+    assert int(fast.layers) <= 2 * int(plain.layers) + 200 + 10
+
+
+def test_what_was_reached_is_not_lost_in_a_turn_of_plain_steps(float64):
+    layer, answer = linear(0.99999)
+    errors = [
+        float((run(layer, torch.zeros(1, 40), Anderson(), rtol=0.0, most=most).u - answer).norm())
+        for most in (199, 230, 399)
+    ]
+    assert errors[1] <= 1.01 * errors[0]
+    assert errors[2] <= 1.01 * errors[0]

@@ -13,6 +13,9 @@ from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Anderson"]
 
+#: Evaluations in a row, in turns: accelerated, and plain ones from the start.
+TURN = 200
+
 
 class Anderson(AbstractSolver):
     r"""Safeguarded Anderson acceleration (type II), independently for each image.
@@ -26,8 +29,12 @@ class Anderson(AbstractSolver):
     again: `pause`, and twice as many after each further trial that did not pay. What is returned is always Φ of some
     point.
 
+    And whatever Φ does, it needs **at most twice the evaluations of plain steps, and 200 more**: after every 200
+    evaluations, the next 200 go to plain steps from the start, which go on where they were left. Meanwhile the best
+    point of the others is returned where it is better.
+
     Args:
-        memory: m ≥ 2, points kept; the memory cost is 2m states.
+        memory: m ≥ 2, points kept; the memory cost is 2m + 4 states.
         regularisation: ε > 0, relative to the squared residuals; never less than the rounding error of the state.
         growth: factor > 1 by which the residual may exceed its smallest value.
         pause: plain steps after a first fall-back.
@@ -63,32 +70,58 @@ class Anderson(AbstractSolver):
         past = u.new_zeros(batch, self.memory, u[0].numel())
         gram = u.new_zeros(batch, self.memory, self.memory, dtype=torch.float64)
         count = u.new_zeros(batch, dtype=torch.long)
-        # the point to evaluate; Φ and residuals of the last points; their products; how many, and where the next goes
-        memory = (u, past, past.clone(), gram, count, count, *Safeguard.begin(u, self.pause))
+        # the plain iterate, and evaluations in all; then of the others the point to evaluate; Φ and residuals of the
+        # last points; their products; how many, and where the next goes
+        memory = (u, count, u, past, past.clone(), gram, count, count, *Safeguard.begin(u, self.pause))
         return SolverState(u, torch.zeros_like(u), memory)
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`. The history is written in place."""
-        z, images, residuals, gram, kept, slot, *rest = state.memory
-        image = block(z)
-        change = image - z
-        guard, failed = Safeguard(*rest).watch(
-            image, norm(change), growth=self.growth, patience=self.patience, pause=self.pause, compare=False
+        walk, taken, z, images, residuals, gram, kept, slot, *rest = state.memory
+        plain = (taken // TURN) % 2 == 1
+        point = pick(plain, walk, z)
+        image = block(point)
+        change = image - point
+        size = norm(change)
+        before = Safeguard(*rest)
+        guard, failed = before.watch(
+            image, size, growth=self.growth, patience=self.patience, pause=self.pause, compare=False
         )
         row = torch.arange(len(z), device=z.device)
-        images[row, slot], residuals[row, slot] = image.flatten(1), change.flatten(1)
+        flat_image, flat_change, turn = image.flatten(1), change.flatten(1), plain[:, None]
+        images[row, slot] = torch.where(turn, images[row, slot], flat_image)
+        residuals[row, slot] = torch.where(turn, residuals[row, slot], flat_change)
         # With the long axis last in both factors: on a CPU ten times faster than the product with a column.
-        products = torch.bmm(change.flatten(1)[:, None], residuals.transpose(1, 2))[:, 0].double()
-        gram = gram.clone()
-        gram[row, slot], gram[row, :, slot] = products, products
-        kept = (kept + 1).clamp_max(self.memory)
+        products = torch.bmm(flat_change[:, None], residuals.transpose(1, 2))[:, 0].double()
+        updated = gram.clone()
+        updated[row, slot], updated[row, :, slot] = products, products
+        gram = torch.where(turn[..., None], gram, updated)
+        held = (kept + 1).clamp_max(self.memory)
 
-        alpha = self._weights(gram, kept, slot, torch.finfo(z.dtype).eps).to(z.dtype)
+        alpha = self._weights(gram, held, slot, torch.finfo(z.dtype).eps).to(z.dtype)
         mixed = torch.bmm(alpha[:, None], images)[:, 0].view_as(image)
-        following = pick((kept > 1) & (guard.waits == 0), mixed, image)
+        following = pick((held > 1) & (guard.waits == 0), mixed, image)
         following, u = (pick(failed, guard.best, v) for v in (following, image))
-        kept, slot = torch.where(failed, 0, kept), (slot + 1) % self.memory
-        return SolverState(u, change, (following, images, residuals, gram, kept, slot, *guard))
+        held = torch.where(failed, 0, held)
+        # In a turn of plain steps the others stay as they are, and their best is returned where it is better.
+        guard = Safeguard(*(pick(plain, old, new) for old, new in zip(before, guard, strict=True)))
+        better = plain & (before.least < size)
+        shrink = torch.where(better, before.least / size.clamp_min(torch.finfo(size.dtype).tiny), 1)
+        return SolverState(
+            pick(better, before.best, pick(plain, image, u)),
+            change * shrink.view(-1, *[1] * (u.ndim - 1)),  # its size is the residual of what is returned
+            (
+                pick(plain, image, walk),
+                taken + 1,
+                pick(plain, z, following),
+                images,
+                residuals,
+                gram,
+                torch.where(plain, kept, held),
+                torch.where(plain, slot, (slot + 1) % self.memory),
+                *guard,
+            ),
+        )
 
     def _weights(self, gram: Tensor, kept: Tensor, slot: Tensor, rounding: float) -> Tensor:
         """α (B, m) from the products of the residuals; points that are not kept get weight 0."""
