@@ -1,7 +1,7 @@
 """A denoiser at the equilibrium: Plug-and-Play, plain unrolled, and ReTune, with the same denoiser and the same start.
 
-Colour photographs, deblurring (three 25-tap kernels, or a Gaussian of 1.6 pixels, reflected, σ = 0.05) or 50 %
-inpainting (σ = 0.05). All three iterate ``T(x) = D_σ(x − τ∇f(x))`` with the shipped colour denoiser.
+Colour photographs, deblurring (three 25-tap kernels, or a Gaussian of 1.6 pixels, reflected) or 50 % inpainting, noise
+of σ = 0.05 (--noise). All three iterate ``T(x) = D_σ(x − τ∇f(x))`` with the shipped colour denoiser.
 
 * **PnP**: the denoiser as it is; τ and σ by grid search on validation crops.
 * **unrolled**: K layers from the same start, trained end to end: τ, σ and all weights of the denoiser.
@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepinv.loss.metric import PSNR
+from deepinv.loss import SupLoss
+from deepinv.loss.metric import PSNR, SNR
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -47,16 +48,15 @@ from retune.solvers import Anderson
 from retune.training.penalty import JacobianPenalty
 
 CONSOLE = Console()
-SIGMA_NOISE = 0.05
 
 
 def main() -> None:
     options = arguments()
     torch.manual_seed(0)
     problem = {
-        "deblur": lambda: retune.problems.Deblur(sigma=SIGMA_NOISE),
-        "gaussian": lambda: retune.problems.Deblur("gaussian:1.6", sigma=SIGMA_NOISE),
-        "inpaint": lambda: retune.problems.Inpaint(keep=0.5, sigma=SIGMA_NOISE),
+        "deblur": lambda: retune.problems.Deblur(sigma=options.noise),
+        "gaussian": lambda: retune.problems.Deblur("gaussian:1.6", sigma=options.noise),
+        "inpaint": lambda: retune.problems.Inpaint(keep=0.5, sigma=options.noise),
     }[options.problem]()
     result = read(options)
     held_out = [x[:, 60:156, 60:156] for x in as_images(options.data / "val")]
@@ -79,7 +79,9 @@ def main() -> None:
             net.load_state_dict(load_file(weights))
             continue
         peak = peak_memory(net, problem, few[:, :, : options.crop, : options.crop], options.batch)
-        row = train(net, images, problem, options) | {"peak_megabytes": peak / 1e6}
+        folder = options.out.with_name(f"{options.out.stem}-{label}")
+        long = {"folder": folder, "resume": folder.exists(), "checkpoint_every": 200}
+        row = train(net, images, problem, options, **long) | {"peak_megabytes": peak / 1e6}
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
         result["rows"].setdefault(label, {}).update(row)
         write(options, result)
@@ -107,7 +109,7 @@ def main() -> None:
 def network(
     denoiser: Any, at: dict, options: argparse.Namespace, rule: Any, *, learn: bool, **prior: Any
 ) -> retune.Restarted:
-    plugged = Denoiser(denoiser, at["sigma"], learn_denoiser=learn, **prior)
+    plugged = Denoiser(denoiser, at["sigma"], learn_denoiser=learn, bfloat16=options.bfloat16, **prior)
     step = retune.ForwardBackward(plugged, step_size=at["step_size"])
     return retune.Restarted(step, options.depth, options.restarts, rule)
 
@@ -123,6 +125,7 @@ def train(net: retune.Restarted, images: list[Tensor], problem: Any, options: ar
         lr=options.lr,
         lr_network=options.lr_network,
         validate_every=options.steps,
+        **({"loss": SupLoss(SNR(train_loss=True))} if options.loss == "snr" else {}),
         **more,
     )
     last = fitted.steps[-20:]
@@ -276,6 +279,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--lr-network", type=float, default=1e-4)
+    parser.add_argument(
+        "--loss", choices=["mse", "snr"], default="mse", help="snr: decibels, so all crops weigh the same"
+    )
+    parser.add_argument("--bfloat16", action="store_true", help="compute the denoiser in bfloat16 while training")
+    parser.add_argument("--noise", type=float, default=0.05, help="standard deviation of the noise")
     parser.add_argument("--penalty", type=float, default=1e-3, help="weight of the Jacobian penalty, for --stabilisers")
     parser.add_argument("--stabilisers", action="store_true", help="compare what keeps the iteration stable, on val")
     parser.add_argument("--rtol", type=float, default=1e-4)

@@ -7,6 +7,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,6 +267,14 @@ def rounding(like: Tensor) -> float:
     return max(eps, 2.0**-10) if tf32 else eps
 
 
+_full: ContextVar[bool] = ContextVar("full_precision", default=False)
+
+
+def wants_full_precision() -> bool:
+    """Whether the call is within :func:`full_precision`: for code that chooses its arithmetic itself."""
+    return _full.get()
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """No TF32 and no autocast within: what is proved or compared is meant for the precision of the tensors."""
@@ -276,10 +285,12 @@ def full_precision() -> Iterator[None]:
         cudnn.allow_tf32 = matmul.allow_tf32 = False
     except RuntimeError:  # see `rounding`, which then allows for TF32
         before = None
+    token = _full.set(True)
     try:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
+        _full.reset(token)
         if before is not None:
             cudnn.allow_tf32, matmul.allow_tf32 = before
 

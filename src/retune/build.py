@@ -113,6 +113,8 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
         return kind(wavelet, config.levels, channels=per_channel, coarse=config.coarse, margin=config.margin)
     network = _network(config, channels)
     learned: dict[str, Any] = {"learn_sigma": config.learn_sigma, "learn_denoiser": config.learn_weights}
+    if config.type != "ridge":
+        learned["bfloat16"] = config.bfloat16
     if config.type == "denoiser":
         return Denoiser(network, config.sigma, config.strength, learn_strength=config.learn_strength, **learned)
     if config.type == "red":

@@ -13,7 +13,7 @@ from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
 from problems import rand
-from retune import ForwardBackward, GradientStep, Implicit, Problem, Restarted, Status, Stop, Truncated, Unrolled
+from retune import ForwardBackward, GradientStep, Implicit, Problem, Restarted, Status, Stop, Truncated, Unrolled, load
 from retune.errors import CutGradientError, DivergedError, InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
 from retune.priors import RED, Denoiser, Ridge
@@ -400,3 +400,60 @@ def test_channels_of_a_network_that_does_not_say_how_many_it_has(own, given):
 def test_images_of_another_precision_than_the_weights():
     with pytest.raises(InvalidParameterError, match=r"SmallUNet has weights in torch.float32.*in torch.float64"):
         Denoiser(unet(), 0.1).prox(torch.rand(1, 1, 8, 8, dtype=torch.float64))
+
+
+class Precision(nn.Module):
+    """A convolution that notes the dtype in which it was computed, and returns it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+        nn.init.constant_(self.conv.weight, 1 / 17)
+        self.seen = []
+
+    def forward(self, x, sigma):
+        out = self.conv(x)
+        self.seen.append(out.dtype)
+        return out
+
+
+@pytest.mark.parametrize("kind", [Denoiser, RED])
+def test_bfloat16_is_for_the_network_in_training_only(kind):
+    network = Precision()
+    prior = kind(network, 0.1, learn_denoiser=True, bfloat16=True)
+    net = Restarted((ForwardBackward if kind is Denoiser else GradientStep)(prior), 2, 2, Truncated())
+    y, physics = measurement()
+    net.train()
+    image = net(y, physics)
+    image.square().mean().backward()
+    # the first step of a foreign network compares gradients with finite differences, which bfloat16 would drown
+    assert set(network.seen) == {torch.bfloat16, torch.float32}
+    assert image.dtype == torch.float32
+    assert network.conv.weight.grad.dtype == torch.float32
+    assert bool(network.conv.weight.grad.abs().sum() > 0)
+    network.seen.clear()
+    net(y, physics)
+    assert set(network.seen) == {torch.bfloat16}
+    call = prior.prox if kind is Denoiser else prior.grad
+    coarse = call(image.detach())
+    network.seen.clear()
+    net.eval()(y, physics)
+    assert set(network.seen) == {torch.float32}
+    prior.eval()
+    assert 0 < float((coarse - call(image.detach())).detach().abs().max()) < 4e-3
+
+
+def test_bfloat16_leaves_float64_alone(float64):
+    network = Precision().double()
+    prior = Denoiser(network, 0.1, bfloat16=True).train()
+    x = rand(1, 1, 6, 7)
+    assert prior.prox(x).dtype == torch.float64
+    assert set(network.seen) == {torch.float64}
+
+
+def test_bfloat16_is_kept_in_a_file(tmp_path):
+    net = Restarted(ForwardBackward(Denoiser(unet(), 0.1, bfloat16=True)), 2)
+    net.save(tmp_path / "net.safetensors")
+    assert load(tmp_path / "net.safetensors").map.priors[0].bfloat16 is True
+    with pytest.raises(InvalidParameterError, match="bfloat16"):
+        Denoiser(unet(), 0.1, bfloat16="yes")

@@ -220,3 +220,12 @@ def test_a_torch_device_is_a_device():
 def test_an_unrolled_network_reports_no_residual_of_an_equilibrium():
     result = quick(network(gradient=retune.Unrolled()), steps=1)
     assert math.isinf(result.steps[0].residual)
+
+
+def test_a_loss_in_decibels_trains_and_one_without_gradient_is_named():
+    metric = deepinv.loss.metric
+    net = network()
+    result = quick(net, validation=images(1), steps=20, lr=0.1, loss=deepinv.loss.SupLoss(metric.SNR(train_loss=True)))
+    assert result.best_psnr > result.validation[0].psnr + 1
+    with pytest.raises(InvalidParameterError, match=r"SupLoss\(PSNR\) has no gradient.*take SNR"):
+        quick(net, loss=deepinv.loss.SupLoss(metric.PSNR(train_loss=True)))

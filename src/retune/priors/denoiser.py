@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
 from retune._autograd import reaches
+from retune._operator import wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
 from retune.maps.parameters import Bounded, Positive, ScalarParameter
 
@@ -28,6 +30,7 @@ class DenoiserPrior(Prior):
         denoiser: the network.
         sigma: its noise level on the scale of the image, one number or one per layer of the cycle; None if it takes
             none.
+        bfloat16: whether the network computes in bfloat16 in train mode.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class DenoiserPrior(Prior):
         learn_sigma: bool,
         learn_denoiser: bool,
         sigma_range: tuple[float, float] | None,
+        bfloat16: bool,
     ):
         super().__init__()
         hint = "for example retune.weights.load('denoiser-color'), or any nn.Module called as net(x, sigma)"
@@ -50,6 +54,9 @@ class DenoiserPrior(Prior):
         self.explicit_prior = False
         self.denoiser = denoiser.eval()
         self.learn_denoiser = learn_denoiser
+        if not isinstance(bfloat16, bool):
+            raise wrong_type("bfloat16", bfloat16, "True or False", "True computes the network in it while it trains")
+        self.bfloat16 = bfloat16
         for parameter in denoiser.parameters():
             parameter.requires_grad_(learn_denoiser)
         self.sigma: ScalarParameter | None = None
@@ -167,8 +174,12 @@ class DenoiserPrior(Prior):
 
     def _call(self, x: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """The network itself; torch's complaint about channels in the words of images."""
+        coarse = self.bfloat16 and self.training and not wants_full_precision()
         try:
-            return self.denoiser(x, *(level.to(x) for level in levels))
+            # The iteration itself stays in the precision of the images; autocast leaves float64 alone.
+            with torch.autocast(x.device.type, torch.bfloat16) if coarse else nullcontext():
+                out = self.denoiser(x, *(level.to(x) for level in levels))
+            return out.to(x.dtype) if coarse and isinstance(out, Tensor) else out
         except RuntimeError as error:
             own = next(self.denoiser.parameters(), x).dtype
             if own != x.dtype:
@@ -198,6 +209,7 @@ class DenoiserPrior(Prior):
                 "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
             )
         given = {"type": type(self).__name__, "denoiser": describe(), "learn_denoiser": self.learn_denoiser}
+        given |= {"bfloat16": True} if self.bfloat16 else {}
         if self.sigma is None:
             return given | {"sigma": None}
         learned = {"learn_sigma": self.sigma.raw.requires_grad, "sigma": _plain(self.sigma)}
@@ -226,6 +238,9 @@ class Denoiser(DenoiserPrior):
         learn_denoiser: whether the weights of the denoiser are trained; sets ``requires_grad`` of its parameters.
         sigma_range: (low, high), the values that σ may take; the denoiser's own ``sigma_range`` by default, else any
             positive number. A σ within a thousandth of the range of an end starts that far inside: it can be learned.
+        bfloat16: compute the network in bfloat16 in train mode: up to twice as fast where the hardware knows it, and
+            half the memory. The iterates then rest up to its rounding, a relative change of about 1e-3. State,
+            operator, weights and their updates keep their precision, and in eval mode everything does.
 
     Raises:
         InvalidParameterError: no network, σ outside its range, α outside (0, 1).
@@ -241,9 +256,15 @@ class Denoiser(DenoiserPrior):
         learn_strength: bool = True,
         learn_denoiser: bool = False,
         sigma_range: tuple[float, float] | None = None,
+        bfloat16: bool = False,
     ):
         super().__init__(
-            denoiser, sigma, learn_sigma=learn_sigma, learn_denoiser=learn_denoiser, sigma_range=sigma_range
+            denoiser,
+            sigma,
+            learn_sigma=learn_sigma,
+            learn_denoiser=learn_denoiser,
+            sigma_range=sigma_range,
+            bfloat16=bfloat16,
         )
         self.strength: Bounded | None = None
         if strength is not None:
@@ -293,6 +314,7 @@ class RED(DenoiserPrior):
         learn_sigma: whether σ is trained.
         learn_denoiser: whether the weights of the denoiser are trained.
         sigma_range: as for :class:`Denoiser`.
+        bfloat16: as for :class:`Denoiser`.
     """
 
     def __init__(
@@ -304,9 +326,15 @@ class RED(DenoiserPrior):
         learn_sigma: bool = True,
         learn_denoiser: bool = False,
         sigma_range: tuple[float, float] | None = None,
+        bfloat16: bool = False,
     ):
         super().__init__(
-            denoiser, sigma, learn_sigma=learn_sigma, learn_denoiser=learn_denoiser, sigma_range=sigma_range
+            denoiser,
+            sigma,
+            learn_sigma=learn_sigma,
+            learn_denoiser=learn_denoiser,
+            sigma_range=sigma_range,
+            bfloat16=bfloat16,
         )
         if not 0 < lipschitz < float("inf"):
             raise InvalidParameterError(f"lipschitz must be a positive finite number, got {lipschitz}")

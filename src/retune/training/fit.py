@@ -113,7 +113,8 @@ def fit(
         crop: side of the square crops; None takes whole images.
         lr: learning rate of step sizes, strengths and weights.
         lr_network: learning rate of all other parameters.
-        loss: a deepinv ``Loss``; mean squared error by default.
+        loss: a deepinv ``Loss``; mean squared error by default. ``SupLoss(SNR(train_loss=True))`` gives decibels, in
+            which easy and difficult crops weigh the same.
         seed: seeds crops, operators and noise; the global generator is not touched.
         device: "auto", "cpu", "cuda", "cuda:1", …
         validate_every: steps between validations; a fifth of `steps` by default.
@@ -130,7 +131,8 @@ def fit(
     Raises:
         DivergedError: the loss is no longer finite; the network has the best weights so far (without validation
             images, those of the last fifth that was completed).
-        InvalidParameterError: nothing to train, images that do not fit the crop, a folder that holds another run, …
+        InvalidParameterError: nothing to train, images that do not fit the crop, a folder that holds another run, a
+            loss without gradient, …
         CheckpointError: `folder` holds a run with other settings or data, or no readable checkpoint.
     """
     train = as_images(images)
@@ -259,6 +261,12 @@ def _step(
         value = criterion(x=x, x_net=x_net, y=y, physics=physics, model=trainee.model).mean()
         if agreed(fabric, ~torch.isfinite(value.detach()))[0]:
             raise DivergedError(f"the loss became {float(value.detach())}.")
+        if not value.requires_grad:
+            raise InvalidParameterError(
+                f"the loss {_called(criterion)} has no gradient with respect to the restored images, so nothing can be "
+                "learned from it (deepinv's PSNR is computed without one: take SNR, which differs from it by a "
+                "constant for each image)"
+            )
         fabric.backward(value)
         norms = [p.grad.abs().sum() for p in trainee.model.parameters() if p.grad is not None]
         if not bool(torch.isfinite(torch.stack(norms)).all()):
@@ -280,6 +288,12 @@ def _step(
         residual=float(first.residual.mean()),
         gradient_error=float("nan") if wrong is None else float(wrong.mean()),
     )
+
+
+def _called(criterion: Loss) -> str:
+    """The name of a loss, with that of its metric."""
+    metric = getattr(criterion, "metric", None)
+    return type(criterion).__name__ + (f"({type(metric).__name__})" if isinstance(metric, nn.Module) else "")
 
 
 class _Watched(nn.Module):
