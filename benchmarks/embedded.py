@@ -168,24 +168,31 @@ def sample(problem: Any, images: list[Tensor], i: int) -> tuple[Tensor, Tensor, 
 
 
 def grid_search(denoiser: Any, problem: Any, x: Tensor, options: argparse.Namespace) -> tuple[dict, list[dict]]:
-    """The pair of best validation PSNR at the equilibrium: a coarse grid, then σ refined around its best point."""
+    """The pair of best validation PSNR after K(R + 1) layers: a coarse grid, then σ and τ refined around its best point.
+
+    That is what ReTune is trained at. With some σ Plug-and-Play falls off later, so its best there is its best figure.
+    """
     y, physics = problem.measure(x, 11)
     tried: list[dict] = []
 
     def attempt(step_size: float, sigma: float) -> None:
         at = {"step_size": step_size, "sigma": sigma}
         net = network(denoiser, at, options, retune.Truncated(), learn=False).eval()
-        image = net.solve(y, physics, stop=Stop(options.rtol, 30 * options.depth)).image
+        image = net.solve(y, physics, stop=Stop(options.rtol, options.depth * (options.restarts + 1))).image
         tried.append(at | {"psnr": float(PSNR()(image, x).mean())})
         say(f"  step_size {step_size} sigma {sigma:.4f}: {tried[-1]['psnr']:.2f} dB")
 
+    def best() -> dict:
+        return max(tried, key=lambda t: t["psnr"])
+
     for step_size in (0.25, 0.5, 0.9):
-        for sigma in (0.02, 0.04, 0.08, 0.16):
+        for sigma in (0.01, 0.02, 0.04, 0.08, 0.16):
             attempt(step_size, sigma)
     for factor in (0.7, 0.85, 1.2):
-        top = max(tried, key=lambda t: t["psnr"])
-        attempt(top["step_size"], top["sigma"] * factor)
-    return max(tried, key=lambda t: t["psnr"]), tried
+        attempt(best()["step_size"], best()["sigma"] * factor)
+    for step_size in (0.65, 0.8, 0.98):
+        attempt(step_size, best()["sigma"])
+    return best(), tried
 
 
 @torch.no_grad()
