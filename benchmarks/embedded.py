@@ -81,7 +81,11 @@ def main() -> None:
         peak = peak_memory(net, problem, few[:, :, : options.crop, : options.crop], options.batch)
         folder = options.out.with_name(f"{options.out.stem}-{label}")
         long = {"folder": folder, "resume": folder.exists(), "checkpoint_every": 200}
+        usual = net.solver
+        if options.anderson and label == "ReTune":
+            net.solver = Anderson()
         row = train(net, images, problem, options, **long) | {"peak_megabytes": peak / 1e6}
+        net.solver = usual
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
         result["rows"].setdefault(label, {}).update(row)
         write(options, result)
@@ -168,7 +172,7 @@ def sample(problem: Any, images: list[Tensor], i: int) -> tuple[Tensor, Tensor, 
 
 
 def grid_search(denoiser: Any, problem: Any, x: Tensor, options: argparse.Namespace) -> tuple[dict, list[dict]]:
-    """The pair of best validation PSNR after K(R + 1) layers: a coarse grid, then σ and τ refined around its best point.
+    """The pair of best validation PSNR after K(R + 1) layers: a coarse grid, then σ and τ refined around its best.
 
     That is what ReTune is trained at. With some σ Plug-and-Play falls off later, so its best there is its best figure.
     """
@@ -290,6 +294,7 @@ def arguments() -> argparse.Namespace:
         "--loss", choices=["mse", "snr"], default="mse", help="snr: decibels, so all crops weigh the same"
     )
     parser.add_argument("--bfloat16", action="store_true", help="compute the denoiser in bfloat16 while training")
+    parser.add_argument("--anderson", action="store_true", help="accelerate the restarts of the training of ReTune")
     parser.add_argument("--noise", type=float, default=0.05, help="standard deviation of the noise")
     parser.add_argument("--penalty", type=float, default=1e-3, help="weight of the Jacobian penalty, for --stabilisers")
     parser.add_argument("--stabilisers", action="store_true", help="compare what keeps the iteration stable, on val")
