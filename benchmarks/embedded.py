@@ -172,7 +172,7 @@ def sample(problem: Any, images: list[Tensor], i: int) -> tuple[Tensor, Tensor, 
 
 
 def grid_search(denoiser: Any, problem: Any, x: Tensor, options: argparse.Namespace) -> tuple[dict, list[dict]]:
-    """The pair of best validation PSNR after K(R + 1) layers: a coarse grid, then σ and τ refined around its best.
+    """The pair of best validation PSNR after K(R + 1) layers: for each τ, σ by factors of 2, then √2, then 2^¼.
 
     That is what ReTune is trained at. With some σ Plug-and-Play falls off later, so its best there is its best figure.
     """
@@ -186,17 +186,15 @@ def grid_search(denoiser: Any, problem: Any, x: Tensor, options: argparse.Namesp
         tried.append(at | {"psnr": float(PSNR()(image, x).mean())})
         say(f"  step_size {step_size} sigma {sigma:.4f}: {tried[-1]['psnr']:.2f} dB")
 
-    def best() -> dict:
-        return max(tried, key=lambda t: t["psnr"])
-
-    for step_size in (0.25, 0.5, 0.9):
+    for step_size in (0.25, 0.5, 0.75, 0.98):
+        here = len(tried)
         for sigma in (0.01, 0.02, 0.04, 0.08, 0.16):
             attempt(step_size, sigma)
-    for factor in (0.7, 0.85, 1.2):
-        attempt(best()["step_size"], best()["sigma"] * factor)
-    for step_size in (0.65, 0.8, 0.98):
-        attempt(step_size, best()["sigma"])
-    return best(), tried
+        for factor in (2**0.5, 2**0.25):
+            middle = max(tried[here:], key=lambda t: t["psnr"])["sigma"]
+            attempt(step_size, middle / factor)
+            attempt(step_size, min(middle * factor, denoiser.sigma_range[1]))
+    return max(tried, key=lambda t: t["psnr"]), tried
 
 
 @torch.no_grad()
