@@ -454,6 +454,6 @@ def test_bfloat16_leaves_float64_alone(float64):
 def test_bfloat16_is_kept_in_a_file(tmp_path):
     net = Restarted(ForwardBackward(Denoiser(unet(), 0.1, bfloat16=True)), 2)
     net.save(tmp_path / "net.safetensors")
-    assert load(tmp_path / "net.safetensors").map.priors[0].bfloat16 is True
+    assert load(tmp_path / "net.safetensors").map.priors[0].trains_in_bfloat16 is True
     with pytest.raises(InvalidParameterError, match="bfloat16"):
         Denoiser(unet(), 0.1, bfloat16="yes")

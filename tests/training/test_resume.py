@@ -159,6 +159,8 @@ def test_a_run_is_not_overwritten_nor_continued_with_other_settings(tmp_path):
         train(network(), tmp_path)
     with pytest.raises(CheckpointError, match=r"lr was 0\.05, now 0\.1"):
         train(network(), tmp_path, lr=0.1, resume=True)
+    with pytest.raises(CheckpointError, match=r"loss was 'SupLoss\(MSE\)', now 'SupLoss\(SNR\)'"):
+        train(network(), tmp_path, loss=deepinv.loss.SupLoss(deepinv.loss.metric.SNR(train_loss=True)), resume=True)
     with pytest.raises(CheckpointError, match="problem was"):
         retune.fit(
             network(),

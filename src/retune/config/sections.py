@@ -208,6 +208,8 @@ class OptimiserConfig(Section):
     """Learning rate of step sizes, strengths and weights (on a logarithmic scale)."""
     lr_network: Positive = 1e-4
     """Learning rate of all other parameters."""
+    loss: Literal["mse", "snr"] = "mse"
+    """mse: mean squared error; snr: decibels, in which easy and difficult crops weigh the same."""
     penalty: Level = 0.0
     """Weight of the spectral norm of the denoiser's Jacobian in the loss (denoiser, red); 0 for none."""
     warm_start: StrictBool = False

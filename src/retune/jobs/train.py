@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from deepinv.loss import Loss
+from deepinv.loss import Loss, SupLoss
+from deepinv.loss.metric import SNR
 
 from retune._checkpoint import remove_leftovers, write_atomically
 from retune.build import network_of, problem_of, training_images
@@ -92,4 +93,5 @@ def train(
 
 def loss_of(config: OptimiserConfig) -> Loss | None:
     """The loss that the section [optimiser] describes; None is mean squared error."""
-    return JacobianPenalty(config.penalty) if config.penalty else None
+    fidelity = SupLoss(SNR(train_loss=True)) if config.loss == "snr" else None
+    return JacobianPenalty(config.penalty, fidelity) if config.penalty else fidelity

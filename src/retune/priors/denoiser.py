@@ -30,7 +30,7 @@ class DenoiserPrior(Prior):
         denoiser: the network.
         sigma: its noise level on the scale of the image, one number or one per layer of the cycle; None if it takes
             none.
-        bfloat16: whether the network computes in bfloat16 in train mode.
+        trains_in_bfloat16: whether the network computes in bfloat16 in train mode.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DenoiserPrior(Prior):
         self.learn_denoiser = learn_denoiser
         if not isinstance(bfloat16, bool):
             raise wrong_type("bfloat16", bfloat16, "True or False", "True computes the network in it while it trains")
-        self.bfloat16 = bfloat16
+        self.trains_in_bfloat16 = bfloat16
         for parameter in denoiser.parameters():
             parameter.requires_grad_(learn_denoiser)
         self.sigma: ScalarParameter | None = None
@@ -174,7 +174,7 @@ class DenoiserPrior(Prior):
 
     def _call(self, x: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """The network itself; torch's complaint about channels in the words of images."""
-        coarse = self.bfloat16 and self.training and not wants_full_precision()
+        coarse = self.trains_in_bfloat16 and self.training and not wants_full_precision()
         try:
             # The iteration itself stays in the precision of the images; autocast leaves float64 alone.
             with torch.autocast(x.device.type, torch.bfloat16) if coarse else nullcontext():
@@ -209,7 +209,7 @@ class DenoiserPrior(Prior):
                 "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
             )
         given = {"type": type(self).__name__, "denoiser": describe(), "learn_denoiser": self.learn_denoiser}
-        given |= {"bfloat16": True} if self.bfloat16 else {}
+        given |= {"bfloat16": True} if self.trains_in_bfloat16 else {}
         if self.sigma is None:
             return given | {"sigma": None}
         learned = {"learn_sigma": self.sigma.raw.requires_grad, "sigma": _plain(self.sigma)}

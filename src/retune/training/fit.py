@@ -181,7 +181,7 @@ def fit(
             "crop": crop,
             "lr": lr,
             "lr_network": lr_network,
-            "loss": type(criterion).__name__,
+            "loss": _called(criterion),
             "seed": seed,
             "validate_every": every,
             "processes": fabric.world_size,
@@ -290,10 +290,12 @@ def _step(
     )
 
 
-def _called(criterion: Loss) -> str:
-    """The name of a loss, with that of its metric."""
-    metric = getattr(criterion, "metric", None)
-    return type(criterion).__name__ + (f"({type(metric).__name__})" if isinstance(metric, nn.Module) else "")
+def _called(criterion: nn.Module) -> str:
+    """The name of a loss, with that of its metric, or of the loss in it."""
+    inner = next(
+        (m for m in (getattr(criterion, k, None) for k in ("metric", "loss")) if isinstance(m, nn.Module)), None
+    )
+    return type(criterion).__name__ + ("" if inner is None else f"({_called(inner)})")
 
 
 class _Watched(nn.Module):
