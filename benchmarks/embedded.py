@@ -78,12 +78,12 @@ def main() -> None:
         if weights.exists() and label in result["rows"]:
             net.load_state_dict(load_file(weights))
             continue
-        peak = peak_memory(net, problem, few[:, :, : options.crop, : options.crop], options.batch)
         folder = options.out.with_name(f"{options.out.stem}-{label}")
         long = {"folder": folder, "resume": folder.exists(), "checkpoint_every": 200}
         usual = net.solver
         if options.anderson and label == "ReTune":
             net.solver = Anderson()
+        peak = peak_memory(net, problem, few[:, :, : options.crop, : options.crop], options.batch)
         row = train(net, images, problem, options, **long) | {"peak_megabytes": peak / 1e6}
         net.solver = usual
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)

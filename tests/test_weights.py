@@ -12,7 +12,7 @@ import retune.weights
 from problems import rand
 from retune import _checkpoint
 from retune.data import photograph
-from retune.errors import CheckpointError, UnknownNameError
+from retune.errors import CheckpointError, InvalidParameterError, UnknownNameError
 from retune.networks import RidgeDenoiser, SmallUNet
 from retune.priors import Ridge
 
@@ -46,6 +46,8 @@ def test_names_and_loading(folder):
 def test_corrupted_missing_and_unknown(folder):
     with pytest.raises(UnknownNameError, match="unknown weights 'denoiser-grey'; did you mean 'denoiser-gray'"):
         retune.weights.load("denoiser-grey")
+    with pytest.raises(InvalidParameterError, match=r"name must be a name or a file, got 3.*denoiser-gray"):
+        retune.weights.load(3)
     path = folder / "denoiser-gray.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

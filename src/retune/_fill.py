@@ -26,6 +26,11 @@ def fill(x: Tensor, holes: Tensor) -> Tensor:
     Grzeszczuk, Szeliski and Cohen, *The Lumigraph*, SIGGRAPH 1996, §3.4), so that holes may be of any size; small ones
     take the mean of the 5×5 around them with binomial weights (normalised convolution).
     """
+    with torch.autocast(x.device.type, enabled=False):  # a start is no place to save bits, and lerp wants one dtype
+        return _fill(x, holes)
+
+
+def _fill(x: Tensor, holes: Tensor) -> Tensor:
     known = (~holes).to(x).expand_as(x)
     line = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     kernel = (line[:, None] * line).expand(x.shape[1], 1, 5, 5)

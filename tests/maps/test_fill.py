@@ -89,3 +89,10 @@ def test_a_denoiser_of_low_sigma_restores_what_it_would_never_fill():
     ]
     assert errors[0] > 27
     assert errors[0] > errors[1] + 3
+
+
+def test_the_start_is_the_same_under_autocast():
+    x, holes = rand(1, 3, 9, 11), mask((1, 1, 9, 11))
+    expected = fill(x, holes)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fill(x, holes), expected)

@@ -457,3 +457,39 @@ def test_bfloat16_is_kept_in_a_file(tmp_path):
     assert load(tmp_path / "net.safetensors").map.priors[0].trains_in_bfloat16 is True
     with pytest.raises(InvalidParameterError, match="bfloat16"):
         Denoiser(unet(), 0.1, bfloat16="yes")
+
+
+@pytest.mark.parametrize("kind", [Denoiser, RED])
+def test_a_noise_level_given_with_the_images_is_looked_at(kind):
+    prior, x = kind(unet(), 0.1), rand(2, 1, 6, 7)
+    call = prior.prox if kind is Denoiser else prior.grad
+    levels = torch.tensor([0.05, 0.1])
+    torch.testing.assert_close(call(x, sigma=levels)[1:], call(x[1:], sigma=0.1))
+    for sigma in (25.0, torch.tensor([0.1, 25.0])):
+        with pytest.raises(InvalidParameterError, match="outside the range of this denoiser"):
+            call(x, sigma=sigma)
+    with pytest.raises(ShapeError, match="one for each of the 2 images, got 3"):
+        call(x, sigma=torch.full((3,), 0.1))
+    with pytest.raises(InvalidParameterError, match="sigma must be a number"):
+        call(x, sigma="a")
+    free = kind(unet(), 0.1, sigma_range=(0, 30))
+    free_call = free.prox if kind is Denoiser else free.grad
+    assert bool(free_call(x, sigma=25.0).isfinite().all())
+
+
+class Whole(nn.Module):
+    def forward(self, x, sigma):
+        return (255 * x).int()
+
+
+def test_an_image_in_integers_is_refused():
+    with pytest.raises(InvalidParameterError, match=r"in floating point.*returned one in torch.int32"):
+        Denoiser(Whole(), 0.1).prox(rand(1, 1, 4, 4))
+
+
+def test_bfloat16_is_not_for_deepinvs_algorithms_in_eval_mode():
+    network = Precision()
+    y, physics = measurement()
+    prior = Denoiser(network, 0.1, bfloat16=True)
+    PGD(prior=prior, data_fidelity=L2(), stepsize=0.5, g_param=0.1, max_iter=2).eval()(y, physics)
+    assert set(network.seen) == {torch.float32}

@@ -229,3 +229,35 @@ def test_a_loss_in_decibels_trains_and_one_without_gradient_is_named():
     assert result.best_psnr > result.validation[0].psnr + 1
     with pytest.raises(InvalidParameterError, match=r"SupLoss\(PSNR\) has no gradient.*take SNR"):
         quick(net, loss=deepinv.loss.SupLoss(metric.PSNR(train_loss=True)))
+
+
+def denoising_network(gradient=None, **options):
+    prior = retune.priors.Denoiser(retune.networks.SmallUNet(3, (4, 6), 1), 0.1, learn_denoiser=True, bfloat16=True)
+    return retune.Restarted(retune.ForwardBackward(prior), gradient=gradient, **{"depth": 2, "restarts": 1} | options)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "says"),
+    [
+        (denoising_network, {"warm_start": True}, "warm_start asks for a relative change of 0.001"),
+        (denoising_network, {"stop": retune.Stop(1e-3, 10)}, "stop asks for a relative change of 0.001"),
+        (lambda: denoising_network(retune.Implicit()), {}, "solves for the gradient to a tolerance"),
+        (lambda: denoising_network(retune.Truncated(rtol=0.1)), {}, "solves for the gradient to a tolerance"),
+        (lambda: denoising_network(depth="auto"), {}, 'depth="auto"'),
+    ],
+)
+def test_what_bfloat16_cannot_reach_is_refused_at_once(make, options, says):
+    with pytest.raises(InvalidParameterError, match=says):
+        quick(make(), **options)
+
+
+def test_bfloat16_trains_without_such_a_tolerance():
+    net = denoising_network()
+    before = net.map.priors[0].denoiser.tail.weight.clone()
+    assert math.isfinite(quick(net, steps=2, stop=retune.Stop(4e-3, 4)).steps[-1].loss)
+    assert not torch.equal(before, net.map.priors[0].denoiser.tail.weight)
+
+
+def test_training_without_autograd_is_named():
+    with torch.no_grad(), pytest.raises(InvalidParameterError, match=r"outside torch.no_grad\(\)"):
+        quick(network())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import deepinv
 import pytest
 import torch
 from torch import nn
@@ -66,3 +67,10 @@ def test_what_it_cannot_penalise_is_said():
     for options in ({"weight": 0.0}, {"margin": 1.0}, {"iterations": 0}):
         with pytest.raises(InvalidParameterError, match=next(iter(options))):
             JacobianPenalty(**options)
+
+
+def test_a_loss_beside_it_without_gradient_is_named():
+    net, x = network(0.1), rand(2, 1, 5, 6)
+    loss = JacobianPenalty(loss=deepinv.loss.SupLoss(deepinv.loss.metric.PSNR(train_loss=True)))
+    with pytest.raises(InvalidParameterError, match="only the penalty would be learned"):
+        loss(x_net=x.clone().requires_grad_(), x=x, model=net)

@@ -22,14 +22,19 @@ from retune.equilibrium import Equilibrium
 from retune.errors import DivergedError, InvalidParameterError
 from retune.maps.parameters import ScalarParameter
 from retune.model import Restarted
+from retune.priors.denoiser import DenoiserPrior
 from retune.problems.base import Restoration
 from retune.solve import Stop
 from retune.training.checkpoints import RunFolder, fingerprint, stop_requests
 from retune.training.devices import agreed, make_fabric
 from retune.training.measure import Pairs, evaluate, held_out_pairs, measurer, seeded, stream
+from retune.training.penalty import JacobianPenalty
 from retune.training.progress import TrainingProgress
 from retune.training.records import FitResult, Keeper, StepRecord, Validation
 from retune.training.warm import WarmStart
+
+#: Relative change per block below which the iterates of a denoiser in bfloat16 may not come: 2e-3 to 3e-3 measured.
+_BFLOAT16 = 4e-3
 
 __all__ = ["FitResult", "StepRecord", "Validation", "evaluate", "fit", "parameter_groups"]
 
@@ -132,7 +137,7 @@ def fit(
         DivergedError: the loss is no longer finite; the network has the best weights so far (without validation
             images, those of the last fifth that was completed).
         InvalidParameterError: nothing to train, images that do not fit the crop, a folder that holds another run, a
-            loss without gradient, …
+            loss without gradient, a tolerance beside a denoiser in bfloat16, …
         CheckpointError: `folder` holds a run with other settings or data, or no readable checkpoint.
     """
     train = as_images(images)
@@ -151,10 +156,11 @@ def fit(
     if not groups:
         raise InvalidParameterError("the network has nothing to train: every parameter has requires_grad=False")
     rates = [g["lr"] for g in groups]
+    warm = WarmStart() if warm_start is True else warm_start or None
+    _check_bfloat16(net, warm, stop)
     fabric = make_fabric(str(device))
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     criterion = SupLoss(metric=MSE()) if loss is None else loss
-    warm = WarmStart() if warm_start is True else warm_start or None
     if warm is not None:
         warm.prepare(net, train)
     # Canvases in files are there because they would fill the memory, and each process has canvases of its own.
@@ -261,6 +267,11 @@ def _step(
         value = criterion(x=x, x_net=x_net, y=y, physics=physics, model=trainee.model).mean()
         if agreed(fabric, ~torch.isfinite(value.detach()))[0]:
             raise DivergedError(f"the loss became {float(value.detach())}.")
+        if not x_net.requires_grad:
+            raise InvalidParameterError(
+                "the restored images have no gradient, so nothing can be learned: call retune.fit outside "
+                "torch.no_grad() and torch.inference_mode(), or give a network whose gradient rule records a graph"
+            )
         if not value.requires_grad:
             raise InvalidParameterError(
                 f"the loss {_called(criterion)} has no gradient with respect to the restored images, so nothing can be "
@@ -290,12 +301,39 @@ def _step(
     )
 
 
+def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -> None:
+    """Nothing that bfloat16 cannot reach is asked for: restarts would always go on to their limit."""
+    if not any(isinstance(m, DenoiserPrior) and m.trains_in_bfloat16 for m in net.modules()):
+        return
+    asked = {
+        "warm_start": 1.0 if warm is None else warm.rtol,
+        "stop": 1.0 if stop is None or stop.rtol == 0 else stop.rtol,
+    }
+    for name, rtol in asked.items():
+        if rtol < _BFLOAT16:
+            raise InvalidParameterError(
+                f"{name} asks for a relative change of {rtol:g} in training, and with bfloat16=True the denoiser's "
+                f"iterates rest at 2e-3 to 3e-3: give at least {_BFLOAT16:g}, or leave out one of the two"
+            )
+    if net.gradient.solves_adjoint:
+        raise InvalidParameterError(
+            f"{net.gradient!r} solves for the gradient to a tolerance, which a denoiser with bfloat16=True does not "
+            "allow: train with retune.Truncated(), or with bfloat16=False"
+        )
+    if net.auto is not None:
+        raise InvalidParameterError(
+            'depth="auto" and restarts="auto" are chosen for an accuracy that a denoiser with bfloat16=True does not '
+            "allow: give numbers (retune.plan proposes some), or bfloat16=False"
+        )
+
+
 def _called(criterion: nn.Module) -> str:
     """The name of a loss, with that of its metric, or of the loss in it."""
     inner = next(
         (m for m in (getattr(criterion, k, None) for k in ("metric", "loss")) if isinstance(m, nn.Module)), None
     )
-    return type(criterion).__name__ + ("" if inner is None else f"({_called(inner)})")
+    weight = f"{criterion.weight:g} " if isinstance(criterion, JacobianPenalty) else ""
+    return type(criterion).__name__ + ("" if inner is None else f"({weight}{_called(inner)})")
 
 
 class _Watched(nn.Module):

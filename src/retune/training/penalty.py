@@ -57,6 +57,11 @@ class JacobianPenalty(Loss):
         if not priors:
             raise InvalidParameterError("JacobianPenalty needs a network with a denoiser (retune.priors.Denoiser)")
         total = self.loss(x_net=x_net, model=model, **kwargs)
+        if x_net.requires_grad and not total.requires_grad:
+            raise InvalidParameterError(
+                f"the loss {type(self.loss).__name__} beside the penalty has no gradient with respect to the restored "
+                "images: only the penalty would be learned (deepinv's PSNR is computed without one: take SNR)"
+            )
         for prior in priors:
             count = 1 if prior.sigma is None else prior.sigma().numel()
             for layer in range(count):
