@@ -64,6 +64,7 @@ def test_no_manifest(folder):
     for ask in (retune.weights.names, retune.weights.manifest, lambda: retune.weights.load("denoiser-gray")):
         with pytest.raises(CheckpointError, match="install retune-imaging again"):
             ask()
+    assert retune.weights.load(folder / "denoiser-gray.safetensors").channels == 1  # a file needs none
 
 
 def test_a_file_of_ones_own(folder, tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 from deepinv.models import Denoiser
 
 from retune import _checkpoint
-from retune.errors import CheckpointError, RetuneError, require, unknown_name
+from retune.errors import CheckpointError, RetuneError, unknown_name, wrong_type
 from retune.registry import build
 
 __all__ = ["load", "manifest", "names"]
@@ -56,7 +56,8 @@ def load(name: str | Path) -> Denoiser:
         CheckpointError: the file is missing, does not hold a denoiser, or is not the one of the manifest (its hash
             differs).
     """
-    require("name", name, (str, Path), "a name or a file", f"the names are {', '.join(names())}")
+    if not isinstance(name, str | Path):
+        raise wrong_type("name", name, "a name or a file", f"the names are {', '.join(names())}")
     if isinstance(name, Path):
         return _read(name)
     known = manifest()
