@@ -468,7 +468,7 @@ def test_a_noise_level_given_with_the_images_is_looked_at(kind):
     for sigma in (25.0, torch.tensor([0.1, 25.0])):
         with pytest.raises(InvalidParameterError, match="outside the range of this denoiser"):
             call(x, sigma=sigma)
-    with pytest.raises(ShapeError, match="one for each of the 2 images, got 3"):
+    with pytest.raises(InvalidParameterError, match=r"one per image of the batch of 2, got shape \(3,\)"):
         call(x, sigma=torch.full((3,), 0.1))
     with pytest.raises(InvalidParameterError, match="sigma must be a number"):
         call(x, sigma="a")

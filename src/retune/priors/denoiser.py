@@ -16,6 +16,7 @@ from retune._autograd import reaches
 from retune._operator import wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
 from retune.maps.parameters import Bounded, Positive, ScalarParameter
+from retune.priors.noise_level import check_range, noise_level
 
 __all__ = ["RED", "Denoiser", "DenoiserPrior"]
 
@@ -126,18 +127,9 @@ class DenoiserPrior(Prior):
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """A σ that was given with the images, looked at (a tensor on an accelerator is not: that would stall it)."""
-        try:
-            level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise wrong_type("sigma", sigma, "a number, or a tensor with one for each image") from error
-        if level.numel() not in (1, len(x)):
-            raise ShapeError(
-                f"sigma must be one number, or one for each of the {len(x)} images, got {level.numel()}: a tensor of "
-                f"shape {tuple(torch.as_tensor(sigma).shape)}"
-            )
         if isinstance(self.sigma, Bounded) and (not isinstance(sigma, Tensor) or sigma.device.type == "cpu"):
-            _check_range(level.detach().double(), self.sigma.low, self.sigma.high, sigma)
-        return level
+            check_range(sigma, self.sigma.low, self.sigma.high)
+        return noise_level(sigma, x).flatten()
 
     def _network(self, shape: Sequence[int], sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The denoiser for images of `shape`: σ in place, a grey network run on every channel, its output checked."""
@@ -403,16 +395,8 @@ def _noise_levels(sigma: float | Sequence[float], bounds: Sequence[float] | None
     low, high = bounds
     if not 0 <= low < high:
         raise InvalidParameterError(f"sigma_range must be (low, high) with 0 ≤ low < high, got {tuple(bounds)}")
-    given = torch.as_tensor(sigma, dtype=torch.float64)
-    _check_range(given, low, high, sigma)
-    inside = given.clamp(low + _INSIDE * (high - low), high - _INSIDE * (high - low))
+    check_range(sigma, low, high)
+    inside = torch.as_tensor(sigma, dtype=torch.float64).clamp(
+        low + _INSIDE * (high - low), high - _INSIDE * (high - low)
+    )
     return Bounded(inside, shape, low=low, high=high, learn=learn, name="sigma")
-
-
-def _check_range(levels: Tensor, low: float, high: float, sigma: Any) -> None:
-    slack = 1e-6 * (high - low)  # 50/255 in float32 lies above 50/255
-    if not bool(((levels >= low - slack) & (levels <= high + slack)).all()):
-        raise InvalidParameterError(
-            f"sigma={sigma} is outside the range of this denoiser, {low:.4g} ≤ sigma ≤ {high:.4g} on the scale of the "
-            "image (images are in [0, 1]: divide a level of 0…255 by 255); sigma_range= overrides the range"
-        )

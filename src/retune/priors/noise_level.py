@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, require_real
+from retune.errors import InvalidParameterError, require_real, wrong_type
 
-__all__ = ["noise_level"]
+__all__ = ["check_range", "noise_level"]
 
 
 def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
@@ -34,3 +35,21 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
             f"{float(sigma.max())}"
         )
     return sigma.to(x.device, x.dtype).reshape(-1, 1, 1, 1)
+
+
+def check_range(sigma: Any, low: float, high: float) -> None:
+    """Whether noise levels, a number or several, are such as a denoiser takes.
+
+    Raises:
+        InvalidParameterError: one outside [low, high], or no number.
+    """
+    try:
+        levels = torch.as_tensor(sigma, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise wrong_type("sigma", sigma, "a number, or a tensor with one for each image") from error
+    slack = 1e-6 * (high - low)  # 50/255 in float32 lies above 50/255
+    if not bool(((levels >= low - slack) & (levels <= high + slack)).all()):
+        raise InvalidParameterError(
+            f"sigma={sigma} is outside the range of this denoiser, {low:.4g} ≤ sigma ≤ {high:.4g} on the scale of the "
+            "image (images are in [0, 1]: divide a level of 0…255 by 255); sigma_range= overrides the range"
+        )
