@@ -18,7 +18,7 @@ from rich.table import Table
 
 import retune
 from _timing import CONSOLE, arguments, verdict, where, write
-from retune.compare import Settings
+from retune.comparison import Settings
 from retune.data import photograph
 from retune.demo import TEST, TRAIN, demo_problems
 from retune.demo import _part as part
@@ -70,7 +70,7 @@ def main() -> None:
             layers = found.layers.tolist()
             plain = plain or layers
             with torch.no_grad():
-                u, bound = found.state, net.map.bind(net.map.problem(y, physics))
+                u, bound = found.state, net.map.bind(net.map.data_term(y, physics))
                 after = bound.block(u, DEPTH)
                 change = ((after - u).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1)).max()
             share = [n / p for n, p in zip(layers, plain, strict=True)]

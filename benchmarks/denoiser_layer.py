@@ -1,7 +1,7 @@
 """What a Plug-and-Play layer costs beyond the denoiser and the operator.
 
 1×3×256×256, the shipped colour denoiser, 3 layers per timed call. The reference calls the bare network, and
-`Problem.grad` for the operator, and adds nothing. Run ``python benchmarks/denoiser_layer.py``.
+`DataTerm.grad` for the operator, and adds nothing. Run ``python benchmarks/denoiser_layer.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def measure(problem: object, rounds: int, device: torch.device) -> Timing:
     y, physics = problem.measure(torch.rand(SHAPE, device=device), 0)  # type: ignore[attr-defined]
     denoiser = retune.weights.load("denoiser-color").to(device).eval()
     net = retune.Restarted(retune.ForwardBackward(retune.priors.Denoiser(denoiser, SIGMA)), depth=LAYERS).to(device)
-    pose = net.map.problem(y, physics)
+    pose = net.map.data_term(y, physics)
     bound = net.map.bind(pose)
     start, sigma = bound.init(), torch.full((1,), SIGMA, device=device)
 

@@ -40,7 +40,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import retune
 from memory import StorageMeter
-from retune._checkpoint import write_atomically
+from retune._files import write_atomically
 from retune.data import as_images
 from retune.priors import Denoiser
 from retune.solve import Stop, solve
@@ -203,7 +203,7 @@ def score(net: retune.Restarted, x: Tensor, y: Tensor, physics: Any, options: ar
     net.eval()
     depth, psnr = net.depth, {}
     trained = depth * (net.restarts + 1)
-    bound = net.map.bind(net.map.problem(y, physics))
+    bound = net.map.bind(net.map.data_term(y, physics))
     first = bound.init()
     start = time.perf_counter()
 

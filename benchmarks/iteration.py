@@ -39,7 +39,7 @@ def physics_by_name(device: torch.device) -> dict[str, LinearPhysics]:
     }
 
 
-def plain_loop(bound: BoundMap, problem: retune.Problem, step: float) -> Callable[[Tensor], Tensor]:
+def plain_loop(bound: BoundMap, problem: retune.DataTerm, step: float) -> Callable[[Tensor], Tensor]:
     """What one would write by hand with the same transform: operator, transform, threshold, two vector operations.
 
     Constants are Python numbers and everything that can be is done in place, which a differentiable map can't do.
@@ -67,7 +67,7 @@ def plain_loop(bound: BoundMap, problem: retune.Problem, step: float) -> Callabl
 def measure(physics: LinearPhysics, rounds: int) -> Timing:
     device = torch.device(next(physics.buffers()).device)
     y = physics(torch.rand(SHAPE, device=device))
-    problem = retune.Problem(y, physics)
+    problem = retune.DataTerm(y, physics)
 
     def network(prior: type, **options: object) -> retune.ForwardBackward:
         return retune.ForwardBackward(prior(WAVELET, LEVELS, **options), step_size=STEP, reg=REG).to(device)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import retune
 from _timing import CONSOLE, arguments, verdict, where, write
-from retune._memory import StorageMeter, peak_of
+from retune._torch.memory import StorageMeter, peak_of
 
 SHAPE = (4, 3, 128, 128)
 WAVELET, LEVELS = "db4", 4
@@ -40,7 +40,7 @@ def tape_of(forward_backward: retune.ForwardBackward, depth: int, y: Tensor, phy
     held: list[Any] = []
 
     def bind() -> None:
-        bound = forward_backward.bind(retune.Problem(y, physics))
+        bound = forward_backward.bind(retune.DataTerm(y, physics))
         held.extend((bound, bound.init().detach().requires_grad_()))
 
     if device.type == "cuda":

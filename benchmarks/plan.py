@@ -17,7 +17,7 @@ from rich.table import Table
 
 import retune
 from _timing import CONSOLE, arguments, synchronize, verdict, where, write
-from retune._memory import peak_of
+from retune._torch.memory import peak_of
 
 BAR = 0.15  # relative error of the predicted memory
 

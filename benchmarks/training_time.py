@@ -315,7 +315,7 @@ class Race:
     def loop(self, prior: Prior, tuned: Tuned, layers: int) -> PGD:
         """deepinv's proximal gradient method as a DEQ."""
         x = self.images[0][None].to(self.device)
-        lipschitz = float(retune.Problem(*self.problem.measure(x, 0)).lipschitz.max())
+        lipschitz = float(retune.DataTerm(*self.problem.measure(x, 0)).lipschitz.max())
         return PGD(
             data_fidelity=L2(),
             prior=prior,

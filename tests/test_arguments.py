@@ -11,9 +11,9 @@ from deepinv.optim import L1, L2
 from deepinv.physics import LinearPhysics
 
 import retune
-from retune import Anderson, ForwardBackward, Implicit, Picard, Problem, Restarted, Stop, Truncated, Unrolled, problems
+from retune import Anderson, DataTerm, ForwardBackward, Implicit, Picard, Restarted, Stop, Truncated, Unrolled, problems
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, unknown_name
-from retune.maps.parameters import Bounded, Positive
+from retune.parameters import Bounded, Positive
 from retune.priors import WaveletL1, WaveletL12
 
 
@@ -164,13 +164,13 @@ def test_physics_without_an_adjoint():
 
     y = torch.rand(1, 1, 8, 8)
     with pytest.raises(PhysicsError, match=r"no adjoint: give A_adjoint=\.\.\., or img_size=\(C, H, W\)"):
-        Problem(y, LinearPhysics(A=forward))
-    assert torch.allclose(Problem(y, LinearPhysics(A=forward, img_size=(1, 8, 8))).adjoint_y, 2 * y)
+        DataTerm(y, LinearPhysics(A=forward))
+    assert torch.allclose(DataTerm(y, LinearPhysics(A=forward, img_size=(1, 8, 8))).adjoint_y, 2 * y)
 
 
 def test_an_unknown_lipschitz_constant_names_the_map():
     with pytest.raises(InvalidParameterError, match=r"ForwardBackward\(\.\.\., lipschitz=\.\.\.\)"):
-        Problem(torch.rand(1, 1, 8, 8), problems.denoise(0.1).physics((1, 8, 8)), L1())
+        DataTerm(torch.rand(1, 1, 8, 8), problems.denoise(0.1).physics((1, 8, 8)), L1())
 
 
 @pytest.mark.parametrize(

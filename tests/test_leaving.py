@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import retune
-from problems import quadratic, rand
-from retune import Anderson, Inertial, Picard, Problem, Status, Stop
+from known_answers import quadratic, rand
+from retune import Anderson, DataTerm, Inertial, Picard, Status, Stop
 from retune.solve import solve
 
 SOLVERS = {"picard": Picard, "anderson": Anderson, "inertial": Inertial}
@@ -119,7 +119,7 @@ def test_a_restricted_map_is_the_map_of_those_images(name, wavelet, float64):
 
 
 def assert_restricted_as_a_part(owner, y, physics):
-    bound = owner.bind(Problem(y, physics))
+    bound = owner.bind(DataTerm(y, physics))
     u = bound.init() + 0.1 * rand(*bound.init().shape, seed=5)
     index = torch.tensor([2, 0])
     chosen = bound.select(index)
@@ -171,7 +171,7 @@ class Memory(deepinv.optim.Prior):
 def test_priors_of_unknown_kind_are_not_restricted():
     y = rand(2, 1, 8, 8)
     for owner in (retune.ForwardBackward(Memory()), retune.GradientStep(Memory(), prior_lipschitz=1.0)):
-        assert owner.bind(Problem(y, deepinv.physics.Denoising())).select(torch.tensor([0])) is None
+        assert owner.bind(DataTerm(y, deepinv.physics.Denoising())).select(torch.tensor([0])) is None
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -201,6 +201,6 @@ def test_operators_of_unknown_kind_are_not_restricted():
     case = quadratic()
     assert case.bind().select(torch.tensor([0])) is None
     ridge = retune.GradientStep(retune.priors.Ridge(1, (2,), (3,)))
-    assert ridge.bind(Problem(case.y, case.physics)).select(torch.tensor([0])) is None
+    assert ridge.bind(DataTerm(case.y, case.physics)).select(torch.tensor([0])) is None
     result = retune.Restarted(case.map, depth=4).eval().solve(case.y, case.physics)
     torch.testing.assert_close(result.image, case.answer(), rtol=1e-3, atol=1e-3)

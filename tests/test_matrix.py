@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from problems import CASES, rand
+from known_answers import CASES, rand
 from retune import Anderson, Damped, Implicit, Picard, Restarted, Stop, Truncated, Unrolled
 
 RULES = {

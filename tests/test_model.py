@@ -9,7 +9,7 @@ from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
 import retune
-from problems import CASES, Transparent, quadratic, rand
+from known_answers import CASES, Transparent, quadratic, rand
 from retune import ForwardBackward, Implicit, Restarted, Status, Stop, Truncated, Unrolled
 from retune.errors import DivergedError, InvalidParameterError, NotConvergedWarning, NotFiniteError, ShapeError
 from retune.priors import WaveletL1, WaveletL12

@@ -9,14 +9,14 @@ from deepinv.optim.prior import ZeroPrior
 from deepinv.physics import Inpainting
 from torch import nn
 
-from problems import rand
+from known_answers import rand
 from retune import (
     Anderson,
+    DataTerm,
     ForwardBackward,
     GradientStep,
     Implicit,
     Inertial,
-    Problem,
     Restarted,
     Stop,
     Truncated,
@@ -26,7 +26,7 @@ from retune import (
     problems,
     weights,
 )
-from retune._memory import StorageMeter, as_bytes, in_words, peak_of
+from retune._torch.memory import StorageMeter, as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError
 from retune.priors import Ridge, WaveletL1, WaveletL12
 
@@ -223,7 +223,7 @@ class TestAuto:
         with caplog.at_level(logging.INFO, "retune"):
             net.train()(y, physics).square().sum().backward()
         choice = net.auto.choice
-        bound = net.map.bind(Problem(y, physics))
+        bound = net.map.bind(DataTerm(y, physics))
         jacobian = torch.func.jacrev(bound.layer)(net.eval().solve(y, physics).state).reshape(2, 64, 2, 64).detach()
         rate = max(float(torch.linalg.eigvals(jacobian[i, :, i]).abs().max()) for i in range(2))
         assert choice.rate == pytest.approx(rate, abs=0.01)
@@ -233,7 +233,7 @@ class TestAuto:
         assert choice.why in repr(net)
         assert choice.why in caplog.text
         # The start is not the equilibrium; after R restarts what is left is as small as asked.
-        bound = net.map.bind(Problem(y, physics))
+        bound = net.map.bind(DataTerm(y, physics))
         u = bound.block(bound.init(), choice.depth * choice.restarts)
         far = bound.block(u, 300)
         distance = ((far - u).flatten(1).norm(dim=1) / far.flatten(1).norm(dim=1)).max()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from problems import rand
+from known_answers import rand
 from retune import Anderson, Inertial, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve

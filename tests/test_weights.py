@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import retune.weights
-from problems import rand
+from known_answers import rand
 from retune import _checkpoint
 from retune.data import photograph
 from retune.errors import CheckpointError, InvalidParameterError, UnknownNameError

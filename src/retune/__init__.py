@@ -13,15 +13,15 @@ from retune._version import __version__
 
 if TYPE_CHECKING:
     from retune import data, errors, networks, priors, problems, solvers, weights
-    from retune.build import load
     from retune.certificate import certify
     from retune.diagnosis import doctor
     from retune.equilibrium import Equilibrium, Status
     from retune.gradients import Implicit, Truncated, Unrolled
     from retune.maps import ForwardBackward, GradientStep
     from retune.model import Restarted
+    from retune.operators.data_term import DataTerm
     from retune.planning import plan
-    from retune.problem import Problem
+    from retune.registry import load
     from retune.solve import Stop
     from retune.solvers import Anderson, Damped, Inertial, Picard
     from retune.training import WarmStart, fit
@@ -36,7 +36,7 @@ _WHERE = {
     "Implicit": "retune.gradients",
     "Inertial": "retune.solvers",
     "Picard": "retune.solvers",
-    "Problem": "retune.problem",
+    "DataTerm": "retune.operators.data_term",
     "Restarted": "retune.model",
     "Status": "retune.equilibrium",
     "Stop": "retune.solve",
@@ -46,7 +46,7 @@ _WHERE = {
     "certify": "retune.certificate",
     "doctor": "retune.diagnosis",
     "fit": "retune.training",
-    "load": "retune.build",
+    "load": "retune.registry",
     "plan": "retune.planning",
 }
 _MODULES = ("data", "errors", "networks", "priors", "problems", "solvers", "weights")
@@ -60,7 +60,7 @@ __all__ = [
     "Implicit",
     "Inertial",
     "Picard",
-    "Problem",
+    "DataTerm",
     "Restarted",
     "Status",
     "Stop",

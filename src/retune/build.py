@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
 from deepinv.models import Denoiser as DeepinvDenoiser
 from deepinv.optim.prior import Prior
 from torch import Tensor
 
-from retune import _checkpoint, problems, weights
+from retune import problems, weights
 from retune.config import Config, DataConfig, GradientConfig, ModelConfig, PriorConfig, ProblemConfig
 from retune.data import grey, photograph
-from retune.errors import CheckpointError, ConfigError, RetuneError, unknown_name
+from retune.errors import ConfigError, unknown_name
 from retune.gradients import Implicit, Truncated, Unrolled
 from retune.gradients.base import GradientRule
 from retune.io import list_files
 from retune.io.intensity import read_scaled
 from retune.maps import ForwardBackward, GradientStep
 from retune.maps.base import AbstractMap
-from retune.maps.parameters import Positive
 from retune.model import Restarted
 from retune.networks import RidgeDenoiser
+from retune.parameters import Positive
 from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
-from retune.problems import Restoration
+from retune.problems import Problem
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 from retune.registry import build
@@ -33,7 +31,6 @@ from retune.solvers import AbstractSolver, Anderson, Damped, Inertial, Picard
 
 __all__ = [
     "build",
-    "load",
     "map_of",
     "network_of",
     "prior_of",
@@ -57,7 +54,7 @@ _GREY = "denoiser-gray"
 _PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle")
 
 
-def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Restoration:
+def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
     """The problem that the section [problem] describes.
 
     Args:
@@ -215,30 +212,3 @@ def sharp_images(source: str, config: DataConfig) -> list[Tensor]:
     """
     images = [x for file in list_files(source) for x in read_scaled(file, config.white, "data.white=")]
     return [grey(x) for x in images] if config.grey else images
-
-
-def load(path: str | Path) -> Restarted:
-    """A network saved with ``net.save(path)``, in eval mode, on the CPU.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, foreign, of another format, or does not fit its description.
-    """
-    tensors, description, _ = _checkpoint.read(path)
-    try:
-        net = build(description)
-        broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
-        if broken:
-            raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
-        # Assigned, not copied, to keep the precision that was saved; in the layout that the network gave its weights.
-        own = net.state_dict()
-        net.load_state_dict({k: _laid_out(t, own.get(k)) for k, t in tensors.items()}, assign=True)
-    except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
-    return net.eval()
-
-
-def _laid_out(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """The tensor with the strides of another one of its shape."""
-    if like is None or like.shape != tensor.shape:
-        return tensor
-    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -19,13 +19,13 @@ from rich.console import Console
 from torch import Tensor
 
 from retune import problems as named
-from retune._checkpoint import write_atomically
-from retune._processes import workers as processes
+from retune._files import write_atomically
 from retune._version import __version__
-from retune.compare import Settings, compare, settings_as_data, verdicts
+from retune.comparison import Settings, compare, settings_as_data, verdicts
 from retune.data import photograph
 from retune.errors import InvalidParameterError, unknown_name
-from retune.problems import Restoration
+from retune.jobs.workers import workers as processes
+from retune.problems import Problem
 from retune.report import terminal_table, write_all
 
 __all__ = ["run"]
@@ -54,7 +54,7 @@ _TITLES = {
 }
 
 
-def demo_problems() -> dict[str, Restoration]:
+def demo_problems() -> dict[str, Problem]:
     """The three problems of the demo."""
     return {"inpaint": named.inpaint(), "deblur": named.deblur(), "denoise": named.denoise()}
 

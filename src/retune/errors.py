@@ -111,3 +111,8 @@ def require_real(name: str, value: object, hint: str = "") -> float:
     """`value` as a float, if it is a real number (of NumPy too)."""
     require(name, value, numbers.Real, "a number", hint)
     return float(value)  # type: ignore[arg-type]
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, for a table."""
+    return " ".join(str(error).split())

@@ -84,7 +84,7 @@ class Guarantee:
         statement: what is proved of the iterates, in one clause; "" if nothing is.
         convex: whether F is convex and every ``P_k`` is non-expansive, so that factors are proved.
         lipschitz: L, shape (1,) or (B,), or (layers, 1 or B) where F differs from layer to layer; None if unknown.
-        lipschitz_kind: "exact", "estimated" or "given", from :attr:`retune.Problem.sqnorm_kind`.
+        lipschitz_kind: "exact", "estimated" or "given", from :attr:`retune.DataTerm.sqnorm_kind`.
         strong_convexity: μ ≥ 0, shape (1,) or (B,); None is 0.
         strong_convexity_from: where μ comes from, in one phrase.
         step_sizes: τ_k, shape (layers, 1) or (layers, B); None if the map has none.

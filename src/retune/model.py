@@ -14,21 +14,23 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _checkpoint
-from retune._states import Init, equilibrium_of, of_states, relative_change, start
-from retune.dial import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
-from retune.equilibrium import Equilibrium, Status
+from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
+from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
-from retune.problem import Problem
+from retune.operators.data_term import DataTerm
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
-from retune.solvers.restarted import Picard
+from retune.solvers.picard import Picard
 
 __all__ = ["Restarted"]
+
+#: An image to start from, or a function of the usual start.
+Init = Tensor | Callable[[Tensor], Tensor]
 
 
 class Restarted(Reconstructor):
@@ -176,14 +178,14 @@ class Restarted(Reconstructor):
             )
         if self.training:
             self.choose(y, physics)
-        problem = self.map.problem(y, physics)
-        bound = self.map.bind(problem)
+        data_term = self.map.data_term(y, physics)
+        bound = self.map.bind(data_term)
         if self.training:
-            self._verify(problem, bound)
+            self._verify(data_term, bound)
             return self._train(bound, init, stop, adjoint, trace, observe)
         with torch.no_grad():
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
-            return equilibrium_of(bound.image(solution.u), solution)
+            return _equilibrium_of(bound.image(solution.u), solution)
 
     def choose(self, y: Tensor, physics: LinearPhysics) -> None:
         """Choose what is "auto" on a batch, if it has not been chosen; training does so on its first one.
@@ -198,14 +200,14 @@ class Restarted(Reconstructor):
         auto = self.auto
         if auto is None or auto.choice is not None:
             return
-        # Problem and bound map are made anew in what is measured: a training step makes them too.
+        # Data term and bound map are made anew in what is measured: a training step makes them too.
 
         def restart(layers: int) -> None:
-            self._run(self.map.bind(self.map.problem(y, physics)), None, Stop(0.0, layers), False, None)
+            self._run(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), False, None)
 
         def step(depth: int) -> None:
             with torch.enable_grad():
-                bound = self.map.bind(self.map.problem(y, physics))
+                bound = self.map.bind(self.map.data_term(y, physics))
                 u, _ = self.gradient(bound, depth, bound.init)
                 image = bound.image(u)
                 leaves = [p for p in self.map.parameters() if p.requires_grad]
@@ -213,19 +215,19 @@ class Restarted(Reconstructor):
                     torch.autograd.grad(image.square().sum(), leaves, allow_unused=True)
 
         with torch.no_grad():
-            bound = self.map.bind(self.map.problem(y, physics))
+            bound = self.map.bind(self.map.data_term(y, physics))
             choice = choose(bound, auto, self.gradient, self.solver, self.depth, self.restarts, step, restart)
         self.auto = replace(auto, choice=choice)
         self.depth, self.restarts = choice.depth, choice.restarts
         if isinstance(self.gradient, Truncated) and self.gradient.rtol is None:
             self.gradient = Truncated(choice.blocks, max_blocks=self.gradient.max_blocks)
 
-    def _verify(self, problem: Problem, bound: BoundMap) -> None:
+    def _verify(self, data_term: DataTerm, bound: BoundMap) -> None:
         """Once for what is trained, whether foreign code in the map has the gradient that its values have."""
         if not torch.is_grad_enabled():
             return
         trained = frozenset(id(p) for p in self.map.parameters() if p.requires_grad)
-        if self._verified != trained and (not is_foreign(self.map) or verify(self.map, problem, bound.init())):
+        if self._verified != trained and (not is_foreign(self.map) or verify(self.map, data_term, bound.init())):
             self._verified = trained
 
     def _train(
@@ -241,16 +243,16 @@ class Restarted(Reconstructor):
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
             reached = self._run(bound, init, stop, trace, observe)
-        known = {} if adjoint is None else {"adjoint": of_states(adjoint, bound)}
+        known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
         u, report = self.gradient(
-            bound, self.depth, lambda: reached.u if self.gradient.restarts else start(bound, init), **known
+            bound, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
         )
         with torch.no_grad():
             finite = torch.isfinite(u).flatten(1).all(1).tolist()
             status = (s if ok or s.failed else Status.NOT_FINITE for s, ok in zip(reached.status, finite, strict=True))
             reached = replace(reached, status=tuple(status), layers=reached.layers + report.depth)
-            residual = relative_change(reached.u, u) if self.gradient.restarts else reached.residual
-        return equilibrium_of(bound.image(u), reached, u, residual, report)
+            residual = _relative_change(reached.u, u) if self.gradient.restarts else reached.residual
+        return _equilibrium_of(bound.image(u), reached, u, residual, report)
 
     def _run(
         self,
@@ -271,7 +273,7 @@ class Restarted(Reconstructor):
         whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # a cycle is never left half-way
         return solve(
             bound.layer,
-            start(bound, init),
+            _start(bound, init),
             solver=self.solver,
             depth=self.depth,
             stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
@@ -323,3 +325,45 @@ class Restarted(Reconstructor):
             notes: short texts to keep with the weights (training data, figures, licence, …).
         """
         _checkpoint.write(path, self.state_dict(), self.describe(), notes)
+
+
+def _start(bound: BoundMap, init: Init | None) -> Tensor:
+    """The first state: the map's own, or that of an image."""
+    if init is None:
+        return bound.init()
+    return bound.state(init if isinstance(init, Tensor) else init(bound.image(bound.init()))).clone()
+
+
+def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
+    """What is remembered as images, for the states of the map: in coefficients of a tight frame, ``Dᵀ D w``."""
+
+    def recall(v: Tensor) -> tuple[Tensor, Tensor]:
+        image, gain = images.recall(v)
+        return bound.image_adjoint(image.to(v)), gain.to(v)
+
+    return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
+
+
+def _relative_change(before: Tensor, after: Tensor) -> Tensor:
+    """``‖after − before‖ / ‖after‖`` per image, (B,)."""
+    change = torch.linalg.vector_norm((after - before).flatten(1), dim=1)
+    return change / torch.linalg.vector_norm(after.flatten(1), dim=1).clamp_min(torch.finfo(after.dtype).tiny)
+
+
+def _equilibrium_of(
+    image: Tensor,
+    solution: Solution,
+    u: Tensor | None = None,
+    residual: Tensor | None = None,
+    report: GradientReport | None = None,
+) -> Equilibrium:
+    """The result for the user; what a gradient rule made of the solution takes its place."""
+    return Equilibrium(
+        image=image,
+        state=solution.u if u is None else u,
+        residual=solution.residual if residual is None else residual,
+        status=solution.status,
+        layers=solution.layers,
+        trace=solution.trace,
+        gradient=report,
+    )

@@ -15,12 +15,12 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._memory import as_bytes, in_words, peak_of
+from retune._torch.memory import as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients import Implicit, Truncated
 from retune.gradients.base import GradientRule
 from retune.model import Restarted
-from retune.problems.base import Restoration
+from retune.problems.base import Problem
 from retune.solve import Stop
 
 __all__ = ["Plan", "plan"]
@@ -89,7 +89,7 @@ def plan(
     batch: int,
     memory: int | float | str | None = None,
     *,
-    problem: Restoration | LinearPhysics | None = None,
+    problem: Problem | LinearPhysics | None = None,
 ) -> Plan:
     """Predict memory and time of a training step and of an evaluation, and the depth that fits a memory.
 
@@ -123,7 +123,7 @@ def plan(
 
 
 class _Planner:
-    def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Restoration | LinearPhysics | None):
+    def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Problem | LinearPhysics | None):
         self.net, self.size = copy.copy(given), size  # what "auto" chooses is not for the caller's
         parameters = list(given.parameters())
         first = parameters[0] if parameters else torch.zeros(())
@@ -236,7 +236,7 @@ class _Planner:
     def _measurement(self, batch: int) -> tuple[Tensor, Tensor, LinearPhysics]:
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(batch, *self.size, generator=generator, dtype=self.dtype).to(self.device)
-        if isinstance(self.problem, Restoration):
+        if isinstance(self.problem, Problem):
             y, physics = self.problem.measure(x, 0)
             return x, y, physics
         return x, self.problem.A(x), self.problem

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from deepinv.optim import L2
+from torch import Tensor
 
-from retune.errors import unknown_name
+from retune import _checkpoint
+from retune.errors import CheckpointError, RetuneError, unknown_name
 from retune.gradients import Implicit, Truncated, Unrolled
 from retune.maps import ForwardBackward, GradientStep
 from retune.model import Restarted
@@ -15,7 +19,7 @@ from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
 from retune.solve import Stop
 from retune.solvers import Anderson, Damped, Inertial, Picard
 
-__all__ = ["build"]
+__all__ = ["build", "load"]
 
 _KNOWN: dict[str, Any] = {
     c.__name__: c
@@ -58,3 +62,30 @@ def build(description: dict) -> Any:
     if kind == "Restarted":
         return Restarted.rebuild(known.pop("auto", None), **known)
     return _KNOWN[kind](**known)
+
+
+def load(path: str | Path) -> Restarted:
+    """A network saved with ``net.save(path)``, in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign, of another format, or does not fit its description.
+    """
+    tensors, description, _ = _checkpoint.read(path)
+    try:
+        net = build(description)
+        broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+        if broken:
+            raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
+        # Assigned, not copied, to keep the precision that was saved; in the layout that the network gave its weights.
+        own = net.state_dict()
+        net.load_state_dict({k: _laid_out(t, own.get(k)) for k, t in tensors.items()}, assign=True)
+    except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
+    return net.eval()
+
+
+def _laid_out(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """The tensor with the strides of another one of its shape."""
+    if like is None or like.shape != tensor.shape:
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retune._allocator import keep_freed_memory
+from retune._torch.allocator import keep_freed_memory
 from retune.equilibrium import Status, Trace
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solvers.base import AbstractSolver, SolverState
-from retune.solvers.restarted import Picard
+from retune.solvers.picard import Picard
 
 __all__ = ["Solution", "Stop", "solve"]
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from problems import Quadratic, dense, rand, soft, spectrum
-from retune import Anderson, ForwardBackward, Problem, Restarted, Stop, Truncated, certify, problems
+from known_answers import Quadratic, dense, rand, soft, spectrum
+from retune import Anderson, DataTerm, ForwardBackward, Restarted, Stop, Truncated, certify, problems
 from retune.data import photograph
 from retune.maps import AbstractMap
 from retune.priors import WaveletL1, WaveletL12
@@ -97,7 +97,7 @@ def test_proved_bounds_hold(make, float64, seed, step, reg, damping, low, depth,
     net = Restarted(draw.map, depth, 1, gradient=Truncated(), stop=Stop(0.0, layers * depth))
     certificate = certify(net, draw.y, draw.physics, iterations=2, starts=1)
     u = net.eval().solve(draw.y, draw.physics).state
-    bound = draw.map.requires_grad_(False).bind(Problem(draw.y, draw.physics))
+    bound = draw.map.requires_grad_(False).bind(DataTerm(draw.y, draw.physics))
     loss = rand(u[0].numel(), seed=seed + 2)
     for i, image in enumerate(certificate):
         proved = {name: claim.proved.value for name, claim in image.claims.items() if claim.proved}
@@ -139,7 +139,7 @@ def test_bounds_are_not_vacuous(float64, seed, step, reg, damping, low, depth, b
     net = Restarted(draw.map, depth, 1, gradient=Truncated(blocks=blocks), stop=Stop(0.0, depth))
     certificate = certify(net, draw.y, draw.physics, iterations=2, starts=1)
     u = net.eval().solve(draw.y, draw.physics).state
-    bound = draw.map.requires_grad_(False).bind(Problem(draw.y, draw.physics))
+    bound = draw.map.requires_grad_(False).bind(DataTerm(draw.y, draw.physics))
     slopes = torch.func.jacrev(lambda z: bound.layer(_put(u, z, 0))[0])(u[0]).reshape(12, 12).diagonal()
     truth = {
         "layer_factor": float(slopes.abs().max()),

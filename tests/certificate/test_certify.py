@@ -9,23 +9,23 @@ from deepinv.optim.prior import L1Prior, ZeroPrior
 from deepinv.physics import Blur, Denoising, Inpainting
 from torch import nn
 
-from problems import Quadratic, Transparent, dense, quadratic, rand, spectrum, untied
+from known_answers import Quadratic, Transparent, dense, quadratic, rand, spectrum, untied
 from retune import (
     Anderson,
+    DataTerm,
     ForwardBackward,
     Implicit,
     Picard,
-    Problem,
     Restarted,
     Stop,
     Truncated,
     Unrolled,
     certify,
 )
-from retune._local import Linearised, spectral_norm, spectral_radius
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError
 from retune.guarantee import Convexity
 from retune.maps.base import AbstractMap
+from retune.maps.linearised import Linearised, spectral_norm, spectral_radius
 from retune.priors import WaveletL1, WaveletL12
 
 QUICK = {"iterations": 5, "starts": 2}
@@ -70,7 +70,7 @@ class Bare(AbstractMap):
 
 def test_by_default_a_map_proves_nothing(float64):
     case = quadratic(batch=1)
-    assert Bare(case.map).guarantee(Problem(case.y, case.physics)).factors() is None
+    assert Bare(case.map).guarantee(DataTerm(case.y, case.physics)).factors() is None
     image = certify(Restarted(Bare(case.map), 3, 2), case.y, case.physics, **QUICK)[0]
     assert all(claim.proved is None for claim in image.claims.values())
     assert image.rmse.estimated.value < 1e-3
@@ -81,7 +81,7 @@ def test_estimates_are_those_of_dense_linear_algebra(float64):
     case = quadratic(batch=1, low=0.4)
     net = Restarted(case.map, 3, 2, gradient=Truncated(blocks=2), stop=Stop(0.0, 9))
     image = certify(net, case.y, case.physics, iterations=60, starts=3)[0]
-    bound = case.map.requires_grad_(False).bind(Problem(case.y, case.physics))
+    bound = case.map.requires_grad_(False).bind(DataTerm(case.y, case.physics))
     jacobian = torch.func.jacrev(bound.layer)(case.answer().detach()).reshape(20, 20)
     norm = float(torch.linalg.matrix_norm(jacobian, 2))
     power = torch.linalg.matrix_power(jacobian, 3)
@@ -154,7 +154,7 @@ def test_a_map_without_gradient_is_refused():
 
 def guarantee(physics, y, prior=None, **options):
     map_ = ForwardBackward(WaveletL1("haar", 1) if prior is None else prior, **options)
-    return map_.guarantee(map_.problem(y, physics))
+    return map_.guarantee(map_.data_term(y, physics))
 
 
 def test_strong_convexity_from_the_operator():
@@ -193,7 +193,7 @@ def test_factor_bounds_the_true_one_for_wavelets(physics, y, float64):
     """With ε, for a frame that is not orthonormal and a norm that is estimated."""
     y = y.double()
     map_ = ForwardBackward(WaveletL12("haar", 1), step_size=0.7, reg=0.1, strong_convexity=0.1)
-    problem = map_.problem(y, physics.double())
+    problem = map_.data_term(y, physics.double())
     bound = map_.requires_grad_(False).bind(problem)
     factor = float(map_.guarantee(problem).factors().max())
     assert factor < 1
@@ -239,7 +239,7 @@ class Liar(Quadratic):
 
 def test_a_prox_that_cannot_be_one_is_found_out():
     map_ = ForwardBackward(Liar(torch.ones(1, 1, 4, 4)))
-    facts = map_.guarantee(map_.problem(rand(1, 1, 4, 4), Denoising()))
+    facts = map_.guarantee(map_.data_term(rand(1, 1, 4, 4), Denoising()))
     assert not facts.convex
     assert facts.factors() is None
     assert any("refuted" in a.how for a in facts.assumptions)
@@ -375,7 +375,7 @@ def test_a_cycle_of_different_layers(float64):
     case = untied(batch=1)
     net = Restarted(case.map, 4, 2, stop=Stop(0.0, 8))
     image = certify(net, case.y, case.physics, **QUICK)[0]
-    factors = case.map.guarantee(Problem(case.y, case.physics)).factors()
+    factors = case.map.guarantee(DataTerm(case.y, case.physics)).factors()
     assert factors.shape == (2, 1)
     assert image.layer_factor.proved.value == pytest.approx(float(factors.max()))
     assert image.block_factor.proved.value == pytest.approx(float(factors.prod()) ** 2)

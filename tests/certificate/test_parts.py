@@ -5,10 +5,10 @@ import torch
 from deepinv.optim.prior import L1Prior
 from deepinv.physics import Denoising
 
-from problems import Transparent, quadratic, rand
+from known_answers import Transparent, quadratic, rand
 from retune import ForwardBackward, Restarted, Stop, Truncated, certify
 from retune.certificate.parts import worst_part
-from retune.jobs.certified import certificate_of, in_a_line
+from retune.certificate.quick import certificate_of, in_a_line
 from retune.maps.base import AbstractMap, BoundMap
 
 
@@ -21,7 +21,7 @@ def test_without_graph_it_says_the_same_of_the_restoration(float64):
     """Rate by finite differences against dense linear algebra; bounds and distances are those with graph."""
     case = quadratic(batch=1, low=0.4)
     full, light = image_of(case), image_of(case, learning=False)
-    bound = case.map.requires_grad_(False).bind(case.map.problem(case.y, case.physics))
+    bound = case.map.requires_grad_(False).bind(case.map.data_term(case.y, case.physics))
     jacobian = torch.func.jacrev(bound.layer)(case.answer().detach()).reshape(20, 20)
     rate = float(torch.linalg.eigvals(jacobian).abs().max())
     assert light.rate.estimated.value == pytest.approx(rate, rel=5e-3)

@@ -5,8 +5,8 @@ import torch
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from problems import rand
-from retune import Anderson, GradientStep, Problem, Restarted, Stop, certify
+from known_answers import rand
+from retune import Anderson, DataTerm, GradientStep, Restarted, Stop, certify
 from retune.errors import InvalidParameterError
 from retune.priors import RED, Ridge
 from ridges import trained
@@ -51,7 +51,7 @@ def test_proved_bounds_hold(convexity, channels, case, box, float64):
     owner = GradientStep(ridge(convexity, channels), reg=reg, step_size=0.8, strong_convexity=damping, box=box)
     owner.requires_grad_(False)
     net = Restarted(owner, 4, 1, stop=Stop(0.0, 8)).eval()
-    problem = Problem(y, physics)
+    problem = DataTerm(y, physics)
     bound = owner.bind(problem)
 
     # The reference, and that it is one: for a μ-strongly convex objective ‖x − x*‖ ≤ ‖∇‖/μ where the box is not felt,
@@ -116,7 +116,7 @@ def test_a_weakly_convex_prior_beyond_its_room_is_not_proved(float64):
     facts = {}
     for reg in (0.9, 1.5):
         owner = GradientStep(ridge("weakly convex", 1), reg=reg)
-        facts[reg] = owner.guarantee(owner.problem(rand(1, 1, SIDE, SIDE), Denoising()))
+        facts[reg] = owner.guarantee(owner.data_term(rand(1, 1, SIDE, SIDE), Denoising()))
     weak = float(ridge("weakly convex", 1).weak_convexity().detach())
     assert 1.5 * weak > 1 > 0.9 * weak
     assert facts[0.9].convex
@@ -146,7 +146,7 @@ def test_added_strong_convexity_is_that_of_the_objective(float64):
     owner = GradientStep(ridge("convex", 1), reg=0.4, strong_convexity=0.3).requires_grad_(False)
     x = Restarted(owner, 5, 1, stop=Stop(1e-13, 20000), solver=Anderson()).eval().solve(y, physics).image
     x.requires_grad_()
-    (gradient,) = torch.autograd.grad(owner.objective(x, Problem(y, physics)).sum(), x)
+    (gradient,) = torch.autograd.grad(owner.objective(x, DataTerm(y, physics)).sum(), x)
     assert float(gradient.abs().max()) < 1e-10
     assert owner.describe()["strong_convexity"] == 0.3
     with pytest.raises(InvalidParameterError, match="strong_convexity must be finite and ≥ 0, got -1"):

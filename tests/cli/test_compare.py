@@ -16,8 +16,8 @@ from safetensors import safe_open
 
 import retune
 from commands import command, invoke, smooth
-from retune.compare.search import line_search
-from retune.compare.tuning import Tuned
+from retune.comparison.search import line_search
+from retune.comparison.tuning import Tuned
 from retune.config import Config
 
 KEYS = ["variational", "pnp", "unrolled", "jfb", "implicit", "retune"]

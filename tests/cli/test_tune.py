@@ -113,7 +113,7 @@ def test_what_is_probably_not_meant_is_said(noisy, tmp_path):
 
 
 def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
-    monkeypatch.setattr("retune.jobs.certified.in_a_line", str)
+    monkeypatch.setattr("retune.certificate.quick.in_a_line", str)
     told = compare_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, 1.0]))
     assert told.gain is None
     _tell(Tuned("Stein's unbiased estimate (SURE)", 0.1, told, None, {"reg": [0.1]}, 1.0, {}))

@@ -26,7 +26,7 @@ from deepinv.physics.forward import StackedLinearPhysics
 from skimage import data
 
 import retune
-from problems import as_matrix, dense, rand
+from known_answers import as_matrix, dense, rand
 from retune import doctor, problems
 from retune.diagnosis import Finding, Severity
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError, UnknownNameError
@@ -324,7 +324,7 @@ def test_guarantees(float64):
 
 def strongest(owner, y, physics):
     """The proved factor of a layer, at a step of 1/L."""
-    return float(owner.guarantee(retune.Problem(y, physics)).factors().max())
+    return float(owner.guarantee(retune.DataTerm(y, physics)).factors().max())
 
 
 @pytest.mark.parametrize("make", [*HEALTHY.values(), lambda: problems.inpaint(1.0)], ids=[*HEALTHY, "all pixels"])

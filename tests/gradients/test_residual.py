@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from problems import rand
+from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.gradients import Implicit, Truncated
 from retune.gradients._residual import first_direction, minimal_residual

@@ -5,8 +5,8 @@ import torch
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from problems import CASES, Case, Transparent, denoise_l12, quadratic, rand, spectrum, untied
-from retune import ForwardBackward, Implicit, Problem, Restarted, Stop, Truncated, Unrolled
+from known_answers import CASES, Case, Transparent, denoise_l12, quadratic, rand, spectrum, untied
+from retune import DataTerm, ForwardBackward, Implicit, Restarted, Stop, Truncated, Unrolled
 from retune.equilibrium import GradientReport
 from retune.errors import CutGradientError, InvalidParameterError
 from retune.gradients._adjoint import AdjointBlocks
@@ -162,7 +162,7 @@ def test_report_is_per_image(float64):
     for rows in (slice(0, 2), slice(0, 1), slice(1, 2)):
         net = Restarted(ForwardBackward(prior, step_size=0.4, reg=1e-3), 3, 100).train()
         physics = Inpainting((1, 3, 3), mask=mask[rows])
-        problem = Problem(y[rows], physics)
+        problem = DataTerm(y[rows], physics)
         assert len(problem.sqnorm) == rows.stop - rows.start
         result = net.solve(y[rows], physics)
         result.image.square().flatten(1).sum(1).sum().backward()
@@ -342,7 +342,7 @@ def test_an_expansive_block_gives_a_finite_gradient_and_says_so(float64):
     gain = nn.Parameter(torch.tensor(1.0))
     factors = torch.tensor([0.5, 3.0]).reshape(2, 1, 1, 1)
     map_ = ForwardBackward(Transparent(lambda v: gain * factors * v, gain), step_size=0.01)
-    bound = map_.bind(Problem(rand(2, 1, 3, 3), Denoising()))
+    bound = map_.bind(DataTerm(rand(2, 1, 3, 3), Denoising()))
     for rule in (Truncated(rtol=1e-6), Implicit(rtol=1e-6, max_blocks=500), Truncated(blocks=40)):
         state, report = rule(bound, 1, lambda: rand(2, 1, 3, 3, seed=2))
         state.sum().backward(retain_graph=True)

@@ -7,7 +7,7 @@ from deepinv.physics import Denoising
 from torch import nn
 
 import retune
-from problems import CASES, rand
+from known_answers import CASES, rand
 from retune import ForwardBackward, GradientStep, Implicit, Restarted, Truncated, Unrolled
 from retune.errors import CutGradientError
 from retune.gradients.verify import is_foreign

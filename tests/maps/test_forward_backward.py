@@ -6,11 +6,11 @@ from deepinv.optim import L1, L2, PGD
 from deepinv.optim.prior import L1Prior, PnP, Prior, TVPrior, WaveletPrior, ZeroPrior
 from deepinv.physics import Blur, Denoising, Inpainting
 
-from problems import CASES, Quadratic, dense, quadratic, rand, soft, spectrum
-from retune import ForwardBackward, Problem, Restarted, Stop
-from retune.build import build
+from known_answers import CASES, Quadratic, dense, quadratic, rand, soft, spectrum
+from retune import DataTerm, ForwardBackward, Restarted, Stop
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import WaveletL1, WaveletL12
+from retune.registry import build
 
 PRIORS = {
     "l1": lambda: WaveletL1("db2", 2),
@@ -30,7 +30,7 @@ def blur(channels=2):
 def test_averaged_for_every_step_below_two_over_l(prior, step_size, float64):
     """α-averaged with α = 2/(4 − τL) = 1/(2 − s): ‖Tu − Tv‖² + (1 − α)/α ‖(I−T)u − (I−T)v‖² ≤ ‖u − v‖²."""
     physics = blur()
-    problem = Problem(rand(2, 2, 9, 7), physics)
+    problem = DataTerm(rand(2, 2, 9, 7), physics)
     bound = ForwardBackward(PRIORS[prior](), step_size=step_size, reg=0.2).requires_grad_(False).bind(problem)
     alpha = 1 / (2 - step_size)
     shape = bound.init().shape
@@ -44,7 +44,7 @@ def test_averaged_for_every_step_below_two_over_l(prior, step_size, float64):
 def test_a_step_beyond_two_over_l_is_not_nonexpansive(float64):
     """So the test above can fail: with L understated by 10 %, s = 0.999 is beyond the limit."""
     physics = dense(torch.eye(9), (1, 3, 3))
-    problem = Problem(rand(1, 1, 1, 9), physics, sqnorm=0.9)
+    problem = DataTerm(rand(1, 1, 1, 9), physics, sqnorm=0.9)
     net = ForwardBackward(Quadratic(torch.full((1, 1, 3, 3), 1e-3)), step_size=0.999)
     bound = net.requires_grad_(False).bind(problem)
     u, v = rand(1, 1, 3, 3, seed=1), rand(1, 1, 3, 3, seed=2)
@@ -56,7 +56,7 @@ def test_a_step_beyond_two_over_l_is_not_nonexpansive(float64):
 def test_contraction_factor_of_a_strongly_convex_data_term(prior, step_size, float64):
     """ρ ≤ max(|1 − τμ|, |1 − τL|), orthonormal or pixel state; the union's state is larger than the image: 1."""
     matrix = spectrum(36, 32, 0.5, 1.2)
-    problem = Problem(rand(1, 1, 1, 36), dense(matrix, (2, 4, 4)), sqnorm=1.2**2)
+    problem = DataTerm(rand(1, 1, 1, 36), dense(matrix, (2, 4, 4)), sqnorm=1.2**2)
     bound = ForwardBackward(PRIORS[prior](), step_size=step_size, reg=0.05).requires_grad_(False).bind(problem)
     tau = 2 * step_size / 1.2**2
     rho = 1.0 if prior == "union" else max(abs(1 - tau * 0.5**2), abs(1 - tau * 1.2**2))
@@ -91,7 +91,7 @@ def test_distance_follows_rho_to_the_number_of_layers(depth, float64):
 def test_fixed_point_minimises(prior, size, layers, float64):
     """F = f∘D + λg has at v = T(u) a subgradient of norm ≤ (1/τ + L)‖u − v‖, so F(z) ≥ F(v) − that · ‖z − v‖."""
     physics = Inpainting((2, *size), mask=torch.rand(1, 2, *size) * 0.4 + 0.6)
-    problem = Problem(rand(1, 2, *size), physics)
+    problem = DataTerm(rand(1, 2, *size), physics)
     net = ForwardBackward(PRIORS[prior](), step_size=0.9, reg=0.05).requires_grad_(False)
     bound = net.bind(problem)
     g = net.priors[0].bind(bound._frame, 2, net.reg()[0])
@@ -118,7 +118,7 @@ def test_change_of_variable_has_the_same_fixed_point(float64):
     physics, y = Inpainting((2, 8, 8), mask=(torch.rand(1, 2, 8, 8) * 0.5 + 0.5)), rand(1, 2, 8, 8)
     prior = WaveletL12("db2", 2, channels=2, weights=weights)
     net = ForwardBackward(prior, step_size=0.9, reg=0.2)
-    problem = Problem(y, physics)
+    problem = DataTerm(y, physics)
     bound = net.bind(problem)
     frame, P = bound._frame, bound._frame.basis.positions
     plain = WaveletL12("db2", 2)
@@ -143,7 +143,7 @@ def test_same_iterates_as_deepinv(prior, dtype):
     y = physics.A(rand(2, 2, 16, 8, dtype=dtype))
     p = PRIORS[prior]().to(dtype)
     net = ForwardBackward(p, step_size=0.6, reg=0.15).to(dtype)
-    bound = net.bind(Problem(y, physics))
+    bound = net.bind(DataTerm(y, physics))
     step = 2 * float(net.step_size.value)
     for iterations in (1, 2, 7):
         theirs = PGD(
@@ -167,12 +167,12 @@ def test_priors_of_deepinv_on_a_batch_with_a_step_size_for_each_image(prior):
     """Each image of a batch as it would be alone; deepinv's priors don't agree on the shape of γ."""
     kernels = torch.stack([torch.ones(3, 3) / 9, torch.ones(3, 3) / 3])[:, None]  # norms 1 and 3
     y = rand(2, 3, 16, 12, dtype=torch.float32)
-    together = ForwardBackward(prior(), step_size=0.6, reg=0.15).bind(Problem(y, Blur(kernels, padding="circular")))
+    together = ForwardBackward(prior(), step_size=0.6, reg=0.15).bind(DataTerm(y, Blur(kernels, padding="circular")))
     with torch.no_grad():
         both = together.block(together.init(), 4)
         for i in range(2):
             alone = ForwardBackward(prior(), step_size=0.6, reg=0.15)
-            alone = alone.bind(Problem(y[i : i + 1], Blur(kernels[i : i + 1], padding="circular")))
+            alone = alone.bind(DataTerm(y[i : i + 1], Blur(kernels[i : i + 1], padding="circular")))
             torch.testing.assert_close(both[i : i + 1], alone.block(alone.init(), 4), rtol=0, atol=2e-5)
 
 
@@ -187,9 +187,9 @@ def test_shortcut_for_denoising_is_the_general_route(float64):
     """A = I needs no transform; the same through an operator that is not known to be the identity."""
     y = rand(2, 2, 8, 8)
     net = ForwardBackward(WaveletL12("db2", 2), L2(sigma=0.5), step_size=0.7, reg=0.3)
-    short = net.bind(Problem(y, Denoising(), L2(sigma=0.5)))
+    short = net.bind(DataTerm(y, Denoising(), L2(sigma=0.5)))
     ones = Inpainting((2, 8, 8), mask=torch.ones(1, 2, 8, 8))
-    long = net.bind(Problem(y, ones, L2(sigma=0.5)))
+    long = net.bind(DataTerm(y, ones, L2(sigma=0.5)))
     u = rand(*short.init().shape, seed=3)
     torch.testing.assert_close(short.layer(u), long.layer(u), rtol=0, atol=1e-12)
 
@@ -200,13 +200,13 @@ def test_sigma_scales_the_problem(float64):
     results = []
     for sigma, reg in ((0.2, 1.0), (1.0, 0.04)):
         net = ForwardBackward(WaveletL1("db2", 2), L2(sigma=sigma), step_size=0.9, reg=reg)
-        bound = net.bind(Problem(y, physics, L2(sigma=sigma)))
+        bound = net.bind(DataTerm(y, physics, L2(sigma=sigma)))
         results.append(bound.image(bound.block(bound.init(), 50)))
     torch.testing.assert_close(*results, rtol=0, atol=1e-10)
 
 
 def test_other_data_fidelity_through_its_gradient(float64):
-    problem = Problem(rand(1, 1, 4, 4), Denoising(), L1(), lipschitz=1.0)
+    problem = DataTerm(rand(1, 1, 4, 4), Denoising(), L1(), lipschitz=1.0)
     net = ForwardBackward(L1Prior(), L1(), step_size=0.25, reg=0.4)
     u = rand(1, 1, 4, 4, seed=3)
     expected = soft(u - 0.5 * (u - problem.y).sign(), 0.5 * 0.4)
@@ -219,7 +219,7 @@ def test_other_data_fidelity_through_its_gradient(float64):
 def test_any_size_channels_batch_and_precision(shape, dtype):
     physics = Inpainting(shape[1:], mask=(torch.rand(1, *shape[1:]) > 0.3).to(dtype))
     net = ForwardBackward(WaveletL12(("db4", "haar"), 2, over="channel")).to(dtype)
-    bound = net.bind(Problem(rand(*shape, dtype=dtype), physics))
+    bound = net.bind(DataTerm(rand(*shape, dtype=dtype), physics))
     u = bound.layer(bound.init())
     assert u.dtype == dtype
     assert bound.image(u).shape == shape
@@ -277,7 +277,7 @@ def test_layers_of_a_cycle_take_turns(float64):
 
 
 def test_step_stays_below_two_over_l_whatever_is_learned():
-    problem = Problem(rand(1, 1, 4, 4), Inpainting((1, 4, 4), mask=torch.rand(1, 1, 4, 4) * 2))
+    problem = DataTerm(rand(1, 1, 4, 4), Inpainting((1, 4, 4), mask=torch.rand(1, 1, 4, 4) * 2))
     for raw in (-1000.0, 1000.0):
         net = ForwardBackward(L1Prior())
         net.step_size.raw.data.fill_(raw)
@@ -300,7 +300,7 @@ def test_a_runaway_parameter_gives_finite_layers_and_gradients(name, raw):
 
 def test_convenience_methods_are_the_bound_ones():
     case = CASES["quadratic"]()
-    problem = Problem(case.y, case.physics)
+    problem = DataTerm(case.y, case.physics)
     u = case.map.init(problem)
     torch.testing.assert_close(u, case.bind().init())
     torch.testing.assert_close(case.map.layer(u, 0, problem), case.bind().layer(u))
@@ -359,7 +359,7 @@ def test_added_strong_convexity(make, fidelity, float64):
     )
     map_.requires_grad_(False)
     weight = 1.0 if fidelity is None else 4.0
-    problem = map_.problem(y, physics)
+    problem = map_.data_term(y, physics)
     bound = map_.bind(problem)
     u = bound.block(bound.init(), 2000)
     system = weight * matrix.T @ matrix + (0.2 * 0.25 + 0.3) * torch.eye(12)
@@ -377,7 +377,7 @@ def test_added_strong_convexity_with_another_fidelity(float64):
         pass  # not exactly L2: treated as any other fidelity
 
     map_ = ForwardBackward(ZeroPrior(), Half(), step_size=0.5, lipschitz=1.0, strong_convexity=0.5)
-    bound = map_.requires_grad_(False).bind(map_.problem(y, Denoising()))
+    bound = map_.requires_grad_(False).bind(map_.data_term(y, Denoising()))
     torch.testing.assert_close(bound.block(bound.init(), 300), y / 1.5, rtol=0, atol=1e-10)
 
 

@@ -11,8 +11,8 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting
 
 import retune
-from problems import dense, rand, spectrum
-from retune import ForwardBackward, GradientStep, Implicit, Problem, Restarted, Stop
+from known_answers import dense, rand, spectrum
+from retune import DataTerm, ForwardBackward, GradientStep, Implicit, Restarted, Stop
 from retune.errors import InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
 from retune.priors import RED, Denoiser, Ridge
@@ -44,7 +44,7 @@ def test_the_objective_never_rises(step_size, convexity, learned, box, float64):
                 if "step_size" not in name:
                     p += 2 * torch.randn(p.shape, generator=generator).to(p)
     net.requires_grad_(False)
-    problem = Problem(y, physics)
+    problem = DataTerm(y, physics)
     bound = net.bind(problem)
     for start in (bound.init(), bound.state(rand(*problem.shape, seed=8))):
         u, before = start, net.objective(start, problem)
@@ -63,7 +63,7 @@ def test_the_objective_never_rises(step_size, convexity, learned, box, float64):
 def test_it_can_rise_beyond_the_certified_step(float64):
     """So the test above can fail: a constant that is too small by three makes the objective rise."""
     matrix = spectrum(9, 9, 1.0, 1.0)
-    problem = Problem(rand(1, 1, 1, 9), dense(matrix, (1, 3, 3)), sqnorm=1.0)
+    problem = DataTerm(rand(1, 1, 1, 9), dense(matrix, (1, 3, 3)), sqnorm=1.0)
     net = GradientStep(Tikhonov(), step_size=0.999, reg=9.0, prior_lipschitz=0.3).requires_grad_(False)
     u = rand(1, 1, 3, 3)
     assert float(net.objective(net.layer(u, 0, problem), problem)) > float(net.objective(u, problem))
@@ -81,7 +81,7 @@ def test_fixed_point_is_the_minimiser(box, float64):
         assert bool(result.converged.all())
         images.append(result.image)
         x = result.image.clone().requires_grad_()
-        problem = Problem(y, physics)
+        problem = DataTerm(y, physics)
         (g,) = torch.autograd.grad(net.map.objective(x, problem).sum(), x)
         if box is None:
             assert float(g.abs().max()) < 1e-8
@@ -141,10 +141,10 @@ def test_untied_layers_take_turns_and_share_the_filters(float64):
     y, physics = measurement()
     prior = ridge()
     net = GradientStep(prior, step_size=[0.3, 0.9], reg=[0.1, 2.0], layers=2)
-    bound = net.bind(Problem(y, physics))
+    bound = net.bind(DataTerm(y, physics))
     u = bound.init()
     for k, (s, reg) in enumerate(((0.3, 0.1), (0.9, 2.0))):
-        alone = GradientStep(prior, step_size=s, reg=reg).bind(Problem(y, physics))
+        alone = GradientStep(prior, step_size=s, reg=reg).bind(DataTerm(y, physics))
         torch.testing.assert_close(bound.layer(u, k), alone.layer(u))
         torch.testing.assert_close(bound.layer(u, k + 2), bound.layer(u, k))
     assert sum("weights" in n for n, _ in net.named_parameters()) == 2
@@ -154,7 +154,7 @@ def test_untied_layers_take_turns_and_share_the_filters(float64):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_size_channels_and_precision(shape, dtype):
     net = GradientStep(ridge("weakly convex", shape[1]), box=(0, 1)).to(dtype)
-    bound = net.bind(Problem(rand(*shape, dtype=dtype), Denoising()))
+    bound = net.bind(DataTerm(rand(*shape, dtype=dtype), Denoising()))
     u = bound.layer(bound.init())
     assert u.dtype == dtype
     assert u.shape == shape
@@ -165,11 +165,11 @@ def test_any_size_channels_and_precision(shape, dtype):
 def test_nothing_is_remembered_or_modified():
     y, physics = measurement()
     net = GradientStep(ridge())
-    bound = net.bind(Problem(y, physics))
+    bound = net.bind(DataTerm(y, physics))
     u = rand(*y.shape)
     kept, state = u.clone(), {k: v.clone() for k, v in net.state_dict().items()}
     assert torch.equal(bound.layer(u), bound.layer(u))
-    net.objective(u, Problem(y, physics))
+    net.objective(u, DataTerm(y, physics))
     assert torch.equal(u, kept)
     assert not u.requires_grad
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
@@ -189,7 +189,7 @@ def test_red_in_closed_form(float64):
     torch.testing.assert_close(net(y, Denoising()), y / 1.3, rtol=0, atol=1e-9)
     assert not net.map.nonexpansive
     with pytest.raises(InvalidParameterError, match="RED has a gradient but no value"):
-        net.map.objective(y, Problem(y, Denoising()))
+        net.map.objective(y, DataTerm(y, Denoising()))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_function_as_prior_has_an_objective():
     prior = Prior(g=lambda x: 0.5 * x.square().flatten(1).sum(1))
     net = GradientStep(prior, prior_lipschitz=1.0, reg=2.0)
     y = rand(2, 1, 3, 3)
-    problem = Problem(y, Denoising())
+    problem = DataTerm(y, Denoising())
     torch.testing.assert_close(net.objective(y, problem), y.square().flatten(1).sum(1))
     assert bool(torch.isfinite(net.layer(y, 0, problem)).all())
 
@@ -251,7 +251,7 @@ def test_bad_arguments(make, message):
 def test_images_that_do_not_fit():
     for shape in ((1, 3, 9, 9), (1, 1, 3, 9)):
         with pytest.raises(ShapeError, match="these filters need images"):
-            GradientStep(ridge()).bind(Problem(rand(*shape), Denoising()))
-    bound = GradientStep(ridge()).bind(Problem(rand(1, 1, 9, 9), Denoising()))
+            GradientStep(ridge()).bind(DataTerm(rand(*shape), Denoising()))
+    bound = GradientStep(ridge()).bind(DataTerm(rand(1, 1, 9, 9), Denoising()))
     with pytest.raises(ShapeError, match=r"\(1, 1, 9, 9\) for this problem, got \(1, 1, 9, 8\)"):
         bound.state(rand(1, 1, 9, 8))

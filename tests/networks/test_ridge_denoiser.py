@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from problems import rand
+from known_answers import rand
 from retune import Implicit, Picard, Stop
 from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.networks import RidgeDenoiser

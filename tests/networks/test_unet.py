@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from problems import rand
+from known_answers import rand
 from retune.errors import InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
 

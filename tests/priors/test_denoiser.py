@@ -12,8 +12,8 @@ from deepinv.optim.prior import PnP
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from problems import rand
-from retune import ForwardBackward, GradientStep, Implicit, Problem, Restarted, Status, Stop, Truncated, Unrolled, load
+from known_answers import rand
+from retune import DataTerm, ForwardBackward, GradientStep, Implicit, Restarted, Status, Stop, Truncated, Unrolled, load
 from retune.errors import CutGradientError, DivergedError, InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
 from retune.priors import RED, Denoiser, Ridge
@@ -56,7 +56,7 @@ def measurement(channels=1, batch=2, shape=(8, 9)):
 def step(prior, y, physics, layer=0, **options):
     """(one layer, the point at which the denoiser was called)."""
     net = ForwardBackward(prior, step_size=0.5, **options)
-    problem = Problem(y, physics)
+    problem = DataTerm(y, physics)
     u = rand(*problem.shape, seed=7)
     return net.bind(problem).layer(u, layer), u - problem.grad(u) / problem.lipschitz.view(-1, 1, 1, 1)
 
@@ -233,7 +233,7 @@ def test_gradient_steps_give_the_iterates_of_deepinvs_gradient_descent(kind):
     mine = RED(unet(1), sigma) if kind == "red" else Ridge(1, (2, 4), (3, 3), sigma=sigma)
     theirs = deepinv_RED(mine.denoiser) if kind == "red" else mine
     ours = GradientStep(mine, step_size=0.1, reg=reg)
-    problem = Problem(y, physics)
+    problem = DataTerm(y, physics)
     tau = 0.2 / float(problem.lipschitz + reg * ours.prior_constant(problem.adjoint_y).detach())
     descent = GD(
         data_fidelity=L2(), prior=theirs, stepsize=tau, lambda_reg=reg, max_iter=5, early_stop=False,
@@ -307,7 +307,7 @@ def test_one_call_per_layer(prior):
     y, physics = measurement()
     denoiser = Shrink()
     net = (ForwardBackward if prior is Denoiser else GradientStep)(prior(denoiser, 0.1))
-    bound = net.bind(Problem(y, physics))
+    bound = net.bind(DataTerm(y, physics))
     assert denoiser.calls == 0
     bound.block(bound.init(), 7)
     assert denoiser.calls == 7
@@ -320,7 +320,7 @@ def test_same_iterates_as_deepinv(strength, float64):
     prior = Denoiser(unet(), 0.05, strength=strength)
     for sigma in (None, 0.12):
         ours = ForwardBackward(Denoiser(prior.denoiser, sigma or 0.05, strength=strength), step_size=0.6)
-        problem = Problem(y, physics)
+        problem = DataTerm(y, physics)
         bound = ours.bind(problem)
         tau = float(2 * ours.step_size.value / problem.lipschitz)
         for iterations in (1, 2, 6):

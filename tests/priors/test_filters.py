@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from problems import as_matrix, rand
+from known_answers import as_matrix, rand
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors.filters import FilterBank, norm_bound
 from ridges import trained, wave

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from problems import rand
+from known_answers import rand
 from retune.errors import InvalidParameterError, UnknownNameError
 from retune.priors.profile import CONVEXITY, SIGMA_0, SIGMA_RANGE, BoundProfile, Profile, _Derivative
 

@@ -9,8 +9,8 @@ import torch
 from deepinv.optim import GD, L2
 from deepinv.physics import Inpainting
 
-from problems import rand
-from retune import GradientStep, Problem
+from known_answers import rand
+from retune import DataTerm, GradientStep
 from retune.data import photograph
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import Ridge
@@ -178,7 +178,7 @@ def test_same_iterates_as_deepinv(convexity, float64):
     y = physics.A(0.5 + 0.2 * rand(2, 1, 10, 9))
     prior = ridge(convexity).requires_grad_(False)
     net = GradientStep(prior, step_size=0.7, reg=0.4)
-    problem = Problem(y, physics)
+    problem = DataTerm(y, physics)
     bound = net.bind(problem)
     step = float(2 * net.step_size.value / (problem.lipschitz + net.reg.value * prior.lipschitz()))
     for iterations in (1, 2, 7):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from problems import rand, soft
+from known_answers import rand, soft
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
 
 

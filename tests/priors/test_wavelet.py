@@ -4,7 +4,7 @@ import pytest
 import torch
 from deepinv.optim.prior import Prior
 
-from problems import rand
+from known_answers import rand
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError, UnknownNameError
 from retune.priors import WaveletL1, WaveletL12
 

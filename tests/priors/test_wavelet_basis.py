@@ -5,7 +5,7 @@ import pytest
 import pywt
 import torch
 
-from problems import as_matrix, rand
+from known_answers import as_matrix, rand
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError, UnknownNameError
 from retune.priors import WaveletBasis, WaveletFrame, max_levels
 from retune.priors.wavelet_level import filters

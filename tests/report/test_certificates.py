@@ -2,7 +2,7 @@
 
 import pytest
 
-from problems import rand
+from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.report import certificate_table, check_results, write_report
 

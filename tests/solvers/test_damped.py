@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import retune
-from problems import CASES, rand
+from known_answers import CASES, rand
 from retune import Damped, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve

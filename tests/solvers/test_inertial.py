@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import retune
-from problems import CASES, rand, soft
+from known_answers import CASES, rand, soft
 from retune import Anderson, Inertial, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import retune
-from problems import rand
+from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.networks import RidgeDenoiser
 from retune.priors import Denoiser, Ridge

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import retune
+from retune._torch.streams import stream
 from retune.data import random_crops
 from retune.errors import CheckpointError, InvalidParameterError
 from retune.training.devices import first_process
-from retune.training.measure import stream
 
 DENOISE = retune.problems.denoise(0.1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from problems import rand
+from known_answers import rand
 from retune.errors import CheckpointError
 from retune.networks import SmallUNet
 from retune.training.resume import load_state, save_state

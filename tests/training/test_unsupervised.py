@@ -11,10 +11,10 @@ from deepinv.transform import Shift
 from torch import nn
 
 import retune
-from problems import rand
+from known_answers import rand
 from retune.data import photograph
 from retune.errors import InvalidParameterError, ShapeError
-from retune.problems.measurements import Measurements
+from retune.problems.measured import Measurements
 from retune.training.unsupervised import Sure, SureEquivariant, SureSplit, recorrupted
 
 

@@ -8,14 +8,15 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune import _operator
-from retune._local import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
-from retune.certificate.claims import ESTIMATED, MEASURED, Certificate, Claim, ImageCertificate, Number, proved_kind
+from retune._torch import precision
+from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved_kind
+from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole
 from retune.gradients import Implicit, Truncated
 from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import BoundMap
+from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
 from retune.model import Restarted
 from retune.solvers import Picard
 
@@ -87,18 +88,18 @@ def certify(
     was_training = net.training
     net.eval()
     try:
-        with torch.no_grad(), _operator.full_precision():
+        with torch.no_grad(), precision.full_precision():
             y = _usable(y)
             result = net.solve(y, physics) if result is None else result
-            problem = net.map.problem(y, physics)
-            bound = net.map.bind(problem)
+            data_term = net.map.data_term(y, physics)
+            bound = net.map.bind(data_term)
             if result.state.shape != bound.init().shape:
                 raise ShapeError(
                     f"result has a state of shape {tuple(result.state.shape)}, but this measurement has one of "
                     f"{tuple(bound.init().shape)}: give the result of net.solve(y, physics) for the same y"
                 )
-            guarantee = net.map.guarantee(problem)
-        with _operator.full_precision():
+            guarantee = net.map.guarantee(data_term)
+        with precision.full_precision():
             return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:
         net.train(was_training)
@@ -215,7 +216,7 @@ class _Survey:
             infinite = torch.full_like(moved, torch.inf)
             rate = self.rate.value ** (self.depth * self.blocks)
             left = torch.where(rate < 1, rate / (1 - rate), infinite)
-            epsilon = _operator.rounding(self.u)
+            epsilon = precision.rounding(self.u)
             # At rest all that moves is rounding, of about ε a layer.
             rest = epsilon * self.depth * found["size"] / (1 - self.rate.value**self.depth)
             found["estimated"] = torch.where(rate < 1, moved * (1 + left) + rest, infinite)
@@ -281,7 +282,7 @@ class _Survey:
             row=facts.row,
             statement="" if refuted else self._statement(),
             refuted=refuted,
-            rounding=f"{ROUNDING:g} ε (‖u‖ + 2‖u_0‖) a layer, ε = {_operator.rounding(self.u):.1e}",
+            rounding=f"{ROUNDING:g} ε (‖u‖ + 2‖u_0‖) a layer, ε = {precision.rounding(self.u):.1e}",
             assumptions=rests,
             strong_convexity=(mu, facts.strong_convexity_from),
             status=status.value,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from retune.guarantee import Assumption
 
-__all__ = ["Certificate", "Claim", "ImageCertificate", "Number", "proved_kind"]
+__all__ = ["CONDITIONAL", "ESTIMATED", "MEASURED", "PROVED", "Claim", "Number", "proved_kind"]
 
 PROVED, ESTIMATED, MEASURED = "proved", "estimated", "measured"
 CONDITIONAL = "proved if its unchecked assumptions hold"
@@ -83,115 +82,3 @@ class Claim:
     def best(self) -> Number | None:
         """The bound if there is one, else the estimate or measurement."""
         return self.numbers[0] if self.numbers else None
-
-
-@dataclass(frozen=True)
-class ImageCertificate:
-    """Everything that is claimed of one image.
-
-    Attributes:
-        step_size: ``τL/2``, the largest of the layers: the step as a share of ``2/L``; below 1 is what is needed.
-        layer_factor: Lipschitz constant of one layer (the largest of a cycle).
-        block_factor: of the block of K layers.
-        rate: asymptotic factor per layer (spectral radius of the Jacobian at the equilibrium).
-        residual: relative change over one block of K layers.
-        distance: ``‖u − u*‖`` of the state.
-        relative_distance: ``‖u − u*‖/‖u‖``.
-        rmse: root mean square difference between image and equilibrium image, in units of intensity.
-        gradient_error: relative error of the adjoint with which the K-layer gradient is formed at the equilibrium.
-        row: which row of the table of guarantees the image stands on.
-        statement: what is proved of the iterates, in one clause; "" if nothing is.
-        assumptions: what that, and every proved number, rests on.
-        strong_convexity: μ, and where it comes from.
-        status: how the solve ended.
-        layers: layers run by the solve.
-        dtype: the arithmetic that the numbers were computed in.
-        refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
-            if none does.
-        rounding: what the bounds of distances allow for it.
-        parts: pieces that were solved each for itself (tiles, pages), of which every number is the worst.
-    """
-
-    step_size: Claim
-    layer_factor: Claim
-    block_factor: Claim
-    rate: Claim
-    residual: Claim
-    distance: Claim
-    relative_distance: Claim
-    rmse: Claim
-    gradient_error: Claim
-    row: str
-    statement: str
-    assumptions: tuple[Assumption, ...]
-    strong_convexity: tuple[float, str]
-    status: str
-    layers: int
-    dtype: str
-    refuted: str = ""
-    rounding: str = ""
-    parts: int = 1
-
-    @property
-    def claims(self) -> dict[str, Claim]:
-        """The quantities by name."""
-        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Claim)}
-
-    @property
-    def verdict(self) -> str:
-        """One sentence."""
-        from retune.certificate.words import verdict
-
-        return verdict(self)
-
-    def to_dict(self) -> dict:
-        """Plain data that JSON can hold."""
-        return {
-            "verdict": self.verdict,
-            "row": self.row,
-            "statement": self.statement,
-            "status": self.status,
-            "layers": self.layers,
-            "dtype": self.dtype,
-            "rounding": self.rounding,
-            "refuted": self.refuted,
-            "parts": self.parts,
-            "strong_convexity": {"value": self.strong_convexity[0], "from": self.strong_convexity[1]},
-            "assumptions": [a.to_dict() for a in self.assumptions],
-            "claims": {name: [n.to_dict() for n in claim.numbers] for name, claim in self.claims.items()},
-        }
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """One :class:`ImageCertificate` per image of the batch; printed, a short table and a verdict for each.
-
-    Attributes:
-        images: one entry per image.
-        depth: K.
-        gradient: the gradient rule, in words.
-    """
-
-    images: tuple[ImageCertificate, ...]
-    depth: int
-    gradient: str
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int) -> ImageCertificate:
-        return self.images[i]
-
-    def __iter__(self) -> Iterator[ImageCertificate]:
-        return iter(self.images)
-
-    def to_dict(self) -> dict:
-        """Plain data that JSON can hold; what the report reads."""
-        return {"depth": self.depth, "gradient": self.gradient, "images": [i.to_dict() for i in self.images]}
-
-    def __str__(self) -> str:
-        from retune.certificate.words import text
-
-        return text(self)
-
-    __repr__ = __str__

@@ -10,10 +10,10 @@ from retune.certificate.claims import (
     MEASURED,
     PROVED,
     Claim,
-    ImageCertificate,
     Number,
     proved_kind,
 )
+from retune.certificate.document import ImageCertificate
 from retune.guarantee import Assumption
 
 __all__ = ["worst_part"]

@@ -45,7 +45,7 @@ def certify(
     from retune.cli.errors import one_screen, say_error
 
     with one_screen(debug):
-        from retune._checkpoint import write_atomically
+        from retune._files import write_atomically
         from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
         from retune.jobs.restore import model_problem

@@ -55,8 +55,8 @@ def compare(
         from rich.console import Console
 
         from retune import config as runs
-        from retune.jobs.compare import compare as run_all
-        from retune.jobs.rows import write_results
+        from retune.comparison.rows import write_results
+        from retune.comparison.run import compare as run_all
         from retune.report import terminal_table, write_all
 
         given = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]

@@ -47,7 +47,7 @@ def doctor(
     with one_screen(debug):
         import json as text
 
-        from retune._checkpoint import write_atomically
+        from retune._files import write_atomically
         from retune.jobs.doctor import examine
 
         fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
@@ -67,7 +67,7 @@ def _run_and_images(what: list[Path], fields: dict) -> tuple[Config, list[Path]]
     """The run that is named first, if one is, with the options on top; the rest are images."""
     from retune import config as runs
     from retune.errors import ConfigError
-    from retune.jobs.measured import require_kernel
+    from retune.jobs.inputs import require_kernel
 
     named = what and (what[0].suffix == ".toml" or (str(what[0]) in runs.shipped() and not what[0].exists()))
     if not named and "name" not in fields:

@@ -54,7 +54,7 @@ def train(
 
         import json
 
-        from retune.jobs.certified import in_a_line
+        from retune.certificate.quick import in_a_line
         from retune.jobs.folder import MODEL
         from retune.jobs.train import CERTIFICATE
         from retune.jobs.train import train as learn

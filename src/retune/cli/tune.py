@@ -80,8 +80,8 @@ def tune(
 
 
 def _tell(tuned: Tuned) -> None:
+    from retune.certificate.quick import in_a_line
     from retune.jobs.assess import FACTORS
-    from retune.jobs.certified import in_a_line
 
     found = tuned.comparison
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)

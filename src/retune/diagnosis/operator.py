@@ -8,17 +8,19 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune import _operator
+from retune._torch.batch import inner
 from retune.diagnosis.copies import cast, cut_by_torch
 from retune.diagnosis.exam import FAILURES, Exam, parts, short
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import RetuneError
+from retune.operators.facts import REFUSED, facts
+from retune.operators.norm import FAILURE, SAFETY
 
 __all__ = ["check_adjoint", "check_linear", "check_norm"]
 
 # Relative errors: rounding is below the first, an operator that is wrong by construction above the second.
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-6}
-_WRONG = _operator.REFUSED
+_WRONG = REFUSED
 _COUNT = 3
 
 
@@ -153,23 +155,23 @@ def check_norm(exam: Exam) -> Iterator[Finding]:
     assert isinstance(exam.physics, LinearPhysics)
     like = exam.probe(0)
     try:
-        facts = _operator.facts(exam.physics, like, exam.physics.A(like))
+        found = facts(exam.physics, like, exam.physics.A(like))
     except RetuneError as error:
         exam.adjoint = False
         yield Finding("norm", Severity.PROBLEM, short(error), "Repair the operator: ReTune refuses it as it is.")
         return
-    exam.sqnorm, exam.sqnorm_kind = facts.sqnorm, facts.sqnorm_kind
-    low, high = float(facts.sqnorm.min()), float(facts.sqnorm.max())
-    numbers = {"sqnorm": [float(v) for v in facts.sqnorm], "kind": facts.sqnorm_kind}
+    exam.sqnorm, exam.sqnorm_kind = found.sqnorm, found.sqnorm_kind
+    low, high = float(found.sqnorm.min()), float(found.sqnorm.max())
+    numbers = {"sqnorm": [float(v) for v in found.sqnorm], "kind": found.sqnorm_kind}
     if high <= 0:
         yield Finding(
             "norm", Severity.PROBLEM, "‖A‖² = 0: the operator is zero", "Check the mask or the kernel.", numbers
         )
         return
-    if facts.sqnorm_kind == "exact":
+    if found.sqnorm_kind == "exact":
         how = "exact"
     else:
-        how = f"a Lanczos estimate times {_operator.SAFETY}, too small with a probability below {_operator.FAILURE:g}"
+        how = f"a Lanczos estimate times {SAFETY}, too small with a probability below {FAILURE:g}"
     value = f"{high:.4g}" if high - low <= 1e-6 * high else f"{low:.4g} to {high:.4g}"
     yield Finding("norm", Severity.OK, f"‖A‖² = {value} ({how})", "", numbers)
     if low >= 0.1 and high <= 10:
@@ -191,8 +193,8 @@ def _mismatch(exam: Exam, physics, dtype: torch.dtype) -> tuple[float, torch.dty
         u, other = exam.probe(seed, dtype), exam.probe(seed + 10, dtype)
         left, v = parts(physics.A(u)), physics.A(u + other)  # correlated: a wrong scale shows as well as a wrong place
         back = physics.A_adjoint(v)
-        product = sum(_operator._inner(p, q) for p, q in zip(left, parts(v), strict=True))
-        error = abs(product - _operator._inner(u, back)) / max(_norm(left) * _norm(v), 1e-30)
+        product = sum(inner(p, q) for p, q in zip(left, parts(v), strict=True))
+        error = abs(product - inner(u, back)) / max(_norm(left) * _norm(v), 1e-30)
         # also where A maps everything to 0, and NaN counts as the worst
         worst = max(worst, error if error == error else float("inf"))
         found = back.dtype
@@ -204,7 +206,7 @@ def _less(a, b) -> list[Tensor]:
 
 
 def _norm(y) -> float:
-    return sum(_operator._inner(p, p) for p in parts(y)) ** 0.5
+    return sum(inner(p, p) for p in parts(y)) ** 0.5
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retune._autograd import reaches
+from retune._torch.graph import reaches
 from retune.equilibrium import GradientReport
 from retune.errors import CutGradientError
 from retune.maps.base import BoundMap

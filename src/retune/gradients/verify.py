@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from retune._autograd import reaches
-from retune._operator import full_precision, rounding
+from retune._torch.graph import reaches
+from retune._torch.precision import full_precision, rounding
 from retune.errors import CutGradientError
 from retune.maps.base import AbstractMap
-from retune.problem import Problem
+from retune.operators.data_term import DataTerm
 
 __all__ = ["is_foreign", "verify"]
 
@@ -31,7 +31,7 @@ def is_foreign(map_: AbstractMap) -> bool:
     return any(not type(m).__module__.startswith(_OURS) for m in map_.modules())
 
 
-def verify(map_: AbstractMap, problem: Problem, u: Tensor) -> bool:
+def verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
     r"""Compare products with ``∂T/∂u`` and ``∂T/∂θ`` with finite differences of T along random directions.
 
     With ``d`` the finite difference, ``⟨d, d⟩`` against ``⟨Tᵀd, v⟩`` for the direction v: one evaluation of a cycle of
@@ -50,13 +50,13 @@ def verify(map_: AbstractMap, problem: Problem, u: Tensor) -> bool:
         CutGradientError: they contradict each other, so a part of the map detaches.
     """
     with full_precision():
-        return rounding(u) <= _FINE and _verify(map_, problem, u.detach())
+        return rounding(u) <= _FINE and _verify(map_, data_term, u.detach())
 
 
-def _verify(map_: AbstractMap, problem: Problem, u: Tensor) -> bool:
+def _verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
 
     def layers(at: Tensor) -> Tensor:
-        bound = map_.bind(problem)
+        bound = map_.bind(data_term)
         return bound.block(at, bound.layers)
 
     with torch.enable_grad():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retune._checkpoint import write_atomically
+from retune._files import write_atomically
 from retune.errors import InvalidParameterError, RetuneError, ShapeError
 from retune.io import pillow, png, tiff
 from retune.io.arrays import checked, from_array, to_array

@@ -12,11 +12,11 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from retune.maps.parameters import ScalarParameter
+from retune._torch.streams import seeded, stream
 from retune.model import Restarted
-from retune.problems.base import Restoration
-from retune.problems.measurements import Measurements
-from retune.training.measure import seeded, stream
+from retune.parameters import ScalarParameter
+from retune.problems.base import Problem
+from retune.problems.measured import Measurements
 from retune.training.unsupervised import ErrorEstimate
 
 __all__ = ["Comparison", "Scene", "compare_errors", "error_blocks", "indistinguishable", "learned"]
@@ -40,7 +40,7 @@ class Scene:
         side: pixels a side of the middle that is taken of larger ones.
     """
 
-    def __init__(self, problem: Restoration, measured: Sequence[Tensor], side: int = SIDE):
+    def __init__(self, problem: Problem, measured: Sequence[Tensor], side: int = SIDE):
         step = max(1, math.ceil(len(measured) / IMAGES))
         self._parts: list[tuple[Tensor, LinearPhysics]] = []
         for y in measured[::step]:

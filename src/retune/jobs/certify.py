@@ -12,14 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
+from retune._torch.devices import check_device
 from retune._version import __version__
-from retune.build import load, problem_of
+from retune.build import problem_of
 from retune.certificate import Certificate, certify
 from retune.config import ProblemConfig
-from retune.errors import InvalidParameterError, RetuneError
+from retune.errors import InvalidParameterError, RetuneError, one_line
 from retune.io.intensity import require_white
-from retune.jobs.measured import check_device, middle, one_line, read_measured
+from retune.jobs.inputs import middle, read_measured
 from retune.jobs.restore import WHOLE, model_file
+from retune.registry import load
 
 __all__ = ["AUTO_SIDE", "Certified", "certify_files", "record"]
 

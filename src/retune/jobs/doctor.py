@@ -12,9 +12,9 @@ from torch import Tensor
 from retune.build import problem_of
 from retune.config import Config
 from retune.diagnosis import Diagnosis, doctor
-from retune.errors import InvalidParameterError, RetuneError
-from retune.jobs.measured import middle, one_line, read_measured
-from retune.problems.base import Restoration
+from retune.errors import InvalidParameterError, RetuneError, one_line
+from retune.jobs.inputs import middle, read_measured
+from retune.problems.base import Problem
 
 __all__ = ["SIDE", "Examined", "examine"]
 
@@ -105,7 +105,7 @@ def _examine_one(config: Config, name: str, image: Tensor) -> Examined:
         return Examined(name, None, one_line(error), part)
 
 
-def _channels(config: Config, problem: Restoration) -> int:
+def _channels(config: Config, problem: Problem) -> int:
     """As many as the noise levels or the kernel have; else those of the images that it is trained on."""
     levels = len(problem.sigma) if isinstance(problem.sigma, tuple) else 1
     kernel = getattr(problem, "kernel", None)

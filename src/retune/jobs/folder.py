@@ -15,7 +15,7 @@ from typing import Any
 import deepinv
 import torch
 
-from retune._checkpoint import write_atomically
+from retune._files import write_atomically
 from retune._version import __version__
 from retune.config import Config, ProblemConfig, load, to_toml
 from retune.errors import CheckpointError

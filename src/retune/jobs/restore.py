@@ -17,20 +17,22 @@ import torch
 from torch import Tensor
 
 from retune import _checkpoint, io
-from retune._checkpoint import remove_leftovers, write_atomically
-from retune._processes import workers as processes
+from retune._files import remove_leftovers, write_atomically
+from retune._torch.devices import check_device
 from retune._version import __version__
-from retune.build import load, problem_of
+from retune.build import problem_of
 from retune.certificate.parts import worst_part
+from retune.certificate.quick import in_a_line
 from retune.config import ProblemConfig, from_dict
-from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError
+from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError, one_line
 from retune.io.intensity import intensity_scale, require_white
-from retune.jobs.certified import in_a_line
 from retune.jobs.folder import MODEL, problem_files
-from retune.jobs.measured import check_device, one_line, require_kernel
+from retune.jobs.inputs import require_kernel
 from retune.jobs.tiles import Outcome, restore_image
+from retune.jobs.workers import workers as processes
 from retune.model import Restarted
-from retune.problems.base import Restoration
+from retune.problems.base import Problem
+from retune.registry import load
 
 __all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
 
@@ -294,7 +296,7 @@ class _Job:
         return worst
 
 
-def _restore_one(net: Restarted, problem: Restoration, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:
+def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:
     tile = options.tile
     if tile is None:
         tile = AUTO_TILE if y.shape[-1] * y.shape[-2] > WHOLE else 0

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from retune.certificate import ImageCertificate
+from retune.certificate.quick import certificate_of
 from retune.equilibrium import Status
 from retune.errors import InvalidParameterError, ShapeError
-from retune.jobs.certified import certificate_of
 from retune.model import Restarted
 from retune.priors.wavelet import WaveletL1, WaveletL12
-from retune.problems.base import Restoration
+from retune.problems.base import Problem
 
 __all__ = ["Outcome", "restore_image"]
 
@@ -59,7 +59,7 @@ class Outcome:
 
 def restore_image(
     net: Restarted,
-    problem: Restoration,
+    problem: Problem,
     y: Tensor,
     *,
     tile: int | None = None,
@@ -71,7 +71,7 @@ def restore_image(
 
     Args:
         net: the network, in eval mode.
-        problem: what was measured; :meth:`~retune.problems.base.Restoration.part` makes it one of a tile.
+        problem: what was measured; :meth:`~retune.problems.base.Problem.part` makes it one of a tile.
         y: the measurement.
         tile: side of the tiles in pixels of the measurement, without their margins; None restores the image at once.
         overlap: margin around a tile, on each side.
@@ -115,7 +115,7 @@ def restore_image(
     return total, worst
 
 
-def _solve(net: Restarted, problem: Restoration, y: Tensor, certify: bool) -> tuple[Tensor, Outcome]:
+def _solve(net: Restarted, problem: Problem, y: Tensor, certify: bool) -> tuple[Tensor, Outcome]:
     physics = problem.operator(y)
     found = net.solve(y, physics)
     outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]))

@@ -9,13 +9,13 @@ import torch
 from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import SNR
 
-from retune._checkpoint import remove_leftovers, write_atomically
+from retune._files import remove_leftovers, write_atomically
+from retune._torch.devices import check_chosen_device
 from retune.build import network_of, problem_of, training_images
+from retune.certificate.quick import sample_certificate
 from retune.config import Config, OptimiserConfig
 from retune.data import centres
-from retune.jobs.certified import sample_certificate
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
-from retune.jobs.measured import check_chosen_device
 from retune.training.checkpoints import fingerprint
 from retune.training.devices import first_process
 from retune.training.fit import fit

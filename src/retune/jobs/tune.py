@@ -15,19 +15,21 @@ import torch
 from deepinv.loss import Loss
 from torch import Tensor
 
-from retune._checkpoint import remove_leftovers, write_atomically
+from retune._files import remove_leftovers, write_atomically
+from retune._torch.devices import check_chosen_device
 from retune.build import network_of, problem_of
+from retune.certificate.quick import sample_certificate
 from retune.config import Config, from_dict, load, shipped
 from retune.data import as_images
+from retune.diagnosis.glance import doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
-from retune.jobs.certified import sample_certificate
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
-from retune.jobs.measured import check_chosen_device, doubts, read_measured, require_kernel
+from retune.jobs.inputs import read_measured, require_kernel
 from retune.model import Restarted
 from retune.priors import WaveletL1, WaveletL12
-from retune.problems.base import Restoration
-from retune.problems.measurements import Measurements
+from retune.problems.base import Problem
+from retune.problems.measured import Measurements
 from retune.solve import Stop
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
@@ -220,7 +222,7 @@ def _judge(
     return comparison, indistinguishable(net, scene, estimate, seed, kept)
 
 
-def _problem(config: Config, measured: Sequence[Tensor]) -> Restoration:
+def _problem(config: Config, measured: Sequence[Tensor]) -> Problem:
     """The problem, its noise level estimated as the mean over the images if it is not given."""
     problems = [problem_of(config.problem, y) for y in measured]
     if config.problem.sigma != "estimate":
@@ -239,7 +241,7 @@ def _strength_only(net: Restarted) -> None:
             prior.requires_grad_(False)
 
 
-def _losses(config: Config, problem: Restoration, loss: str) -> tuple[ErrorEstimate, Loss, str]:
+def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, str]:
     """What errors are estimated with, what is learned with, and how that is called."""
     if problem.name == "inpaint":
         if loss in ("r2r", "ei"):
@@ -257,7 +259,7 @@ def _losses(config: Config, problem: Restoration, loss: str) -> tuple[ErrorEstim
     return sure, sure, "Stein's unbiased estimate (SURE)"
 
 
-def _can_be_cut(problem: Restoration) -> bool:
+def _can_be_cut(problem: Problem) -> bool:
     return "options" not in problem.describe()  # a physics of the user's is known for whole images only
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
 from retune.guarantee import Guarantee
-from retune.problem import Problem
+from retune.operators.data_term import DataTerm
 
 __all__ = ["AbstractMap", "BoundMap"]
 
 
 class BoundMap(ABC):
-    """A map bound to a :class:`~retune.problem.Problem`: plain functions of the state u, constants computed once.
+    """A map bound to a :class:`~retune.DataTerm`: plain functions of the state u, constants computed once.
 
     Nothing here keeps an iterate; calling a method twice with the same u gives the same result.
 
@@ -72,19 +73,24 @@ class AbstractMap(nn.Module, ABC):
     layers: int = 1
     nonexpansive: bool = True
 
-    def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
+    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """The problem that this map solves for a measurement."""
-        return Problem(y, physics)
+        return DataTerm(y, physics)
+
+    def problem(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
+        """The name that :meth:`data_term` had in version 0.1; it goes in 0.3."""
+        warnings.warn("map.problem(...) is called map.data_term(...) now", DeprecationWarning, stacklevel=2)
+        return self.data_term(y, physics)
 
     @abstractmethod
-    def bind(self, problem: Problem) -> BoundMap:
+    def bind(self, data_term: DataTerm) -> BoundMap:
         """Bind to a problem: whatever is constant over the iterations is computed here, once, differentiably."""
 
     @abstractmethod
     def describe(self) -> dict:
         """Constructor arguments as plain data, from which the map can be rebuilt."""
 
-    def guarantee(self, problem: Problem) -> Guarantee:
+    def guarantee(self, data_term: DataTerm) -> Guarantee:
         """What is proved of the iterates of this map on a problem, and what that rests on: by default nothing.
 
         Override it to state the facts of a map: a few numbers from which :func:`retune.certify` computes the rest. How
@@ -92,14 +98,14 @@ class AbstractMap(nn.Module, ABC):
         """
         return Guarantee()
 
-    def init(self, problem: Problem) -> Tensor:
+    def init(self, data_term: DataTerm) -> Tensor:
         """The first state u_0. In a loop, bind once instead."""
-        return self.bind(problem).init()
+        return self.bind(data_term).init()
 
-    def layer(self, u: Tensor, k: int, problem: Problem) -> Tensor:
+    def layer(self, u: Tensor, k: int, data_term: DataTerm) -> Tensor:
         """One layer. In a loop, bind once instead."""
-        return self.bind(problem).layer(u, k)
+        return self.bind(data_term).layer(u, k)
 
-    def image(self, u: Tensor, problem: Problem) -> Tensor:
+    def image(self, u: Tensor, data_term: DataTerm) -> Tensor:
         """The restored image of a state. In a loop, bind once instead."""
-        return self.bind(problem).image(u)
+        return self.bind(data_term).image(u)

@@ -15,20 +15,20 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov, WaveletPrior, Zer
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
-from retune._fill import fill, holes_of
-from retune._function import Function
-from retune._restrict import Restrictable, rows
+from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.convex import forward_backward_guarantee
 from retune.maps.describe import describe_fidelity, describe_prior
-from retune.maps.parameters import Bounded, Positive, require_damping
+from retune.maps.guarantees import forward_backward_guarantee
+from retune.operators.data_term import DataTerm
+from retune.operators.holes import fill, holes_of
+from retune.operators.restrict import Restrictable, rows
+from retune.parameters import Bounded, Positive, require_damping
 from retune.priors.base import SynthesisPrior
 from retune.priors.denoiser import Denoiser, DenoiserPrior
 from retune.priors.ridge import Ridge
 from retune.priors.wavelet_basis import WaveletFrame
-from retune.problem import Problem
 
 __all__ = ["ForwardBackward"]
 
@@ -116,22 +116,22 @@ class ForwardBackward(AbstractMap):
         """What is not in a submodule, for ``repr``."""
         return f"strong_convexity={self.strong_convexity:g}" if self.strong_convexity else ""
 
-    def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
+    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See :class:`~retune.maps.base.AbstractMap`."""
-        return Problem(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
+        return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
-    def bind(self, problem: Problem) -> BoundMap:
+    def bind(self, data_term: DataTerm) -> BoundMap:
         """See :class:`~retune.maps.base.AbstractMap`."""
-        return _BoundForwardBackward(self, problem)
+        return _BoundForwardBackward(self, data_term)
 
-    def guarantee(self, problem: Problem) -> Guarantee:
+    def guarantee(self, data_term: DataTerm) -> Guarantee:
         """What is proved if every g is known to be convex with an exact prox, and what that rests on.
 
         With ``F = f∘D + ½ε‖·‖²``: L = ``‖A‖²/σ² + ε``, and μ = ``min |m|²/σ² + ε`` where A is diagonalised and D is
         orthonormal (or the identity), else ε: a redundant frame has directions that ``AD`` does not see. For a prior
         of which nothing is known, nothing is proved.
         """
-        return forward_backward_guarantee(self, problem)
+        return forward_backward_guarantee(self, data_term)
 
 
 class _GradientStep(Function):
@@ -168,33 +168,35 @@ class _Layer:
 class _BoundForwardBackward(BoundMap):
     """Per layer: the normal operator, the frame both ways, the prox, and two vector operations."""
 
-    def __init__(self, owner: ForwardBackward, problem: Problem):
+    def __init__(self, owner: ForwardBackward, data_term: DataTerm):
         self.layers = owner.layers
-        self.sources = tuple(t for t in (*owner.parameters(), problem.adjoint_y) if t.requires_grad)
+        self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
         # Only what the layers need: Aᵀy is an image that would stay alive beside its coefficients.
-        self._shape, self._normal_operator = problem.shape, problem.normal
-        self._weight = problem.inverse_variance if problem.quadratic else 1.0
-        self._gradient = None if problem.quadratic else problem.grad
+        self._shape, self._normal_operator = data_term.shape, data_term.normal
+        self._weight = data_term.inverse_variance if data_term.quadratic else 1.0
+        self._gradient = None if data_term.quadratic else data_term.grad
         first = owner.priors[0]
         self._frame: WaveletFrame | None = None
         if isinstance(first, SynthesisPrior):
-            self._frame = first.frame(problem.shape, problem.dtype, problem.device)
+            self._frame = first.frame(data_term.shape, data_term.dtype, data_term.device)
         self._target: Tensor | None = None
-        if problem.quadratic:
-            self._target = self._scaled(self.image_adjoint(problem.adjoint_y))
-        self._start_scale = (1 / (problem.lipschitz if problem.quadratic else problem.sqnorm)).reshape(-1, 1, 1, 1)
-        self._back_projection = None if problem.quadratic else problem.adjoint_y
+        if data_term.quadratic:
+            self._target = self._scaled(self.image_adjoint(data_term.adjoint_y))
+        self._start_scale = (1 / (data_term.lipschitz if data_term.quadratic else data_term.sqnorm)).reshape(
+            -1, 1, 1, 1
+        )
+        self._back_projection = None if data_term.quadratic else data_term.adjoint_y
         # A denoiser fills black holes slowly, if its σ is small never: there the start is part of the method.
-        self._holes = None if owner.nonexpansive else holes_of(problem.physics)
+        self._holes = None if owner.nonexpansive else holes_of(data_term.physics)
         # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
-        scaled = problem.quadratic and problem.normal_scale is not None
+        scaled = data_term.quadratic and data_term.normal_scale is not None
         isometric = self._frame is None or self._frame.orthonormal
-        self._scalar = problem.normal_scale if scaled and isometric else None
+        self._scalar = data_term.normal_scale if scaled and isometric else None
         self._damping = owner.strong_convexity
 
-        steps = 2 * owner.step_size().to(problem.device, problem.dtype)
-        regs = owner.reg().to(problem.device, problem.dtype)
-        inverse_l = (1 / (problem.lipschitz + owner.strong_convexity)).reshape(-1, 1, 1, 1)
+        steps = 2 * owner.step_size().to(data_term.device, data_term.dtype)
+        regs = owner.reg().to(data_term.device, data_term.dtype)
+        inverse_l = (1 / (data_term.lipschitz + owner.strong_convexity)).reshape(-1, 1, 1, 1)
         self._layers = []
         for k in range(self.layers):
             tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)

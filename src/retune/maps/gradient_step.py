@@ -15,17 +15,17 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._fill import fill, holes_of
-from retune._restrict import rows
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.convex import smooth_assumptions
 from retune.maps.describe import describe_fidelity, describe_prior
-from retune.maps.parameters import Bounded, Positive, require_damping
+from retune.maps.guarantees import smooth_assumptions
+from retune.operators.data_term import DataTerm
+from retune.operators.holes import fill, holes_of
+from retune.operators.restrict import rows
+from retune.parameters import Bounded, Positive, require_damping
 from retune.priors.denoiser import RED, DenoiserPrior
 from retune.priors.ridge import Ridge
-from retune.problem import Problem
 
 __all__ = ["GradientStep"]
 
@@ -106,36 +106,36 @@ class GradientStep(AbstractMap):
             "strong_convexity": self.strong_convexity,
         }
 
-    def problem(self, y: Tensor, physics: LinearPhysics) -> Problem:
+    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See :class:`~retune.maps.base.AbstractMap`."""
-        return Problem(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
+        return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
-    def bind(self, problem: Problem) -> BoundMap:
+    def bind(self, data_term: DataTerm) -> BoundMap:
         """See :class:`~retune.maps.base.AbstractMap`."""
-        return _BoundGradientStep(self, problem)
+        return _BoundGradientStep(self, data_term)
 
     @torch.no_grad()
-    def guarantee(self, problem: Problem) -> Guarantee:
+    def guarantee(self, data_term: DataTerm) -> Guarantee:
         """See :class:`~retune.maps.base.AbstractMap`: the constants of a ridge regulariser are known, RED has none."""
-        constant = self.prior_constant(problem.adjoint_y)  # (1,)
-        reg = self.reg().to(problem.lipschitz)[:, None]  # (layers, 1)
-        smooth = problem.lipschitz + self.strong_convexity
+        constant = self.prior_constant(data_term.adjoint_y)  # (1,)
+        reg = self.reg().to(data_term.lipschitz)[:, None]  # (layers, 1)
+        smooth = data_term.lipschitz + self.strong_convexity
         lipschitz = smooth + reg * constant  # (layers, 1 or B): each layer steps along an F of its own λ
         steps = 2 * self.step_size().to(lipschitz)[:, None] / lipschitz
-        assumptions = smooth_assumptions(problem)
+        assumptions = smooth_assumptions(data_term)
         if not isinstance(self.prior, Ridge):
             return Guarantee(
                 row="any denoiser" if isinstance(self.prior, RED) else "smooth prior with the constant that was given",
                 lipschitz=lipschitz,
-                lipschitz_kind=problem.sqnorm_kind,
+                lipschitz_kind=data_term.sqnorm_kind,
                 step_sizes=steps,
                 assumptions=(
                     *assumptions,
                     Assumption("∇R is L_R-Lipschitz", False, f"{type(self.prior).__name__}: a number that was given"),
                 ),
             )
-        weak = reg.max() * self.prior.at(None, problem.adjoint_y).weak_convexity
-        room = problem.strong_convexity + self.strong_convexity - weak
+        weak = reg.max() * self.prior.at(None, data_term.adjoint_y).weak_convexity
+        room = data_term.strong_convexity + self.strong_convexity - weak
         convex = bool((room >= 0).all())
         how = "normalised filters, bounded spline slopes"
         if convex:
@@ -147,23 +147,23 @@ class GradientStep(AbstractMap):
             statement=statement,
             convex=convex,
             lipschitz=lipschitz,
-            lipschitz_kind=problem.sqnorm_kind,
+            lipschitz_kind=data_term.sqnorm_kind,
             strong_convexity=room.clamp_min(0),
-            strong_convexity_from=self._source(problem, room, weak),
+            strong_convexity_from=self._source(data_term, room, weak),
             step_sizes=steps,
             assumptions=(*assumptions, Assumption("∇R is L_R-Lipschitz", True, how)),
         )
 
-    def _source(self, problem: Problem, room: Tensor, weak: Tensor) -> str:
+    def _source(self, data_term: DataTerm, room: Tensor, weak: Tensor) -> str:
         """Where μ comes from."""
         if not bool((room > 0).any()):
             return "none is known"
-        parts = ["A"] if bool((problem.strong_convexity > 0).any()) else []
+        parts = ["A"] if bool((data_term.strong_convexity > 0).any()) else []
         if self.strong_convexity:
             parts.append(f"the added ½ε‖x‖², ε = {self.strong_convexity:g}")
         return " and ".join(parts) + (", less the weak convexity of the prior" if bool((weak > 0).any()) else "")
 
-    def objective(self, x: Tensor, problem: Problem, layer: int = 0) -> Tensor:
+    def objective(self, x: Tensor, data_term: DataTerm, layer: int = 0) -> Tensor:
         """``f(x) + λR(x) + ½ε‖x‖²`` per image, shape (B,), for a prior with a value.
 
         Raises:
@@ -171,7 +171,7 @@ class GradientStep(AbstractMap):
         """
         if isinstance(self.prior, DenoiserPrior) or not _has_value(self.prior):
             raise InvalidParameterError(f"{type(self.prior).__name__} has a gradient but no value, so no objective")
-        value = problem.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
+        value = data_term.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
         return value + 0.5 * self.strong_convexity * x.square().flatten(1).sum(1) if self.strong_convexity else value
 
     def prior_constant(self, like: Tensor) -> Tensor:
@@ -194,32 +194,32 @@ class _Layer:
 class _BoundGradientStep(BoundMap):
     """Per layer: the normal operator, the gradient of the prior, and three vector operations."""
 
-    def __init__(self, owner: GradientStep, problem: Problem):
+    def __init__(self, owner: GradientStep, data_term: DataTerm):
         self.layers = owner.layers
-        self._problem, self._shape, self._box = problem, problem.shape, owner.box
+        self._data_term, self._shape, self._box = data_term, data_term.shape, owner.box
         self._images: Tensor | None = None  # which of the problem; None: all
-        self._data_gradient = problem.grad
+        self._data_gradient = data_term.grad
         self._damping, self._prior = owner.strong_convexity, owner.prior
-        like = problem.adjoint_y
-        steps, regs = (t.to(problem.device, problem.dtype) for t in (owner.step_size(), owner.reg()))
+        like = data_term.adjoint_y
+        steps, regs = (t.to(data_term.device, data_term.dtype) for t in (owner.step_size(), owner.reg()))
         shared = None
         if isinstance(owner.prior, Ridge):
             ridge = owner.prior.at(None, like)
             constant, shared = ridge.lipschitz, ridge.grad
-            if min(problem.shape[-2:]) <= ridge.filters.reach or problem.shape[1] != ridge.filters.channels:
+            if min(data_term.shape[-2:]) <= ridge.filters.reach or data_term.shape[1] != ridge.filters.channels:
                 ridge.filters(like)  # raises, before anything is computed
         else:
             constant = owner.prior_constant(like)
         self._layers = []
         for k in range(self.layers):
-            total = problem.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
+            total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
             tau = (2 * steps[k] / total).reshape(-1, 1, 1, 1)
-            self._layers.append(_Layer(-tau, regs[k], shared or _gradient(owner.prior, problem.shape, k)))
+            self._layers.append(_Layer(-tau, regs[k], shared or _gradient(owner.prior, data_term.shape, k)))
 
     def select(self, index: Tensor) -> BoundMap | None:
         """Known where the data term knows it, for our priors: another one may hold something for each image."""
         images = index if self._images is None else self._images[index]
-        data_gradient = self._problem.grad_of(images) if isinstance(self._prior, Ridge | DenoiserPrior) else None
+        data_gradient = self._data_term.grad_of(images) if isinstance(self._prior, Ridge | DenoiserPrior) else None
         if data_gradient is None:
             return None
         chosen, batch = copy.copy(self), self._shape[0]
@@ -237,8 +237,8 @@ class _BoundGradientStep(BoundMap):
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
-        start = self._problem.adjoint_y / self._problem.sqnorm.reshape(-1, 1, 1, 1)
-        holes = holes_of(self._problem.physics)
+        start = self._data_term.adjoint_y / self._data_term.sqnorm.reshape(-1, 1, 1, 1)
+        holes = holes_of(self._data_term.physics)
         start = start if holes is None else fill(start, holes)
         return self._project(start if self._images is None else start[self._images])
 

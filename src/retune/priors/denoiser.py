@@ -12,10 +12,10 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
-from retune._autograd import reaches
-from retune._operator import wants_full_precision
+from retune._torch.graph import reaches
+from retune._torch.precision import wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
-from retune.maps.parameters import Bounded, Positive, ScalarParameter
+from retune.parameters import Bounded, Positive, ScalarParameter
 from retune.priors.noise_level import check_range, noise_level
 
 __all__ = ["RED", "Denoiser", "DenoiserPrior"]

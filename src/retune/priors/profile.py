@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from retune._function import Function
+from retune._torch.function import Function
 from retune.errors import InvalidParameterError, require_whole, unknown_name
 
 __all__ = ["BoundProfile", "Profile"]

@@ -14,7 +14,7 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor
 
-from retune.maps.parameters import Positive
+from retune.parameters import Positive
 from retune.priors.filters import BoundFilters, FilterBank
 from retune.priors.noise_level import noise_level
 from retune.priors.profile import SIGMA_0, BoundProfile, Profile

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from retune._function import Function
+from retune._torch.function import Function
 
 __all__ = ["group_shrink", "newton_steps", "soft_threshold"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
 from retune.guarantee import Convexity
-from retune.maps.parameters import Positive
+from retune.parameters import Positive
 from retune.priors.base import BoundPrior, SynthesisPrior
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
 from retune.priors.wavelet_basis import WaveletFrame

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retune._function import Function
+from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError
 from retune.priors.wavelet_level import analyse_level, axis_plan, filters, synthesise_level
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from retune.errors import InvalidParameterError, unknown_name
-from retune.problems.base import Restoration
+from retune.problems.base import Problem
 from retune.problems.kernels import kernel
 from retune.problems.named import Deblur, Denoise, Inpaint, Superres
 from retune.problems.noise import ChannelGaussianNoise
@@ -18,7 +18,7 @@ __all__ = [
     "Deblur",
     "Denoise",
     "Inpaint",
-    "Restoration",
+    "Problem",
     "Superres",
     "deblur",
     "denoise",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 denoise, inpaint, deblur, superres = Denoise, Inpaint, Deblur, Superres
-_NAMED: dict[str, type[Restoration]] = {c.name: c for c in (Denoise, Inpaint, Deblur, Superres)}
+_NAMED: dict[str, type[Problem]] = {c.name: c for c in (Denoise, Inpaint, Deblur, Superres)}
 
 
 def names() -> list[str]:
@@ -38,7 +38,7 @@ def names() -> list[str]:
     return sorted(_NAMED)
 
 
-def get(name: str, **options) -> Restoration:
+def get(name: str, **options) -> Problem:
     """The problem of that name.
 
     Raises:

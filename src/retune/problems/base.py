@@ -16,10 +16,10 @@ from retune.errors import InvalidParameterError, ShapeError, require, require_re
 from retune.io import SUFFIXES
 from retune.problems.noise import noise_levels
 
-__all__ = ["Restoration"]
+__all__ = ["Problem"]
 
 
-class Restoration(ABC):
+class Problem(ABC):
     """A restoration problem by name. The same seed gives the same operator and the same noise.
 
     Attributes:
@@ -57,7 +57,7 @@ class Restoration(ABC):
     #: whether opposite borders of an image are neighbours
     wraps: bool = False
 
-    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+    def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """The problem of a part of the measurement, ``y[..., rows, :][..., cols]``, to restore in tiles.
 
         Raises:

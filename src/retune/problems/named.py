@@ -11,7 +11,7 @@ from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, 
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError, require_whole, unknown_name
-from retune.problems.base import Restoration, share
+from retune.problems.base import Problem, share
 from retune.problems.kernels import antialiasing
 from retune.problems.kernels import kernel as make_kernel
 from retune.problems.masks import parts_of_mask, read_mask
@@ -22,7 +22,7 @@ __all__ = ["Deblur", "Denoise", "Inpaint", "Superres"]
 _BOUNDARIES = ("reflect", "circular", "valid")
 
 
-class Denoise(Restoration):
+class Denoise(Problem):
     """``y = x + ε``, by default with one level per colour channel: 0.1, 0.25, 0.5 (arXiv:2506.13239)."""
 
     name = "denoise"
@@ -39,15 +39,15 @@ class Denoise(Restoration):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         return Denoising(gaussian_noise(self.sigma, device), device=device)
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         return {"name": self.name, "sigma": self.sigma}
 
 
-class Inpaint(Restoration):
+class Inpaint(Problem):
     """``y = m ⊙ (x + ε)``: a random share of the pixels is kept, all channels of a pixel together.
 
     Args:
@@ -88,7 +88,7 @@ class Inpaint(Restoration):
         return self._masked(img_size, mask, device)
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Restoration`; it needs the mask."""
+        """See :class:`~retune.problems.base.Problem`; it needs the mask."""
         if self.mask is None:
             raise InvalidParameterError(
                 "which pixels were measured is not known: give the mask, an image file that is black where nothing "
@@ -99,8 +99,8 @@ class Inpaint(Restoration):
             raise ShapeError(f"the mask has shape {given}, the image {wanted} (C, H, W); they must agree")
         return self._masked((y.shape[1], y.shape[2], y.shape[3]), self.mask.to(y), y.device)
 
-    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
-        """See :class:`~retune.problems.base.Restoration`."""
+    def part(self, rows: Tensor, cols: Tensor) -> Problem:
+        """See :class:`~retune.problems.base.Problem`."""
         if self.mask is None:
             return self
         mask = self.mask[..., rows, :][..., cols]
@@ -115,12 +115,12 @@ class Inpaint(Restoration):
         return Inpainting(size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         drawn = {"keep": self.keep} if self.mask is None else {"mask": self._mask_name}
         return {"name": self.name, **drawn, "sigma": self.sigma}
 
 
-class Deblur(Restoration):
+class Deblur(Problem):
     """``y = k * x + ε``.
 
     Args:
@@ -156,28 +156,28 @@ class Deblur(Restoration):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         key = (tuple(img_size), dtype, str(device))
         if key not in self._made:
             self._made[key] = self._make(img_size, dtype, device)
         return self._made[key]
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         if self.boundary != "valid":
             return measured
         return measured[0], measured[1] + self.kernel.shape[-2] - 1, measured[2] + self.kernel.shape[-1] - 1
 
     def frame(self, image: Tensor) -> Tensor:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         if self.boundary != "valid":
             return image
         height, width = self.kernel.shape[-2:]
         top, left = height // 2 - (height - 1) % 2, width // 2 - (width - 1) % 2  # where deepinv centres a kernel
         return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
 
-    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
-        """See :class:`~retune.problems.base.Restoration`; a part of a periodic image is not periodic."""
+    def part(self, rows: Tensor, cols: Tensor) -> Problem:
+        """See :class:`~retune.problems.base.Problem`; a part of a periodic image is not periodic."""
         return Deblur(self.kernel, "reflect", self.sigma) if self.wraps else self
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
@@ -190,11 +190,11 @@ class Deblur(Restoration):
         return Blur(filter=taps, padding=self.boundary, use_fft=large, device=torch.device(device), noise_model=noise)
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, "sigma": self.sigma}
 
 
-class Superres(Restoration):
+class Superres(Problem):
     """``y = S (k * x) + ε``: an antialiasing filter, then every s-th row and column is kept (deepinv ``Downsampling``).
 
     Images (H, W) of any size: y is ⌈H/s⌉ × ⌈W/s⌉, made of the rows 0, s, 2s, …, and the restored image has the size
@@ -241,7 +241,7 @@ class Superres(Restoration):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Restoration`; (C, H, W) is the size of the image to restore."""
+        """See :class:`~retune.problems.base.Problem`; (C, H, W) is the size of the image to restore."""
         key = (tuple(img_size), dtype, str(device))
         if key not in self._made:
             taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
@@ -258,16 +258,16 @@ class Superres(Restoration):
         return self._made[key]
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See :class:`~retune.problems.base.Restoration`; sides that were no multiples of s are rounded up to one."""
+        """See :class:`~retune.problems.base.Problem`; sides that were no multiples of s are rounded up to one."""
         return measured[0], measured[1] * self.factor, measured[2] * self.factor
 
-    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
-        """See :class:`~retune.problems.base.Restoration`; a part of a periodic image is not periodic."""
+    def part(self, rows: Tensor, cols: Tensor) -> Problem:
+        """See :class:`~retune.problems.base.Problem`; a part of a periodic image is not periodic."""
         kernel = self.kernel if self.spec == "custom" else self.spec
         return Superres(self.factor, kernel, "reflect", self.sigma) if self.wraps else self
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         return {
             "name": self.name,
             "factor": self.factor,

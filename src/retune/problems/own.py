@@ -13,13 +13,13 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, did_you_mean
-from retune.problems.base import Restoration
+from retune.problems.base import Problem
 from retune.problems.noise import gaussian_noise
 
 __all__ = ["OwnPhysics"]
 
 
-class OwnPhysics(Restoration):
+class OwnPhysics(Problem):
     """``y = A x + ε`` with a physics that a function of yours makes.
 
     The function is called as ``function(img_size=(C, H, W), device=..., **options)`` and returns a deepinv
@@ -54,7 +54,7 @@ class OwnPhysics(Restoration):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         try:
             physics = self._function(img_size=img_size, device=device, **self.options)
         except Exception as error:  # code of the user's: whatever it raises is told, and stops one file, not all
@@ -85,7 +85,7 @@ class OwnPhysics(Restoration):
         return size
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         physics = super().operator(y)
         size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
         made = tuple(physics.A(y.new_zeros(1, *size)).shape[1:])
@@ -96,12 +96,12 @@ class OwnPhysics(Restoration):
             )
         return physics
 
-    def part(self, rows: Tensor, cols: Tensor) -> Restoration:
+    def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """Refused: what a physics of yours does to a part of an image is not known."""
         raise InvalidParameterError(f"{self.name} is known for whole images only: restore without tiles (--tile 0)")
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Restoration`."""
+        """See :class:`~retune.problems.base.Problem`."""
         return {"name": self.name, "options": self.options, "sigma": self.sigma}
 
 

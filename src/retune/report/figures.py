@@ -88,7 +88,7 @@ def _rc() -> dict:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    from retune._checkpoint import write_atomically  # here, so that reading results does not wait for torch
+    from retune._files import write_atomically  # here, so that reading results does not wait for torch
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)

@@ -64,7 +64,7 @@ def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | N
     Raises:
         InvalidParameterError: `results` is not of the expected form, or an image it names is missing.
     """
-    from retune._checkpoint import write_atomically  # here, so that reading results does not wait for torch
+    from retune._files import write_atomically  # here, so that reading results does not wait for torch
 
     folder = Path(folder)
     check_results(results)

@@ -4,6 +4,6 @@ from retune.solvers.anderson import Anderson
 from retune.solvers.base import AbstractSolver, SolverState
 from retune.solvers.damped import Damped
 from retune.solvers.inertial import Inertial
-from retune.solvers.restarted import Picard
+from retune.solvers.picard import Picard
 
 __all__ = ["AbstractSolver", "Anderson", "Damped", "Inertial", "Picard", "SolverState"]

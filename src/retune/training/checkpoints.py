@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retune._checkpoint import write_atomically
+from retune._files import write_atomically
 from retune.errors import CheckpointError, InvalidParameterError
 from retune.training.records import FitResult, Keeper
 from retune.training.resume import load_state, save_state

@@ -17,20 +17,21 @@ from deepinv.physics import LinearPhysics
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from retune._torch.streams import seeded, stream
 from retune.data import as_images, check_crop, draw_crops
 from retune.equilibrium import Equilibrium
 from retune.errors import DivergedError, InvalidParameterError
-from retune.maps.parameters import ScalarParameter
 from retune.model import Restarted
+from retune.parameters import ScalarParameter
 from retune.priors.denoiser import DenoiserPrior
-from retune.problems.base import Restoration
+from retune.problems.base import Problem
 from retune.solve import Stop
 from retune.training.checkpoints import RunFolder, fingerprint, stop_requests
 from retune.training.devices import agreed, make_fabric
-from retune.training.measure import Pairs, evaluate, held_out_pairs, measurer, seeded, stream
 from retune.training.penalty import JacobianPenalty
 from retune.training.progress import TrainingProgress
 from retune.training.records import FitResult, Keeper, StepRecord, Validation
+from retune.training.simulate import Pairs, evaluate, held_out_pairs, measurer
 from retune.training.warm import WarmStart
 
 #: Relative change per block below which the iterates of a denoiser in bfloat16 may not come: 2e-3 to 3e-3 measured.
@@ -76,7 +77,7 @@ def _without_values(description: Any) -> Any:
 def fit(
     net: Restarted,
     images: Any,
-    problem: Restoration | LinearPhysics,
+    problem: Problem | LinearPhysics,
     *,
     validation: Any = None,
     steps: int = 200,
@@ -191,7 +192,7 @@ def fit(
             "seed": seed,
             "validate_every": every,
             "processes": fabric.world_size,
-            "problem": problem.identity() if isinstance(problem, Restoration) else type(problem).__name__,
+            "problem": problem.identity() if isinstance(problem, Problem) else type(problem).__name__,
             "network": _described(net),
             "images": fingerprint(train),
             "validation": None if tested is None else fingerprint(tested),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from retune.training.fit import StepRecord
+from retune.training.records import StepRecord
 
 __all__ = ["TrainingProgress"]
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from retune._checkpoint import write_atomically
+from retune._files import write_atomically
 from retune.errors import CheckpointError
 
 __all__ = ["load_state", "save_state"]

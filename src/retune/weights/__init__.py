@@ -1,7 +1,7 @@
 """The weights that come with the package: small denoisers and ridge regularisers, trained by us.
 
 ``names()`` lists them, ``load(name)`` gives a denoiser called as ``net(y, sigma)``, ``manifest()`` says how each was
-trained, on what, and how well it does. The scripts are in :mod:`retune.training.recipes`.
+trained, on what, and how well it does. The scripts are in :mod:`recipes`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def load(name: str | Path) -> Denoiser:
     denoising problem to tolerance, and its prior is ``net.prior`` (for :class:`retune.GradientStep`).
 
     Args:
-        name: one of :func:`names`, or a file that a recipe of :mod:`retune.training.recipes` wrote.
+        name: one of :func:`names`, or a file that a recipe of :mod:`recipes` wrote.
 
     Raises:
         UnknownNameError: another name; the nearest ones are given.
@@ -83,8 +83,7 @@ def _read(path: Path) -> Denoiser:
         net = build(description)
         if not isinstance(net, Denoiser):
             raise CheckpointError(
-                f"it holds a {type(net).__name__}, where a denoiser is needed, as python -m "
-                "retune.training.recipes.denoiser writes one"
+                f"it holds a {type(net).__name__}, where a denoiser is needed, as python -m recipes.denoiser writes one"
             )
         net.load_state_dict(tensors)
     except (RetuneError, RuntimeError, KeyError, TypeError) as error:

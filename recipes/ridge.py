@@ -1,0 +1,129 @@
+"""Trains the ridge regularisers: ``python -m recipes.ridge --name ridge-convex-gray --data FOLDER``.
+
+Gaussian denoising at the equilibrium: the denoising problem is solved without graph, and differentiated there. A pool
+of noisy crops remembers its equilibria and adjoints, so that both cost a few layers (see `_pool`). The loss is the
+squared error over σ^1.5, about how the error itself grows with σ, so that all noise levels count alike. Protocol after
+Goujon et al. (TCI 2023, SIIMS 2024).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from deepinv.loss.metric import PSNR
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from recipes._data import split
+from recipes._loop import Budget, train
+from recipes._pool import Pool
+from retune import _checkpoint
+from retune.data import centres
+from retune.errors import unknown_name
+from retune.networks import RidgeDenoiser
+from retune.priors.ridge import Ridge
+from retune.solve import Stop
+from retune.training.checkpoints import fingerprint
+
+NAMES = {
+    "ridge-convex-gray": (1, "convex"),
+    "ridge-convex-color": (3, "convex"),
+    "ridge-weakly-convex-gray": (1, "weakly convex"),
+    "ridge-weakly-convex-color": (3, "weakly convex"),
+}
+FEATURES = {1: (8, 32), 3: (12, 48)}
+SIZES = (7, 5)
+SIGMA = (2 / 255, 55 / 255)
+
+
+def main(
+    name: Annotated[str, typer.Option(help="ridge-convex-gray, ridge-weakly-convex-gray, or the same with -color.")],
+    data: Annotated[Path, typer.Option(help="Folder with the subfolders train and val of images.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; NAME.safetensors by default.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the resumable state and the log; by default as OUT, with -training.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 6000,
+    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the crops.")] = 48,
+    pool: Annotated[int, typer.Option(help="Noisy crops that remember their equilibrium.")] = 1024,
+    tolerance: Annotated[float, typer.Option(help="Relative change per layer at which a crop is at rest.")] = 5e-4,
+    powers: Annotated[int, typer.Option(help="Coefficients of the polynomials in log σ.")] = 3,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin from, a file of this recipe with at most as many powers.")
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 4e-3,
+    seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+) -> None:
+    """Train, or continue where a run of the same name was interrupted, and write the weights."""
+    if name not in NAMES:
+        raise unknown_name("recipe", name, NAMES)
+    channels, convexity = NAMES[name]
+    torch.manual_seed(seed)
+    prior = Ridge(channels, FEATURES[channels], SIZES, convexity=convexity, learn_sigma=False, powers=powers)
+    net = RidgeDenoiser(prior, stop=Stop(rtol=1e-4, max_layers=200)).to(device)
+    images = split(data, "train", channels)
+    # Of all images: on a few of them the best σ looks like another than the true one.
+    held_out = centres(split(data, "val", channels), 96)
+    tables = {id(p) for p in prior.profile.parameters()}
+
+    crops = Pool.draw(images, pool, crop, SIGMA, prior.filters.reach, seed)
+
+    def error(restored: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+        return ((restored - clean).square().mean((1, 2, 3)) / sigma.flatten() ** 1.5).mean()
+
+    def loss(step: int) -> Tensor:
+        chosen = crops.choose(step, batch, seed)
+        return crops.loss(
+            prior,
+            chosen,
+            Stop(rtol=tolerance, max_layers=40 if tolerance < 5e-4 else 20),
+            0.1,
+            torch.device(device),
+            error,
+        )
+
+    @torch.no_grad()
+    def validate() -> float:
+        noise = torch.randn(held_out.shape, generator=torch.Generator().manual_seed(seed))
+        restored = net((held_out + 25 / 255 * noise).to(device), 25 / 255).cpu()
+        return float(PSNR()(restored, held_out).mean())
+
+    def factor(parameter: nn.Parameter) -> float:
+        return 5.0 if id(parameter) in tables else 1.0  # scales and slopes are logarithmic
+
+    target = Path(f"{name}.safetensors") if out is None else out
+    folder = Path(f"{target.stem}-training") if work is None else work
+    budget = Budget(steps, lr, warmup=20, report_every=250)
+    before = ""
+    if start is not None:
+        tensors, _, earlier = _checkpoint.read(start)
+        net.load_state_dict({k: _padded(v, net.state_dict()[k].shape) for k, v in tensors.items()})
+        before = f"{earlier['recipe']} --out {start.name} && "
+    settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "pool": pool}
+    settings |= {"tolerance": tolerance, "powers": powers, "images": fingerprint(images)}
+    settings |= {"start": None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()}
+    train(net, loss, validate, budget, folder, tables=factor, settings=settings, memory=crops.state)
+    notes = {
+        "recipe": f"{before}python -m recipes.ridge --name {name} --data FOLDER --steps {steps} "
+        f"--batch {batch} --crop {crop} --pool {pool} --tolerance {tolerance:g} --powers {powers} --lr {lr:g} "
+        f"--seed {seed}" + (f" --start {start.name}" if start is not None else "")
+    }
+    description = net.describe()
+    _checkpoint.write(target, net.state_dict(), description, notes)
+    typer.echo(f"{target}: {sum(p.numel() for p in net.parameters())} parameters")
+
+
+def _padded(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Coefficients of fewer powers of log σ, continued by 0; anything else of another shape is refused on loading."""
+    missing = shape[-1] - tensor.shape[-1] if tensor.ndim and tensor.ndim == len(shape) else 0
+    return pad(tensor, (0, missing)) if missing > 0 else tensor
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Questions to torch: functions, graphs, memory."""

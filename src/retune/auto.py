@@ -1,0 +1,232 @@
+"""``depth="auto"`` and ``restarts="auto"``: K, M and R from the accuracy that is asked for and the memory there is."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retune._torch.memory import as_bytes, in_words, peak_of
+from retune.errors import InvalidParameterError, require_real
+from retune.gradients.base import GradientRule
+from retune.gradients.truncated import Truncated
+from retune.gradients.unrolled import Unrolled
+from retune.maps.base import BoundMap
+from retune.maps.linearised import Linearised, spectral_radius
+from retune.solve import Stop, solve
+from retune.solvers.base import AbstractSolver
+
+__all__ = ["OR_AUTO", "Auto", "Choice", "asked", "choose", "provisional_depth"]
+
+#: What else a depth or a number of restarts may be, for an error message.
+OR_AUTO = 'or "auto"'
+
+#: Deeper blocks give nothing that more adjoint blocks would not: the same gradient, for less memory.
+DEEPEST = 50
+_SLOWEST = 0.999  # rates are measured to about 1e-3; beyond this no depth is chosen by them
+_LAYERS = 2000
+_REMEMBERED = 4  # blocks of restarts whose memory is counted
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on the first training batch, and why.
+
+    Attributes:
+        depth, restarts, blocks: K, R and M.
+        rate: measured asymptotic factor per layer, of the slowest image of the batch.
+        accuracy: the relative error of the gradient that was asked for.
+        expected: the error that ``rate^{K M}`` foretells (for a rule that picks its own M, what it was asked for).
+        memory: bytes that were allowed, or None.
+        peak: bytes that a training step with this K is expected to need; None if no memory limit was given.
+        why: the choice in words.
+    """
+
+    depth: int
+    restarts: int
+    blocks: int
+    rate: float
+    accuracy: float
+    expected: float
+    memory: int | None
+    peak: int | None
+    why: str
+
+    def to_dict(self) -> dict:
+        """Plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@dataclass(frozen=True)
+class Auto:
+    """What a network is to choose for itself, and what it has chosen.
+
+    Attributes:
+        depth, restarts: which of the two are chosen.
+        accuracy: relative error of the gradient that is asked for, in (0, 1).
+        memory: bytes that a training step may need, or None.
+        choice: None before the first training batch.
+    """
+
+    depth: bool
+    restarts: bool
+    accuracy: float
+    memory: int | None
+    choice: Choice | None = None
+
+    def to_dict(self) -> dict:
+        """Plain data, from which the object can be rebuilt."""
+        return asdict(self)
+
+
+def asked(
+    depth: Any, restarts: Any, accuracy: float, memory: int | float | str | None, gradient: GradientRule | None
+) -> Auto | None:
+    """What "auto" was asked for, or None if it was not.
+
+    Raises:
+        InvalidParameterError: accuracy or memory out of range, or asked of a network that has no use for them.
+    """
+    accuracy = require_real("accuracy", accuracy)
+    if not 0 < accuracy < 1:
+        raise InvalidParameterError(f"accuracy must lie strictly between 0 and 1, got {accuracy}")
+    limit = None if memory is None else as_bytes(memory)
+    if depth != "auto" and limit is not None:
+        raise InvalidParameterError('memory is a limit for depth="auto"; retune.plan(net, ...) predicts the need')
+    if "auto" not in (depth, restarts):
+        return None
+    if isinstance(gradient, Unrolled):
+        raise InvalidParameterError(
+            "an unrolled network is trained for one depth, which no accuracy decides: give depth and restarts, or use "
+            "a rule at the equilibrium (retune.Truncated, retune.Implicit)"
+        )
+    return Auto(depth == "auto", restarts == "auto", accuracy, limit)
+
+
+def provisional_depth(layers: int) -> int:
+    """Layers per block before anything was measured: ten, rounded up to whole cycles."""
+    return -(-10 // layers) * layers
+
+
+def choose(
+    bound: BoundMap,
+    auto: Auto,
+    gradient: GradientRule,
+    solver: AbstractSolver,
+    depth: int,
+    restarts: int,
+    step: Callable[[int], object],
+    restart: Callable[[int], object],
+) -> Choice:
+    r"""K, M and R for one batch.
+
+    The restarts are run, without graph, to a tenth of the accuracy; there the rate ρ of one layer is measured
+    (spectral radius, by power iteration). ``K·M ≥ log(accuracy)/log(ρ)``, with K as large as the memory allows (at
+    most 50), and R such that the distance to the equilibrium is relatively below the accuracy. All of it is estimated
+    on this batch, with these weights: what training makes of them is reported at each step.
+
+    Args:
+        bound: the map, bound to the batch without graph.
+        auto: what is asked for.
+        gradient: the rule; for plain ``Truncated`` M is chosen too, the others choose their own.
+        solver: runs the restarts.
+        depth: K if it is not chosen.
+        restarts: R if it is not chosen.
+        step: runs one differentiated block of a given depth and its backward pass, to measure its memory.
+        restart: runs restarts of that many layers in all, likewise.
+
+    Raises:
+        InvalidParameterError: not even one cycle fits the memory.
+    """
+    layers = bound.layers
+    first = provisional_depth(layers)
+    start = bound.init()
+    run = solve(bound.layer, start, solver=solver, depth=first, stop=Stop(auto.accuracy / 10, _LAYERS), trace=True)
+    measured = spectral_radius(Linearised(bound, run.u, products=False), iterations=100, starts=2)
+    rate = float(measured.value.max()) ** (1 / layers)
+    used = min(max(rate, 1e-6), _SLOWEST)
+    words = [f"errors shrink by {rate:.4g} a layer (power iteration at the equilibrium of the first batch)"]
+    if rate > _SLOWEST:
+        words.append(f"too slow to choose by, so {_SLOWEST} is assumed")
+
+    wanted = _whole(math.log(auto.accuracy) / math.log(used), layers)
+    chooses_blocks = isinstance(gradient, Truncated) and gradient.rtol is None
+    peak_at: Callable[[int], int] | None = None
+    if auto.depth:
+        depth = min(wanted, _whole(DEEPEST, layers)) if chooses_blocks else provisional_depth(layers)
+        if auto.memory is not None:
+            runs = gradient.restarts and (auto.restarts or restarts > 0)
+            depth, peak_at = _fit(auto.memory, depth, layers, step, restart if runs else None, start.device, words)
+    blocks = gradient.blocks if isinstance(gradient, Truncated) else 1
+    if chooses_blocks:
+        if auto.depth:  # no more layers than wanted: of as many blocks, the shallowest
+            blocks = math.ceil(wanted / depth)
+            depth = min(depth, _whole(wanted / blocks, layers))
+        expected = min(rate, 1.0) ** (depth * blocks)
+        words.append(
+            f"{depth * blocks} differentiated layers leave a gradient error of {expected:.1e} "
+            f"({auto.accuracy:.1e} was asked for): depth K = {depth}" + (f" × {blocks} blocks" if blocks > 1 else "")
+        )
+    else:
+        expected = float(getattr(gradient, "rtol", auto.accuracy))
+        words.append(f"depth K = {depth}, and {gradient!r} adds blocks until its own tolerance")
+    if auto.restarts:
+        assert run.trace is not None
+        needed = _layers_to(auto.accuracy, run.trace.layers, run.trace.residual, used**first)
+        restarts = max(1, math.ceil(needed / depth))
+        words.append(f"{needed} layers come within {auto.accuracy:.1e} of the equilibrium: restarts R = {restarts}")
+    peak = None if peak_at is None else peak_at(depth)
+    choice = Choice(depth, restarts, blocks, rate, auto.accuracy, expected, auto.memory, peak, "; ".join(words))
+    logging.getLogger("retune").info("%s", choice)
+    return choice
+
+
+def _whole(count: float, layers: int) -> int:
+    """At least `count` layers, in whole cycles."""
+    return max(1, math.ceil(count / layers)) * layers
+
+
+def _fit(
+    memory: int,
+    depth: int,
+    layers: int,
+    step: Callable[[int], object],
+    restart: Callable[[int], object] | None,
+    device: torch.device,
+    words: list[str],
+) -> tuple[int, Callable[[int], int]]:
+    """The deepest block up to `depth` that fits, and the expected peak at any depth: a line above the restarts."""
+    step(layers)  # whatever is cached for good
+    enough = _REMEMBERED * provisional_depth(layers)
+    held = 0 if restart is None else peak_of(lambda: restart(enough), device)
+    near, far = 2 * layers, 4 * layers
+    low, high = (peak_of(lambda k=k: step(k), device) for k in (near, far))
+    slope = max((high - low) / (far - near), 1.0)
+    fits = math.floor((memory - low) / slope + near) // layers * layers
+    if fits < layers:
+        raise InvalidParameterError(
+            f"a training step on this batch needs about {in_words(low - slope * (near - layers))} for a block of "
+            f"{layers} layer(s), and memory={in_words(memory)} was given: allow more, or take a smaller batch or crop"
+        )
+    if held > memory:
+        raise InvalidParameterError(
+            f"the restarts of this batch need about {in_words(held)}, and memory={in_words(memory)} was given: allow "
+            "more, or take a solver that remembers less (Picard, Inertial), or a smaller batch or crop"
+        )
+    if fits < depth:
+        words.append(f"{in_words(memory)} hold {fits} layers, {in_words(slope)} each")
+    return min(depth, fits), lambda k: max(held, round(low + slope * (k - near)))
+
+
+def _layers_to(accuracy: float, layers: tuple[int, ...], residual: Tensor, q: float) -> int:
+    """Layers after which every image is estimated to be within `accuracy` of its equilibrium, relatively."""
+    distance = (residual * q / (1 - q)).amax(1).tolist()
+    return next((n for n, d in zip(layers, distance, strict=True) if d <= accuracy), layers[-1])

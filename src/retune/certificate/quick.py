@@ -1,0 +1,60 @@
+"""The certificate of a restoration: what it may cost, and one line of it for a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune.certificate import ImageCertificate, certify
+from retune.equilibrium import Equilibrium
+from retune.errors import RetuneError, one_line
+from retune.model import Restarted
+
+__all__ = ["certificate_of", "in_a_line", "sample_certificate"]
+
+
+def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium) -> ImageCertificate:
+    """Certify one restored measurement (1, C, h, w), in about the layers and the memory that restoring it took.
+
+    Half of its layers go beyond the result, to see how far it still moves (one block at least), and half into the
+    power iteration for the rate (five at least); there are at most 2 starts of 100 iterations.
+    """
+    layers = int(found.layers[0])
+    starts = 2 if layers >= 100 else 1
+    return certify(
+        net,
+        y,
+        physics,
+        result=found,
+        iterations=max(1, min(20, layers // (10 * starts))),
+        starts=starts,
+        max_layers=max(net.depth, layers // 2),
+        learning=False,
+    )[0]
+
+
+def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> dict[str, Any]:
+    """The certificate of one measurement (1, C, h, w) as plain data, for the report of a training; or its `failure`.
+
+    With the error of the learning gradient, so a graph of a layer is recorded.
+    """
+    try:
+        y, physics = measure()
+        return certify(net, y, physics, iterations=10, starts=2, max_layers=500).to_dict()["images"][0]
+    except (RetuneError, RuntimeError) as error:  # what was learned is worth more than what can be said of it
+        return {"failure": one_line(error)}
+
+
+def in_a_line(certificate: dict[str, Any]) -> str:
+    """The distance to the equilibrium and its kind, of what ``ImageCertificate.to_dict()`` returned."""
+    if "failure" in certificate:
+        return f"no certificate: {certificate['failure']}"
+    numbers = certificate["claims"]["rmse"]
+    if not numbers or numbers[0]["value"] is None:
+        return "no distance to the equilibrium is known"
+    best = numbers[0]
+    sign = "≤" if best["kind"].startswith("proved") else "about"
+    return f"{sign} {best['value']:.1e} RMSE from its equilibrium ({best['kind']})"

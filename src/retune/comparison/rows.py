@@ -1,0 +1,129 @@
+"""Results as plain data: how they are made, from single images to a row of the table, and to files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import deepinv
+import imageio.v3 as iio
+import torch
+from torch import Tensor
+
+from retune._files import write_atomically
+from retune._version import __version__
+from retune.config import Config
+from retune.report.numbers import horizons
+
+__all__ = ["header", "means", "write_picture", "write_results"]
+
+_SAME = ("layers_trained",)
+
+
+def header(run: Config, device: str) -> dict:
+    """Results without any problem yet: how they are made."""
+    return {
+        "format": 1,
+        "retune": __version__,
+        "seed": run.seed,
+        "device": device,
+        "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "settings": {
+            f"{name} {k}": v
+            for name, section in run
+            if name in ("prior", "model", "data", "optimiser", "compare")
+            for k, v in section
+            if v is not None and section.has(k)
+        },
+        "problems": {},
+        "verdicts": [],
+    }
+
+
+def means(rows: list[dict[str, Any]]) -> dict:
+    """The means over the images; lists of every image in turn; pictures and certificates of those that have one."""
+    row: dict[str, Any] = {}
+    for key in rows[0]:
+        values: list[Any] = [r.get(key) for r in rows]
+        if key in _SAME:
+            row[key] = values[0]
+        elif key == "curve":
+            row[key] = _curve(values)
+        elif isinstance(values[0], list):
+            row[key] = [v for value in values for v in value]
+        elif key not in ("image", "certificate"):
+            row[key] = _mean(values)
+    if pictures := [r["image"] for r in rows if "image" in r]:
+        row["images"] = pictures
+    certificates = [r["certificate"] for r in rows if "certificate" in r]
+    if certificates:
+        row["certificate"] = certificates[0] | {"images": [i for c in certificates for i in c["images"]]}
+        row |= _distance(row["certificate"]["images"])
+    return row
+
+
+def _mean(values: list) -> float | None:
+    numbers = [v for v in values if v is not None]
+    return sum(numbers) / len(numbers) if len(numbers) == len(values) else None
+
+
+def _curve(curves: list[dict]) -> dict:
+    """Images all have the same landmarks, unless one failed on the way: then only what all have."""
+    layers = sorted(set.intersection(*(set(c["layers"]) for c in curves)))
+    at = [{n: (p, r) for n, p, r in zip(c["layers"], c["psnr"], c["residual"], strict=True)} for c in curves]
+    psnr, residual = ([_mean([c[n][k] for c in at]) for n in layers] for k in (0, 1))
+    return {"layers": layers, "psnr": psnr, "residual": residual}
+
+
+def _distance(images: list[dict]) -> dict:
+    """The largest relative distance to the equilibrium that is certified, bounded where that can be."""
+    claims = [image["claims"]["relative_distance"] for image in images]
+    for kind in ("proved", "estimated"):
+        found = [next((n["value"] for n in c if n["kind"].startswith(kind)), None) for c in claims]
+        if found and all(v is not None and math.isfinite(v) for v in found):
+            return {"distance": max(found), "distance_kind": kind}  # type: ignore[type-var]
+    return {"distance": None, "distance_kind": None}
+
+
+def write_picture(out: Path, name: str, image: Tensor) -> str:
+    """A batch of one image as PNG; the path relative to `out`."""
+    pixels = (image[0].detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = pixels[..., 0] if pixels.shape[-1] != 3 else pixels
+    path = f"images/{name}.png"
+    write_atomically(out / path, iio.imwrite("<bytes>", pixels, extension=".png"))
+    return path
+
+
+_RESULT = ("psnr", "ssim", "psnr_trained")
+_COST = (
+    "residual",
+    "distance",
+    "distance_kind",
+    "seconds",
+    "seconds_restoring",
+    "memory",
+    "layers_trained",
+    "gradient_error",
+    "failure",
+)
+
+
+def write_results(results: dict, out: Path) -> None:
+    """``results.json``, and ``results.csv`` with a line a method."""
+    write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    further = horizons(row for problem in results["problems"].values() for row in problem["methods"].values())
+    columns = [*_RESULT, *(f"psnr_{f}x" for f in further), *_COST]
+    table.writerow(["problem", "method", *columns])
+    for name, problem in results["problems"].items():
+        for key, row in problem["methods"].items():
+            table.writerow([name, key, *(row.get(c) for c in columns)])
+    write_atomically(out / "results.csv", text.getvalue().encode())

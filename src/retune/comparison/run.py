@@ -1,0 +1,287 @@
+"""Compare the methods on the problem and the images of a run, each with the same effort."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from deepinv.loss.metric import PSNR
+from rich.progress import track
+
+from retune._torch.devices import check_device
+from retune._torch.memory import peak_of
+from retune.build import problem_of
+from retune.comparison.images import Images, images_of
+from retune.comparison.ledger import Ledger
+from retune.comparison.methods import METHODS, PNP, Method
+from retune.comparison.naming import before_testing, file_name, grid_name, model_names
+from retune.comparison.rows import header, means, write_picture
+from retune.comparison.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
+from retune.comparison.tuning import Tuned, method_network, run_of_pnp, run_of_variational, tune
+from retune.config import Config, to_toml
+from retune.errors import DivergedError, InvalidParameterError, unknown_name
+from retune.jobs.folder import MODEL, save_model
+from retune.jobs.restore import model_file
+from retune.jobs.train import loss_of
+from retune.model import Restarted
+from retune.registry import load
+from retune.training.checkpoints import fingerprint
+from retune.training.fit import fit
+
+__all__ = ["KEYS", "compare"]
+
+ALL = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
+KEYS = tuple(ALL)
+#: test images that are shown
+PICTURES = 2
+
+Note = Callable[[str], None]
+
+
+def compare(
+    run: Config,
+    out: str | Path,
+    *,
+    methods: Sequence[str] | None = None,
+    models: Sequence[Path] = (),
+    resume: bool = False,
+    device: str = "cpu",
+    note: Note = lambda _: None,
+    progress: bool = False,
+    changed: Callable[[dict], None] = lambda _: None,
+) -> dict:
+    """Tune or train every method, and score it on the test images.
+
+    Everything that was computed is in ``progress.json``, ``training/`` and ``models/`` as soon as it is, for `resume`.
+    A comparison on a few test images (``compare.every``) can be resumed on all of them.
+
+    Args:
+        run: the run.
+        out: folder of the results.
+        methods: keys of the methods, :data:`KEYS` by default.
+        models: networks that were trained before (files, or folders of retune train), scored as they are.
+        resume: continue what is in the folder.
+        device: where to run.
+        note: told in a few words what is being done.
+        progress: show a bar for each training.
+        changed: told of the results whenever a method is done.
+
+    Returns:
+        The results as plain data, for :mod:`retune.report`.
+
+    Raises:
+        RetuneError: see :func:`retune.fit`; a training that diverges is a row of the table, not an error.
+    """
+    chosen = [ALL[k] if k in ALL else _unknown(k) for k in (KEYS if methods is None else methods)]
+    if not chosen and not models:
+        raise InvalidParameterError("nothing to compare: name methods, or trained models")
+    if run.optimiser.warm_start:
+        raise InvalidParameterError(
+            "optimiser.warm_start: the methods are compared from the same starts; set it to false, or train with "
+            "retune train and give the result as a model"
+        )
+    check_device(device)
+    for path in models:
+        load(model_file(path))  # a wrong one is said before anything is computed
+    out, start = Path(out), time.perf_counter()
+    images = images_of(run)
+    settings = {
+        "run": to_toml(before_testing(run)),
+        "train": fingerprint(images.train),
+        "validation": fingerprint(list(images.validation)),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    job = _Job(run, out, images, Ledger(out / "progress.json", settings, resume), device, note, progress)
+    results = header(run, device)
+    section = {"title": run.problem.name.capitalize(), "problem": job.problem.describe(), "methods": {}}
+    section["description"] = images.describe()
+    section |= job.pictures()
+    results["problems"][file_name(run.problem.name)] = section
+    rows: list[tuple[str, Callable[[], dict]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
+    rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in model_names(models).items()]
+    for key, make in rows:
+        section["methods"][key] = make()
+        results["seconds"] = time.perf_counter() - start
+        changed(results)
+    return results
+
+
+class _Job:
+    """One comparison: what is shared by the methods."""
+
+    def __init__(self, run: Config, out: Path, images: Images, ledger: Ledger, device: str, note: Note, progress: bool):
+        self.run, self.out, self.images, self.ledger = run, out, images, ledger
+        self.device, self.note, self.progress = device, note, progress
+        self.problem = problem_of(run.problem)
+        self.channels = images.test[0].shape[0]
+        x = images.validation.to(device)
+        self.held_out: Pair = (x, *self.problem.measure(x, run.seed + 11))
+
+    def pair(self, i: int) -> Pair:
+        """A test image, its measurement and its operator: the same for every method."""
+        x = self.images.test[i][None].to(self.device)
+        return (x, *self.problem.measure(x, self.run.seed + 1000 + self.images.places[i]))
+
+    def pictures(self) -> dict:
+        """The first test images and their measurements, as files, and the mean PSNR of all measurements as they are."""
+        shown: dict[str, list[str]] = {"names": [], "truth": [], "measurement": []}
+        psnr = []
+        for i in range(len(self.images.test)):
+            pair = self.pair(i)
+            psnr.append(float(PSNR()(visible(pair), pair[0])))
+            if i >= PICTURES:
+                continue
+            place = self.images.places[i]
+            shown["names"].append(f"test image {place + 1}")
+            for key, image in (("truth", pair[0]), ("measurement", visible(pair))):
+                shown[key].append(write_picture(self.out, f"{place}-{key}", image))
+        return {"images": shown, "psnr_measurement": sum(psnr) / len(psnr)}
+
+    def row(self, method: Method) -> dict:
+        """Tune or train, then score."""
+        failure = None
+        tuned = self.tuned(self.run_of(method))
+        run = tuned.run
+        if method.rule is None:
+            net = method_network(method, run, self.channels).to(self.device)
+            facts = {"seconds": self.ledger.entries[f"grid/{grid_name(run)}"]["seconds"]}
+        else:
+            net, facts = self.trained(method, run)
+            failure = facts.pop("failure", None)
+        facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
+        save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem, self.run.data.white)
+        row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
+        row |= {"remark": tuned.remark if method.rule is None else None}  # the others only start there
+        return row | facts | {"failure": failure, "learned": learned(net)}
+
+    def run_of(self, method: Method) -> Config:
+        """The run that a method tunes: the untrained ones have a prior of their own kind."""
+        if method.key == "variational":
+            return run_of_variational(self.run)
+        return run_of_pnp(self.run) if method.key == "pnp" else self.run
+
+    def tuned(self, run: Config) -> Tuned:
+        """The run at the best point of its grid; methods with the same prior share the search."""
+
+        def search() -> dict:
+            start = time.perf_counter()
+            found = tune(run, self.held_out, self.note)
+            model, prior = found.run.model, found.run.prior
+            best = {"reg": model.reg, "step_size": model.step_size, "sigma": prior.sigma}
+            return {"best": best, "tried": found.tried, "seconds": time.perf_counter() - start}
+
+        entry = self.ledger.once(f"grid/{grid_name(run)}", search)
+        best = entry["best"]
+        model = run.model.model_copy(update={"reg": best["reg"], "step_size": best["step_size"]})
+        prior = run.prior.model_copy(update={"sigma": best["sigma"]})
+        return Tuned(run.model_copy(update={"model": model, "prior": prior}), entry["tried"])
+
+    def trained(self, method: Method, run: Config) -> tuple[Restarted, dict]:
+        """The network at the learning rate of the best validation PSNR."""
+        rates = run.compare.lr or [run.optimiser.lr]
+        found = []
+        for lr in rates:
+            name = f"{method.key}-{lr:g}"
+            entry = self.ledger.once(f"train/{name}", lambda lr=lr, name=name: self._train(method, run, lr, name))
+            found.append((entry, self.out / "training" / name / MODEL))
+        best, path = max(found, key=lambda f: f[0]["psnr_validation"])
+        seconds = sum(entry["seconds"] for entry, _ in found)
+        return load(path).to(self.device), best | {"seconds": seconds}
+
+    def _train(self, method: Method, run: Config, lr: float, name: str) -> dict:
+        self.note(f"{method.label}: training, lr = {lr:g}")
+        options, folder = run.optimiser, self.out / "training" / name
+        torch.manual_seed(run.seed)
+        net = method_network(method, run, self.channels)
+        entry: dict = {"lr": lr, "failure": None, "psnr_validation": -1e9, "seconds": None}
+        try:
+            result = fit(
+                net,
+                self.images.train,
+                self.problem,
+                validation=self.images.validation,
+                steps=options.steps,
+                batch_size=run.data.batch_size,
+                crop=run.data.crop,
+                lr=lr,
+                lr_network=options.lr_network,
+                loss=loss_of(options),
+                seed=run.seed,
+                device=self.device,
+                validate_every=options.validate_every,
+                progress=self.progress,
+                folder=folder,
+                checkpoint_every=options.checkpoint_every,
+                resume=True,
+            )
+            entry |= {
+                "seconds": result.seconds,
+                "gradient_error": gradient_error(method, result),
+                "psnr_validation": result.best_psnr,
+                "best_step": result.best_step,
+                "training": {"loss": [s.loss for s in result.steps]},
+            }
+        except DivergedError as error:  # a row of the table, not the end of the comparison
+            entry["failure"], entry["seconds"] = str(error), 0.0
+        save_model(net.cpu(), folder / MODEL, run.problem, run.data.white)
+        return entry
+
+    def memory(self, method: Method, run: Config) -> int:
+        """Bytes at the peak of a training step; of a restoration of the same crops, if nothing is trained."""
+        net = method_network(method, run, self.channels).to(self.device)
+        side = min(run.data.crop, self.images.validation.shape[-1])
+        x = self.images.validation[: run.data.batch_size, :, :side, :side].to(self.device)
+        y, physics = self.problem.measure(x, 0)
+
+        def step() -> None:
+            if method.rule is None:
+                with torch.no_grad():
+                    net.eval().solve(y, physics)
+                return
+            (net.train()(y, physics) - x).square().mean().backward()
+
+        return peak_of(step, torch.device(self.device))
+
+    def row_of_model(self, path: Path) -> dict:
+        """A network that was trained before."""
+        file = model_file(path)
+        net = load(file).to(self.device)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        self.note(str(path))
+        row = self.scored(f"model-{digest}", net)
+        return row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
+
+    def scored(self, key: str, net: Restarted) -> dict:
+        """The means over the test images, the pictures of the first, and their certificates."""
+        count = len(self.images.test)
+        self.note(f"{key}: {count} test image(s)")
+        return means(
+            [
+                self.ledger.once(self._name(key, i), lambda i=i: self._score_image(key, net, i))
+                for i in track(range(count), f"{key}: test images", transient=True, disable=not self.progress)
+            ]
+        )
+
+    def _name(self, key: str, i: int) -> str:
+        """Of what is computed of a test image: by what it is, not by which others there are."""
+        place, digest = self.images.places[i], fingerprint([self.images.test[i]])[:12]
+        more = "shown" * (i < PICTURES) + "certified" * (i < self.run.compare.certify)
+        return f"image/{key}/{place}-{digest}{more}"
+
+    def _score_image(self, key: str, net: Restarted, i: int) -> dict:
+        run, pair = self.run, self.pair(i)
+        model = run.model
+        longest = run.compare.far * layers_of_training(net)
+        row, image = score(net, pair, model.depth, (run.compare.far,), longest, settled=model.rtol)
+        if i < PICTURES:
+            row["image"] = write_picture(self.out, f"{self.images.places[i]}-{key}", image)
+        if i < run.compare.certify:
+            row["certificate"] = certified(net, pair)
+        return row
+
+
+def _unknown(key: str) -> Method:
+    raise unknown_name("method", key, KEYS)

@@ -1,0 +1,172 @@
+"""What a trained network is worth: its result, and what becomes of it when it is run on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from deepinv.loss.metric import PSNR, SSIM
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune.certificate import certify
+from retune.comparison.methods import Method
+from retune.equilibrium import Equilibrium, Status
+from retune.gradients import Unrolled
+from retune.maps import ForwardBackward, GradientStep
+from retune.model import Restarted
+from retune.parameters import ScalarParameter
+from retune.priors import WaveletL1, WaveletL12
+from retune.priors.denoiser import DenoiserPrior
+from retune.priors.ridge import Ridge
+from retune.solve import Solution, Stop, solve
+from retune.training.records import FitResult
+
+__all__ = ["Pair", "certified", "gradient_error", "layers_of_training", "learned", "number", "score", "visible"]
+
+#: images, their measurement, the operator that made it
+Pair = tuple[Tensor, Tensor, LinearPhysics]
+
+
+def layers_of_training(net: Restarted) -> int:
+    """Layers that a training step runs: K(R + 1), or K for an unrolled network."""
+    return net.depth * (1 + (net.restarts if net.gradient.restarts else 0))
+
+
+def score(
+    net: Restarted, pair: Pair, depth: int, far: Sequence[int], longest: int, *, settled: float | None = None
+) -> tuple[dict, Tensor]:
+    """Figures of the output, and of running on to `far` times the trained depth.
+
+    The output is what eval mode gives; the run then goes on from there, so no layer is computed twice.
+
+    Args:
+        net: the network.
+        pair: images, measurement, operator.
+        depth: layers per block, the same for all methods, so that residuals mean the same.
+        far: the multiples of the trained depth at which PSNR is taken.
+        longest: layers to which the run goes on.
+        settled: relative change per block below which an image is not run further, since it would not change; by
+            default all are run to the end.
+
+    Returns:
+        Plain data (means over the images), and the restored images.
+    """
+    x, y, physics = pair
+    net.eval()
+    trained = layers_of_training(net)
+    horizons = {f"psnr_{f}x": trained * f for f in far}
+    wanted = {n for n in _landmarks(depth, longest) | {trained, *horizons.values()} if n <= longest or settled is None}
+    curve: dict[int, float] = {}
+    residual: dict[int, float] = {}
+    with torch.no_grad():
+        bound = net.map.bind(net.map.data_term(y, physics))
+
+        def run(u: Tensor, stop: Stop, done: int) -> Solution:
+            """Go on from `u`, `done` layers into the run."""
+
+            def see(layers: int, state: Tensor) -> None:
+                if done + layers in wanted or layers == stop.max_layers:
+                    curve[done + layers] = float(PSNR()(bound.image(state), x).mean())
+
+            solution = solve(bound.layer, u, solver=net.solver, depth=depth, stop=stop, trace=True, observe=see)
+            assert solution.trace is not None
+            seen = solution.trace.residual.mean(1).tolist()
+            residual.update({done + n: r for n, r in zip(solution.trace.layers, seen, strict=True)})
+            return solution
+
+        start = time.perf_counter()
+        output = run(bound.init(), net.stop, 0)
+        image = bound.image(output.u)
+        seconds = time.perf_counter() - start
+        end, reached = output, int(output.layers.max())
+        stays = settled is not None and all(s is Status.CONVERGED for s in output.status)
+        if reached < longest and not stays:
+            end = run(output.u, Stop(settled or 0.0, longest - reached), reached)
+        if settled is not None:
+            _hold(curve, residual, wanted, float(PSNR()(bound.image(end.u), x).mean()))
+    psnr = PSNR()(image, x)
+    row = {
+        "psnr": float(psnr.mean()),
+        "psnr_per_image": psnr.tolist(),
+        "ssim": float(SSIM()(image, x).mean()),
+        "psnr_trained": curve.get(trained),
+        **{name: curve.get(layers) for name, layers in horizons.items()},
+        "layers_trained": trained,
+        "layers_run": output.layers.tolist(),
+        "status": [s.value for s in output.status],
+        "residual": number(output.residual.mean()),
+        **{f"residual_{f}x": number(residual.get(trained * f)) for f in far},
+        "seconds_restoring": seconds / len(x),
+        "curve": {
+            "layers": sorted(curve),
+            "psnr": [curve[k] for k in sorted(curve)],
+            "residual": [number(residual.get(k)) for k in sorted(curve)],
+        },
+    }
+    return row, image
+
+
+def _hold(curve: dict[int, float], residual: dict[int, float], wanted: set[int], last: float) -> None:
+    """What was not run to, since the images had settled, is what they had settled at."""
+    end = max(residual, default=0)
+    for layers in sorted(wanted):
+        if layers > end:
+            curve[layers] = last
+            residual[layers] = residual.get(end, math.nan)
+    for layers in set(curve) - wanted:
+        del curve[layers]
+
+
+def _landmarks(depth: int, longest: int, per_decade: int = 12) -> set[int]:
+    """Multiples of `depth`, about evenly spaced on a logarithmic axis."""
+    count = max(2, int(per_decade * math.log10(max(longest / depth, 10))))
+    steps = {round((longest / depth) ** (i / (count - 1))) for i in range(count)}
+    return {depth * s for s in steps}
+
+
+def gradient_error(method: Method, trained: FitResult | None) -> float | None:
+    """The mean over the last steps of training, as it was measured there."""
+    if trained is None or method.rule is Unrolled:  # exact, but of the output at depth K, not of the equilibrium
+        return None
+    last = [s.gradient_error for s in trained.steps[-10:] if math.isfinite(s.gradient_error)]
+    return sum(last) / len(last) if last else None
+
+
+def learned(net: Restarted) -> dict:
+    """The scalars and small tables that were learned, as plain data."""
+    owner = net.map
+    assert isinstance(owner, ForwardBackward | GradientStep)
+    prior = owner.priors[0] if isinstance(owner, ForwardBackward) else owner.prior
+    found = {"reg": owner.reg.value.tolist(), "step_size": owner.step_size.value.tolist()}
+    if isinstance(prior, WaveletL1 | WaveletL12):
+        found["weights"] = prior.weights.value[:, 0].tolist()
+        found["scale_weights"] = prior.scale_weights.value[0].tolist()
+    if isinstance(prior, DenoiserPrior | Ridge) and isinstance(prior.sigma, ScalarParameter):
+        found["sigma"] = prior.sigma.value.flatten().tolist()
+    strength = getattr(prior, "strength", None)
+    if isinstance(strength, ScalarParameter):
+        found["strength"] = strength.value.flatten().tolist()
+    return found
+
+
+def certified(net: Restarted, pair: Pair, image: Equilibrium | None = None) -> dict:
+    """A certificate as plain data; a few iterations, since it is made for every method."""
+    _, y, physics = pair
+    return certify(net, y, physics, result=image, iterations=10, starts=2, max_layers=500).to_dict()
+
+
+def visible(pair: Pair) -> Tensor:
+    """The measurement as an image: itself where it has the image's shape, else its back-projection."""
+    x, y, physics = pair
+    return y if isinstance(y, Tensor) and y.shape == x.shape else physics.A_adjoint(y)
+
+
+def number(value: float | Tensor | None) -> float | None:
+    """A finite number, or None."""
+    if value is None:
+        return None
+    value = float(value)
+    return value if math.isfinite(value) else None

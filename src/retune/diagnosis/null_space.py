@@ -1,0 +1,152 @@
+"""What the operator does not see, and which guarantees can hold with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from deepinv.physics import DecomposablePhysics, Inpainting, LinearPhysics
+from torch import Tensor
+
+from retune._torch.batch import image_norm
+from retune.diagnosis.exam import Exam, parts
+from retune.diagnosis.findings import Finding, Severity
+from retune.operators.blur import BlurNormal
+from retune.operators.facts import OperatorFacts, facts, normal_operator
+from retune.operators.norm import FAILURE
+
+__all__ = ["check_guarantees", "check_null_space"]
+
+# λ_min(AᵀA) below this share of ‖A‖² gives a contraction too weak to be of use.
+_WEAK = 1e-6
+_ITERATIONS = 40
+
+
+def check_null_space(exam: Exam) -> Iterator[Finding]:
+    """λ_min(AᵀA): exact for diagonalised operators, 0 where there are fewer measurements than pixels."""
+    if exam.sqnorm is None or not bool((exam.sqnorm > 0).all()):
+        return
+    assert isinstance(exam.physics, LinearPhysics)
+    like, top = exam.probe(0), float(exam.sqnorm.max())
+    found = facts(exam.physics, like, measured := exam.physics.A(like))
+    pixels = like[0].numel()
+    rows = sum(p[0].numel() * (2 if p.is_complex() else 1) for p in parts(measured))
+    if isinstance(exam.physics, Inpainting) and isinstance(exam.physics.mask, Tensor):
+        yield _mask_finding(exam, exam.physics.mask)
+        return
+    power = _power(exam.physics, found)
+    if power is not None:
+        least = float(power.min())
+        weak = float((power < _WEAK * top).double().mean())
+        numbers = {"lambda_min": least, "kind": "exact", "share_weak": weak}
+        if least > _WEAK * top:
+            yield Finding("null space", Severity.OK, f"none: the smallest |m|² is {least:.2e} (exact)", "", numbers)
+        else:
+            yield Finding(
+                "null space",
+                Severity.NOTE,
+                f"the smallest |m|² is {least:.1e} (exact); {weak:.1%} of the frequencies are below {_WEAK:g}·‖A‖²",
+                "These frequencies come from the prior alone: expect them smooth, not restored.",
+                numbers,
+            )
+        return
+    if rows < pixels:
+        share = 1 - rows / pixels
+        yield Finding(
+            "null space",
+            Severity.NOTE,
+            f"{rows} measurements for {pixels} pixels: at least {share:.1%} of the image space is not seen",
+            "What is not seen comes from the prior alone.",
+            {"lambda_min": 0.0, "kind": "exact", "share_unseen": share},
+        )
+        return
+    bound = _smallest(normal_operator(exam.physics, found), exam.probe(5), exam.sqnorm)
+    yield Finding(
+        "null space",
+        Severity.OK if bound > 1e-3 * top else Severity.NOTE,
+        f"λ_min(AᵀA) is at most {bound:.1e} (the Rayleigh quotient after {_ITERATIONS} iterations, an upper bound)",
+        "" if bound > 1e-3 * top else "The directions that A hardly sees come from the prior: expect them smooth.",
+        {"lambda_min": bound, "kind": "estimated", "iterations": _ITERATIONS},
+    )
+
+
+def check_guarantees(exam: Exam, null_space: tuple[Finding, ...]) -> Iterator[Finding]:
+    """Which rows of the table of guarantees can hold with this operator, and why."""
+    if not exam.sound or exam.sqnorm is None or not bool((exam.sqnorm > 0).all()):
+        yield Finding(
+            "guarantees",
+            Severity.PROBLEM,
+            "none can hold: they need a linear A, its true adjoint and a norm ‖A‖ > 0",
+            "Repair the problems above first.",
+            {"convex": False, "contraction": False},
+        )
+        return
+    exact = exam.sqnorm_kind == "exact"
+    numbers = null_space[0].numbers if null_space else {}
+    mu, top = float(numbers.get("lambda_min", 0.0)), float(exam.sqnorm.max())
+    proved = numbers.get("kind") == "exact" and exact and mu > _WEAK * top
+    convex = "convex prior: converges to a minimiser for every step below 2/L, " + (
+        "proved (‖A‖² is exact)" if exact else f"up to the {FAILURE:g} chance that ‖A‖² is underestimated"
+    )
+    if proved:
+        contraction = (
+            f"T is a contraction, ρ ≤ {1 - mu / top:.4g} at τ = 1/L, proved from A for priors on the image or in one "
+            "orthonormal wavelet (sides divisible by 2^levels, no margin)"
+        )
+    else:
+        reason = "A has a null space" if mu <= _WEAK * top else "λ_min(AᵀA) is not known exactly"
+        contraction = f"a contraction is proved only with an added ½ε‖x‖² ({reason})"
+    yield Finding(
+        "guarantees",
+        Severity.OK,
+        f"{convex}; {contraction}; ridge prior (GradientStep): a convex one as above, with a weakly convex one the "
+        "objective decreases with every layer; a denoiser as prior: none in advance, the rate is measured at the "
+        "equilibrium",
+        "",
+        {
+            "convex": "proved" if exact else "estimated",
+            "contraction": proved,
+            "rho": 1 - mu / top if proved else None,
+            "ridge": "proved" if exact else "estimated",
+            "denoiser": "measured",
+        },
+    )
+
+
+def _mask_finding(exam: Exam, mask: Tensor) -> Finding:
+    entries = mask.detach().expand(exam.shape)
+    unseen = [float(s) for s in (entries == 0).double().flatten(1).mean(1)]
+    least, top = float(entries.square().min()), float(entries.square().max())
+    low, high = min(unseen), max(unseen)
+    share = f"{high:.1%}" if high - low < 5e-4 else f"{low:.1%} to {high:.1%}"
+    numbers = {"share_unobserved": unseen, "lambda_min": least, "kind": "exact"}
+    if high == 0:
+        text = f"none: every pixel is observed, with weights from {least**0.5:.3g} to {top**0.5:.3g}"
+        return Finding("null space", Severity.OK, text, "", numbers)
+    return Finding(
+        "null space",
+        Severity.NOTE if high <= 0.95 else Severity.WARNING,
+        f"{share} of the pixels are not observed",
+        "They come from the prior alone"
+        + ("." if high <= 0.95 else ": with so few left, check that the mask is not inverted."),
+        numbers,
+    )
+
+
+def _power(physics: LinearPhysics, found: OperatorFacts) -> Tensor | None:
+    """The eigenvalues of AᵀA, where A is diagonalised exactly."""
+    if isinstance(found.normal, BlurNormal) and found.normal.mode == "circular" and found.normal.step == 1:
+        return found.normal.power
+    if isinstance(physics, DecomposablePhysics) and found.sqnorm_kind == "exact" and isinstance(physics.mask, Tensor):
+        return physics.mask.detach().abs().square()
+    return None
+
+
+def _smallest(normal: Callable[[Tensor], Tensor], start: Tensor, sqnorm: Tensor) -> float:
+    """A Rayleigh quotient of AᵀA, driven down by a power iteration on ‖A‖² I − AᵀA: never below λ_min."""
+    shift = sqnorm.reshape(-1, 1, 1, 1)
+    v = start / image_norm(start)
+    for _ in range(_ITERATIONS):
+        w = shift * v - normal(v)
+        v = w / image_norm(w).clamp_min(torch.finfo(w.dtype).tiny)
+    return max(float((v * normal(v)).flatten(1).sum(1).min()), 0.0)

@@ -1,0 +1,124 @@
+"""The normal operator of a blur, or of a blur and subsampling, by FFT: exact for every boundary condition."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from deepinv.physics import Blur, Downsampling
+from torch import Tensor
+
+from retune.operators.restrict import rows
+
+
+class BlurNormal:
+    r"""``x ↦ AᵀA x`` for ``A = S ∘ C ∘ P``: pad, convolve circularly on the padded grid, keep the valid part.
+
+    A 25×25 kernel costs two FFT pairs instead of two direct convolutions. For ``padding="circular"``, P and S are
+    the identity, ``AᵀA`` is one FFT pair, and ``sqnorm = max |ĥ|²`` is exact.
+
+    For a deepinv ``Downsampling`` by s, S also keeps only every s-th row and column. On a circular grid whose sides
+    are multiples of s, ``AAᵀ`` is again a circular convolution, on the coarse grid: its spectrum is the mean of
+    ``|ĥ|²`` over the s² frequencies that alias to one, whose maximum is ``sqnorm``, exact.
+
+    Args:
+        physics: a deepinv ``Blur`` or ``Downsampling`` with a filter (1 or B, 1 or C, h, w).
+        shape: (B, C, H, W) of the image.
+
+    Attributes:
+        sqnorm: exact ‖A‖², shape (1,) or (B,), for circular boundaries; None otherwise.
+    """
+
+    def __init__(self, physics: Blur | Downsampling, shape: torch.Size):
+        kernel = physics.filter
+        assert isinstance(kernel, Tensor)
+        h, w = kernel.shape[-2:]
+        self.size = (shape[-2], shape[-1])
+        self.mode = {"zeros": "constant", "zero": "constant"}.get(physics.padding, physics.padding)
+        above, left = h // 2, w // 2
+        # deepinv's even kernels need one sample fewer above and to the left.
+        self.pad = (left - (w - 1) % 2, left, above - (h - 1) % 2, above)
+        if self.mode in ("circular", "valid"):
+            grid, self.pad = self.size, (0, 0, 0, 0)
+        else:
+            grid = (self.size[0] + self.pad[2] + self.pad[3], self.size[1] + self.pad[0] + self.pad[1])
+        self.grid = grid
+        if self.mode == "circular":
+            kernel = torch.roll(F.pad(kernel, (0, grid[1] - w, 0, grid[0] - h)), (-above, -left), (-2, -1))
+        spectrum = torch.fft.rfft2(kernel, s=grid)
+        self.spectrum, self.conjugate = spectrum, spectrum.conj().resolve_conj()
+        self.power = (spectrum * self.conjugate).real
+        self.step = int(physics.factor) if isinstance(physics, Downsampling) else 1
+        self.sqnorm = _peak(kernel.detach(), grid, self.step) if self.mode == "circular" else None
+        first = (0, 0) if self.mode == "circular" else (h - 1, w - 1)  # where no sample wrapped around
+        self.kept = (slice(first[0], None, self.step), slice(first[1], None, self.step))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``AᵀA x``, shape (B, C, H, W) → (B, C, H, W)."""
+        if self.mode == "circular" and self.step == 1:
+            return torch.fft.irfft2(torch.fft.rfft2(x) * self.power, s=self.grid)
+        padded = F.pad(x, self.pad, mode=self.mode) if any(self.pad) else x
+        blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * self.spectrum, s=self.grid)
+        kept = torch.zeros_like(blurred)
+        kept[..., self.kept[0], self.kept[1]] = blurred[..., self.kept[0], self.kept[1]]
+        back = torch.fft.irfft2(torch.fft.rfft2(kept) * self.conjugate, s=self.grid)
+        return self._unpad(back) if any(self.pad) else back
+
+    def select(self, index: Tensor, batch: int) -> BlurNormal:
+        """The operator for some of the images; see :class:`retune.operators.restrict.Restrictable`."""
+        chosen = copy.copy(self)
+        chosen.spectrum, chosen.conjugate, chosen.power = (
+            rows(t, index, batch) for t in (self.spectrum, self.conjugate, self.power)
+        )
+        return chosen
+
+    def _unpad(self, z: Tensor) -> Tensor:
+        """The adjoint of the padding: what was copied out is added back."""
+        left, right, above, below = self.pad
+        z = _fold(z, -2, above, below, self.mode)
+        return _fold(z, -1, left, right, self.mode)
+
+
+class SubsampleNormal:
+    """``x ↦ AᵀA x`` for bare subsampling: every s-th row and column is kept, the rest is 0."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``AᵀA x``, shape (B, C, H, W) → (B, C, H, W)."""
+        out = torch.zeros_like(x)
+        out[..., :: self.step, :: self.step] = x[..., :: self.step, :: self.step]
+        return out
+
+    def select(self, index: Tensor, batch: int) -> SubsampleNormal:
+        """The same for any images; see :class:`retune.operators.restrict.Restrictable`."""
+        return self
+
+
+def _peak(kernel: Tensor, grid: tuple[int, int], step: int) -> Tensor | None:
+    """``max |ĥ|²`` of a circular convolution that keeps every `step`-th sample, if the grid allows."""
+    if grid[0] % step or grid[1] % step:
+        return None
+    spectrum = torch.fft.fft2(kernel, s=grid)
+    power = (spectrum * spectrum.conj()).real
+    aliased = power.unflatten(-1, (step, -1)).unflatten(-3, (step, -1)).mean((-4, -2))
+    return aliased.flatten(1).amax(1)
+
+
+def _fold(z: Tensor, dim: int, before: int, after: int, mode: str) -> Tensor:
+    n = z.shape[dim] - before - after
+    out = z.narrow(dim, before, n).clone()
+    head, tail = z.narrow(dim, 0, before), z.narrow(dim, before + n, after)
+    if mode == "reflect":
+        if before:
+            out.narrow(dim, 1, before).add_(head.flip(dim))
+        if after:
+            out.narrow(dim, n - 1 - after, after).add_(tail.flip(dim))
+    elif mode == "replicate":
+        if before:
+            out.narrow(dim, 0, 1).add_(head.sum(dim, keepdim=True))
+        if after:
+            out.narrow(dim, n - 1, 1).add_(tail.sum(dim, keepdim=True))
+    return out  # "constant": the padding was zeros, nothing comes back

@@ -1,0 +1,229 @@
+"""Facts about a forward operator that are worth knowing once: linearity, ‖A‖², a fast normal operator."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Downsampling, Inpainting, LinearPhysics
+from torch import Tensor, nn
+
+from retune._torch.batch import image_norm, inner
+from retune._torch.precision import agree, full_precision
+from retune.errors import InvalidParameterError, PhysicsError, ShapeError
+from retune.operators.blur import BlurNormal, SubsampleNormal
+from retune.operators.norm import SAFETY, lanczos_sqnorm
+from retune.operators.restrict import DiagonalNormal
+
+#: An adjoint further off, relative to ‖Aa‖ ‖Ac‖ on random images, is refused.
+REFUSED = 2e-3
+# Diagonalised by construction, so there is nothing to check each time a fresh mask is drawn.
+_TRUSTED = (Inpainting, Denoising, BlurFFT)
+# What torch keeps in a module besides its own attributes.
+_BOOKKEEPING = frozenset(vars(nn.Module())) | {"training"}
+# How deep lists in lists are looked into.
+_NESTED = 4
+# What deepinv's Downsampling computes anew at every call: it follows from the filter and the image size.
+_DERIVED = {"Fh", "Fhc", "Fh2", "imsize_dynamic"}
+
+
+@dataclass(frozen=True)
+class OperatorFacts:
+    """What is known of a physics for one image size; see :class:`retune.operators.data_term.DataTerm`."""
+
+    sqnorm: Tensor
+    sqnorm_kind: str
+    normal_scale: float | None
+    normal: Callable[[Tensor], Tensor] | None  # None: the physics' own route
+    floor: Tensor | None = None  # a lower bound on the least eigenvalue of AᵀA, if one is known exactly
+    mismatch: float | None = None  # of A and A_adjoint on random images; None where it was not looked for
+
+
+_cache: weakref.WeakKeyDictionary[LinearPhysics, tuple[Any, list[Tensor], OperatorFacts]]
+_cache = weakref.WeakKeyDictionary()
+
+
+def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Tensor | None = None) -> OperatorFacts:
+    """The facts for images shaped as `like`; cached until a tensor or a plain attribute of the physics changes."""
+    if known_sqnorm is not None:
+        sqnorm = torch.as_tensor(known_sqnorm, dtype=like.dtype, device=like.device).reshape(-1)
+        if not bool((sqnorm > 0).all() & torch.isfinite(sqnorm).all()) or len(sqnorm) not in (1, len(like)):
+            raise InvalidParameterError(
+                f"sqnorm = ‖A‖² must be positive and finite, one number or one per image, got {known_sqnorm}"
+            )
+        return OperatorFacts(sqnorm, "given", None, None)
+    if isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED:  # a few operations: cheaper than a look-up
+        if _parts(y)[0].shape != like.shape:  # a mask broadcasts, and would turn a grey measurement into colour
+            raise ShapeError(
+                f"the measurement of shape {tuple(_parts(y)[0].shape)} does not fit {type(physics).__name__}, whose "
+                f"images here are {tuple(like.shape)}; make y with physics(x), or rebuild the physics for this size"
+            )
+        return _diagonal_facts(physics, like)
+    key, tensors = _fingerprint(physics, like)
+    held = _cache.get(physics)
+    # The cache holds the tensors themselves, so that `is` cannot be fooled by reused memory.
+    if held is not None and held[0] == key and all(a is b for a, b in zip(held[1], tensors, strict=True)):
+        return held[2]
+    found = _examine(physics, like.detach(), y)
+    _cache[physics] = (key, tensors, found)
+    return found
+
+
+def normal_operator(physics: LinearPhysics, known: OperatorFacts) -> Callable[[Tensor], Tensor]:
+    """The fastest exact route to ``x ↦ AᵀA x``."""
+    return physics.A_adjoint_A if known.normal is None else known.normal
+
+
+def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
+    """What tells that a physics has changed: its plain attributes by value, its tensors by identity and version."""
+    tensors: list[Tensor] = []
+    plain: list[Any] = [tuple(like.shape), like.dtype, like.device]
+
+    def add(name: str, value: Any, depth: int = 0) -> None:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, int | float | complex | str):
+            plain.append((name, value))
+        elif isinstance(value, np.ndarray | np.generic):  # NumPy counts no versions
+            plain.append(
+                (name, value.shape, str(value.dtype), hashlib.sha256(np.ascontiguousarray(value).data).digest())
+            )
+        elif isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value):
+            plain.append((name, tuple(value)))
+        elif isinstance(value, list | tuple | dict) and depth < _NESTED:
+            pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+            plain.append((name, len(pairs)))
+            for key, item in pairs:
+                add(f"{name}[{key!r}]", item, depth + 1)
+
+    for name, module in physics.named_modules():
+        if "noise_model" in name or "sensor_model" in name:
+            continue  # they do not enter A
+        derived = _DERIVED if isinstance(module, Downsampling) else set()
+        ours = {k: v for k, v in sorted(vars(module).items()) if k not in derived and k not in _BOOKKEEPING}
+        for key, value in {**ours, **module._buffers, **module._parameters}.items():
+            if key not in derived:
+                add(f"{name}.{key}", value)
+    # A tensor made in inference mode does not count its changes: a fresh object never compares equal. Changes through
+    # ``.data`` are not counted either, and not seen: that is what it is for.
+    return (tuple(plain), tuple(object() if t.is_inference() else t._version for t in tensors)), tensors
+
+
+def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
+    with torch.no_grad(), full_precision():
+        probes = _probes(like)
+        mismatch = _check_linear(physics, like, y, probes)
+        if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
+            # Cached, so nothing here may hold on to the physics, nor freeze a mask that is being learned.
+            known = _diagonal_facts(physics, like)
+            return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None, known.floor, mismatch)
+        normal, exact = _fast_normal(physics, like)
+        if normal is not None and not agree(normal(probe := next(probes)), physics.A_adjoint_A(probe)):
+            normal, exact = None, None
+        if exact is not None:
+            floor = _floor(normal.power).to(like) if isinstance(normal, BlurNormal) and type(physics) is Blur else None
+            return OperatorFacts(exact.to(like), "exact", None, normal, floor, mismatch)
+        sqnorm = lanczos_sqnorm(normal or physics.A_adjoint_A, next(probes)) * SAFETY
+        return OperatorFacts(sqnorm, "estimated", None, normal, None, mismatch)
+
+
+def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts:
+    """A = U diag(m) Vᵀ: ‖A‖² = max |m|², AᵀA = V |m|² Vᵀ, with |m|² computed once."""
+    mask = physics.mask
+    if not isinstance(mask, Tensor):
+        raise PhysicsError(f"{type(physics).__name__} has no mask yet: set one (physics.update(mask=...)) first")
+    power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
+    if mask.numel() == 1 and not mask.requires_grad:
+        scale = float(power)
+        only = power.detach().to(like).reshape(1)
+        return OperatorFacts(only, "exact", scale, DiagonalNormal(power.detach().reshape(()), None), only)
+    batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
+    sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
+    normal = DiagonalNormal(power, None if type(physics) is Inpainting else (physics.V, physics.V_adjoint))
+    return OperatorFacts(sqnorm.to(like), "exact", None, normal, _floor(power if batched else power[None]).to(like))
+
+
+def _floor(power: Tensor) -> Tensor:
+    """The least entry of each row of |m|², less what rounding (of an FFT) may have added to it; (1,) or (B,)."""
+    flat = power.detach().flatten(1)
+    margin = 16 * torch.finfo(flat.dtype).eps * flat.amax(1)
+    least = flat.amin(1)
+    return torch.where(least > margin, least - margin, torch.zeros_like(least))
+
+
+def _is_diagonalised(physics: DecomposablePhysics, probe: Tensor) -> bool:
+    """Whether the factors are orthonormal on a random image and AᵀA is what they say it is."""
+    mask = physics.mask
+    if not isinstance(mask, Tensor):
+        return False
+    power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
+    claimed = physics.V(power * physics.V_adjoint(probe))
+    actual = physics.A_adjoint(physics.A(probe))
+    if not (agree(physics.V(physics.V_adjoint(probe)), probe) and agree(claimed, actual)):
+        return False
+    # V could still be oblique; a power iteration is a lower bound of the norm and would exceed max |m|².
+    v = probe
+    for _ in range(10):
+        v = physics.A_adjoint_A(v / image_norm(v).clamp_min(1e-30))
+    return bool((image_norm(v).max() <= power.max() * (1 + 1e-4)).item())
+
+
+def _probes(like: Tensor) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(20250614)  # its own stream: the caller's seed is left alone
+    while True:  # the same for every image, so that an image alone has the norm that it has in a batch
+        one = torch.randn(like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
+        yield one.expand(like.shape).clone()
+
+
+def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator[Tensor]) -> float:
+    """Refuse what is no linear operator with an adjoint; how far the adjoint is off, relative to ‖Aa‖ ‖Ac‖."""
+    a, b = next(probes), next(probes)
+    image_a, image_b, both = physics.A(a), physics.A(b), physics.A(2 * a + b)
+    name = type(physics).__name__
+    for got, one, two in zip(_parts(both), _parts(image_a), _parts(image_b), strict=True):
+        if not agree(got, 2 * one + two):
+            raise PhysicsError(
+                f"{name} is not linear: A(2a + b) differs from 2A(a) + A(b). Only linear operators have the "
+                "guarantees used here; move offsets and saturation out of A"
+            )
+    expected = [tuple(p.shape[1:]) for p in _parts(image_a)]
+    given = [tuple(p.shape[1:]) for p in _parts(y)]
+    if expected != given:
+        raise PhysicsError(
+            f"{name} contradicts the measurement: A maps images {tuple(like.shape[1:])} to {expected}, "
+            f"but y has {given}"
+        )
+    # With 2a + b, not b: independent images are all but orthogonal, and hide a wrong scale or a wrong place.
+    left = sum(inner(p, q) for p, q in zip(_parts(image_a), _parts(both), strict=True))
+    right = inner(a, physics.A_adjoint(both))
+    scale = sum(inner(p, p) for p in _parts(image_a)) ** 0.5 * sum(inner(p, p) for p in _parts(both)) ** 0.5
+    mismatch = abs(left - right) / max(scale, 1e-30)
+    if not mismatch <= REFUSED:  # also where it is NaN
+        raise PhysicsError(
+            f"A_adjoint of {name} is not the adjoint of A: ⟨Aa, Ac⟩ = {left:.6g} but ⟨a, AᵀAc⟩ = {right:.6g}. "
+            "Correct A_adjoint, or leave it out and give img_size to deepinv's LinearPhysics"
+        )
+    return mismatch
+
+
+def _parts(y: Any) -> list[Tensor]:
+    return [y] if isinstance(y, Tensor) else list(y)
+
+
+def _fast_normal(
+    physics: LinearPhysics, like: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None] | tuple[None, None]:
+    """A route to AᵀA faster than the physics' own, if one is known, and ‖A‖² where that route gives it exactly."""
+    if isinstance(physics, Downsampling) and type(physics) is Downsampling and physics.filter is None:
+        return SubsampleNormal(int(physics.factor)), like.new_ones(1)
+    if isinstance(physics, Blur | Downsampling) and type(physics) in (Blur, Downsampling):
+        kernel = physics.filter
+        if isinstance(kernel, Tensor) and kernel.ndim == 4 and not kernel.requires_grad:
+            fast = BlurNormal(physics, like.shape)
+            return fast, fast.sqnorm
+    return None, None

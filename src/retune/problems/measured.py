@@ -1,0 +1,93 @@
+"""Measurements that were really made, cut into crops to learn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deepinv.physics import Inpainting, LinearPhysics
+from torch import Tensor
+
+from retune.errors import InvalidParameterError, ShapeError
+from retune.problems.base import Problem
+from retune.problems.named import Deblur, Inpaint
+from retune.problems.noise import gaussian_noise
+
+__all__ = ["Measurements"]
+
+
+class Measurements(Problem):
+    """Measurements as they were made: :meth:`measure` hands out crops of them with their operator, adding no noise.
+
+    What lies beyond the border of a crop has been blurred into it, so that a crop of a blurred image is a "valid"
+    blur of a larger one, whatever the boundary of the whole is. A crop of a masked image takes its part of the mask
+    along, as the last channels of what :meth:`pack` makes.
+
+    Args:
+        problem: what was measured.
+        crops: whether crops are asked for; if not, only whole measurements can be.
+
+    Raises:
+        InvalidParameterError: crops of a problem whose operator is known for whole images only, or a mask that is not
+            known.
+    """
+
+    def __init__(self, problem: Problem, crops: bool = True):
+        super().__init__(problem.sigma)
+        self.name, self.of, self._crops = problem.name, problem, crops
+        if isinstance(problem, Inpaint) and problem.mask is None:
+            problem.operator(torch.zeros(1, 1, 1, 1))  # says that the mask is needed, and how to give it
+        self._part = problem
+        if crops:
+            self._part = (
+                Deblur(problem.kernel, "valid", problem.sigma)
+                if isinstance(problem, Deblur)
+                else problem.part(torch.arange(1), torch.arange(1))
+                if not isinstance(problem, Inpaint)
+                else problem
+            )
+
+    @property
+    def can_flip(self) -> bool:
+        """Whether the mirror image of a measurement is one of the mirror image of the scene."""
+        return self.name in ("denoise", "inpaint")
+
+    def pack(self, y: Tensor) -> Tensor:
+        """A measurement (1, C, h, w) as an image (C or more, h, w) to draw crops from."""
+        if not isinstance(self.of, Inpaint):
+            return y[0]
+        mask = self.of.operator(y).mask  # the shapes are compared here
+        assert isinstance(mask, Tensor)
+        mask = mask.expand(1, y.shape[1], *y.shape[-2:])
+        return torch.cat([y * mask, mask], dim=1)[0]
+
+    def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:
+        """The measurements in a batch of packed crops, and their operator."""
+        if not isinstance(self.of, Inpaint):
+            return x, self._part.operator(x)
+        if x.shape[1] % 2:
+            raise ShapeError(f"expected packed measurements with their masks, got {x.shape[1]} channels")
+        y, mask = x.chunk(2, dim=1)
+        size: Any = tuple(y.shape[1:])  # deepinv annotates tuple[int], and documents (C, H, W)
+        noise = gaussian_noise(self.sigma, y.device)
+        return y.contiguous(), Inpainting(size, mask=mask.contiguous(), device=y.device, noise_model=noise)
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """Refused: nothing is simulated here."""
+        raise InvalidParameterError("measurements that were made have operators of their own: see measure")
+
+    def describe(self) -> dict:
+        """See :class:`~retune.problems.base.Problem`."""
+        return {"name": "measurements", "of": self.of.describe(), "crops": self._crops}
+
+    def identity(self) -> str:
+        """See :class:`~retune.problems.base.Problem`."""
+        return f"measurements(of={self.of.identity()}, crops={self._crops})"

@@ -1,0 +1,184 @@
+"""Small seeded problems whose answer is known in closed form, shared by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from deepinv.optim.prior import L1Prior, Prior, Tikhonov
+from deepinv.physics import Denoising, Inpainting, LinearPhysics
+from torch import Tensor, nn
+
+from retune import DataTerm, ForwardBackward, GradientStep
+from retune.guarantee import Convexity
+from retune.maps import AbstractMap
+from retune.maps.base import BoundMap
+from retune.priors import WaveletL1, WaveletL12
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem, a map for it, and the closed form of the map's equilibrium, differentiable in its parameters."""
+
+    map: AbstractMap
+    y: Tensor
+    physics: LinearPhysics
+    answer: Callable[[], Tensor]
+
+    def bind(self) -> BoundMap:
+        return self.map.bind(DataTerm(self.y, self.physics))
+
+
+class Quadratic(Prior):
+    """``½‖w x‖²``, w learnable: ``prox(v) = v/(1 + γ w²)``."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.explicit_prior = True
+        self.log_weight = nn.Parameter(weight.log())
+
+    def convexity(self):
+        return Convexity(strong=(2 * self.log_weight.min()).exp(), how="a diagonal quadratic")
+
+    def fn(self, x, *args, **kwargs):
+        return 0.5 * (self.log_weight.exp() * x).square().flatten(1).sum(1)
+
+    def prox(self, x, *args, gamma=1.0, **kwargs):
+        return x / (1 + gamma * (2 * self.log_weight).exp())
+
+
+class Transparent(Prior):
+    """A prior whose prox is the given function of the image."""
+
+    def __init__(self, prox: Callable[[Tensor], Tensor], *parameters: Tensor):
+        super().__init__()
+        self._function = prox
+        self.held = nn.ParameterList(parameters)
+
+    def prox(self, x, *args, gamma=1.0, **kwargs):
+        return self._function(x)
+
+
+def rand(*shape: int, seed: int = 0, **kwargs) -> Tensor:
+    """Standard normal, from a stream of its own."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), **kwargs)
+
+
+def spectrum(rows: int, cols: int, low: float, high: float, seed: int = 0) -> Tensor:
+    """A random matrix whose singular values are spread evenly over [low, high]."""
+    u, _, v = torch.linalg.svd(rand(rows, cols, seed=seed), full_matrices=False)
+    return u * torch.linspace(high, low, min(rows, cols)) @ v
+
+
+def dense(matrix: Tensor, shape: tuple[int, int, int]) -> LinearPhysics:
+    """A dense matrix as a deepinv physics on images of `shape` (C, H, W); measurements are (B, 1, 1, rows)."""
+    return LinearPhysics(
+        A=lambda x, **_: (x.flatten(1) @ matrix.T)[:, None, None],
+        A_adjoint=lambda y, **_: (y.flatten(1) @ matrix).unflatten(1, shape),
+    )
+
+
+def as_matrix(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
+    """The matrix of a linear function of tensors of `shape` (no batch axis), which may have a batch axis."""
+    n = int(torch.tensor(shape).prod())
+    return function(torch.eye(n).reshape(n, *shape)).flatten(1).T
+
+
+def soft(v: Tensor, t: Tensor | float) -> Tensor:
+    return v.sign() * (v.abs() - t).clamp_min(0)
+
+
+def quadratic(batch: int = 2, low: float = 0.7, step_size: float = 0.6, reg: float = 0.3, **options) -> Case:
+    """``½‖Ax − y‖² + ½λ‖Wx‖²`` with dense A: ``x* = (AᵀA + λW²)⁻¹Aᵀy``."""
+    shape = (1, 4, 5)
+    matrix = spectrum(24, 20, low, 1.1)
+    y = rand(batch, 1, 1, 24, seed=1)
+    prior = Quadratic(torch.rand(1, *shape, generator=torch.Generator().manual_seed(2)) + 0.5)
+    net = ForwardBackward(prior, step_size=step_size, reg=reg, **options)
+
+    def answer() -> Tensor:
+        weight = (2 * prior.log_weight).exp().flatten()
+        system = matrix.T @ matrix + net.reg()[0] * weight.diag()
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+def untied(batch: int = 2) -> Case:
+    """Two different layers ``u ↦ S_k(u − τ_k(AᵀAu − Aᵀy))``: the equilibrium is that of their composition."""
+    shape = (1, 3, 4)
+    matrix = spectrum(12, 12, 0.7, 1.0)
+    y = rand(batch, 1, 1, 12, seed=1)
+    priors = [Quadratic(0.5 + torch.rand(1, *shape, generator=torch.Generator().manual_seed(k))) for k in (2, 3)]
+    net = ForwardBackward(priors, step_size=[0.5, 0.7], reg=[0.2, 0.6], layers=2)
+
+    def answer() -> Tensor:
+        lipschitz = DataTerm(y, dense(matrix, shape)).lipschitz.mean()
+        normal, target = matrix.T @ matrix, (y.flatten(1) @ matrix).T
+        jacobian, offset = torch.eye(12), torch.zeros_like(target)
+        for k, prior in enumerate(priors):
+            tau = 2 * net.step_size()[k] / lipschitz
+            shrink = 1 / (1 + tau * net.reg()[k] * (2 * prior.log_weight).exp().flatten())[:, None]
+            jacobian, offset = (
+                shrink * (jacobian - tau * normal @ jacobian),
+                shrink * (offset - tau * (normal @ offset - target)),
+            )
+        return torch.linalg.solve(torch.eye(12) - jacobian, offset).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+def denoise_l1(batch: int = 2, step_size: float = 0.4) -> Case:
+    """Denoising with ℓ1 on an orthonormal basis: ``u* = soft(Dᵀy, λ α_j w_cb)``, reached in one step with τ = 1."""
+    y = rand(batch, 2, 8, 8, seed=1)
+    weights = [[[0.5, 1.0, 1.5]], [[1.2, 0.8, 1.0]]]
+    prior = WaveletL1("db2", 2, channels=2, weights=weights, scale_weights=[[0.7, 1.3]])
+    net = ForwardBackward(prior, step_size=step_size, reg=0.5)
+
+    def answer() -> Tensor:
+        frame = prior.frame(y.shape, y.dtype, y.device)
+        scales = [
+            a.expand(height * width)
+            for a, (height, width) in zip(prior.scale_weights()[0], frame.basis.band_shapes, strict=True)
+        ]
+        details = (net.reg()[0] * prior.weights()[..., None] * torch.cat(scales)).flatten(-2)
+        threshold = torch.cat([details, details.new_zeros(2, 1, frame.basis.coarse)], -1)
+        return frame.synthesis(soft(frame.analysis(y), threshold))
+
+    return Case(net, y, Denoising(), answer)
+
+
+def denoise_l12(batch: int = 2) -> Case:
+    """Per-channel weights inside the group norm, ``A = I``: ``u* = prox_{λg}(Dᵀy)``."""
+    y = rand(batch, 3, 8, 8, seed=1)
+    weights = torch.tensor([[[0.5, 1.0, 1.5]], [[1.0, 0.3, 1.0]], [[2.0, 1.0, 0.7]]])
+    prior = WaveletL12("db3", 2, channels=3, weights=weights, coarse=True)
+    net = ForwardBackward(prior, step_size=0.4, reg=0.8)
+    return Case(net, y, Denoising(), lambda: prior.prox(y, gamma=net.reg()[0]))
+
+
+def damped_l1(batch: int = 2) -> Case:
+    """Damped inpainting (A = diag(m), m in {0.6, 1}) with deepinv's own ℓ1 prior: ``x* = soft(m y, λ)/m²``."""
+    mask = torch.where(rand(1, 1, 4, 6, seed=3) > 0, 1.0, 0.6)
+    y = rand(batch, 1, 4, 6, seed=1)
+    net = ForwardBackward(L1Prior(), step_size=0.6, reg=0.3)
+    physics = Inpainting((1, 4, 6), mask=mask)
+    return Case(net, y, physics, lambda: soft(mask * y, net.reg()[0]) / mask**2)
+
+
+def tikhonov(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + ½λ‖x‖²`` by gradient steps: ``x* = (AᵀA + λ)⁻¹Aᵀy``."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.7, 1.1)
+    y = rand(batch, 1, 1, 14, seed=1)
+    net = GradientStep(Tikhonov(), step_size=0.6, reg=0.3, prior_lipschitz=1.0)
+
+    def answer() -> Tensor:
+        system = matrix.T @ matrix + net.reg()[0] * torch.eye(12)
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+CASES = {f.__name__: f for f in (quadratic, untied, denoise_l1, denoise_l12, damped_l1, tikhonov)}
