@@ -14,7 +14,7 @@ ROOT = Path(importlib.util.find_spec("retune").origin).parent
 # A package may import from the rows above it, and not from its equals.
 ORDER = [
     {"errors", "_version"},
-    {"_files", "_torch", "guarantee", "equilibrium"},
+    {"_files", "_registry", "_torch", "guarantee", "equilibrium"},
     {"operators"},
     {"parameters"},
     {"priors", "solvers"},
@@ -27,7 +27,8 @@ ORDER = [
     {"problems", "data"},
     {"certificate", "diagnosis", "planning"},
     {"training"},
-    {"config", "registry"},
+    {"registry"},
+    {"config"},
     {"weights"},
     {"build"},
     {"jobs", "report"},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retune.model import Restarted
     from retune.operators.data_term import DataTerm
     from retune.planning import plan
-    from retune.registry import load
+    from retune.registry import load, register
     from retune.solve import Stop
     from retune.solvers import Anderson, Damped, Inertial, Picard
     from retune.training import WarmStart, fit
@@ -48,6 +48,7 @@ _WHERE = {
     "fit": "retune.training",
     "load": "retune.registry",
     "plan": "retune.planning",
+    "register": "retune.registry",
 }
 _MODULES = ("data", "errors", "networks", "priors", "problems", "solvers", "weights")
 
@@ -78,6 +79,7 @@ __all__ = [
     "plan",
     "priors",
     "problems",
+    "register",
     "solvers",
     "weights",
 ]

@@ -14,6 +14,8 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _checkpoint
+from retune._registry.describe import description, rebuild
+from retune._registry.entries import kind_base, register
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
@@ -33,6 +35,8 @@ __all__ = ["Restarted"]
 Init = Tensor | Callable[[Tensor], Tensor]
 
 
+@register
+@kind_base("model")
 class Restarted(Reconstructor):
     r"""A restarted truncated unrolled network.
 
@@ -289,11 +293,11 @@ class Restarted(Reconstructor):
         chosen = {} if self.auto is None else {"auto": self.auto.to_dict()}
         return chosen | {
             "type": "Restarted",
-            "map": self.map.describe(),
+            "map": description(self.map),
             "depth": self.depth,
             "restarts": self.restarts,
-            "gradient": self.gradient.describe(),
-            "solver": self.solver.describe(),
+            "gradient": description(self.gradient),
+            "solver": description(self.solver),
             "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
         }
 
@@ -309,9 +313,9 @@ class Restarted(Reconstructor):
         return f"{options}, auto: {'not chosen before the first training batch' if choice is None else choice.why}"
 
     @classmethod
-    def rebuild(cls, auto: dict | None = None, **options: Any) -> Restarted:
+    def rebuild(cls, stop: dict[str, Any], auto: dict | None = None, **options: Any) -> Restarted:
         """The network that ``describe()`` described; `auto` carries what was chosen, and why."""
-        net = cls(**options)
+        net = cls(stop=Stop(**stop), **options)
         if auto is not None:
             choice = auto["choice"]
             net.auto = Auto(**{**auto, "choice": None if choice is None else Choice(**choice)})
@@ -323,8 +327,34 @@ class Restarted(Reconstructor):
         Args:
             path: file to write.
             notes: short texts to keep with the weights (training data, figures, licence, …).
+
+        Raises:
+            InvalidParameterError: :func:`retune.load` could not make the network again: a class in it is not registered
+                (:func:`retune.register`), or an option is no plain data.
         """
-        _checkpoint.write(path, self.state_dict(), self.describe(), notes)
+        told, weights = self.describe(), self.state_dict()
+        _require_loadable(told, weights)
+        _checkpoint.write(path, weights, told, notes)
+
+
+def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Make the network once more from what is said of it, and compare the shapes of the weights."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            again = rebuild(told).state_dict()
+        except Exception as error:  # a constructor may be anybody's
+            raise InvalidParameterError(
+                f"the network cannot be saved, because it could not be made again from its description {told}: "
+                f"{type(error).__name__}: {error}. Check describe(), or save net.state_dict() and rebuild it in Python"
+            ) from error
+    shapes = [{k: tuple(v.shape) for k, v in w.items()} for w in (weights, again)]
+    differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
+    if differ:
+        raise InvalidParameterError(
+            f"the network cannot be saved: made again from its description, it has other weights "
+            f"({', '.join(differ)}). Check that describe() tells every argument of the constructors, or save "
+            "net.state_dict() and rebuild it in Python"
+        )
 
 
 def _start(bound: BoundMap, init: Init | None) -> Tensor:

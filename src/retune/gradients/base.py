@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retune._registry.entries import kind_base
 from retune._torch.graph import reaches
 from retune.equilibrium import GradientReport
 from retune.errors import CutGradientError
@@ -36,6 +37,7 @@ class AdjointMemory:
     keep: Callable[[Tensor, Tensor, Tensor], None]
 
 
+@kind_base("rule")
 class GradientRule(ABC):
     """How the gradient of the equilibrium is formed. Holds options only; never looks inside a solver."""
 

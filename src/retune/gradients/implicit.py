@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.equilibrium import GradientReport
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.gradients._adjoint import AdjointBlocks
@@ -15,6 +16,7 @@ from retune.maps.base import BoundMap
 __all__ = ["Implicit"]
 
 
+@register
 class Implicit(GradientRule):
     r"""The implicit function theorem: ``Bᵀ (I − J)^{-T} v``, the linear system solved to `rtol`.
 

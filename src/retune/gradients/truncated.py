@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.equilibrium import GradientReport
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.gradients._adjoint import AdjointBlocks
@@ -15,6 +16,7 @@ from retune.maps.base import BoundMap
 __all__ = ["Truncated"]
 
 
+@register
 class Truncated(GradientRule):
     r"""Restart without graph to ``u_R ≈ u*``, then differentiate one block of K layers started there.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.equilibrium import GradientReport
 from retune.gradients.base import AdjointMemory, GradientRule, require_graph
 from retune.maps.base import BoundMap
@@ -14,6 +15,7 @@ from retune.solve import Stop
 __all__ = ["Unrolled"]
 
 
+@register
 class Unrolled(GradientRule):
     """The K-layer network itself: no restart, and the exact gradient of its output.
 
