@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -131,6 +132,8 @@ class Restarted(Reconstructor):
         Warns:
             NotConvergedWarning: eval mode ran out of layers before an image settled.
         """
+        if self.training:
+            self.choose(y, physics)
         equilibrium = self.solve(y, physics, init=init, stop=stop, adjoint=adjoint)
         if report is not None:
             report(equilibrium)
@@ -160,6 +163,9 @@ class Restarted(Reconstructor):
     ) -> Equilibrium:
         """Restore, and say how it went; nothing is raised for an image that fails, its status says so.
 
+        Nothing of the network changes. What is "auto" and has not been chosen is chosen for this call only: in a
+        training loop of your own that calls this method, call :meth:`choose` once before.
+
         Args:
             y: measurement.
             physics: the operator that made it.
@@ -180,8 +186,10 @@ class Restarted(Reconstructor):
                 f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: "
                 "leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
             )
-        if self.training:
-            self.choose(y, physics)
+        if self.training and self.auto is not None and self.auto.choice is None:
+            chosen = copy.copy(self)  # with the same weights; what is chosen for this call is not kept
+            chosen.choose(y, physics)
+            return chosen.solve(y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe)
         data_term = self.map.data_term(y, physics)
         bound = self.map.bind(data_term)
         if self.training:
@@ -191,19 +199,22 @@ class Restarted(Reconstructor):
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
             return _equilibrium_of(bound.image(solution.u), solution)
 
-    def choose(self, y: Tensor, physics: LinearPhysics) -> None:
-        """Choose what is "auto" on a batch, if it has not been chosen; training does so on its first one.
+    def choose(self, y: Tensor, physics: LinearPhysics) -> Choice | None:
+        """Choose what is "auto" on a batch, once; calling the network in train mode does so on its first batch.
 
         Args:
             y: measurement.
             physics: the operator that made it.
+
+        Returns:
+            What was chosen, now or before, and why; None if nothing is "auto".
 
         Raises:
             InvalidParameterError: not even one cycle of layers, or the restarts, fit the memory that was given.
         """
         auto = self.auto
         if auto is None or auto.choice is not None:
-            return
+            return None if auto is None else auto.choice
         # Data term and bound map are made anew in what is measured: a training step makes them too.
 
         def restart(layers: int) -> None:
@@ -223,8 +234,9 @@ class Restarted(Reconstructor):
             choice = choose(bound, auto, self.gradient, self.solver, self.depth, self.restarts, step, restart)
         self.auto = replace(auto, choice=choice)
         self.depth, self.restarts = choice.depth, choice.restarts
-        if isinstance(self.gradient, Truncated) and self.gradient.rtol is None:
-            self.gradient = Truncated(choice.blocks, max_blocks=self.gradient.max_blocks)
+        if self.gradient.fixed_blocks is not None:
+            self.gradient = self.gradient.with_blocks(choice.blocks)
+        return choice
 
     def _verify(self, data_term: DataTerm, bound: BoundMap) -> None:
         """Once for what is trained, whether foreign code in the map has the gradient that its values have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ __all__ = ["Unrolled"]
 
 
 @register
+@dataclass(frozen=True)
 class Unrolled(GradientRule):
     """The K-layer network itself: no restart, and the exact gradient of its output.
 

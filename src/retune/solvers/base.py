@@ -37,10 +37,12 @@ class AbstractSolver(ABC):
             fixed point (one layer if the weights are tied). Acceleration gains most from single cycles.
         accelerates: whether its steps cost more than those of plain restarts, to save some of them. Such a solver
             leaves the first block to plain steps where the iteration begins near its end.
+        plain: whether its iterates are those of Φ itself, so that what is proved of those holds for them.
     """
 
     unit: ClassVar[Literal["block", "cycle"]] = "block"
     accelerates: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, u: Tensor) -> SolverState:

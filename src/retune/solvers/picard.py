@@ -20,6 +20,8 @@ class Picard(AbstractSolver):
     If Φ is ρ^K-Lipschitz, ``‖u_R − u*‖ ≤ ρ^{KR} ‖u_0 − u*‖`` (Banach).
     """
 
+    plain = True
+
     def init(self, u: Tensor) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`."""
         return SolverState(u, torch.zeros_like(u))
