@@ -14,7 +14,7 @@ ROOT = Path(importlib.util.find_spec("retune").origin).parent
 # A package may import from the rows above it, and not from its equals.
 ORDER = [
     {"errors", "_version"},
-    {"_files", "_torch", "guarantee", "equilibrium"},
+    {"_files", "_plain", "_terminal", "_torch", "guarantee", "equilibrium", "plugins"},
     {"operators"},
     {"parameters"},
     {"priors", "solvers"},
