@@ -13,13 +13,14 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._registry.describe import description
+from retune._registry.entries import register
 from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.guarantees import forward_backward_guarantee
 from retune.operators.data_term import DataTerm
-from retune.operators.fidelity import describe_fidelity
 from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive, require_damping
 from retune.priors.base import BoundPrior
@@ -28,6 +29,7 @@ from retune.priors.capabilities import adapt, bind_cycle, require_prox
 __all__ = ["ForwardBackward"]
 
 
+@register
 class ForwardBackward(AbstractMap):
     r"""``T(u) = prox_{τλg}(u − τ (Dᵀ∇f(Du) + εu))``, ``x = D u``.
 
@@ -103,12 +105,13 @@ class ForwardBackward(AbstractMap):
             )
         return {
             "type": "ForwardBackward",
-            "prior": first.describe(),
-            "data_fidelity": describe_fidelity(self.data_fidelity),
+            "prior": description(self.priors[0]),
+            "data_fidelity": description(self.data_fidelity),
             "layers": self.layers,
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
             "strong_convexity": self.strong_convexity,
+            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
         }
 
     def extra_repr(self) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError
 
-__all__ = ["FidelityFacts", "describe_fidelity", "facts_of_fidelity"]
+__all__ = ["FidelityFacts", "facts_of_fidelity"]
 
 EVERYWHERE = (-math.inf, math.inf)
 POSITIVE = (0.0, math.inf)
@@ -108,28 +108,6 @@ def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None
             f"lipschitz={given} was given, but the constant of {name} is {own:.6g} ({known.how}); leave it out"
         )
     return replace(known, lipschitz=float(given))
-
-
-def describe_fidelity(fidelity: Any) -> dict:
-    """A fidelity as plain data, for checkpoints: deepinv's by exact type, another one by its own ``describe()``.
-
-    Raises:
-        InvalidParameterError: a fidelity that does not describe itself.
-    """
-    if type(fidelity) is L2:
-        return {"type": "L2", "sigma": float(fidelity.norm) ** -0.5}
-    if type(fidelity) is PoissonLikelihood:
-        kept = {"gain": float(fidelity.gain), "bkg": float(fidelity.bkg)}
-        return {"type": "PoissonLikelihood", **kept, "denormalize": bool(fidelity.d.denormalize)}
-    if type(fidelity) is LogPoissonLikelihood:
-        return {"type": "LogPoissonLikelihood", "N0": float(fidelity.N0), "mu": float(fidelity.mu)}
-    describe = getattr(fidelity, "describe", None)
-    if describe is None:
-        raise InvalidParameterError(
-            f"a checkpoint cannot describe the data fidelity {type(fidelity).__name__}, which has no describe(): save "
-            "net.state_dict() and rebuild the network in Python, or return its constructor arguments from describe()"
-        )
-    return describe()
 
 
 def _of_deepinv(fidelity: Any, y: Any) -> FidelityFacts | None:

@@ -10,13 +10,18 @@ from typing import Any, Protocol
 
 import torch
 from deepinv.optim.prior import Prior
-from torch import Tensor
+from torch import Tensor, nn
 
+from retune._registry.describe import by_arguments
+from retune._registry.entries import kind_base
 from retune.errors import InvalidParameterError
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import ScalarParameter
 
 __all__ = ["AbstractPrior", "BoundPrior", "Frame", "SynthesisPrior"]
+
+kind_base("prior")(Prior)
+kind_base("network")(nn.Module)
 
 
 class Frame(Protocol):
@@ -81,8 +86,7 @@ class AbstractPrior(Prior, ABC):
             def convexity(self):
                 return retune.Convexity(strong=1.0, how="½‖x‖²")
 
-            def describe(self):
-                return {"type": "Shrink"}
+    With ``@retune.register`` above the class, networks with it can be saved.
 
     Attributes:
         has_prox: whether :meth:`bind` gives a proximity operator (or what stands in its place, such as a denoiser).
@@ -159,17 +163,12 @@ class AbstractPrior(Prior, ABC):
         """Stop learning what weights the scales of an image against each other; without scales, nothing happens."""
 
     def describe(self) -> dict:
-        """Constructor arguments as plain data, with "type", from which the prior can be rebuilt.
+        """Constructor arguments as plain data, from which the prior can be rebuilt; the weights are not in it.
 
         Raises:
-            InvalidParameterError: a prior that does not describe itself.
+            InvalidParameterError: an argument that the object does not keep as an attribute of the same name.
         """
-        raise InvalidParameterError(
-            f"a checkpoint cannot describe the prior {type(self).__name__}: it has no describe(). Return its "
-            'constructor arguments there, {"type": "'
-            + type(self).__name__
-            + '", ...}, or save net.state_dict() and rebuild the network in Python'
-        )
+        return by_arguments(self)
 
 
 class SynthesisPrior(AbstractPrior):

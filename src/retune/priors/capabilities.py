@@ -6,7 +6,7 @@ This is the only place that knows the classes of deepinv's priors.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -217,13 +217,3 @@ class _Plain(AbstractPrior):
 
     def per_layer(self, layers: int) -> Sequence[Prior]:
         return [self.prior, *(copy.deepcopy(self.prior) for _ in range(layers - 1))]
-
-    def describe(self) -> dict:
-        describe: Callable[[], dict] | None = getattr(self.prior, "describe", None)
-        if describe is None:
-            raise InvalidParameterError(
-                f"a checkpoint cannot describe the prior {type(self.prior).__name__}, which has no describe(): save "
-                "net.state_dict() and rebuild the network in Python, or return its constructor arguments from "
-                "describe()"
-            )
-        return describe()

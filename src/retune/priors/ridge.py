@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import Positive, ScalarParameter
 from retune.priors.base import AbstractPrior, BoundPrior
@@ -23,6 +24,7 @@ from retune.priors.profile import CONVEX, SIGMA_0, BoundProfile, Profile
 __all__ = ["BoundRidge", "Ridge"]
 
 
+@register
 class Ridge(AbstractPrior):
     r"""``R_σ(x) = Σ_i Σ_p ψ_{i,σ}((w_i * x)_p)``, smooth, with the constants of its gradient known.
 
