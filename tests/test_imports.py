@@ -17,7 +17,7 @@ LISTED = public_names.listed()
 # A package may import from the rows above it, and not from its equals.
 ORDER = [
     {"errors", "_version"},
-    {"_files", "_torch", "guarantee", "equilibrium"},
+    {"_files", "_plain", "_registry", "_terminal", "_torch", "guarantee", "equilibrium", "plugins"},
     {"operators"},
     {"parameters"},
     {"priors", "solvers"},
@@ -30,7 +30,8 @@ ORDER = [
     {"problems", "data"},
     {"certificate", "diagnosis", "planning"},
     {"training"},
-    {"config", "registry"},
+    {"registry"},
+    {"config"},
     {"weights"},
     {"build"},
     {"jobs", "report"},

@@ -61,6 +61,7 @@ from .planning import plan as plan
 from .priors import BoundPrior as BoundPrior
 from .priors import SynthesisPrior as SynthesisPrior
 from .registry import load as load
+from .registry import register as register
 from .solve import Stop as Stop
 from .solvers import AbstractSolver as AbstractSolver
 from .solvers import Anderson as Anderson
