@@ -85,6 +85,7 @@ def checks(text: str) -> list[tuple[str, str]]:
     return re.findall(r"^  (problem|warning|note|ok) +(\w+(?: \w+)?)  ", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_doctor_prints_what_its_page_says():
     page = (REPOSITORY / "docs" / "doctor.md").read_text(encoding="utf-8")
     (_, code), (_, shown) = (found.groups() for found in list(_FENCE.finditer(page))[:2])

@@ -1,6 +1,7 @@
 """The documentation as it is built: every link leads somewhere, every public name has its entry."""
 
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -53,6 +54,14 @@ def test_no_markup_of_another_tool_is_left(site):
         text = page.read_text(encoding="utf-8")
         for mark in (":class:", ":func:", ":meth:", ":mod:", ":attr:", ":data:", ":exc:"):
             assert mark not in text, f"{page.relative_to(site)} shows {mark}"
+
+
+def test_every_cross_reference_of_a_docstring_leads_somewhere(site):
+    """Also of docstrings that no page shows."""
+    known = entries(site)
+    for path in public_names.ROOT.rglob("*.py"):
+        for target in re.findall(r"\[`[^`]+`\]\s*\[(retune[\w.]*)\]", path.read_text(encoding="utf-8")):
+            assert target in known, f"{path.name}: {target}"
 
 
 def test_every_page_is_in_the_navigation(site):
