@@ -10,7 +10,7 @@ from deepinv.optim import L2
 from torch import Tensor
 
 from retune import _checkpoint
-from retune.errors import CheckpointError, RetuneError, unknown_name
+from retune.errors import CheckpointError, unknown_name
 from retune.gradients import Implicit, Truncated, Unrolled
 from retune.maps import ForwardBackward, GradientStep
 from retune.model import Restarted
@@ -72,14 +72,18 @@ def load(path: str | Path) -> Restarted:
     """
     tensors, description, _ = _checkpoint.read(path)
     try:
-        net = build(description)
+        with _checkpoint.made_for(tensors):
+            net = build(description)
+        if not isinstance(net, Restarted):
+            raise CheckpointError(f"it holds a {type(net).__name__}, expected a retune.Restarted")
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
         if broken:
             raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
         # Assigned, not copied, to keep the precision that was saved; in the layout that the network gave its weights.
         own = net.state_dict()
+        _checkpoint.require_fit(own, tensors)
         net.load_state_dict({k: _laid_out(t, own.get(k)) for k, t in tensors.items()}, assign=True)
-    except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a constructor that gets the arguments of a stranger may raise anything
         raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
     return net.eval()
 
