@@ -6,12 +6,14 @@ import math
 import warnings
 
 import deepinv
+import numpy as np
 import pytest
 import torch
+from deepinv.physics import Denoising, GaussianNoise
 from torch.utils.data import DataLoader
 
 import retune
-from retune.errors import DivergedError, InvalidParameterError, ShapeError
+from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError, ShapeError
 from retune.training.fit import parameter_groups
 
 
@@ -266,7 +268,9 @@ def test_training_without_autograd_is_named():
 UNIT = {"steps": 1, "batch_size": 1, "crop": 8, "progress": False, "device": "cpu"}
 
 
-@pytest.mark.parametrize(("largest", "doubted"), [(1.0, False), (1.3, False), (3.9, False), (255.0, True), (65535.0, True)])
+@pytest.mark.parametrize(
+    ("largest", "doubted"), [(1.0, False), (1.3, False), (3.9, False), (255.0, True), (65535.0, True)]
+)
 def test_images_on_another_scale_are_doubted(largest, doubted):
     images = torch.rand(2, 1, 16, 16)
     images *= largest / images.max()
