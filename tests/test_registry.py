@@ -224,9 +224,8 @@ def test_a_plugin_is_a_file_or_a_module(tmp_path, monkeypatch, forgotten):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "there is no plug-in"),
-        ("1 / 0", "failed: ZeroDivisionError: division by zero"),
-        ("import retune", "registers nothing: write @retune.register"),
+        (None, "there is no file .*--plugin takes"),
+        ("1 / 0", "fails when it is imported: ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_plugin_that_is_none(text, says, tmp_path, forgotten):
@@ -234,7 +233,7 @@ def test_a_plugin_that_is_none(text, says, tmp_path, forgotten):
         (tmp_path / "bad_plugin.py").write_text(text)
     with pytest.raises(InvalidParameterError, match=says):
         registry.load_plugin(tmp_path / "bad_plugin.py")
-    with pytest.raises(InvalidParameterError, match="cannot import the plug-in 'no_such_module'"):
+    with pytest.raises(InvalidParameterError, match="cannot import the module 'no_such_module'"):
         registry.load_plugin("no_such_module")
 
 

@@ -22,7 +22,7 @@ from retune._registry.describe import rebuild
 from retune._registry.entries import names, register
 from retune._registry.make import make, takes
 from retune._registry.plugins import load_plugin, loaded_plugins
-from retune.errors import CheckpointError, RetuneError
+from retune.errors import CheckpointError
 from retune.model import Restarted
 
 __all__ = ["build", "load", "load_plugin", "loaded_plugins", "make", "names", "register", "takes"]
@@ -51,7 +51,8 @@ def load(path: str | Path) -> Restarted:
     """
     tensors, description, _ = _checkpoint.read(path)
     try:
-        net = rebuild(description)
+        with _checkpoint.made_for(tensors):
+            net = rebuild(description)
         if not isinstance(net, Restarted):
             raise CheckpointError(f"it holds a {type(net).__name__}, where a retune.Restarted was expected")
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
@@ -59,8 +60,9 @@ def load(path: str | Path) -> Restarted:
             raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
         # Assigned, not copied, to keep the precision that was saved; in the layout that the network gave its weights.
         own = net.state_dict()
+        _checkpoint.require_fit(own, tensors)
         net.load_state_dict({k: _laid_out(t, own.get(k)) for k, t in tensors.items()}, assign=True)
-    except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a constructor that gets the arguments of a stranger may raise anything
         raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
     return net.eval()
 

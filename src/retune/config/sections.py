@@ -26,10 +26,14 @@ __all__ = [
     "ProblemConfig",
 ]
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-Level = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False, strict=True)]
+Level = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
-Count = Annotated[StrictInt, Field(ge=1)]
+# Counts are bounded far above anything useful: beyond, a run would give no answer for hours, or fill the memory.
+Count = Annotated[StrictInt, Field(ge=1, le=10_000_000)]
+Layers = Annotated[StrictInt, Field(ge=1, le=10_000)]
+Levels = Annotated[StrictInt, Field(ge=1, le=32)]
+Crops = Annotated[StrictInt, Field(ge=1, le=100_000)]
 
 
 class Section(BaseModel):
@@ -101,13 +105,13 @@ class PriorConfig(Section):
     """l12 groups channels and bands of a position; l1 takes every coefficient by itself (wavelet)."""
     wavelet: str | list[str] = "db4"
     """An orthogonal wavelet (haar, db2 … db38, sym2 …, coif1 …), or several for a union of bases."""
-    levels: Count = 5
+    levels: Levels = 5
     """Scales (wavelet); crops need 2**levels pixels on a side."""
     weights_per_channel: StrictBool = True
     """Whether every colour channel has weights of its own (wavelet)."""
     coarse: StrictBool = False
     """Whether the coarse approximation is penalised too (wavelet)."""
-    margin: Annotated[StrictInt, Field(ge=0)] = 0
+    margin: Annotated[StrictInt, Field(ge=0, le=10_000)] = 0
     """Pixels, at least, restored beyond the borders, which otherwise may be neighbours of opposite ones (wavelet)."""
     weights: str | None = None
     """Of a network: a name that ships (denoiser-color, ridge-convex-gray, …), or a file; by default what fits."""
@@ -149,11 +153,11 @@ class PriorConfig(Section):
 class ModelConfig(Section):
     """What is iterated, and for how long."""
 
-    depth: Count = 10
+    depth: Layers = 10
     """K, layers in a block: what is differentiated at once. More layers, more exact gradients, more memory."""
-    restarts: Annotated[StrictInt, Field(ge=0)] = 10
+    restarts: Annotated[StrictInt, Field(ge=0, le=100_000)] = 10
     """R, blocks run in training before the one that is differentiated. More restarts, closer to the equilibrium."""
-    layers: Count = 1
+    layers: Layers = 1
     """Different layers in a cycle: 1 ties all weights."""
     step_size: Share = 0.9
     """s, where the step is 2s/L: between 0 and 1."""
@@ -167,7 +171,7 @@ class ModelConfig(Section):
     """How the equilibrium is reached: picard is plain restarts, which auto damps where the map may expand."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
     """Relative change over a block below which a restoration is settled."""
-    max_layers: Count = 2000
+    max_layers: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 2000
     """Layers after which a restoration is given up as not settled."""
 
 
@@ -176,7 +180,7 @@ class GradientConfig(Section):
 
     rule: Literal["truncated", "unrolled", "implicit"] = "truncated"
     """truncated is ReTune; unrolled trains the output after K layers; implicit solves the adjoint system."""
-    blocks: Count = 1
+    blocks: Layers = 1
     """How often the recorded block is pulled back (truncated): more blocks, more exact."""
     rtol: Share | None = None
     """Relative error of the adjoint to reach, instead of a number of blocks."""
@@ -193,7 +197,7 @@ class DataConfig(Section):
     """Intensity that counts as 1 in the files; by default the largest of an integer type, and 1 for floats."""
     crop: Count = 64
     """Side of the random square crops."""
-    batch_size: Count = 4
+    batch_size: Crops = 4
     """Crops per step."""
     grey: StrictBool = False
     """Whether colour images are made grey first."""
@@ -233,20 +237,20 @@ class CompareConfig(Section):
     """Tune on every n-th validation image."""
     validation_crop: Count = 128
     """Side of the central part of each validation image."""
-    grid: Annotated[StrictInt, Field(ge=4)] = 12
+    grid: Annotated[StrictInt, Field(ge=4, le=10_000)] = 12
     """Values tried by each grid search."""
     lr: list[Positive] = []
     """Learning rates that every learned method is trained with, the best is kept; only optimiser.lr if empty."""
-    far: Annotated[StrictInt, Field(ge=2)] = 10
+    far: Annotated[StrictInt, Field(ge=2, le=10_000)] = 10
     """How many times longer than in training every method is run, to see whether it stays."""
-    certify: Annotated[StrictInt, Field(ge=0)] = 1
+    certify: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 1
     """Test images whose distance to the equilibrium is certified, the first ones."""
 
 
 class Config(Section):
     """A run."""
 
-    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**62)] = 0
     """Decides crops, operators and noise."""
     problem: ProblemConfig = ProblemConfig()
     """What was measured."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from retune._registry.entries import kind_base
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
 from retune.io import SUFFIXES
-from retune.problems.noise import noise_levels
+from retune.problems.noise import doubt_noise_level, noise_levels
 
 __all__ = ["Problem"]
 
@@ -33,6 +33,7 @@ class Problem(ABC):
 
     def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor):
         self.sigma = noise_levels(sigma)
+        doubt_noise_level(self.sigma)
 
     @abstractmethod
     def physics(
