@@ -65,7 +65,16 @@ def score(
                 if done + layers in wanted or layers == stop.max_layers:
                     curve[done + layers] = float(PSNR()(bound.image(state), x).mean())
 
-            solution = solve(bound.layer, u, solver=net.solver, depth=depth, stop=stop, trace=True, observe=see)
+            solution = solve(
+                bound.layer,
+                u,
+                solver=net.solver,
+                depth=depth,
+                stop=stop,
+                cycle=bound.layers,
+                trace=True,
+                observe=see,
+            )
             assert solution.trace is not None
             seen = solution.trace.residual.mean(1).tolist()
             residual.update({done + n: r for n, r in zip(solution.trace.layers, seen, strict=True)})
