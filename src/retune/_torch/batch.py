@@ -14,5 +14,6 @@ def image_norm(x: Tensor) -> Tensor:
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """Real part of ``⟨a, b⟩`` over all images, summed in float64."""
-    return float((a.conj() * b).real.sum(dtype=torch.float64))
+    """Real part of ``⟨a, b⟩`` over all images, in float64: the squares of 1e20 do not fit into float32."""
+    double = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+    return float((a.to(double).conj() * b.to(double)).real.sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,19 @@ class Problem(ABC):
                 content = f"{tuple(held.shape)}".encode() + held.detach().cpu().contiguous().numpy().tobytes()
                 told[key] = hashlib.sha256(content).hexdigest()[:12]
         return _said(self.name, told)
+
+    def _once(self, key: tuple, make: Callable[[], LinearPhysics]) -> LinearPhysics:
+        """The operator for `key`, made at the first call: what is known of it (norm, spectrum) is kept with it."""
+        made: dict[tuple, LinearPhysics] = getattr(self, "_made", {})
+        if key not in made:
+            with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
+                made[key] = make()
+            self._made = made
+        return made[key]
+
+    def __getstate__(self) -> dict:
+        """Without the operators that were made: they hold generators, which do not pickle, and are made again."""
+        return {k: v for k, v in vars(self).items() if k != "_made"}
 
     def __repr__(self) -> str:
         return _said(self.name, self.describe())
