@@ -1,95 +1,38 @@
 """ReTune: image restoration learned at equilibrium.
 
-A K-layer proximal network is restarted on its own output until it sits at the fixed point of a variational problem;
-then K layers are differentiated there. See https://arxiv.org/abs/2506.13239.
+A network of K proximal layers is restarted on its own output until it reaches the fixed point of a variational
+problem. The K layers are then differentiated there. See https://arxiv.org/abs/2506.13239.
+
+The public names are listed in `__init__.pyi`. Each is loaded on first use, so `import retune` does not load torch.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from retune._version import __version__
+from retune._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from retune import data, errors, networks, priors, problems, solvers, weights
-    from retune.certificate import certify
-    from retune.diagnosis import doctor
-    from retune.equilibrium import Equilibrium, Status
-    from retune.gradients import Implicit, Truncated, Unrolled
-    from retune.maps import ForwardBackward, GradientStep
-    from retune.model import Restarted
-    from retune.operators.data_term import DataTerm
-    from retune.planning import plan
-    from retune.registry import load
-    from retune.solve import Stop
-    from retune.solvers import Anderson, Damped, Inertial, Picard
-    from retune.training import WarmStart, fit
-
-# Loaded on first use, so that `retune --help` does not wait for torch.
-_WHERE = {
-    "Anderson": "retune.solvers",
-    "Damped": "retune.solvers",
-    "Equilibrium": "retune.equilibrium",
-    "ForwardBackward": "retune.maps",
-    "GradientStep": "retune.maps",
-    "Implicit": "retune.gradients",
-    "Inertial": "retune.solvers",
-    "Picard": "retune.solvers",
-    "DataTerm": "retune.operators.data_term",
-    "Restarted": "retune.model",
-    "Status": "retune.equilibrium",
-    "Stop": "retune.solve",
-    "Truncated": "retune.gradients",
-    "Unrolled": "retune.gradients",
-    "WarmStart": "retune.training",
-    "certify": "retune.certificate",
-    "doctor": "retune.diagnosis",
-    "fit": "retune.training",
-    "load": "retune.registry",
-    "plan": "retune.planning",
-}
-_MODULES = ("data", "errors", "networks", "priors", "problems", "solvers", "weights")
-
-__all__ = [
-    "Anderson",
-    "Damped",
-    "Equilibrium",
-    "ForwardBackward",
-    "GradientStep",
-    "Implicit",
-    "Inertial",
-    "Picard",
-    "DataTerm",
-    "Restarted",
-    "Status",
-    "Stop",
-    "Truncated",
-    "Unrolled",
-    "WarmStart",
-    "__version__",
-    "certify",
-    "data",
-    "doctor",
-    "errors",
-    "fit",
-    "load",
-    "networks",
-    "plan",
-    "priors",
-    "problems",
-    "solvers",
-    "weights",
-]
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"retune.{name}")
-    raise AttributeError(f"module 'retune' has no attribute {name!r}")
+    if name == "Problem":
+        return _renamed_problem()
+    try:
+        return _load(name)
+    except AttributeError:
+        if name in __all__:
+            raise  # the fault lies inside the module that has the name
+        raise AttributeError(f"module 'retune' has no attribute {name!r}") from None
 
 
-def __dir__():
-    return sorted({*__all__, *globals()})
+def _renamed_problem():
+    """`retune.Problem` of 0.1.0: the class is called `DataTerm` now."""
+    import warnings
+
+    warnings.warn(
+        "retune.Problem is now called retune.DataTerm: use it (retune.problems.Problem is a kind of measurement)",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return _load("DataTerm")

@@ -14,8 +14,6 @@ from torch import Tensor
 from retune._torch.memory import as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError, require_real
 from retune.gradients.base import GradientRule
-from retune.gradients.truncated import Truncated
-from retune.gradients.unrolled import Unrolled
 from retune.maps.base import BoundMap
 from retune.maps.linearised import Linearised, spectral_radius
 from retune.solve import Stop, solve
@@ -103,9 +101,9 @@ def asked(
         raise InvalidParameterError('memory is a limit for depth="auto"; retune.plan(net, ...) predicts the need')
     if "auto" not in (depth, restarts):
         return None
-    if isinstance(gradient, Unrolled):
+    if gradient is not None and not gradient.restarts:
         raise InvalidParameterError(
-            "an unrolled network is trained for one depth, which no accuracy decides: give depth and restarts, or use "
+            f"{gradient!r} trains the output at one depth, which no accuracy decides: give depth and restarts, or use "
             "a rule at the equilibrium (retune.Truncated, retune.Implicit)"
         )
     return Auto(depth == "auto", restarts == "auto", accuracy, limit)
@@ -136,7 +134,7 @@ def choose(
     Args:
         bound: the map, bound to the batch without graph.
         auto: what is asked for.
-        gradient: the rule; for plain ``Truncated`` M is chosen too, the others choose their own.
+        gradient: the rule; if it sums a given number of blocks, M is chosen too.
         solver: runs the restarts.
         depth: K if it is not chosen.
         restarts: R if it is not chosen.
@@ -158,15 +156,15 @@ def choose(
         words.append(f"too slow to choose by, so {_SLOWEST} is assumed")
 
     wanted = _whole(math.log(auto.accuracy) / math.log(used), layers)
-    chooses_blocks = isinstance(gradient, Truncated) and gradient.rtol is None
+    fixed = gradient.fixed_blocks
     peak_at: Callable[[int], int] | None = None
     if auto.depth:
-        depth = min(wanted, _whole(DEEPEST, layers)) if chooses_blocks else provisional_depth(layers)
+        depth = min(wanted, _whole(DEEPEST, layers)) if fixed is not None else provisional_depth(layers)
         if auto.memory is not None:
             runs = gradient.restarts and (auto.restarts or restarts > 0)
             depth, peak_at = _fit(auto.memory, depth, layers, step, restart if runs else None, start.device, words)
-    blocks = gradient.blocks if isinstance(gradient, Truncated) else 1
-    if chooses_blocks:
+    blocks = 1 if fixed is None else fixed
+    if fixed is not None:
         if auto.depth:  # no more layers than wanted: of as many blocks, the shallowest
             blocks = math.ceil(wanted / depth)
             depth = min(depth, _whole(wanted / blocks, layers))
@@ -176,8 +174,9 @@ def choose(
             f"({auto.accuracy:.1e} was asked for): depth K = {depth}" + (f" × {blocks} blocks" if blocks > 1 else "")
         )
     else:
-        expected = float(getattr(gradient, "rtol", auto.accuracy))
-        words.append(f"depth K = {depth}, and {gradient!r} adds blocks until its own tolerance")
+        expected = auto.accuracy if gradient.rtol is None else gradient.rtol
+        told = "is left as it is" if gradient.rtol is None else "adds blocks until its own tolerance"
+        words.append(f"depth K = {depth}, and {gradient!r} {told}")
     if auto.restarts:
         assert run.trace is not None
         needed = _layers_to(auto.accuracy, run.trace.layers, run.trace.residual, used**first)

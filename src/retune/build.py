@@ -21,6 +21,7 @@ from retune.maps.base import AbstractMap
 from retune.model import Restarted
 from retune.networks import RidgeDenoiser
 from retune.parameters import Positive
+from retune.plugins import require_accepted
 from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
 from retune.problems import Problem
 from retune.problems.noise import estimate_noise
@@ -79,6 +80,7 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
             )
     given["sigma"] = _sigma(config, y)
     if own:
+        require_accepted(config.name, "problem.name")
         return OwnPhysics(config.name, **given)
     return problems.get(config.name, **given)
 

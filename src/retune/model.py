@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,8 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _checkpoint
+from retune._registry.describe import description, rebuild
+from retune._registry.entries import kind_base, register
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
@@ -33,6 +36,8 @@ __all__ = ["Restarted"]
 Init = Tensor | Callable[[Tensor], Tensor]
 
 
+@register
+@kind_base("model")
 class Restarted(Reconstructor):
     r"""A restarted truncated unrolled network.
 
@@ -127,6 +132,8 @@ class Restarted(Reconstructor):
         Warns:
             NotConvergedWarning: eval mode ran out of layers before an image settled.
         """
+        if self.training:
+            self.choose(y, physics)
         equilibrium = self.solve(y, physics, init=init, stop=stop, adjoint=adjoint)
         if report is not None:
             report(equilibrium)
@@ -156,6 +163,9 @@ class Restarted(Reconstructor):
     ) -> Equilibrium:
         """Restore, and say how it went; nothing is raised for an image that fails, its status says so.
 
+        Nothing of the network changes. What is "auto" and has not been chosen is chosen for this call only: in a
+        training loop of your own that calls this method, call :meth:`choose` once before.
+
         Args:
             y: measurement.
             physics: the operator that made it.
@@ -176,8 +186,10 @@ class Restarted(Reconstructor):
                 f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: "
                 "leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
             )
-        if self.training:
-            self.choose(y, physics)
+        if self.training and self.auto is not None and self.auto.choice is None:
+            chosen = copy.copy(self)  # with the same weights; what is chosen for this call is not kept
+            chosen.choose(y, physics)
+            return chosen.solve(y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe)
         data_term = self.map.data_term(y, physics)
         bound = self.map.bind(data_term)
         if self.training:
@@ -187,19 +199,22 @@ class Restarted(Reconstructor):
             solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
             return _equilibrium_of(bound.image(solution.u), solution)
 
-    def choose(self, y: Tensor, physics: LinearPhysics) -> None:
-        """Choose what is "auto" on a batch, if it has not been chosen; training does so on its first one.
+    def choose(self, y: Tensor, physics: LinearPhysics) -> Choice | None:
+        """Choose what is "auto" on a batch, once; calling the network in train mode does so on its first batch.
 
         Args:
             y: measurement.
             physics: the operator that made it.
+
+        Returns:
+            What was chosen, now or before, and why; None if nothing is "auto".
 
         Raises:
             InvalidParameterError: not even one cycle of layers, or the restarts, fit the memory that was given.
         """
         auto = self.auto
         if auto is None or auto.choice is not None:
-            return
+            return None if auto is None else auto.choice
         # Data term and bound map are made anew in what is measured: a training step makes them too.
 
         def restart(layers: int) -> None:
@@ -219,8 +234,9 @@ class Restarted(Reconstructor):
             choice = choose(bound, auto, self.gradient, self.solver, self.depth, self.restarts, step, restart)
         self.auto = replace(auto, choice=choice)
         self.depth, self.restarts = choice.depth, choice.restarts
-        if isinstance(self.gradient, Truncated) and self.gradient.rtol is None:
-            self.gradient = Truncated(choice.blocks, max_blocks=self.gradient.max_blocks)
+        if self.gradient.fixed_blocks is not None:
+            self.gradient = self.gradient.with_blocks(choice.blocks)
+        return choice
 
     def _verify(self, data_term: DataTerm, bound: BoundMap) -> None:
         """Once for what is trained, whether foreign code in the map has the gradient that its values have."""
@@ -289,11 +305,11 @@ class Restarted(Reconstructor):
         chosen = {} if self.auto is None else {"auto": self.auto.to_dict()}
         return chosen | {
             "type": "Restarted",
-            "map": self.map.describe(),
+            "map": description(self.map),
             "depth": self.depth,
             "restarts": self.restarts,
-            "gradient": self.gradient.describe(),
-            "solver": self.solver.describe(),
+            "gradient": description(self.gradient),
+            "solver": description(self.solver),
             "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
         }
 
@@ -309,9 +325,9 @@ class Restarted(Reconstructor):
         return f"{options}, auto: {'not chosen before the first training batch' if choice is None else choice.why}"
 
     @classmethod
-    def rebuild(cls, auto: dict | None = None, **options: Any) -> Restarted:
+    def rebuild(cls, stop: dict[str, Any], auto: dict | None = None, **options: Any) -> Restarted:
         """The network that ``describe()`` described; `auto` carries what was chosen, and why."""
-        net = cls(**options)
+        net = cls(stop=Stop(**stop), **options)
         if auto is not None:
             choice = auto["choice"]
             net.auto = Auto(**{**auto, "choice": None if choice is None else Choice(**choice)})
@@ -323,8 +339,34 @@ class Restarted(Reconstructor):
         Args:
             path: file to write.
             notes: short texts to keep with the weights (training data, figures, licence, …).
+
+        Raises:
+            InvalidParameterError: :func:`retune.load` could not make the network again: a class in it is not registered
+                (:func:`retune.register`), or an option is no plain data.
         """
-        _checkpoint.write(path, self.state_dict(), self.describe(), notes)
+        told, weights = self.describe(), self.state_dict()
+        _require_loadable(told, weights)
+        _checkpoint.write(path, weights, told, notes)
+
+
+def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Make the network once more from what is said of it, and compare the shapes of the weights."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            again = rebuild(told).state_dict()
+        except Exception as error:  # a constructor may be anybody's
+            raise InvalidParameterError(
+                f"the network cannot be saved, because it could not be made again from its description {told}: "
+                f"{type(error).__name__}: {error}. Check describe(), or save net.state_dict() and rebuild it in Python"
+            ) from error
+    shapes = [{k: tuple(v.shape) for k, v in w.items()} for w in (weights, again)]
+    differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
+    if differ:
+        raise InvalidParameterError(
+            f"the network cannot be saved: made again from its description, it has other weights "
+            f"({', '.join(differ)}). Check that describe() tells every argument of the constructors, or save "
+            "net.state_dict() and rebuild it in Python"
+        )
 
 
 def _start(bound: BoundMap, init: Init | None) -> Tensor:

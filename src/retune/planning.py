@@ -17,7 +17,6 @@ from torch import Tensor
 
 from retune._torch.memory import as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError, require, require_whole
-from retune.gradients import Implicit, Truncated
 from retune.gradients.base import GradientRule
 from retune.model import Restarted
 from retune.problems.base import Problem
@@ -194,7 +193,8 @@ class _Planner:
                 found[b, k] = self._peak(b, k, "step")
             return found[b, k]
 
-        if isinstance(self.net.gradient, Implicit):  # records one cycle, whatever the depth
+        few, more = (self.net.gradient.recorded(k, self.cycle) for k in self.depths)
+        if few == more:  # the depth decides nothing of what is recorded
             whole = self._over_batches(lambda n: peak(n, self.depths[0]), batch)
             return lambda depth: whole
         # A layer that is differentiated keeps a state at least, and takes as much as the one before.
@@ -266,26 +266,11 @@ class _Planner:
         return step
 
     def _peak(self, batch: int, depth: int, kind: Literal["step", "evaluation"], warm: bool = True) -> int:
-        task = self._task(batch, depth, kind, 0 if kind == "step" else self.net.restarts, self._short())
+        task = self._task(batch, depth, kind, 0 if kind == "step" else self.net.restarts, self.net.gradient.cheap())
         if warm:
             task()
         self.net.zero_grad(set_to_none=True)
         return peak_of(task, self.device)
-
-    def _short(self) -> GradientRule:
-        """The rule with few adjoint blocks: none needs more memory than the first ones.
-
-        From the third on for a series; minimal residuals need theirs once all directions that they keep are there.
-        """
-        rule = self.net.gradient
-        if isinstance(rule, Truncated) and rule.rtol is None:
-            return Truncated(min(rule.blocks, 3))
-        if not isinstance(rule, Truncated | Implicit):
-            return rule
-        most, rtol = (rule.memory + 3, rule.rtol) if rule.memory else (4, 0.5)
-        if isinstance(rule, Truncated):
-            return Truncated(rtol=rtol, max_blocks=min(rule.max_blocks, most), memory=rule.memory)
-        return Implicit(0.5 if rtol is None else rtol, min(rule.max_blocks, most), rule.memory)
 
     def _seconds(self, batch: int) -> tuple[float, float]:
         """One training step of the network, and one evaluation of K(R + 1) layers, for the whole batch."""
@@ -295,7 +280,7 @@ class _Planner:
         short, long = (self._time(self._task(small, near, "evaluation", r)) for r in (1, 9))
         layer = (long - short) / (8 * near) if long > short else long / (10 * near)
         once = max(long - 10 * near * layer, 0.0)
-        if getattr(net.gradient, "rtol", None) is None:
+        if net.gradient.rtol is None:
             blocks = [self._time(self._task(small, k, "step", 0)) for k in self.depths]
             slope = max(blocks[1] - blocks[0], 0.0) / (far - near)
             block = max(blocks[0] + slope * (net.depth - near), blocks[0] * min(1.0, net.depth / near))

@@ -1,78 +1,59 @@
-"""The only registry of names: what ``obj.describe()`` said becomes an object again."""
+"""Names to objects: what is registered, what is saved and loaded again, and plug-ins of the user's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from deepinv.optim import L2
 from torch import Tensor
 
-from retune import _checkpoint
-from retune.errors import CheckpointError, RetuneError, unknown_name
-from retune.gradients import Implicit, Truncated, Unrolled
-from retune.maps import ForwardBackward, GradientStep
+# Whatever ReTune has is registered by being imported, before a name is asked for or taken.
+from retune import (
+    _checkpoint,
+    gradients,  # noqa: F401
+    maps,  # noqa: F401
+    networks,  # noqa: F401
+    priors,  # noqa: F401
+    problems,  # noqa: F401
+    solvers,  # noqa: F401
+)
+from retune._registry.describe import rebuild
+from retune._registry.entries import names, register
+from retune._registry.make import make, takes
+from retune._registry.plugins import load_plugin, loaded_plugins
+from retune.errors import CheckpointError, RetuneError
 from retune.model import Restarted
-from retune.networks import RidgeDenoiser, SmallUNet
-from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
-from retune.solve import Stop
-from retune.solvers import Anderson, Damped, Inertial, Picard
 
-__all__ = ["build", "load"]
+__all__ = ["build", "load", "load_plugin", "loaded_plugins", "make", "names", "register", "takes"]
 
-_KNOWN: dict[str, Any] = {
-    c.__name__: c
-    for c in (
-        Anderson,
-        Damped,
-        Denoiser,
-        ForwardBackward,
-        GradientStep,
-        Implicit,
-        Inertial,
-        L2,
-        Picard,
-        RED,
-        Restarted,
-        Ridge,
-        RidgeDenoiser,
-        SmallUNet,
-        Truncated,
-        Unrolled,
-        WaveletL1,
-        WaveletL12,
-    )
-}
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def build(description: dict) -> Any:
     """The object that ``obj.describe()`` described, with freshly initialised weights.
 
     Raises:
-        UnknownNameError: a type that is not registered (yours? then rebuild the network in Python, and load the
-            weights with ``load_state_dict``).
+        UnknownNameError: a type that is not registered.
     """
-    known = {k: build(v) if isinstance(v, dict) and "type" in v else v for k, v in description.items()}
-    kind = known.pop("type", None)
-    if kind not in _KNOWN:
-        raise unknown_name("type", kind, _KNOWN)
-    if isinstance(known.get("stop"), dict):
-        known["stop"] = Stop(**known["stop"])
-    if kind == "Restarted":
-        return Restarted.rebuild(known.pop("auto", None), **known)
-    return _KNOWN[kind](**known)
+    return rebuild(description)
 
 
 def load(path: str | Path) -> Restarted:
     """A network saved with ``net.save(path)``, in eval mode, on the CPU.
+
+    Classes that are not ReTune's own must have been registered before (:func:`retune.register`): a file never decides
+    what is imported.
 
     Raises:
         CheckpointError: the file is missing, truncated, foreign, of another format, or does not fit its description.
     """
     tensors, description, _ = _checkpoint.read(path)
     try:
-        net = build(description)
+        net = rebuild(description)
+        if not isinstance(net, Restarted):
+            raise CheckpointError(f"it holds a {type(net).__name__}, where a retune.Restarted was expected")
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
         if broken:
             raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")

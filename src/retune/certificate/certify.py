@@ -13,12 +13,10 @@ from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved
 from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole
-from retune.gradients import Implicit, Truncated
 from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import BoundMap
 from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
 from retune.model import Restarted
-from retune.solvers import Picard
 
 __all__ = ["certify"]
 
@@ -166,10 +164,10 @@ class _Survey:
     def _gradient(self, jacobian: Linearised, cycles: int) -> Tensor | None:
         """Relative error that the rule's M blocks leave, (starts, B), for random loss gradients."""
         rule = self.net.gradient
-        if not isinstance(rule, Truncated) or rule.rtol is not None:
+        if rule.fixed_blocks is None:
             return None
         slowest = float(self.rate.value.nan_to_num(1.0).clamp(1e-3, 1).max())
-        used = cycles * rule.blocks
+        used = cycles * rule.fixed_blocks
         terms = _SERIES if slowest >= 1 else math.ceil(math.log(1e-3) / math.log(slowest) / self.bound.layers)
         terms = used + max(cycles, min(terms, _SERIES // self.bound.layers))
         terms = -(-terms // cycles) * cycles
@@ -293,7 +291,7 @@ class _Survey:
     def _statement(self) -> str:
         """What is proved is of plain iterates; what another solver does, its residual has measured."""
         solver, found = self.net.solver, self.guarantee.statement
-        if not found or isinstance(solver, Picard):
+        if not found or solver.plain:
             return found
         name = type(solver).__name__
         if "the iterates" not in found:
@@ -322,12 +320,13 @@ class _Survey:
         rule = self.net.gradient
         if self.result.status[i].failed or not self.learning:
             return Claim()
-        if isinstance(rule, Truncated) and rule.rtol is None:
+        blocks = rule.fixed_blocks
+        if blocks is not None:
             contracts = self.block is not None and float(self.block[i]) < 1
             proved = (
                 bound(
-                    self.block**rule.blocks,  # type: ignore[operator]
-                    "ρ_K for any loss" if rule.blocks == 1 else f"ρ_K^{rule.blocks} for any loss",
+                    self.block**blocks,  # type: ignore[operator]
+                    "ρ_K for any loss" if blocks == 1 else f"ρ_K^{blocks} for any loss",
                 )
                 if contracts
                 else ()
@@ -339,7 +338,7 @@ class _Survey:
             spread = float(self.gradient[:, i].amax() - self.gradient[:, i].amin())
             how = f"adjoint series, {self.starts} random losses within {spread:.0e}"
             return Claim((*proved, Number(float(self.gradient[:, i].amax()), ESTIMATED, how)))
-        if isinstance(rule, Truncated | Implicit) and rule.rtol is not None:
+        if rule.rtol is not None:
             # What was asked for is reached only if the blocks that are allowed get there at the rate of this image.
             reached = float(self.rate.value[i]) ** (self.net.depth * rule.max_blocks)
             if reached <= rule.rtol:
@@ -350,7 +349,7 @@ class _Survey:
                 how += f"don't reach {rule.rtol:g}"
                 return Claim((Number(reached, ESTIMATED, how),))
             return Claim()
-        return Claim()  # an unrolled network differentiates its own K layers: exactly, and not at the equilibrium
+        return Claim()  # the rule states nothing, or differentiates its own K layers: not at the equilibrium
 
 
 def _usable(y):

@@ -80,6 +80,6 @@ def network(
         chosen = rule
     else:
         chosen = Truncated() if method.rule is None else method.rule()
-    if isinstance(chosen, Unrolled):
+    if not chosen.restarts:
         return Restarted(map, depth, restarts, chosen, Picard())
     return Restarted(map, depth, restarts, chosen, solver, Stop(rtol, longest))

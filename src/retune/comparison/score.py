@@ -14,7 +14,6 @@ from torch import Tensor
 from retune.certificate import certify
 from retune.comparison.methods import Method
 from retune.equilibrium import Equilibrium, Status
-from retune.gradients import Unrolled
 from retune.maps import ForwardBackward, GradientStep
 from retune.model import Restarted
 from retune.parameters import ScalarParameter
@@ -129,7 +128,9 @@ def _landmarks(depth: int, longest: int, per_decade: int = 12) -> set[int]:
 
 def gradient_error(method: Method, trained: FitResult | None) -> float | None:
     """The mean over the last steps of training, as it was measured there."""
-    if trained is None or method.rule is Unrolled:  # exact, but of the output at depth K, not of the equilibrium
+    if trained is None or (
+        method.rule is not None and not method.rule.restarts
+    ):  # exact, but of the output at depth K, not of the equilibrium
         return None
     last = [s.gradient_error for s in trained.steps[-10:] if math.isfinite(s.gradient_error)]
     return sum(last) / len(last) if last else None

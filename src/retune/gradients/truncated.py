@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.equilibrium import GradientReport
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.gradients._adjoint import AdjointBlocks
-from retune.gradients.base import AdjointMemory, GradientRule, require_graph
+from retune.gradients.base import AdjointMemory, GradientRule, few_blocks, require_graph
 from retune.maps.base import BoundMap
 
 __all__ = ["Truncated"]
 
 
+@register
+@dataclass(frozen=True)
 class Truncated(GradientRule):
     r"""Restart without graph to ``u_R ≈ u*``, then differentiate one block of K layers started there.
 
@@ -35,24 +39,45 @@ class Truncated(GradientRule):
         max_blocks: bound on M when `rtol` decides.
         memory: with `rtol`, directions kept to solve the adjoint equation by minimal residuals (truncated GCR), each
             two states; never worse than the series block by block. 0 sums the series.
+
+    Raises:
+        InvalidParameterError: an argument out of range.
     """
 
-    def __init__(self, blocks: int = 1, rtol: float | None = None, max_blocks: int = 200, memory: int = 0):
-        blocks, max_blocks = require_whole("blocks", blocks), require_whole("max_blocks", max_blocks)
-        memory = require_whole("memory", memory)
-        rtol = None if rtol is None else require_real("rtol", rtol)
-        if blocks < 1 or max_blocks < 1:
-            raise InvalidParameterError(f"blocks and max_blocks must be at least 1, got {blocks} and {max_blocks}")
-        if memory < 0:
-            raise InvalidParameterError(f"memory must be ≥ 0, got {memory}")
-        if rtol is not None and not 0 < rtol < 1:
-            raise InvalidParameterError(f"rtol must be None or strictly between 0 and 1, got {rtol}")
-        self.blocks, self.rtol, self.max_blocks, self.memory = blocks, rtol, max_blocks, memory
+    blocks: int = 1
+    rtol: float | None = None
+    max_blocks: int = 200
+    memory: int = 0
+
+    def __post_init__(self):
+        for name in ("blocks", "max_blocks", "memory"):
+            object.__setattr__(self, name, require_whole(name, getattr(self, name)))
+        if self.rtol is not None:
+            object.__setattr__(self, "rtol", require_real("rtol", self.rtol))
+        if self.blocks < 1 or self.max_blocks < 1:
+            raise InvalidParameterError(
+                f"blocks and max_blocks must be at least 1, got {self.blocks} and {self.max_blocks}"
+            )
+        if self.memory < 0:
+            raise InvalidParameterError(f"memory must be ≥ 0, got {self.memory}")
+        if self.rtol is not None and not 0 < self.rtol < 1:
+            raise InvalidParameterError(f"rtol must be None or strictly between 0 and 1, got {self.rtol}")
 
     @property
-    def solves_adjoint(self) -> bool:
-        """With `rtol`. A given number of blocks is a sum of so many terms, which begins with v and nothing else."""
-        return self.rtol is not None
+    def fixed_blocks(self) -> int | None:
+        """M, unless `rtol` decides."""
+        return self.blocks if self.rtol is None else None
+
+    def with_blocks(self, blocks: int) -> Truncated:
+        """The same rule with M blocks."""
+        return replace(self, blocks=blocks)
+
+    def cheap(self) -> Truncated:
+        """See :class:`~retune.gradients.base.GradientRule`."""
+        if self.rtol is None:
+            return Truncated(min(self.blocks, 3))
+        rtol, most = few_blocks(self.rtol, self.max_blocks, self.memory)
+        return replace(self, rtol=rtol, max_blocks=most)
 
     def __call__(
         self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
@@ -60,26 +85,10 @@ class Truncated(GradientRule):
         """See :class:`~retune.gradients.base.GradientRule`."""
         report = GradientReport(f"Truncated, K = {depth}", depth=depth)
         blocks = AdjointBlocks(
-            report,
-            None if self.rtol is not None else self.blocks,
-            self.rtol,
-            self.max_blocks,
-            parameters=True,
-            memory=self.memory,
-            known=adjoint,
+            report, self.fixed_blocks, self.rtol, self.max_blocks, parameters=True, memory=self.memory, known=adjoint
         )
         u_in = blocks.enter(solve(), bound.sources)
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)
         # without a graph this is inference within train mode
         return (blocks.leave(u_in, u_out) if u_out.requires_grad else u_out), report
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {
-            "type": "Truncated",
-            "blocks": self.blocks,
-            "rtol": self.rtol,
-            "max_blocks": self.max_blocks,
-            "memory": self.memory,
-        }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.equilibrium import GradientReport
 from retune.gradients.base import AdjointMemory, GradientRule, require_graph
 from retune.maps.base import BoundMap
@@ -14,6 +16,8 @@ from retune.solve import Stop
 __all__ = ["Unrolled"]
 
 
+@register
+@dataclass(frozen=True)
 class Unrolled(GradientRule):
     """The K-layer network itself: no restart, and the exact gradient of its output.
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._registry.entries import kind_base
 from retune.guarantee import Guarantee
 from retune.operators.data_term import DataTerm
 
@@ -61,6 +62,7 @@ class BoundMap(ABC):
         return u
 
 
+@kind_base("map")
 class AbstractMap(nn.Module, ABC):
     """``T_θ``: holds weights only; no iterate, no measurement, no counter.
 

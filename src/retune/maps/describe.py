@@ -1,41 +1,19 @@
-"""Priors and fidelities as plain data, for checkpoints."""
+"""Data fidelities in the register: deepinv's own, which cannot describe themselves."""
 
 from __future__ import annotations
 
 from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
-from torch import nn
 
-from retune.errors import InvalidParameterError
+from retune._registry.entries import kind_base, register
 
-__all__ = ["describe_fidelity", "describe_prior"]
+__all__: list[str] = []
 
-
-def describe_prior(prior: nn.Module) -> dict:
-    """What a prior says of itself.
-
-    Raises:
-        InvalidParameterError: a prior that is not one of ours.
-    """
-    describe = getattr(prior, "describe", None)
-    if describe is None:
-        raise _not_describable("prior", prior)
-    return describe()
+kind_base("fidelity")(DataFidelity)
 
 
-def describe_fidelity(fidelity: DataFidelity) -> dict:
-    """deepinv's L2 as plain data.
-
-    Raises:
-        InvalidParameterError: any other fidelity.
-    """
-    if type(fidelity) is L2:
-        return {"type": "L2", "sigma": float(fidelity.norm) ** -0.5}  # pyright: ignore[reportArgumentType]
-    raise _not_describable("data fidelity", fidelity)
+def _of_l2(fidelity: L2) -> dict:
+    return {"sigma": float(fidelity.norm) ** -0.5}  # pyright: ignore[reportArgumentType]
 
 
-def _not_describable(kind: str, given: nn.Module) -> InvalidParameterError:
-    return InvalidParameterError(
-        f"a checkpoint cannot describe the {kind} {type(given).__name__}: only ReTune's own priors and deepinv's L2 "
-        "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
-    )
+register(L2, describe=_of_l2)

@@ -15,11 +15,12 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov, WaveletPrior, Zer
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._registry.describe import description
+from retune._registry.entries import register
 from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.describe import describe_fidelity, describe_prior
 from retune.maps.guarantees import forward_backward_guarantee
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill, holes_of
@@ -35,6 +36,7 @@ __all__ = ["ForwardBackward"]
 _CLOSED_FORM = L1Prior | Tikhonov | ZeroPrior
 
 
+@register
 class ForwardBackward(AbstractMap):
     r"""``T(u) = prox_{τλg}(u − τ (Dᵀ∇f(Du) + εu))``, ``x = D u``.
 
@@ -104,12 +106,13 @@ class ForwardBackward(AbstractMap):
             )
         return {
             "type": "ForwardBackward",
-            "prior": describe_prior(self.priors[0]),
-            "data_fidelity": describe_fidelity(self.data_fidelity),
+            "prior": description(self.priors[0]),
+            "data_fidelity": description(self.data_fidelity),
             "layers": self.layers,
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
             "strong_convexity": self.strong_convexity,
+            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
         }
 
     def extra_repr(self) -> str:

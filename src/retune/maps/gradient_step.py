@@ -15,10 +15,11 @@ from deepinv.optim.prior import PnP, Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._registry.describe import description
+from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.describe import describe_fidelity, describe_prior
 from retune.maps.guarantees import smooth_assumptions
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill, holes_of
@@ -30,6 +31,7 @@ from retune.priors.ridge import Ridge
 __all__ = ["GradientStep"]
 
 
+@register
 class GradientStep(AbstractMap):
     r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x) + εx))``: projected gradient descent on ``f + λR + ½ε‖·‖²``.
 
@@ -97,13 +99,15 @@ class GradientStep(AbstractMap):
         """See :class:`~retune.maps.base.AbstractMap`."""
         return {
             "type": "GradientStep",
-            "prior": describe_prior(self.prior),
-            "data_fidelity": describe_fidelity(self.data_fidelity),
+            "prior": description(self.prior),
+            "data_fidelity": description(self.data_fidelity),
             "layers": self.layers,
             "box": None if self.box is None else list(self.box),
             "learn_step_size": self.step_size.raw.requires_grad,
             "learn_reg": self.reg.raw.requires_grad,
             "strong_convexity": self.strong_convexity,
+            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
+            **({} if self.prior_lipschitz is None else {"prior_lipschitz": self.prior_lipschitz}),
         }
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from deepinv.models import Denoiser
 from torch import Tensor
 from torch.nn.functional import pad
 
+from retune._registry.describe import description
+from retune._registry.entries import register
 from retune.equilibrium import Status
 from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.gradients import GradientRule, Truncated
@@ -20,6 +23,7 @@ from retune.solvers import AbstractSolver, Anderson
 __all__ = ["Denoising", "RidgeDenoiser"]
 
 
+@register
 class RidgeDenoiser(Denoiser):
     r"""``D_σ(y) = argmin_x ½‖x − y‖² + R_σ(x)`` for a ridge regulariser R.
 
@@ -66,12 +70,17 @@ class RidgeDenoiser(Denoiser):
         """What the weights belong to, as plain data."""
         return {
             "type": "RidgeDenoiser",
-            "prior": self.prior.describe(),
+            "prior": description(self.prior),
             "depth": self.depth,
-            "gradient": self.gradient.describe(),
-            "solver": self.solver.describe(),
+            "gradient": description(self.gradient),
+            "solver": description(self.solver),
             "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
         }
+
+    @classmethod
+    def rebuild(cls, stop: dict[str, Any], **options: Any) -> RidgeDenoiser:
+        """The network that :meth:`describe` told of, with other weights."""
+        return cls(stop=Stop(**stop), **options)
 
     def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:
         """Denoise.

@@ -11,12 +11,14 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
+from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require_whole
 from retune.priors.noise_level import noise_level
 
 __all__ = ["SmallUNet"]
 
 
+@register
 class SmallUNet(Denoiser):
     r"""``D_σ(x)``: a noise-conditional residual U-Net without biases.
 

@@ -7,12 +7,16 @@ from abc import ABC, abstractmethod
 
 import torch
 from deepinv.optim.prior import Prior
-from torch import Tensor
+from torch import Tensor, nn
 
+from retune._registry.entries import kind_base
 from retune.errors import InvalidParameterError
 from retune.priors.wavelet_basis import WaveletFrame
 
 __all__ = ["BoundPrior", "SynthesisPrior"]
+
+kind_base("prior")(Prior)
+kind_base("network")(nn.Module)
 
 
 class BoundPrior(ABC):

@@ -12,6 +12,8 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
+from retune._registry.describe import description
+from retune._registry.entries import register
 from retune._torch.graph import reaches
 from retune._torch.precision import wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
@@ -212,15 +214,10 @@ class DenoiserPrior(Prior):
         """Constructor arguments as plain data; weights and noise levels are in the state dict.
 
         Raises:
-            InvalidParameterError: a network that does not describe itself.
+            InvalidParameterError: a network whose class is not registered.
         """
-        describe = getattr(self.denoiser, "describe", None)
-        if describe is None:
-            raise InvalidParameterError(
-                f"a checkpoint cannot describe the denoiser {type(self.denoiser).__name__}: only ReTune's own networks "
-                "are rebuilt by retune.load. Save net.state_dict() and rebuild the network in Python"
-            )
-        given = {"type": type(self).__name__, "denoiser": describe(), "learn_denoiser": self.learn_denoiser}
+        network = description(self.denoiser)
+        given = {"type": type(self).__name__, "denoiser": network, "learn_denoiser": self.learn_denoiser}
         given |= {"bfloat16": True} if self.trains_in_bfloat16 else {}
         if self.sigma is None:
             return given | {"sigma": None}
@@ -229,6 +226,7 @@ class DenoiserPrior(Prior):
         return given | learned | bounds
 
 
+@register
 class Denoiser(DenoiserPrior):
     r"""``prox ← (1 − α)x + α D_σ(x)``: Plug-and-Play.
 
@@ -313,6 +311,7 @@ class Denoiser(DenoiserPrior):
         }
 
 
+@register
 class RED(DenoiserPrior):
     r"""``∇R ← x − D_σ(x)``: regularisation by denoising, for :class:`retune.GradientStep`.
 

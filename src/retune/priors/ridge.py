@@ -14,6 +14,7 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.parameters import Positive
 from retune.priors.filters import BoundFilters, FilterBank
 from retune.priors.noise_level import noise_level
@@ -22,6 +23,7 @@ from retune.priors.profile import SIGMA_0, BoundProfile, Profile
 __all__ = ["BoundRidge", "Ridge"]
 
 
+@register
 class Ridge(Prior):
     r"""``R_σ(x) = Σ_i Σ_p ψ_{i,σ}((w_i * x)_p)``, smooth, with the constants of its gradient known.
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
 from retune.guarantee import Convexity
 from retune.parameters import Positive
@@ -125,6 +126,7 @@ def _four(gamma: Tensor) -> Tensor:
     return gamma.reshape(-1, 1, 1, 1)
 
 
+@register
 class WaveletL1(_WaveletPrior):
     r"""Weighted ℓ1 norm of wavelet details: ``g(u) = Σ_{j,c,b,p} α_j w_{cb} |u_{jcbp}|``, ``x = D u``.
 
@@ -171,6 +173,7 @@ class _BoundL1(BoundPrior):
         return (self._threshold * u.abs()).sum((1, 2, 3))
 
 
+@register
 class WaveletL12(_WaveletPrior):
     r"""Weighted mixed norm of wavelet details: ``g(u) = Σ_{j,p} α_j ‖W u_{jp}‖₂``, ``W = diag(w)``.
 

@@ -12,6 +12,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._registry.entries import kind_base
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
 from retune.io import SUFFIXES
 from retune.problems.noise import noise_levels
@@ -19,6 +20,7 @@ from retune.problems.noise import noise_levels
 __all__ = ["Problem"]
 
 
+@kind_base("problem")
 class Problem(ABC):
     """A restoration problem by name. The same seed gives the same operator and the same noise.
 

@@ -10,6 +10,7 @@ import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require_whole, unknown_name
 from retune.problems.base import Problem, share
 from retune.problems.kernels import antialiasing
@@ -22,6 +23,7 @@ __all__ = ["Deblur", "Denoise", "Inpaint", "Superres"]
 _BOUNDARIES = ("reflect", "circular", "valid")
 
 
+@register
 class Denoise(Problem):
     """``y = x + ε``, by default with one level per colour channel: 0.1, 0.25, 0.5 (arXiv:2506.13239)."""
 
@@ -47,6 +49,7 @@ class Denoise(Problem):
         return {"name": self.name, "sigma": self.sigma}
 
 
+@register
 class Inpaint(Problem):
     """``y = m ⊙ (x + ε)``: a random share of the pixels is kept, all channels of a pixel together.
 
@@ -120,6 +123,7 @@ class Inpaint(Problem):
         return {"name": self.name, **drawn, "sigma": self.sigma}
 
 
+@register
 class Deblur(Problem):
     """``y = k * x + ε``.
 
@@ -194,6 +198,7 @@ class Deblur(Problem):
         return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, "sigma": self.sigma}
 
 
+@register
 class Superres(Problem):
     """``y = S (k * x) + ε``: an antialiasing filter, then every s-th row and column is kept (deepinv ``Downsampling``).
 

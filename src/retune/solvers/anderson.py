@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solvers._safeguard import Safeguard, norm, pick
 from retune.solvers.base import AbstractSolver, SolverState
@@ -17,6 +18,7 @@ __all__ = ["Anderson"]
 TURN = 200
 
 
+@register
 class Anderson(AbstractSolver):
     r"""Safeguarded Anderson acceleration (type II), independently for each image.
 

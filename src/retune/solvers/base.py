@@ -8,6 +8,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
+from retune._registry.describe import by_arguments, shown
+from retune._registry.entries import kind_base
+
 __all__ = ["AbstractSolver", "SolverState"]
 
 
@@ -25,6 +28,7 @@ class SolverState(NamedTuple):
     memory: tuple[Tensor, ...] = ()
 
 
+@kind_base("solver")
 class AbstractSolver(ABC):
     """An algorithm that finds the fixed point of Φ. Holds options only.
 
@@ -33,10 +37,12 @@ class AbstractSolver(ABC):
             fixed point (one layer if the weights are tied). Acceleration gains most from single cycles.
         accelerates: whether its steps cost more than those of plain restarts, to save some of them. Such a solver
             leaves the first block to plain steps where the iteration begins near its end.
+        plain: whether its iterates are those of Φ itself, so that what is proved of those holds for them.
     """
 
     unit: ClassVar[Literal["block", "cycle"]] = "block"
     accelerates: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, u: Tensor) -> SolverState:
@@ -50,9 +56,8 @@ class AbstractSolver(ABC):
         """
 
     def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {"type": type(self).__name__}
+        """Constructor arguments as plain data: the fields of a dataclass, or attributes of the same names."""
+        return by_arguments(self)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in self.describe().items() if k != "type")
-        return f"{type(self).__name__}({options})"
+        return shown(self)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.errors import InvalidParameterError, require_real
 from retune.solvers.base import AbstractSolver, SolverState
 
@@ -16,6 +17,7 @@ __all__ = ["Damped"]
 LONGEST = 64
 
 
+@register
 class Damped(AbstractSolver):
     r"""``u_{r+1} = (1 − θ_r) u_r + θ_r Φ(u_r)``, with θ lowered for an image while its residual grows.
 

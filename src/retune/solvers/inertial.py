@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.errors import InvalidParameterError
 from retune.solvers._safeguard import Safeguard, norm, pick
 from retune.solvers.base import AbstractSolver, SolverState
@@ -19,6 +20,7 @@ FAST = 0.5
 CURVATURE = 0.3
 
 
+@register
 class Inertial(AbstractSolver):
     r"""Nesterov's inertia on the relaxed map, restarted when it points the wrong way, independently for each image.
 

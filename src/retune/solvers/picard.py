@@ -7,16 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._registry.entries import register
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Picard"]
 
 
+@register
 class Picard(AbstractSolver):
     """``u_{r+1} = Φ(u_r)``: the network restarted on its own output.
 
     If Φ is ρ^K-Lipschitz, ``‖u_R − u*‖ ≤ ρ^{KR} ‖u_0 − u*‖`` (Banach).
     """
+
+    plain = True
 
     def init(self, u: Tensor) -> SolverState:
         """See :class:`~retune.solvers.base.AbstractSolver`."""

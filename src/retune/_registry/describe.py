@@ -1,0 +1,147 @@
+"""Objects as plain data, and back: the arguments of the constructors of registered classes."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from retune._registry.entries import base_of, entry_of, find, kind_of
+from retune.errors import InvalidParameterError
+
+__all__ = ["by_arguments", "description", "parameters_of", "rebuild", "shown"]
+
+#: Larger tables of numbers belong into the state dict, where they are not text.
+_LARGEST = 10_000
+
+
+def description(thing: Any) -> dict[str, Any]:
+    """A registered object as plain data from which :func:`rebuild` makes one like it; weights are not in it.
+
+    Raises:
+        InvalidParameterError: its class, or one in it, is not registered, or an argument cannot be told.
+    """
+    cls = type(thing)
+    entry = entry_of(cls)
+    if entry is None:
+        raise InvalidParameterError(
+            f"a checkpoint cannot describe the {kind_of(cls) or 'object'} {cls.__name__}, because the class is not "
+            "registered, so retune.load could not make one. Write @retune.register above the class where it is defined "
+            f"(or call retune.register({cls.__name__})); or save net.state_dict() and rebuild the network in Python"
+        )
+    if entry.describe is not None:
+        told = entry.describe(thing)
+    elif callable(getattr(thing, "describe", None)):
+        told = thing.describe()
+        _require_all(thing, told)
+    else:
+        told = by_arguments(thing)
+    return {"type": entry.name} | {k: _plain(v, f"{cls.__name__}.{k}") for k, v in told.items() if k != "type"}
+
+
+def by_arguments(thing: Any) -> dict[str, Any]:
+    """The name of the class, and the arguments of its constructor, which the object has as attributes.
+
+    Raises:
+        InvalidParameterError: it keeps no attribute of that name, or holds something that is no plain data.
+    """
+    cls = type(thing)
+    entry = entry_of(cls)
+    told: dict[str, Any] = {"type": cls.__name__ if entry is None else entry.name}
+    for name in parameters_of(cls, told_by_name=True):
+        if not hasattr(thing, name):
+            raise InvalidParameterError(
+                f"{cls.__name__} takes {name} and keeps no attribute of that name, so it cannot be described: write "
+                f"self.{name} = {name} in its constructor, or give the class a method describe()"
+            )
+        told[name] = _plain(getattr(thing, name), f"{cls.__name__}.{name}")
+    return told
+
+
+def shown(thing: Any) -> str:
+    """The object in words, for ``repr``: its class and those arguments that it keeps."""
+    known = [n for n in parameters_of(type(thing)) if hasattr(thing, n)]
+    return f"{type(thing).__name__}({', '.join(f'{n}={getattr(thing, n)!r}' for n in known)})"
+
+
+def parameters_of(cls: type, told_by_name: bool = False) -> dict[str, inspect.Parameter]:
+    """The arguments of a constructor by name, without those that only the base of its kind takes.
+
+    Raises:
+        InvalidParameterError: with `told_by_name`, a constructor that takes arguments without names.
+    """
+    base = base_of(cls)
+    above = () if base is None else base.__mro__
+    if next(c for c in cls.__mro__ if "__init__" in vars(c)) in above:
+        return {}
+    found = dict(inspect.signature(cls).parameters)
+    loose = [p for p in found.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
+    if loose and told_by_name:
+        raise InvalidParameterError(
+            f"the constructor of {cls.__name__} takes {loose[0]}, so its arguments cannot be told by name: name them, "
+            "or give the class a method describe()"
+        )
+    return {name: p for name, p in found.items() if p not in loose}
+
+
+def rebuild(told: dict[str, Any]) -> Any:
+    """The object that :func:`description` told of, with freshly initialised weights.
+
+    Only registered classes are made; nothing is imported because it is named here.
+
+    Raises:
+        UnknownNameError: a type that is not registered.
+    """
+    arguments = {k: _made(v) for k, v in told.items()}
+    cls: Any = find(arguments.pop("type", None)).cls
+    return getattr(cls, "rebuild", cls)(**arguments)
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_made(v) for v in value]
+    return rebuild(value) if isinstance(value, dict) and "type" in value else value
+
+
+def _require_all(thing: Any, told: dict[str, Any]) -> None:
+    """Refuse a describe() that was inherited and does not know of the arguments that this class has added."""
+    order = type(thing).__mro__
+    describes = next(i for i, c in enumerate(order) if "describe" in vars(c))
+    makes = next(i for i, c in enumerate(order) if "__init__" in vars(c))
+    lost = [n for n in parameters_of(type(thing)) if n not in told] if makes < describes else []
+    if lost:
+        raise InvalidParameterError(
+            f"{type(thing).__name__} takes {', '.join(lost)}, which its describe() does not tell (it is that of "
+            f"{order[describes].__name__}): give the class a describe() of its own"
+        )
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value as JSON holds it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v, where) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if not isinstance(value, type) and entry_of(type(value)) is not None:
+        return description(value)
+    table = getattr(value, "value", value)  # of a constrained parameter, what it stands for
+    if callable(getattr(table, "tolist", None)):
+        size = getattr(table, "size", 0)
+        count = table.numel() if callable(size) else size
+        if count <= _LARGEST:
+            return _plain(table.tolist(), where)
+        raise InvalidParameterError(
+            f"{where} holds {count} numbers, too many for a description: keep them in the state dict (a parameter or "
+            "buffer), and describe how the object is made"
+        )
+    if kind_of(type(value)) not in (None, "network"):
+        return description(value)  # says that it is not registered
+    kind = "class" if isinstance(value, type) else type(value).__name__
+    raise InvalidParameterError(
+        f"{where} is a {kind} ({getattr(value, '__name__', kind)}), which a checkpoint cannot hold: expected numbers, "
+        "words, lists and tables of them, or objects of registered classes (@retune.register)"
+    )

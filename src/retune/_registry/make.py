@@ -1,0 +1,64 @@
+"""Objects that a run asks for by name, with options: what does not fit is named."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from retune._registry.describe import parameters_of, rebuild
+from retune._registry.entries import find, written
+from retune.errors import ConfigError, RetuneError, did_you_mean
+
+__all__ = ["make", "takes"]
+
+
+def takes(kind: str, name: str) -> list[str]:
+    """The arguments of the class of that name."""
+    return list(parameters_of(find(name, kind).cls))
+
+
+def make(
+    kind: str,
+    name: str,
+    *,
+    where: str,
+    options: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+    usual: Mapping[str, Any] | None = None,
+) -> Any:
+    """An object of a registered class.
+
+    Args:
+        kind: what it must be.
+        name: its name.
+        where: the table of the run that the options stand in, for messages.
+        options: what the user says, by the names of the constructor's arguments. A table with a `type` becomes an
+            object of that registered class.
+        given: what else the run sets, by `where it is written: value`-free names of arguments; each must be taken.
+        usual: what the run has by default; left out where the constructor does not take it.
+
+    Raises:
+        UnknownNameError: no such name.
+        ConfigError: an option that the class does not have or that is missing, or a value that it refuses.
+    """
+    cls, has = find(name, kind).cls, parameters_of(find(name, kind).cls)
+    arguments = {k: v for k, v in (usual or {}).items() if k in has}
+    for told, place in ((given or {}, None), (options or {}, where)):
+        for key, value in told.items():
+            if key not in has:
+                known = ", ".join(has) or "no options"
+                raise ConfigError(
+                    f"{f'{place}.{key}' if place else key} = {value!r}: the {kind} {written(name)} has no {key}"
+                    f"{did_you_mean(key, has)} (it has: {known})"
+                )
+            arguments[key] = rebuild(value) if isinstance(value, dict) and "type" in value else value
+    missing = [n for n, p in has.items() if p.default is inspect.Parameter.empty and n not in arguments]
+    if missing:
+        raise ConfigError(f"the {kind} {written(name)} needs {', '.join(missing)}: write it in the table [{where}]")
+    try:
+        return cls(**arguments)
+    except RetuneError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"[{where}]: {cls.__name__} refuses {dict(options or {})}: {error}") from error
