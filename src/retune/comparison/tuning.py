@@ -15,10 +15,10 @@ from retune.config import Config, PriorConfig
 from retune.model import Restarted
 from retune.solve import Stop
 
-__all__ = ["Tuned", "method_network", "run_of_pnp", "run_of_variational", "tune"]
+__all__ = ["Tuned", "grid_search", "method_network", "run_of_pnp", "run_of_variational"]
 
-#: values of λ, and of σ, that are tried
-REG, SIGMA = (5e-4, 5.0), (0.005, 0.19)
+#: smallest and largest noise level of Plug-and-Play that is tried
+SIGMA = (0.005, 0.19)
 _STEPS = (0.25, 0.5, 0.75)
 
 
@@ -61,7 +61,7 @@ def _with_prior(run: Config, prior: PriorConfig) -> Config:
     return run.model_copy(update={"prior": prior, "model": run.model.model_copy(update={"layers": 1})})
 
 
-def tune(run: Config, held_out: Pair, note: Callable[[str], None] = lambda _: None) -> Tuned:
+def grid_search(run: Config, held_out: Pair, note: Callable[[str], None] = lambda _: None) -> Tuned:
     """Choose λ, or for Plug-and-Play σ and then the step size, on validation images, with ``compare.grid`` tries."""
     tried: list[dict] = []
 
@@ -77,7 +77,7 @@ def tune(run: Config, held_out: Pair, note: Callable[[str], None] = lambda _: No
 
     tries = run.compare.grid
     if run.prior.type != "denoiser":
-        best = line_search(lambda reg: attempt(_at(run, reg=reg), reg=reg), REG, tries).best
+        best = line_search(lambda reg: attempt(_at(run, reg=reg), reg=reg), run.compare.reg_range, tries).best
         return Tuned(_at(run, reg=best), tried)
     rest = min(len(_STEPS), tries // 4)
     first = run.model.step_size
@@ -111,7 +111,7 @@ def method_network(method: Method, run: Config, channels: int) -> Restarted:
         model.depth,
         model.restarts,
         rtol=model.rtol,
-        longest=run.compare.far * total,
+        longest=max(run.compare.multiples) * total,
         rule=rule,
         solver=solver_of(model),
     )

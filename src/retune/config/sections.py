@@ -34,6 +34,7 @@ Count = Annotated[StrictInt, Field(ge=1, le=10_000_000)]
 Layers = Annotated[StrictInt, Field(ge=1, le=10_000)]
 Levels = Annotated[StrictInt, Field(ge=1, le=32)]
 Crops = Annotated[StrictInt, Field(ge=1, le=100_000)]
+Multiple = Annotated[StrictInt, Field(ge=2, le=10_000)]
 
 
 class Section(BaseModel):
@@ -241,10 +242,32 @@ class CompareConfig(Section):
     """Values tried by each grid search."""
     lr: list[Positive] = []
     """Learning rates that every learned method is trained with, the best is kept; only optimiser.lr if empty."""
-    far: Annotated[StrictInt, Field(ge=2, le=10_000)] = 10
-    """How many times longer than in training every method is run, to see whether it stays."""
+    reg_range: tuple[Positive, Positive] = (5e-4, 5.0)
+    """Smallest and largest λ of the grid search."""
+    far: Multiple | Annotated[list[Multiple], Field(min_length=1, max_length=100)] = 10
+    """How many times longer than in training every method is run, to see whether it stays: a number, or several."""
+    run_on: list[str] = []
+    """Methods that are run on even after they have settled, which takes longer and shows that they stay."""
     certify: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 1
     """Test images whose distance to the equilibrium is certified, the first ones."""
+    certified: list[str] = []
+    """Methods whose restorations are certified; all by default."""
+    memory: StrictBool = True
+    """Whether the memory of a training step is measured."""
+    about: str = ""
+    """A sentence about the measurements, for the report."""
+
+    @field_validator("reg_range")
+    @classmethod
+    def _ascending(cls, reg_range: tuple[float, float]) -> tuple[float, float]:
+        if reg_range[0] >= reg_range[1]:
+            raise ValueError("the first number should be less than the second")
+        return reg_range
+
+    @property
+    def multiples(self) -> tuple[int, ...]:
+        """The values of `far`, in ascending order."""
+        return tuple(sorted(set(self.far if isinstance(self.far, list) else [self.far])))
 
 
 class Config(Section):
