@@ -155,7 +155,7 @@ def test_bad_overrides(text, says):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"a = = 3", "not a TOML file"), (b"\xff\xfe", "not a TOML file"), (None, "no file")]
+    ("content", "says"), [(b"a = = 3", "not a TOML file"), (b"\xff\xfe\x00", "not a TOML file"), (None, "no file")]
 )
 def test_a_file_that_is_no_run(tmp_path, content, says):
     path = tmp_path / "debulr.toml"

@@ -17,7 +17,7 @@ LISTED = public_names.listed()
 # A package may import from the rows above it, and not from its equals.
 ORDER = [
     {"errors", "_version"},
-    {"_files", "_registry", "_torch", "guarantee", "equilibrium"},
+    {"_files", "_plain", "_registry", "_terminal", "_torch", "guarantee", "equilibrium", "plugins"},
     {"operators"},
     {"parameters"},
     {"priors", "solvers"},

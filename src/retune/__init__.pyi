@@ -22,6 +22,7 @@ from . import networks as networks
 from . import operators as operators
 from . import parameters as parameters
 from . import planning as planning
+from . import plugins as plugins
 from . import priors as priors
 from . import problems as problems
 from . import registry as registry

@@ -29,6 +29,7 @@ from retune.maps.base import AbstractMap
 from retune.model import Restarted
 from retune.networks import RidgeDenoiser
 from retune.parameters import Positive
+from retune.plugins import require_accepted
 from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
 from retune.problems import Problem
 from retune.problems.noise import estimate_noise
@@ -70,6 +71,7 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
     given = {k: v for k, v in config if k not in ("name", "sigma") and v not in (None, {})}
     if ":" in config.name:
         _require_fields(config.name, given, ["options"])
+        require_accepted(config.name, "problem.name")
         return OwnPhysics(config.name, sigma=_sigma(config, y), **given)
     arguments = takes("problem", config.name)
     of_class = [] if is_ours(config.name) else ["options"]

@@ -58,6 +58,14 @@ class CheckpointError(RetuneError, RuntimeError):
     """A checkpoint cannot be read: truncated, foreign, or of another version."""
 
 
+class ProcessLostError(RetuneError, ConnectionError):
+    """Another process of a training that runs in several has ended, so this one cannot go on."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to stop; the argument is its number (SIGINT for Ctrl-C, SIGTERM)."""
+
+
 class AdjustedWarning(UserWarning):
     """An input was usable only after a correction; the message says which."""
 

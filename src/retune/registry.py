@@ -21,9 +21,9 @@ from retune import (
 from retune._registry.describe import rebuild
 from retune._registry.entries import find, names, register, written
 from retune._registry.make import make, takes
-from retune._registry.plugins import load_plugin, loaded_plugins
 from retune.errors import CheckpointError, RetuneError, UnknownNameError
 from retune.model import Restarted
+from retune.plugins import load_plugin
 
 __all__ = [
     "build",
@@ -31,7 +31,6 @@ __all__ = [
     "known_name",
     "load",
     "load_plugin",
-    "loaded_plugins",
     "make",
     "names",
     "register",

@@ -1,4 +1,4 @@
-"""The options by which verbs are told what was measured."""
+"""The options that tell a verb what was measured, and which code of the user's it may run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,64 @@ if TYPE_CHECKING:
     from retune.config import Config
 
 Problem = Annotated[
-    str | None, typer.Option("--problem", "-p", help="denoise, inpaint, deblur, superres, or module:function.")
+    str | None,
+    typer.Option(
+        "--problem",
+        "-p",
+        help="denoise, inpaint, deblur, superres, or module:function, which imports and runs code of yours.",
+    ),
 ]
 Kernel = Annotated[
     str | None, typer.Option("--kernel", help="Blur: gaussian:1.6, motion:15@30, …, or an image, NPY or TIFF file.")
 ]
-Boundary = Annotated[str | None, typer.Option("--boundary", help="Of the blur: reflect, circular or valid.")]
+Boundary = Annotated[
+    str | None, typer.Option("--boundary", help="How the blur continues the image: reflect, circular or valid.")
+]
 Mask = Annotated[str | None, typer.Option("--mask", help="Image file, black where nothing was measured.")]
 Factor = Annotated[int | None, typer.Option("--factor", help="Magnification: 2, 3 or 4.")]
 Sigma = Annotated[
-    str | None, typer.Option("--sigma", help="Noise level on [0, 1], one a channel as 0.1,0.2,0.3, or estimate.")
+    str | None,
+    typer.Option("--sigma", help="Noise level on [0, 1], one per channel as 0.1,0.2,0.3, or estimate."),
+]
+KnownSigma = Annotated[
+    str | None,
+    typer.Option("--sigma", help="Noise level that the network was made for. It cannot be changed: tune again."),
 ]
 White = Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py|MODULE",
+        help="Code of yours that the run or the model may name. It is executed. Repeat it for several.",
+    ),
+]
+
+
+def accept_code(plugins: Sequence[str] | None, problem: str | None = None, overrides: Sequence[str] = ()) -> None:
+    """Import the plugins, and accept a function that the user typed; no file may name any other code.
+
+    Raises:
+        RetuneError: a plugin that cannot be imported.
+    """
+    from retune.config.read import overridden
+    from retune.plugins import accept, load_plugin
+
+    for plugin in plugins or []:
+        load_plugin(plugin)
+    section = overridden(overrides).get("problem")
+    for name in (problem, section.get("name") if isinstance(section, dict) else None):
+        if isinstance(name, str) and ":" in name:
+            accept(name)
+
+
+def code_words(plugins: Sequence[str] | None, problem: str) -> str:
+    """The options that a later command needs to run the same code, each with a space before it."""
+    if plugins:
+        return "".join(f" --plugin {plugin}" for plugin in plugins)
+    return f" --problem {problem}" if ":" in problem else ""
 
 
 def given(
@@ -64,7 +108,7 @@ def _levels(text: str) -> Any:
 
 
 def unit_of(model: Path, white: float | None) -> tuple[float | None, bool]:
-    """The intensity that counts as white, and whether it is what the network was made with, which is then said."""
+    """The intensity that counts as white, and whether the network remembers it; then a line says so."""
     if white is not None:
         return white, False
     from retune.cli.errors import say

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @examples(
-    ("what may be relied on, image by image", "retune certify my-run photos/"),
+    ("what you can rely on, image by image", "retune certify my-run photos/"),
     ("another kernel, and all the numbers for a program", "retune certify my-run a.tif --kernel psf.tif --json a.json"),
     ("a large image, by its middle", "retune certify my-run big.tif --crop 512"),
 )
@@ -32,19 +32,20 @@ def certify(
     boundary: _problem.Boundary = None,
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
-    sigma: _problem.Sigma = None,
+    sigma: _problem.KnownSigma = None,
     white: _problem.White = None,
+    plugins: _problem.Plugins = None,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
-    """Restore images, and say of each how far it is from its equilibrium: proved, estimated or measured.
+    """Restore images, and say how far each one is from its equilibrium: proved, estimated or measured.
 
-    The last line of each is the verdict. An image that cannot be certified, or whose restoration failed, is named at
-    the end, and the exit status is 1.
+    The last line of each certificate is the verdict. The images that have no certificate, or whose restoration failed,
+    are named at the end, and the exit status is then 1.
     """
     from retune.cli.errors import one_screen, say_error
 
-    with one_screen(debug):
+    with one_screen(debug, lambda: "run the command again"):
         from retune._files import write_atomically
         from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
@@ -54,6 +55,7 @@ def certify(
             raise InvalidParameterError(
                 f"{json} is a folder: name a file for the certificates, --json {json / 'a.json'}"
             )
+        _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
         wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
         unit, remembered = _problem.unit_of(model, white)
@@ -76,6 +78,8 @@ def certify(
 
 
 def _show(done: Certified) -> None:
+    from retune.cli.errors import show, title
+
     part = "" if done.part is None else f" (the middle {done.part[0]}×{done.part[1]})"
-    typer.echo(typer.style(f"{done.name}{part}", bold=True))
-    typer.echo(f"{done.certificate if done.certificate is not None else done.failure}\n")
+    title(f"{done.name}{part}")
+    show(f"{done.certificate if done.certificate is not None else done.failure}\n")

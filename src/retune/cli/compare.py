@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import Debug, Device, chosen_device
+from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_device
 
 
 @examples(
@@ -41,30 +41,37 @@ def compare(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the seed of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what is in the folder.")] = False,
+    plugins: Plugins = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Compare methods on your problem: grid search, Plug-and-Play, unrolled, JFB, implicit gradient, ReTune.
 
-    The trained ones start from the best point of the grid search on validation images, and get the same crops, noise,
-    steps and learning rates. Writes a table (also as CSV and JSON), figures, the networks, and one report.html.
+    The trained methods start from the best point of the grid search on the validation images. All of them get the same
+    crops, noise, steps and learning rates. The folder gets a table (also as CSV and JSON), figures, the networks and
+    one report.html.
     """
     from retune.cli.errors import one_screen, say
 
-    with one_screen(debug):
+    how = f"go on with the same command and --resume: what is in {out} is not computed again"
+    with one_screen(debug, lambda: how):
         from rich.console import Console
 
         from retune import config as runs
+        from retune._terminal import cleaned
+        from retune.cli.errors import show
         from retune.comparison.rows import write_results
         from retune.comparison.run import compare as run_all
         from retune.report import terminal_table, write_all
 
         given = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+        accept_code(plugins, None, given)
         run = runs.load(config, given)
         keys = None if methods is None else [k for k in methods.replace(" ", "").split(",") if k not in ("", "none")]
         console = Console()
         words = ["retune compare", config, *(f"--set {o}" for o in given)]
         words += [] if methods is None else [f"--methods {methods}"]
+        words += [f"--plugin {plugin}" for plugin in plugins or []]
 
         def changed(results: dict) -> None:
             results["command"] = " ".join(words)
@@ -82,5 +89,5 @@ def compare(
             changed=changed,
         )
         page = write_all(results, out)
-        terminal_table(results, console)
-        console.print(f"\nOpen [bold]{page}[/] in a browser; results.csv, results.json and models/ are beside it.")
+        terminal_table(cleaned(results), console)
+        show(f"\nOpen {page} in a browser; results.csv, results.json and models/ are beside it.")

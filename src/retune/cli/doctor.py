@@ -1,4 +1,4 @@
-"""``retune doctor``: the operator and the measurements are examined before anybody trains on them."""
+"""``retune doctor``: examine the operator and the measurements before training on them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     ("the operator that a run describes", "retune doctor my.toml"),
     ("a kernel and images that it blurred", "retune doctor photos/ --problem deblur --kernel psf.tif --sigma 0.02"),
     ("images with a run of your own, and the findings for a program", "retune doctor my.toml a.tif --json a.json"),
+    ("a run whose operator is code of yours", "retune doctor my.toml --plugin my_physics.py"),
 )
 def doctor(
     what: Annotated[
         list[Path] | None, typer.Argument(help="A run (TOML file, or the name of one that ships), then images.")
     ] = None,
     size: Annotated[
-        str, typer.Option("--size", help="Height × width for which the operator is made where there is no image.")
+        str, typer.Option("--size", help="Height x width of the image that the operator is made for, without images.")
     ] = "128x128",
     json: Annotated[Path | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
     problem: _problem.Problem = None,
@@ -36,20 +37,22 @@ def doctor(
     factor: _problem.Factor = None,
     sigma: _problem.Sigma = None,
     white: _problem.White = None,
+    plugins: _problem.Plugins = None,
     debug: _problem.Debug = False,
 ) -> None:
-    """Examine a blur, mask or noise level, and images that were measured with it: what is wrong, and what to do.
+    """Examine a blur, mask or noise level and images measured with it: say what is wrong and what to do.
 
-    The exit status is 1 if something is: a problem, or a warning.
+    The exit status is 1 if there is a problem or a warning.
     """
     from retune.cli.errors import one_screen, say_error
 
-    with one_screen(debug):
+    with one_screen(debug, lambda: "run the command again"):
         import json as text
 
         from retune._files import write_atomically
         from retune.jobs.doctor import examine
 
+        _problem.accept_code(plugins, problem)
         fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
         config, rest = _run_and_images(what or [], fields)
         files = _problem.chosen_files(rest)
@@ -93,6 +96,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show(found: Examined) -> None:
+    from retune.cli.errors import show, title
+
     part = "" if found.part is None else f" (the middle {found.part[0]}×{found.part[1]})"
-    typer.echo(typer.style(f"{found.name}{part}", bold=True))
-    typer.echo(f"{found.diagnosis if found.diagnosis is not None else found.failure}\n")
+    title(f"{found.name}{part}")
+    show(f"{found.diagnosis if found.diagnosis is not None else found.failure}\n")

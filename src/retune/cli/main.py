@@ -5,8 +5,13 @@ Help is plain text: typer's panels would import rich and a Markdown parser, whic
 
 from __future__ import annotations
 
-import typer
+import sys
+from typing import Any
 
+import typer
+from typer.core import TyperGroup
+
+from retune._terminal import clean, make_safe
 from retune._version import __version__
 from retune.cli.certify import certify
 from retune.cli.compare import compare
@@ -16,8 +21,30 @@ from retune.cli.restore import restore
 from retune.cli.train import train
 from retune.cli.tune import tune
 
+
+class _Command(TyperGroup):
+    """The command, on any terminal: what it prints is cleaned, also where it repeats a word of the command line."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        make_safe()
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            status = super().main(*args, standalone_mode=False, **extra)
+        except Exception as error:
+            told = getattr(error, "format_message", None)  # only an error in the usage of the command has this
+            if told is None:
+                raise
+            text = clean(told())
+            error.format_message = lambda: text  # pyright: ignore[reportAttributeAccessIssue]
+            error.show()  # pyright: ignore[reportAttributeAccessIssue]
+            status = getattr(error, "exit_code", 2)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
 app = typer.Typer(
     name="retune",
+    cls=_Command,
     help="Image restoration learned at equilibrium: restarted truncated unrolled networks (ReTune).",
     no_args_is_help=True,
     add_completion=False,

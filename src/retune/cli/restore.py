@@ -17,6 +17,7 @@ from retune.cli._help import examples
         "another kernel, and two files at a time",
         "retune restore my-run a.tif b.tif --kernel psf.tif --workers 2 --out restored",
     ),
+    ("a network for a physics of your own", "retune restore my-run a.tif --plugin my_physics.py --out restored"),
     ("12-bit data in 16-bit files, in tiles", "retune restore my-run big.tif --white 4095 --tile 1024 --out restored"),
 )
 def restore(
@@ -28,31 +29,34 @@ def restore(
     boundary: _problem.Boundary = None,
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
-    sigma: _problem.Sigma = None,
+    sigma: _problem.KnownSigma = None,
     white: _problem.White = None,
+    plugins: _problem.Plugins = None,
     tile: Annotated[
         int | None, typer.Option("--tile", help="Side of the tiles; 0 for none. Above 4 megapixels 1024 by default.")
     ] = None,
     overlap: Annotated[int, typer.Option("--overlap", help="Margin around a tile, in pixels.")] = 96,
     workers: Annotated[int, typer.Option("--workers", help="Files restored at the same time.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Restore also what is done already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Restore finished images again.")] = False,
     certificate: Annotated[
         bool, typer.Option("--certificate/--no-certificate", help="Certify each image: at most doubles the time.")
     ] = True,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
-    """Restore images, each written as it was stored (16 bits in, 16 bits out), with a record and certificate of each.
+    """Restore images with a trained network. Each result is stored as its image was: 16 bits in, 16 bits out.
 
-    A broken file does not stop the others: it is named at the end, and the exit status is 1. Running the command
-    again restores what is missing or has changed.
+    Each image also gets a record with a certificate. A broken file does not stop the others: it is named at the end,
+    and the exit status is 1. Running the command again restores only what is missing or has changed.
     """
     from retune.cli.errors import one_screen, say, say_error
 
-    with one_screen(debug):
+    with one_screen(debug, lambda: "run the command again: finished images are not restored twice"):
+        from retune._terminal import clean_line
         from retune.jobs.restore import Options, Row, model_problem
         from retune.jobs.restore import restore as run
 
+        _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
         wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
         unit = _problem.unit_of(model, white)
@@ -62,7 +66,7 @@ def restore(
 
         def note(row: Row) -> None:
             done.append(row)
-            say(f"{len(done)}/{len(files)}  {row.file.name}: {row.result}")
+            say(f"{len(done)}/{len(files)}  {clean_line(row.file.name)}: {row.result}")
 
         rows = run(files, options, workers, note)
         _table(rows)
@@ -74,7 +78,11 @@ def restore(
 
 
 def _table(rows: list) -> None:
-    width = max(len(row.file.name) for row in rows)
-    for row in rows:
+    from retune._terminal import clean_line
+    from retune.cli.errors import show
+
+    names = [clean_line(row.file.name) for row in rows]
+    width = max(map(len, names))
+    for row, name in zip(rows, names, strict=True):
         seconds = f"{row.seconds:7.1f} s" if row.result == "restored" else " " * 9
-        typer.echo(f"{row.file.name:<{width}}  {row.result:<11}  {seconds}  {row.detail}")
+        show(f"{name:<{width}}  {row.result:<11}  {seconds}  {row.detail}")

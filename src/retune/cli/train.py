@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import Debug, Device
+from retune.cli._problem import Debug, Device, Plugins, accept_code, code_words
 
 
 @examples(
     ("write a commented file to start from, and edit it", "retune train --init deblur > my.toml"),
     ("train what it describes", "retune train my.toml --out my-run"),
     ("change a field or two without editing", "retune train my.toml --set optimiser.steps=500 --set seed=1 -o run2"),
-    ("go on after an interruption; nothing is lost but the last interval", "retune train --resume --out my-run"),
+    (
+        "go on after an interruption, from the last checkpoint",
+        "retune train --resume --out my-run",
+    ),
+    ("a physics of your own, in a file", "retune train my.toml --plugin my_physics.py --out my-run"),
 )
 def train(
     config: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a run that ships.")] = None,
@@ -25,22 +29,23 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
     init: Annotated[str | None, typer.Option("--init", help="Print a commented file to start from.")] = None,
+    plugins: Plugins = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Learn a restoration from sharp images, for a blur, mask or noise of yours.
 
-    The run is a TOML file; every field has a default. The folder gets the resolved run, seed, versions and a
-    fingerprint of the data, two checkpoints, a log, and at the end model.safetensors, for retune restore.
+    The run is a TOML file, and every field has a default. The folder gets the resolved run, its seed, versions and a
+    fingerprint of the data, two checkpoints and a log. At the end it gets model.safetensors, for retune restore.
     """
-    from retune.cli.errors import one_screen
+    from retune.cli.errors import how_to_resume, one_screen, show
 
-    with one_screen(debug):
+    with one_screen(debug, lambda: how_to_resume("train", out, code_words(plugins, ""))):
         from retune import config as runs
         from retune.errors import ConfigError
 
         if init is not None:
-            typer.echo(runs.starting_point(init), nl=False)
+            show(runs.starting_point(init), end="")
             return
         saved = out / "config.toml"
         if config is None:
@@ -50,6 +55,7 @@ def train(
                     f"writes one to start from); --resume needs none if {saved} is there"
                 )
             config = str(saved)
+        accept_code(plugins, None, overrides or [])
         run = runs.load(config, overrides or [])
 
         import json
@@ -64,7 +70,8 @@ def train(
         if not first_process():
             return
         score = "" if result.best_psnr is None else f", validation {result.best_psnr:.2f} dB (step {result.best_step})"
-        typer.echo(f"{len(result.steps)} steps in {result.seconds:.0f} s, loss {result.steps[-1].loss:.3e}{score}")
+        show(f"{len(result.steps)} steps in {result.seconds:.0f} s, loss {result.steps[-1].loss:.3e}{score}")
         facts = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))
-        typer.echo(f"{facts['image']}: {in_a_line(facts['certificate'])}")
-        typer.echo(f"{out / MODEL}: restore images with  retune restore {out} IMAGES --out FOLDER")
+        show(f"{facts['image']}: {in_a_line(facts['certificate'])}")
+        words = code_words(plugins, run.problem.name)
+        show(f"{out / MODEL}: restore images with  retune restore {out} IMAGES --out FOLDER{words}")

@@ -44,6 +44,7 @@ def tune(
         list[str] | None, typer.Option("--set", help="A field, as optimiser.steps=40; repeat it for several.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
+    plugins: _problem.Plugins = None,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
@@ -53,13 +54,14 @@ def tune(
     The folder gets checkpoints, tune.json with what was chosen and how sure that is, and model.safetensors, for
     retune restore and retune certify.
     """
-    from retune.cli.errors import one_screen
+    from retune.cli.errors import how_to_resume, one_screen, show
 
-    with one_screen(debug):
+    with one_screen(debug, lambda: how_to_resume("tune", out, _problem.code_words(plugins, problem or ""))):
         from retune import config as runs
         from retune.errors import ConfigError
         from retune.jobs import tune as job
 
+        _problem.accept_code(plugins, problem, overrides or [])
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
         if resume and not images:
             config, files, white, loss = job.earlier(out)
@@ -75,46 +77,47 @@ def tune(
                 raise ConfigError("no problem was named: --problem denoise, inpaint, deblur, superres, module:function")
         tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device)
         _tell(tuned)
-        own = f" --problem {config.problem.name}" if ":" in config.problem.name else ""
-        typer.echo(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER{own}")
+        own = _problem.code_words(plugins, config.problem.name)
+        show(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER{own}")
 
 
 def _tell(tuned: Tuned) -> None:
     from retune.certificate.quick import in_a_line
+    from retune.cli.errors import show
     from retune.jobs.assess import FACTORS
 
     found = tuned.comparison
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
-    typer.echo(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
+    show(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
     guessed = "(EI)" in tuned.loss
     what = "by the error of the measurement and of restoring again" if guessed else "of the noise-free measurement"
-    typer.echo(f"defaults      {_decibel(found.before, what)}")
+    show(f"defaults      {_decibel(found.before, what)}")
     sure = "" if found.after is None or found.before is None else _sure(found.uncertainty)
-    typer.echo(f"tuned         {_decibel(found.after, what)}{sure}")
+    show(f"tuned         {_decibel(found.after, what)}{sure}")
     if found.gain is not None:
-        typer.echo(f"gain          {found.gain:+.2f} dB{_sure(found.spread)}")
+        show(f"gain          {found.gain:+.2f} dB{_sure(found.spread)}")
         if guessed:
-            typer.echo("              which of the two is better is told by this, not by how much: most of the image")
-            typer.echo("              behind such a measurement is not seen in it, and its own error is larger")
+            show("              this tells which of the two is better, not by how much: the measurement does not see")
+            show("              most of the image, and the error there is larger")
     else:
-        typer.echo("              the estimate of the error came out at 0 or less: the noise is not what σ says, or")
-        typer.echo("              the values were clipped (retune doctor tells)")
+        show("              the estimated error is 0 or less: the noise level is not σ, or the values were")
+        show("              clipped (retune doctor finds out)")
     if not found.better:
-        typer.echo("              the defaults are estimated to be better, and are kept")
+        show("              the defaults have the smaller estimated error and are kept")
     elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
-        typer.echo("              the gain cannot be told from chance")
-    typer.echo(f"certificate   {in_a_line(tuned.certificate)}")
+        show("              the gain is within chance")
+    show(f"certificate   {in_a_line(tuned.certificate)}")
     for name, values in tuned.parameters.items():
-        typer.echo(f"{name:<13} {_values(values)}")
+        show(f"{name:<13} {_values(values)}")
         if name == "reg" and tuned.factors is not None:
             low, high = tuned.factors
             tried = " ".join(f"×{factor:g}" for factor in FACTORS)
-            alike = f"from ×{low:g} to ×{high:g} cannot be told from it"
-            typer.echo(f"{'':<13} {alike if low < high else f'{tried} are all worse'}")
+            alike = f"strengths ×{low:g} to ×{high:g} are statistically indistinguishable"
+            show(f"{'':<13} {alike if low < high else f'strengths {tried} are all worse'}")
 
 
 def _sure(error: float | None) -> str:
-    return ", on one block of pixels: how sure is not known" if error is None else f" ± {error:.2f} dB (standard error)"
+    return " (one block of pixels: its error is unknown)" if error is None else f" ± {error:.2f} dB (standard error)"
 
 
 def _decibel(psnr: float | None, what: str) -> str:

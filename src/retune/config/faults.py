@@ -12,18 +12,21 @@ from retune.errors import did_you_mean
 
 __all__ = ["faults_of"]
 
+#: A file that is no run may have thousands of faults, and the first ones tell.
+_READ = 200
+
 
 def faults_of(error: ValidationError, values: dict) -> list[str]:
     """One line a field: its name, the value, what is allowed, the nearest known key."""
     messages: dict[str, list[str]] = {}
     lines: dict[str, str] = {}
-    for one in error.errors():
+    for one in error.errors(include_url=False, include_context=False)[:_READ]:
         location, section = _place(one["loc"])
         name = ".".join(location)
         if one["type"] == "extra_forbidden":
-            name = ".".join(str(part) for part in one["loc"])
+            name = _short(".".join(str(part) for part in one["loc"]))
             known = list(section.model_fields)
-            hint = did_you_mean(one["loc"][-1], known) or _elsewhere(str(one["loc"][-1]))
+            hint = did_you_mean(_short(str(one["loc"][-1])), known) or _elsewhere(str(one["loc"][-1]))
             lines[name] = f"unknown key {name}{hint or ';'} known here: {', '.join(known)}"
             continue
         if not location:  # of fields that do not go together; the message names them
@@ -36,8 +39,13 @@ def faults_of(error: ValidationError, values: dict) -> list[str]:
         # A field of several kinds fails once for each of them; then its description says what it may be.
         message = messages[name][0].replace("Input should", "it should") if len(messages[name]) == 1 else "not allowed"
         description = section.model_fields[location[-1]].description
-        lines[name] = f"{name} = {as_toml(given)}: {message}. {description}".rstrip()
+        lines[name] = f"{name} = {_short(as_toml(given))}: {message}. {description}".rstrip()
     return list(lines.values())
+
+
+def _short(text: str) -> str:
+    """A long text is not repeated in full."""
+    return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"
 
 
 def _place(location: tuple) -> tuple[list[str], type[BaseModel]]:

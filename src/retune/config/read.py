@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from retune._plain import MAX_BYTES, MAX_DEPTH, depth_fault, text_of
 from retune.config.faults import faults_of
 from retune.config.sections import Config
 from retune.errors import ConfigError, did_you_mean
 
-__all__ = ["absolute", "from_dict", "load", "shipped"]
+__all__ = ["absolute", "from_dict", "load", "overridden", "shipped"]
 
 #: the fields that may name a file or a folder
 _FILES = (
@@ -24,12 +26,18 @@ _FILES = (
     ("data", "validation"),
     ("compare", "test"),
 )
+#: of the faults of a run, this many are listed
+_LISTED = 20
+_BACKSLASHES = (
+    "in TOML a backslash between double quotes begins an escape (\\t is a tab): write paths between single quotes, "
+    "'C:\\Users\\me\\photos', or with slashes, \"C:/Users/me/photos\""
+)
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a run from a TOML file, or by the name of a shipped one, with ``"section.field=value"`` overrides.
 
-    Files that it names are taken relative to its own folder.
+    The file is text in UTF-8, or in UTF-16 with a byte order mark. Paths in it are relative to its own folder.
 
     Raises:
         ConfigError: no such file, not TOML, or not a run; every fault is named.
@@ -43,11 +51,25 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             f"there is no file {path}{hint or ';'} shipped runs: {', '.join(sorted(shipped()))}. "
             "retune train --init deblur > my.toml writes one to start from"
         )
+    return from_dict(_with_paths(_parsed(found), found.parent), overrides, str(found))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ConfigError(f"{path} has {size} bytes; a run is a TOML file of a few kilobytes, of {MAX_BYTES} at most")
+    text = ""
     try:
-        values = tomllib.loads(found.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{found} is not a TOML file: {error}") from error
-    return from_dict(_with_paths(values, found.parent), overrides, str(found))
+        text = text_of(path.read_bytes())
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(
+            f"{path} is nested too deeply to be a run: expected tables and lists in at most {MAX_DEPTH} levels"
+        ) from None
+    except ValueError as error:  # of TOML, of the encoding, or an integer with thousands of digits
+        hint = f". {_BACKSLASHES[0].upper()}{_BACKSLASHES[1:]}" if "\\" in text else ""
+        raise ConfigError(f"{path} is not a TOML file: {error}{hint}") from error
 
 
 def from_dict(values: dict, overrides: Iterable[str] = (), source: str = "the run") -> Config:
@@ -56,14 +78,34 @@ def from_dict(values: dict, overrides: Iterable[str] = (), source: str = "the ru
     Raises:
         ConfigError: every fault is named.
     """
-    values = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+    too_deep = depth_fault(values)
+    if too_deep:
+        raise ConfigError(f"{source}: {too_deep}")
+    values = copy.deepcopy(values)
     for text in overrides:
         _override(values, text)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        faults = faults_of(error, values)
-        raise ConfigError("\n  ".join([f"{source} has {len(faults)} fault(s):", *faults])) from error
+    faults = _broken_paths(values)
+    if not faults:
+        try:
+            return Config.model_validate(values)
+        except ValidationError as error:
+            faults = faults_of(error, values)
+            if len(faults) > _LISTED:
+                faults = [*faults[:_LISTED], f"and {len(faults) - _LISTED} more"]
+            raise ConfigError("\n  ".join([f"{source} has {error.error_count()} fault(s):", *faults])) from error
+    raise ConfigError("\n  ".join([f"{source} has {len(faults)} fault(s):", *faults]))
+
+
+def overridden(overrides: Iterable[str]) -> dict[str, Any]:
+    """The fields that ``"section.field=value"`` overrides give, and no others.
+
+    Raises:
+        ConfigError: one that is not of this form.
+    """
+    values: dict[str, Any] = {}
+    for text in overrides:
+        _override(values, text)
+    return values
 
 
 def shipped() -> dict[str, Path]:
@@ -74,11 +116,13 @@ def shipped() -> dict[str, Path]:
 def _override(values: dict, text: str) -> None:
     key, equals, given = text.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(parts) or len(parts) > MAX_DEPTH:
         raise ConfigError(f"--set {text}: expected SECTION.FIELD=VALUE, such as model.depth=5")
     try:
         value = tomllib.loads(f"value = {given}")["value"]
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise ConfigError(f"--set {key}: the value is nested too deeply, expected {MAX_DEPTH} levels at most") from None
+    except ValueError:
         value = given.strip()  # words need no quotes on the command line
     place = values
     for part in parts[:-1]:
@@ -86,11 +130,25 @@ def _override(values: dict, text: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"--set {text}: {part!r} is not a section")
     place[parts[-1]] = absolute(value, Path.cwd()) if tuple(parts) in _FILES else value
+    too_deep = depth_fault(values)
+    if too_deep:
+        raise ConfigError(f"--set {key}: {too_deep}")
 
 
 def absolute(given: Any, folder: Path) -> Any:
-    """The absolute path of a file or folder that is there, taken relative to `folder`; anything else as it is."""
-    return str((folder / given).resolve()) if isinstance(given, str) and (folder / given).exists() else given
+    """The absolute path of a file or folder that is there, taken relative to `folder`; anything else as it is.
+
+    A path with backslashes is one with slashes, where there is no file with a backslash in its name.
+    """
+    if not isinstance(given, str):
+        return given
+    for written in dict.fromkeys((given, given.replace("\\", "/"))):
+        try:
+            if (folder / written).exists():
+                return str((folder / written).resolve())
+        except (OSError, ValueError):  # a name that no file can have: too long, or with a zero byte
+            return given
+    return given
 
 
 def _with_paths(values: dict, folder: Path) -> dict:
@@ -101,3 +159,14 @@ def _with_paths(values: dict, folder: Path) -> dict:
         if isinstance(table, dict) and given is not None:
             table[key] = absolute(given, folder)
     return values
+
+
+def _broken_paths(values: dict) -> list[str]:
+    """The paths with a tab, a line break or the like in them: what became of their backslashes."""
+    faults = []
+    for section, key in _FILES:
+        table = values.get(section)
+        given = table.get(key) if isinstance(table, dict) else None
+        if isinstance(given, str) and any(ord(c) < 32 or ord(c) == 127 for c in given) and not Path(given).exists():
+            faults.append(f"{section}.{key} = {given[:80]!r} contains a control character: {_BACKSLASHES}")
+    return faults

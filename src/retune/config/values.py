@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from typing import Any
 
 
@@ -15,5 +17,12 @@ def as_toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(as_toml(v) for v in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {as_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{as_key(k)} = {as_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
     return repr(value)
+
+
+def as_key(key: str) -> str:
+    """The key as TOML writes it: in quotes, if it is not made of letters, digits, - and _ alone."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)

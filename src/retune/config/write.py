@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retune.config.read import load, shipped
 from retune.config.sections import Config, Section
-from retune.config.values import as_toml
+from retune.config.values import as_key, as_toml
 from retune.errors import unknown_name
 
 __all__ = ["starting_point", "to_toml"]
@@ -29,7 +29,7 @@ def to_toml(config: Config, comments: bool = False) -> str:
             lines += ["", *([f"# {section.__doc__}"] if comments else []), f"[{name}]", *_fields(section, comments)]
             tables = {k: v for k, v in section if isinstance(v, dict) and v}
             for key, table in tables.items():
-                lines += ["", f"[{name}.{key}]", *(f"{k} = {as_toml(v)}" for k, v in table.items())]
+                lines += ["", f"[{name}.{key}]", *(f"{as_key(k)} = {as_toml(v)}" for k, v in table.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -31,6 +31,7 @@ from retune.jobs.inputs import require_kernel
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.workers import workers as processes
 from retune.model import Restarted
+from retune.plugins import require_accepted
 from retune.problems.base import Problem
 from retune.registry import load
 
@@ -105,10 +106,7 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
     if not {**told, **given}.get("name"):
         raise CheckpointError(f"{model} does not say which problem it restores; name it: --problem deblur")
     if ":" in str(told.get("name")) and "name" not in given:
-        raise CheckpointError(
-            f"{model} wants {told['name']!r} to be imported, that is, executed. If you trust that code, name it "
-            f"yourself: --problem {told['name']}"
-        )
+        require_accepted(str(told["name"]), str(model))
     named = {}
     for key in {"kernel", "mask"} & told.keys() - given.keys():
         name = told[key]

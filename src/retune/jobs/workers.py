@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from typing import Any
 
-from retune.registry import load_plugin, loaded_plugins
+from retune._terminal import make_safe
+from retune.plugins import given, repeat
 
 __all__ = ["workers"]
 
@@ -26,7 +27,7 @@ def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterat
         start: called with `arguments` in each of them, before any work.
     """
     before = set(active_children())
-    with ProcessPoolExecutor(count, get_context("spawn"), _begin, (loaded_plugins(), start, arguments)) as pool:
+    with ProcessPoolExecutor(count, get_context("spawn"), _begin, (start, arguments, given())) as pool:
 
         def submit(function: Callable[..., Any], *given: Any) -> Future:
             with _unheard():  # processes are started as work arrives, and inherit what is not heard
@@ -41,10 +42,10 @@ def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterat
             raise
 
 
-def _begin(plugins: Sequence[str], start: Callable[..., object], arguments: tuple) -> None:
+def _begin(start: Callable[..., object], arguments: tuple, code: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for plugin in plugins:  # what the user loaded in the first process
-        load_plugin(plugin)
+    make_safe()
+    repeat(code)  # the code that the user named, which files may use here too
     start(*arguments)
 
 

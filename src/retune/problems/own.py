@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, PhysicsError, ShapeError, did_you_mean
+from retune.errors import InvalidParameterError, PhysicsError, ShapeError
+from retune.plugins import named_function
 from retune.problems.base import Problem
 from retune.problems.noise import gaussian_noise
 
@@ -23,12 +21,13 @@ class OwnPhysics(Problem):
     """``y = A x + ε`` with a physics that a function of yours makes.
 
     The function is called as ``function(img_size=(C, H, W), device=..., **options)`` and returns a deepinv
-    ``LinearPhysics``; it is imported, that is, executed, so name only code that you trust. Modules of the working
-    directory are found.
+    ``LinearPhysics``. Its module is imported, that is, executed, so name only code that you trust. Python finds modules
+    that are installed or in the working directory. A run or a model cannot name a function here by itself: see
+    :func:`retune.plugins.require_accepted`.
 
-    To restore, only the measurement is known. An image of its size is presumed; where the sizes differ (subsampling,
-    tomography), give the function an attribute ``image_size``, itself a function from the size (C, h, w) of a
-    measurement to that of the image: ``function.image_size = lambda c, h, w: (c, 2 * h, 2 * w)``.
+    A restoration knows only the measurement, and presumes an image of the same size. Where the sizes differ
+    (subsampling, tomography), give the function an attribute ``image_size``: a function from the size (C, h, w) of a
+    measurement to the size of the image, such as ``function.image_size = lambda c, h, w: (c, 2 * h, 2 * w)``.
 
     Args:
         name: ``"module:function"``.
@@ -43,7 +42,7 @@ class OwnPhysics(Problem):
     def __init__(self, name: str, sigma: float | Sequence[float] = 0.05, options: dict[str, Any] | None = None):
         super().__init__(sigma)
         self.name, self.options = name, dict(options or {})
-        self._function = _find(name)
+        self._function = named_function(name)
 
     def physics(
         self,
@@ -57,7 +56,7 @@ class OwnPhysics(Problem):
         """See :class:`~retune.problems.base.Problem`."""
         try:
             physics = self._function(img_size=img_size, device=device, **self.options)
-        except Exception as error:  # code of the user's: whatever it raises is told, and stops one file, not all
+        except Exception as error:  # code of the user's may raise anything, and stops one file, not all
             raise InvalidParameterError(
                 f"{self.name} was called as function(img_size={img_size}, device={str(device)!r}, …), with the options "
                 f"{self.options}, and failed: {_told(error)}"
@@ -68,7 +67,7 @@ class OwnPhysics(Problem):
         return physics.to(device)  # not dtype: that would drop the imaginary part of its spectra
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """What the function's own ``image_size`` says, else the size of the measurement.
+        """The size that the function's own ``image_size`` gives, else the size of the measurement.
 
         Raises:
             InvalidParameterError: it fails, or gives no size (C, H, W).
@@ -97,7 +96,7 @@ class OwnPhysics(Problem):
         return physics
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """Refused: what a physics of yours does to a part of an image is not known."""
+        """Refused: the effect of your physics on a part of an image is unknown."""
         raise InvalidParameterError(f"{self.name} is known for whole images only: restore without tiles (--tile 0)")
 
     def describe(self) -> dict:
@@ -106,24 +105,5 @@ class OwnPhysics(Problem):
 
 
 def _told(error: Exception) -> str:
-    """The kind of an error and what it says, in one line."""
+    """The kind of an error and its message, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _find(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise InvalidParameterError(
-            f"cannot import the module {module_name!r} of {name!r}: {_told(error)}; expected module:function, with "
-            "the module installed or in the working directory"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        hint = did_you_mean(function_name, [k for k, v in vars(module).items() if callable(v)])
-        raise InvalidParameterError(f"the module {module_name!r} has no function {function_name!r}{hint}")
-    return function

@@ -1,0 +1,169 @@
+"""Code of the user's own: which modules runs and model files may name.
+
+A run, a folder or a model may come from a stranger, so what it names is never imported by itself. The user names the
+code: ``--plugin`` or ``--problem module:function`` on the command line, :func:`load_plugin` in Python.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from retune.errors import ConfigError, InvalidParameterError, did_you_mean
+
+__all__ = ["accept", "given", "is_accepted", "load_plugin", "named_function", "repeat", "require_accepted"]
+
+#: the modules that the user named, and the functions that the user named one by one
+_modules: dict[str, ModuleType] = {}
+_functions: set[str] = set()
+#: what was passed to :func:`load_plugin`, with absolute paths
+_loaded: list[str] = []
+
+
+def load_plugin(plugin: str | Path) -> ModuleType:
+    """Import a module of yours; runs and models may then name what it defines.
+
+    The module is executed, so load only code that you trust.
+
+    Args:
+        plugin: the name of a module (installed, or in the working directory), or a Python file.
+
+    Raises:
+        InvalidParameterError: no such module or file, it fails, or its name belongs to another module.
+    """
+    path = Path(plugin)
+    is_file = path.suffix == ".py"
+    module = _import_file(path) if is_file else import_module(str(plugin), str(plugin))
+    _modules[module.__name__] = module
+    name = str(path.resolve()) if is_file else str(plugin)
+    if name not in _loaded:
+        _loaded.append(name)
+    return module
+
+
+def accept(function: str) -> None:
+    """Accept this one ``module:function``, because the user named it; it is imported when it is needed."""
+    _functions.add(function)
+
+
+def is_accepted(function: str) -> bool:
+    """Whether the user named this ``module:function``, or its module."""
+    return function in _functions or function.partition(":")[0] in _modules
+
+
+def require_accepted(function: str, where: str) -> None:
+    """Refuse a ``module:function`` that the user did not name.
+
+    Args:
+        function: what a run or a model names.
+        where: what names it, for the message.
+
+    Raises:
+        ConfigError: neither the function nor its module was named by the user.
+    """
+    if is_accepted(function):
+        return
+    module = function.partition(":")[0]
+    raise ConfigError(
+        f"{where} names the code {function!r}, which would be imported, that is, executed. Only code that you name "
+        f"yourself is imported. If you trust it, add --plugin {module} (or its file) to the command; in Python "
+        f"call retune.plugins.load_plugin({module!r}) first"
+    )
+
+
+def named_function(name: str) -> Callable[..., Any]:
+    """The function ``module:function``.
+
+    A module that was accepted as a whole gives what it, or its package, defines. What it merely imported from
+    elsewhere has to be named by the user.
+
+    Raises:
+        InvalidParameterError: the module cannot be imported, has no such function, or only imported it.
+    """
+    module_name, _, function_name = name.partition(":")
+    module = _modules.get(module_name) or import_module(module_name, name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        hint = did_you_mean(function_name, [k for k, v in vars(module).items() if callable(v)])
+        raise InvalidParameterError(f"the module {module_name!r} has no function {function_name!r}{hint}")
+    home = str(getattr(function, "__module__", ""))
+    if module_name in _modules and name not in _functions and home.split(".")[0] != module_name.split(".")[0]:
+        raise InvalidParameterError(
+            f"{name!r} is not defined in {module_name!r}, which imports it from {home!r}. If you trust it, name the "
+            f"function itself: --problem {name}"
+        )
+    return function
+
+
+def given() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the user named, for :func:`repeat` in another process."""
+    return tuple(_loaded), tuple(sorted(_functions))
+
+
+def repeat(named: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Load and accept what the user named in the process that started this one."""
+    plugins, functions = named
+    for plugin in plugins:
+        load_plugin(plugin)
+    for function in functions:
+        accept(function)
+
+
+def import_module(module: str, named: str) -> ModuleType:
+    """Import a module that is installed or in the working directory; `named` is what the user wrote.
+
+    Raises:
+        InvalidParameterError: it is not there, or fails.
+    """
+    _search(Path.cwd())
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # code of the user's may raise anything
+        whole = "" if module == named else f" of {named!r}"
+        raise InvalidParameterError(
+            f"cannot import the module {module!r}{whole}: {_told(error)}; it must be installed or in the working "
+            "directory, or be a file: --plugin FILE.py"
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InvalidParameterError(f"there is no file {path}; --plugin takes a Python file, or the name of a module")
+    path, name = path.resolve(), path.stem
+    known = sys.modules.get(name)
+    if known is not None:
+        place = getattr(known, "__file__", None)
+        if place is not None and Path(place).resolve() == path:
+            return known
+        raise InvalidParameterError(
+            f"{path} cannot be loaded as the module {name!r}, because another module has this name "
+            f"({place or 'built in'}): rename the file"
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InvalidParameterError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    _search(path.parent)  # for the files beside it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InvalidParameterError(f"{path} fails when it is imported: {_told(error)}") from error
+    return module
+
+
+def _search(folder: Path) -> None:
+    """Find modules in a folder too, after all others, so that none of it replaces an installed one."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _told(error: Exception) -> str:
+    """The kind of an error and its message, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
