@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from retune._torch.memory import peak_of
 from retune.build import problem_of
 from retune.comparison.images import Images, images_of
 from retune.comparison.ledger import Ledger
-from retune.comparison.methods import METHODS, PNP, Method
+from retune.comparison.methods import METHODS, PNP, Method, methods_of
 from retune.comparison.naming import before_testing, file_name, grid_name, model_names, title_of
 from retune.comparison.rows import header, means, write_picture
 from retune.comparison.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
@@ -33,8 +33,7 @@ from retune.training.fit import fit
 
 __all__ = ["KEYS", "compare"]
 
-ALL = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
-KEYS = tuple(ALL)
+KEYS = (METHODS[0].key, PNP.key, *(m.key for m in METHODS[1:]))
 #: test images that are shown
 PICTURES = 2
 
@@ -61,7 +60,7 @@ def compare(
     Args:
         run: the run.
         out: folder of the results.
-        methods: keys of the methods, :data:`KEYS` by default.
+        methods: keys of the methods; by default :data:`KEYS`, and the gradient rule of the run if it is another one.
         models: networks that were trained before (files, or folders of retune train), scored as they are.
         resume: continue what is in the folder.
         device: where to run.
@@ -75,12 +74,13 @@ def compare(
     Raises:
         RetuneError: see :func:`retune.fit`; a training that diverges is a row of the table, not an error.
     """
-    chosen = [ALL[k] if k in ALL else _unknown(k) for k in (KEYS if methods is None else methods)]
+    known = methods_of(run)
+    chosen = [known[k] if k in known else _unknown(k, known) for k in (known if methods is None else methods)]
     if not chosen and not models:
         raise InvalidParameterError("nothing to compare: name methods, or trained models")
     for key in (*run.compare.run_on, *run.compare.certified):
-        if key not in ALL:
-            _unknown(key)
+        if key not in known:
+            _unknown(key, known)
     if run.optimiser.warm_start:
         raise InvalidParameterError(
             "optimiser.warm_start: the methods are compared from the same starts; set it to false, or train with "
@@ -293,5 +293,5 @@ class _Job:
         return row
 
 
-def _unknown(key: str) -> Method:
-    raise unknown_name("method", key, KEYS)
+def _unknown(key: str, known: Iterable[str]) -> Method:
+    raise unknown_name("method", key, known)

@@ -12,6 +12,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
 from retune.io import SUFFIXES
@@ -97,9 +98,9 @@ class Problem(ABC):
         physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)
         return physics(x, seed=seed + 1), physics
 
-    @abstractmethod
     def describe(self) -> dict:
-        """The name and the options, as plain data."""
+        """The name and the options, as plain data: the arguments of the constructor, by attributes of their names."""
+        return {"name": self.name} | {k: v for k, v in by_arguments(self).items() if k != "type"}
 
     def identity(self) -> str:
         """What decides the measurements, in words; a kernel or mask from a file is what it holds, wherever it lies."""
