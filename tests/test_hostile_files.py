@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -123,7 +124,7 @@ def mutated_data(value, rng):
         container, key = rng.choice(known)
         kind = rng.randrange(6)
         if kind <= 2:
-            container[key] = rng.choice(HOSTILE)
+            container[key] = copy.deepcopy(rng.choice(HOSTILE))
         elif kind == 3:
             del container[key]
         elif kind == 4 and isinstance(container, dict):
