@@ -89,7 +89,7 @@ def _tell(tuned: Tuned) -> None:
     found = tuned.comparison
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
     show(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
-    guessed = "(EI)" in tuned.loss
+    guessed = tuned.loss.guesses
     what = "by the error of the measurement and of restoring again" if guessed else "of the noise-free measurement"
     show(f"defaults      {_decibel(found.before, what)}")
     sure = "" if found.after is None or found.before is None else _sure(found.uncertainty)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from deepinv.physics import Blur, BlurFFT, Downsampling, LinearPhysics, Physics
+from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 
 from retune._torch.precision import full_precision
@@ -20,6 +20,7 @@ from retune.diagnosis.null_space import check_guarantees, check_null_space
 from retune.diagnosis.operator import check_adjoint, check_linear, check_norm
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, require
 from retune.operators.images import parts
+from retune.operators.kinds import kernel_of
 from retune.problems.kernels import kernel as make_kernel
 
 __all__ = ["doctor"]
@@ -69,7 +70,7 @@ def doctor(
             "deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
         )
     _check_arguments(y, x, img_size)
-    taps = _kernel_of(physics) if kernel is None else make_kernel(kernel)
+    taps = kernel_of(physics) if kernel is None else make_kernel(kernel)
     with torch.no_grad(), full_precision():
         exam, findings = _prepare(physics, y, x, img_size)
         findings += _operator_findings(exam, taps, kernel is not None)
@@ -119,7 +120,7 @@ def _prepare(physics: Physics, y, x, img_size) -> tuple[Exam, list[Finding]]:
     if finding is not None:
         findings.append(finding)
         if finding.severity is Severity.PROBLEM:
-            exam.y = None
+            exam.y, exam.supported = None, finding.check != "images"
     return exam, findings
 
 
@@ -162,13 +163,6 @@ def _measurement_findings(exam: Exam, x: Tensor | None) -> Iterator[Finding]:
             f"y could not be compared with A: «{short(error)}»",
             "Bring y, the physics and x to one device and one precision.",
         )
-
-
-def _kernel_of(physics: Physics) -> Tensor | None:
-    taps = getattr(physics, "filter", None)
-    if isinstance(physics, Blur | BlurFFT | Downsampling) and isinstance(taps, Tensor) and taps.ndim == 4:
-        return taps.detach()
-    return None
 
 
 def _is_float(t: object) -> bool:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from deepinv.physics import Blur
 from torch import Tensor
 
 from retune.diagnosis.exam import FAILURES, Exam
+from retune.operators.kinds import resizable
 
 __all__ = ["Match", "Response", "best_match", "impulse_response", "padded_index"]
 
@@ -98,7 +98,7 @@ def impulse_response(exam: Exam, kernel_size: tuple[int, int] | None) -> Respons
 def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
     """A blur takes any size: the image is made large enough that the borders stay out of the way."""
     taps = getattr(exam.physics, "filter", None)
-    if type(exam.physics) is not Blur or not isinstance(taps, Tensor):
+    if not isinstance(taps, Tensor) or _step_of(exam) > 1 or not resizable(exam.physics):
         return exam
     sides = [max(t) for t in zip(taps.shape[-2:], kernel_size or (1, 1), strict=True)]
     size = [max(n, 4 * k) for n, k in zip(exam.shape[-2:], sides, strict=True)]
@@ -107,8 +107,12 @@ def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
 
 
 def _step(exam: Exam, out: tuple[int, int]) -> int:
+    return _step_of(exam) if out[0] < exam.shape[-2] else 1
+
+
+def _step_of(exam: Exam) -> int:
     factor = getattr(exam.physics, "factor", 1)
-    return factor if isinstance(factor, int) and factor > 1 and out[0] < exam.shape[-2] else 1
+    return factor if isinstance(factor, int) else 1
 
 
 def _response(exam: Exam, place: tuple[int, int], kind: str, step: int, out: tuple[int, int]) -> Tensor:

@@ -33,7 +33,7 @@ from retune.problems.measured import Measurements
 from retune.solve import Stop
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
-from retune.training.unsupervised import ErrorEstimate, Sure, SureEquivariant, SureSplit, recorrupted
+from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
 
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 
@@ -66,7 +66,7 @@ class Tuned:
         certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
     """
 
-    loss: str
+    loss: Estimate
     sigma: float | tuple[float, ...]
     comparison: Comparison
     factors: tuple[float, float] | None
@@ -167,7 +167,7 @@ def tune(
     for doubt in doubts(problem, named):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     estimate, criterion, words = _losses(config, problem, loss)
-    made = Measurements(problem, crops=_can_be_cut(problem))
+    made = Measurements(problem, crops=problem.has_parts)
     packed = as_images([made.pack(y) for y in measured])
     smallest = min(min(y.shape[-2:]) for y in measured)
     torch.manual_seed(config.seed)
@@ -185,7 +185,7 @@ def tune(
         made,
         steps=config.optimiser.steps,
         batch_size=config.data.batch_size,
-        crop=min(config.data.crop, smallest) if _can_be_cut(problem) else None,
+        crop=min(config.data.crop, smallest) if problem.has_parts else None,
         lr=config.optimiser.lr,
         lr_network=config.optimiser.lr_network,
         loss=criterion,
@@ -239,26 +239,22 @@ def _strength_only(net: Restarted) -> None:
         prior.hold_scales()
 
 
-def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, str]:
+def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, Estimate]:
     """What errors are estimated with, what is learned with, and how that is called."""
-    if problem.name == "inpaint":
+    if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
                 f"--loss {loss} is not for missing pixels, of which the others tell more; leave --loss at auto"
             )
         split = SureSplit(problem.sigma)
-        return split, split, "Stein's estimate where it was measured, splitting where it was not"
-    if loss == "ei" or (loss == "auto" and (problem.name == "superres" or not _can_be_cut(problem))):
+        return split, split, Estimate.SPLIT
+    if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts)):
         again = SureEquivariant(problem.sigma)
-        return again, again, "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
+        return again, again, Estimate.EQUIVARIANT
     sure = Sure(problem.sigma)
     if loss == "r2r" or (loss == "auto" and config.problem.sigma == "estimate"):
-        return sure, recorrupted(problem.sigma), "recorrupted to recorrupted (R2R)"
-    return sure, sure, "Stein's unbiased estimate (SURE)"
-
-
-def _can_be_cut(problem: Problem) -> bool:
-    return "options" not in problem.describe()  # a physics of the user's is known for whole images only
+        return sure, recorrupted(problem.sigma), Estimate.RECORRUPTED
+    return sure, sure, Estimate.STEIN
 
 
 def _where(config: Config, files: Sequence[Path]) -> Config:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
@@ -29,8 +31,8 @@ def repair(physics: LinearPhysics, like: Tensor) -> str:
             "adjoint from A (tried here: it is right)"
         )
     return (
-        "Correct A_adjoint. Leaving it out does not help here: the derivative of A, from which deepinv would derive "
-        "it, is not right either"
+        "Correct A_adjoint. Leaving it out does not help here: the adjoint that deepinv would derive from A by "
+        "automatic differentiation is not right either"
     )
 
 
@@ -39,8 +41,11 @@ def _derivative_is_right(physics: LinearPhysics, like: Tensor) -> bool:
     a, c = (torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device) for _ in range(2))
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            derived = LinearPhysics(A=physics.A, img_size=tuple(like.shape[1:]))
-            image, other = physics.A(a), physics.A(2 * a + c)
+            twin = copy.deepcopy(physics)  # some physics keep what they are given, here tensors of a derivative
+            derived = LinearPhysics(A=twin.A, img_size=tuple(like.shape[1:]))
+            derived.A_adjoint(twin.A(c))
+            copy.deepcopy(twin)
+            image, other = twin.A(a), twin.A(2 * a + c)
             back = derived.A_adjoint(other)
         left = sum(inner(p, q) for p, q in zip(parts(image), parts(other), strict=True))
         norms = [sum(inner(p, p) for p in parts(y)) ** 0.5 for y in (image, other)]

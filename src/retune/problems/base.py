@@ -60,6 +60,39 @@ class Problem(ABC):
 
     #: whether opposite borders of an image are neighbours
     wraps: bool = False
+    #: whether values are missing in a measurement, so that :meth:`observed` is not None
+    has_gaps: bool = False
+    #: whether an image has more pixels than its measurement
+    subsamples: bool = False
+    #: whether the mirror image of a measurement is one of the mirror image of the scene
+    mirrors: bool = False
+    #: whether a part of a measurement can be restored by itself, see :meth:`part`
+    has_parts: bool = True
+
+    def observed(self, y: Tensor) -> Tensor | None:
+        """Where a real measurement (B, C, h, w) holds values: booleans of its shape; None if everywhere.
+
+        Raises:
+            InvalidParameterError: it is unknown which.
+            ShapeError: the measurement does not fit.
+        """
+        return None
+
+    def require_known(self) -> None:
+        """Refuse a problem whose operator is random, so that no real measurement can be restored with it.
+
+        Raises:
+            InvalidParameterError: what is missing, and how to give it.
+        """
+        return None
+
+    def crop(self) -> Problem:
+        """The problem of a crop of a measurement that was really made, whatever its boundary is.
+
+        Raises:
+            InvalidParameterError: a part cannot be restored by itself.
+        """
+        return self.part(torch.arange(1), torch.arange(1))
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """The problem of a part of the measurement, ``y[..., rows, :][..., cols]``, to restore in tiles.

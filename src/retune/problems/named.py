@@ -28,6 +28,7 @@ class Denoise(Problem):
     """``y = x + ε``, by default with one level per colour channel: 0.1, 0.25, 0.5 (arXiv:2506.13239)."""
 
     name = "denoise"
+    mirrors = True
 
     def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor = (0.1, 0.25, 0.5)):
         super().__init__(sigma)
@@ -61,6 +62,7 @@ class Inpaint(Problem):
     """
 
     name = "inpaint"
+    has_gaps = mirrors = True
 
     def __init__(
         self,
@@ -92,15 +94,30 @@ class Inpaint(Problem):
 
     def operator(self, y: Tensor) -> LinearPhysics:
         """See :class:`~retune.problems.base.Problem`; it needs the mask."""
+        self.require_known()
+        assert self.mask is not None
+        if self.mask.shape[-2:] != y.shape[-2:] or self.mask.shape[1] not in (1, y.shape[1]):
+            given, wanted = tuple(self.mask.shape[1:]), tuple(y.shape[1:])
+            raise ShapeError(f"the mask has shape {given}, the image {wanted} (C, H, W); they must agree")
+        return self._masked((y.shape[1], y.shape[2], y.shape[3]), self.mask.to(y), y.device)
+
+    def require_known(self) -> None:
+        """See :class:`~retune.problems.base.Problem`."""
         if self.mask is None:
             raise InvalidParameterError(
                 "which pixels were measured is not known: give the mask, an image file that is black where nothing "
                 "was measured (--mask FILE, or mask= in the section [problem])"
             )
-        if self.mask.shape[-2:] != y.shape[-2:] or self.mask.shape[1] not in (1, y.shape[1]):
-            given, wanted = tuple(self.mask.shape[1:]), tuple(y.shape[1:])
-            raise ShapeError(f"the mask has shape {given}, the image {wanted} (C, H, W); they must agree")
-        return self._masked((y.shape[1], y.shape[2], y.shape[3]), self.mask.to(y), y.device)
+
+    def observed(self, y: Tensor) -> Tensor | None:
+        """See :class:`~retune.problems.base.Problem`."""
+        mask = self.operator(y).mask
+        assert isinstance(mask, Tensor)
+        return mask.expand(y.shape) > 0
+
+    def crop(self) -> Problem:
+        """See :class:`~retune.problems.base.Problem`; a crop takes its part of the mask along."""
+        return self
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """See :class:`~retune.problems.base.Problem`."""
@@ -176,6 +193,10 @@ class Deblur(Problem):
         top, left = height // 2 - (height - 1) % 2, width // 2 - (width - 1) % 2  # where deepinv centres a kernel
         return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
 
+    def crop(self) -> Problem:
+        """See :class:`~retune.problems.base.Problem`: what lies beyond the border of a crop was blurred into it."""
+        return Deblur(self.kernel, "valid", self.sigma)
+
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """See :class:`~retune.problems.base.Problem`; a part of a periodic image is not periodic."""
         return Deblur(self.kernel, "reflect", self.sigma) if self.wraps else self
@@ -214,6 +235,7 @@ class Superres(Problem):
     """
 
     name = "superres"
+    subsamples = True
 
     def __init__(
         self,

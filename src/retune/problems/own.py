@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import LinearPhysics, ZeroNoise
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
@@ -31,13 +31,16 @@ class OwnPhysics(Problem):
 
     Args:
         name: ``"module:function"``.
-        sigma: noise level, or one per channel; it replaces the noise model of the physics.
+        sigma: noise level, or one per channel, for a physics without a noise model (deepinv's default, ``ZeroNoise``).
+            A noise model that your function sets is kept; sigma is then what estimates of the error take for the level.
         options: further arguments of the function.
 
     Raises:
         InvalidParameterError: no such module, or no such function in it.
         PhysicsError: it returns something else.
     """
+
+    has_parts = False
 
     def __init__(self, name: str, sigma: float | Sequence[float] = 0.05, options: dict[str, Any] | None = None):
         super().__init__(sigma)
@@ -63,7 +66,8 @@ class OwnPhysics(Problem):
             ) from error
         if not isinstance(physics, LinearPhysics):
             raise PhysicsError(f"{self.name} must return a deepinv LinearPhysics, got {type(physics).__name__}")
-        physics.set_noise_model(gaussian_noise(self.sigma, device))
+        if type(physics.noise_model) is ZeroNoise:  # deepinv's default: the function says nothing of the noise
+            physics.set_noise_model(gaussian_noise(self.sigma, device))
         return physics.to(device)  # not dtype: that would drop the imaginary part of its spectra
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:

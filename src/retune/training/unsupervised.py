@@ -6,8 +6,7 @@ For ``y = Ax + ε`` with ``ε ~ N(0, Σ)``, Stein's lemma gives, for any f that 
 
 and pixels that are hidden from f give the error there, ``E‖f(y₁) − y₂‖² = E‖f(y₁) − x₂‖² + tr Σ₂``.
 
-Of what A lets nothing through of, restored images tell: moved, measured and restored again, they should come back as
-they were.
+Equivariance covers the null space of A: shift a restored image, measure and restore it again; the result should match.
 
 Sources: C. Stein, *Ann. Statist.* 9(6), 1981; S. Ramani, T. Blu, M. Unser, *IEEE TIP* 17(9), 2008 (the divergence
 from one random direction); B. Yaman et al., *Magn. Reson. Med.* 84(6), 2020 (splitting); D. Chen, J. Tachella,
@@ -17,6 +16,7 @@ M. Davies, *Equivariant imaging*, ICCV 2021.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -29,10 +29,24 @@ from torch.nn.functional import adaptive_avg_pool2d
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.noise import noise_levels
 
-__all__ = ["ErrorEstimate", "Sure", "SureEquivariant", "SureSplit", "recorrupted"]
+__all__ = ["ErrorEstimate", "Estimate", "Sure", "SureEquivariant", "SureSplit", "recorrupted"]
 
 #: Step of the divergence, as a share of the smallest noise level: well inside the noise, far above rounding.
 _SHARE = 0.1
+
+
+class Estimate(StrEnum):
+    """What is learned with; the value says it in words."""
+
+    SPLIT = "Stein's estimate where it was measured, splitting where it was not"
+    EQUIVARIANT = "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
+    RECORRUPTED = "recorrupted to recorrupted (R2R)"
+    STEIN = "Stein's unbiased estimate (SURE)"
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it judges the unmeasured part of an image, too, by restoring the restored image again."""
+        return self is Estimate.EQUIVARIANT
 
 
 class ErrorEstimate(Loss):
