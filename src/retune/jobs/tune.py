@@ -244,7 +244,7 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
     if problem.name == "inpaint":
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
-                f"--loss {loss} is not for missing pixels, of which the others tell more; leave --loss at auto"
+                f"--loss {loss} is not for missing pixels: the other losses see more there; leave --loss at auto"
             )
         split = SureSplit(problem.sigma)
         return split, split, "Stein's estimate where it was measured, splitting where it was not"

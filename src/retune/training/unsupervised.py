@@ -6,8 +6,7 @@ For ``y = Ax + ε`` with ``ε ~ N(0, Σ)``, Stein's lemma gives, for any f that 
 
 and pixels that are hidden from f give the error there, ``E‖f(y₁) − y₂‖² = E‖f(y₁) − x₂‖² + tr Σ₂``.
 
-Of what A lets nothing through of, restored images tell: moved, measured and restored again, they should come back as
-they were.
+Equivariance covers the null space of A: shift a restored image, measure and restore it again; the result should match.
 
 Sources: C. Stein, *Ann. Statist.* 9(6), 1981; S. Ramani, T. Blu, M. Unser, *IEEE TIP* 17(9), 2008 (the divergence
 from one random direction); B. Yaman et al., *Magn. Reson. Med.* 84(6), 2020 (splitting); D. Chen, J. Tachella,
