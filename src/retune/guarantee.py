@@ -48,8 +48,8 @@ class Convexity:
     """What a prior knows of its function g: it is convex, and its ``prox`` is the exact one.
 
     Your own prior states this by a method ``convexity()``. Without one, nothing is assumed about it. A subclass of
-    one of ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random pairs
-    (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
+    one of ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random
+    pairs (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
 
     Attributes:
         strong: m ≥ 0 such that ``g − (m/2)‖·‖²`` is still convex; a number, or a scalar tensor.

@@ -191,7 +191,7 @@ def test_channels_that_do_not_fit_the_blur():
         DataTerm(rand(1, 2, 8, 8), Blur(torch.ones(1, 3, 3, 3) / 9, padding="circular"))
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4), (1, 1, 1, 4, 4)])
+@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4)])
 def test_not_a_batch_of_images(shape):
     with pytest.raises(ShapeError, match=r"\(B, C, H, W\).*missing batch or channel|does not fit"):
         DataTerm(rand(*shape), Denoising())

@@ -10,7 +10,7 @@ from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from retune import _checkpoint, io
 from retune._files import remove_leftovers, write_atomically
+from retune._plain import parse_json
 from retune._torch.devices import check_device
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
 from retune.config import ProblemConfig, from_dict
-from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError, one_line
+from retune.errors import CheckpointError, ConfigError, DivergedError, InvalidParameterError, RetuneError, one_line
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.folder import MODEL, problem_files
 from retune.jobs.inputs import require_kernel
@@ -91,15 +92,14 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
     """The problem that a network was trained for, with what the user says of their own put on top.
 
     Raises:
-        CheckpointError: the network says nothing of a problem, a file that it names is gone, or it names code to be
-            executed: a file from somebody else never decides what is imported here.
-        ConfigError: a value that is not allowed.
+        CheckpointError: the network says nothing of a problem, or a file that it names is not beside it.
+        ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
     """
     file = model_file(model)
     _, _, notes = _checkpoint.read(file)
     try:
-        told = json.loads(notes.get("problem", "{}"))
-    except (TypeError, ValueError):
+        told = parse_json(notes.get("problem", "{}"))
+    except ValueError:
         told = {}
     if not isinstance(told, dict) or given.get("name", told.get("name")) != told.get("name"):
         told = {}
@@ -107,22 +107,40 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
         raise CheckpointError(f"{model} does not say which problem it restores; name it: --problem deblur")
     if ":" in str(told.get("name")) and "name" not in given:
         require_accepted(str(told["name"]), str(model))
+    _require_same_noise(model, told, given)
     named = {}
     for key in {"kernel", "mask"} & told.keys() - given.keys():
         name = told[key]
         if not isinstance(name, str) or Path(name).suffix.lower() not in io.SUFFIXES:
             continue
-        found = [path for path in (file.parent / name, file.parent / Path(name).name) if path.is_file()]
-        if not found:
+        beside = file.parent / PureWindowsPath(name).name  # which knows both kinds of slashes
+        if not beside.is_file():
             raise CheckpointError(
-                f"{file} was made with the {key} in {name}, which is no longer there: put it beside the network, as "
-                f"{file.parent / Path(name).name}, or give it with --{key}"
+                f"{file} was made with the {key} in {name}, which is not beside it. A model reads no files from "
+                f"elsewhere: put it there, as {beside}, or give it with --{key}"
             )
-        named[key] = str(found[0].resolve())
+        if beside.resolve().parent != file.parent.resolve():
+            raise CheckpointError(
+                f"{beside} is a link to {beside.resolve()}, and a model reads no files from elsewhere: give it with "
+                f"--{key}"
+            )
+        named[key] = str(beside.resolve())
     problem = from_dict({"problem": {**told, **named, **given}}, source="the problem").problem
     if not told:
         require_kernel(problem)
     return problem
+
+
+def _require_same_noise(model: Path, told: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse another noise level than the one that the network was made for: it is in the weights."""
+    if "sigma" not in given or given["sigma"] == told.get("sigma"):
+        return
+    made = f"{model} was made for sigma = {told['sigma']}" if "sigma" in told else f"{model} knows no noise level"
+    raise ConfigError(
+        f"--sigma {given['sigma']} cannot change a restoration: {made}, and its weights and strengths were learned for "
+        "its own noise. Leave --sigma out; for another noise level tune a network: retune tune IMAGES --problem "
+        f"{given.get('name', told.get('name', 'denoise'))} --sigma {given['sigma']} --out FOLDER"
+    )
 
 
 def model_white(model: Path) -> float | None:

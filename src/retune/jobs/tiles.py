@@ -25,7 +25,7 @@ from retune.problems.base import Problem
 
 __all__ = ["Outcome", "restore_image"]
 
-_ORDER = (Status.CONVERGED, Status.DEPTH_REACHED, Status.MAX_LAYERS, Status.DIVERGED, Status.NOT_FINITE)
+_ORDER = tuple(Status)  # from the best to the worst
 
 
 @dataclass(frozen=True)

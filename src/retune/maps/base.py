@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.guarantee import Guarantee
 from retune.operators.data_term import DataTerm
@@ -100,9 +101,9 @@ class AbstractMap(nn.Module, ABC):
     def bind(self, data_term: DataTerm) -> BoundMap:
         """Bind to a problem: whatever is constant over the iterations is computed here, once, differentiably."""
 
-    @abstractmethod
     def describe(self) -> dict:
-        """Constructor arguments as plain data, from which the map can be rebuilt."""
+        """Constructor arguments as plain data, from which the map can be rebuilt: by attributes of their names."""
+        return by_arguments(self)
 
     def guarantee(self, data_term: DataTerm) -> Guarantee:
         """What is proved of the iterates of this map on a data term, and what that rests on: by default nothing.

@@ -25,6 +25,7 @@ from retune.errors import (
 __all__ = ["kernel"]
 
 _TAPS = 25
+_LARGEST = 4096
 _BLURS = ("gaussian", "uniform", "motion", "three-motions")
 _EXAMPLES = ("gaussian:1.6", "uniform:9", "motion:15@30", "three-motions")
 _FILTERS = {
@@ -70,21 +71,35 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
             sigma = float(argument or 1.6)
             if not 0 < sigma < math.inf:
                 raise ValueError
+            _require_small(spec, 6 * sigma)
             return gaussian_blur(sigma=(sigma, sigma))
         if name == "uniform":
             side = int(argument or 9)
             if side < 1:
                 raise ValueError
+            _require_small(spec, side)
             return torch.full((1, 1, side, side), 1 / side**2)
         length, _, angle = (argument or "15@0").partition("@")
         if int(length) < 1:
             raise ValueError
+        _require_small(spec, int(length))
         return _line(int(length), float(angle or 0))
-    except ValueError as error:
+    except InvalidParameterError:
+        raise
+    except (ValueError, OverflowError) as error:
         raise InvalidParameterError(
             f"cannot read the blur kernel {spec!r}; expected 'gaussian:SIGMA', 'uniform:SIDE' or "
             "'motion:LENGTH@DEGREES' with positive numbers, such as 'motion:15@30'"
         ) from error
+
+
+def _require_small(spec: str, side: float) -> None:
+    """Refuse a kernel larger than any image, before memory is taken for it."""
+    if side > _LARGEST:
+        raise InvalidParameterError(
+            f"the blur kernel {spec!r} has about {side:.3g} pixels on a side, expected at most {_LARGEST}; its numbers "
+            "are in pixels"
+        )
 
 
 def antialiasing(spec: str | Tensor | np.ndarray | None, factor: int) -> Tensor | None:

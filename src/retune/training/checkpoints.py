@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from retune._files import write_atomically
-from retune.errors import CheckpointError, InvalidParameterError
+from retune.errors import CheckpointError, Interrupted, InvalidParameterError
 from retune.training.records import FitResult, Keeper
 from retune.training.resume import load_state, save_state
 from retune.training.warm import WarmStart
@@ -177,17 +177,28 @@ def fingerprint(images: Sequence[Tensor]) -> str:
     return digest.hexdigest()
 
 
+class StopRequest(threading.Event):
+    """An event that a signal sets.
+
+    Attributes:
+        number: of the signal; SIGINT where another process got it.
+    """
+
+    number: int = signal.SIGINT
+
+
 @contextmanager
-def stop_requests(enabled: bool) -> Iterator[threading.Event]:
+def stop_requests(enabled: bool) -> Iterator[StopRequest]:
     """An event that SIGINT or SIGTERM sets, so that a step in work is finished first; a second one stops at once."""
-    asked = threading.Event()
+    asked = StopRequest()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def ask(number: int, frame: Any) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt
+            raise Interrupted(number)
+        asked.number = number
         asked.set()
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -14,7 +14,7 @@ from typing import Any
 from deepinv.models import Denoiser
 
 from retune import _checkpoint
-from retune.errors import CheckpointError, RetuneError, unknown_name, wrong_type
+from retune.errors import CheckpointError, unknown_name, wrong_type
 from retune.registry import build
 
 __all__ = ["load", "manifest", "names"]
@@ -80,12 +80,14 @@ def load(name: str | Path) -> Denoiser:
 def _read(path: Path) -> Denoiser:
     tensors, description, _ = _checkpoint.read(path)
     try:
-        net = build(description)
+        with _checkpoint.made_for(tensors):
+            net = build(description)
         if not isinstance(net, Denoiser):
             raise CheckpointError(
                 f"it holds a {type(net).__name__}, where a denoiser is needed, as python -m recipes.denoiser writes one"
             )
+        _checkpoint.require_fit(net.state_dict(), tensors)
         net.load_state_dict(tensors)
-    except (RetuneError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # a constructor that gets the arguments of a stranger may raise anything
         raise CheckpointError(f"{path} does not fit this version of ReTune: {error}") from error
     return net.eval().requires_grad_(False)
