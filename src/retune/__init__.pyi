@@ -51,14 +51,17 @@ from .gradients import Unrolled as Unrolled
 from .guarantee import Assumption as Assumption
 from .guarantee import Convexity as Convexity
 from .guarantee import Guarantee as Guarantee
+from .guarantee import Smoothness as Smoothness
 from .maps import AbstractMap as AbstractMap
 from .maps import BoundMap as BoundMap
 from .maps import ForwardBackward as ForwardBackward
 from .maps import GradientStep as GradientStep
 from .model import Restarted as Restarted
 from .operators.data_term import DataTerm as DataTerm
+from .operators.fidelity import FidelityFacts as FidelityFacts
 from .planning import Plan as Plan
 from .planning import plan as plan
+from .priors import AbstractPrior as AbstractPrior
 from .priors import BoundPrior as BoundPrior
 from .priors import SynthesisPrior as SynthesisPrior
 from .registry import load as load

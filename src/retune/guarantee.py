@@ -21,7 +21,7 @@ class Assumption:
 
     Attributes:
         statement: what is assumed, in one phrase.
-        checked: whether it holds by construction, or was verified here; False if somebody has to be believed.
+        checked: whether it holds by construction, or was verified here; False if it is only stated.
         how: how it was checked, or who says so.
         probability: with which it holds at least; 1 unless it rests on a random start.
         refuted: whether it was found to be wrong.
@@ -47,9 +47,9 @@ class Assumption:
 class Convexity:
     """What a prior knows of its function g: it is convex, and its ``prox`` is the exact one.
 
-    A prior of yours states this by a method ``convexity()``; without one nothing is assumed of it. A subclass of one of
-    ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random pairs
-    (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
+    Your own prior states this by a method ``convexity()``. Without one, nothing is assumed about it. A subclass of
+    one of ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random
+    pairs (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
 
     Attributes:
         strong: m ≥ 0 such that ``g − (m/2)‖·‖²`` is still convex; a number, or a scalar tensor.

@@ -127,7 +127,7 @@ class Restarted(Reconstructor):
             init: see :meth:`solve`.
             stop: see :meth:`solve`.
             adjoint: see :meth:`solve`.
-            report: called with the full :class:`retune.Equilibrium`, for whoever wants more than the image.
+            report: called with the full :class:`retune.Equilibrium`, if you want more than the image.
 
         Raises:
             DivergedError: an image diverged or became non-finite (:meth:`solve` returns it as a status instead).

@@ -1,4 +1,4 @@
-"""THE loop: every solver runs in it; it decides when each image stops and what is said of it."""
+"""THE loop: every solver runs in it. It decides when each image stops, and with which status."""
 
 from __future__ import annotations
 

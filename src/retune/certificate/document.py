@@ -48,7 +48,7 @@ class ImageCertificate:
         refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
             if none does.
         rounding: what the bounds of distances allow for it.
-        parts: pieces that were solved each for itself (tiles, pages), of which every number is the worst.
+        parts: number of pieces that were solved separately (tiles, pages); every number is that of the worst piece.
     """
 
     step_size: Claim

@@ -12,7 +12,7 @@ from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_devi
 
 
 @examples(
-    ("the six methods on photographs that ship, for a blur of yours", "retune compare my.toml --out comparison"),
+    ("the six methods on the photographs of ReTune, for your own blur", "retune compare my.toml --out comparison"),
     (
         "on your own images: some to learn from, some to tune on, some to report on",
         "retune compare my.toml --set data.train=a/ --set data.validation=b/ --set compare.test=c/ -o comparison",

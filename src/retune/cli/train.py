@@ -33,7 +33,7 @@ def train(
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Learn a restoration from sharp images, for a blur, mask or noise of yours.
+    """Learn a restoration from sharp images, for your own blur, mask or noise.
 
     The run is a TOML file, and every field has a default. The folder gets the resolved run, its seed, versions and a
     fingerprint of the data, two checkpoints and a log. At the end it gets model.safetensors, for retune restore.

@@ -1,6 +1,7 @@
 """A run as a TOML file: what it restores, with which prior and model, how it learns, from what.
 
->>> config = load("my.toml", ["model.depth=5"])  # doctest: +SKIP
+Example:
+    >>> config = load("my.toml", ["model.depth=5"])  # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class PriorConfig(Section):
     coarse: StrictBool = False
     """Whether the coarse approximation is penalised too (wavelet)."""
     margin: Annotated[StrictInt, Field(ge=0, le=10_000)] = 0
-    """Pixels, at least, restored beyond the borders, which otherwise may be neighbours of opposite ones (wavelet)."""
+    """Pixels restored beyond the borders, at least; with 0, wavelets may make opposite borders adjacent (wavelet)."""
     weights: str | None = None
     """Of a network: a name that ships (denoiser-color, ridge-convex-gray, …), or a file; by default what fits."""
     learn_weights: StrictBool = False

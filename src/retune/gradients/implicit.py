@@ -24,7 +24,7 @@ class Implicit(GradientRule):
 
     One cycle of the map is recorded (one layer if the weights are tied), and pulled back until the estimated error is
     below `rtol` for every image (Bai, Kolter, Koltun, *Deep equilibrium models*, NeurIPS 2019). The system is solved by
-    minimal residuals (truncated GCR), each step of which gains at least what a term of the Neumann series would.
+    minimal residuals (truncated GCR), and each step gains at least as much as a term of the Neumann series.
 
     Args:
         rtol: relative error of the adjoint, in (0, 1).

@@ -1,4 +1,4 @@
-"""PNG. Pillow reads all but 16-bit colour, of which it drops half the bits; nothing at hand writes 16-bit colour."""
+"""PNG. Pillow drops half the bits of 16-bit colour, and cannot write it."""
 
 from __future__ import annotations
 

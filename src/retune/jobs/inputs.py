@@ -53,6 +53,6 @@ def require_kernel(problem: ProblemConfig) -> None:
     """Raise if images are said to be blurred, but not how: no kernel is presumed of what was really measured."""
     if problem.name == "deblur" and problem.kernel is None:
         raise ConfigError(
-            "by what the images were blurred is not known: give the kernel, --kernel gaussian:1.6, --kernel "
-            "motion:15@30, or an image, NPY or TIFF file of it"
+            "the blur kernel is unknown: pass --kernel, as --kernel gaussian:1.6, --kernel motion:15@30, or an image, "
+            "NPY or TIFF file of it"
         )

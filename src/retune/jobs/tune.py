@@ -60,7 +60,7 @@ class Tuned:
         loss: what it was learned with, in words.
         sigma: noise level, given or estimated.
         comparison: with the parameters that it started from, by estimated error.
-        factors: range of factors on λ that cannot be told from what was chosen; None without a learned λ.
+        factors: range of factors on λ that are statistically indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
         seconds: of the learning.
         certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
@@ -244,7 +244,7 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
     if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
-                f"--loss {loss} is not for missing pixels, of which the others tell more; leave --loss at auto"
+                f"--loss {loss} is not for missing pixels: the other losses see more there; leave --loss at auto"
             )
         split = SureSplit(problem.sigma)
         return split, split, Estimate.SPLIT

@@ -1,8 +1,9 @@
 """Ready-made restoration problems by name, as deepinv physics.
 
->>> import retune
->>> problem = retune.problems.get("inpaint", keep=0.5, sigma=0.05)
->>> y, physics = problem.measure(x, seed=0)  # doctest: +SKIP
+Example:
+    >>> import retune
+    >>> problem = retune.problems.get("inpaint", keep=0.5, sigma=0.05)
+    >>> y, physics = problem.measure(x, seed=0)  # doctest: +SKIP
 """
 
 from __future__ import annotations

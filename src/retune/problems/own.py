@@ -18,7 +18,7 @@ __all__ = ["OwnPhysics"]
 
 
 class OwnPhysics(Problem):
-    """``y = A x + ε`` with a physics that a function of yours makes.
+    """``y = A x + ε`` with a physics that your own function makes.
 
     The function is called as ``function(img_size=(C, H, W), device=..., **options)`` and returns a deepinv
     ``LinearPhysics``. Its module is imported, that is, executed, so name only code that you trust. Python finds modules

@@ -1,4 +1,4 @@
-"""The folder of a training run: its checkpoints, of which the last two are kept, and its log."""
+"""The folder of a training run: its last two checkpoints, and its log."""
 
 from __future__ import annotations
 
