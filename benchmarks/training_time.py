@@ -168,7 +168,9 @@ class OurNorm(Prior):
 
     def prox(self, x: Tensor, *args: Any, gamma: Any = 1.0, **kwargs: Any) -> Tensor:
         """Of (B, C, 1, N)."""
-        return self.learned.bind(self.frame, x.shape[1], torch.as_tensor(gamma, dtype=x.dtype)).prox(x)
+        bound = self.learned.bind_coefficients(self.frame, x.shape[1], torch.as_tensor(gamma, dtype=x.dtype))
+        assert bound.prox is not None
+        return bound.prox(x)
 
 
 class Coefficients(LinearPhysics):

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from deepinv.optim import DataFidelity
+from deepinv.optim.distance import Distance
 from deepinv.optim.prior import L1Prior, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
@@ -46,6 +48,14 @@ class Quadratic(Prior):
 
     def prox(self, x, *args, gamma=1.0, **kwargs):
         return x / (1 + gamma * (2 * self.log_weight).exp())
+
+
+class Rounded(DataFidelity):
+    """``Σ √(1 + (u − y)²) − 1``: a smooth neighbour of ℓ1, whose gradient is 1-Lipschitz."""
+
+    def __init__(self):
+        super().__init__()
+        self.d = Distance(d=lambda u, y: ((1 + (u - y) ** 2).sqrt() - 1).flatten(1).sum(1))
 
 
 class Transparent(Prior):

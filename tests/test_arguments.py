@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from deepinv.optim import L1, L2
+from deepinv.optim import L2
 from deepinv.physics import LinearPhysics
 
 import retune
+from known_answers import Rounded
 from retune import Anderson, DataTerm, ForwardBackward, Implicit, Picard, Restarted, Stop, Truncated, Unrolled, problems
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, unknown_name
 from retune.parameters import Bounded, Positive
@@ -170,7 +171,7 @@ def test_physics_without_an_adjoint():
 
 def test_an_unknown_lipschitz_constant_names_the_map():
     with pytest.raises(InvalidParameterError, match=r"ForwardBackward\(\.\.\., lipschitz=\.\.\.\)"):
-        DataTerm(torch.rand(1, 1, 8, 8), problems.denoise(0.1).physics((1, 8, 8)), L1())
+        DataTerm(torch.rand(1, 1, 8, 8), problems.denoise(0.1).physics((1, 8, 8)), Rounded())
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ A map states its facts once, in :meth:`retune.maps.base.AbstractMap.guarantee`; 
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Assumption", "Convexity", "Guarantee"]
+__all__ = ["Assumption", "Convexity", "Guarantee", "Smoothness", "Subject"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Assumption:
         checked: whether it holds by construction, or was verified here; False if somebody has to be believed.
         how: how it was checked, or who says so.
         probability: with which it holds at least; 1 unless it rests on a random start.
+        refuted: whether it was found to be wrong.
     """
 
     statement: str
     checked: bool
     how: str
     probability: float = 1.0
+    refuted: bool = False
 
     def to_dict(self) -> dict:
         """Plain data."""
@@ -42,19 +45,49 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Convexity:
-    """What a prior knows of its function g: convex, and its ``prox`` is the exact one.
+    """What a prior knows of its function g: it is convex, and its ``prox`` is the exact one.
 
-    A prior of yours states this by a method ``convexity()``; without one nothing is assumed of it.
+    A prior of yours states this by a method ``convexity()``; without one nothing is assumed of it. A subclass of one of
+    ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random pairs
+    (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
 
     Attributes:
         strong: m ≥ 0 such that ``g − (m/2)‖·‖²`` is still convex; a number, or a scalar tensor.
         how: the reason, in one phrase.
-        checked: whether it holds by construction of the package; for a prior of yours leave it False.
+        checked: whether it holds by construction of ReTune; ignored in a prior of yours.
     """
 
     strong: float | Tensor = 0.0
     how: str = "stated by the prior"
     checked: bool = False
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """What a prior knows of its gradient. A prior of yours states it by a method ``smoothness(like)``.
+
+    Attributes:
+        lipschitz: L_R such that ``‖∇g(a) − ∇g(b)‖ ≤ L_R ‖a − b‖``; a number, or a tensor (1,) or (B,).
+        weak_convexity: w ≥ 0 such that ``g + (w/2)‖·‖²`` is convex (0 for convex g); None if that is not known.
+        how: the reason, in one phrase.
+        checked: whether it holds by construction of ReTune; ignored in a prior of yours.
+        row: what such a prior is called in the table of guarantees.
+    """
+
+    lipschitz: float | Tensor
+    weak_convexity: float | Tensor | None = None
+    how: str = "stated by the prior"
+    checked: bool = False
+    row: str = "smooth prior with the constant that was given"
+
+
+class Subject(enum.Enum):
+    """What a statement of convergence is about."""
+
+    ITERATES = "the iterates"
+    OBJECTIVE = "the objective"
+    LAYERS = "every layer"
+    NONE = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +103,8 @@ class Guarantee:
 
         Guarantee(
             row="ridge regulariser with bounded slopes",
-            statement="iterates converge to a minimiser",
+            subject=Subject.ITERATES,
+            statement="converge to a minimiser",
             convex=mu_f >= lam * w,
             lipschitz=l_f + lam * l_r,
             lipschitz_kind=problem.sqnorm_kind,
@@ -81,7 +115,8 @@ class Guarantee:
 
     Attributes:
         row: what kind of map this is, in the words of the table of guarantees in the documentation.
-        statement: what is proved of the iterates, in one clause; "" if nothing is.
+        subject: what the statement is about.
+        statement: what is proved, as a predicate of the subject ("converge to a minimiser"); "" if nothing is.
         convex: whether F is convex and every ``P_k`` is non-expansive, so that factors are proved.
         lipschitz: L, shape (1,) or (B,), or (layers, 1 or B) where F differs from layer to layer; None if unknown.
         lipschitz_kind: "exact", "estimated" or "given", from :attr:`retune.DataTerm.sqnorm_kind`.
@@ -94,6 +129,7 @@ class Guarantee:
     """
 
     row: str = "any denoiser"
+    subject: Subject = Subject.NONE
     statement: str = ""
     convex: bool = False
     lipschitz: Tensor | None = None
@@ -104,6 +140,11 @@ class Guarantee:
     backward: Tensor | None = None
     image: float = 1.0
     assumptions: tuple[Assumption, ...] = ()
+
+    @property
+    def theorem(self) -> str:
+        """The statement with its subject: "the iterates converge to a minimiser"; "" if nothing is proved."""
+        return f"{self.subject.value} {self.statement}".strip()
 
     @property
     def step_limit(self) -> Tensor | None:

@@ -19,16 +19,39 @@ from retune import (
     solvers,  # noqa: F401
 )
 from retune._registry.describe import rebuild
-from retune._registry.entries import names, register
+from retune._registry.entries import find, names, register, written
 from retune._registry.make import make, takes
-from retune._registry.plugins import load_plugin, loaded_plugins
-from retune.errors import CheckpointError
+from retune.errors import CheckpointError, UnknownNameError
 from retune.model import Restarted
+from retune.plugins import load_plugin
 
-__all__ = ["build", "load", "load_plugin", "loaded_plugins", "make", "names", "register", "takes"]
+__all__ = [
+    "build",
+    "is_ours",
+    "known_name",
+    "load",
+    "load_plugin",
+    "make",
+    "names",
+    "register",
+    "takes",
+]
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+def known_name(name: str, kind: str) -> str | None:
+    """The name as a run writes it, or None if no class of that kind is registered under it."""
+    try:
+        return written(find(name, kind).name)
+    except UnknownNameError:
+        return None
+
+
+def is_ours(name: str) -> bool:
+    """Whether the class of that name comes with ReTune."""
+    return find(name).ours
 
 
 def build(description: dict) -> Any:

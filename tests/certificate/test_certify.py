@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from deepinv.optim import L1
 from deepinv.optim.prior import L1Prior, ZeroPrior
 from deepinv.physics import Blur, Denoising, Inpainting
 from torch import nn
 
-from known_answers import Quadratic, Transparent, dense, quadratic, rand, spectrum, untied
+from known_answers import Quadratic, Rounded, Transparent, dense, quadratic, rand, spectrum, untied
 from retune import (
     Anderson,
     DataTerm,
@@ -221,7 +220,7 @@ def test_what_somebody_says_is_not_checked():
     image = certify(Restarted(case.map, 3, 2), case.y, case.physics, **QUICK)[0]
     assert image.rmse.proved.kind == "proved if its unchecked assumptions hold"
     assert image.verdict.startswith("Proved, if the unchecked assumptions hold:")
-    other = ForwardBackward(L1Prior(), L1(), reg=0.1, lipschitz=1.0, strong_convexity=0.1)
+    other = ForwardBackward(L1Prior(), Rounded(), reg=0.1, lipschitz=1.0, strong_convexity=0.1)
     facts = other.guarantee(other.problem(rand(1, 1, 4, 4), Denoising()))
     assert not facts.checked
     assert float(facts.strong_convexity) == pytest.approx(0.1)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from deepinv.optim import L1, L2
+from deepinv.optim import L2
 from deepinv.optim.prior import L1Prior
 from deepinv.physics import Blur, Denoising, Inpainting, LinearPhysics, Physics
 from deepinv.physics.forward import StackedLinearPhysics
 from deepinv.utils import TensorList
 
-from known_answers import dense, rand
+from known_answers import Rounded, dense, rand
 from retune import DataTerm, ForwardBackward
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, RetuneError, ShapeError
 
@@ -33,13 +33,13 @@ def test_lipschitz_bounds_the_gradient(float64):
 
 def test_other_fidelity_needs_its_constant(float64):
     y, physics = rand(1, 1, 4, 4), Denoising()
-    with pytest.raises(InvalidParameterError, match=r"Lipschitz constant of L1 .*lipschitz="):
-        DataTerm(y, physics, L1())
-    problem = DataTerm(y, physics, L1(), lipschitz=3.0)
+    with pytest.raises(InvalidParameterError, match=r"Lipschitz constant of Rounded .*lipschitz="):
+        DataTerm(y, physics, Rounded())
+    problem = DataTerm(y, physics, Rounded(), lipschitz=3.0)
     assert not problem.quadratic
     assert float(problem.lipschitz) == 3.0
     x = rand(1, 1, 4, 4, seed=1)
-    torch.testing.assert_close(problem.grad(x), (x - y).sign())
+    torch.testing.assert_close(problem.grad(x), (x - y) / (1 + (x - y) ** 2).sqrt())
     assert not x.requires_grad  # the caller's tensor is left as it was
 
 
@@ -191,7 +191,7 @@ def test_channels_that_do_not_fit_the_blur():
         DataTerm(rand(1, 2, 8, 8), Blur(torch.ones(1, 3, 3, 3) / 9, padding="circular"))
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4), (1, 1, 1, 4, 4)])
+@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4)])
 def test_not_a_batch_of_images(shape):
     with pytest.raises(ShapeError, match=r"\(B, C, H, W\).*missing batch or channel|does not fit"):
         DataTerm(rand(*shape), Denoising())

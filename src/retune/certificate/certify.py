@@ -13,7 +13,7 @@ from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved
 from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole
-from retune.guarantee import Assumption, Guarantee
+from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap
 from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
 from retune.model import Restarted
@@ -290,13 +290,13 @@ class _Survey:
 
     def _statement(self) -> str:
         """What is proved is of plain iterates; what another solver does, its residual has measured."""
-        solver, found = self.net.solver, self.guarantee.statement
-        if not found or solver.plain:
-            return found
+        solver, found = self.net.solver, self.guarantee
+        if not found.statement or solver.plain:
+            return found.theorem
         name = type(solver).__name__
-        if "the iterates" not in found:
-            return f"with plain steps, not those of {name}, {found}"
-        return found.replace("the iterates", "plain iterates", 1) + f" (that {name} does is measured)"
+        if found.subject is Subject.ITERATES:
+            return f"plain iterates {found.statement} (that {name} does is measured)"
+        return f"with plain steps, not those of {name}, {found.theorem}"
 
     def _refuted(self, i: int) -> str:
         """Which estimate, all of them from below, exceeds its bound by more than rounding; "" if none does."""

@@ -13,6 +13,7 @@ from retune.cli._help import examples
 @examples(
     ("all three problems, about three minutes on two cores", "retune demo"),
     ("one problem, into a folder of your choice", "retune demo --problem inpaint --out my-demo"),
+    ("go on after an interruption", "retune demo --resume"),
     ("a first look in half a minute, too short to conclude from", "retune demo --quick"),
 )
 def demo(
@@ -25,6 +26,7 @@ def demo(
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Small images and few steps: under 45 seconds.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of crops, masks and noise.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the demo that is in the folder.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")] = "auto",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -39,4 +41,4 @@ def demo(
     with one_screen(debug):
         from retune.demo import run
 
-        run(problems=problem, out=out, quick=quick, seed=seed, device=device)
+        run(problem, out, quick=quick, seed=seed, resume=resume, device=device)

@@ -9,8 +9,9 @@ from deepinv.physics import Blur, BlurFFT, Downsampling, Inpainting
 from torch import Tensor
 
 from retune.diagnosis.copies import duplicate
-from retune.diagnosis.exam import FAILURES, Exam, parts
+from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.operators.images import parts
 
 __all__ = ["check_consistency", "check_pair", "check_shape"]
 

@@ -12,13 +12,14 @@ from torch import Tensor
 from retune._torch.precision import full_precision
 from retune.diagnosis.consistency import check_consistency, check_pair, check_shape
 from retune.diagnosis.copies import duplicate
-from retune.diagnosis.exam import FAILURES, Exam, image_shape, parts, short
+from retune.diagnosis.exam import FAILURES, Exam, image_shape, short
 from retune.diagnosis.findings import Diagnosis, Finding, Severity
 from retune.diagnosis.kernels import check_boundary, check_convolution, check_kernel
 from retune.diagnosis.measurement import check_finite, check_noise, check_values
 from retune.diagnosis.null_space import check_guarantees, check_null_space
 from retune.diagnosis.operator import check_adjoint, check_linear, check_norm
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, require
+from retune.operators.images import parts
 from retune.problems.kernels import kernel as make_kernel
 
 __all__ = ["doctor"]

@@ -10,9 +10,10 @@ from deepinv.physics import Blur, Denoising, Downsampling, LinearPhysics, Physic
 from torch import Tensor
 
 from retune.diagnosis.findings import Finding, Severity
-from retune.errors import InvalidParameterError, ShapeError
+from retune.errors import InvalidParameterError
+from retune.operators.images import parts
 
-__all__ = ["FAILURES", "Exam", "image_shape", "parts", "short"]
+__all__ = ["FAILURES", "Exam", "image_shape", "short"]
 
 #: What a physics raises when it is given something that it cannot take.
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
@@ -64,23 +65,6 @@ class Exam:
         """``Aᵀy``."""
         assert isinstance(self.physics, LinearPhysics)
         return self.physics.A_adjoint(y)
-
-
-def parts(y: Any) -> list[Tensor]:
-    """The tensors of a measurement: one, or those of deepinv's TensorList.
-
-    Raises:
-        ShapeError: not a measurement.
-    """
-    if isinstance(y, Tensor):
-        return [y]
-    try:
-        found = list(y)
-    except TypeError:
-        found = []
-    if not found or not all(isinstance(p, Tensor) for p in found):
-        raise ShapeError(f"the measurement y must be a tensor (B, ...) or a deepinv TensorList, got {type(y).__name__}")
-    return found
 
 
 def short(error: Exception) -> str:

@@ -158,7 +158,7 @@ def best_match(response: Response, kernel: Tensor) -> Match | None:
         spectra = torch.fft.rfft2(response.image) * torch.fft.rfft2(grid).conj()
         cross = torch.fft.irfft2(spectra, s=(height, width)).sum(0)
         norms = float(grid.norm() * response.image.norm())
-        if norms == 0:
+        if not 0 < norms < float("inf"):
             return None
         # an even side has its centre between two pixels: either is right
         middles = [(i, j) for i in range(2 - h % 2) for j in range(2 - w % 2)]

@@ -11,8 +11,9 @@ from deepinv.physics import GaussianNoise, Inpainting, NoiseModel, ZeroNoise
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
-from retune.diagnosis.exam import FAILURES, Exam, parts
+from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.operators.images import parts
 from retune.problems.noise import ChannelGaussianNoise
 
 __all__ = ["check_finite", "check_noise", "check_values", "noise_level"]

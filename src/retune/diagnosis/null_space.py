@@ -9,10 +9,11 @@ from deepinv.physics import DecomposablePhysics, Inpainting, LinearPhysics
 from torch import Tensor
 
 from retune._torch.batch import image_norm
-from retune.diagnosis.exam import Exam, parts
+from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
 from retune.operators.blur import BlurNormal
 from retune.operators.facts import OperatorFacts, facts, normal_operator
+from retune.operators.images import parts
 from retune.operators.norm import FAILURE
 
 __all__ = ["check_guarantees", "check_null_space"]

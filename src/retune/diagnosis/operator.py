@@ -10,10 +10,11 @@ from torch import Tensor
 
 from retune._torch.batch import inner
 from retune.diagnosis.copies import cast, cut_by_torch
-from retune.diagnosis.exam import FAILURES, Exam, parts, short
+from retune.diagnosis.exam import FAILURES, Exam, short
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import RetuneError
 from retune.operators.facts import REFUSED, facts
+from retune.operators.images import parts
 from retune.operators.norm import FAILURE, SAFETY
 
 __all__ = ["check_adjoint", "check_linear", "check_norm"]

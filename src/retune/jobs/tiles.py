@@ -20,12 +20,12 @@ from retune.certificate.quick import certificate_of
 from retune.equilibrium import Status
 from retune.errors import InvalidParameterError, ShapeError
 from retune.model import Restarted
-from retune.priors.wavelet import WaveletL1, WaveletL12
+from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 
 __all__ = ["Outcome", "restore_image"]
 
-_ORDER = (Status.CONVERGED, Status.DEPTH_REACHED, Status.MAX_LAYERS, Status.DIVERGED, Status.NOT_FINITE)
+_ORDER = tuple(Status)  # from the best to the worst
 
 
 @dataclass(frozen=True)
@@ -183,5 +183,4 @@ def _spans(length: int, tile: int, overlap: int, step: int, wraps: bool) -> list
 
 def _alignment(net: Restarted) -> int:
     """Tiles begin at multiples of this: where the coarsest wavelets of the whole image do."""
-    priors = [m for m in net.modules() if isinstance(m, WaveletL1 | WaveletL12)]
-    return max([8, *(2**p.levels for p in priors)])
+    return max([8, *(p.alignment for p in priors_of(net))])

@@ -27,7 +27,7 @@ from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, 
 from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
 from retune.jobs.inputs import read_measured, require_kernel
 from retune.model import Restarted
-from retune.priors import WaveletL1, WaveletL12
+from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
 from retune.solve import Stop
@@ -235,10 +235,8 @@ def _strength_only(net: Restarted) -> None:
     """Leave the weights of norms as they are: the finest details of an image that is larger than its measurement were
     not measured, and whatever smooths them is restored again with the smaller error.
     """
-    for prior in net.modules():
-        if isinstance(prior, WaveletL1 | WaveletL12):
-            prior.learn = False
-            prior.requires_grad_(False)
+    for prior in priors_of(net):
+        prior.hold_scales()
 
 
 def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, str]:

@@ -8,9 +8,12 @@ from abc import ABC, abstractmethod
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.guarantee import Guarantee
 from retune.operators.data_term import DataTerm
+from retune.parameters import ScalarParameter
+from retune.priors.capabilities import priors_of
 
 __all__ = ["AbstractMap", "BoundMap"]
 
@@ -26,10 +29,14 @@ class BoundMap(ABC):
             differentiated). The gradient rules need them to measure their error under ``torch.autograd.grad``,
             which walks only the paths to what it was asked for; without them the report is filled in by
             ``.backward()`` alone.
+        owner: the map that was bound, and
+        data_term: what it was bound to. With both, :meth:`select` binds it to some of the images.
     """
 
     layers: int
     sources: tuple[Tensor, ...] = ()
+    owner: AbstractMap | None = None
+    data_term: DataTerm | None = None
 
     @abstractmethod
     def init(self) -> Tensor:
@@ -52,8 +59,11 @@ class BoundMap(ABC):
         return self.state(image)
 
     def select(self, index: Tensor) -> BoundMap | None:
-        """The same map for the images of `index` (n,) only; None where that can't be told for its operator or prior."""
-        return None
+        """The map bound to the images `index` (n,) alone; None where that cannot be told for its operator or prior."""
+        if self.owner is None or self.data_term is None or not self.owner.per_image:
+            return None
+        part = self.data_term.select(index)
+        return None if part is None else self.owner.bind(part)
 
     def block(self, u: Tensor, depth: int) -> Tensor:
         """``Φ^K(u)``: `depth` layers, from the beginning of the cycle."""
@@ -70,13 +80,16 @@ class AbstractMap(nn.Module, ABC):
         layers: number of different layers in a cycle (1 = tied weights).
         nonexpansive: whether the map is nonexpansive by construction, so that plain restarts are safe; if not, the
             restarts are damped by default.
+        per_image: whether it treats every image of a batch as if it were alone, so that those that have settled can
+            leave the batch.
     """
 
     layers: int = 1
     nonexpansive: bool = True
+    per_image: bool = False
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """The problem that this map solves for a measurement."""
+        """The data term of this map for a measurement."""
         return DataTerm(y, physics)
 
     def problem(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
@@ -88,17 +101,23 @@ class AbstractMap(nn.Module, ABC):
     def bind(self, data_term: DataTerm) -> BoundMap:
         """Bind to a problem: whatever is constant over the iterations is computed here, once, differentiably."""
 
-    @abstractmethod
     def describe(self) -> dict:
-        """Constructor arguments as plain data, from which the map can be rebuilt."""
+        """Constructor arguments as plain data, from which the map can be rebuilt: by attributes of their names."""
+        return by_arguments(self)
 
     def guarantee(self, data_term: DataTerm) -> Guarantee:
-        """What is proved of the iterates of this map on a problem, and what that rests on: by default nothing.
+        """What is proved of the iterates of this map on a data term, and what that rests on: by default nothing.
 
         Override it to state the facts of a map: a few numbers from which :func:`retune.certify` computes the rest. How
         is shown in :class:`retune.guarantee.Guarantee`.
         """
         return Guarantee()
+
+    def learned(self) -> dict[str, list]:
+        """The scalars and small tables of the map and of its (first) prior, as plain data for reports."""
+        own = {n: m.value.flatten().tolist() for n, m in self.named_children() if isinstance(m, ScalarParameter)}
+        of_prior = [p.learned() for p in priors_of(self)][:1]
+        return {**own, **(of_prior[0] if of_prior else {})}
 
     def init(self, data_term: DataTerm) -> Tensor:
         """The first state u_0. In a loop, bind once instead."""

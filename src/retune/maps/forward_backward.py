@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -10,8 +9,7 @@ from numbers import Real
 import torch
 from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
-from deepinv.optim.potential import Potential
-from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov, WaveletPrior, ZeroPrior
+from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
@@ -23,17 +21,12 @@ from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.guarantees import forward_backward_guarantee
 from retune.operators.data_term import DataTerm
-from retune.operators.holes import fill, holes_of
-from retune.operators.restrict import Restrictable, rows
+from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive, require_damping
-from retune.priors.base import SynthesisPrior
-from retune.priors.denoiser import Denoiser, DenoiserPrior
-from retune.priors.ridge import Ridge
-from retune.priors.wavelet_basis import WaveletFrame
+from retune.priors.base import BoundPrior
+from retune.priors.capabilities import adapt, bind_cycle, require_prox
 
 __all__ = ["ForwardBackward"]
-
-_CLOSED_FORM = L1Prior | Tikhonov | ZeroPrior
 
 
 @register
@@ -46,17 +39,17 @@ class ForwardBackward(AbstractMap):
     untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our
     synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is
     the identity. With :class:`retune.priors.Denoiser` the prox is a denoiser (Plug-and-Play), λ has no effect and is
-    not learned, and nothing is promised of the convergence.
+    not learned, and convergence is not guaranteed.
 
     Args:
         prior: a prior with an exact ``prox``, or a denoiser; one prior per layer as a sequence, if untied.
-        data_fidelity: deepinv ``DataFidelity``, ``L2()`` by default.
+        data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient, ``L2()`` by default.
         step_size: s in ``τ = 2s/L``, strictly between 0 and 1; one number or one per layer.
         reg: λ > 0; one number or one per layer.
         layers: number of different layers in a cycle: 1 ties the weights, K gives each of K layers its own.
         learn_step_size: whether s is trained.
         learn_reg: whether λ is trained.
-        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity other than ``L2``.
+        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it.
         strong_convexity: ε ≥ 0: adds ``½ε‖u‖²`` to the objective, so that for convex g the map is a contraction, with
             factor at most ``max(|1 − τε|, |1 − τL|)`` for any A. It pulls the state (for a wavelet prior all
             coefficients, the coarse ones too) towards 0, so keep it small beside ``‖A‖²/σ²``.
@@ -92,14 +85,20 @@ class ForwardBackward(AbstractMap):
         self.lipschitz, self.strong_convexity = lipschitz, strong_convexity
         self.priors = nn.ModuleList(_priors(prior, layers))
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
-        denoisers = [isinstance(p, DenoiserPrior) for p in self.priors]
-        self.nonexpansive = not any(denoisers)
-        learn_reg = learn_reg and not all(denoisers)  # a denoiser does not see λ
+        able = [adapt(p) for p in self.priors]
+        self.nonexpansive = not any(p.may_expand for p in able)
+        learn_reg = learn_reg and any(p.uses_strength for p in able)
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
+
+    @property
+    def per_image(self) -> bool:  # type: ignore[override]
+        """Whether the priors treat every image of a batch as if it were alone."""
+        return all(adapt(p).per_image for p in self.priors)
 
     def describe(self) -> dict:
         """See :class:`~retune.maps.base.AbstractMap`."""
-        if len(self.priors) > 1 and not isinstance(self.priors[0], SynthesisPrior):
+        first = adapt(self.priors[0])
+        if len(self.priors) > 1 and first.shares_layers:
             raise InvalidParameterError(
                 "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, whose "
                 "network the layers share, or save net.state_dict() and rebuild the network in Python"
@@ -132,7 +131,7 @@ class ForwardBackward(AbstractMap):
 
         With ``F = f∘D + ½ε‖·‖²``: L = ``‖A‖²/σ² + ε``, and μ = ``min |m|²/σ² + ε`` where A is diagonalised and D is
         orthonormal (or the identity), else ε: a redundant frame has directions that ``AD`` does not see. For a prior
-        of which nothing is known, nothing is proved.
+        that states nothing, nothing is proved.
         """
         return forward_backward_guarantee(self, data_term)
 
@@ -164,92 +163,48 @@ class _GradientStep(Function):
 class _Layer:
     minus_step: Tensor  # −τ
     prox: Callable[[Tensor], Tensor]
-    prior: nn.Module
-    gamma: Tensor  # τλ
 
 
 class _BoundForwardBackward(BoundMap):
     """Per layer: the normal operator, the frame both ways, the prox, and two vector operations."""
 
     def __init__(self, owner: ForwardBackward, data_term: DataTerm):
-        self.layers = owner.layers
+        self.owner, self.data_term, self.layers = owner, data_term, owner.layers
         self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
-        # Only what the layers need: Aᵀy is an image that would stay alive beside its coefficients.
         self._shape, self._normal_operator = data_term.shape, data_term.normal
-        self._weight = data_term.inverse_variance if data_term.quadratic else 1.0
-        self._gradient = None if data_term.quadratic else data_term.grad
-        first = owner.priors[0]
-        self._frame: WaveletFrame | None = None
-        if isinstance(first, SynthesisPrior):
-            self._frame = first.frame(data_term.shape, data_term.dtype, data_term.device)
-        self._target: Tensor | None = None
-        if data_term.quadratic:
-            self._target = self._scaled(self.image_adjoint(data_term.adjoint_y))
-        self._start_scale = (1 / (data_term.lipschitz if data_term.quadratic else data_term.sqnorm)).reshape(
-            -1, 1, 1, 1
-        )
-        self._back_projection = None if data_term.quadratic else data_term.adjoint_y
-        # A denoiser fills black holes slowly, if its σ is small never: there the start is part of the method.
-        self._holes = None if owner.nonexpansive else holes_of(data_term.physics)
+        self._damping = owner.strong_convexity
+        taus, gammas = self._strengths(owner, data_term)
+        bound = bind_cycle(list(owner.priors), data_term.shape, gammas)  # type: ignore[arg-type]
+        self._frame = bound[0].frame
+        self._layers = [_Layer(-tau, _prox_of(b, owner)) for tau, b in zip(taus, bound, strict=True)]
+
+        quadratic = data_term.quadratic
+        self._weight = data_term.inverse_variance if quadratic else 1.0
+        self._gradient = None if quadratic else data_term.grad
+        self._target = self._scaled(self.image_adjoint(data_term.adjoint_y)) if quadratic else None
+        self._start_scale = (1 / (data_term.lipschitz if quadratic else data_term.sqnorm)).reshape(-1, 1, 1, 1)
+        # A denoiser fills black holes slowly, and with a small σ never: there the start is part of the method.
+        self._holes = None if owner.nonexpansive else data_term.holes
         # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
-        scaled = data_term.quadratic and data_term.normal_scale is not None
+        scaled = quadratic and data_term.normal_scale is not None
         isometric = self._frame is None or self._frame.orthonormal
         self._scalar = data_term.normal_scale if scaled and isometric else None
-        self._damping = owner.strong_convexity
 
+    @staticmethod
+    def _strengths(owner: ForwardBackward, data_term: DataTerm) -> tuple[list[Tensor], list[Tensor]]:
+        """τ and γ = τλ of every layer, (1 or B, 1, 1, 1)."""
         steps = 2 * owner.step_size().to(data_term.device, data_term.dtype)
         regs = owner.reg().to(data_term.device, data_term.dtype)
         inverse_l = (1 / (data_term.lipschitz + owner.strong_convexity)).reshape(-1, 1, 1, 1)
-        self._layers = []
-        for k in range(self.layers):
-            tau = steps[k] * inverse_l  # (1 or B, 1, 1, 1)
-            self._layers.append(self._bind_layer(owner.priors[k % len(owner.priors)], k, tau, tau * regs[k]))
-
-    def select(self, index: Tensor) -> BoundMap | None:
-        """Known for a quadratic data term, a normal operator that can be restricted, and priors without a memory.
-
-        Those are ours, and deepinv's in closed form; another prior may hold something for each image of the batch.
-        """
-        normal, batch = self._normal_operator, self._shape[0]
-        forgetful = all(isinstance(s.prior, SynthesisPrior | DenoiserPrior | _CLOSED_FORM) for s in self._layers)
-        if self._target is None or not forgetful or not isinstance(normal, Restrictable):
-            return None
-        chosen = copy.copy(self)
-        chosen._shape = torch.Size((len(index), *self._shape[1:]))
-        chosen._normal_operator = normal.select(index, batch)
-        chosen._target = self._target[index]
-        chosen._start_scale = rows(self._start_scale, index, batch)
-        chosen._holes = None if self._holes is None else rows(self._holes, index, batch)
-        chosen._layers = [
-            chosen._bind_layer(step.prior, k, rows(-step.minus_step, index, batch), rows(step.gamma, index, batch))
-            for k, step in enumerate(self._layers)
-        ]
-        return chosen
-
-    def _bind_layer(self, prior: nn.Module, k: int, tau: Tensor, gamma: Tensor) -> _Layer:
-        return _Layer(-tau, self._bind_prox(prior, k, gamma), prior, gamma)
-
-    def _bind_prox(self, prior: nn.Module, layer: int, gamma: Tensor) -> Callable[[Tensor], Tensor]:
-        if isinstance(prior, DenoiserPrior):
-            return prior.bind(self._shape, layer, gamma)
-        if isinstance(prior, SynthesisPrior):
-            assert self._frame is not None
-            return prior.bind(self._frame, self._shape[1], gamma).prox
-
-        if isinstance(prior, WaveletPrior):
-            gamma = gamma.flatten()  # deepinv's wavelets take one number an image, (B,), and no other shape
-
-        def prox(v: Tensor) -> Tensor:
-            return prior.prox(v, gamma=gamma)  # type: ignore[operator]
-
-        return prox
+        taus = [steps[k] * inverse_l for k in range(owner.layers)]
+        return taus, [tau * regs[k] for k, tau in enumerate(taus)]
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the scaled back-projection; with a denoiser, the holes of a mask are filled in."""
-        if self._back_projection is not None:
-            start = self.state(self._back_projection * self._start_scale)
+        if self._target is None:
+            assert self.data_term is not None
+            start = self.state(self.data_term.adjoint_y * self._start_scale)
             return start if self._holes is None else fill(start, self._holes)
-        assert self._target is not None
         if self._frame is None or not self._frame.cropped:
             start = self._target * self._start_scale
             return start if self._holes is None else fill(start, self._holes)
@@ -293,6 +248,15 @@ class _BoundForwardBackward(BoundMap):
         return image if self._frame is None else self._frame.analysis(image)
 
 
+def _prox_of(bound: BoundPrior, owner: ForwardBackward) -> Callable[[Tensor], Tensor]:
+    if bound.prox is None:
+        names = ", ".join(dict.fromkeys(type(p).__name__ for p in owner.priors))
+        raise InvalidParameterError(
+            f"{names} declares has_prox = True, but its bind(...) returned a BoundPrior without prox: set it there"
+        )
+    return bound.prox
+
+
 def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
     if isinstance(prior, str | type):
         hint = 'for example retune.priors.WaveletL12("db4", levels=4)'
@@ -301,29 +265,14 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
         if len(prior) != layers:
             raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")
         priors = list(prior)
-    elif isinstance(prior, DenoiserPrior):
-        priors = prior.per_layer(layers)
-    elif isinstance(prior, SynthesisPrior):
-        priors = prior.per_layer(layers) if layers > 1 else [prior]
     else:
-        priors = [prior, *(copy.deepcopy(prior) for _ in range(layers - 1))]
-    for p in priors:
-        if isinstance(p, PnP):
-            raise InvalidParameterError(
-                "deepinv's PnP prior hides its noise level, so it cannot be learned; write "
-                "retune.priors.Denoiser(prior.denoiser, sigma=10 / 255)"
-            )
-        smooth = isinstance(p, Ridge) or (isinstance(p, DenoiserPrior) and not isinstance(p, Denoiser))
-        if not isinstance(p, Prior) or smooth or type(p).prox is Potential.prox:
-            raise InvalidParameterError(
-                f"forward–backward needs a deepinv Prior with an exact prox, got {type(p).__name__}; implement "
-                "prox(x, gamma), or take a gradient step on a smooth prior: retune.GradientStep(prior)"
-            )
-    synthesis = [p for p in priors if isinstance(p, SynthesisPrior)]
-    if 0 < len(synthesis) < len(priors):
+        priors = require_prox(prior, "ForwardBackward").per_layer(layers)
+    able = [require_prox(p, "ForwardBackward") for p in priors]
+    on_coefficients = [p for p in able if p.on_coefficients]
+    if 0 < len(on_coefficients) < len(able):
         raise InvalidParameterError("the layers of a cycle must all work on images, or all on coefficients")
-    if any(p.describe() != synthesis[0].describe() for p in synthesis[1:]):
-        kinds = "; ".join(str(p.describe()) for p in synthesis)
+    if any(description(p) != description(on_coefficients[0]) for p in on_coefficients[1:]):
+        kinds = "; ".join(str(description(p)) for p in on_coefficients)
         raise InvalidParameterError(
             f"the priors of a cycle share one frame, so they may differ in their weights only, got {kinds}"
         )

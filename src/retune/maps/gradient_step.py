@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from deepinv.optim import L2
-from deepinv.optim import prior as deepinv_prior
 from deepinv.optim.data_fidelity import DataFidelity
-from deepinv.optim.potential import Potential
-from deepinv.optim.prior import PnP, Prior
+from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._registry.describe import description
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
-from retune.guarantee import Assumption, Guarantee
+from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.guarantees import smooth_assumptions
 from retune.operators.data_term import DataTerm
-from retune.operators.holes import fill, holes_of
-from retune.operators.restrict import rows
+from retune.operators.holes import fill
+from retune.operators.pairs import steepest
 from retune.parameters import Bounded, Positive, require_damping
-from retune.priors.denoiser import RED, DenoiserPrior
-from retune.priors.ridge import Ridge
+from retune.priors.capabilities import adapt, bind_cycle, require_grad, smoothness_of
 
 __all__ = ["GradientStep"]
 
@@ -41,20 +37,20 @@ class GradientStep(AbstractMap):
     converge to a minimiser. For a
     convex ridge regulariser that holds by construction; for a weakly convex one the objective still decreases and every
     limit point is stationary (Attouch, Bolte, Svaiter, Math. Program. 137, 2013). For :class:`retune.priors.RED` the
-    constant is a guess, and nothing is promised.
+    constant is a guess, and convergence is not guaranteed.
 
     Args:
         prior: a prior with a gradient: :class:`retune.priors.Ridge`, :class:`retune.priors.RED`, or any deepinv
             ``Prior`` with a gradient and `prior_lipschitz`.
-        data_fidelity: deepinv ``DataFidelity``, ``L2()`` by default.
+        data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient, ``L2()`` by default.
         step_size: s, strictly between 0 and 1; one number or one per layer.
         reg: λ > 0; one number or one per layer.
         layers: number of different layers in a cycle; filters and networks are shared, s, λ (and σ) are per layer.
         box: (low, high), the intensities allowed; None leaves the image free.
         learn_step_size: whether s is trained.
         learn_reg: whether λ is trained.
-        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity other than ``L2``.
-        prior_lipschitz: Lipschitz constant of ``∇R`` for a prior that does not know it.
+        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it.
+        prior_lipschitz: Lipschitz constant of ``∇R`` for a prior that does not state it.
         strong_convexity: ε ≥ 0: adds ``½ε‖x‖²`` to the objective. With ε > 0 and a convex ridge regulariser the map is
             a contraction for any A; a ρ-weakly convex one needs ``ε + μ > λρ``, with μ the strong convexity of f. It
             pulls the image towards 0, so keep it small beside ``‖A‖²/σ²``.
@@ -89,11 +85,17 @@ class GradientStep(AbstractMap):
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
         self.box = None if box is None else _box(box)
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
-        _check_prior(prior, self.prior_lipschitz)
-        self.nonexpansive = not isinstance(prior, DenoiserPrior)
-        self.prior = prior.per_layer(layers)[0] if isinstance(prior, DenoiserPrior) else prior
+        able = require_grad(prior, "GradientStep")
+        _check_constant(prior, self.prior_lipschitz)
+        self.nonexpansive = not able.may_expand
+        self.prior = able.per_layer(layers)[0] if able.shares_layers else prior
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
+
+    @property
+    def per_image(self) -> bool:  # type: ignore[override]
+        """Whether the prior treats every image of a batch as if it were alone."""
+        return adapt(self.prior).per_image
 
     def describe(self) -> dict:
         """See :class:`~retune.maps.base.AbstractMap`."""
@@ -120,43 +122,62 @@ class GradientStep(AbstractMap):
 
     @torch.no_grad()
     def guarantee(self, data_term: DataTerm) -> Guarantee:
-        """See :class:`~retune.maps.base.AbstractMap`: the constants of a ridge regulariser are known, RED has none."""
-        constant = self.prior_constant(data_term.adjoint_y)  # (1,)
+        """See :class:`~retune.maps.base.AbstractMap`: what follows from what the prior states of its gradient."""
+        prior = self._smoothness(data_term.adjoint_y)
         reg = self.reg().to(data_term.lipschitz)[:, None]  # (layers, 1)
-        smooth = data_term.lipschitz + self.strong_convexity
-        lipschitz = smooth + reg * constant  # (layers, 1 or B): each layer steps along an F of its own λ
+        # each layer steps along an F of its own λ: (layers, 1 or B)
+        lipschitz = data_term.lipschitz + self.strong_convexity + reg * prior.lipschitz
         steps = 2 * self.step_size().to(lipschitz)[:, None] / lipschitz
-        assumptions = smooth_assumptions(data_term)
-        if not isinstance(self.prior, Ridge):
-            return Guarantee(
-                row="any denoiser" if isinstance(self.prior, RED) else "smooth prior with the constant that was given",
-                lipschitz=lipschitz,
-                lipschitz_kind=data_term.sqnorm_kind,
-                step_sizes=steps,
-                assumptions=(
-                    *assumptions,
-                    Assumption("∇R is L_R-Lipschitz", False, f"{type(self.prior).__name__}: a number that was given"),
-                ),
-            )
-        weak = reg.max() * self.prior.at(None, data_term.adjoint_y).weak_convexity
-        room = data_term.strong_convexity + self.strong_convexity - weak
-        convex = bool((room >= 0).all())
-        how = "normalised filters, bounded spline slopes"
-        if convex:
-            statement = "the iterates converge to a minimiser" if self.layers == 1 else "every layer is averaged"
-        else:
-            statement = "the objective decreases with every layer" if self.layers == 1 else ""
-        return Guarantee(
-            row=f"{self.prior.convexity} ridge regulariser",
-            statement=statement,
-            convex=convex,
+        assumption = self._assumption(prior, data_term)
+        facts = Guarantee(
+            row=prior.row,
             lipschitz=lipschitz,
             lipschitz_kind=data_term.sqnorm_kind,
+            step_sizes=steps,
+            assumptions=(*smooth_assumptions(data_term), assumption),
+        )
+        if prior.weak_convexity is None or assumption.refuted or not data_term.fidelity.convex:
+            return facts
+        weak = reg.max() * torch.as_tensor(prior.weak_convexity).to(lipschitz)
+        room = data_term.strong_convexity + self.strong_convexity - weak
+        convex = bool((room >= 0).all())
+        subject, statement = self._statement(convex)
+        return replace(
+            facts,
+            subject=subject,
+            statement=statement,
+            convex=convex,
             strong_convexity=room.clamp_min(0),
             strong_convexity_from=self._source(data_term, room, weak),
-            step_sizes=steps,
-            assumptions=(*assumptions, Assumption("∇R is L_R-Lipschitz", True, how)),
         )
+
+    def _smoothness(self, like: Tensor) -> Smoothness:
+        """What is known of ∇R; the number that was given, where one was."""
+        if self.prior_lipschitz is not None:
+            how = f"{type(self.prior).__name__}: a number that was given"
+            return Smoothness(like.new_tensor([self.prior_lipschitz]), how=how)
+        known = smoothness_of(self.prior, like)
+        assert known is not None
+        return replace(known, lipschitz=torch.as_tensor(known.lipschitz).to(like).reshape(-1))
+
+    def _assumption(self, prior: Smoothness, data_term: DataTerm) -> Assumption:
+        """That ∇R has its constant; where nobody checked it, random images may refute it."""
+        statement = "∇R is L_R-Lipschitz"
+        if prior.checked:
+            return Assumption(statement, True, prior.how)
+        like = data_term.adjoint_y.detach()
+        (bound,) = bind_cycle([self.prior], data_term.shape, [like.new_ones(())])
+        assert bound.grad is not None
+        if bool((steepest(bound.grad, like) > torch.as_tensor(prior.lipschitz)).any()):
+            return Assumption(statement, False, "refuted: it changes faster on random images", refuted=True)
+        return Assumption(statement, False, prior.how)
+
+    def _statement(self, convex: bool) -> tuple[Subject, str]:
+        if convex and self.layers == 1:
+            return Subject.ITERATES, "converge to a minimiser"
+        if convex:
+            return Subject.LAYERS, "is averaged"
+        return (Subject.OBJECTIVE, "decreases with every layer") if self.layers == 1 else (Subject.NONE, "")
 
     def _source(self, data_term: DataTerm, room: Tensor, weak: Tensor) -> str:
         """Where μ comes from."""
@@ -173,19 +194,14 @@ class GradientStep(AbstractMap):
         Raises:
             InvalidParameterError: a prior without a value (RED).
         """
-        if isinstance(self.prior, DenoiserPrior) or not _has_value(self.prior):
+        if not adapt(self.prior).has_value:
             raise InvalidParameterError(f"{type(self.prior).__name__} has a gradient but no value, so no objective")
         value = data_term.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
         return value + 0.5 * self.strong_convexity * x.square().flatten(1).sum(1) if self.strong_convexity else value
 
     def prior_constant(self, like: Tensor) -> Tensor:
-        """``L_R``, shape (1,)."""
-        if self.prior_lipschitz is not None:
-            return like.new_tensor([self.prior_lipschitz])
-        if isinstance(self.prior, Ridge):
-            return self.prior.at(None, like).lipschitz
-        assert isinstance(self.prior, RED)
-        return like.new_tensor([self.prior.lipschitz_guess])
+        """``L_R``, shape (1,) or (B,)."""
+        return torch.as_tensor(self._smoothness(like).lipschitz)
 
 
 @dataclass(frozen=True)
@@ -199,52 +215,29 @@ class _BoundGradientStep(BoundMap):
     """Per layer: the normal operator, the gradient of the prior, and three vector operations."""
 
     def __init__(self, owner: GradientStep, data_term: DataTerm):
-        self.layers = owner.layers
-        self._data_term, self._shape, self._box = data_term, data_term.shape, owner.box
-        self._images: Tensor | None = None  # which of the problem; None: all
+        self.owner, self.data_term, self.layers = owner, data_term, owner.layers
+        self._shape, self._box, self._damping = data_term.shape, owner.box, owner.strong_convexity
         self._data_gradient = data_term.grad
-        self._damping, self._prior = owner.strong_convexity, owner.prior
-        like = data_term.adjoint_y
         steps, regs = (t.to(data_term.device, data_term.dtype) for t in (owner.step_size(), owner.reg()))
-        shared = None
-        if isinstance(owner.prior, Ridge):
-            ridge = owner.prior.at(None, like)
-            constant, shared = ridge.lipschitz, ridge.grad
-            if min(data_term.shape[-2:]) <= ridge.filters.reach or data_term.shape[1] != ridge.filters.channels:
-                ridge.filters(like)  # raises, before anything is computed
-        else:
-            constant = owner.prior_constant(like)
+        bound = bind_cycle([owner.prior], data_term.shape, [steps.new_ones(())] * self.layers)
+        constant = owner.prior_constant(data_term.adjoint_y)
         self._layers = []
         for k in range(self.layers):
+            gradient = bound[k].grad
+            if gradient is None:
+                raise InvalidParameterError(
+                    f"{type(owner.prior).__name__} declares has_grad = True, but its bind(...) returned a BoundPrior "
+                    "without grad: set it there"
+                )
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
-            tau = (2 * steps[k] / total).reshape(-1, 1, 1, 1)
-            self._layers.append(_Layer(-tau, regs[k], shared or _gradient(owner.prior, data_term.shape, k)))
-
-    def select(self, index: Tensor) -> BoundMap | None:
-        """Known where the data term knows it, for our priors: another one may hold something for each image."""
-        images = index if self._images is None else self._images[index]
-        data_gradient = self._data_term.grad_of(images) if isinstance(self._prior, Ridge | DenoiserPrior) else None
-        if data_gradient is None:
-            return None
-        chosen, batch = copy.copy(self), self._shape[0]
-        chosen._images, chosen._data_gradient = images, data_gradient
-        chosen._shape = torch.Size((len(index), *self._shape[1:]))
-        chosen._layers = [
-            _Layer(
-                rows(step.minus_step, index, batch),
-                step.reg,
-                _gradient(self._prior, chosen._shape, k) if isinstance(self._prior, DenoiserPrior) else step.gradient,
-            )
-            for k, step in enumerate(self._layers)
-        ]
-        return chosen
+            self._layers.append(_Layer(-(2 * steps[k] / total).reshape(-1, 1, 1, 1), regs[k], gradient))
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
-        start = self._data_term.adjoint_y / self._data_term.sqnorm.reshape(-1, 1, 1, 1)
-        holes = holes_of(self._data_term.physics)
-        start = start if holes is None else fill(start, holes)
-        return self._project(start if self._images is None else start[self._images])
+        assert self.data_term is not None
+        start = self.data_term.adjoint_y / self.data_term.sqnorm.reshape(-1, 1, 1, 1)
+        holes = self.data_term.holes
+        return self._project(start if holes is None else fill(start, holes))
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
@@ -268,45 +261,22 @@ class _BoundGradientStep(BoundMap):
         return self._project(image)
 
 
-def _gradient(prior: Prior, shape: torch.Size, layer: int) -> Callable[[Tensor], Tensor]:
-    if isinstance(prior, DenoiserPrior):
-        return prior.bind(shape, layer, torch.ones(()))
-    # deepinv's Potential.grad sets requires_grad_ on what it is given, so it gets a view of its own.
-    return lambda u: prior.grad(u.view_as(u))
-
-
-def _check_prior(prior: Prior, constant: float | None) -> None:
-    hint = "retune.priors.Ridge or RED, or a deepinv Prior with a gradient and prior_lipschitz=..."
-    require("prior", prior, Prior, "a prior with a gradient", hint)
-    if isinstance(prior, DenoiserPrior) and not isinstance(prior, RED):
-        raise InvalidParameterError(
-            "GradientStep needs the gradient of a prior; wrap the denoiser as retune.priors.RED(denoiser, sigma), or "
-            "give retune.priors.Denoiser to retune.ForwardBackward"
-        )
-    if isinstance(prior, PnP | deepinv_prior.RED):
-        raise InvalidParameterError(
-            f"deepinv's {type(prior).__name__} prior hides its noise level, so it cannot be learned; write "
-            "retune.priors.RED(prior.denoiser, sigma=10 / 255)"
-        )
-    if type(prior).grad is Potential.grad and not _has_value(prior):
-        raise InvalidParameterError(f"{type(prior).__name__} has neither a gradient nor a value; {hint}")
+def _check_constant(prior: Prior, constant: float | None) -> None:
+    """That exactly one of them is there: a constant that was given, or one that the prior states."""
+    name = type(prior).__name__
     if constant is not None and not 0 < constant < float("inf"):
         raise InvalidParameterError(f"prior_lipschitz must be a positive finite number, got {constant}")
-    known = isinstance(prior, Ridge | RED)
-    if known and constant is not None:
+    stated = smoothness_of(prior, torch.zeros(1))
+    if constant is not None and stated is not None and callable(getattr(prior, "smoothness", None)):
         raise InvalidParameterError(
-            f"prior_lipschitz={constant} was given, but {type(prior).__name__} has a constant of its own (Ridge "
-            "computes it, RED(lipschitz=...) is told); leave it out"
+            f"prior_lipschitz={constant} was given, but {name} has a constant of its own (Ridge computes it, "
+            "RED(lipschitz=...) is told); leave it out"
         )
-    if constant is None and not known:
+    if constant is None and stated is None:
         raise InvalidParameterError(
-            f"the Lipschitz constant of ∇R of {type(prior).__name__} is not known; give it as prior_lipschitz=..., so "
-            "that the step size can be kept below 2/L"
+            f"the Lipschitz constant of ∇R of {name} is not known; give it as prior_lipschitz=..., or state it in the "
+            "prior's smoothness(like), so that the step size can be kept below 2/L"
         )
-
-
-def _has_value(prior: Prior) -> bool:
-    return type(prior).fn is not Potential.fn or prior._fn is not None
 
 
 def _box(box: tuple[float, float]) -> tuple[float, float]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
-from deepinv.optim.prior import L1Prior, Tikhonov, ZeroPrior
 from torch import Tensor, nn
 
 from retune._torch.precision import sharp
-from retune.guarantee import Assumption, Convexity, Guarantee
+from retune.guarantee import Assumption, Convexity, Guarantee, Subject
 from retune.operators.data_term import DataTerm
+from retune.operators.pairs import violates_firmness
 from retune.parameters import Bounded, Positive
-from retune.priors.base import SynthesisPrior
+from retune.priors.base import BoundPrior
+from retune.priors.capabilities import bind_cycle, convexity_of, is_inherited
 
-__all__ = ["convexity", "forward_backward_guarantee", "smooth_assumptions"]
+__all__ = ["forward_backward_guarantee", "smooth_assumptions"]
 
 
 class Splitting(Protocol):
@@ -25,18 +29,6 @@ class Splitting(Protocol):
     step_size: Bounded
     reg: Positive
     strong_convexity: float
-
-
-_CLOSED = "closed form"
-_KNOWN = {L1Prior: 0.0, Tikhonov: 1.0, ZeroPrior: 0.0}
-
-
-def convexity(prior: nn.Module) -> Convexity | None:
-    """What is known of a prior: from its own ``convexity()``, or for deepinv's whose prox is a closed form."""
-    if type(prior) in _KNOWN:
-        return Convexity(_KNOWN[type(prior)], f"{type(prior).__name__}, {_CLOSED}", checked=True)
-    stated = getattr(prior, "convexity", None)
-    return stated() if callable(stated) else None  # type: ignore[return-value]
 
 
 def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
@@ -58,9 +50,20 @@ def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
     else:
         found.append(Assumption("‖A‖² is the number that was given", False, "you said so: DataTerm(sqnorm=...)"))
     if not data_term.quadratic:
-        fidelity = type(data_term.data_fidelity).__name__
-        found.append(Assumption(f"{fidelity} is convex, with the Lipschitz constant given", False, "lipschitz=..."))
+        found += _of_fidelity(data_term)
     return tuple(found)
+
+
+def _of_fidelity(data_term: DataTerm) -> list[Assumption]:
+    facts, name = data_term.fidelity, type(data_term.data_fidelity).__name__
+    convex = "is convex, and " if facts.convex else ""
+    how = facts.how if facts.checked else f"{facts.how}; trusted, and not refuted by random images"
+    found = [Assumption(f"{name} {convex}has a gradient with this Lipschitz constant", facts.checked, how)]
+    low, high = facts.domain
+    if low > -math.inf or high < math.inf:
+        statement = f"A x stays between {low:g} and {high:g}, where {name} has its constant"
+        found.append(Assumption(statement, False, "not looked at"))
+    return found
 
 
 def _linearity(data_term: DataTerm) -> tuple[bool, str]:
@@ -78,65 +81,77 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
     """See :meth:`retune.ForwardBackward.guarantee`."""
     lipschitz = data_term.lipschitz + owner.strong_convexity
     steps = 2 * owner.step_size.value.to(lipschitz)[:, None] / lipschitz
+    gammas = steps * owner.reg.value.to(steps)[:, None]
     priors = [owner.priors[k % len(owner.priors)] for k in range(owner.layers)]  # a denoiser serves every layer
-    known = [convexity(p) for p in priors]
-    assumptions = smooth_assumptions(data_term)
-    convex = all(c is not None for c in known)
-    backward = []
-    for prior, fact, tau, reg in zip(priors, known, steps, owner.reg.value.to(steps), strict=True):
-        if fact is None:
-            continue
-        name, strong = type(prior).__name__, torch.as_tensor(fact.strong).detach().to(tau)
-        backward.append(1 / (1 + tau * reg * strong))
-        assumption = Assumption(f"{name} is convex, with its exact prox", fact.checked, fact.how)
-        if not fact.checked and not _firm(prior, data_term, tau * reg):
-            convex = False
-            assumption = Assumption(assumption.statement, False, "refuted: its prox is not firmly non-expansive here")
-        if assumption not in assumptions:
-            assumptions += (assumption,)
-    mu, source = _strong_convexity(owner, data_term)
-    if not convex:
-        return Guarantee(
-            row="any denoiser",
-            lipschitz=lipschitz,
-            lipschitz_kind=data_term.sqnorm_kind,
-            strong_convexity=mu,
-            strong_convexity_from=source,
-            step_sizes=steps,
-            assumptions=assumptions,
-        )
-    contracts = bool((mu > 0).all()) or bool((torch.stack(backward) < 1).all())
-    return Guarantee(
-        row="convex prior with exact prox" + (", strongly convex problem" if contracts else ""),
-        statement=_statement(owner.layers, contracts, all(c is not None and c.checked for c in known)),
-        convex=True,
+    bound = bind_cycle(list(owner.priors), data_term.shape, [g.reshape(-1, 1, 1, 1) for g in gammas])  # type: ignore[arg-type]
+    known = [convexity_of(p) for p in priors]  # type: ignore[arg-type]
+    of_priors = _of_priors(priors, known, bound, data_term)
+    mu, source = _strong_convexity(owner, data_term, bound[0])
+    facts = Guarantee(
         lipschitz=lipschitz,
         lipschitz_kind=data_term.sqnorm_kind,
         strong_convexity=mu,
         strong_convexity_from=source,
         step_sizes=steps,
-        backward=torch.stack(backward),
-        assumptions=assumptions,
+        assumptions=(*smooth_assumptions(data_term), *of_priors),
+    )
+    if not data_term.fidelity.convex or None in known or any(a.refuted for a in of_priors):
+        return facts
+    backward = torch.stack([1 / (1 + g * _strong(c).to(g)) for g, c in zip(gammas, known, strict=True)])
+    contracts = bool((mu > 0).all()) or bool((backward < 1).all())
+    subject, statement = _statement(owner.layers, contracts, all(c is not None and c.checked for c in known))
+    return replace(
+        facts,
+        row="convex prior with exact prox" + (", strongly convex problem" if contracts else ""),
+        subject=subject,
+        statement=statement,
+        convex=True,
+        backward=backward,
     )
 
 
-def _statement(layers: int, contracts: bool, exists: bool) -> str:
+def _of_priors(
+    priors: Sequence[nn.Module], known: Sequence[Convexity | None], bound: Sequence[BoundPrior], data_term: DataTerm
+) -> list[Assumption]:
+    """What each prior states, each statement once; where nobody checked it, random pairs may refute it."""
+    found: dict[Assumption, None] = {}
+    for prior, fact, own in zip(priors, known, bound, strict=True):
+        name = type(prior).__name__
+        statement = f"{name} is convex, with its exact prox"
+        if fact is None:
+            if is_inherited(prior):  # type: ignore[arg-type]
+                how = "it was changed, so it does not inherit what ReTune proved; state it in its own convexity()"
+                found[Assumption(statement, False, how)] = None
+            continue
+        like = data_term.adjoint_y if own.frame is None else own.frame.analysis(data_term.adjoint_y)
+        assert own.prox is not None
+        if fact.checked or not violates_firmness(own.prox, like):
+            found[Assumption(statement, fact.checked, fact.how)] = None
+        else:
+            how = "refuted: its prox is not firmly non-expansive here"
+            found[Assumption(statement, False, how, refuted=True)] = None
+    return list(found)
+
+
+def _strong(fact: Convexity | None) -> Tensor:
+    assert fact is not None
+    return torch.as_tensor(fact.strong).detach()
+
+
+def _statement(layers: int, contracts: bool, exists: bool) -> tuple[Subject, str]:
     if layers == 1 and contracts:
-        return "the iterates converge to the only minimiser"
+        return Subject.ITERATES, "converge to the only minimiser"
     if layers == 1:
-        return "the iterates converge to a minimiser" + ("" if exists else ", if there is one")
+        return Subject.ITERATES, "converge to a minimiser" + ("" if exists else ", if there is one")
     if contracts:
-        return "the iterates converge to the only fixed point of the cycle"
-    return "the iterates converge to a fixed point of the cycle, if there is one"
+        return Subject.ITERATES, "converge to the only fixed point of the cycle"
+    return Subject.ITERATES, "converge to a fixed point of the cycle, if there is one"
 
 
-def _strong_convexity(owner: Splitting, data_term: DataTerm) -> tuple[Tensor, str]:
+def _strong_convexity(owner: Splitting, data_term: DataTerm, first: BoundPrior) -> tuple[Tensor, str]:
     """μ of ``f(Du) + ½ε‖u‖²`` in u, and where it comes from."""
     added = torch.full_like(data_term.lipschitz, owner.strong_convexity)
-    first = owner.priors[0]
-    square = True
-    if isinstance(first, SynthesisPrior):
-        square = first.frame(data_term.shape, data_term.dtype, data_term.device).orthonormal
+    square = first.frame is None or first.frame.orthonormal
     mu = data_term.strong_convexity if square else torch.zeros_like(data_term.strong_convexity)
     sources = []
     if bool((mu > 0).any()):
@@ -146,30 +161,3 @@ def _strong_convexity(owner: Splitting, data_term: DataTerm) -> tuple[Tensor, st
     if owner.strong_convexity:
         sources.append(f"the added ½ε‖u‖², ε = {owner.strong_convexity:g}")
     return mu + added, " and ".join(sources) or "none is known"
-
-
-def _firm(prior: nn.Module, data_term: DataTerm, gamma: Tensor) -> bool:
-    """Whether a prox is firmly non-expansive on a few random pairs: a test that can only refute."""
-    if isinstance(prior, SynthesisPrior):
-        frame = prior.frame(data_term.shape, data_term.dtype, data_term.device)
-        prox = prior.bind(frame, data_term.shape[1], gamma.reshape(-1, 1, 1, 1)).prox
-        like = frame.analysis(data_term.adjoint_y.detach())
-    else:
-
-        def prox(v: Tensor) -> Tensor:
-            return prior.prox(v, gamma=gamma.reshape(-1, 1, 1, 1))  # type: ignore[operator]
-
-        like = data_term.adjoint_y.detach()
-    generator = torch.Generator().manual_seed(20250615)
-    scale = like.abs().mean().clamp_min(torch.finfo(like.dtype).eps)
-    with torch.no_grad():
-        for size in (0.1, 1.0, 10.0):
-            a, b = (
-                size * scale * torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-                for _ in range(2)
-            )
-            p, q = prox(a) - prox(b), a - b
-            slack = 1e-4 * torch.linalg.vector_norm(q) ** 2
-            if bool((p * p).sum() > (p * q).sum() + slack):
-                return False
-    return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -10,25 +13,20 @@ from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._torch.precision import without_autocast
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.operators.facts import facts, normal_operator
+from retune.operators.fidelity import facts_of_fidelity
+from retune.operators.holes import holes_of
+from retune.operators.images import other_precision, parts, require_images, require_precision
 from retune.operators.norm import FAILURE, SAFETY
+from retune.operators.pairs import steepest
 from retune.operators.restrict import Restrictable
 
 __all__ = ["DataTerm"]
 
-
-def _tensors(y: object) -> list[Tensor]:
-    """The tensors of a measurement: one, or those of deepinv's TensorList for stacked physics."""
-    if isinstance(y, Tensor):
-        return [y]
-    try:
-        parts = list(y)  # type: ignore[call-overload]
-    except TypeError:
-        parts = []
-    if not parts or not all(isinstance(p, Tensor) for p in parts):
-        raise ShapeError(f"the measurement y must be a tensor (B, ...) or a deepinv TensorList, got {type(y).__name__}")
-    return parts
+# The shapes and constants for which a fidelity was tried on random images.
+_tried: weakref.WeakKeyDictionary[DataFidelity, set[tuple]] = weakref.WeakKeyDictionary()
 
 
 class DataTerm:
@@ -48,9 +46,11 @@ class DataTerm:
     Args:
         y: measurement, a tensor (B, ...) or a deepinv ``TensorList``, all finite.
         physics: any deepinv ``LinearPhysics``.
-        data_fidelity: deepinv ``DataFidelity``; ``L2()`` if None.
+        data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient; ``L2()`` if None. Its constants are known for
+            deepinv's, and stated by yours (:class:`retune.FidelityFacts`).
         sqnorm: ‖A‖² if you know it (a float, or a tensor of shape (B,)); then nothing is estimated.
-        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, needed for any fidelity other than ``L2``.
+        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it. It is tried
+            on random images, which can refute it and prove nothing.
 
     Attributes:
         shape: (B, C, H, W) of the image.
@@ -61,15 +61,18 @@ class DataTerm:
             small all the same.
         adjoint_mismatch: ``|⟨Aa, Ac⟩ − ⟨a, AᵀAc⟩|/(‖Aa‖ ‖Ac‖)`` for random images a and c; None where A and its
             adjoint are right by construction of deepinv, or where nothing was looked at (``sqnorm=...``).
+        fidelity: what is known of the fidelity.
         lipschitz: L, shape (1,) or (B,).
         strong_convexity: μ ≥ 0 such that ``f − (μ/2)‖·‖²`` is known to be convex, shape (1,) or (B,): ``min |m|²/σ²``
             for a diagonalised operator or a circular convolution; 0 where nothing is known.
 
     Raises:
-        PhysicsError: the physics is not linear, or its adjoint is not one.
-        ShapeError: ``y`` does not fit the physics.
+        PhysicsError: the physics is not linear, its adjoint is not one, its images are complex, or its numbers are too
+            large or too small for the precision.
+        ShapeError: ``y`` does not fit the physics, or the images are not (B, C, H, W).
         NotFiniteError: NaN or Inf in ``y`` or in ``Aᵀy``.
-        InvalidParameterError: a fidelity whose Lipschitz constant is unknown.
+        InvalidParameterError: a fidelity whose gradient has no Lipschitz constant, or none that is known, or one that
+            is larger than stated; ``y`` of whole numbers, of 16 bits, or in another precision than the physics.
     """
 
     def __init__(
@@ -86,25 +89,27 @@ class DataTerm:
                 f"the forward operator must be a deepinv LinearPhysics, got {type(physics).__name__}; "
                 "wrap a linear function as deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
             )
-        for part in _tensors(y):
+        require_precision(y)
+        for part in parts(y):
             if not torch.isfinite(part.detach()).all():
                 bad = int((~torch.isfinite(part.detach())).sum())
                 raise NotFiniteError(
                     f"the measurement y has {bad} NaN or Inf of {part.numel()} values; mask them out "
                     "(deepinv.physics.Inpainting) or replace them before restoring"
                 )
+        if isinstance(y, Tensor) and y.is_inference() and not torch.is_inference_mode_enabled():
+            y = y.clone()  # autograd cannot keep a tensor that was made in inference mode
         self.y = y
         self.physics = physics
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
-        self.adjoint_y = self._adjoint(y, physics)
+        self.adjoint_y = without_autocast(self._adjoint)(y, physics)
         self.shape = torch.Size(self.adjoint_y.shape)
-        if len(self.shape) != 4 or 0 in self.shape:
-            raise ShapeError(
-                f"Aᵀy must be a non-empty batch of images (B, C, H, W), got shape {tuple(self.shape)}; "
-                "add the missing batch or channel dimension to y and to the physics"
-            )
+        require_images(self.adjoint_y)
         if not torch.isfinite(self.adjoint_y.detach()).all():
-            raise NotFiniteError("Aᵀy has NaN or Inf although y is finite: the adjoint of the physics is broken")
+            raise NotFiniteError(
+                "Aᵀy has NaN or Inf although y is finite: the adjoint of the physics is broken, or its numbers are too "
+                "large for the precision (then divide A and y by ‖A‖)"
+            )
 
         found = facts(physics, self.adjoint_y, y, known_sqnorm=sqnorm)
         self.sqnorm, self.sqnorm_kind = found.sqnorm, found.sqnorm_kind
@@ -113,25 +118,37 @@ class DataTerm:
         # A = √a·(an isometry) is common (denoising) and makes the normal operator a multiplication by a number.
         self.normal_scale = found.normal_scale
 
-        self._is_l2 = type(self.data_fidelity) is L2
-        if self._is_l2:
-            # deepinv stores 1/σ² under this name
-            self._inverse_variance = float(self.data_fidelity.norm)  # pyright: ignore[reportArgumentType]
-            constant = self._inverse_variance
-        elif lipschitz is None:
-            raise InvalidParameterError(
-                f"the Lipschitz constant of {type(self.data_fidelity).__name__} is not known; give it as "
-                "ForwardBackward(..., lipschitz=...) or DataTerm(..., lipschitz=...) so that the step size can be kept "
-                "below 2/L, or use deepinv.optim.L2"
-            )
-        else:
-            constant = float(lipschitz)
+        self.fidelity = facts_of_fidelity(self.data_fidelity, y, lipschitz)
+        constant = torch.as_tensor(self.fidelity.lipschitz).to(self.sqnorm)
         self.lipschitz = self.sqnorm * constant
         if not bool((self.lipschitz > 0).all()):
             raise PhysicsError("the forward operator is zero: ‖A‖² = 0, so there is nothing to restore from")
-        known = found.floor if self._is_l2 and found.floor is not None else torch.zeros_like(self.sqnorm)
-        self.strong_convexity = known * constant
+        known = torch.zeros_like(self.sqnorm) if found.floor is None else found.floor
+        self.strong_convexity = known * self.fidelity.strong
         self._normal = normal_operator(physics, found)
+        self._chosen: Tensor | None = None  # which images of the batch that physics is for; None: all
+        self._try_constant()
+
+    def _try_constant(self) -> None:
+        """Whether random images refute the constant of a fidelity that has to be trusted; once for each number."""
+        if self.fidelity.checked:
+            return
+        tried = _tried.setdefault(self.data_fidelity, set())
+        key = (tuple(self.shape), tuple(self.lipschitz.tolist()))
+        if key in tried:
+            return
+        low, high = self.fidelity.domain
+        around = self.adjoint_y.detach() / self.sqnorm.reshape(-1, 1, 1, 1)
+        if low == -math.inf and high == math.inf:
+            found = steepest(self.grad, around)
+            if bool((found > self.lipschitz).any()):
+                worst = float((found / self.lipschitz).max())
+                raise InvalidParameterError(
+                    f"the gradient of {type(self.data_fidelity).__name__} changes {worst:.3g} times faster than its "
+                    f"Lipschitz constant allows ({self.fidelity.how}): give a larger constant, or, if its gradient "
+                    "jumps, a smooth fidelity such as deepinv.optim.L2"
+                )
+        tried.add(key)
 
     @staticmethod
     def _adjoint(y: Tensor, physics: LinearPhysics) -> Tensor:
@@ -144,7 +161,10 @@ class DataTerm:
                     f"{type(physics).__name__} has no adjoint: give A_adjoint=..., or img_size=(C, H, W), from which "
                     "deepinv derives it by automatic differentiation"
                 ) from error
-            shapes = [tuple(p.shape) for p in _tensors(y)]
+            precision = other_precision(y, physics)
+            if precision is not None:
+                raise InvalidParameterError(f"Aᵀy failed with «{error}»: {precision}") from error
+            shapes = [tuple(p.shape) for p in parts(y)]
             raise ShapeError(
                 f"the measurement of shape {shapes if len(shapes) > 1 else shapes[0]} does not fit "
                 f"{type(physics).__name__}: Aᵀy failed with «{error}». Make y with physics(x), or rebuild the "
@@ -169,32 +189,61 @@ class DataTerm:
     @property
     def quadratic(self) -> bool:
         """Whether ``f`` is ``‖Ax − y‖²/(2σ²)``, so that its gradient is ``(AᵀA x − Aᵀy)/σ²``."""
-        return self._is_l2
+        return self.fidelity.quadratic
 
     @property
     def inverse_variance(self) -> float:
         """``1/σ²`` of the quadratic data term."""
-        return self._inverse_variance
+        return self.fidelity.strong
 
     @property
     def normal(self) -> Callable[[Tensor], Tensor]:
         """The normal operator ``x ↦ AᵀA x`` of shape (B, C, H, W) → (B, C, H, W)."""
         return self._normal
 
+    @property
+    def holes(self) -> Tensor | None:
+        """Where a mask lets nothing through, broadcastable to the images; None where that is not known."""
+        holes = holes_of(self.physics)
+        if holes is None or self._chosen is None or len(holes) == 1:
+            return holes
+        return holes[self._chosen]
+
+    @without_autocast
     def grad(self, x: Tensor) -> Tensor:
         """``∇f(x)``, shape (B, C, H, W)."""
-        if self._is_l2:
-            return (self._normal(x) - self.adjoint_y) * self._inverse_variance
+        if self.quadratic:
+            return (self._normal(x) - self.adjoint_y) * self.inverse_variance
         # deepinv's Potential.grad sets requires_grad_ on what it is given, so it gets a view of its own.
         return self.data_fidelity.grad(x.view_as(x), self.y, self.physics)
 
-    def grad_of(self, images: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """``∇f`` for some of the images, by their index (n,); None where that can't be told for this operator."""
-        if not self._is_l2 or not isinstance(self._normal, Restrictable):
-            return None
-        normal, target = self._normal.select(images, self.batch), self.adjoint_y[images]
-        return lambda x: (normal(x) - target) * self._inverse_variance
+    def select(self, index: Tensor) -> DataTerm | None:
+        """The data term of the images `index` (n,) alone; None where that cannot be told for the operator.
 
+        It has everything that an iteration needs. Its ``physics`` is still that of the whole batch.
+        """
+        if not self.quadratic or not isinstance(self._normal, Restrictable):
+            return None
+        part, batch = copy.copy(self), self.batch
+        part.adjoint_y, part._chosen = self.adjoint_y[index], index if self._chosen is None else self._chosen[index]
+        part.y = self.y[index] if isinstance(self.y, Tensor) and len(self.y) == batch else self.y
+        part.shape = torch.Size((len(index), *self.shape[1:]))
+        part._normal = self._normal.select(index, batch)
+        for name in ("sqnorm", "lipschitz", "strong_convexity"):
+            constant = getattr(self, name)
+            setattr(part, name, constant[index] if batch > 1 and len(constant) == batch else constant)
+        return part
+
+    @without_autocast
     def fn(self, x: Tensor) -> Tensor:
-        """``f(x)`` per image, shape (B,)."""
+        """``f(x)`` per image, shape (B,).
+
+        Raises:
+            InvalidParameterError: a data term of some of the images, by :meth:`select`.
+        """
+        if self._chosen is not None:
+            raise InvalidParameterError(
+                "a data term of some of the images has a gradient and no value: take the value of the whole batch, "
+                "before select(...)"
+            )
         return self.data_fidelity.fn(x, self.y, self.physics)

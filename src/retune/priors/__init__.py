@@ -1,6 +1,7 @@
-"""Priors that deepinv lacks; every one is an ordinary deepinv ``Prior``."""
+"""Priors that deepinv lacks. Each of them is an ordinary deepinv ``Prior``, too."""
 
-from retune.priors.base import BoundPrior, SynthesisPrior
+from retune.priors.base import AbstractPrior, BoundPrior, SynthesisPrior
+from retune.priors.capabilities import adapt, priors_of
 from retune.priors.denoiser import RED, Denoiser
 from retune.priors.ridge import Ridge
 from retune.priors.wavelet import WaveletL1, WaveletL12
@@ -8,6 +9,7 @@ from retune.priors.wavelet_basis import WaveletBasis, WaveletFrame, max_levels
 
 __all__ = [
     "RED",
+    "AbstractPrior",
     "BoundPrior",
     "Denoiser",
     "Ridge",
@@ -16,5 +18,7 @@ __all__ = [
     "WaveletFrame",
     "WaveletL1",
     "WaveletL12",
+    "adapt",
     "max_levels",
+    "priors_of",
 ]

@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from retune._registry.entries import register
 from retune._torch.graph import reaches
 from retune._torch.precision import wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
+from retune.guarantee import Smoothness
 from retune.parameters import Bounded, Positive, ScalarParameter
+from retune.priors.base import AbstractPrior, BoundPrior
+from retune.priors.memory import is_known, snapshot, steady
 from retune.priors.noise_level import check_range, noise_level
 
 __all__ = ["RED", "Denoiser", "DenoiserPrior"]
@@ -26,7 +30,7 @@ __all__ = ["RED", "Denoiser", "DenoiserPrior"]
 _INSIDE = 1e-3
 
 
-class DenoiserPrior(Prior):
+class DenoiserPrior(AbstractPrior):
     """What :class:`Denoiser` and :class:`RED` share: the denoiser, its noise level(s), and the checks.
 
     Attributes:
@@ -35,6 +39,9 @@ class DenoiserPrior(Prior):
             none.
         trains_in_bfloat16: whether the network computes in bfloat16 in train mode.
     """
+
+    may_expand = True
+    shares_layers = True
 
     def __init__(
         self,
@@ -83,13 +90,17 @@ class DenoiserPrior(Prior):
         self.denoiser.eval()
         return self
 
-    def per_layer(self, layers: int) -> list[DenoiserPrior]:
+    def tunables(self) -> dict[str, ScalarParameter]:
+        """The noise level."""
+        return {} if self.sigma is None else {"sigma": self.sigma}
+
+    def per_layer(self, layers: int) -> Sequence[DenoiserPrior]:
         """The prior of a cycle: one that shares the network, with one σ per layer (itself, if it has that already).
 
         Raises:
             InvalidParameterError: σ was given for another number of layers.
         """
-        sizes = [table.raw.numel() for table in self._tables()]
+        sizes = [table.raw.numel() for table in self.tunables().values()]
         if any(n not in (1, layers) for n in sizes):
             raise InvalidParameterError(
                 f"the prior has parameters for {max(sizes)} layers, the map has a cycle of {layers}: give one number, "
@@ -98,34 +109,26 @@ class DenoiserPrior(Prior):
         if all(n == layers for n in sizes):
             return [self]
         own = copy.deepcopy(self, {id(self.denoiser): self.denoiser})
-        for table in own._tables():
+        for table in own.tunables().values():
             table.raw = nn.Parameter(table.raw.detach().expand(layers).clone(), table.raw.requires_grad)
         return [own]
 
-    def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> Callable[[Tensor], Tensor]:
-        """The function that one layer applies to images of `shape`, its parameters taken once.
+    def networks(self, shape: Sequence[int]) -> Sequence[Callable[[Tensor], Tensor]]:
+        """``D_σ`` for images of `shape`, at every noise level of a cycle."""
+        count = 1 if self.sigma is None else self.sigma.raw.numel()
+        return [self._network(shape, self._sigma(layer)) for layer in range(count)]
 
-        Raises:
-            ShapeError: images with a number of channels that the denoiser cannot take.
-        """
-        return self._function(shape, layer, None if self.sigma is None else _entry(self.sigma(), layer))
-
-    def network(self, shape: Sequence[int], layer: int = 0) -> Callable[[Tensor], Tensor]:
-        """``D_σ`` itself for images of `shape`, at the noise level of one layer."""
-        return self._network(shape, None if self.sigma is None else _entry(self.sigma(), layer))
+    def _sigma(self, layer: int) -> Tensor | None:
+        return None if self.sigma is None else _entry(self.sigma(), layer)
 
     @abstractmethod
     def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """The function of one layer, at the noise level `sigma`."""
-
-    def _tables(self) -> list[ScalarParameter]:
-        return [] if self.sigma is None else [self.sigma]
+        """What one layer applies to images of `shape`, at the noise level `sigma`, its parameters taken once."""
 
     def _at(self, x: Tensor, sigma: float | Tensor | None) -> Callable[[Tensor], Tensor]:
         """For deepinv's calls: σ given there goes before the prior's own."""
-        if sigma is None or self.sigma is None:
-            return self.bind(x.shape, 0, x.new_ones(()))
-        return self._function(x.shape, 0, self._level(x, sigma))
+        given = None if sigma is None or self.sigma is None else self._level(x, sigma)
+        return self._function(x.shape, 0, self._sigma(0) if given is None else given)
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """A σ that was given with the images, looked at (a tensor on an accelerator is not: that would stall it)."""
@@ -150,8 +153,11 @@ class DenoiserPrior(Prior):
             levels = (levels[0].expand(batch).repeat_interleave(channels),)
         elif levels:
             levels = (levels[0].expand(batch),)
+        plain = partial(self._call, levels=levels)
+        call: Callable[[Tensor], Tensor] | None = None  # known after the first call, whose output is looked at
 
         def denoise(x: Tensor) -> Tensor:
+            nonlocal call
             inside = x.reshape(-1, 1, *x.shape[2:]) if split else x
             if torch.is_grad_enabled() and x.requires_grad and getattr(self.denoiser, "detach", None) is True:
                 raise CutGradientError(  # deepinv's GSPnP: its output keeps a graph, whose tensors are freed
@@ -159,7 +165,8 @@ class DenoiserPrior(Prior):
                     "differentiated: set denoiser.detach = False, or call the network in eval mode"
                 )
             version = None if x.is_inference() else x._version
-            out = self._call(inside, levels)
+            undo = None if call or is_known(self.denoiser) else snapshot(self.denoiser)
+            out = (call or plain)(inside)
             if version is not None and x._version != version:
                 raise InvalidParameterError(
                     f"{type(self.denoiser).__name__} changes its input in place, and the iteration still needs it: its "
@@ -182,6 +189,11 @@ class DenoiserPrior(Prior):
                     "input for autograd (.detach(), torch.no_grad() or a gradient step without graph). A gradient "
                     "rule that differentiates would be silently wrong; use a differentiable denoiser"
                 )
+            if call is None:
+                call = steady(self.denoiser, plain, inside.shape, inside, type(self.denoiser).__name__)
+                if undo is not None and call is not plain:
+                    undo()
+                    out = call(inside)
             return out.reshape(x.shape)
 
         return denoise
@@ -258,6 +270,9 @@ class Denoiser(DenoiserPrior):
         InvalidParameterError: no network, σ outside its range, α outside (0, 1).
     """
 
+    has_prox = True
+    uses_strength = False
+
     def __init__(
         self,
         denoiser: nn.Module,
@@ -282,8 +297,17 @@ class Denoiser(DenoiserPrior):
         if strength is not None:
             self.strength = Bounded(strength, _shape("strength", strength), learn=learn_strength, name="strength")
 
-    def _tables(self) -> list[ScalarParameter]:
-        return super()._tables() + ([] if self.strength is None else [self.strength])
+    def tunables(self) -> dict[str, ScalarParameter]:
+        """Noise level and strength."""
+        return super().tunables() | ({} if self.strength is None else {"strength": self.strength})
+
+    def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
+        """See :class:`~retune.priors.base.AbstractPrior`; γ has no effect.
+
+        Raises:
+            ShapeError: images with a number of channels that the denoiser cannot take.
+        """
+        return BoundPrior(prox=self._function(shape, layer, self._sigma(layer)))
 
     def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
         network = self._network(shape, sigma)
@@ -330,6 +354,8 @@ class RED(DenoiserPrior):
         bfloat16: as for :class:`Denoiser`.
     """
 
+    has_grad = True
+
     def __init__(
         self,
         denoiser: nn.Module,
@@ -356,6 +382,19 @@ class RED(DenoiserPrior):
     def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
         network = self._network(shape, sigma)
         return lambda x: x - network(x)
+
+    def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
+        """See :class:`~retune.priors.base.AbstractPrior`.
+
+        Raises:
+            ShapeError: images with a number of channels that the denoiser cannot take.
+        """
+        return BoundPrior(grad=self._function(shape, layer, self._sigma(layer)))
+
+    def smoothness(self, like: Tensor) -> Smoothness:
+        """The constant that was given: it is not checked."""
+        how = f"{type(self).__name__}: a number that was given"
+        return Smoothness(like.new_tensor([self.lipschitz_guess]), None, how, row="any denoiser")
 
     def grad(self, x: Tensor, sigma: float | Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         """``x − D_σ(x)``, as deepinv's algorithms call it."""

@@ -113,14 +113,22 @@ class BoundFilters:
         Raises:
             ShapeError: an image of other channels, or smaller than a filter.
         """
-        if x.ndim != 4 or x.shape[1] != self.channels or min(x.shape[-2:]) <= self.reach:
-            raise ShapeError(
-                f"these filters need images (B, {self.channels}, H, W) with sides of at least {self.reach + 1} pixels, "
-                f"got {tuple(x.shape)}"
-            )
+        self.check(x.shape)
         for w in self.weights:
             x = conv2d(x, w)
         return x
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Whether images of this shape can be filtered.
+
+        Raises:
+            ShapeError: other channels, or smaller than a filter.
+        """
+        if len(shape) != 4 or shape[1] != self.channels or min(shape[-2:]) <= self.reach:
+            raise ShapeError(
+                f"these filters need images (B, {self.channels}, H, W) with sides of at least {self.reach + 1} pixels, "
+                f"got {tuple(shape)}"
+            )
 
     def adjoint(self, r: Tensor) -> Tensor:
         """``Wᵀ r``: (B, N, H − reach, W − reach) → (B, C, H, W)."""

@@ -14,7 +14,8 @@ from retune.errors import InvalidParameterError, require_whole, unknown_name
 
 __all__ = ["BoundProfile", "Profile"]
 
-CONVEXITY = ("convex", "weakly convex")
+CONVEX = "convex"
+CONVEXITY = (CONVEX, "weakly convex")
 #: The noise level at which the parameters mean what they say.
 SIGMA_0 = 25 / 255
 #: Between these noise levels the polynomials are followed: those of the recipe. Beyond, they would go anywhere.
@@ -60,7 +61,7 @@ class Profile(nn.Module):
         self.spacing = nn.Parameter(torch.full((knots,), -0.5))
         self.scale = nn.Parameter(torch.zeros(filters, powers))
         self.strength = nn.Parameter(torch.tensor([math.log(4.0), *[0.0] * (powers - 1)]))
-        start = torch.linspace(1.5, -2.5, knots) if convexity == "convex" else torch.linspace(1.5, -3.0, knots)
+        start = torch.linspace(1.5, -2.5, knots) if convexity == CONVEX else torch.linspace(1.5, -3.0, knots)
         self.slope = nn.Parameter(start.repeat(filters, 1))
         with torch.no_grad():
             self.scale[:, 0] = math.log(4.0)
@@ -79,7 +80,7 @@ class Profile(nn.Module):
         scale = _exp(powers @ self.scale.to(powers).T)  # (B, N)
         strength = _exp(powers @ self.strength.to(powers)).reshape(-1, 1, 1)  # (B, 1, 1)
         share = torch.sigmoid(self.slope.to(powers))[None]  # (1, N, J)
-        slopes = strength * share if self.convexity == "convex" else (1 + strength) * share - 1
+        slopes = strength * share if self.convexity == CONVEX else (1 + strength) * share - 1
         slopes = slopes * share_of_low**2
         steps = torch.cumsum(softplus(self.spacing.to(powers)), 0)
         limits = steps * (sigma.reshape(-1, 1) / scale).unsqueeze(-1)  # (B, N, J)

@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from deepinv.optim.prior import Prior
 from torch import Tensor
 
 from retune._registry.entries import register
-from retune.parameters import Positive
+from retune.guarantee import Convexity, Smoothness
+from retune.parameters import Positive, ScalarParameter
+from retune.priors.base import AbstractPrior, BoundPrior
 from retune.priors.filters import BoundFilters, FilterBank
 from retune.priors.noise_level import noise_level
-from retune.priors.profile import SIGMA_0, BoundProfile, Profile
+from retune.priors.profile import CONVEX, SIGMA_0, BoundProfile, Profile
 
 __all__ = ["BoundRidge", "Ridge"]
 
 
 @register
-class Ridge(Prior):
+class Ridge(AbstractPrior):
     r"""``R_σ(x) = Σ_i Σ_p ψ_{i,σ}((w_i * x)_p)``, smooth, with the constants of its gradient known.
 
     With ``‖W‖ ≤ 1`` (:class:`~retune.priors.filters.FilterBank`) and ``m ≤ ψ'' ≤ M``
@@ -32,7 +33,7 @@ class Ridge(Prior):
     convex: convex for ``convexity="convex"``, and such that ``R + ½‖·‖²`` is convex for ``"weakly convex"``. So
     ``½‖x − y‖² + R`` is convex in both cases. This holds by construction, whatever the training does.
 
-    It is an ordinary deepinv ``Prior``: ``fn(x, sigma)`` and ``grad(x, sigma)``.
+    It is an ordinary deepinv ``Prior``, too: ``fn(x, sigma)`` and ``grad(x, sigma)``.
 
     Args:
         channels: channels of the image (1 grey, 3 colour).
@@ -47,6 +48,8 @@ class Ridge(Prior):
     """
 
     explicit_prior = True
+    has_grad = True
+    has_value = True
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class Ridge(Prior):
     ):
         super().__init__()
         self.explicit_prior = True
-        self.channels, self.convexity = channels, convexity
+        self.channels = channels
         self.filters = FilterBank((channels, *features), sizes)
         self.profile = Profile(self.filters.channels[-1], knots, convexity, powers)
         self.sigma = Positive(sigma, (), learn=learn_sigma, name="sigma")
@@ -96,6 +99,37 @@ class Ridge(Prior):
         """
         level = self.sigma().to(like).reshape(1, 1, 1, 1) if sigma is None else noise_level(sigma, like)
         return BoundRidge(self.filters.bind(like.dtype, like.device), self.profile.bind(level))
+
+    def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
+        """See :class:`~retune.priors.base.AbstractPrior`."""
+        return self.bind_cycle(shape, [gamma])[0]
+
+    def bind_cycle(self, shape: Sequence[int], gammas: Sequence[Tensor]) -> Sequence[BoundPrior]:
+        """See :class:`~retune.priors.base.AbstractPrior`: filters and potentials are bound once for all layers.
+
+        Raises:
+            ShapeError: images of other channels, or smaller than a filter.
+        """
+        ridge = self.at(None, gammas[0])
+        ridge.filters.check(shape)
+        return [BoundPrior(grad=ridge.grad, fn=lambda u, g=g: ridge.fn(u) * g.flatten()) for g in gammas]
+
+    def convexity(self) -> Convexity | None:
+        """Convex potentials of linear filters make a convex function, whatever was learned."""
+        return Convexity(0.0, self._how, checked=True) if self.profile.convexity == CONVEX else None
+
+    def smoothness(self, like: Tensor) -> Smoothness:
+        """See :class:`~retune.priors.base.AbstractPrior`: by construction, at the prior's own σ."""
+        profile = self.profile.bind(self.sigma().to(like).reshape(1, 1, 1, 1))
+        low, high = profile.curvature
+        row = f"{self.profile.convexity} ridge regulariser"
+        return Smoothness(torch.maximum(-low, high), -low, self._how, checked=True, row=row)
+
+    def tunables(self) -> dict[str, ScalarParameter]:
+        """The noise level."""
+        return {"sigma": self.sigma}
+
+    _how = "normalised filters, bounded spline slopes"
 
     def fn(self, x: Tensor, sigma: float | Tensor | None = None, *args, **kwargs) -> Tensor:
         """``R_σ(x)`` per image, shape (B,)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
 from retune.guarantee import Convexity
-from retune.parameters import Positive
+from retune.parameters import Positive, ScalarParameter
 from retune.priors.base import BoundPrior, SynthesisPrior
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
 from retune.priors.wavelet_basis import WaveletFrame
@@ -67,6 +67,24 @@ class _WaveletPrior(SynthesisPrior):
             Positive(1.0, (channels or 1, count), learn=learn, name="coarse_weights") if coarse else None
         )
 
+    @property
+    def alignment(self) -> int:  # type: ignore[override]
+        """The coarsest wavelets of a tile lie where those of the whole image do."""
+        return 2**self.levels
+
+    def tunables(self) -> dict[str, ScalarParameter]:
+        """The weights of channels and bands, and those of the scales."""
+        return {"weights": self.weights, "scale_weights": self.scale_weights}
+
+    def learned(self) -> dict[str, list]:
+        """The weights of the first wavelet: a table (channels or 1, 3), and one number for each scale."""
+        return {"weights": self.weights.value[:, 0].tolist(), "scale_weights": self.scale_weights.value[0].tolist()}
+
+    def hold_scales(self) -> None:
+        """The weights of the scales, and of channels and bands, are not trained any more."""
+        self.learn = False
+        self.requires_grad_(False)
+
     def describe(self) -> dict:
         """Constructor arguments as plain data; the weights themselves are in the state dict."""
         wavelet = self.wavelets[0] if len(self.wavelets) == 1 else list(self.wavelets)
@@ -84,7 +102,7 @@ class _WaveletPrior(SynthesisPrior):
         """A sum of norms with positive weights: convex, with the exact prox, whatever was learned."""
         return Convexity(0.0, f"{type(self).__name__}: norms with positive weights, prox in closed form", checked=True)
 
-    def frame(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> WaveletFrame:
+    def frame(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> WaveletFrame:
         """The tight frame for images (B, C, H, W)."""
         if self.channels is not None and shape[1] != self.channels:
             raise ShapeError(
@@ -152,25 +170,19 @@ class WaveletL1(_WaveletPrior):
         InvalidParameterError: a wavelet that is not orthogonal, weights that are not positive.
     """
 
-    def bind(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
+    def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See :class:`retune.priors.base.SynthesisPrior`."""
         details = (_five(gamma) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
         coarse = self._coarse_threshold(frame, _four(gamma))
         if coarse is None:
             coarse = details.new_zeros(1, 1, 1, 1)
         coarse = coarse.expand(*details.shape[:-1], frame.basis.coarse)
-        return _BoundL1(torch.cat([details, coarse], -1))
-
-
-class _BoundL1(BoundPrior):
-    def __init__(self, threshold: Tensor):
-        self._threshold = threshold
-
-    def prox(self, v: Tensor) -> Tensor:
-        return soft_threshold(v, self._threshold)
-
-    def fn(self, u: Tensor) -> Tensor:
-        return (self._threshold * u.abs()).sum((1, 2, 3))
+        threshold = torch.cat([details, coarse], -1)
+        return BoundPrior(
+            prox=lambda v: soft_threshold(v, threshold),
+            fn=lambda u: (threshold * u.abs()).sum((1, 2, 3)),
+            frame=frame,
+        )
 
 
 @register
@@ -238,14 +250,14 @@ class WaveletL12(_WaveletPrior):
         """See :class:`retune.priors.base.SynthesisPrior`."""
         return {**super().describe(), "over": list(self.over)}
 
-    def bind(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
+    def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See :class:`retune.priors.base.SynthesisPrior`."""
         dims = tuple(sorted(_AXES[a] for a in self.over))
         weights = self._weights(frame)
         spread = weights.detach().amax(dims) / weights.detach().amin(dims)
         # One look at the weights per solve decides how many Newton steps the prox needs in every layer.
         steps = newton_steps(float(spread.max()) ** 2, frame.basis.dtype)
-        return _BoundL12(
+        bound = _GroupNorm(
             threshold=_five(gamma) * self._scales_by_position(frame),
             weights=weights,
             positions=frame.basis.positions,
@@ -253,9 +265,12 @@ class WaveletL12(_WaveletPrior):
             steps=steps,
             coarse=self._coarse_threshold(frame, _four(gamma)),
         )
+        return BoundPrior(prox=bound.prox, fn=bound.fn, frame=frame)
 
 
-class _BoundL12(BoundPrior):
+class _GroupNorm:
+    """``γ g`` of :class:`WaveletL12`, its constants computed once."""
+
     def __init__(
         self,
         threshold: Tensor,

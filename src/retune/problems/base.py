@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
 from retune.io import SUFFIXES
@@ -97,9 +98,9 @@ class Problem(ABC):
         physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)
         return physics(x, seed=seed + 1), physics
 
-    @abstractmethod
     def describe(self) -> dict:
-        """The name and the options, as plain data."""
+        """The name and the options, as plain data: the arguments of the constructor, by attributes of their names."""
+        return {"name": self.name} | {k: v for k, v in by_arguments(self).items() if k != "type"}
 
     def identity(self) -> str:
         """What decides the measurements, in words; a kernel or mask from a file is what it holds, wherever it lies."""
@@ -111,6 +112,19 @@ class Problem(ABC):
                 content = f"{tuple(held.shape)}".encode() + held.detach().cpu().contiguous().numpy().tobytes()
                 told[key] = hashlib.sha256(content).hexdigest()[:12]
         return _said(self.name, told)
+
+    def _once(self, key: tuple, make: Callable[[], LinearPhysics]) -> LinearPhysics:
+        """The operator for `key`, made at the first call: what is known of it (norm, spectrum) is kept with it."""
+        made: dict[tuple, LinearPhysics] = getattr(self, "_made", {})
+        if key not in made:
+            with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
+                made[key] = make()
+            self._made = made
+        return made[key]
+
+    def __getstate__(self) -> dict:
+        """Without the operators that were made: they hold generators, which do not pickle, and are made again."""
+        return {k: v for k, v in vars(self).items() if k != "_made"}
 
     def __repr__(self) -> str:
         return _said(self.name, self.describe())

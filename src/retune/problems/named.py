@@ -148,8 +148,6 @@ class Deblur(Problem):
         self.spec = kernel if isinstance(kernel, str) else "custom"
         self.kernel, self.boundary = make_kernel(kernel), boundary
         self.wraps = boundary == "circular"
-        # The operator does not depend on the seed: keeping it keeps what is known of it (its norm, its spectrum).
-        self._made: dict[tuple, LinearPhysics] = {}
 
     def physics(
         self,
@@ -161,10 +159,8 @@ class Deblur(Problem):
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
         """See :class:`~retune.problems.base.Problem`."""
-        key = (tuple(img_size), dtype, str(device))
-        if key not in self._made:
-            self._made[key] = self._make(img_size, dtype, device)
-        return self._made[key]
+        # The operator does not depend on the seed, so one serves all images of a size.
+        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
         """See :class:`~retune.problems.base.Problem`."""
@@ -235,7 +231,6 @@ class Superres(Problem):
         self.spec = kernel if isinstance(kernel, str) or kernel is None else "custom"
         self.kernel, self.boundary = antialiasing(kernel, self.factor), boundary
         self.wraps = boundary == "circular"
-        self._made: dict[tuple, LinearPhysics] = {}
 
     def physics(
         self,
@@ -247,20 +242,20 @@ class Superres(Problem):
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
         """See :class:`~retune.problems.base.Problem`; (C, H, W) is the size of the image to restore."""
-        key = (tuple(img_size), dtype, str(device))
-        if key not in self._made:
-            taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
-            if taps is not None:
-                _require_fit(taps, img_size, self.boundary)
-            self._made[key] = Downsampling(
-                tuple(img_size),
-                filter=taps,  # pyright: ignore[reportArgumentType] - None is documented: no filter
-                factor=self.factor,
-                padding=self.boundary,
-                device=device,
-                noise_model=gaussian_noise(self.sigma, device),
-            )
-        return self._made[key]
+        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
+
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
+        taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
+        if taps is not None:
+            _require_fit(taps, img_size, self.boundary)
+        return Downsampling(
+            tuple(img_size),
+            filter=taps,  # pyright: ignore[reportArgumentType] - None is documented: no filter
+            factor=self.factor,
+            padding=self.boundary,
+            device=device,
+            noise_model=gaussian_noise(self.sigma, device),
+        )
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
         """See :class:`~retune.problems.base.Problem`; sides that were no multiples of s are rounded up to one."""

@@ -211,7 +211,7 @@ def remarks(problem: dict) -> list[str]:
         run, trained, status = (method.get(k) for k in ("layers_run", "layers_trained", "status"))
         if not run or trained is None or max(run) <= trained or not status:
             continue
-        unsettled = sum(s == "not settled" for s in status)
+        unsettled = sum(s in ("not settled", "oscillates") for s in status)
         if unsettled:
             which = "" if len(status) == 1 else f" {unsettled} of {len(status)} images"
             found.append(f"{label(method, name)}:{which} not yet settled after {max(run)} layers.")

@@ -24,7 +24,7 @@ from retune.equilibrium import Equilibrium
 from retune.errors import DivergedError, DoubtfulWarning, Interrupted, InvalidParameterError
 from retune.model import Restarted
 from retune.parameters import ScalarParameter
-from retune.priors.denoiser import DenoiserPrior
+from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.noise import doubt_noise_level
 from retune.solve import Stop
@@ -335,7 +335,7 @@ def _doubt_unit(images: list[Tensor], problem: Problem | LinearPhysics) -> None:
 
 def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -> None:
     """Nothing that bfloat16 cannot reach is asked for: restarts would always go on to their limit."""
-    if not any(isinstance(m, DenoiserPrior) and m.trains_in_bfloat16 for m in net.modules()):
+    if not any(p.trains_in_bfloat16 for p in priors_of(net)):
         return
     asked = {
         "warm_start": 1.0 if warm is None else warm.rtol,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from deepinv.loss.metric import MSE
 from torch import Tensor, nn
 
 from retune.errors import InvalidParameterError, require_real, require_whole
-from retune.priors.denoiser import DenoiserPrior
+from retune.priors.base import AbstractPrior
+from retune.priors.capabilities import priors_of
 
 __all__ = ["JacobianPenalty"]
 
@@ -53,8 +55,8 @@ class JacobianPenalty(Loss):
 
     def forward(self, x_net: Tensor, model: nn.Module, **kwargs: Any) -> Tensor:
         """The loss per image, shape (B,)."""
-        priors = [m for m in model.modules() if isinstance(m, DenoiserPrior)]
-        if not priors:
+        cycles = [(p, networks) for p in priors_of(model) if (networks := p.networks(x_net.shape))]
+        if not cycles:
             raise InvalidParameterError("JacobianPenalty needs a network with a denoiser (retune.priors.Denoiser)")
         total = self.loss(x_net=x_net, model=model, **kwargs)
         if x_net.requires_grad and not total.requires_grad:
@@ -62,25 +64,27 @@ class JacobianPenalty(Loss):
                 f"the loss {type(self.loss).__name__} beside the penalty has no gradient with respect to the restored "
                 "images: only the penalty would be learned (deepinv's PSNR is computed without one: take SNR)"
             )
-        for prior in priors:
-            count = 1 if prior.sigma is None else prior.sigma().numel()
-            for layer in range(count):
-                norm = self.spectral_norm(prior, x_net, layer).clamp_min(1 - self.margin)
-                total = total + self.weight / count * norm
+        for prior, networks in cycles:
+            for network in networks:
+                norm = self._norm(prior, network, x_net).clamp_min(1 - self.margin)
+                total = total + self.weight / len(networks) * norm
         return total
 
-    def spectral_norm(self, prior: DenoiserPrior, image: Tensor, layer: int = 0) -> Tensor:
+    def spectral_norm(self, prior: AbstractPrior, image: Tensor, layer: int = 0) -> Tensor:
         """``‖∂D_σ(x)‖₂`` per image (a lower bound) at the σ of a layer, differentiable in the weights of D, shape (B,).
 
         Raises:
             InvalidParameterError: a denoiser that cannot be differentiated twice.
         """
+        return self._norm(prior, prior.networks(image.shape)[layer], image)
+
+    def _norm(self, prior: AbstractPrior, network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
         with torch.enable_grad():
             x = image.detach().clone().requires_grad_()
             try:
-                return self.norm(prior.network(x.shape, layer)(x), x)
+                return self.norm(network(x), x)
             except RuntimeError as error:
-                kind = type(prior.denoiser).__name__
+                kind = type(getattr(prior, "denoiser", prior)).__name__
                 raise InvalidParameterError(
                     f"JacobianPenalty differentiates the gradient of the denoiser, which {kind} does not allow "
                     f"({error}); leave the penalty out, or use a network such as SmallUNet"

@@ -1,0 +1,186 @@
+"""What is known of a data fidelity ``d(u, y)``, as a function of u = Ax: convexity, constants, domain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from deepinv.optim import L2
+from deepinv.optim.data_fidelity import (
+    L1,
+    AmplitudeLoss,
+    DataFidelity,
+    IndicatorL2,
+    LogPoissonLikelihood,
+    PoissonLikelihood,
+    StackedPhysicsDataFidelity,
+)
+from deepinv.optim.distance import L2Distance
+from torch import Tensor
+
+from retune._registry.entries import kind_base, register
+from retune.errors import InvalidParameterError
+
+__all__ = ["FidelityFacts", "facts_of_fidelity"]
+
+EVERYWHERE = (-math.inf, math.inf)
+POSITIVE = (0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class FidelityFacts:
+    """What is known of ``u ↦ d(u, y)`` for one measurement y.
+
+    A fidelity of yours states it by a method ``facts(y)``::
+
+        class Weighted(deepinv.optim.DataFidelity):
+            \"\"\"``½‖w (u − y)‖²``.\"\"\"
+
+            def facts(self, y):
+                high, low = float(self.w.max()) ** 2, float(self.w.min()) ** 2
+                return retune.FidelityFacts(lipschitz=high, convex=True, strong=low, how="½‖w(u − y)‖²")
+
+    It is trusted, tried on random images, and called "not checked" in certificates.
+
+    Attributes:
+        lipschitz: Lipschitz constant of ``∇_u d(u, y)`` on the domain, a number or a tensor (B,); None if there is
+            none, so that no step size is small enough.
+        convex: whether d is convex in u.
+        strong: m ≥ 0 such that ``d − (m/2)‖·‖²`` is still convex in u.
+        domain: (low, high), the values of u for which all of this holds.
+        has_prox: whether ``prox_d`` is exact.
+        quadratic: whether d is ``(strong/2) ‖u − y‖²``.
+        how: the reason, in one phrase.
+        checked: whether it holds by construction; ignored in a fidelity of yours.
+        instead: what to use where there is no Lipschitz constant.
+    """
+
+    lipschitz: float | Tensor | None
+    convex: bool = True
+    strong: float = 0.0
+    domain: tuple[float, float] = EVERYWHERE
+    has_prox: bool = False
+    quadratic: bool = False
+    how: str = "stated by the fidelity"
+    checked: bool = False
+    instead: str = "a smooth approximation (a Huber function)"
+
+
+def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None) -> FidelityFacts:
+    """What is known of a fidelity: deepinv's by exact type, another one as it states in ``facts(y)``.
+
+    Args:
+        fidelity: the data fidelity.
+        y: the measurement.
+        given: the Lipschitz constant that the user gave, if one was.
+
+    Raises:
+        InvalidParameterError: no Lipschitz constant exists, or none is known, or one was given that is too small.
+    """
+    name = type(fidelity).__name__
+    known = _of_deepinv(fidelity, y)
+    stated: Any = getattr(fidelity, "facts", None)
+    if known is None and callable(stated):
+        known = replace(stated(y), checked=False)  # type: ignore[type-var]
+    if known is None:
+        if given is None:
+            raise InvalidParameterError(
+                f"the Lipschitz constant of {name} is not known: give the fidelity a method facts(y) that returns "
+                "retune.FidelityFacts(lipschitz=...), or give the number as ForwardBackward(..., lipschitz=...) or "
+                "DataTerm(..., lipschitz=...), so that the step size can be kept below 2/L; deepinv.optim.L2 has one"
+            )
+        number = float(given)
+        if not 0 < number < math.inf:
+            raise InvalidParameterError(f"lipschitz must be a positive finite number, got {given}")
+        return FidelityFacts(number, how="lipschitz=..., a number that was given")
+    if known.lipschitz is None:
+        raise InvalidParameterError(
+            f"the gradient of {name} is not Lipschitz ({known.how}), so no step size is small enough, whatever "
+            f"lipschitz is given: the iteration would stop at a point that is no minimiser. Use {known.instead}"
+        )
+    if given is None:
+        return known
+    own = float(torch.as_tensor(known.lipschitz).max())
+    if not float(given) >= (1 - 1e-6) * own:
+        raise InvalidParameterError(
+            f"lipschitz={given} was given, but the constant of {name} is {own:.6g} ({known.how}); leave it out"
+        )
+    return replace(known, lipschitz=float(given))
+
+
+def _of_deepinv(fidelity: Any, y: Any) -> FidelityFacts | None:
+    kind = type(fidelity)
+    if any(callable(v) and hasattr(kind, n) for n, v in vars(fidelity).items()):
+        return None  # a method was replaced
+    if kind is L2:
+        norm = float(fidelity.norm)
+        own = fidelity.d
+        if type(own) is not L2Distance or float(own.norm) != norm:
+            return None
+        how = "‖u − y‖²/(2σ²)"
+        return FidelityFacts(norm, True, norm, EVERYWHERE, True, quadratic=True, how=how, checked=True)
+    if kind is L1:
+        how = "it jumps where Ax = y"
+        return FidelityFacts(None, has_prox=True, how=how, checked=True, instead="deepinv.optim.L2 or a Huber function")
+    if kind is IndicatorL2:
+        how = "it is 0 inside the ball, and infinite outside"
+        return FidelityFacts(None, has_prox=True, how=how, checked=True, instead="deepinv.optim.L2")
+    if kind is AmplitudeLoss:
+        return FidelityFacts(None, convex=False, how="it is unbounded where Ax = 0", checked=True)
+    if kind is PoissonLikelihood:
+        return _of_poisson(fidelity, y)
+    if kind is LogPoissonLikelihood:
+        constant = float(fidelity.N0) * float(fidelity.mu) ** 2
+        return FidelityFacts(constant, domain=POSITIVE, how="N₀μ² exp(−μu) ≤ N₀μ² for u ≥ 0", checked=True)
+    if kind is StackedPhysicsDataFidelity:
+        return _together([facts_of_fidelity(d, part) for d, part in zip(fidelity.data_fidelity_list, y, strict=True)])
+    return None
+
+
+def _of_poisson(fidelity: Any, y: Tensor) -> FidelityFacts:
+    """deepinv's gradient is ``gain (1 − y/(u/gain + b))``, and its slope ``y/(u/gain + b)²`` is at most y/b² there."""
+    gain, background = float(fidelity.d.gain), float(fidelity.d.bkg)
+    if not background > 0:
+        how = "it is unbounded where Ax = 0"
+        return FidelityFacts(None, how=how, checked=True, instead="a background above 0: PoissonLikelihood(bkg=...)")
+    counts = (y / gain if fidelity.d.denormalize else y).detach()
+    largest = float(counts.max())
+    convex = float(counts.min()) >= 0
+    how = f"y/(u + b)² ≤ max(y)/b² for u ≥ 0, b = {background:g}"
+    smallest = torch.finfo(counts.dtype).tiny
+    return FidelityFacts(max(largest, smallest) / background**2, convex, domain=POSITIVE, how=how, checked=True)
+
+
+def _together(parts: Sequence[FidelityFacts]) -> FidelityFacts:
+    """Of a sum over stacked measurements: the largest constant, and what all of them have."""
+    return FidelityFacts(
+        lipschitz=max(float(torch.as_tensor(p.lipschitz).max()) for p in parts),
+        convex=all(p.convex for p in parts),
+        strong=min(p.strong for p in parts),
+        domain=(max(p.domain[0] for p in parts), min(p.domain[1] for p in parts)),
+        how="; ".join(dict.fromkeys(p.how for p in parts)),
+        checked=all(p.checked for p in parts),
+    )
+
+
+def _describe_l2(fidelity: L2) -> dict:
+    return {"sigma": float(fidelity.norm) ** -0.5}  # pyright: ignore[reportArgumentType]
+
+
+def _describe_poisson(fidelity: PoissonLikelihood) -> dict:
+    kept = {"gain": float(fidelity.gain), "bkg": float(fidelity.bkg)}
+    return {**kept, "denormalize": bool(fidelity.d.denormalize)}
+
+
+def _describe_log_poisson(fidelity: LogPoissonLikelihood) -> dict:
+    return {"N0": float(fidelity.N0), "mu": float(fidelity.mu)}
+
+
+# deepinv's own cannot describe themselves.
+kind_base("fidelity")(DataFidelity)
+register(L2, describe=_describe_l2)
+register(PoissonLikelihood, describe=_describe_poisson)
+register(LogPoissonLikelihood, describe=_describe_log_poisson)

@@ -1,0 +1,62 @@
+"""Random pairs of images that can refute what is stated of a function; they prove nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["steepest", "violates_firmness"]
+
+# By what share a difference must exceed a bound to refute it, beside rounding.
+_SLACK = 1e-3
+_SIZES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
+
+
+def _pairs(around: Tensor, scale: Tensor):
+    """Pairs at several distances: independent ones, and a multiple of one (which straddles the same thresholds)."""
+    generator = torch.Generator().manual_seed(20250615)
+    for size in _SIZES:
+        a, b = (
+            size * scale * torch.randn(around.shape, generator=generator, dtype=around.dtype).to(around.device)
+            for _ in range(2)
+        )
+        yield around + a, around + b
+        yield around + a, around + 0.9 * a
+
+
+def _scale(like: Tensor) -> Tensor:
+    return like.abs().mean().clamp_min(torch.finfo(like.dtype).eps)
+
+
+@torch.no_grad()
+def steepest(gradient: Callable[[Tensor], Tensor], around: Tensor) -> Tensor:
+    """The largest ``‖G(a) − G(b)‖/‖a − b‖`` found for a gradient G, per image, shape (B,): a lower bound of its
+    Lipschitz constant, less what rounding may have added.
+    """
+    around = around.detach()
+    rounding = 100 * torch.finfo(around.dtype).eps
+    found = around.new_zeros(len(around))
+    for a, b in _pairs(around, _scale(around)):
+        one, two = gradient(a), gradient(b)
+        apart = torch.linalg.vector_norm((a - b).flatten(1), dim=1)
+        moved = torch.linalg.vector_norm((one - two).flatten(1), dim=1)
+        noise = rounding * torch.linalg.vector_norm(one.flatten(1), dim=1)
+        slope = (moved - noise) / apart.clamp_min(torch.finfo(around.dtype).tiny)
+        found = torch.maximum(found, slope.nan_to_num(torch.inf))
+    return found / (1 + _SLACK)
+
+
+@torch.no_grad()
+def violates_firmness(prox: Callable[[Tensor], Tensor], like: Tensor) -> bool:
+    """Whether a prox is found not to be firmly nonexpansive, ``‖p − q‖² ≤ ⟨p − q, a − b⟩``, as a prox of a convex
+    function is.
+    """
+    like = like.detach()
+    for a, b in _pairs(torch.zeros_like(like), _scale(like)):
+        p, q = prox(a) - prox(b), a - b
+        slack = 1e-4 * torch.linalg.vector_norm(q) ** 2
+        if not bool((p * p).sum() <= (p * q).sum() + slack):
+            return True
+    return False

@@ -1,0 +1,140 @@
+"""Priors and denoisers that remember something between two calls: found out, and isolated where that is possible."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retune.errors import InvalidParameterError
+from retune.priors.origin import is_ours
+
+__all__ = ["is_known", "snapshot", "steady"]
+
+# Relative differences of two calls with the same input: above the first, the state of the module is restored after
+# every call; above the second, in spite of that, the module is refused.
+_ROUNDING, _REFUSED = 16.0, 1e-9
+# What a module was found to be, in train mode and in eval mode: whether its state has to be restored.
+_found: weakref.WeakKeyDictionary[nn.Module, dict[bool, bool]] = weakref.WeakKeyDictionary()
+_BOOKKEEPING = frozenset(vars(nn.Module())) | {"training"}
+
+
+def steady(
+    module: nn.Module, function: Callable[[Tensor], Tensor], shape: Sequence[int], like: Tensor, name: str
+) -> Callable[[Tensor], Tensor]:
+    """`function`, which calls `module`, such that the same input always gives the same output.
+
+    An iteration has an equilibrium only if its layers depend on nothing but the state. A prox that goes on from where
+    its last call ended (as deepinv's ``TVPrior`` does) breaks that. The function is called three times, for two inputs
+    in turn, once for every module; ReTune's own modules are known, and are not called. Where the outputs differ, the
+    state of the module (attributes, buffers) is put back after each call.
+
+    Args:
+        module: what might remember something.
+        function: what is called; it computes in `module`.
+        shape: shape of its inputs.
+        like: a tensor with their dtype and device.
+        name: how a message calls the function.
+
+    Raises:
+        InvalidParameterError: the outputs differ although the state of the module was put back.
+    """
+    if is_ours(module):
+        return function
+    known = _found.setdefault(module, {})
+    mode = module.training
+    if mode not in known:
+        undo = snapshot(module)
+        try:
+            restores = _differ(function, shape, like) > _ROUNDING * torch.finfo(like.dtype).eps
+        finally:
+            undo()
+        if restores:
+            change = _differ(_isolated(module, function), shape, like)
+            if not change <= max(_REFUSED, 100 * torch.finfo(like.dtype).eps):
+                raise InvalidParameterError(
+                    f"{name} gives another result when it is called again with the same image (relative change "
+                    f"{change:.1e}): it is random, or it remembers something between calls that is not in its "
+                    "attributes or buffers. The iteration would have no equilibrium; use one that depends on its "
+                    "input alone"
+                )
+        known[mode] = restores
+    return _isolated(module, function) if known[mode] else function
+
+
+def _differ(function: Callable[[Tensor], Tensor], shape: Sequence[int], like: Tensor) -> float:
+    """The largest relative difference of two outputs for the same input, with another input in between."""
+    generator = torch.Generator().manual_seed(20250616)
+    one, other = (torch.rand(tuple(shape), generator=generator, dtype=like.dtype).to(like.device) for _ in range(2))
+    with torch.no_grad():
+        first = function(one.clone()).clone()
+        function(other)
+        again = function(one.clone())
+    size = torch.linalg.vector_norm(first).clamp_min(torch.finfo(like.dtype).tiny)
+    return float(torch.linalg.vector_norm(again - first) / size)
+
+
+def _isolated(module: nn.Module, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`function`, after which the attributes and buffers of `module` are as before."""
+
+    def call(x: Tensor) -> Tensor:
+        undo = snapshot(module)
+        try:
+            return function(x)
+        finally:
+            undo()
+
+    return call
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether :func:`steady` has nothing left to try on a module, in its present mode."""
+    return is_ours(module) or module.training in _found.get(module, {})
+
+
+def snapshot(module: nn.Module) -> Callable[[], None]:
+    """Notes the attributes and buffers of a module and of its parts; the function returned puts them back."""
+    parts: list[tuple[nn.Module, dict[str, Any], dict[str, Tensor | None]]] = []
+    contents: list[tuple[Any, Any]] = []
+    for part in module.modules():
+        own = {name: value for name, value in vars(part).items() if name not in _BOOKKEEPING}
+        parts.append((part, own, dict(part._buffers)))
+        for value in (*own.values(), *part._buffers.values()):
+            _note(value, contents)
+
+    def undo() -> None:
+        for part, own, buffers in parts:
+            for name in [n for n in vars(part) if n not in _BOOKKEEPING and n not in own]:
+                del vars(part)[name]
+            vars(part).update(own)
+            part._buffers.clear()
+            part._buffers.update(buffers)
+        for value, kept in contents:
+            _refill(value, kept)
+
+    return undo
+
+
+def _note(value: Any, contents: list[tuple[Any, Any]]) -> None:
+    """Copies what may be changed in place: tensors, lists and dictionaries, and what is in them."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        contents.append((value, value.detach().clone()))
+    elif isinstance(value, list | dict):
+        contents.append((value, value.copy()))
+        for item in value.values() if isinstance(value, dict) else value:
+            _note(item, contents)
+
+
+def _refill(value: Any, kept: Any) -> None:
+    if isinstance(value, Tensor):
+        with torch.inference_mode(value.is_inference()):
+            if not torch.equal(value, kept):
+                value.detach().copy_(kept)
+    elif isinstance(value, list):
+        value[:] = kept
+    else:
+        value.clear()
+        value.update(kept)
