@@ -89,7 +89,7 @@ def _require_fields(problem: str, given: dict[str, Any], has: list[str]) -> None
         if name not in has:
             having = [p for p in names("problem") if name in takes("problem", p)] or ["module:function"]
             raise ConfigError(
-                f"problem.{name} = {value!r}: the problem {problem} has no {name} (it has: "
+                f"problem.{name} = {repr(value)[:100]}: the problem {problem} has no {name} (it has: "
                 f"{', '.join(dict.fromkeys(['sigma', *has]))}); {' and '.join(having)} "
                 f"{'has' if len(having) == 1 else 'have'} one"
             )

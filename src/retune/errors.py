@@ -83,7 +83,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     choices = sorted(known)
     hint = did_you_mean(name, choices)
     shown = ", ".join(choices) if len(choices) <= 20 else f"{len(choices)} names, among them {', '.join(choices[:8])}"
-    return UnknownNameError(f"unknown {kind} {name!r}{hint or '.'} Known: {shown}.")
+    given = repr(name)
+    given = given if len(given) <= 100 else f"{given[:80]}… ({len(given)} characters)"
+    return UnknownNameError(f"unknown {kind} {given}{hint or '.'} Known: {shown}.")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -34,5 +34,5 @@ def test_other_errors_are_left_as_they_are():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), other_processes(TWO, "my-run"):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     alone = SimpleNamespace(world_size=1, global_rank=0)
-    with pytest.raises(RuntimeError, match="^Broken pipe"), other_processes(alone, "my-run"):
+    with pytest.raises(RuntimeError, match="Broken pipe"), other_processes(alone, "my-run"):
         raise RuntimeError("Broken pipe")
