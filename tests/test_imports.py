@@ -18,6 +18,7 @@ LISTED = public_names.listed()
 ORDER = [
     {"errors", "_version"},
     {"_files", "_plain", "_registry", "_terminal", "_torch", "guarantee", "equilibrium", "plugins"},
+    {"records"},
     {"operators"},
     {"parameters"},
     {"priors", "solvers"},
