@@ -156,12 +156,13 @@ def test_page_refers_to_nothing_outside_itself(folder):
 
 def test_page_holds_every_method_and_figure(folder):
     results = Results.read(folder)
-    page = _page(write_all(Results.checked(results), folder))
-    for key, method in results["problems"]["inpaint"]["methods"].items():
+    page = _page(write_all(results, folder))
+    for key, method in results.problems["inpaint"].methods.items():
         file = (folder / "images" / f"{key}.png").read_bytes()
         assert base64.b64encode(file).decode() in page.text
-        assert f"cat: {method['label']}, PSNR {decimal(method['psnr'])} dB" in [i["alt"] for i in page.images]
-        assert method["how"] in page.text
+        assert f"cat: {method.label}, PSNR {decimal(method.psnr)} dB" in [i["alt"] for i in page.images]
+        assert method.how
+        assert method.how in page.text
     for kind in ("psnr", "residual", "training"):
         file = (folder / "figures" / f"inpaint-{kind}.png").read_bytes()
         assert base64.b64encode(file).decode() in page.text
@@ -291,8 +292,8 @@ def test_import_needs_neither_torch_nor_pyplot():
         ("[1, 2]", "not a result file of ReTune"),
         ('{"name": "else"}', "not a result file of ReTune"),
         ('{"format": 2, "retune": "9.0"}', r"has format 2 \(written by ReTune 9.0\).*reads format 1"),
-        ('{"format": 1}', "problems is None, expected a non-empty table"),
-        ('{"format": 1, "problems": {}}', "expected a non-empty table"),
+        ('{"format": 1}', "problems is missing, expected a value"),
+        ('{"format": 1, "problems": {}}', "problems is {}, expected at least one entry"),
         ('{"format": 1, "problems": {"a/b": {}}}', "'a/b', expected letters"),
         ('{"format": 1, "problems": {"a": {"methods": []}}}', r"problems\.a\.methods is \[\]"),
         ('{"format": 1, "problems": {"a": {"methods": {"m": {"psnr": "27"}}}}}', r"m\.psnr is '27', expected a number"),
@@ -319,7 +320,7 @@ def test_curves_images_and_verdicts_must_fit(results):
         return bad
 
     for change, message in (
-        (lambda r, m: m["curve"]["psnr"].pop(), r"length of .*curve\.psnr is 4, expected 5"),
+        (lambda r, m: m["curve"]["psnr"].pop(), r"retune\.curve: the length of psnr is 4, expected 5"),
         (lambda r, m: m["curve"].update(residual=["x"] * 5), "expected a number or null"),
         (lambda r, m: m.update(images=["a", "b"]), "expected 1 entries, one per test image"),
         (lambda r, m: m.update(learned=3), "learned is 3, expected a table"),

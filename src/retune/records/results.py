@@ -210,9 +210,9 @@ class ProblemResult(Record):
                 raise ValueError(f"{name} has {len(found)}, expected {least}{count} entries, one per test image")
         return self
 
-    @field_validator("methods")
+    @field_validator("methods", mode="before")
     @classmethod
-    def _named(cls, methods: Methods) -> Methods:
+    def _named(cls, methods: Any) -> Any:
         return _with_names(methods)
 
 
@@ -245,9 +245,9 @@ class Results(Record):
     problems: dict[str, ProblemResult] = Field(min_length=1)
     verdicts: list[Verdict] = Field(default_factory=list)
 
-    @field_validator("problems")
+    @field_validator("problems", mode="before")
     @classmethod
-    def _named(cls, problems: dict[str, ProblemResult]) -> dict[str, ProblemResult]:
+    def _named(cls, problems: Any) -> Any:
         return _with_names(problems)
 
     @property
@@ -312,8 +312,9 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _with_names(table: dict[str, Any]) -> dict[str, Any]:
-    for name in table:
-        if not _NAME.fullmatch(name):
+def _with_names(table: Any) -> Any:
+    """The table, if its keys can be parts of the names of files."""
+    for name in table if isinstance(table, dict) else ():
+        if not _NAME.fullmatch(str(name)):
             raise ValueError(f"a name is {name!r}, expected letters, digits, «_», «-» and «.» (it becomes a file name)")
     return table
