@@ -17,8 +17,8 @@ LISTED = public_names.listed()
 # A package may import from the rows above it, and not from its equals.
 ORDER = [
     {"errors", "_version"},
-    {"_files", "_plain", "_terminal", "_torch", "guarantee", "equilibrium", "plugins"},
-    {"_registry"},
+    {"_files", "_plain", "_terminal", "_torch", "equilibrium", "guarantee", "plugins"},
+    {"_registry", "records"},
     {"operators"},
     {"parameters"},
     {"priors", "solvers"},

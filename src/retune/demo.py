@@ -22,6 +22,7 @@ from retune.comparison.verdicts import verdicts
 from retune.config import Config, load
 from retune.errors import unknown_name
 from retune.jobs.workers import workers as processes
+from retune.records import ProblemResult, Results
 from retune.report import terminal_table, write_all
 
 __all__ = ["METHODS", "PROBLEMS", "run", "run_of"]
@@ -57,7 +58,7 @@ def run(
     resume: bool = False,
     device: str = "auto",
     console: Console | None = None,
-) -> dict:
+) -> Results:
     """Compare the methods on each problem; write ``results.json``, the figures and ``report.html`` into `out`.
 
     The results of a problem are written as soon as it is done. Its networks and its progress are in a folder of its
@@ -89,19 +90,24 @@ def run(
         for name in runs:
             _forget(out / name)
     start = time.perf_counter()
-    results: dict = {}
-    finished: dict[str, dict] = {}
+    finished: dict[str, ProblemResult] = {}
+    results = None
     with closing(_comparisons(runs, out, device, console)) as comparisons:
         for name, found in comparisons:
-            finished |= _placed(found["problems"], name)
-            results = results or found
-            results["problems"] = {n: finished[n] for n in runs if n in finished}
-            results["verdicts"] = [] if quick else [v for n, p in results["problems"].items() for v in verdicts(n, p)]
-            results["seconds"] = time.perf_counter() - start
-            results["quick"] = quick
-            results["command"] = "retune demo" + " --quick" * quick + f" --seed {seed}" * (seed != 0)
+            finished |= _placed(found.problems, name)
+            ordered = {n: finished[n] for n in runs if n in finished}
+            results = found.model_copy(
+                update={
+                    "command": "retune demo" + " --quick" * quick + f" --seed {seed}" * (seed != 0),
+                    "quick": quick,
+                    "seconds": time.perf_counter() - start,
+                    "problems": ordered,
+                    "verdicts": [] if quick else [v for n, p in ordered.items() for v in verdicts(n, p.methods)],
+                }
+            )
             write_results(results, out)
-            console.print(f"{title_of(name)} done after {results['seconds']:.0f} s", style="dim")
+            console.print(f"{title_of(name)} done after {results.seconds:.0f} s", style="dim")
+    assert results is not None
     report = write_all(results, out)
     terminal_table(results, console)
     console.print(f"\nOpen [bold]{report}[/] in a browser; the figures and results.json are beside it.")
@@ -115,21 +121,20 @@ def _forget(folder: Path) -> None:
         shutil.rmtree(folder / "training", ignore_errors=True)
 
 
-def _placed(problems: dict[str, dict], folder: str) -> dict[str, dict]:
+def _placed(problems: dict[str, ProblemResult], folder: str) -> dict[str, ProblemResult]:
     """The results of a comparison that was made in a folder inside that of the demo: its pictures are there."""
     for problem in problems.values():
-        owners = [
-            (problem["images"], ("truth", "measurement")),
-            *((m, ("images",)) for m in problem["methods"].values()),
-        ]
-        for owner, keys in owners:
-            owner.update({k: [f"{folder}/{path}" for path in owner[k]] for k in keys})
+        if problem.images:
+            problem.images.truth = [f"{folder}/{path}" for path in problem.images.truth]
+            problem.images.measurement = [f"{folder}/{path}" for path in problem.images.measurement]
+        for method in problem.methods.values():
+            method.images = [f"{folder}/{path}" for path in method.images or ()]
     return problems
 
 
 def _comparisons(
     runs: dict[str, Config], out: Path, device: str, console: Console
-) -> Generator[tuple[str, dict], None, None]:
+) -> Generator[tuple[str, Results], None, None]:
     """The results of each problem as it is done; on a CPU, one process per core.
 
     The images are small, so two single-threaded processes do twice the work of one process with two threads.
@@ -148,7 +153,7 @@ def _comparisons(
             yield waiting[job], job.result()
 
 
-def _one(run: Config, out: Path, device: str, note: Callable[[str], None] = lambda _: None) -> dict:
+def _one(run: Config, out: Path, device: str, note: Callable[[str], None] = lambda _: None) -> Results:
     return compare(run, out, methods=METHODS, resume=True, device=device, note=note)
 
 

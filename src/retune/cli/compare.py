@@ -62,6 +62,7 @@ def compare(
         from retune.cli.errors import show
         from retune.comparison.rows import write_results
         from retune.comparison.run import compare as run_all
+        from retune.records import Results
         from retune.report import terminal_table, write_all
 
         given = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
@@ -73,8 +74,8 @@ def compare(
         words += [] if methods is None else [f"--methods {methods}"]
         words += [f"--plugin {plugin}" for plugin in plugins or []]
 
-        def changed(results: dict) -> None:
-            results["command"] = " ".join(words)
+        def changed(results: Results) -> None:
+            results.command = " ".join(words)
             write_results(results, out)
 
         results = run_all(

@@ -27,6 +27,7 @@ from retune.jobs.folder import MODEL, save_model
 from retune.jobs.restore import model_file
 from retune.jobs.train import loss_of
 from retune.model import Restarted
+from retune.records import MethodResult, ProblemResult, Results
 from retune.registry import load
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
@@ -50,8 +51,8 @@ def compare(
     device: str = "cpu",
     note: Note = lambda _: None,
     progress: bool = False,
-    changed: Callable[[dict], None] = lambda _: None,
-) -> dict:
+    changed: Callable[[Results], None] = lambda _: None,
+) -> Results:
     """Tune or train every method, and score it on the test images.
 
     Everything that was computed is in ``progress.json``, ``training/`` and ``models/`` as soon as it is, for `resume`.
@@ -69,7 +70,7 @@ def compare(
         changed: told of the results whenever a method is done.
 
     Returns:
-        The results as plain data, for :mod:`retune.report`.
+        The results, for :mod:`retune.report`.
 
     Raises:
         RetuneError: see :func:`retune.fit`; a training that diverges is a row of the table, not an error.
@@ -98,17 +99,24 @@ def compare(
     }
     out.mkdir(parents=True, exist_ok=True)
     job = _Job(run, out, images, Ledger(out / "progress.json", settings, resume), device, note, progress)
-    results = header(run, device)
-    section = {"title": title_of(run.problem.name), "problem": job.problem.describe(), "methods": {}}
-    section["description"] = " ".join(filter(None, (run.compare.about, images.describe())))
-    section |= job.pictures()
-    results["problems"][file_name(run.problem.name)] = section
-    rows: list[tuple[str, Callable[[], dict]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
+    section = {
+        "title": title_of(run.problem.name),
+        "description": " ".join(filter(None, (run.compare.about, images.describe()))),
+        "problem": job.problem.describe(),
+        **job.pictures(),
+    }
+    rows: list[tuple[str, Callable[[], MethodResult]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
     rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in model_names(models).items()]
+    done: dict[str, MethodResult] = {}
+    results = None
     for key, make in rows:
-        section["methods"][key] = make()
-        results["seconds"] = time.perf_counter() - start
+        done[key] = make()
+        problem = ProblemResult.model_validate(section | {"methods": dict(done)})
+        seconds = time.perf_counter() - start
+        found = {"problems": {file_name(run.problem.name): problem}, "seconds": seconds}
+        results = Results.model_validate(header(run, device) | found)
         changed(results)
+    assert results is not None
     return results
 
 
@@ -143,7 +151,7 @@ class _Job:
                 shown[key].append(write_picture(self.out, f"{place}-{key}", image))
         return {"images": shown, "psnr_measurement": sum(psnr) / len(psnr)}
 
-    def row(self, method: Method) -> dict:
+    def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
         tuned = self.tuned(self.run_of(method))
@@ -160,7 +168,7 @@ class _Job:
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
         if method.rule is None:  # the others only start there
             row |= {"remark": tuned.remark, "grid": tuned.tried}
-        return row | facts | {"failure": failure, "learned": learned(net)}
+        return MethodResult.model_validate(row | facts | {"failure": failure, "learned": learned(net)})
 
     def run_of(self, method: Method) -> Config:
         """The run that a method tunes: the untrained ones have a prior of their own kind."""
@@ -250,14 +258,16 @@ class _Job:
 
         return peak_of(step, torch.device(self.device))
 
-    def row_of_model(self, path: Path) -> dict:
+    def row_of_model(self, path: Path) -> MethodResult:
         """A network that was trained before."""
         file = model_file(path)
         net = load(file).to(self.device)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         self.note(str(path))
         row = self.scored(f"model-{digest}", net)
-        return row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
+        return MethodResult.model_validate(
+            row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
+        )
 
     def scored(self, key: str, net: Restarted) -> dict:
         """The means over the test images, the pictures of the first, and their certificates."""
