@@ -60,7 +60,7 @@ class Tuned:
         loss: what it was learned with, in words.
         sigma: noise level, given or estimated.
         comparison: with the parameters that it started from, by estimated error.
-        factors: range of factors on λ that are statistically indistinguishable from the chosen one; None without a learned λ.
+        factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
         seconds: of the learning.
         certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
