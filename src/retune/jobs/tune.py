@@ -148,7 +148,7 @@ def tune(
         progress: show a progress bar.
 
     Raises:
-        RetuneError: files, problem or run that cannot be used; see :func:`retune.fit`.
+        RetuneError: files, problem or run that cannot be used; see [`fit`][retune.fit].
 
     Warns:
         DoubtfulWarning: clipped values, or a noise level that is far from what the images show.

@@ -33,7 +33,7 @@ def write_figures(results: dict, folder: str | Path) -> dict[str, Path]:
     """Draw every figure of `results` into ``folder/figures``.
 
     Args:
-        results: checked results, see :func:`retune.report.check_results`.
+        results: checked results, see [`check_results`][retune.report.check_results].
         folder: where the images that they name are.
 
     Returns:

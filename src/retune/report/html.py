@@ -56,7 +56,7 @@ def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | N
     Args:
         results: what ``results.json`` contains.
         folder: where the images that it names are, and where the page goes.
-        figures: what :func:`retune.report.write_figures` returned; drawn now if not given.
+        figures: what [`write_figures`][retune.report.write_figures] returned; drawn now if not given.
 
     Returns:
         The path of the page.

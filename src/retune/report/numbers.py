@@ -85,7 +85,7 @@ def horizons(methods: Iterable[dict]) -> list[int]:
 
 
 def longest(methods: Iterable[dict]) -> int | None:
-    """The largest of :func:`horizons` at which some method has a PSNR."""
+    """The largest of ``horizons`` at which some method has a PSNR."""
     methods = list(methods)
     return max((f for f in horizons(methods) if any(m.get(f"psnr_{f}x") is not None for m in methods)), default=None)
 
