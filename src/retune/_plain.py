@@ -47,7 +47,7 @@ def parse_json(text: str | bytes, most: int = MAX_BYTES) -> Any:
         most: its largest size.
 
     Raises:
-        ValueError: larger than `most`, nested deeper than :data:`MAX_DEPTH`, or not JSON.
+        ValueError: larger than `most`, nested deeper than ``MAX_DEPTH``, or not JSON.
     """
     if len(text) > most:
         raise ValueError(f"it has {len(text)} bytes, expected at most {most}")

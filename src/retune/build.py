@@ -213,7 +213,7 @@ def network_of(config: Config, channels: int) -> Restarted:
     """The network that a run describes, for images of so many channels, with its first weights.
 
     Raises:
-        ConfigError: see :func:`prior_of`.
+        ConfigError: see [`prior_of`][retune.build.prior_of].
     """
     model, rule = config.model, rule_of(config.gradient)
     return Restarted(
@@ -230,7 +230,7 @@ def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | No
     """Images to learn from, and to validate on if there are any, each (C, H, W).
 
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: see :func:`sharp_images`.
+        InvalidParameterError, ShapeError, NotFiniteError: see [`sharp_images`][retune.build.sharp_images].
     """
     shipped = config.train == "photographs"
     train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else sharp_images(config.train, config)
@@ -244,8 +244,8 @@ def sharp_images(source: str, config: DataConfig) -> list[Tensor]:
     """The images (C, H, W) of a folder or file, in the unit and the colours that the section [data] says.
 
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: see :func:`retune.io.read` and
-            :func:`retune.io.intensity.intensity_scale`.
+        InvalidParameterError, ShapeError, NotFiniteError: see [`read`][retune.io.read] and
+            ``retune.io.intensity.intensity_scale``.
     """
     images = [x for file in list_files(source) for x in read_scaled(file, config.white, "data.white=")]
     return [grey(x) for x in images] if config.grey else images

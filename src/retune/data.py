@@ -132,7 +132,8 @@ def random_crops(images: Sequence[Tensor], count: int, size: int | None, generat
 def draw_crops(
     images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator, *, flips: bool = True
 ) -> tuple[Tensor, list[Crop]]:
-    """The same as :func:`random_crops`, and where each crop comes from; `flips` is whether they are flipped."""
+    """The same as [`random_crops`][retune.data.random_crops], and where each crop comes from; `flips` is whether they
+    are flipped."""
     crops = []
     for _ in range(count):
         index = int(torch.randint(len(images), (), generator=generator))

@@ -65,7 +65,7 @@ def run(
     name in `out`.
 
     Args:
-        problems: some of :data:`PROBLEMS`; all by default.
+        problems: some of ``PROBLEMS``; all by default.
         out: folder of the results.
         quick: small images and few steps, too few to conclude from.
         seed: of crops, masks and noise.

@@ -100,7 +100,7 @@ class GradientReport:
 
 @dataclass(frozen=True)
 class Equilibrium:
-    """The result of :meth:`retune.Restarted.solve`.
+    """The result of [`solve`][retune.Restarted.solve].
 
     Attributes:
         image: (B, C, H, W) restored images.
@@ -108,7 +108,7 @@ class Equilibrium:
         residual: (B,) relative change over K layers: the larger of ‖Φ(u) − u‖/‖Φ(u)‖ over the last block Φ, and of
             the change over its last cycle times the number of cycles in a block; inf where none was measured (an
             unrolled network in train mode runs one block, from its start).
-        status: one :class:`Status` per image.
+        status: one [`Status`][retune.Status] per image.
         layers: (B,) layers run for each image; in train mode with the K that are differentiated.
         trace: residuals along the way, if asked for.
         gradient: the report of the gradient rule in train mode, else None.
@@ -128,7 +128,7 @@ class Equilibrium:
         return torch.tensor([s is Status.CONVERGED for s in self.status])
 
     def raise_for_status(self) -> None:
-        """Raise :class:`DivergedError` if any image failed, naming the images and what to do."""
+        """Raise ``DivergedError`` if any image failed, naming the images and what to do."""
         bad = {i: s for i, s in enumerate(self.status) if s.failed}
         if bad:
             which = ", ".join(f"image {i}: {s.value}" for i, s in bad.items())

@@ -1,6 +1,7 @@
 """Every exception the package raises on purpose.
 
-Each message says what was given, what was expected, and how to get it. All derive from :class:`RetuneError`,
+Each message says what was given, what was expected, and how to get it. All derive from
+[`RetuneError`][retune.errors.RetuneError],
 and from the builtin exception that a caller would expect, so that both ``except`` styles work.
 """
 
@@ -106,7 +107,8 @@ def wrong_type(name: str, value: object, expected: str, hint: str = "") -> Inval
 
 
 def require(name: str, value: object, kinds: type | tuple[type, ...], expected: str, hint: str = "") -> None:
-    """Raise :func:`wrong_type` unless `value` is of one of `kinds`; a bool is never a number here."""
+    """Raise [`wrong_type`][retune.errors.wrong_type] unless `value` is of one of `kinds`; a bool is never a number
+    here."""
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise wrong_type(name, value, expected, hint)
 

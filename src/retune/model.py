@@ -49,16 +49,16 @@ class Restarted(Reconstructor):
     controls the gradient error (ρ^K), the restarts the distance to the equilibrium (ρ^{KR}).
 
     Args:
-        map: what is iterated, for example :class:`retune.ForwardBackward`.
+        map: what is iterated, for example [`ForwardBackward`][retune.ForwardBackward].
         depth: K, layers per block; a multiple of the map's cycle. K = 1 is ordinary Jacobian-free backpropagation.
             "auto" chooses it on the first training batch, from `accuracy` and `memory`, and with it the number of
             adjoint blocks of a plain ``Truncated``; until then blocks have about ten layers.
         restarts: R, or "auto".
-        gradient: the gradient rule; ReTune's :class:`retune.Truncated` by default.
+        gradient: the gradient rule; ReTune's [`Truncated`][retune.Truncated] by default.
         solver: how the fixed point is reached; by default plain restarts, and for a map that may expand (a free
-            denoiser) :class:`retune.solvers.Damped`, which is the same until the residual grows.
+            denoiser) [`Damped`][retune.Damped], which is the same until the residual grows.
         stop: when eval mode stops; by default to ``rtol=1e-4`` for rules at the equilibrium, and after exactly K
-            layers for :class:`retune.Unrolled`.
+            layers for [`Unrolled`][retune.Unrolled].
         accuracy: for "auto": relative error of the gradient that is asked for, and relative distance to the
             equilibrium, in (0, 1).
         memory: for ``depth="auto"``: what a training step may need, in bytes or as ``"8 GB"``; None sets no limit.
@@ -124,13 +124,14 @@ class Restarted(Reconstructor):
         Args:
             y: measurement.
             physics: the operator that made it.
-            init: see :meth:`solve`.
-            stop: see :meth:`solve`.
-            adjoint: see :meth:`solve`.
-            report: called with the full :class:`retune.Equilibrium`, if you want more than the image.
+            init: see [`solve`][retune.Restarted.solve].
+            stop: see [`solve`][retune.Restarted.solve].
+            adjoint: see [`solve`][retune.Restarted.solve].
+            report: called with the full [`Equilibrium`][retune.Equilibrium], if you want more than the image.
 
         Raises:
-            DivergedError: an image diverged or became non-finite (:meth:`solve` returns it as a status instead).
+            DivergedError: an image diverged or became non-finite ([`solve`][retune.Restarted.solve] returns it as a
+            status instead).
 
         Warns:
             NotConvergedWarning: eval mode ended before an image settled: it ran out of layers, or the image oscillates.
@@ -159,7 +160,7 @@ class Restarted(Reconstructor):
         """Restore, and say how it went; nothing is raised for an image that fails, its status says so.
 
         Nothing of the network changes. What is "auto" and has not been chosen is chosen for this call only: in a
-        training loop of your own that calls this method, call :meth:`choose` once before.
+        training loop of your own that calls this method, call [`choose`][retune.Restarted.choose] once before.
 
         Args:
             y: measurement.
@@ -298,7 +299,7 @@ class Restarted(Reconstructor):
         )
 
     def describe(self) -> dict:
-        """Everything but the weights, as plain data: what :func:`retune.load` rebuilds the network from."""
+        """Everything but the weights, as plain data: what [`load`][retune.load] rebuilds the network from."""
         chosen = {} if self.auto is None else {"auto": self.auto.to_dict()}
         return chosen | {
             "type": "Restarted",
@@ -331,15 +332,16 @@ class Restarted(Reconstructor):
         return net
 
     def save(self, path: str | Path, **notes: str) -> None:
-        """Write weights and description to one safetensors file, atomically; read it with :func:`retune.load`.
+        """Write weights and description to one safetensors file, atomically; read it with [`load`][retune.load].
 
         Args:
             path: file to write.
             notes: short texts to keep with the weights (training data, figures, licence, …).
 
         Raises:
-            InvalidParameterError: :func:`retune.load` could not make the network again: a class in it is not registered
-                (:func:`retune.register`), or an option is no plain data.
+            InvalidParameterError: [`load`][retune.load] could not make the network again: a class in it is not
+            registered
+                ([`register`][retune.register]), or an option is no plain data.
         """
         told, weights = self.describe(), self.state_dict()
         _require_loadable(told, weights)
@@ -434,7 +436,7 @@ class _Watched(BoundMap):
     def change(self, first: Tensor, last: Tensor, depth: int, rtol: float) -> tuple[Tensor, Tensor]:
         """The residual (B,) of the block that led from `first` to `last`, and which images (B,) oscillate.
 
-        See :func:`retune.solve.solve` for the residual. An image oscillates where the block moved it by less than a
+        See [`solve`][retune.solve.solve] for the residual. An image oscillates where the block moved it by less than a
         tenth of what its last cycle did, and that is no rounding: where it is more than the tolerance.
         """
         size = per_image_norm(last).clamp_min(torch.finfo(last.dtype).tiny)

@@ -66,7 +66,8 @@ def build(description: dict) -> Any:
 def load(path: str | Path) -> Restarted:
     """A network saved with ``net.save(path)``, in eval mode, on the CPU.
 
-    Classes that are not ReTune's own must have been registered before (:func:`retune.register`): a file never decides
+    Classes that are not ReTune's own must have been registered before ([`register`][retune.register]): a file never
+    decides
     what is imported.
 
     Raises:

@@ -53,7 +53,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Solution:
-    """The result of :func:`solve`; see :class:`retune.equilibrium.Equilibrium` for the fields."""
+    """The result of [`solve`][retune.solve.solve]; see [`Equilibrium`][retune.Equilibrium] for the fields."""
 
     u: Tensor
     residual: Tensor
@@ -92,7 +92,7 @@ def solve(
     number of cycles in a block, every block ends where it began, and only the first part tells. Such an image ends as
     ``Status.OSCILLATES``. It stops early if the layers that are left cannot settle it: over a block of change b, the
     change of a cycle falls by at most about 2b. For a solver that evaluates single cycles (see
-    :attr:`AbstractSolver.unit`) the first part is all there is: where the map is nonexpansive, it bounds the second.
+    ``AbstractSolver.unit``) the first part is all there is: where the map is nonexpansive, it bounds the second.
 
     Args:
         layer: ``(u, k) -> T_k(u)``.

@@ -45,7 +45,7 @@ _full: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
 def wants_full_precision() -> bool:
-    """Whether the call is within :func:`full_precision`: for code that chooses its arithmetic itself."""
+    """Whether the call is within ``full_precision``: for code that chooses its arithmetic itself."""
     return _full.get()
 
 

@@ -101,7 +101,8 @@ class ImageCertificate:
 
 @dataclass(frozen=True)
 class Certificate:
-    """One :class:`ImageCertificate` per image of the batch; printed, a short table and a verdict for each.
+    """One [`ImageCertificate`][retune.ImageCertificate] per image of the batch; printed, a short table and a verdict
+    for each.
 
     Attributes:
         images: one entry per image.

@@ -82,7 +82,8 @@ def network(
         rtol: relative change per K layers at which a restoration is settled.
         longest: layers after which it is given up as not settled.
         rule: the rule of the run; that of ReTune, if not ``Truncated()``.
-        solver: how the equilibrium is reached; see :class:`retune.Restarted`. An unrolled network is K plain layers,
+        solver: how the equilibrium is reached; see [`Restarted`][retune.Restarted]. An unrolled network is K plain
+        layers,
             and goes on as such.
     """
     total = depth * (restarts + 1)

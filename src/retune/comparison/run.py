@@ -61,7 +61,7 @@ def compare(
     Args:
         run: the run.
         out: folder of the results.
-        methods: keys of the methods; by default :data:`KEYS`, and the gradient rule of the run if it is another one.
+        methods: keys of the methods; by default ``KEYS``, and the gradient rule of the run if it is another one.
         models: networks that were trained before (files, or folders of retune train), scored as they are.
         resume: continue what is in the folder.
         device: where to run.
@@ -73,7 +73,7 @@ def compare(
         The results, for :mod:`retune.report`.
 
     Raises:
-        RetuneError: see :func:`retune.fit`; a training that diverges is a row of the table, not an error.
+        RetuneError: see [`fit`][retune.fit]; a training that diverges is a row of the table, not an error.
     """
     known = methods_of(run)
     chosen = [known[k] if k in known else _unknown(k, known) for k in (known if methods is None else methods)]

@@ -48,14 +48,14 @@ def doctor(
     Args:
         physics: any deepinv ``Physics``.
         y: its measurement, a tensor (B, ...) or a deepinv ``TensorList``.
-        kernel: the blur that you believe in, as the image of a point: see :func:`retune.problems.kernel`. By
+        kernel: the blur that you believe in, as the image of a point: see [`kernel`][retune.problems.kernel]. By
             default that of the physics (deepinv's ``physics.filter``).
         x: the image (B, C, H, W) that y was measured of, if known (a test chart, or a point source): y is then
             compared with Ax, also with the kernel turned by 180°.
         img_size: (C, H, W), where neither y, x nor the physics tells the image size.
 
     Returns:
-        A :class:`~retune.diagnosis.Diagnosis`: prints as a table; ``.ok``, ``.findings``, ``.to_dict()``.
+        A [`Diagnosis`][retune.Diagnosis]: prints as a table; ``.ok``, ``.findings``, ``.to_dict()``.
 
     Raises:
         PhysicsError: `physics` is no deepinv ``Physics``.

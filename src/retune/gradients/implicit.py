@@ -54,14 +54,14 @@ class Implicit(GradientRule):
         return layers
 
     def cheap(self) -> Implicit:
-        """See :class:`~retune.gradients.base.GradientRule`."""
+        """See [`GradientRule`][retune.GradientRule]."""
         rtol, most = few_blocks(self.rtol, self.max_blocks, self.memory)
         return replace(self, rtol=rtol, max_blocks=most)
 
     def __call__(
         self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
     ) -> tuple[Tensor, GradientReport]:
-        """See :class:`~retune.gradients.base.GradientRule`."""
+        """See [`GradientRule`][retune.GradientRule]."""
         report = GradientReport("Implicit", depth=bound.layers)
         blocks = AdjointBlocks(report, None, self.rtol, self.max_blocks, memory=self.memory, known=adjoint)
         u_in = blocks.enter(solve(), bound.sources)

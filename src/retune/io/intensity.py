@@ -66,7 +66,7 @@ def read_scaled(file: Path, white: float | None, option: str) -> Tensor:
     """The images (N, C, H, W) of a file of sharp images, scaled to [0, 1].
 
     Raises:
-        RetuneError: see :func:`retune.io.read` and :func:`intensity_scale`.
+        RetuneError: see [`read`][retune.io.read] and ``intensity_scale``.
     """
     images, layout = read(file)
     scale = intensity_scale(file, images, layout, white, option)

@@ -43,7 +43,7 @@ def decode(content: bytes) -> Coded:
 
 
 def encode(coded: Coded, kind: str, factor: float) -> bytes:
-    """A JPEG (quality 98, no colour subsampling: the least loss) or BMP file; see :func:`retune.io.png.encode`."""
+    """A JPEG (quality 98, no colour subsampling: the least loss) or BMP file; see ``retune.io.png.encode``."""
     metadata = dict(coded.metadata)
     if "dpi" in metadata:
         metadata["dpi"] = tuple(float(v) * factor for v in metadata["dpi"])

@@ -47,7 +47,7 @@ def decode(content: bytes) -> Coded:
 
 
 def encode(coded: Coded, factor: float) -> bytes:
-    """A TIFF file; see :func:`retune.io.png.encode`."""
+    """A TIFF file; see ``retune.io.png.encode``."""
     known = coded.metadata
     options: dict[str, Any] = {"photometric": "rgb" if coded.colour else "minisblack"}
     if coded.colour:

@@ -84,7 +84,7 @@ def certify_files(
         white: intensity (in the units of the files) that counts as 1.
         white_remembered: whether that is what the network was made with, and not what was said of these files.
         side: certify at most this many pixels a side, in the middle; 0 always takes the whole image, None takes the
-            middle :data:`AUTO_SIDE` of those above 4 megapixels.
+            middle ``AUTO_SIDE`` of those above 4 megapixels.
         note: told of each image as it is done.
 
     Raises:

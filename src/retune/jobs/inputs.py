@@ -23,12 +23,12 @@ def read_measured(
 
     Args:
         file: an image, or a stack of them.
-        white: see :func:`retune.io.intensity.intensity_scale`.
+        white: see ``retune.io.intensity.intensity_scale``.
         in_range: whether floats have to be intensities in [0, 1].
-        remembered: see :func:`retune.io.intensity.intensity_scale`.
+        remembered: see ``retune.io.intensity.intensity_scale``.
 
     Raises:
-        RetuneError: see :func:`retune.io.read` and :func:`retune.io.intensity.intensity_scale`.
+        RetuneError: see [`read`][retune.io.read] and ``retune.io.intensity.intensity_scale``.
     """
     images, layout = io.read(file)
     known = in_range or white is not None

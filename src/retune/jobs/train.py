@@ -45,7 +45,7 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        RetuneError: see :func:`retune.fit` and :func:`retune.build.problem_of`.
+        RetuneError: see [`fit`][retune.fit] and [`problem_of`][retune.build.problem_of].
     """
     check_chosen_device(device)
     out = Path(out)

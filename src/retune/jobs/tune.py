@@ -60,7 +60,7 @@ class Tuned:
         loss: what it was learned with, in words.
         sigma: noise level, given or estimated.
         comparison: with the parameters that it started from, by estimated error.
-        factors: range of factors on λ that are statistically indistinguishable from the chosen one; None without a learned λ.
+        factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
         seconds: of the learning.
         certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
@@ -148,7 +148,7 @@ def tune(
         progress: show a progress bar.
 
     Raises:
-        RetuneError: files, problem or run that cannot be used; see :func:`retune.fit`.
+        RetuneError: files, problem or run that cannot be used; see [`fit`][retune.fit].
 
     Warns:
         DoubtfulWarning: clipped values, or a noise level that is far from what the images show.

@@ -19,7 +19,7 @@ __all__ = ["AbstractMap", "BoundMap"]
 
 
 class BoundMap(ABC):
-    """A map bound to a :class:`~retune.DataTerm`: plain functions of the state u, constants computed once.
+    """A map bound to a [`DataTerm`][retune.DataTerm]: plain functions of the state u, constants computed once.
 
     Nothing here keeps an iterate; calling a method twice with the same u gives the same result.
 
@@ -30,7 +30,7 @@ class BoundMap(ABC):
             which walks only the paths to what it was asked for; without them the report is filled in by
             ``.backward()`` alone.
         owner: the map that was bound, and
-        data_term: what it was bound to. With both, :meth:`select` binds it to some of the images.
+        data_term: what it was bound to. With both, [`select`][retune.BoundMap.select] binds it to some of the images.
     """
 
     layers: int
@@ -55,7 +55,8 @@ class BoundMap(ABC):
         """A state whose image is the given one, to start from."""
 
     def image_adjoint(self, image: Tensor) -> Tensor:
-        """The adjoint of :meth:`image`, where that is linear; by default :meth:`state`."""
+        """The adjoint of [`image`][retune.BoundMap.image], where that is linear; by default
+        [`state`][retune.BoundMap.state]."""
         return self.state(image)
 
     def select(self, index: Tensor) -> BoundMap | None:
@@ -93,7 +94,7 @@ class AbstractMap(nn.Module, ABC):
         return DataTerm(y, physics)
 
     def problem(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """The name that :meth:`data_term` had in version 0.1; it goes in 0.3."""
+        """The name that [`data_term`][retune.AbstractMap.data_term] had in version 0.1; it goes in 0.3."""
         warnings.warn("map.problem(...) is called map.data_term(...) now", DeprecationWarning, stacklevel=2)
         return self.data_term(y, physics)
 
@@ -108,8 +109,9 @@ class AbstractMap(nn.Module, ABC):
     def guarantee(self, data_term: DataTerm) -> Guarantee:
         """What is proved of the iterates of this map on a data term, and what that rests on: by default nothing.
 
-        Override it to state the facts of a map: a few numbers from which :func:`retune.certify` computes the rest. How
-        is shown in :class:`retune.guarantee.Guarantee`.
+        Override it to state the facts of a map: a few numbers from which [`certify`][retune.certify] computes the rest.
+        How
+        is shown in [`Guarantee`][retune.Guarantee].
         """
         return Guarantee()
 

@@ -78,7 +78,7 @@ class RidgeDenoiser(Denoiser):
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], **options: Any) -> RidgeDenoiser:
-        """The network that :meth:`describe` told of, with other weights."""
+        """The network that [`describe`][retune.networks.RidgeDenoiser.describe] told of, with other weights."""
         return cls(stop=Stop(**stop), **options)
 
     def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:

@@ -47,7 +47,7 @@ class DataTerm:
         y: measurement, a tensor (B, ...) or a deepinv ``TensorList``, all finite.
         physics: any deepinv ``LinearPhysics``.
         data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient; ``L2()`` if None. Its constants are known for
-            deepinv's, and stated by yours (:class:`retune.FidelityFacts`).
+            deepinv's, and stated by yours ([`FidelityFacts`][retune.FidelityFacts]).
         sqnorm: ‖A‖² if you know it (a float, or a tensor of shape (B,)); then nothing is estimated.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it. It is tried
             on random images, which can refute it and prove nothing.
@@ -239,7 +239,7 @@ class DataTerm:
         """``f(x)`` per image, shape (B,).
 
         Raises:
-            InvalidParameterError: a data term of some of the images, by :meth:`select`.
+            InvalidParameterError: a data term of some of the images, by [`select`][retune.DataTerm.select].
         """
         if self._chosen is not None:
             raise InvalidParameterError(

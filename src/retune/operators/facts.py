@@ -38,7 +38,7 @@ _DERIVED = {"Fh", "Fhc", "Fh2", "imsize_dynamic"}
 
 @dataclass(frozen=True)
 class OperatorFacts:
-    """What is known of a physics for one image size; see :class:`retune.operators.data_term.DataTerm`."""
+    """What is known of a physics for one image size; see [`DataTerm`][retune.DataTerm]."""
 
     sqnorm: Tensor
     sqnorm_kind: str

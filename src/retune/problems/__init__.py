@@ -41,7 +41,7 @@ def names() -> list[str]:
 
 
 def get(name: str, **options) -> Problem:
-    """The problem of that name: one of these, or one that was registered (:func:`retune.register`).
+    """The problem of that name: one of these, or one that was registered ([`register`][retune.register]).
 
     Raises:
         UnknownNameError: no such problem.

@@ -26,7 +26,7 @@ class Problem(ABC):
     """A restoration problem by name. The same seed gives the same operator and the same noise.
 
     Attributes:
-        name: the name under :mod:`retune.problems`.
+        name: the name under ``retune.problems``.
         sigma: noise standard deviation, or one per channel, in the units of the image.
     """
 

@@ -16,11 +16,11 @@ __all__ = ["Measurements"]
 
 
 class Measurements(Problem):
-    """Measurements as they were made: :meth:`measure` hands out crops of them with their operator, adding no noise.
+    """Measurements as they were made: ``measure`` hands out crops of them with their operator, adding no noise.
 
     What lies beyond the border of a crop has been blurred into it, so that a crop of a blurred image is a "valid"
     blur of a larger one, whatever the boundary of the whole is. A crop of a masked image takes its part of the mask
-    along, as the last channels of what :meth:`pack` makes.
+    along, as the last channels of what ``pack`` makes.
 
     Args:
         problem: what was measured.
@@ -74,9 +74,9 @@ class Measurements(Problem):
         raise InvalidParameterError("measurements that were made have operators of their own: see measure")
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": "measurements", "of": self.of.describe(), "crops": self._crops}
 
     def identity(self) -> str:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return f"measurements(of={self.of.identity()}, crops={self._crops})"

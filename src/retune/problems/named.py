@@ -42,11 +42,11 @@ class Denoise(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return Denoising(gaussian_noise(self.sigma, device), device=device)
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": self.name, "sigma": self.sigma}
 
 
@@ -120,7 +120,7 @@ class Inpaint(Problem):
         return self
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         if self.mask is None:
             return self
         mask = self.mask[..., rows, :][..., cols]
@@ -135,7 +135,7 @@ class Inpaint(Problem):
         return Inpainting(size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         drawn = {"keep": self.keep} if self.mask is None else {"mask": self._mask_name}
         return {"name": self.name, **drawn, "sigma": self.sigma}
 
@@ -145,7 +145,7 @@ class Deblur(Problem):
     """``y = k * x + ε``.
 
     Args:
-        kernel: see :func:`retune.problems.kernel`.
+        kernel: see [`kernel`][retune.problems.kernel].
         boundary: "reflect" (deepinv ``Blur``), "circular" (deepinv ``BlurFFT``), or "valid": the image goes on beyond
             the border of the measurement, by what the kernel reaches.
         sigma: noise level, or one per channel.
@@ -175,18 +175,18 @@ class Deblur(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         # The operator does not depend on the seed, so one serves all images of a size.
         return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         if self.boundary != "valid":
             return measured
         return measured[0], measured[1] + self.kernel.shape[-2] - 1, measured[2] + self.kernel.shape[-1] - 1
 
     def frame(self, image: Tensor) -> Tensor:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         if self.boundary != "valid":
             return image
         height, width = self.kernel.shape[-2:]
@@ -198,7 +198,7 @@ class Deblur(Problem):
         return Deblur(self.kernel, "valid", self.sigma)
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """See :class:`~retune.problems.base.Problem`; a part of a periodic image is not periodic."""
+        """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
         return Deblur(self.kernel, "reflect", self.sigma) if self.wraps else self
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
@@ -211,7 +211,7 @@ class Deblur(Problem):
         return Blur(filter=taps, padding=self.boundary, use_fft=large, device=torch.device(device), noise_model=noise)
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, "sigma": self.sigma}
 
 
@@ -229,7 +229,7 @@ class Superres(Problem):
     Args:
         factor: s ≥ 2, usually 2, 3 or 4.
         kernel: "bicubic", "bilinear", "sinc" (for the factor s, deepinv's), None for bare subsampling, or what
-            :func:`retune.problems.kernel` takes.
+            [`kernel`][retune.problems.kernel] takes.
         boundary: "reflect" or "circular".
         sigma: noise level, or one per channel.
     """
@@ -263,7 +263,7 @@ class Superres(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`; (C, H, W) is the size of the image to restore."""
+        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
         return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
@@ -280,16 +280,16 @@ class Superres(Problem):
         )
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See :class:`~retune.problems.base.Problem`; sides that were no multiples of s are rounded up to one."""
+        """See [`Problem`][retune.problems.Problem]; sides that were no multiples of s are rounded up to one."""
         return measured[0], measured[1] * self.factor, measured[2] * self.factor
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """See :class:`~retune.problems.base.Problem`; a part of a periodic image is not periodic."""
+        """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
         kernel = self.kernel if self.spec == "custom" else self.spec
         return Superres(self.factor, kernel, "reflect", self.sigma) if self.wraps else self
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {
             "name": self.name,
             "factor": self.factor,

@@ -23,7 +23,7 @@ class OwnPhysics(Problem):
     The function is called as ``function(img_size=(C, H, W), device=..., **options)`` and returns a deepinv
     ``LinearPhysics``. Its module is imported, that is, executed, so name only code that you trust. Python finds modules
     that are installed or in the working directory. A run or a model cannot name a function here by itself: see
-    :func:`retune.plugins.require_accepted`.
+    [`require_accepted`][retune.plugins.require_accepted].
 
     A restoration knows only the measurement, and presumes an image of the same size. Where the sizes differ
     (subsampling, tomography), give the function an attribute ``image_size``: a function from the size (C, h, w) of a
@@ -56,7 +56,7 @@ class OwnPhysics(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         try:
             physics = self._function(img_size=img_size, device=device, **self.options)
         except Exception as error:  # code of the user's may raise anything, and stops one file, not all
@@ -88,7 +88,7 @@ class OwnPhysics(Problem):
         return size
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         physics = super().operator(y)
         size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
         made = tuple(physics.A(y.new_zeros(1, *size)).shape[1:])
@@ -104,7 +104,7 @@ class OwnPhysics(Problem):
         raise InvalidParameterError(f"{self.name} is known for whole images only: restore without tiles (--tile 0)")
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": self.name, "options": self.options, "sigma": self.sigma}
 
 

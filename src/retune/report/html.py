@@ -59,7 +59,7 @@ def write_report(results: Results, folder: str | Path, figures: dict[str, Path] 
     Args:
         results: the results.
         folder: where the images that it names are, and where the page goes.
-        figures: what :func:`retune.report.write_figures` returned; drawn now if not given.
+        figures: what [`write_figures`][retune.report.write_figures] returned; drawn now if not given.
 
     Returns:
         The path of the page.

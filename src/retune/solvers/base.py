@@ -1,4 +1,4 @@
-"""What an algorithm for ``Φ(u) = u`` supplies: ``init`` and ``step``. The loop is in :mod:`retune.solve`."""
+"""What an algorithm for ``Φ(u) = u`` supplies: ``init`` and ``step``. The loop is in ``retune.solve``."""
 
 from __future__ import annotations
 

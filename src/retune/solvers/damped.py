@@ -57,13 +57,13 @@ class Damped(AbstractSolver):
         self.shrink, self.floor = shrink, floor
 
     def init(self, u: Tensor) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        """See [`AbstractSolver`][retune.AbstractSolver]."""
         one = u.new_ones(len(u))
         # θ, the last residual, calm cycles, calm cycles to wait for, and whether the last change of θ was a rise.
         return SolverState(u, torch.zeros_like(u), (one, one * torch.inf, 0 * one, 2 * one, 0 * one))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        """See [`AbstractSolver`][retune.AbstractSolver]."""
         theta, before, calm, wait, rose = state.memory
         new = block(state.u)
         change = new - state.u

@@ -115,8 +115,8 @@ def fit(
 
     Args:
         net: the network.
-        images: training images, see :func:`retune.data.as_images`.
-        problem: a problem of :mod:`retune.problems` (fresh operator and noise at every step), or a deepinv physics
+        images: training images, see [`as_images`][retune.data.as_images].
+        problem: a problem of ``retune.problems`` (fresh operator and noise at every step), or a deepinv physics
             (fresh noise only).
         validation: validation images; their measurements are drawn once.
         steps: training steps.
@@ -131,9 +131,9 @@ def fit(
         validate_every: steps between validations; a fifth of `steps` by default.
         progress: show a progress bar with loss, validation PSNR, residual and measured gradient error.
         warm_start: let every training image remember its equilibrium, and restart to a tolerance; ``restarts`` is then
-            the most that are run. True for the defaults of :class:`retune.WarmStart`.
+            the most that are run. True for the defaults of [`WarmStart`][retune.WarmStart].
         folder: where checkpoints and ``log.csv`` go; none are written by default. With a folder, Ctrl-C (and SIGTERM)
-            finishes the step, saves, and then raises :class:`retune.errors.Interrupted`, a KeyboardInterrupt.
+            finishes the step, saves, and then raises [`Interrupted`][retune.errors.Interrupted], a KeyboardInterrupt.
         checkpoint_every: steps between checkpoints, which is what is lost at most.
         resume: continue from the newest checkpoint in `folder`, if there is one.
         flips: whether crops are flipped at random; not where `images` are measurements whose operator has a direction.

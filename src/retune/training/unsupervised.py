@@ -50,7 +50,7 @@ class Estimate(StrEnum):
 
 
 class ErrorEstimate(Loss):
-    """A loss whose expectation is a mean squared error; pixel by pixel in :meth:`map`.
+    """A loss whose expectation is a mean squared error; pixel by pixel in ``map``.
 
     Args:
         sigma: noise level, or one per channel.
@@ -91,14 +91,14 @@ class ErrorEstimate(Loss):
 class Sure(ErrorEstimate):
     """Stein's unbiased estimate of ``‖A f(y) − Ax‖²/m``; deepinv's ``SureGaussianLoss``, for a level per channel too.
 
-    A null space of A is not seen by it: what is filled in there is the prior's. :class:`SureEquivariant` sees it.
+    A null space of A is not seen by it: what is filled in there is the prior's. ``SureEquivariant`` sees it.
 
     Args:
         sigma: noise level, or one per channel.
     """
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See :class:`ErrorEstimate`."""
+        """See ``ErrorEstimate``."""
         return self._sure(physics.A(x_net), y, physics, model)
 
 
@@ -109,7 +109,7 @@ class SureEquivariant(Sure):
     nothing through of comes back wrong, which Stein's estimate does not see. Alone, the second term asks for images
     that are easily restored, the smooth ones. It is weighted by the gain ``‖A x̂‖²/‖x̂‖²`` of the operator, so that
     both are in the units of the measurement, and the less of the image is measured, the less it counts. Three calls of
-    the network, where :class:`Sure` needs two.
+    the network, where ``Sure`` needs two.
 
     Args:
         sigma: noise level, or one per channel.
@@ -120,7 +120,7 @@ class SureEquivariant(Sure):
         self._again = EILoss(Shift(), metric=_SquaredError(), apply_noise=False)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See :class:`ErrorEstimate`; the second term is a mean over channels, and over pixels if y has fewer."""
+        """See ``ErrorEstimate``; the second term is a mean over channels, and over pixels if y has fewer."""
         # deepinv's transforms draw from a generator of their own; so they follow from the global one, as all else does.
         self._again.T.rng.manual_seed(int(torch.randint(2**62, ())))
 
@@ -176,7 +176,7 @@ class SureSplit(ErrorEstimate):
         return model if isinstance(model, _Splitting) else _Splitting(model, self.hidden)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See :class:`ErrorEstimate`; `x_net` is what the adapted model made of y last."""
+        """See ``ErrorEstimate``; `x_net` is what the adapted model made of y last."""
         assert isinstance(model, _Splitting)
         shown, y_shown, physics_shown = model.shown(y)
         mask: Tensor = physics.mask  # pyright: ignore[reportAssignmentType]

@@ -1,7 +1,7 @@
 """The weights that come with the package: small denoisers and ridge regularisers, trained by us.
 
 ``names()`` lists them, ``load(name)`` gives a denoiser called as ``net(y, sigma)``, ``manifest()`` says how each was
-trained, on what, and how well it does. The scripts are in :mod:`recipes`.
+trained, on what, and how well it does. The scripts are in ``recipes``.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def load(name: str | Path) -> Denoiser:
     """A trained denoiser, in eval mode, on the CPU, in float32.
 
     The U-Nets are made into a prior by ``retune.priors.Denoiser(net, sigma)`` or ``RED``; a ridge one solves its
-    denoising problem to tolerance, and its prior is ``net.prior`` (for :class:`retune.GradientStep`).
+    denoising problem to tolerance, and its prior is ``net.prior`` (for [`GradientStep`][retune.GradientStep]).
 
     Args:
-        name: one of :func:`names`, or a file that a recipe of :mod:`recipes` wrote.
+        name: one of [`names`][retune.weights.names], or a file that a recipe of ``recipes`` wrote.
 
     Raises:
         UnknownNameError: another name; the nearest ones are given.
