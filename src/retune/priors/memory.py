@@ -70,9 +70,9 @@ def _differ(function: Callable[[Tensor], Tensor], shape: Sequence[int], like: Te
     generator = torch.Generator().manual_seed(20250616)
     one, other = (torch.rand(tuple(shape), generator=generator, dtype=like.dtype).to(like.device) for _ in range(2))
     with torch.no_grad():
-        first = function(one.clone()).clone()
+        first = function(one.clone()).detach().clone()
         function(other)
-        again = function(one.clone())
+        again = function(one.clone()).detach()
     size = torch.linalg.vector_norm(first).clamp_min(torch.finfo(like.dtype).tiny)
     return float(torch.linalg.vector_norm(again - first) / size)
 
