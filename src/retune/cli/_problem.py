@@ -28,6 +28,17 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def folder(name: str) -> Path:
+    """The folder that an option names.
+
+    Raises:
+        typer.BadParameter: an empty name: most often a variable of the shell that is not set.
+    """
+    if not str(name).strip():
+        raise typer.BadParameter("the name of the folder is empty (is a variable of the shell not set?)")
+    return Path(name)
+
+
 def given(
     name: str | None,
     kernel: str | None,

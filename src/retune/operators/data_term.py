@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.operators.facts import facts, normal_operator
+from retune.operators.holes import without_gaps
 from retune.operators.norm import FAILURE, SAFETY
 from retune.operators.restrict import Restrictable
 
@@ -86,6 +87,7 @@ class DataTerm:
                 f"the forward operator must be a deepinv LinearPhysics, got {type(physics).__name__}; "
                 "wrap a linear function as deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
             )
+        y = without_gaps(y, physics)
         for part in _tensors(y):
             if not torch.isfinite(part.detach()).all():
                 bad = int((~torch.isfinite(part.detach())).sum())

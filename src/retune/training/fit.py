@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import time
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,7 @@ def fit(
         done, spent = run.load(net, optimiser, result, keeper, saved)
     start = time.perf_counter() - spent
     with (
+        closing(run) if run is not None else nullcontext(),
         TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar,
         stop_requests(enabled=run is not None) as asked,
     ):
@@ -242,8 +244,6 @@ def fit(
             if halt:
                 net.eval()
                 raise KeyboardInterrupt
-    if run is not None:
-        run.close()
     result.best_step = keeper.restore() if held_out is not None else steps
     result.seconds = time.perf_counter() - start
     net.eval()
