@@ -34,7 +34,7 @@ def described_tiff(path):
 def described_png(path):
     with Image.open(path) as image:
         image.load()
-        return image.mode, image.size, {k: v for k, v in image.info.items()}, image.getexif().get(274)
+        return image.mode, image.size, dict(image.info), image.getexif().get(274)
 
 
 def described_jpeg(path):
@@ -66,6 +66,10 @@ def png(**options):
     return make
 
 
+def jpeg(**options):
+    return lambda path, array: Image.fromarray(array).save(path, **options)
+
+
 def pages_with_words(path, array):
     with tifffile.TiffWriter(path) as out:
         for i, page in enumerate(array):
@@ -74,9 +78,11 @@ def pages_with_words(path, array):
 
 
 MICRONS = {"axes": "ZCYX", "PhysicalSizeX": 0.1, "PhysicalSizeXUnit": "µm", "Channel": {"Name": ["α", "β"]}}
+LABELS = [(315, 2, 0, "me", True), (33432, 2, 0, "µ".encode(), True)]
+IMAGEJ = {"axes": "ZCYX", "unit": "um", "spacing": 0.5}
 TABLE = {
     "tiff orientation": ("a.tif", tiff(extratags=[(274, 3, 1, 6, True)]), pixels("u2", 5, 7)),
-    "tiff words": ("a.tif", tiff(extratags=[(315, 2, 0, "me", True), (33432, 2, 0, "µ".encode(), True)]), pixels("u1", 5, 7)),
+    "tiff words": ("a.tif", tiff(extratags=LABELS), pixels("u1", 5, 7)),
     "tiff description": ("a.tif", tiff(description="0.1 µm".encode(), metadata=None), pixels("u2", 5, 7)),
     "tiff resolution": ("a.tif", tiff(resolution=(1000 / 3, 11.5), resolutionunit=3), pixels("u2", 5, 7)),
     "tiff profile": ("a.tif", tiff(photometric="rgb", iccprofile=b"p" * 130), pixels("u2", 5, 7, 3)),
@@ -90,13 +96,13 @@ TABLE = {
     "tiff axes, colour": ("a.tif", tiff(photometric="rgb", metadata={"axes": "ZYXS"}), pixels("u1", 2, 5, 7, 3)),
     "tiff pages": ("a.tif", pages_with_words, pixels("u2", 3, 5, 7)),
     "ome": ("a.ome.tif", tiff(ome=True, metadata=MICRONS), pixels("u2", 4, 2, 5, 7)),
-    "imagej": ("a.tif", tiff(imagej=True, metadata={"axes": "ZCYX", "unit": "um", "spacing": 0.5}), pixels("u2", 2, 3, 5, 7)),
+    "imagej": ("a.tif", tiff(imagej=True, metadata=IMAGEJ), pixels("u2", 2, 3, 5, 7)),
     "png": ("a.png", png(dpi=(300, 200)), pixels("u1", 5, 7)),
     "png orientation, profile": ("a.png", png(exif=exif(6), icc_profile=b"p" * 130), pixels("u1", 5, 7, 3)),
     "png 16 bits": ("a.png", png(), pixels("u2", 5, 7)),
-    "jpeg": ("a.jpg", lambda p, a: Image.fromarray(a).save(p, exif=exif(8), dpi=(300, 300), comment="hi"), pixels("u1", 16, 16)),
-    "jpeg, colour": ("a.jpg", lambda p, a: Image.fromarray(a).save(p, progressive=True, icc_profile=b"p" * 130), pixels("u1", 16, 16, 3)),
-    "bmp": ("a.bmp", lambda p, a: Image.fromarray(a).save(p, dpi=(300, 200)), pixels("u1", 5, 7)),
+    "jpeg": ("a.jpg", jpeg(exif=exif(8), dpi=(300, 300), comment="hi"), pixels("u1", 16, 16)),
+    "jpeg, colour": ("a.jpg", jpeg(progressive=True, icc_profile=b"p" * 130), pixels("u1", 16, 16, 3)),
+    "bmp": ("a.bmp", jpeg(dpi=(300, 200)), pixels("u1", 5, 7)),
     "npy one channel": ("a.npy", np.save, pixels("f4", 5, 7, 1)),
     "npy stack of one channel": ("a.npy", np.save, pixels("u2", 3, 5, 7, 1)),
     "npy doubles": ("a.npy", np.save, pixels("f8", 5, 7)),

@@ -34,7 +34,8 @@ class Result:
 
     def __init__(self, folder: Path, name: str):
         self.image, self._record = folder / name, folder / f"{name}.json"
-        self._name, self.before = name, self._read()
+        self._name = name
+        self.before = self._read()
         if self.before is None:
             for path in (self.image, self._record):
                 if path.is_symlink() or path.exists():
