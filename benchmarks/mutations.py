@@ -69,8 +69,8 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
             del found[at : at + length]
         else:
             found[at:at] = found[at : at + length]
-    content = bytes(found)
-    return with_checksums(content) if content[:4] == b"\x89PNG" and draw.random() < 0.5 else content
+    changed = bytes(found)
+    return with_checksums(changed) if changed[:4] == b"\x89PNG" and draw.random() < 0.5 else changed
 
 
 def with_checksums(content: bytes) -> bytes:
