@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from deepinv.models import Denoiser as DeepinvDenoiser
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
@@ -20,7 +22,7 @@ from retune.config import (
     PriorConfig,
     ProblemConfig,
 )
-from retune.data import grey, photograph
+from retune.data import grey, photograph, read_files
 from retune.errors import ConfigError
 from retune.gradients.base import GradientRule
 from retune.io import list_files
@@ -233,19 +235,28 @@ def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | No
         InvalidParameterError, ShapeError, NotFiniteError: see [`sharp_images`][retune.build.sharp_images].
     """
     shipped = config.train == "photographs"
-    train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else sharp_images(config.train, config)
+    train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else sharp_images(config.train, config, config.crop)
     validation = None if config.validation is None else sharp_images(config.validation, config)
     if shipped and config.grey:
         train = [grey(x) for x in train]
     return train, validation
 
 
-def sharp_images(source: str, config: DataConfig) -> list[Tensor]:
+def sharp_images(source: str, config: DataConfig, crop: int | None = None) -> list[Tensor]:
     """The images (C, H, W) of a folder or file, in the unit and the colours that the section [data] says.
 
+    Args:
+        source: where they are.
+        config: the section [data].
+        crop: side of crops that have to fit.
+
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: see [`read`][retune.io.read] and
-            ``retune.io.intensity.intensity_scale``.
+        InvalidParameterError, ShapeError, NotFiniteError: every file that cannot be used, and why; see
+            [`read`][retune.io.read] and ``retune.io.intensity.intensity_scale``.
     """
-    images = [x for file in list_files(source) for x in read_scaled(file, config.white, "data.white=")]
-    return [grey(x) for x in images] if config.grey else images
+
+    def one(file: Path) -> Tensor:
+        images = read_scaled(file, config.white, "data.white=")
+        return torch.stack([grey(x) for x in images]) if config.grey else images
+
+    return read_files(list_files(source), one, crop)

@@ -54,7 +54,7 @@ def test_what_identifies_a_problem_is_the_kernel_and_not_its_file(tmp_path):
 def test_a_kernel_from_an_image(tmp_path):
     grey = np.random.default_rng(0).integers(0, 255, (5, 4), dtype=np.uint8)
     Image.fromarray(grey).convert("RGB").save(tmp_path / "k.png")
-    with pytest.warns(AdjustedWarning, match="intensities scaled"):
+    with pytest.warns(AdjustedWarning, match=r"\(integers\), not to 1"):
         taps = problems.kernel(str(tmp_path / "k.png"))
     assert taps.shape == (1, 1, 5, 4)  # one kernel for all channels, not three
     assert torch.allclose(taps[0, 0], torch.from_numpy(grey / grey.sum()).float(), atol=1e-6)

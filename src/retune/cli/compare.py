@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_device
+from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_device, folder
 
 
 @examples(
@@ -26,9 +26,9 @@ from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_devi
 )
 def compare(
     config: Annotated[str, typer.Argument(help="A TOML file, or the name of a run that ships.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results, figures and report.html.")] = Path(
-        "retune-comparison"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=folder, help="Folder of results, figures and report.html.")
+    ] = Path("retune-comparison"),
     methods: Annotated[
         str | None,
         typer.Option("--methods", help="variational,pnp,unrolled,jfb,implicit,retune: some of these, or none."),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
+from retune.cli._problem import folder
 
 
 @examples(
@@ -21,9 +22,9 @@ def demo(
         list[str] | None,
         typer.Option("--problem", "-p", help="inpaint, deblur or denoise; repeat it for several. All by default."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results.json, figures and report.html.")] = Path(
-        "retune-demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=folder, help="Folder for results.json, figures and report.html.")
+    ] = Path("retune-demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Small images and few steps: under 45 seconds.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of crops, masks and noise.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the demo that is in the folder.")] = False,

@@ -9,6 +9,6 @@ restored image can be written the way the measured one was.
 >>> io.write("restored.tif", images, layout)  # doctest: +SKIP
 """
 
-from retune.io.files import SUFFIXES, Layout, list_files, read, write
+from retune.io.files import SUFFIXES, Layout, list_files, load, read, write
 
-__all__ = ["SUFFIXES", "Layout", "list_files", "read", "write"]
+__all__ = ["SUFFIXES", "Layout", "list_files", "load", "read", "write"]

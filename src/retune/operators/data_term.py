@@ -17,7 +17,7 @@ from retune._torch.precision import without_autocast
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.operators.facts import facts, normal_operator
 from retune.operators.fidelity import facts_of_fidelity
-from retune.operators.holes import holes_of
+from retune.operators.holes import holes_of, without_gaps
 from retune.operators.images import other_precision, parts, require_images, require_precision
 from retune.operators.norm import FAILURE, SAFETY
 from retune.operators.pairs import steepest
@@ -90,6 +90,7 @@ class DataTerm:
                 "wrap a linear function as deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
             )
         require_precision(y)
+        y = without_gaps(y, physics)
         for part in parts(y):
             if not torch.isfinite(part.detach()).all():
                 bad = int((~torch.isfinite(part.detach())).sum())

@@ -7,6 +7,7 @@ import json
 import math
 import time
 import warnings
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,7 @@ def fit(
         done, spent = run.load(net, optimiser, result, keeper, saved)
     start = time.perf_counter() - spent
     with (
+        closing(run) if run is not None else nullcontext(),
         TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar,
         stop_requests(enabled=run is not None) as asked,
         other_processes(fabric, folder),
@@ -253,8 +255,6 @@ def fit(
             if halt:
                 net.eval()
                 raise Interrupted(asked.number)
-    if run is not None:
-        run.close()
     result.best_step = keeper.restore() if held_out is not None else steps
     result.seconds = time.perf_counter() - start
     net.eval()
