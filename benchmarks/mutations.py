@@ -28,11 +28,11 @@ from retune.io import read, write
 LIMIT = 30
 
 
-def originals() -> dict[str, tuple[str, bytes | bytearray]]:
+def originals() -> dict[str, tuple[str, bytes]]:
     """A file of each format: its suffix and its content."""
     rng = np.random.default_rng(0)
     grey, colour = rng.integers(0, 256, (24, 31), dtype=np.uint8), rng.integers(0, 65536, (24, 31, 3), dtype=np.uint16)
-    made: dict[str, tuple[str, bytes | bytearray]] = {"PNG 16": (".png", imagecodecs.png_encode(colour))}
+    made: dict[str, tuple[str, bytes]] = {"PNG 16": (".png", bytes(imagecodecs.png_encode(colour)))}
     for name, suffix, kind in (("PNG 8", ".png", "PNG"), ("JPEG", ".jpg", "JPEG")):
         out = io.BytesIO()
         Image.fromarray(grey).save(out, kind, dpi=(300, 300))

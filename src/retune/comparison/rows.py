@@ -26,7 +26,7 @@ _SAME = ("layers_trained",)
 
 
 def header(run: Config, device: str) -> dict[str, Any]:
-    """How the results of a run are made: entries of :class:`retune.records.Results`."""
+    """How the results of a run are made: entries of [`Results`][retune.records.Results]."""
     return {
         "format": FORMAT,
         "retune": __version__,

@@ -70,7 +70,7 @@ def compare(
         changed: told of the results whenever a method is done.
 
     Returns:
-        The results, for :mod:`retune.report`.
+        The results, for [`report`][retune.report].
 
     Raises:
         RetuneError: see [`fit`][retune.fit]; a training that diverges is a row of the table, not an error.

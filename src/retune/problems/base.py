@@ -60,13 +60,13 @@ class Problem(ABC):
 
     #: whether opposite borders of an image are neighbours
     wraps: bool = False
-    #: whether values are missing in a measurement, so that :meth:`observed` is not None
+    #: whether values are missing in a measurement, so that ``observed`` is not None
     has_gaps: bool = False
     #: whether an image has more pixels than its measurement
     subsamples: bool = False
     #: whether the mirror image of a measurement is one of the mirror image of the scene
     mirrors: bool = False
-    #: whether a part of a measurement can be restored by itself, see :meth:`part`
+    #: whether a part of a measurement can be restored by itself, see ``part``
     has_parts: bool = True
 
     def observed(self, y: Tensor) -> Tensor | None:

@@ -93,7 +93,7 @@ class Inpaint(Problem):
         return self._masked(img_size, mask, device)
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`; it needs the mask."""
+        """See [`Problem`][retune.problems.Problem]; it needs the mask."""
         self.require_known()
         assert self.mask is not None
         if self.mask.shape[-2:] != y.shape[-2:] or self.mask.shape[1] not in (1, y.shape[1]):
@@ -102,7 +102,7 @@ class Inpaint(Problem):
         return self._masked((y.shape[1], y.shape[2], y.shape[3]), self.mask.to(y), y.device)
 
     def require_known(self) -> None:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         if self.mask is None:
             raise InvalidParameterError(
                 "which pixels were measured is not known: give the mask, an image file that is black where nothing "
@@ -110,13 +110,13 @@ class Inpaint(Problem):
             )
 
     def observed(self, y: Tensor) -> Tensor | None:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         mask = self.operator(y).mask
         assert isinstance(mask, Tensor)
         return mask.expand(y.shape) > 0
 
     def crop(self) -> Problem:
-        """See :class:`~retune.problems.base.Problem`; a crop takes its part of the mask along."""
+        """See [`Problem`][retune.problems.Problem]; a crop takes its part of the mask along."""
         return self
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
@@ -194,7 +194,7 @@ class Deblur(Problem):
         return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
 
     def crop(self) -> Problem:
-        """See :class:`~retune.problems.base.Problem`: what lies beyond the border of a crop was blurred into it."""
+        """See [`Problem`][retune.problems.Problem]: what lies beyond the border of a crop was blurred into it."""
         return Deblur(self.kernel, "valid", self.sigma)
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:

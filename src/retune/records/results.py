@@ -257,7 +257,7 @@ class Results(Record):
 
     @classmethod
     def checked(cls, values: Any, source: str = "results") -> Self:
-        """The results that plain data describe; see :meth:`Record.checked`.
+        """The results that plain data describe; see ``Record.checked``.
 
         Raises:
             InvalidParameterError: as there; or a file of another program, or of another format.
@@ -301,7 +301,7 @@ def horizons(methods: Iterable[MethodResult]) -> list[int]:
 
 
 def longest(methods: Iterable[MethodResult]) -> int | None:
-    """The largest of :func:`horizons` at which some method has a PSNR."""
+    """The largest of ``horizons`` at which some method has a PSNR."""
     methods = list(methods)
     known = (n for n in horizons(methods) if any(m.psnr_after(n) is not None for m in methods))
     return max(known, default=None)
