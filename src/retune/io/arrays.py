@@ -17,7 +17,7 @@ def from_array(array: np.ndarray, name: str = "array", top: float | None = None)
     Args:
         array: pixels.
         name: how errors call the image.
-        top: integers are divided by it; by default by the largest of their type, see :func:`scaled`.
+        top: integers are divided by it; by default by the largest of their type, see ``scaled``.
 
     Raises:
         ShapeError: another shape.

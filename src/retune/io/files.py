@@ -83,7 +83,7 @@ def load(path: str | Path, *, alpha: bool = False) -> Coded:
         alpha: whether an alpha channel is handed over as the last channel, and not refused.
 
     Raises:
-        InvalidParameterError, ShapeError: see :func:`read`.
+        InvalidParameterError, ShapeError: see ``read``.
     """
     path = Path(path)
     suffix = path.suffix.lower()

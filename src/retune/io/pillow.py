@@ -60,7 +60,7 @@ def decode(content: bytes, kind: str, *, alpha: bool = False) -> Coded:
 
 
 def encode(coded: Coded, kind: str, factor: float) -> bytes:
-    """A JPEG (quality 98, no colour subsampling: the least loss) or BMP file; see :func:`retune.io.png.encode`.
+    """A JPEG (quality 98, no colour subsampling: the least loss) or BMP file; see ``retune.io.png.encode``.
 
     Raises:
         InvalidParameterError: a resolution that is too large for the format after it was multiplied with `factor`.

@@ -81,7 +81,7 @@ def decode(content: bytes, *, alpha: bool = False) -> Coded:
 
 
 def encode(coded: Coded, factor: float) -> bytes:
-    """A TIFF file; see :func:`retune.io.png.encode`.
+    """A TIFF file; see ``retune.io.png.encode``.
 
     Raises:
         InvalidParameterError: a resolution that is too large for TIFF after it was multiplied with `factor`.

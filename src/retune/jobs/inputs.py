@@ -32,9 +32,9 @@ def read_measured(
     Args:
         file: an image, or a stack of them.
         problem: what was measured: NaN and Inf may be where its mask says that nothing was.
-        white: see :func:`retune.io.intensity.intensity_scale`.
+        white: see ``retune.io.intensity.intensity_scale``.
         in_range: whether the numbers have to be intensities that can be brought to [0, 1].
-        remembered: see :func:`retune.io.intensity.intensity_scale`.
+        remembered: see ``retune.io.intensity.intensity_scale``.
 
     Raises:
         RetuneError: see [`read`][retune.io.read] and ``retune.io.intensity.intensity_scale``.

@@ -28,7 +28,7 @@ class WorkerDiedError(RetuneError, RuntimeError):
 def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterator[Callable[..., Future]]:
     """What submits work, ``submit(function, *arguments)``, to so many new processes.
 
-    A process that ends in the middle of its work fails that work with :class:`WorkerDiedError`, and another process
+    A process that ends in the middle of its work fails that work with ``WorkerDiedError``, and another process
     takes its place. Ctrl-C reaches this process only: each of the others would show a traceback of its own. When the
     block is left by an exception, they are stopped where they are.
 

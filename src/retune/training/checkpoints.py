@@ -33,7 +33,7 @@ _HEADER = ",".join([*_COLUMNS, "psnr_val"]) + "\n"
 class RunFolder:
     """Checkpoints ``checkpoint-STEP.safetensors``, written atomically, and ``log.csv`` (and TensorBoard, if there).
 
-    The first process of a training holds a lock on the folder until :meth:`close`.
+    The first process of a training holds a lock on the folder until ``close``.
 
     Args:
         folder: where.
