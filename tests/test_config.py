@@ -116,7 +116,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ({"model": {"step_size": 1.0}}, ["model.step_size = 1.0: it should be less than 1"]),
         ({"model": 3}, ["model = 3:"]),
         ({"prior": {"coarse": 1}}, ["prior.coarse = 1: it should be a valid boolean"]),
-        ({"prior": {"type": "wavlet"}}, ['prior.type = "wavlet"', "'wavelet', 'denoiser', 'red' or 'ridge'"]),
+        ({"prior": {"type": "wavlet"}}, ['prior.type = "wavlet"', "'wavelet', 'denoiser', 'red', 'ridge'"]),
         (
             {"prior": {"type": "denoiser", "levels": 3}},
             ['prior.levels = 3: a prior of type "denoiser" has no levels (type = wavelet has)'],
