@@ -102,10 +102,13 @@ def test_a_file_that_is_named_twice_is_restored_once(run, photos, tmp_path):
 
 
 def test_restoring_asks_for_no_noise(run, tmp_path):
-    """A level that was estimated when the network was tuned is not estimated anew: a constant image has none."""
+    """The level is the one that the network was made for; another one, which would change nothing, is refused."""
     np.save(tmp_path / "flat.npy", np.full((16, 16), 0.5, np.float32))
-    arguments = ["restore", run, tmp_path / "flat.npy", "--sigma", "estimate", "-o", tmp_path / "out"]
-    result, text = invoke(*arguments, "--device", "cpu")
+    arguments = ["restore", run, tmp_path / "flat.npy", "-o", tmp_path / "out", "--device", "cpu"]
+    result, text = invoke(*arguments, "--sigma", "estimate")
+    assert result.exit_code == 1
+    assert "--sigma estimate cannot change a restoration" in text
+    result, text = invoke(*arguments)
     assert result.exit_code == 0, text
     assert np.isfinite(np.load(tmp_path / "out" / "flat.npy")).all()
 
@@ -282,7 +285,7 @@ def test_a_broken_file_does_not_stop_the_others(run, photos, tmp_path, name, mak
         (["--device", "tpu9"], "device 'tpu9' is not available"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--workers", "0"], "workers must be at least 1"),
-        (["--sigma", "x"], 'problem.sigma = "x"'),
+        (["--sigma", "x"], "--sigma x cannot change a restoration"),
         (["--white", "-3"], "white must be a positive intensity"),
     ],
 )
@@ -320,7 +323,7 @@ def test_a_checkpoint_from_a_stranger_runs_nothing(run, photos, tmp_path, monkey
         assert result.exit_code == 1
         assert "does not say which problem" in text or "the problem has 1 fault(s)" in text
     net.save(tmp_path / "evil.safetensors", problem=json.dumps({"name": "evil_code:f"}))
-    for model, says in (("evil.pt", "cannot be read as a checkpoint"), ("evil.safetensors", "If you trust that code")):
+    for model, says in (("evil.pt", "cannot be read as a checkpoint"), ("evil.safetensors", "If you trust it")):
         result, text = invoke("restore", tmp_path / model, photos, "-o", tmp_path / "out")
         assert result.exit_code == 1
         assert says in text
