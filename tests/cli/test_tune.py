@@ -119,10 +119,13 @@ def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
     assert told.gain is None
     _tell(Tuned(Estimate.STEIN, 0.1, told, None, {"reg": [0.1]}, 1.0, {}))
     said = " ".join(capsys.readouterr().out.split())
-    assert "the noise is not what σ says, or the values were clipped" in said
+    assert "the noise level is not σ, or the values were clipped" in said
     assert "one block" not in said
     sure = compare_errors(torch.tensor([4.0, 4.1]), torch.tensor([2.0, 2.1]))
-    for factors, says in (((1.0, 1.0), "×0.5 ×0.71 ×1.41 ×2 are all worse"), ((1.0, 2.0), "from ×1 to ×2 cannot")):
+    for factors, says in (
+        ((1.0, 1.0), "×0.5 ×0.71 ×1.41 ×2 are all worse"),
+        ((1.0, 2.0), "strengths ×1 to ×2 are statistically indistinguishable"),
+    ):
         _tell(Tuned(Estimate.STEIN, 0.1, sure, factors, {"reg": [0.1]}, 1.0, {}))
         assert says in capsys.readouterr().out
 

@@ -652,6 +652,7 @@ def test_what_is_no_picture_is_not_judged_as_one():
     assert "no picture" in one(diagnosis, "noise").found
 
 
+@pytest.mark.filterwarnings("ignore:At least one input physics is a DecomposablePhysics")
 def test_a_mask_inside_a_composition_is_no_clipping():
     mask, blur = Inpainting((1, 32, 32), mask=0.5), Blur(problems.kernel("gaussian:1.0"), padding="reflect")
     physics = mask * blur
@@ -668,7 +669,7 @@ def test_advice_on_a_wrong_adjoint_works():
     advice = one(doctor(wrong, img_size=(1, 16, 16)), "adjoint").advice
     assert "deepinv.physics.LinearPhysics(A=physics.A, img_size=(1, 16, 16))" in advice
     assert doctor(eval("LinearPhysics(A=physics.A, img_size=(1, 16, 16))", {**globals(), "physics": wrong})).ok
-    sinogram = Tomography(angles=12, img_width=16, adjoint_via_backprop=False)
+    sinogram = Tomography(angles=12, img_width=16, adjoint_via_backprop=False, normalize=True)
     assert "adjoint_via_backprop=True" in one(doctor(sinogram), "adjoint").advice
     outside = LinearPhysics(A=lambda x, **_: x.detach().roll(1, -1), A_adjoint=lambda y, **_: y)
     assert "Correct A_adjoint. Leaving it out" in one(doctor(outside, img_size=(1, 16, 16)), "adjoint").advice

@@ -150,18 +150,19 @@ def best_match(response: Response, kernel: Tensor) -> Match | None:
     before any other. None if the image is too small to tell.
     """
     height, width = response.image.shape[-2:]
+    image = response.image.double()  # the squares of large operators do not fit into float32
     found: list[Match] = []
     for name, lay in ORIENTATIONS.items():
-        laid = lay(kernel.to(response.image))
+        laid = lay(kernel.to(image))
         h, w = laid.shape[-2:]
         if 2 * h > height or 2 * w > width:
             return None
         # its centre at the centre of the response; of an even side, the sample after the middle
-        grid = F.pad(laid, (0, width - w, 0, height - h)).expand_as(response.image)
+        grid = F.pad(laid, (0, width - w, 0, height - h)).expand_as(image)
         grid = torch.roll(grid, (response.centre[0] - h // 2, response.centre[1] - w // 2), (-2, -1))
-        spectra = torch.fft.rfft2(response.image) * torch.fft.rfft2(grid).conj()
+        spectra = torch.fft.rfft2(image) * torch.fft.rfft2(grid).conj()
         cross = torch.fft.irfft2(spectra, s=(height, width)).sum(0)
-        norms = float(grid.norm() * response.image.norm())
+        norms = float(grid.norm() * image.norm())
         if not 0 < norms < float("inf"):
             return None
         # an even side has its centre between two pixels: either is right

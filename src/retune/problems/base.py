@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
+from retune._torch.streams import seeded
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
 from retune.io import SUFFIXES
 from retune.problems.noise import doubt_noise_level, noise_levels
@@ -129,7 +130,10 @@ class Problem(ABC):
             )
         size = (x.shape[1], x.shape[2], x.shape[3])
         physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)
-        return physics(x, seed=seed + 1), physics
+        if getattr(physics.noise_model, "rng", None) is not None:
+            return physics(x, seed=seed + 1), physics
+        with seeded(seed + 1, x.device):  # a noise model of yours may know torch's own generator only
+            return physics(x), physics
 
     def describe(self) -> dict:
         """The name and the options, as plain data: the arguments of the constructor, by attributes of their names."""
