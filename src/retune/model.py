@@ -17,6 +17,7 @@ from torch import Tensor
 from retune import _checkpoint
 from retune._registry.describe import description, rebuild
 from retune._registry.entries import kind_base, register
+from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
@@ -146,6 +147,7 @@ class Restarted(Reconstructor):
             _warn_if_unsettled(equilibrium, self.stop if stop is None else stop, self.depth)
         return equilibrium.image
 
+    @without_autocast
     def solve(
         self,
         y: Tensor,
@@ -161,6 +163,9 @@ class Restarted(Reconstructor):
 
         Nothing of the network changes. What is "auto" and has not been chosen is chosen for this call only: in a
         training loop of your own that calls this method, call [`choose`][retune.Restarted.choose] once before.
+
+        It computes in the precision of `y`: autocast is switched off within, since an equilibrium is not reached in
+        bfloat16. ``retune.priors.Denoiser(bfloat16=True)`` trains a network in it.
 
         Args:
             y: measurement.
