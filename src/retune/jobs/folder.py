@@ -16,6 +16,7 @@ import deepinv
 import torch
 
 from retune._files import write_atomically
+from retune._plain import RECORDS, parse_json
 from retune._version import __version__
 from retune.config import Config, ProblemConfig, load, to_toml
 from retune.errors import CheckpointError, InvalidParameterError
@@ -77,7 +78,7 @@ def _require_own(config: Config, out: Path, resume: bool) -> None:
 
 def _facts(out: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((out / FACTS).read_text(encoding="utf-8"))) if (out / FACTS).is_file() else {}
+        return dict(parse_json((out / FACTS).read_bytes(), RECORDS)) if (out / FACTS).is_file() else {}
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{out / FACTS} cannot be read («{error}»): put it back, or begin anew in another folder"

@@ -16,6 +16,7 @@ from deepinv.loss import Loss
 from torch import Tensor
 
 from retune._files import remove_leftovers, write_atomically
+from retune._plain import RECORDS, parse_json
 from retune._torch.devices import check_chosen_device
 from retune.build import network_of, problem_of
 from retune.certificate.quick import sample_certificate
@@ -113,7 +114,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
         CheckpointError: there is none.
     """
     try:
-        facts = json.loads((out / FACTS).read_text(encoding="utf-8"))["tuned"]
+        facts = parse_json((out / FACTS).read_bytes(), RECORDS)["tuned"]
         return load(out / RUN), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

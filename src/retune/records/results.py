@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StrictBool, StringConstraints, field_validator, model_validator
 
+from retune._plain import RECORDS, parse_json
 from retune.errors import InvalidParameterError
 from retune.records.base import Number, Record
 
@@ -286,7 +286,7 @@ class Results(Record):
         if not path.is_file():
             raise InvalidParameterError(f'there is no result file {path}; "retune demo --out FOLDER" writes one')
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_bytes(), RECORDS)
         except (ValueError, OSError) as error:
             size = path.stat().st_size
             raise InvalidParameterError(
