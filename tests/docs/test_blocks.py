@@ -21,6 +21,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "pip install": "run by .ci/run, in an environment of its own",
     "FOLDER": "needs BSDS500, and hours",
+    "$DATA": "needs BSDS500, and hours",
     "photos/": "needs your photographs; docs/cli.md has the same commands with files that it makes",
     "a/ --set data.validation=b/": "needs your photographs, in three folders",
     "tune denoise.tif": "measures time on two idle cores; docs/cli.md has the same command on small images",

@@ -1,18 +1,21 @@
 """Result files: one definition of each, by which it is written and read."""
 
-from retune.records.base import Number, Record
+from retune.records.base import Number as Number
+from retune.records.base import Record
 from retune.records.results import (
     Certified,
     CertifiedImage,
     Claim,
     Curve,
     MethodResult,
-    Methods,
     Pictures,
     ProblemResult,
     Results,
     Training,
     Verdict,
+)
+from retune.records.results import (
+    Methods as Methods,
 )
 
 __all__ = [
@@ -21,8 +24,6 @@ __all__ = [
     "Claim",
     "Curve",
     "MethodResult",
-    "Methods",
-    "Number",
     "Pictures",
     "ProblemResult",
     "Record",
