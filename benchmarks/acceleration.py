@@ -18,10 +18,9 @@ from rich.table import Table
 
 import retune
 from _timing import CONSOLE, arguments, verdict, where, write
-from retune.comparison import Settings
-from retune.data import photograph
-from retune.demo import TEST, TRAIN, demo_problems
-from retune.demo import _part as part
+from retune.build import problem_of
+from retune.comparison.images import images_of
+from retune.demo import run_of
 
 RTOL, DEPTH = 1e-5, 10
 SOLVERS = {"plain": retune.Picard, "Inertial": retune.Inertial, "Anderson": retune.Anderson}
@@ -34,10 +33,9 @@ def main() -> None:
     if options.weak:
         weak(options)
         return
-    settings, size = Settings(), 64 if options.quick else 128
-    levels = 4 if options.quick else settings.levels
-    x = torch.stack([part(name, size) for name in TEST]).to(options.device)
-    train = [photograph(name) for name in TRAIN]
+    run, size = run_of("denoise"), 64 if options.quick else 128
+    levels = 4 if options.quick else run.prior.levels
+    x, train = photographs(size, options)
     table = Table(
         title=f"Layers to a relative change of {RTOL:g} per {DEPTH} layers, 2×3×{size}×{size}\n{where(options)}"
     )
@@ -45,17 +43,17 @@ def main() -> None:
         table.add_column(heading, justify="left" if heading in ("problem", "solver") else "right")
     records = []
     for name, reg in (("inpaint", 0.06), ("deblur", 0.02), ("denoise", 0.3)):
-        problem = demo_problems()[name]
-        prior = retune.priors.WaveletL12(settings.wavelet, levels, channels=3)
-        net = retune.Restarted(retune.ForwardBackward(prior, reg=reg), DEPTH, settings.restarts)
+        problem = problem_of(run_of(name).problem)
+        prior = retune.priors.WaveletL12(run.prior.wavelet, levels, channels=3)
+        net = retune.Restarted(retune.ForwardBackward(prior, reg=reg), DEPTH, run.model.restarts)
         retune.fit(
             net,
             train,
             problem,
             steps=15,
             batch_size=2,
-            crop=settings.crop,
-            lr=settings.lr,
+            crop=run.data.crop,
+            lr=run.optimiser.lr,
             progress=False,
             device=options.device,
         )
@@ -91,9 +89,16 @@ def main() -> None:
     write(options, "layers to a relative change of 1e-5", records)
 
 
+def photographs(size: int, options) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The parts of the two test photographs (2, 3, size, size), and the training photographs."""
+    run = run_of("denoise")
+    images = images_of(run.model_copy(update={"compare": run.compare.model_copy(update={"crop": size})}))
+    return torch.stack(images.test).to(options.device), images.train
+
+
 def weak(options) -> None:
     """Where the safeguards of the accelerations are tried: no bar."""
-    x = torch.stack([part(name, 64) for name in TEST]).to(options.device)
+    x, _ = photographs(64, options)
     table = Table(title=f"Layers to {RTOL:g}, λ = {WEAK:g}, 2×3×64×64, at most {MOST}\n{where(options)}")
     for heading in ("problem", "prior", *SOLVERS):
         table.add_column(heading, justify="left" if heading in ("problem", "prior") else "right")

@@ -21,7 +21,7 @@ the step from which on it stays within 0.05 dB of its own final PSNR; the qualit
 steps are timed, and the contenders take turns step by step. On a CPU with one thread, times are those that the
 process computed: the wall time of an idle machine.
 
-Everyone has options of its own, :data:`FOUND`. ``--tune`` looks for them anew (hours): in races of their own on other
+Everyone has options of its own, ``FOUND``. ``--tune`` looks for them anew (hours): in races of their own on other
 draws, everyone gets the learning rate of the best final PSNR. Then the accelerated one (K = 2, 4, 6 or 10, tolerance
 of the warm start, solver, that learning rate or 0.2) and each DEQ (threshold to stop at, Anderson acceleration,
 adjoint iterations, its default being 50, and how its wavelets continue an image) get the options with which they

@@ -7,6 +7,8 @@ import warnings
 import pytest
 import torch
 
+import slow_tests
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages say while they are imported
     import deepinv  # noqa: F401
@@ -30,6 +32,11 @@ def float64():
 
 
 def pytest_collection_modifyitems(items):
+    slow = slow_tests.listed()
+    for item in items:
+        file = item.path.relative_to(slow_tests.TESTS.parent).as_posix()
+        if (file, item.nodeid.split("[")[0].partition("::")[2]) in slow:
+            item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, none is here")
         for item in items:

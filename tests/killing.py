@@ -17,7 +17,9 @@ RUN = {
 }
 # A clean process that has imported what is needed, and forks quickly.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["retune.jobs.train", "retune.jobs.restore", "retune.training.fit"])
+PROCESSES.set_forkserver_preload(
+    ["retune.jobs.train", "retune.jobs.restore", "retune.training.fit", "retune.cli.main", "retune.jobs.tune"]
+)
 
 
 def run_train(images, out):
@@ -28,6 +30,13 @@ def run_train(images, out):
 def run_restore(images, model, out):
     problem = model_problem(model, {})
     restore(sorted(images.glob("*.npy")), Options(model, problem, out))
+
+
+def run_command(*arguments):
+    """The command itself."""
+    from retune.cli.main import app
+
+    app([str(a) for a in arguments], standalone_mode=False)
 
 
 def start(job, *arguments):

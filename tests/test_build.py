@@ -175,10 +175,10 @@ def test_the_noise_level_is_estimated_from_the_measurement():
 
 def test_training_images(tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((9, 8, 3)).astype(np.float32))
-    train, validation = build.training_images(DataConfig(train=str(tmp_path)))
+    train, validation = build.training_images(DataConfig(train=str(tmp_path), crop=8))
     assert validation is None
     assert [tuple(x.shape) for x in train] == [(3, 9, 8)]
-    grey, held_out = build.training_images(DataConfig(train=str(tmp_path), validation=str(tmp_path), grey=True))
+    grey, held_out = build.training_images(DataConfig(train=str(tmp_path), validation=str(tmp_path), grey=True, crop=8))
     assert held_out is not None
     assert torch.allclose(grey[0][0], 0.299 * train[0][0] + 0.587 * train[0][1] + 0.114 * train[0][2])
     assert torch.equal(held_out[0], grey[0])

@@ -116,7 +116,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ({"model": {"step_size": 1.0}}, ["model.step_size = 1.0: it should be less than 1"]),
         ({"model": 3}, ["model = 3:"]),
         ({"prior": {"coarse": 1}}, ["prior.coarse = 1: it should be a valid boolean"]),
-        ({"prior": {"type": "wavlet"}}, ['prior.type = "wavlet"', "'wavelet', 'denoiser', 'red' or 'ridge'"]),
+        ({"prior": {"type": "wavlet"}}, ['prior.type = "wavlet"', "'wavelet', 'denoiser', 'red', 'ridge'"]),
         (
             {"prior": {"type": "denoiser", "levels": 3}},
             ['prior.levels = 3: a prior of type "denoiser" has no levels (type = wavelet has)'],
@@ -178,8 +178,8 @@ def test_a_misspelt_shipped_run_names_the_nearest():
             {
                 "name": st.text(),
                 "kernel": st.none() | st.text(),
-                "sigma": st.floats(0, 1e300) | st.lists(st.floats(0, 9), min_size=1),
-                "options": st.dictionaries(st.sampled_from("abc"), st.integers() | st.booleans() | st.text()),
+                "sigma": st.floats(0, 1e12) | st.lists(st.floats(0, 9), min_size=1),
+                "options": st.dictionaries(st.text(), st.integers() | st.booleans() | st.text()),
             }
         ),
         prior=st.fixed_dictionaries({"wavelet": st.lists(st.text())}),

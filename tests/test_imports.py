@@ -17,7 +17,8 @@ LISTED = public_names.listed()
 # A package may import from the rows above it, and not from its equals.
 ORDER = [
     {"errors", "_version"},
-    {"_files", "_plain", "_registry", "_terminal", "_torch", "guarantee", "equilibrium", "plugins"},
+    {"_files", "_plain", "_terminal", "_torch", "equilibrium", "guarantee", "plugins"},
+    {"_registry", "records"},
     {"operators"},
     {"parameters"},
     {"priors", "solvers"},

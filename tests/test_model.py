@@ -326,3 +326,21 @@ def test_layers_count_those_that_are_differentiated():
     for rule, expected in ((Truncated(), 12), (Implicit(), 9), (Unrolled(), 4)):
         net = Restarted(ForwardBackward(WaveletL1("haar", 2)), depth=4, restarts=2, gradient=rule).train()
         assert net.solve(x, Denoising()).layers.tolist() == [expected]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("prior", ["wavelet", "denoiser", "ridge"])
+def test_autocast_changes_nothing(prior, training):
+    """Priors with convolutions and matrix products would compute in bfloat16, and rest elsewhere."""
+    maps = {
+        "wavelet": lambda: ForwardBackward(retune.priors.WaveletL12("db2", levels=2, channels=1)),
+        "denoiser": lambda: ForwardBackward(retune.priors.Denoiser(retune.weights.load("denoiser-gray"), 0.1)),
+        "ridge": lambda: retune.GradientStep(retune.weights.load("ridge-convex-gray").prior, reg=0.1),
+    }
+    net = Restarted(maps[prior](), depth=2, restarts=3).train(training)
+    y, physics = retune.problems.deblur("gaussian:1.0", sigma=0.05).measure(torch.rand(1, 1, 24, 24))
+    plain = net(y, physics, stop=retune.Stop(0.0, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = net(y, physics, stop=retune.Stop(0.0, 6))
+        assert torch.is_autocast_enabled("cpu")
+    torch.testing.assert_close(inside, plain, rtol=0, atol=1e-6)

@@ -326,7 +326,7 @@ class TestAuto:
         [
             ({"depth": "automatic"}, "auto"),
             ({"depth": "auto", "accuracy": 1.0}, "got 1.0"),
-            ({"depth": "auto", "gradient": Unrolled()}, "unrolled"),
+            ({"depth": "auto", "gradient": Unrolled()}, "Unrolled"),
             ({"memory": "1 GB"}, "plan"),
             ({"depth": 50, "restarts": "auto", "memory": 10}, "plan"),
             ({"depth": "auto", "memory": "lots"}, "lots"),

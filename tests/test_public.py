@@ -45,6 +45,7 @@ def unreachable(names):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, which Windows lacks")
 def test_every_documented_name_is_reached_from_a_fresh_import():
     names = {*LISTED, *public_names.documented()}
@@ -100,6 +101,7 @@ TYPES = {
 }
 
 
+@pytest.mark.slow
 def test_mypy_sees_our_types_from_outside(tmp_path):
     """On the path of Python, mypy takes a package for typed only if it has `py.typed`."""
     script = tmp_path / "script.py"

@@ -210,32 +210,15 @@ def forgotten(monkeypatch):
         del sys.modules[name]
 
 
-def test_a_plugin_is_a_file_or_a_module(tmp_path, monkeypatch, forgotten):
+def test_a_plugin_registers_what_it_defines(tmp_path, monkeypatch, forgotten):
     (tmp_path / "beside_plugin.py").write_text("STEP = 3\n")
     (tmp_path / "my_plugin.py").write_text(PLUGIN)
-    assert registry.load_plugin(tmp_path / "my_plugin.py") == ("from_file",)
-    assert registry.load_plugin(str(tmp_path / "my_plugin.py")) == ()
-    assert registry.loaded_plugins()[-1] == str(tmp_path / "my_plugin.py")
     (tmp_path / "module_plugin.py").write_text(PLUGIN.replace("FromFile", "FromModule"))
     monkeypatch.chdir(tmp_path)
-    assert registry.load_plugin("module_plugin") == ("from_module",)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (None, "there is no plug-in"),
-        ("1 / 0", "failed: ZeroDivisionError: division by zero"),
-        ("import retune", "registers nothing: write @retune.register"),
-    ],
-)
-def test_a_plugin_that_is_none(text, says, tmp_path, forgotten):
-    if text is not None:
-        (tmp_path / "bad_plugin.py").write_text(text)
-    with pytest.raises(InvalidParameterError, match=says):
-        registry.load_plugin(tmp_path / "bad_plugin.py")
-    with pytest.raises(InvalidParameterError, match="cannot import the plug-in 'no_such_module'"):
-        registry.load_plugin("no_such_module")
+    registry.load_plugin(tmp_path / "my_plugin.py")
+    registry.load_plugin(str(tmp_path / "my_plugin.py"))
+    registry.load_plugin("module_plugin")
+    assert {"from_file", "from_module"} <= set(registry.names("solver"))
 
 
 def test_an_installed_distribution_offers_its_classes(monkeypatch, forgotten, tmp_path):

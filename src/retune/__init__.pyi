@@ -25,6 +25,7 @@ from . import planning as planning
 from . import plugins as plugins
 from . import priors as priors
 from . import problems as problems
+from . import records as records
 from . import registry as registry
 from . import report as report
 from . import solve as solve

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from retune._files import write_atomically
+from retune._plain import parse_json
 from retune._version import __version__
 from retune.errors import CheckpointError
 
 #: Raised when a checkpoint of an older kind could no longer be read.
 FORMAT = 1
+#: The largest numbers that a description may hold, by name: more layers or levels would give no answer for hours.
+_LARGEST = {"depth": 10_000, "layers": 10_000, "restarts": 100_000, "levels": 32, "margin": 10_000}
+_LARGEST_OF_ALL = 1_000_000
+_LONGEST = 10_000
+#: What a network may take while it is made: its weights, the temporary ones among them, and small tables.
+_TIMES, _BESIDE = 8, 64 * 2**20
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], description: dict, notes: dict[str, str]) -> None:
@@ -72,12 +83,96 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str,
                     f"{FORMAT}: install the version that wrote it, or train again"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        description, notes = json.loads(metadata["description"]), json.loads(metadata.get("notes", "{}"))
+        description, notes = parse_json(metadata["description"]), parse_json(metadata.get("notes", "{}"))
         if not isinstance(description, dict) or not isinstance(notes, dict):
-            raise ValueError("its description is none")
-        return tensors, description, notes
+            raise ValueError("its description is not a JSON object")
+        _require_sane(description)
+        return tensors, description, {str(k): str(v) for k, v in notes.items()}
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». It is truncated or not "
-            "a safetensors file; copy it again, or save it again with net.save(path)"
+            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». It is truncated, damaged "
+            "or not a safetensors file of ReTune; copy it again, or save it again with net.save(path)"
         ) from error
+
+
+@contextmanager
+def made_for(tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Make the network of a description inside this block: it may not take much more memory than its file holds.
+
+    Raises:
+        CheckpointError: the description is of a larger network.
+    """
+    held = sum(t.numel() * t.element_size() for t in tensors.values())
+    with _Budget(_TIMES * held + _BESIDE):
+        yield
+
+
+class _Budget(TorchDispatchMode):
+    """Refuse a tensor that is larger than a number of bytes, before it is made."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if any(p.name == "size" for p in func._schema.arguments):
+            names = [p.name for p in func._schema.arguments]
+            size = kwargs.get("size", args[names.index("size")] if len(args) > names.index("size") else ())
+            count = 1
+            for side in size if isinstance(size, list | tuple) else ():
+                count *= max(int(side), 1)
+            if 4 * count > self.most and not func.is_view:
+                raise CheckpointError(
+                    f"its description needs a tensor of shape {tuple(size)}, which is far larger than what the file "
+                    "holds; it was changed after it was saved"
+                )
+        return func(*args, **kwargs)
+
+
+def require_fit(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Whether tensors from a file are the weights of a network.
+
+    Args:
+        own: the state of the network, with its names, shapes and dtypes.
+        tensors: the tensors of the file. A network may have been saved in another precision, then all of it was.
+
+    Raises:
+        CheckpointError: each tensor that is missing, unknown, or of another shape or dtype, with what was expected.
+    """
+    faults = [f"{name} is missing" for name in own if name not in tensors]
+    faults += [f"{name} is unknown to the network" for name in tensors if name not in own]
+    common = [n for n in own if n in tensors]
+    floats = [tensors[n].dtype for n in common if own[n].dtype == torch.get_default_dtype()]
+    usual = max(set(floats), key=floats.count) if floats else torch.get_default_dtype()
+    usual = usual if usual.is_floating_point else torch.get_default_dtype()
+    for name in common:
+        given, expected = tensors[name], own[name].dtype
+        expected = usual if expected == torch.get_default_dtype() else expected
+        if given.shape != own[name].shape:
+            faults.append(f"{name} has shape {tuple(given.shape)}, expected {tuple(own[name].shape)}")
+        if given.dtype != expected:
+            faults.append(f"{name} has dtype {_short(given.dtype)}, expected {_short(expected)}")
+    if faults:
+        more = f"; and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise CheckpointError(f"its tensors do not fit the description: {'; '.join(faults[:10])}{more}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _require_sane(description: dict[str, Any]) -> None:
+    """Refuse numbers, texts and lists beyond what any network has, before anything is made of them."""
+    waiting: list[tuple[str, Any]] = [("description", description)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend((str(k), v) for k, v in value.items())
+        elif isinstance(value, list):
+            waiting.extend((name, v) for v in value)
+        if isinstance(value, dict | list | str) and len(value) > _LONGEST:
+            raise ValueError(f"{name[:80]} in its description has {len(value)} entries, expected at most {_LONGEST}")
+        most = _LARGEST.get(name, _LARGEST_OF_ALL)
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise ValueError(f"{name[:80]} = {str(value)[:40]} in its description, expected at most {most}")

@@ -6,11 +6,13 @@ import codecs
 import json
 from typing import Any
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "depth_fault", "parse_json", "text_of"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "RECORDS", "depth_fault", "parse_json", "text_of"]
 
 #: Runs and descriptions of networks have a few kilobytes, and tables in tables in tables.
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
+#: What ReTune itself wrote of many images may be this large.
+RECORDS = 1_000_000_000
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -47,7 +49,7 @@ def parse_json(text: str | bytes, most: int = MAX_BYTES) -> Any:
         most: its largest size.
 
     Raises:
-        ValueError: larger than `most`, nested deeper than :data:`MAX_DEPTH`, or not JSON.
+        ValueError: larger than `most`, nested deeper than ``MAX_DEPTH``, or not JSON.
     """
     if len(text) > most:
         raise ValueError(f"it has {len(text)} bytes, expected at most {most}")

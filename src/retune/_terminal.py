@@ -111,7 +111,7 @@ def _in_ascii(character: str) -> str:
         return _PLAIN[character]
     name = unicodedata.name(character, "")
     if name.startswith(("GREEK SMALL LETTER ", "GREEK CAPITAL LETTER ")):
-        word = name.split()[3].lower()
+        word = name.split()[3].lower().replace("lamda", "lambda")  # Unicode spells it so
         return word if "SMALL" in name else word.capitalize()
     if name.startswith("BOX DRAWINGS"):
         return "|" if "VERTICAL" in name else "-"

@@ -147,7 +147,8 @@ def choose(
     layers = bound.layers
     first = provisional_depth(layers)
     start = bound.init()
-    run = solve(bound.layer, start, solver=solver, depth=first, stop=Stop(auto.accuracy / 10, _LAYERS), trace=True)
+    stop = Stop(auto.accuracy / 10, _LAYERS)
+    run = solve(bound.layer, start, solver=solver, depth=first, stop=stop, cycle=layers, trace=True)
     measured = spectral_radius(Linearised(bound, run.u, products=False), iterations=100, starts=2)
     rate = float(measured.value.max()) ** (1 / layers)
     used = min(max(rate, 1e-6), _SLOWEST)

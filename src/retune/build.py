@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from deepinv.models import Denoiser as DeepinvDenoiser
+from deepinv.optim.data_fidelity import DataFidelity
+from deepinv.optim.potential import Potential
 from deepinv.optim.prior import Prior
 from torch import Tensor
 
-from retune import problems, weights
-from retune.config import Config, DataConfig, GradientConfig, ModelConfig, PriorConfig, ProblemConfig
-from retune.data import grey, photograph
-from retune.errors import ConfigError, unknown_name
-from retune.gradients import Implicit, Truncated, Unrolled
+from retune import weights
+from retune.config import (
+    Config,
+    DataConfig,
+    FidelityConfig,
+    GradientConfig,
+    ModelConfig,
+    PriorConfig,
+    ProblemConfig,
+)
+from retune.data import grey, photograph, read_files
+from retune.errors import ConfigError
 from retune.gradients.base import GradientRule
 from retune.io import list_files
 from retune.io.intensity import read_scaled
-from retune.maps import ForwardBackward, GradientStep
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
 from retune.networks import RidgeDenoiser
@@ -26,31 +36,25 @@ from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
 from retune.problems import Problem
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
-from retune.registry import build
+from retune.registry import build, is_ours, make, names, takes
 from retune.solve import Stop
-from retune.solvers import AbstractSolver, Anderson, Damped, Inertial, Picard
+from retune.solvers import AbstractSolver
 
 __all__ = [
     "build",
+    "fidelity_of",
     "map_of",
     "network_of",
     "prior_of",
     "problem_of",
     "rule_of",
     "sharp_images",
+    "takes_reg",
     "solver_of",
     "training_images",
 ]
 
-_SOLVERS = {"picard": Picard, "damped": Damped, "anderson": Anderson, "inertial": Inertial}
 _SHIPPED = {"denoiser": "denoiser", "red": "denoiser", "ridge": "ridge-convex"}
-#: the fields of the section [problem] that each problem has, beside sigma
-_OPTIONS = {
-    "denoise": (),
-    "inpaint": ("keep", "mask"),
-    "deblur": ("kernel", "boundary"),
-    "superres": ("factor", "kernel", "boundary"),
-}
 _GREY = "denoiser-gray"
 _PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle")
 
@@ -66,23 +70,31 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
         UnknownNameError: no such problem.
         ConfigError: a field that the problem does not have, or a noise level to be estimated from nothing.
     """
-    own = ":" in config.name
-    if not own and config.name not in _OPTIONS:
-        raise unknown_name("problem", config.name, [*_OPTIONS, "module:function"])
-    has = ("options",) if own else _OPTIONS[config.name]
     given = {k: v for k, v in config if k not in ("name", "sigma") and v not in (None, {})}
-    for name in given:
-        if name not in has:
-            having = [p for p, fields in _OPTIONS.items() if name in fields] or ["module:function"]
-            raise ConfigError(
-                f"problem.{name} = {given[name]!r}: the problem {config.name} has no {name} (it has: "
-                f"{', '.join(['sigma', *has])}); {' and '.join(having)} {'has' if len(having) == 1 else 'have'} one"
-            )
-    given["sigma"] = _sigma(config, y)
-    if own:
+    if ":" in config.name:
+        _require_fields(config.name, given, ["options"])
         require_accepted(config.name, "problem.name")
-        return OwnPhysics(config.name, **given)
-    return problems.get(config.name, **given)
+        return OwnPhysics(config.name, sigma=_sigma(config, y), **given)
+    arguments = takes("problem", config.name)
+    of_class = [] if is_ours(config.name) else ["options"]
+    _require_fields(config.name, given, [*(a for a in arguments if a in ProblemConfig.model_fields), *of_class])
+    options = given.pop("options", {})
+    noise = {"sigma": _sigma(config, y)}
+    said = noise if config.sigma != ProblemConfig().sigma else {}
+    return make(
+        "problem", config.name, where="problem.options", options=options, given={"problem": given | said}, usual=noise
+    )
+
+
+def _require_fields(problem: str, given: dict[str, Any], has: list[str]) -> None:
+    for name, value in given.items():
+        if name not in has:
+            having = [p for p in names("problem") if name in takes("problem", p)] or ["module:function"]
+            raise ConfigError(
+                f"problem.{name} = {repr(value)[:100]}: the problem {problem} has no {name} (it has: "
+                f"{', '.join(dict.fromkeys(['sigma', *has]))}); {' and '.join(having)} "
+                f"{'has' if len(having) == 1 else 'have'} one"
+            )
 
 
 def _sigma(config: ProblemConfig, y: Tensor | None) -> Any:
@@ -110,6 +122,9 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
         wavelet = config.wavelet if isinstance(config.wavelet, str) else list(config.wavelet)
         per_channel = channels if config.weights_per_channel else None
         return kind(wavelet, config.levels, channels=per_channel, coarse=config.coarse, margin=config.margin)
+    if config.type not in _SHIPPED:
+        usual = {"channels": channels}
+        return make("prior", config.type, where="prior.options", options=config.options, usual=usual)
     network = _network(config, channels)
     learned: dict[str, Any] = {"learn_sigma": config.learn_sigma, "learn_denoiser": config.learn_weights}
     if config.type != "ridge":
@@ -146,48 +161,70 @@ def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
 
 
 def map_of(prior: Prior, config: Config) -> AbstractMap:
-    """The map that iterates on a prior, as the sections [prior] and [model] say."""
-    model = config.model
-    options: dict[str, Any] = {
-        "step_size": model.step_size,
-        "reg": model.reg,
-        "layers": model.layers,
-        "learn_step_size": model.learn_step_size,
-        "learn_reg": model.learn_reg,
-    }
-    if config.prior.type in ("red", "ridge"):
-        return GradientStep(prior, box=(0.0, 1.0) if config.prior.box else None, **options)
-    return ForwardBackward(prior, **options)
+    """The map that iterates on a prior, as the sections [map], [data_fidelity], [prior] and [model] say.
+
+    Raises:
+        ConfigError: something is set that the map does not have.
+    """
+    name = _suiting(prior, config.prior) if config.map.type == "auto" else config.map.type
+    usual = {k: getattr(config.model, k) for k in ("step_size", "reg", "layers", "learn_step_size", "learn_reg")}
+    plain = ModelConfig()
+    given: dict[str, Any] = {"model": {k: v for k, v in usual.items() if v != getattr(plain, k)}}
+    given["prior"] = {"box": (0.0, 1.0)} if config.prior.box else {}
+    fidelity = fidelity_of(config.data_fidelity)
+    given["data_fidelity"] = {} if fidelity is None else {"data_fidelity": fidelity}
+    if "prior" not in takes("map", name) and config.prior != PriorConfig():
+        raise ConfigError(f'prior.type = "{config.prior.type}": the map {name} takes no prior; leave the section out')
+    return make(
+        "map", name, where="map.options", options=config.map.options, given=given, usual=usual | {"prior": prior}
+    )
+
+
+def takes_reg(config: Config) -> bool:
+    """Whether the map of a run has a strength λ."""
+    return config.map.type == "auto" or "reg" in takes("map", config.map.type)
+
+
+def _suiting(prior: Prior, config: PriorConfig) -> str:
+    """The map for a prior: proximal steps where it has an exact prox, else gradient steps."""
+    proximal = type(prior).prox is not Potential.prox and config.type not in ("red", "ridge")
+    return "forward_backward" if proximal else "gradient_step"
+
+
+def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
+    """The data fidelity that the section [data_fidelity] describes; None for the usual one of the map."""
+    if config == FidelityConfig():
+        return None
+    return make("fidelity", config.type, where="data_fidelity.options", options=config.options)
 
 
 def rule_of(config: GradientConfig) -> GradientRule:
     """The gradient rule that the section [gradient] describes."""
-    if config.rule == "unrolled":
-        return Unrolled()
-    if config.rule == "implicit":
-        return Implicit() if config.rtol is None else Implicit(rtol=config.rtol)
-    return Truncated(blocks=config.blocks, rtol=config.rtol)
+    usual = {"blocks": config.blocks} | ({} if config.rtol is None else {"rtol": config.rtol})
+    return make("rule", config.rule, where="gradient.options", options=config.options, usual=usual)
 
 
 def solver_of(config: ModelConfig) -> AbstractSolver | None:
     """The solver that the section [model] names; None for the one that suits the map."""
-    return None if config.solver == "auto" else _SOLVERS[config.solver]()
+    if config.solver == "auto":
+        return None
+    return make("solver", config.solver, where="model.solver_options", options=config.solver_options)
 
 
 def network_of(config: Config, channels: int) -> Restarted:
     """The network that a run describes, for images of so many channels, with its first weights.
 
     Raises:
-        ConfigError: see :func:`prior_of`.
+        ConfigError: see [`prior_of`][retune.build.prior_of].
     """
-    model = config.model
+    model, rule = config.model, rule_of(config.gradient)
     return Restarted(
         map_of(prior_of(config.prior, channels), config),
         depth=model.depth,
         restarts=model.restarts,
-        gradient=rule_of(config.gradient),
+        gradient=rule,
         solver=solver_of(model),
-        stop=None if config.gradient.rule == "unrolled" else Stop(model.rtol, model.max_layers),
+        stop=Stop(model.rtol, model.max_layers) if rule.restarts else None,
     )
 
 
@@ -195,22 +232,31 @@ def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | No
     """Images to learn from, and to validate on if there are any, each (C, H, W).
 
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: see :func:`sharp_images`.
+        InvalidParameterError, ShapeError, NotFiniteError: see [`sharp_images`][retune.build.sharp_images].
     """
     shipped = config.train == "photographs"
-    train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else sharp_images(config.train, config)
+    train = [photograph(name) for name in _PHOTOGRAPHS] if shipped else sharp_images(config.train, config, config.crop)
     validation = None if config.validation is None else sharp_images(config.validation, config)
     if shipped and config.grey:
         train = [grey(x) for x in train]
     return train, validation
 
 
-def sharp_images(source: str, config: DataConfig) -> list[Tensor]:
+def sharp_images(source: str, config: DataConfig, crop: int | None = None) -> list[Tensor]:
     """The images (C, H, W) of a folder or file, in the unit and the colours that the section [data] says.
 
+    Args:
+        source: where they are.
+        config: the section [data].
+        crop: side of crops that have to fit.
+
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: see :func:`retune.io.read` and
-            :func:`retune.io.intensity.intensity_scale`.
+        InvalidParameterError, ShapeError, NotFiniteError: every file that cannot be used, and why; see
+            [`read`][retune.io.read] and ``retune.io.intensity.intensity_scale``.
     """
-    images = [x for file in list_files(source) for x in read_scaled(file, config.white, "data.white=")]
-    return [grey(x) for x in images] if config.grey else images
+
+    def one(file: Path) -> Tensor:
+        images = read_scaled(file, config.white, "data.white=")
+        return torch.stack([grey(x) for x in images]) if config.grey else images
+
+    return read_files(list_files(source), one, crop)

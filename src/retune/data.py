@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, ShapeError, unknown_name
+from retune.errors import InvalidParameterError, RetuneError, ShapeError, one_line, unknown_name
 from retune.io import SUFFIXES, list_files, read
 from retune.io.arrays import checked, from_array, scaled
 
 __all__ = ["SUFFIXES", "Crop", "as_images", "centres", "draw_crops", "grey", "photograph", "random_crops"]
 
+#: faults that one message lists
+_SHOWN = 20
 _PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
 
 
@@ -32,7 +35,7 @@ def as_images(source: Any) -> list[Tensor]:
         ShapeError, NotFiniteError: an image that cannot be used.
     """
     if isinstance(source, str | Path):
-        return [image for p in list_files(source) for image in read(p)[0]]
+        return read_files(list_files(source), lambda path: read(path)[0])
     if isinstance(source, Tensor):
         if source.ndim not in (3, 4):
             raise ShapeError(f"expected images (N, C, H, W) or (C, H, W), got {tuple(source.shape)}")
@@ -47,6 +50,90 @@ def as_images(source: Any) -> list[Tensor]:
     if not images:
         raise InvalidParameterError("no images were given")
     return images
+
+
+class NamedImages(list[Tensor]):
+    """Images (C, H, W) of files, and for each how errors call it: its file, and its number in a stack."""
+
+    def __init__(self, images: Iterable[Tensor], names: Iterable[str]):
+        super().__init__(images)
+        self.names = list(names)
+
+
+def read_files(files: Sequence[Path], read_one: Callable[[Path], Tensor], crop: int | None = None) -> NamedImages:
+    """The images of files; whatever is wrong with any of them is said at once.
+
+    Args:
+        files: images.
+        read_one: reads the images (N, C, H, W) of a file.
+        crop: side of crops that have to fit, and to be batched, so that all have to be grey or all colour.
+
+    Raises:
+        InvalidParameterError, ShapeError, NotFiniteError: a file that cannot be used. If there are several, or
+            images of different kinds, an InvalidParameterError that names them all.
+    """
+    images, names, failures = [], [], []
+    for file in files:
+        try:
+            found = list(read_one(file))
+        except (RetuneError, OSError) as error:
+            failures.append(error)
+            continue
+        images.extend(found)
+        names.extend([str(file)] if len(found) == 1 else [f"{file}, image {i}" for i in range(len(found))])
+    if len(failures) == 1 and len(files) == 1:
+        raise failures[0]
+    faults = [one_line(error) for error in failures]
+    if crop is not None:
+        faults += _of_other_kinds(names, images) + _too_small(names, images, crop)
+    if len(failures) == 1 and len(faults) == 1:
+        raise failures[0]
+    if faults:
+        raise InvalidParameterError(_listed(faults))
+    return NamedImages(images, names)
+
+
+def require_one_kind(named: Sequence[tuple[str, Tensor]], crop: int | None = None) -> None:
+    """Raise if named images (C, H, W) differ in their number of channels, or some are smaller than a crop.
+
+    Raises:
+        ShapeError: with every image that has another number of channels than most.
+        InvalidParameterError: with every image that is too small.
+    """
+    names, images = [name for name, _ in named], [image for _, image in named]
+    other, small = _of_other_kinds(names, images), _too_small(names, images, crop)
+    if other or small:
+        raise (ShapeError if other else InvalidParameterError)(_listed(other + small))
+
+
+def _listed(faults: Sequence[str]) -> str:
+    if len(faults) == 1:
+        return faults[0]
+    shown = list(faults[:_SHOWN]) + ([f"… and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else [])
+    return f"{len(faults)} images cannot be used:\n" + "\n".join(f"  {fault}" for fault in shown)
+
+
+def _of_other_kinds(names: Sequence[str], images: Sequence[Tensor]) -> list[str]:
+    counts = Counter(len(image) for image in images)
+    if len(counts) < 2:
+        return []
+    usual = max(counts, key=lambda c: (counts[c], c))
+    every = f"images with different numbers of channels {sorted(counts)}: train grey and colour separately"
+    kinds = {1: "grey", 3: "colour"}
+    return [
+        f"{name} is {kinds.get(len(x), f'of {len(x)} channels')}, most others are {kinds.get(usual, usual)} ({every})"
+        for name, x in zip(names, images, strict=True)
+        if len(x) != usual
+    ]
+
+
+def _too_small(names: Sequence[str], images: Sequence[Tensor], crop: int | None) -> list[str]:
+    small = [(n, x) for n, x in zip(names, images, strict=True) if crop is not None and min(x.shape[-2:]) < crop]
+    return [
+        f"{name} has {x.shape[-2]}×{x.shape[-1]} pixels: crop={crop} does not fit: the smallest image side is "
+        f"{min(x.shape[-2:])}"
+        for name, x in small
+    ]
 
 
 def _of_item(item: Any, name: str) -> Sequence[Tensor]:
@@ -132,7 +219,8 @@ def random_crops(images: Sequence[Tensor], count: int, size: int | None, generat
 def draw_crops(
     images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator, *, flips: bool = True
 ) -> tuple[Tensor, list[Crop]]:
-    """The same as :func:`random_crops`, and where each crop comes from; `flips` is whether they are flipped."""
+    """The same as [`random_crops`][retune.data.random_crops], and where each crop comes from; `flips` is whether they
+    are flipped."""
     crops = []
     for _ in range(count):
         index = int(torch.randint(len(images), (), generator=generator))
@@ -152,9 +240,7 @@ def draw_crops(
 
 def check_crop(images: Sequence[Tensor], size: int | None) -> None:
     """Raise if some image is smaller than the crop, or channels differ."""
-    channels = sorted({i.shape[0] for i in images})
-    if len(channels) > 1:
-        raise ShapeError(f"images with different numbers of channels {channels}: train grey and colour separately")
-    smallest = min(min(i.shape[1:]) for i in images)
-    if size is not None and not 1 <= size <= smallest:
-        raise InvalidParameterError(f"crop={size} does not fit: the smallest image side is {smallest}")
+    if size is not None and size < 1:
+        raise InvalidParameterError(f"crop must be a number of pixels, at least 1, got {size}")
+    names = images.names if isinstance(images, NamedImages) else [f"image {i}" for i in range(len(images))]
+    require_one_kind(list(zip(names, images, strict=True)), size)

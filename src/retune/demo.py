@@ -1,62 +1,52 @@
-"""What ``retune demo`` does: three problems on photographs, every method, one report."""
+"""The demo: a shipped comparison for each of three problems on photographs, and one report of all."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-import deepinv
-import imageio.v3 as iio
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from retune import problems as named
-from retune._files import write_atomically
-from retune._version import __version__
-from retune.comparison import Settings, compare, settings_as_data, verdicts
-from retune.data import photograph
-from retune.errors import InvalidParameterError, unknown_name
+from retune._torch.devices import check_device
+from retune.comparison.naming import title_of
+from retune.comparison.rows import write_results
+from retune.comparison.run import compare
+from retune.comparison.verdicts import verdicts
+from retune.config import Config, load
+from retune.errors import unknown_name
 from retune.jobs.workers import workers as processes
-from retune.problems import Problem
+from retune.records import ProblemResult, Results
 from retune.report import terminal_table, write_all
 
-__all__ = ["run"]
+__all__ = ["METHODS", "PROBLEMS", "run", "run_of"]
 
-TRAIN, VALIDATION, TEST = ("chelsea", "coffee"), ("motorcycle",), ("astronaut", "rocket")
-
-FULL = Settings()
-QUICK = Settings(depth=5, restarts=3, steps=5, batch_size=2, crop=48, grid=5, rtol=1e-4)
-# Where the photographs have something to restore: (row, column) of the middle of the crop.
-_MIDDLES = {"astronaut": (95, 220), "rocket": (190, 320), "motorcycle": (214, 314)}
-
-# The longest first, so that no core is left waiting at the end.
-_COST = {"deblur": 0, "inpaint": 1, "denoise": 2}
-
-_TITLES = {
-    "inpaint": ("Inpainting", "Half of the pixels are missing; the others carry noise of standard deviation 0.05."),
-    "deblur": (
-        "Deblurring",
-        "A 25-pixel motion blur, vertical in the red channel, horizontal in the green, diagonal in the blue one, "
-        "and noise of standard deviation 0.05.",
-    ),
-    "denoise": (
-        "Denoising",
-        "Noise of standard deviation 0.1 in the red channel, 0.25 in the green, 0.5 in the blue one.",
-    ),
-}
+PROBLEMS = ("inpaint", "deblur", "denoise")
+METHODS = ("variational", "unrolled", "jfb", "implicit", "retune")
+#: The longest first, so that no core is left waiting at the end.
+_LONGEST_FIRST = ("deblur", "inpaint", "denoise")
+#: A first look.
+_QUICK = (
+    "model.depth=5", "model.restarts=3", "model.rtol=1e-4", "optimiser.steps=5", "optimiser.validate_every=5",
+    "data.batch_size=2", "data.crop=48", "compare.grid=5", "compare.crop=64", "compare.validation_crop=64",
+)  # fmt: skip
 
 
-def demo_problems() -> dict[str, Problem]:
-    """The three problems of the demo."""
-    return {"inpaint": named.inpaint(), "deblur": named.deblur(), "denoise": named.denoise()}
+def run_of(problem: str, *, quick: bool = False, seed: int = 0) -> Config:
+    """The comparison that ships for a problem of the demo.
+
+    Raises:
+        UnknownNameError: the demo has no such problem.
+    """
+    if problem not in PROBLEMS:
+        raise unknown_name("problem", problem, PROBLEMS)
+    return load(f"demo-{problem}", [f"seed={seed}", *(_QUICK if quick else ())])
 
 
 def run(
@@ -65,122 +55,106 @@ def run(
     *,
     quick: bool = False,
     seed: int = 0,
+    resume: bool = False,
     device: str = "auto",
     console: Console | None = None,
-) -> dict:
-    """Run the demo and write ``results.json``, the figures and ``report.html`` into `out`; the results are returned.
+) -> Results:
+    """Compare the methods on each problem; write ``results.json``, the figures and ``report.html`` into `out`.
 
-    Each problem is written as soon as it is done, so that an interruption loses at most the one in work.
+    The results of a problem are written as soon as it is done. Its networks and its progress are in a folder of its
+    name in `out`.
+
+    Args:
+        problems: some of ``PROBLEMS``; all by default.
+        out: folder of the results.
+        quick: small images and few steps, too few to conclude from.
+        seed: of crops, masks and noise.
+        resume: continue an earlier demo in `out` that was interrupted; otherwise it is begun anew.
+        device: "auto", "cpu", "cuda", …
+        console: where to print; the terminal by default.
+
+    Returns:
+        The results, as in ``results.json``.
+
+    Raises:
+        UnknownNameError: the demo has no such problem.
+        InvalidParameterError: the device is not available.
+        CheckpointError: `resume`, and the demo in `out` has other settings.
     """
     console = Console() if console is None else console
-    available = demo_problems()
-    chosen = list(available) if not problems else list(dict.fromkeys(problems))
-    for name in chosen:
-        if name not in available:
-            raise unknown_name("problem", name, available)
-    device = _device(device)
+    runs = {name: run_of(name, quick=quick, seed=seed) for name in problems or PROBLEMS}
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    check_device(device)
     out.mkdir(parents=True, exist_ok=True)
-    settings = replace(QUICK if quick else FULL, seed=seed)
-    size = 64 if quick else 128
+    if not resume:
+        for name in runs:
+            _forget(out / name)
     start = time.perf_counter()
-    results = _header(settings, quick, seed, device, size)
-    finished: dict[str, dict] = {}
-    with closing(_comparisons(chosen, settings, size, device, console)) as comparisons:
-        for name, result, images in comparisons:
-            result["title"], result["description"] = _TITLES[name]
-            result["images"] = _write_images(out, name, images, result)
-            finished[name] = result
-            results["problems"] = {n: finished[n] for n in chosen if n in finished}
-            results["verdicts"] = [] if quick else [v for n, r in results["problems"].items() for v in verdicts(n, r)]
-            results["seconds"] = time.perf_counter() - start
-            write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
-            console.print(f"{_TITLES[name][0]} done after {results['seconds']:.0f} s", style="dim")
+    finished: dict[str, ProblemResult] = {}
+    results = None
+    with closing(_comparisons(runs, out, device, console)) as comparisons:
+        for name, found in comparisons:
+            finished |= _placed(found.problems, name)
+            ordered = {n: finished[n] for n in runs if n in finished}
+            results = found.model_copy(
+                update={
+                    "command": "retune demo" + " --quick" * quick + f" --seed {seed}" * (seed != 0),
+                    "quick": quick,
+                    "seconds": time.perf_counter() - start,
+                    "problems": ordered,
+                    "verdicts": [] if quick else [v for n, p in ordered.items() for v in verdicts(n, p.methods)],
+                }
+            )
+            write_results(results, out)
+            console.print(f"{title_of(name)} done after {results.seconds:.0f} s", style="dim")
+    assert results is not None
     report = write_all(results, out)
     terminal_table(results, console)
     console.print(f"\nOpen [bold]{report}[/] in a browser; the figures and results.json are beside it.")
     return results
 
 
+def _forget(folder: Path) -> None:
+    """Remove what an earlier demo could be continued from."""
+    if (folder / "progress.json").is_file():
+        (folder / "progress.json").unlink()
+        shutil.rmtree(folder / "training", ignore_errors=True)
+
+
+def _placed(problems: dict[str, ProblemResult], folder: str) -> dict[str, ProblemResult]:
+    """The results of a comparison that was made in a folder inside that of the demo: its pictures are there."""
+    for problem in problems.values():
+        if problem.images:
+            problem.images.truth = [f"{folder}/{path}" for path in problem.images.truth]
+            problem.images.measurement = [f"{folder}/{path}" for path in problem.images.measurement]
+        for method in problem.methods.values():
+            method.images = [f"{folder}/{path}" for path in method.images or ()]
+    return problems
+
+
 def _comparisons(
-    chosen: Sequence[str], settings: Settings, size: int, device: str, console: Console
-) -> Generator[tuple[str, dict, dict[str, Tensor]], None, None]:
+    runs: dict[str, Config], out: Path, device: str, console: Console
+) -> Generator[tuple[str, Results], None, None]:
     """The results of each problem as it is done; on a CPU, one process per core.
 
     The images are small, so two single-threaded processes do twice the work of one process with two threads.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(len(chosen), cores) if device == "cpu" else 1
+    workers = min(len(runs), cores) if device == "cpu" else 1
     if workers == 1:
         with _status(console) as note:
-            for name in chosen:
-                yield (name, *_one(name, settings, size, device, lambda text, n=name: note(f"{_TITLES[n][0]}: {text}")))
+            for name, run in runs.items():
+                yield name, _one(run, out / name, device, lambda text, n=name: note(f"{title_of(n)}: {text}"))
         return
-    threads = max(1, cores // workers)
-    with _status(console) as note, processes(workers, torch.set_num_threads, threads) as submit:
-        waiting = {submit(_one, name, settings, size, device): name for name in sorted(chosen, key=_COST.__getitem__)}
-        note(f"{', '.join(_TITLES[n][0].lower() for n in chosen)}, {workers} at a time")
+    with _status(console) as note, processes(workers, torch.set_num_threads, max(1, cores // workers)) as submit:
+        waiting = {submit(_one, runs[name], out / name, device): name for name in _LONGEST_FIRST if name in runs}
+        note(f"{', '.join(title_of(n).lower() for n in runs)}, {workers} at a time")
         for job in as_completed(waiting):
-            yield (waiting[job], *job.result())
+            yield waiting[job], job.result()
 
 
-def _one(
-    name: str, settings: Settings, size: int, device: str, note: Callable[[str], None] = lambda _: None
-) -> tuple[dict, dict[str, Tensor]]:
-    train = [photograph(n) for n in TRAIN]
-    validation = torch.stack([_part(n, size) for n in VALIDATION])
-    test = torch.stack([_part(n, size) for n in TEST])
-    return compare(demo_problems()[name], train, validation, test, settings, device=device, note=note)
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidParameterError(
-            f"device {device!r} is not available here; use auto, cpu, cuda or cuda:N ({str(error).splitlines()[0]})"
-        ) from error
-    return device
-
-
-def _part(name: str, size: int) -> Tensor:
-    """A square part of a photograph."""
-    image = photograph(name)
-    top, left = (middle - size // 2 for middle in _MIDDLES[name])
-    return image[:, top : top + size, left : left + size].clone()
-
-
-def _header(settings: Settings, quick: bool, seed: int, device: str, size: int) -> dict:
-    return {
-        "format": 1,
-        "retune": __version__,
-        "command": "retune demo" + (" --quick" if quick else "") + (f" --seed {seed}" if seed else ""),
-        "quick": quick,
-        "seed": seed,
-        "seconds": None,
-        "device": device,
-        "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "settings": settings_as_data(settings)
-        | {"test_size": size, "train": list(TRAIN), "validation": list(VALIDATION), "test": list(TEST)},
-        "problems": {},
-        "verdicts": [],
-    }
-
-
-def _write_images(out: Path, name: str, images: dict[str, Tensor], result: dict) -> dict:
-    written: dict[str, list[str]] = {}
-    for key, batch in images.items():
-        for i, image in enumerate(batch):
-            path = f"images/{name}-{i}-{key}.png"
-            pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            write_atomically(out / path, iio.imwrite("<bytes>", pixels, extension=".png"))
-            written.setdefault(key, []).append(path)
-    for key, row in result["methods"].items():
-        row["images"] = written[key]
-    return {"names": list(TEST), "truth": written["truth"], "measurement": written["measurement"]}
+def _one(run: Config, out: Path, device: str, note: Callable[[str], None] = lambda _: None) -> Results:
+    return compare(run, out, methods=METHODS, resume=True, device=device, note=note)
 
 
 @contextlib.contextmanager

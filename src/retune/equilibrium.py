@@ -12,11 +12,12 @@ from retune.errors import DivergedError
 
 
 class Status(enum.Enum):
-    """How the iteration ended for one image. ``status.advice`` says what can be done about it."""
+    """How the iteration ended for one image, from the best end to the worst; ``status.advice`` says what to do."""
 
     CONVERGED = "converged"
     DEPTH_REACHED = "depth reached"
     MAX_LAYERS = "not settled"
+    OSCILLATES = "oscillates"
     DIVERGED = "diverged"
     NOT_FINITE = "not finite"
 
@@ -26,15 +27,27 @@ class Status(enum.Enum):
         return self in (Status.DIVERGED, Status.NOT_FINITE)
 
     @property
+    def unsettled(self) -> bool:
+        """Whether the image can be used, but is no equilibrium: the tolerance that was asked for was not reached."""
+        return self in (Status.MAX_LAYERS, Status.OSCILLATES)
+
+    @property
     def advice(self) -> str:
         """One sentence: what it means, and what to do."""
         return _ADVICE[self]
 
 
 _ADVICE = {
-    Status.CONVERGED: "The relative change over one block of K layers is below the requested tolerance.",
+    Status.CONVERGED: (
+        "The relative change is below the requested tolerance, over a block of K layers and over its last cycle."
+    ),
     Status.DEPTH_REACHED: "The requested fixed number of layers was run; no tolerance was asked for.",
     Status.MAX_LAYERS: "The tolerance was not reached: raise Stop(max_layers=...) or loosen Stop(rtol=...).",
+    Status.OSCILLATES: (
+        "The iterates jump between several images and come back to the same one after K layers, so the image is no "
+        "equilibrium: lower the step size, or find the equilibrium with solver=retune.solvers.Damped() or "
+        "retune.Anderson()."
+    ),
     Status.DIVERGED: (
         "The iterates grew without bound, so the map is not contractive on this image: lower the step size, "
         "or damp the denoiser. The last finite iterate is returned."
@@ -87,14 +100,15 @@ class GradientReport:
 
 @dataclass(frozen=True)
 class Equilibrium:
-    """The result of :meth:`retune.Restarted.solve`.
+    """The result of [`solve`][retune.Restarted.solve].
 
     Attributes:
         image: (B, C, H, W) restored images.
         state: the iterate of the map (wavelet coefficients for synthesis priors, else the image itself).
-        residual: (B,) relative change ‖Φ(u) − u‖ / ‖Φ(u)‖ over the last block Φ of K layers; inf where none was
-            measured (an unrolled network in train mode runs one block, from its start).
-        status: one :class:`Status` per image.
+        residual: (B,) relative change over K layers: the larger of ‖Φ(u) − u‖/‖Φ(u)‖ over the last block Φ, and of
+            the change over its last cycle times the number of cycles in a block; inf where none was measured (an
+            unrolled network in train mode runs one block, from its start).
+        status: one [`Status`][retune.Status] per image.
         layers: (B,) layers run for each image; in train mode with the K that are differentiated.
         trace: residuals along the way, if asked for.
         gradient: the report of the gradient rule in train mode, else None.
@@ -114,7 +128,7 @@ class Equilibrium:
         return torch.tensor([s is Status.CONVERGED for s in self.status])
 
     def raise_for_status(self) -> None:
-        """Raise :class:`DivergedError` if any image failed, naming the images and what to do."""
+        """Raise ``DivergedError`` if any image failed, naming the images and what to do."""
         bad = {i: s for i, s in enumerate(self.status) if s.failed}
         if bad:
             which = ", ".join(f"image {i}: {s.value}" for i, s in bad.items())

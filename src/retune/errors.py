@@ -1,6 +1,7 @@
 """Every exception the package raises on purpose.
 
-Each message says what was given, what was expected, and how to get it. All derive from :class:`RetuneError`,
+Each message says what was given, what was expected, and how to get it. All derive from
+[`RetuneError`][retune.errors.RetuneError],
 and from the builtin exception that a caller would expect, so that both ``except`` styles work.
 """
 
@@ -83,7 +84,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     choices = sorted(known)
     hint = did_you_mean(name, choices)
     shown = ", ".join(choices) if len(choices) <= 20 else f"{len(choices)} names, among them {', '.join(choices[:8])}"
-    return UnknownNameError(f"unknown {kind} {name!r}{hint or '.'} Known: {shown}.")
+    given = repr(name)
+    given = given if len(given) <= 100 else f"{given[:80]}… ({len(given)} characters)"
+    return UnknownNameError(f"unknown {kind} {given}{hint or '.'} Known: {shown}.")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -104,7 +107,8 @@ def wrong_type(name: str, value: object, expected: str, hint: str = "") -> Inval
 
 
 def require(name: str, value: object, kinds: type | tuple[type, ...], expected: str, hint: str = "") -> None:
-    """Raise :func:`wrong_type` unless `value` is of one of `kinds`; a bool is never a number here."""
+    """Raise [`wrong_type`][retune.errors.wrong_type] unless `value` is of one of `kinds`; a bool is never a number
+    here."""
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise wrong_type(name, value, expected, hint)
 

@@ -1,6 +1,6 @@
 """What is proved of a map before it is run, and what that rests on.
 
-A map states its facts once, in :meth:`retune.maps.base.AbstractMap.guarantee`; everything that is concluded from them
+A map states its facts once, in [`guarantee`][retune.AbstractMap.guarantee]; everything that is concluded from them
 (contraction factors, distances, gradient errors) is computed elsewhere, in the same way for every map.
 """
 
@@ -21,7 +21,7 @@ class Assumption:
 
     Attributes:
         statement: what is assumed, in one phrase.
-        checked: whether it holds by construction, or was verified here; False if somebody has to be believed.
+        checked: whether it holds by construction, or was verified here; False if it is only stated.
         how: how it was checked, or who says so.
         probability: with which it holds at least; 1 unless it rests on a random start.
         refuted: whether it was found to be wrong.
@@ -47,9 +47,9 @@ class Assumption:
 class Convexity:
     """What a prior knows of its function g: it is convex, and its ``prox`` is the exact one.
 
-    A prior of yours states this by a method ``convexity()``; without one nothing is assumed of it. A subclass of one of
-    ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random pairs
-    (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
+    Your own prior states this by a method ``convexity()``. Without one, nothing is assumed about it. A subclass of
+    one of ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random
+    pairs (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
 
     Attributes:
         strong: m ≥ 0 such that ``g − (m/2)‖·‖²`` is still convex; a number, or a scalar tensor.
@@ -96,7 +96,7 @@ class Guarantee:
 
     F is differentiable with an L-Lipschitz gradient, and μ-strongly convex; ``P_k`` is β_k-Lipschitz: 1 for the prox
     of a convex function, ``1/(1 + γm)`` if it is m-strongly convex, 1 for the identity. Then, if F is convex, T_k is
-    Lipschitz with the constant ``β_k max(|1 − τ_k μ|, |1 − τ_k L|)``: see :meth:`factors`.
+    Lipschitz with the constant ``β_k max(|1 − τ_k μ|, |1 − τ_k L|)``: see [`factors`][retune.Guarantee.factors].
 
     A map that steps along ``∇F = ∇f + λ∇R`` (no prox) states the same facts of the sum: with ``∇f`` L_f-Lipschitz, f
     μ_f-strongly convex, ``∇R`` L_R-Lipschitz and ``R + (w/2)‖·‖²`` convex (w-weakly convex R; w = 0 if R is convex)::
@@ -119,7 +119,7 @@ class Guarantee:
         statement: what is proved, as a predicate of the subject ("converge to a minimiser"); "" if nothing is.
         convex: whether F is convex and every ``P_k`` is non-expansive, so that factors are proved.
         lipschitz: L, shape (1,) or (B,), or (layers, 1 or B) where F differs from layer to layer; None if unknown.
-        lipschitz_kind: "exact", "estimated" or "given", from :attr:`retune.DataTerm.sqnorm_kind`.
+        lipschitz_kind: "exact", "estimated" or "given", from ``retune.DataTerm.sqnorm_kind``.
         strong_convexity: μ ≥ 0, shape (1,) or (B,); None is 0.
         strong_convexity_from: where μ comes from, in one phrase.
         step_sizes: τ_k, shape (layers, 1) or (layers, B); None if the map has none.

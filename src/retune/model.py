@@ -17,6 +17,7 @@ from torch import Tensor
 from retune import _checkpoint
 from retune._registry.describe import description, rebuild
 from retune._registry.entries import kind_base, register
+from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
@@ -24,6 +25,7 @@ from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.linearised import per_image_norm
 from retune.operators.data_term import DataTerm
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
@@ -32,6 +34,8 @@ from retune.solvers.picard import Picard
 
 __all__ = ["Restarted"]
 
+#: A block that moves an image by less than this share of what one of its cycles does comes back to where it began.
+_RETURNS = 0.1
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
 
@@ -46,16 +50,16 @@ class Restarted(Reconstructor):
     controls the gradient error (ρ^K), the restarts the distance to the equilibrium (ρ^{KR}).
 
     Args:
-        map: what is iterated, for example :class:`retune.ForwardBackward`.
+        map: what is iterated, for example [`ForwardBackward`][retune.ForwardBackward].
         depth: K, layers per block; a multiple of the map's cycle. K = 1 is ordinary Jacobian-free backpropagation.
             "auto" chooses it on the first training batch, from `accuracy` and `memory`, and with it the number of
             adjoint blocks of a plain ``Truncated``; until then blocks have about ten layers.
         restarts: R, or "auto".
-        gradient: the gradient rule; ReTune's :class:`retune.Truncated` by default.
+        gradient: the gradient rule; ReTune's [`Truncated`][retune.Truncated] by default.
         solver: how the fixed point is reached; by default plain restarts, and for a map that may expand (a free
-            denoiser) :class:`retune.solvers.Damped`, which is the same until the residual grows.
+            denoiser) [`Damped`][retune.Damped], which is the same until the residual grows.
         stop: when eval mode stops; by default to ``rtol=1e-4`` for rules at the equilibrium, and after exactly K
-            layers for :class:`retune.Unrolled`.
+            layers for [`Unrolled`][retune.Unrolled].
         accuracy: for "auto": relative error of the gradient that is asked for, and relative distance to the
             equilibrium, in (0, 1).
         memory: for ``depth="auto"``: what a training step may need, in bytes or as ``"8 GB"``; None sets no limit.
@@ -121,16 +125,17 @@ class Restarted(Reconstructor):
         Args:
             y: measurement.
             physics: the operator that made it.
-            init: see :meth:`solve`.
-            stop: see :meth:`solve`.
-            adjoint: see :meth:`solve`.
-            report: called with the full :class:`retune.Equilibrium`, for whoever wants more than the image.
+            init: see [`solve`][retune.Restarted.solve].
+            stop: see [`solve`][retune.Restarted.solve].
+            adjoint: see [`solve`][retune.Restarted.solve].
+            report: called with the full [`Equilibrium`][retune.Equilibrium], if you want more than the image.
 
         Raises:
-            DivergedError: an image diverged or became non-finite (:meth:`solve` returns it as a status instead).
+            DivergedError: an image diverged or became non-finite ([`solve`][retune.Restarted.solve] returns it as a
+            status instead).
 
         Warns:
-            NotConvergedWarning: eval mode ran out of layers before an image settled.
+            NotConvergedWarning: eval mode ended before an image settled: it ran out of layers, or the image oscillates.
         """
         if self.training:
             self.choose(y, physics)
@@ -138,18 +143,11 @@ class Restarted(Reconstructor):
         if report is not None:
             report(equilibrium)
         equilibrium.raise_for_status()
-        unsettled = [i for i, s in enumerate(equilibrium.status) if s is Status.MAX_LAYERS]
-        if unsettled and not self.training:
-            worst = float(equilibrium.residual[unsettled].max())
-            wanted = self.stop if stop is None else stop
-            warnings.warn(
-                f"images {unsettled} had not settled after {wanted.max_layers} layers (largest relative change "
-                f"{worst:.1e} per {self.depth} layers, tolerance {wanted.rtol:.1e}). {Status.MAX_LAYERS.advice}",
-                NotConvergedWarning,
-                stacklevel=2,
-            )
+        if not self.training:
+            _warn_if_unsettled(equilibrium, self.stop if stop is None else stop, self.depth)
         return equilibrium.image
 
+    @without_autocast
     def solve(
         self,
         y: Tensor,
@@ -164,7 +162,10 @@ class Restarted(Reconstructor):
         """Restore, and say how it went; nothing is raised for an image that fails, its status says so.
 
         Nothing of the network changes. What is "auto" and has not been chosen is chosen for this call only: in a
-        training loop of your own that calls this method, call :meth:`choose` once before.
+        training loop of your own that calls this method, call [`choose`][retune.Restarted.choose] once before.
+
+        It computes in the precision of `y`: autocast is switched off within, since an equilibrium is not reached in
+        bfloat16. ``retune.priors.Denoiser(bfloat16=True)`` trains a network in it.
 
         Args:
             y: measurement.
@@ -260,14 +261,16 @@ class Restarted(Reconstructor):
         with torch.no_grad():
             reached = self._run(bound, init, stop, trace, observe)
         known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
+        watched = _Watched(bound)
         u, report = self.gradient(
-            bound, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
+            watched, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
         )
         with torch.no_grad():
-            finite = torch.isfinite(u).flatten(1).all(1).tolist()
-            status = (s if ok or s.failed else Status.NOT_FINITE for s, ok in zip(reached.status, finite, strict=True))
-            reached = replace(reached, status=tuple(status), layers=reached.layers + report.depth)
-            residual = _relative_change(reached.u, u) if self.gradient.restarts else reached.residual
+            residual, returns = reached.residual, torch.zeros(len(u), dtype=torch.bool)
+            if self.gradient.restarts:
+                residual, returns = watched.change(reached.u, u, self.depth, self.stop.rtol or Stop().rtol)
+            status = _statuses(reached.status, torch.isfinite(u).flatten(1).all(1), returns)
+            reached = replace(reached, status=status, layers=reached.layers + report.depth)
         return _equilibrium_of(bound.image(u), reached, u, residual, report)
 
     def _run(
@@ -301,7 +304,7 @@ class Restarted(Reconstructor):
         )
 
     def describe(self) -> dict:
-        """Everything but the weights, as plain data: what :func:`retune.load` rebuilds the network from."""
+        """Everything but the weights, as plain data: what [`load`][retune.load] rebuilds the network from."""
         chosen = {} if self.auto is None else {"auto": self.auto.to_dict()}
         return chosen | {
             "type": "Restarted",
@@ -334,15 +337,16 @@ class Restarted(Reconstructor):
         return net
 
     def save(self, path: str | Path, **notes: str) -> None:
-        """Write weights and description to one safetensors file, atomically; read it with :func:`retune.load`.
+        """Write weights and description to one safetensors file, atomically; read it with [`load`][retune.load].
 
         Args:
             path: file to write.
             notes: short texts to keep with the weights (training data, figures, licence, …).
 
         Raises:
-            InvalidParameterError: :func:`retune.load` could not make the network again: a class in it is not registered
-                (:func:`retune.register`), or an option is no plain data.
+            InvalidParameterError: [`load`][retune.load] could not make the network again: a class in it is not
+            registered
+                ([`register`][retune.register]), or an option is no plain data.
         """
         told, weights = self.describe(), self.state_dict()
         _require_loadable(told, weights)
@@ -369,6 +373,22 @@ def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
         )
 
 
+def _warn_if_unsettled(equilibrium: Equilibrium, stop: Stop, depth: int) -> None:
+    """One warning for each way in which images did not settle."""
+    for ending in (Status.MAX_LAYERS, Status.OSCILLATES):
+        which = [i for i, s in enumerate(equilibrium.status) if s is ending]
+        if not which:
+            continue
+        worst = float(equilibrium.residual[which].max())
+        how = "oscillate" if ending is Status.OSCILLATES else f"had not settled after {stop.max_layers} layers"
+        warnings.warn(
+            f"images {which} {how} (largest relative change {worst:.1e} per {depth} layers, tolerance "
+            f"{stop.rtol:.1e}). {ending.advice}",
+            NotConvergedWarning,
+            stacklevel=3,
+        )
+
+
 def _start(bound: BoundMap, init: Init | None) -> Tensor:
     """The first state: the map's own, or that of an image."""
     if init is None:
@@ -386,10 +406,65 @@ def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
     return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
 
 
-def _relative_change(before: Tensor, after: Tensor) -> Tensor:
-    """``‖after − before‖ / ‖after‖`` per image, (B,)."""
-    change = torch.linalg.vector_norm((after - before).flatten(1), dim=1)
-    return change / torch.linalg.vector_norm(after.flatten(1), dim=1).clamp_min(torch.finfo(after.dtype).tiny)
+class _Watched(BoundMap):
+    """A bound map that remembers the state before the last cycle of the last block that it ran."""
+
+    def __init__(self, bound: BoundMap):
+        self.bound, self.layers, self.sources = bound, bound.layers, bound.sources
+        self._before: Tensor | None = None
+        self._size = 0
+
+    def init(self) -> Tensor:
+        return self.bound.init()
+
+    def layer(self, u: Tensor, k: int = 0) -> Tensor:
+        return self.bound.layer(u, k)
+
+    def image(self, u: Tensor) -> Tensor:
+        return self.bound.image(u)
+
+    def state(self, image: Tensor) -> Tensor:
+        return self.bound.state(image)
+
+    def image_adjoint(self, image: Tensor) -> Tensor:
+        return self.bound.image_adjoint(image)
+
+    def select(self, index: Tensor) -> BoundMap | None:
+        return self.bound.select(index)
+
+    def block(self, u: Tensor, depth: int) -> Tensor:
+        cycle = self.layers if depth % self.layers == 0 else depth
+        before = self.bound.block(u, depth - cycle) if depth > cycle else u
+        self._before, self._size = before.detach(), depth
+        return self.bound.block(before, cycle)
+
+    def change(self, first: Tensor, last: Tensor, depth: int, rtol: float) -> tuple[Tensor, Tensor]:
+        """The residual (B,) of the block that led from `first` to `last`, and which images (B,) oscillate.
+
+        See [`solve`][retune.solve.solve] for the residual. An image oscillates where the block moved it by less than a
+        tenth of what its last cycle did, and that is no rounding: where it is more than the tolerance.
+        """
+        size = per_image_norm(last).clamp_min(torch.finfo(last.dtype).tiny)
+        block = per_image_norm(last - first) / size
+        before, self._before = self._before, None
+        if before is None or self._size <= self.layers:
+            residual = block * (depth / (self._size or depth))
+            return residual, torch.zeros_like(residual, dtype=torch.bool)
+        cycle = per_image_norm(last - before) / size
+        residual = torch.maximum(block * (depth / self._size), cycle * (depth / self.layers))
+        return residual, (cycle * (depth / self.layers) > rtol) & (block < _RETURNS * cycle)
+
+
+def _statuses(reached: tuple[Status, ...], finite: Tensor, returns: Tensor) -> tuple[Status, ...]:
+    """How a training step ended, with what its differentiated block has shown; one look at both."""
+    table = torch.stack([finite, returns.to(finite.device)]).tolist()
+    found = []
+    for status, ok, back in zip(reached, *table, strict=True):
+        if status.failed:
+            found.append(status)
+        else:
+            found.append(Status.NOT_FINITE if not ok else Status.OSCILLATES if back else status)
+    return tuple(found)
 
 
 def _equilibrium_of(

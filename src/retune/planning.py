@@ -104,7 +104,7 @@ def plan(
         image_size: (C, H, W).
         batch: B.
         memory: what is there, in bytes or as ``"8 GB"``; None asks for no depth.
-        problem: what is restored: a problem of :mod:`retune.problems`, or a physics for images of this size;
+        problem: what is restored: a problem of ``retune.problems``, or a physics for images of this size;
             inpainting of half of the pixels if None (a blur costs some images more).
 
     Raises:

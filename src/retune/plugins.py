@@ -1,7 +1,8 @@
 """Code of the user's own: which modules runs and model files may name.
 
 A run, a folder or a model may come from a stranger, so what it names is never imported by itself. The user names the
-code: ``--plugin`` or ``--problem module:function`` on the command line, :func:`load_plugin` in Python.
+code: ``--plugin`` or ``--problem module:function`` on the command line, [`load_plugin`][retune.plugins.load_plugin] in
+Python.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["accept", "given", "is_accepted", "load_plugin", "named_function", "r
 #: the modules that the user named, and the functions that the user named one by one
 _modules: dict[str, ModuleType] = {}
 _functions: set[str] = set()
-#: what was passed to :func:`load_plugin`, with absolute paths
+#: what was passed to [`load_plugin`][retune.plugins.load_plugin], with absolute paths
 _loaded: list[str] = []
 
 
@@ -101,7 +102,7 @@ def named_function(name: str) -> Callable[..., Any]:
 
 
 def given() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the user named, for :func:`repeat` in another process."""
+    """What the user named, for [`repeat`][retune.plugins.repeat] in another process."""
     return tuple(_loaded), tuple(sorted(_functions))
 
 

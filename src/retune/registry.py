@@ -19,16 +19,39 @@ from retune import (
     solvers,  # noqa: F401
 )
 from retune._registry.describe import rebuild
-from retune._registry.entries import names, register
+from retune._registry.entries import find, names, register, written
 from retune._registry.make import make, takes
-from retune._registry.plugins import load_plugin, loaded_plugins
-from retune.errors import CheckpointError, RetuneError
+from retune.errors import CheckpointError, UnknownNameError
 from retune.model import Restarted
+from retune.plugins import load_plugin
 
-__all__ = ["build", "load", "load_plugin", "loaded_plugins", "make", "names", "register", "takes"]
+__all__ = [
+    "build",
+    "is_ours",
+    "known_name",
+    "load",
+    "load_plugin",
+    "make",
+    "names",
+    "register",
+    "takes",
+]
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+def known_name(name: str, kind: str) -> str | None:
+    """The name as a run writes it, or None if no class of that kind is registered under it."""
+    try:
+        return written(find(name, kind).name)
+    except UnknownNameError:
+        return None
+
+
+def is_ours(name: str) -> bool:
+    """Whether the class of that name comes with ReTune."""
+    return find(name).ours
 
 
 def build(description: dict) -> Any:
@@ -43,7 +66,8 @@ def build(description: dict) -> Any:
 def load(path: str | Path) -> Restarted:
     """A network saved with ``net.save(path)``, in eval mode, on the CPU.
 
-    Classes that are not ReTune's own must have been registered before (:func:`retune.register`): a file never decides
+    Classes that are not ReTune's own must have been registered before ([`register`][retune.register]): a file never
+    decides
     what is imported.
 
     Raises:
@@ -51,7 +75,8 @@ def load(path: str | Path) -> Restarted:
     """
     tensors, description, _ = _checkpoint.read(path)
     try:
-        net = rebuild(description)
+        with _checkpoint.made_for(tensors):
+            net = rebuild(description)
         if not isinstance(net, Restarted):
             raise CheckpointError(f"it holds a {type(net).__name__}, where a retune.Restarted was expected")
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
@@ -59,8 +84,9 @@ def load(path: str | Path) -> Restarted:
             raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
         # Assigned, not copied, to keep the precision that was saved; in the layout that the network gave its weights.
         own = net.state_dict()
+        _checkpoint.require_fit(own, tensors)
         net.load_state_dict({k: _laid_out(t, own.get(k)) for k, t in tensors.items()}, assign=True)
-    except (RetuneError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a constructor that gets the arguments of a stranger may raise anything
         raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
     return net.eval()
 

@@ -1,10 +1,10 @@
-"""THE loop: every solver runs in it; it decides when each image stops and what is said of it."""
+"""THE loop: every solver runs in it. It decides when each image stops, and with which status."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,8 +32,9 @@ class Stop:
     """When to stop.
 
     Args:
-        rtol: relative change ``‖Φ(u) − u‖ / ‖Φ(u)‖`` over one block of K layers below which an image has converged;
-            0 runs exactly `max_layers` layers.
+        rtol: relative change over K layers below which an image has converged. It is the larger of two: the change
+            ``‖Φ(u) − u‖/‖Φ(u)‖`` over a block of K layers, and the change over the last cycle of that block, times
+            the number of cycles in it. 0 runs exactly `max_layers` layers.
         max_layers: upper bound on the number of layers.
     """
 
@@ -52,7 +53,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Solution:
-    """The result of :func:`solve`; see :class:`retune.equilibrium.Equilibrium` for the fields."""
+    """The result of [`solve`][retune.solve.solve]; see [`Equilibrium`][retune.Equilibrium] for the fields."""
 
     u: Tensor
     residual: Tensor
@@ -82,8 +83,16 @@ def solve(
     layers, or every five layers if blocks are shorter; each look is one host–device synchronisation, and none with
     ``rtol=0``.
 
-    A solver that evaluates single cycles (see :attr:`AbstractSolver.unit`) has its residual multiplied by the number
-    of cycles in a block: where the map is nonexpansive, that bounds the relative change over the whole block.
+    The residual of an image, with c the cycle, s the layers of the block (s = K but for the last block) and ``u⁻`` the
+    state before the last cycle, is
+
+    ``max(‖u − u⁻‖ · K/c, ‖Φ(u_0) − u_0‖ · K/s) / ‖u‖``.
+
+    The first part sees the states between the ends of a block. Where the map jumps between p states and p divides the
+    number of cycles in a block, every block ends where it began, and only the first part tells. Such an image ends as
+    ``Status.OSCILLATES``. It stops early if the layers that are left cannot settle it: over a block of change b, the
+    change of a cycle falls by at most about 2b. For a solver that evaluates single cycles (see
+    ``AbstractSolver.unit``) the first part is all there is: where the map is nonexpansive, it bounds the second.
 
     Args:
         layer: ``(u, k) -> T_k(u)``.
@@ -91,7 +100,8 @@ def solve(
         solver: the algorithm.
         depth: K, layers per block.
         stop: when to stop.
-        cycle: number of different layers, a divisor of `depth`; `depth` if None.
+        cycle: c, the number of different layers, a divisor of `depth`; `depth` if None: then cycles within a block
+            cannot be seen.
         trace: record the residuals.
         observe: called at each look with (layers run, copy of the state).
         restrict: ``index -> layer`` for the images of an index (n,) only, or None if it can't be told.
@@ -99,7 +109,8 @@ def solve(
             steps, which may be all that is needed, at half the price.
     """
     keep_freed_memory(u.device)
-    unit = depth if solver.unit == "block" or cycle is None else cycle
+    cycle = depth if cycle is None else cycle
+    unit = depth if solver.unit == "block" or not solver.accelerates else cycle
     steps = math.ceil(stop.max_layers / unit)
     period = max(1, LOOK // unit)
     lead = depth if near and solver.accelerates and stop.rtol > 0 else 0
@@ -111,36 +122,35 @@ def solve(
     done = 0
     for r in range(steps):
         size = min(unit, stop.max_layers - done)
-
-        def block(z: Tensor, size: int = size) -> Tensor:
-            for k in range(size):
-                z = run.layer(z, k)
-            return z
-
-        state = current.step(block, state)
+        state, change = _block(run.layer, current, state, size, cycle, depth)
         done += size
         if (r + 1) % period and r + 1 < steps:
             continue
         new = state
-        norm, change = _norm(new.u), _norm(new.change) * (depth / unit)
+        norm = _norm(new.u)
         bound = torch.maximum(bound, norm) if r < period else bound
-        finite = torch.isfinite(norm) & torch.isfinite(change)
+        finite = torch.isfinite(norm) & torch.isfinite(change.residual)
         exploded = norm > GROWTH * bound
-        relative = change / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-        active = run.code == _RUNNING
-        code = torch.where(active & ~finite, _NOT_FINITE, run.code)
+        change = change.relative_to(norm)
+        active = run.code <= _RETURNING
+        code = torch.where(active, _RUNNING, run.code)
+        if stop.rtol > 0:
+            code = torch.where(active & change.returns(stop.rtol), _RETURNING, code)
+            left = (stop.max_layers - done) / depth
+            code = torch.where(active & change.oscillates(stop.rtol, left), _OSCILLATES, code)
+        code = torch.where(active & ~finite, _NOT_FINITE, code)
         code = torch.where(active & finite & exploded, _DIVERGED, code)
-        code = torch.where(active & finite & ~exploded & (relative <= stop.rtol), _CONVERGED, code)
+        code = torch.where(active & finite & ~exploded & (change.residual <= stop.rtol), _CONVERGED, code)
         usable = active & finite
         state = seen = _advance(seen, new, usable)
-        residual = torch.where(active, torch.where(finite, relative, torch.inf), run.residual)
+        residual = torch.where(active, torch.where(finite, change.residual, torch.inf), run.residual)
         run.code, run.residual, run.layers = code, residual, torch.where(usable, done, run.layers)
         if trace:
             history.append((done, run.whole(run.residual, run.all_residual)))
         if observe is not None:
             observe(done, run.whole(state.u, run.all_u).clone())
         if stop.rtol > 0:
-            going = (code == _RUNNING).tolist()  # the look
+            going = (code <= _RETURNING).tolist()  # the look
             if not any(going):
                 break
             keep = run.shrink(going, state.u)
@@ -158,6 +168,75 @@ def solve(
         rows = [r for _, r in history]
         record = Trace(tuple(n for n, _ in history), torch.stack(rows) if rows else run.residual.new_empty(0, len(u)))
     return Solution(run.all_u, run.all_residual, status, run.all_layers, record)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How far a block moved every image, (B,), and how far its last cycle did.
+
+    Attributes:
+        block: the change over the block, as a change over K layers.
+        cycle: the change over its last cycle.
+        cycles: the number of cycles in K layers.
+        whole: whether the block was K plain layers, more than one cycle, so that the two can be compared.
+    """
+
+    block: Tensor
+    cycle: Tensor
+    cycles: float
+    whole: bool = False
+
+    def relative_to(self, norm: Tensor) -> _Change:
+        """Both as shares of ‖u‖."""
+        norm = norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        return replace(self, block=self.block / norm, cycle=self.cycle / norm)
+
+    @property
+    def residual(self) -> Tensor:
+        """The larger one, as a change over K layers."""
+        return torch.maximum(self.cycle * self.cycles, self.block)
+
+    def returns(self, rtol: float) -> Tensor:
+        """Whether the block comes back to its start and a cycle of it does not."""
+        if not self.whole:
+            return torch.zeros_like(self.block, dtype=torch.bool)
+        return (self.block <= rtol) & (self.cycle * self.cycles > rtol) & (self.cycle > self.block)
+
+    def oscillates(self, rtol: float, blocks: float) -> Tensor:
+        """Whether so many further blocks cannot settle it either."""
+        return self.returns(rtol) & (self.cycle - 2 * blocks * self.block > rtol / self.cycles)
+
+
+def _block(
+    layer: Layer, solver: AbstractSolver, state: SolverState, size: int, cycle: int, depth: int
+) -> tuple[SolverState, _Change]:
+    """`size` layers by a solver, in one step or in a step a cycle, and how far they moved the images."""
+    cycle = min(cycle, size)
+    last: Tensor | None = None
+
+    def layers(z: Tensor, first: int, stop: int) -> Tensor:
+        for k in range(first, stop):
+            z = layer(z, k)
+        return z
+
+    def whole(z: Tensor) -> Tensor:
+        nonlocal last
+        before = layers(z, 0, size - cycle)
+        after = layers(before, size - cycle, size)
+        last = None if size == cycle else _norm(after - before)
+        return after
+
+    if solver.unit == "block":
+        state = solver.step(whole, state)
+        moved = _norm(state.change)
+        change = _Change(moved * (depth / size), moved if last is None else last, depth / cycle)
+        return state, replace(change, whole=last is not None and size == depth)
+    start = state.u
+    for first in range(0, size, cycle):
+        state = solver.step(lambda z, first=first: layers(z, first, min(first + cycle, size)), state)
+    last = _norm(state.change)
+    moved = last if solver.accelerates or size <= cycle else _norm(state.u - start)
+    return state, _Change(moved * (depth / size), last, depth / cycle)
 
 
 class _Running:
@@ -199,8 +278,15 @@ class _Running:
         return keep
 
 
-_RUNNING, _CONVERGED, _DIVERGED, _NOT_FINITE = 0, 1, 2, 3
-_STATUS = {_CONVERGED: Status.CONVERGED, _DIVERGED: Status.DIVERGED, _NOT_FINITE: Status.NOT_FINITE}
+# _RETURNING is running, too: an image that oscillates, but may still settle in the layers that are left.
+_RUNNING, _RETURNING, _CONVERGED, _OSCILLATES, _DIVERGED, _NOT_FINITE = range(6)
+_STATUS = {
+    _RETURNING: Status.OSCILLATES,
+    _CONVERGED: Status.CONVERGED,
+    _OSCILLATES: Status.OSCILLATES,
+    _DIVERGED: Status.DIVERGED,
+    _NOT_FINITE: Status.NOT_FINITE,
+}
 
 
 def _norm(u: Tensor) -> Tensor:

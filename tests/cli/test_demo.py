@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
+import retune
+from retune import config
 from retune.cli.main import app
+from retune.demo import PROBLEMS, run_of
 
 runner = CliRunner()
 
@@ -61,10 +65,44 @@ def test_it_writes_results_figures_and_one_report(finished):
 
 def test_every_method_starts_from_the_best_single_lambda(finished):
     out, _ = finished
-    problem = json.loads((out / "results.json").read_text())["problems"]["denoise"]
-    best = max(problem["grid"], key=lambda g: g["psnr"])["reg"]
-    assert problem["methods"]["variational"]["learned"]["reg"] == [pytest.approx(best, rel=1e-5)]
-    assert problem["methods"]["retune"]["learned"]["reg"] != [pytest.approx(best, rel=1e-5)]
+    rows = json.loads((out / "results.json").read_text())["problems"]["denoise"]["methods"]
+    best = max(rows["variational"]["grid"], key=lambda g: g["psnr"])["reg"]
+    assert rows["variational"]["learned"]["reg"] == [pytest.approx(best, rel=1e-5)]
+    assert rows["retune"]["learned"]["reg"] != [pytest.approx(best, rel=1e-5)]
+
+
+def test_it_is_continued_with_resume_and_begun_anew_without(finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished[0], tmp_path / "demo")
+    rows = json.loads((out / "results.json").read_text())["problems"]["denoise"]["methods"]
+    arguments = ["demo", "--quick", "--problem", "denoise", "--out", str(out), "--device", "cpu"]
+    with monkeypatch.context() as patched:
+        patched.setattr("retune.comparison.run.fit", None)  # nothing is trained twice
+        assert runner.invoke(app, [*arguments, "--resume"]).exit_code == 0
+    assert json.loads((out / "results.json").read_text())["problems"]["denoise"]["methods"] == rows
+    refused = runner.invoke(app, [*arguments, "--resume", "--seed", "1"])
+    assert refused.exit_code == 1
+    assert "another folder with --out" in " ".join(refused.output.split())
+    done = []
+    with monkeypatch.context() as patched:
+        patched.setattr("retune.comparison.run.fit", lambda *_, **__: done.append(1) or 1 / 0)
+        assert isinstance(runner.invoke(app, arguments).exception, ZeroDivisionError)
+    assert done
+
+
+def test_the_networks_are_kept_for_images_of_ones_own(finished):
+    out, _ = finished
+    assert retune.load(out / "denoise/models/retune.safetensors").depth == 5
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_demo_is_a_shipped_comparison(problem):
+    run, quick = run_of(problem), run_of(problem, quick=True, seed=3)
+    assert run.problem == quick.problem
+    assert run == config.load(f"demo-{problem}")
+    assert run.compare.multiples == (10, 50)
+    assert run.compare.run_on == ["retune"]
+    assert (run.optimiser.steps, run.compare.crop) == (40, 128)
+    assert (quick.seed, quick.optimiser.steps, quick.compare.crop) == (3, 5, 64)
 
 
 def test_no_temporary_file_is_left(finished):

@@ -144,7 +144,7 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     for verb in (["restore", "-o", tmp_path / "out"], ["certify"]):
         result, text = invoke(verb[0], tmp_path / "r", sharp, *verb[1:], "--device", "cpu")
         assert result.exit_code == 1
-        assert "4096 was white: say which intensity is white here, for example --white 1" in text
+        assert "4096 as white: say which intensity is white here, for example --white 1" in text
 
 
 def test_facts_that_cannot_be_read(tmp_path, run):
@@ -208,7 +208,7 @@ def test_a_run_keeps_its_kernel_when_it_is_moved(tmp_path, sharp, photos):
     kept.unlink()
     result, text = invoke(*restore)
     assert result.exit_code == 1
-    assert "which is no longer there" in text
+    assert "which is not beside it" in text
     assert "--kernel" in text
     assert invoke(*restore, "--kernel", "uniform:3")[0].exit_code == 0
 

@@ -22,6 +22,7 @@ from commands import invoke, smooth
 from retune.cli.tune import _tell
 from retune.jobs.assess import compare_errors
 from retune.jobs.tune import Tuned, starting_run
+from retune.training.unsupervised import Estimate
 
 FIELDS = (
     "prior.levels=2",
@@ -92,7 +93,7 @@ def test_one_block_of_pixels_does_not_say_how_sure_it_is(noisy, tmp_path):
     arguments = ["tune", noisy, "-p", "denoise", "--sigma", 0.2, "-o", out, "--device", "cpu", *SETS, *STEPS]
     result, text = invoke(*arguments)
     assert result.exit_code == 0, text
-    assert "how sure is not known" in text
+    assert "its error is unknown" in text
     found = json.loads((out / "tune.json").read_text(), parse_constant=pytest.fail)  # Infinity is no JSON
     assert found["comparison"]["spread"] is None
     assert found["comparison"]["uncertainty"] is None
@@ -116,13 +117,16 @@ def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
     monkeypatch.setattr("retune.certificate.quick.in_a_line", str)
     told = compare_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, 1.0]))
     assert told.gain is None
-    _tell(Tuned("Stein's unbiased estimate (SURE)", 0.1, told, None, {"reg": [0.1]}, 1.0, {}))
+    _tell(Tuned(Estimate.STEIN, 0.1, told, None, {"reg": [0.1]}, 1.0, {}))
     said = " ".join(capsys.readouterr().out.split())
-    assert "the noise is not what σ says, or the values were clipped" in said
+    assert "the noise level is not σ, or the values were clipped" in said
     assert "one block" not in said
     sure = compare_errors(torch.tensor([4.0, 4.1]), torch.tensor([2.0, 2.1]))
-    for factors, says in (((1.0, 1.0), "×0.5 ×0.71 ×1.41 ×2 are all worse"), ((1.0, 2.0), "from ×1 to ×2 cannot")):
-        _tell(Tuned("Stein's unbiased estimate (SURE)", 0.1, sure, factors, {"reg": [0.1]}, 1.0, {}))
+    for factors, says in (
+        ((1.0, 1.0), "×0.5 ×0.71 ×1.41 ×2 are all worse"),
+        ((1.0, 2.0), "strengths ×1 to ×2 are statistically indistinguishable"),
+    ):
+        _tell(Tuned(Estimate.STEIN, 0.1, sure, factors, {"reg": [0.1]}, 1.0, {}))
         assert says in capsys.readouterr().out
 
 
@@ -295,7 +299,7 @@ def test_defaults_that_are_better_are_kept(noisy, tmp_path):
     [
         ([], "no problem was named"),
         (["-p", "denoisee", "--sigma", "0.1"], "did you mean 'denoise'"),
-        (["-p", "deblur", "--sigma", "0.1"], "give the kernel"),
+        (["-p", "deblur", "--sigma", "0.1"], "the blur kernel is unknown"),
         (["-p", "inpaint", "--sigma", "0.1"], "--mask FILE"),
         (["-p", "inpaint"], "give the noise level"),
         (["-p", "denoise", "--sigma", "0"], "nothing to tune"),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from deepinv.optim.prior import L1Prior
 from deepinv.physics import (
+    MRI,
     Blur,
     BlurFFT,
     Denoising,
@@ -18,6 +19,7 @@ from deepinv.physics import (
     GaussianNoise,
     Inpainting,
     LinearPhysics,
+    Pansharpen,
     Physics,
     PoissonNoise,
     Tomography,
@@ -625,3 +627,49 @@ def test_it_is_found_under_its_name():
     importlib.import_module("retune.diagnosis.doctor")  # must not put a module in the place of the function
     assert retune.doctor is doctor
     assert callable(doctor)
+
+
+FOURIER = LinearPhysics(
+    A=lambda x, **_: torch.fft.fft2(x, norm="ortho"), A_adjoint=lambda y, **_: torch.fft.ifft2(y, norm="ortho")
+)
+
+
+def test_complex_images_are_a_finding():
+    diagnosis = doctor(FOURIER, FOURIER.A(rand(1, 1, 16, 16)))
+    assert "complex images are not supported" in one(diagnosis, "images").found
+    assert diagnosis.of("noise") == ()
+
+
+def test_volumes_are_refused_by_name():
+    with pytest.raises(ShapeError, match=r"volumes and sequences \(B, C, D, H, W\) are not supported yet"):
+        doctor(Denoising(), rand(1, 1, 4, 16, 16))
+
+
+def test_what_is_no_picture_is_not_judged_as_one():
+    physics = MRI(mask=(rand(1, 1, 32, 32) > 0.5).to(torch.get_default_dtype()), img_size=(32, 32))
+    diagnosis = doctor(physics, physics.A(rand(1, 2, 32, 32)))
+    assert diagnosis.of("range") == diagnosis.of("clipping") == ()
+    assert "no picture" in one(diagnosis, "noise").found
+
+
+@pytest.mark.filterwarnings("ignore:At least one input physics is a DecomposablePhysics")
+def test_a_mask_inside_a_composition_is_no_clipping():
+    mask, blur = Inpainting((1, 32, 32), mask=0.5), Blur(problems.kernel("gaussian:1.0"), padding="reflect")
+    physics = mask * blur
+    diagnosis = doctor(physics, physics.A(rand(1, 1, 32, 32)))
+    assert one(diagnosis, "clipping").severity is OK
+
+
+def test_stacked_measurements_are_examined():
+    assert doctor(Pansharpen((3, 32, 32)), img_size=(3, 32, 32)).ok
+
+
+def test_advice_on_a_wrong_adjoint_works():
+    wrong = LinearPhysics(A=lambda x, **_: x.roll(1, -1), A_adjoint=lambda y, **_: y)
+    advice = one(doctor(wrong, img_size=(1, 16, 16)), "adjoint").advice
+    assert "deepinv.physics.LinearPhysics(A=physics.A, img_size=(1, 16, 16))" in advice
+    assert doctor(eval("LinearPhysics(A=physics.A, img_size=(1, 16, 16))", {**globals(), "physics": wrong})).ok
+    sinogram = Tomography(angles=12, img_width=16, adjoint_via_backprop=False, normalize=True)
+    assert "adjoint_via_backprop=True" in one(doctor(sinogram), "adjoint").advice
+    outside = LinearPhysics(A=lambda x, **_: x.detach().roll(1, -1), A_adjoint=lambda y, **_: y)
+    assert "Correct A_adjoint. Leaving it out" in one(doctor(outside, img_size=(1, 16, 16)), "adjoint").advice

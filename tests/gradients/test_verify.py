@@ -134,12 +134,15 @@ def test_a_prior_whose_gradient_detaches_in_part():
             net(y, Denoising()).square().mean().backward()
 
 
-def test_what_gives_another_answer_each_time_is_left_alone():
+def test_what_gives_another_answer_each_time_is_refused():
+    """A map that is not a function of its state has no fixed point."""
+
     class Random(Residual):
         def forward(self, x, sigma=None):
             return super().forward(x, sigma) + 0.01 * torch.randn_like(x)
 
-    denoiser_net(Random())(rand(1, 1, 9, 8), Denoising()).square().mean().backward()
+    with pytest.raises(retune.errors.InvalidParameterError, match="another result when it is called again"):
+        denoiser_net(Random())(rand(1, 1, 9, 8), Denoising())
 
 
 def test_it_is_looked_at_once_and_only_where_code_is_foreign():

@@ -253,7 +253,7 @@ BAD = [
     ("a.png", cut, InvalidParameterError, "cut off"),
     ("b.png", cut_16, InvalidParameterError, "cut off"),
     ("a.jpg", cut, InvalidParameterError, "truncated"),
-    ("a.tif", cut_tiff, InvalidParameterError, "cannot be read"),
+    ("a.tif", cut_tiff, InvalidParameterError, "cut off, damaged or sparse"),
     ("a.tif", lambda p: p.write_bytes(b""), InvalidParameterError, "empty (0 bytes)"),
     ("a.png", rgba, ShapeError, "alpha channel"),
     ("a.tif", alpha_tiff, ShapeError, "alpha channel"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 import tomllib
@@ -13,7 +14,7 @@ import pytest
 from safetensors import safe_open
 
 import retune
-from killing import finish, run_restore, run_train, start
+from killing import finish, run_command, run_restore, run_train, start
 
 
 def check_whole(folder):
@@ -72,7 +73,13 @@ def reference(images, tmp_path_factory):
     return out, time.perf_counter() - begin
 
 
-KILLS = 20
+#: of each verb; RETUNE_KILLS=60 python -m pytest tests/jobs/test_faults.py
+KILLS = int(os.environ.get("RETUNE_KILLS", "4"))
+SETS = [
+    word
+    for field in ("prior.levels=2", "prior.wavelet=db2", "data.crop=16", "optimiser.steps=12", "model.restarts=2")
+    for word in ("--set", field)
+]
 
 
 @pytest.mark.slow
@@ -107,3 +114,41 @@ def test_restoring_that_is_killed(images, reference, tmp_path):
 
     folders = (tmp_path / str(i) for i in range(10 * KILLS))
     kill_often(KILLS, seconds, folders, lambda out: start(run_restore, images, model, out), compare)
+
+
+def same_but_for_times(one: Path, two: Path):
+    """The same files; of those that tell how long it took, the same but for that."""
+    names = {str(p.relative_to(one)) for p in one.rglob("*") if p.is_file()}
+    assert {str(p.relative_to(two)) for p in two.rglob("*") if p.is_file()} == names
+    for name in names:
+        if name.endswith((".npy", ".csv", ".safetensors", ".toml")) and "checkpoint" not in name:
+            assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert not [name for name in names if Path(name).name.startswith(".")]
+
+
+def killed_and_begun_again(arguments, tmp_path):
+    """The verb is killed at random moments, and the same command is given again each time."""
+    finish(start(run_command, *arguments, "--out", tmp_path / "warm"))
+    begin = time.perf_counter()
+    finish(start(run_command, *arguments, "--out", tmp_path / "whole"))
+    seconds = time.perf_counter() - begin
+    folders = (tmp_path / str(i) for i in range(10 * KILLS))
+    again = ["--resume"] if arguments[0] == "tune" else []
+    kill_often(
+        KILLS,
+        seconds,
+        folders,
+        lambda out: start(run_command, *arguments, *again, "--out", out),
+        lambda out: same_but_for_times(tmp_path / "whole", out),
+    )
+
+
+@pytest.mark.slow
+def test_tuning_that_is_killed(images, tmp_path):
+    told = ["--problem", "denoise", "--sigma", "0.1", "--set", "optimiser.checkpoint_every=1", "--device", "cpu"]
+    killed_and_begun_again(["tune", images, *told, *SETS], tmp_path)
+
+
+@pytest.mark.slow
+def test_two_workers_that_lose_their_process(images, reference, tmp_path):
+    killed_and_begun_again(["restore", reference[0], images, "--workers", 2, "--device", "cpu"], tmp_path)

@@ -54,7 +54,7 @@ def test_what_identifies_a_problem_is_the_kernel_and_not_its_file(tmp_path):
 def test_a_kernel_from_an_image(tmp_path):
     grey = np.random.default_rng(0).integers(0, 255, (5, 4), dtype=np.uint8)
     Image.fromarray(grey).convert("RGB").save(tmp_path / "k.png")
-    with pytest.warns(AdjustedWarning, match="intensities scaled"):
+    with pytest.warns(AdjustedWarning, match=r"\(integers\), not to 1"):
         taps = problems.kernel(str(tmp_path / "k.png"))
     assert taps.shape == (1, 1, 5, 4)  # one kernel for all channels, not three
     assert torch.allclose(taps[0, 0], torch.from_numpy(grey / grey.sum()).float(), atol=1e-6)
@@ -216,3 +216,37 @@ def test_a_file_may_be_the_filter_before_subsampling(tmp_path):
     x = rand(1, 1, 12, 14)
     one, two = (problems.superres(2, k).measure(x, 3)[0] for k in (str(tmp_path / "k.npy"), a_kernel()))
     assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_the_noise_model_of_a_physics_by_name_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "poissonian.py").write_text(
+        "import deepinv as dinv\n"
+        "def counts(img_size, device):\n"
+        "    return dinv.physics.Denoising(dinv.physics.PoissonNoise(0.1))\n"
+        "def silent(img_size, device):\n"
+        "    return dinv.physics.LinearPhysics(img_size=img_size)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    x = torch.ones(1, 1, 8, 8)
+    y, physics = OwnPhysics("poissonian:counts", sigma=0.05).measure(x)
+    assert type(physics.noise_model).__name__ == "PoissonNoise"
+    assert torch.allclose(y / 0.1, (y / 0.1).round(), atol=1e-4)  # counts
+    assert type(OwnPhysics("poissonian:silent", sigma=0.05).physics((1, 8, 8)).noise_model).__name__ == "GaussianNoise"
+
+
+def test_problems_say_what_they_can():
+    y = torch.rand(1, 1, 8, 8)
+    mask = torch.ones(8, 8)
+    mask[2:4] = 0
+    known, drawn = problems.inpaint(mask=mask), problems.inpaint()
+    assert torch.equal(known.observed(y)[0, 0], mask > 0)
+    assert (known.has_gaps, known.mirrors, known.subsamples, known.has_parts) == (True, True, False, True)
+    with pytest.raises(InvalidParameterError, match="--mask FILE"):
+        drawn.observed(y)
+    blur = problems.deblur("gaussian:1.0")
+    assert blur.observed(y) is None
+    assert blur.crop().boundary == "valid"
+    assert (blur.has_gaps, blur.mirrors) == (False, False)
+    assert problems.superres(2).subsamples
+    assert OwnPhysics.has_parts is False

@@ -4,7 +4,8 @@ import pytest
 
 from known_answers import rand
 from retune.errors import InvalidParameterError
-from retune.report import certificate_table, check_results, write_report
+from retune.records import Certified, Results
+from retune.report import certificate_table, write_report
 
 
 def number(value, kind="estimated", how="10 iterations"):
@@ -39,7 +40,7 @@ def results(content):
 
 
 def test_rows():
-    (table,) = certificate_table(certificate(), ["astronaut"])
+    (table,) = certificate_table(Certified(**certificate()), ["astronaut"])
     assert table.title == "astronaut"
     rows = {r.name: r for r in table.rows}
     assert list(rows) == [
@@ -52,7 +53,7 @@ def test_rows():
     assert row.how == "a bound; 10 iterations"
     assert (rows["asymptotic factor per layer"].bound, rows["relative change in 7 layers"].other) == ("–", "–")
     assert table.assumptions == ["A is linear (checked: tried)", "g is convex (not checked: you said so)"]
-    assert certificate_table({}) == []
+    assert certificate_table(None) == []
 
 
 @pytest.mark.parametrize(
@@ -62,13 +63,13 @@ def test_a_factor_near_one_is_told_by_its_distance_from_it(value, text):
     content = certificate()
     content["images"][0]["claims"]["rate"] = [number(value)]
     content["images"][0]["rounding"] = "8 ε a layer"
-    (table,) = certificate_table(content)
+    (table,) = certificate_table(Certified(**content))
     assert {r.name: r.other for r in table.rows}["asymptotic factor per layer"] == text
     assert table.assumptions[-1] == "Bounds of distances allow for rounding: 8 ε a layer"
 
 
 def test_page_shows_it(tmp_path):
-    page = write_report(check_results(results(certificate())), tmp_path, {}).read_text(encoding="utf-8")
+    page = write_report(Results.checked(results(certificate())), tmp_path, {}).read_text(encoding="utf-8")
     for text in (
         "Certificate: retune, image 0",
         "within 3e-05 &lt;of it&gt;.",
@@ -86,8 +87,8 @@ def test_a_real_certificate_is_in_that_form():
 
     net = Restarted(ForwardBackward(L1Prior(), reg=0.1, step_size=0.4), 2, 2)
     content = certify(net, rand(2, 1, 4, 4), Denoising(), iterations=2, starts=1).to_dict()
-    check_results(results(content))
-    tables = certificate_table(content)
+    Results.checked(results(content))
+    tables = certificate_table(Certified(**content))
     assert len(tables) == 2
     assert tables[0].rows[0].bound_kind == "proved"
     assert tables[0].verdict.startswith("Proved: the image is within")
@@ -99,4 +100,4 @@ def test_a_real_certificate_is_in_that_form():
 def test_another_form_is_refused(content):
     bad = results(content or [1])
     with pytest.raises(InvalidParameterError, match=r"problems\.p\.methods\.retune\.certificate"):
-        check_results(bad)
+        Results.checked(bad)

@@ -19,7 +19,8 @@ from matplotlib import image as mpl_image
 from rich.console import Console
 
 from retune.errors import InvalidParameterError, RetuneError
-from retune.report import check_results, read_results, terminal_table, write_all, write_figures, write_report
+from retune.records import ProblemResult, Results
+from retune.report import terminal_table, write_all, write_figures, write_report
 from retune.report.curves import _apart
 from retune.report.learned import learned_table
 from retune.report.numbers import decimal, duration, plain, power, signed
@@ -135,7 +136,7 @@ def _page(path) -> _Page:
 
 def _terminal(results: dict, width: int = 120, encoding: str = "utf-8") -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
-    terminal_table(results, Console(file=stream, width=width))
+    terminal_table(Results.checked(results), Console(file=stream, width=width))
     stream.flush()
     return stream.buffer.getvalue().decode(encoding)
 
@@ -144,7 +145,7 @@ def _terminal(results: dict, width: int = 120, encoding: str = "utf-8") -> str:
 
 
 def test_page_refers_to_nothing_outside_itself(folder):
-    page = _page(write_all(read_results(folder), folder))
+    page = _page(write_all(Results.read(folder), folder))
     outside = [
         (tag, link) for tag, link in page.links if not link.startswith(("data:image/png;base64,", "#"))
     ]  # citations are links that a person may follow, not parts of the page
@@ -154,13 +155,14 @@ def test_page_refers_to_nothing_outside_itself(folder):
 
 
 def test_page_holds_every_method_and_figure(folder):
-    results = read_results(folder)
+    results = Results.read(folder)
     page = _page(write_all(results, folder))
-    for key, method in results["problems"]["inpaint"]["methods"].items():
+    for key, method in results.problems["inpaint"].methods.items():
         file = (folder / "images" / f"{key}.png").read_bytes()
         assert base64.b64encode(file).decode() in page.text
-        assert f"cat: {method['label']}, PSNR {decimal(method['psnr'])} dB" in [i["alt"] for i in page.images]
-        assert method["how"] in page.text
+        assert f"cat: {method.label}, PSNR {decimal(method.psnr)} dB" in [i["alt"] for i in page.images]
+        assert method.how
+        assert method.how in page.text
     for kind in ("psnr", "residual", "training"):
         file = (folder / "figures" / f"inpaint-{kind}.png").read_bytes()
         assert base64.b64encode(file).decode() in page.text
@@ -169,7 +171,7 @@ def test_page_holds_every_method_and_figure(folder):
 
 
 def test_failing_claims_are_as_visible_as_the_others(folder, results):
-    page = _page(write_all(results, folder))
+    page = _page(write_all(Results.checked(results), folder))
     assert "✓ holds" in page.text
     assert "✗ does not hold" in page.text
     assert "the second claim" in page.text
@@ -184,7 +186,7 @@ def test_failed_training_and_unsettled_runs_are_said(folder, results):
     methods["unrolled"]["failure"] = "the loss became nan"
     methods["retune"]["status"] = ["not settled"]
     methods["variational"]["remark"] = "the best reg of the grid search, 5, is the largest that was tried"
-    page = _page(write_all(results, folder))
+    page = _page(write_all(Results.checked(results), folder))
     for text in (page.text, _terminal(results)):
         assert "Method unrolled: the training failed. the loss became nan" in text
         assert "Method retune: not yet settled after 100 layers." in text
@@ -197,14 +199,14 @@ def test_labels_are_text_on_the_page_in_the_figures_and_in_the_terminal(folder, 
     problem["title"] = problem["description"] = problem["images"]["names"][0] = nasty
     problem["methods"]["retune"]["label"] = problem["methods"]["retune"]["how"] = nasty
     results["verdicts"][0]["claim"] = results["settings"]["depth"] = results["command"] = nasty
-    page = _page(write_all(results, folder))
+    page = _page(write_all(Results.checked(results), folder))
     assert "<script" not in page.text
     assert "&lt;script&gt;" in page.text
     assert "[red]" in _terminal(results, 200)
 
 
 def test_everything_optional_may_be_missing(tmp_path):
-    page = _page(write_all(bare(), tmp_path))
+    page = _page(write_all(Results.checked(bare()), tmp_path))
     assert "Other" in page.text
     assert "None" not in page.text
     assert not page.images
@@ -215,7 +217,7 @@ def test_everything_optional_may_be_missing(tmp_path):
 def test_a_figure_that_only_one_method_has(tmp_path):
     results = bare()
     results["problems"]["inpaint"]["methods"]["retune"]["psnr_trained"] = 21.5
-    body = _page(write_all(results, tmp_path)).text.split("<tbody>")[1].split("</tbody>")[0]
+    body = _page(write_all(Results.checked(results), tmp_path)).text.split("<tbody>")[1].split("</tbody>")[0]
     assert body.count("21.50") == 1
     assert body.count("–") == 1
     assert _terminal(results).count("–") == 1
@@ -230,7 +232,7 @@ def test_numbers_may_be_null(folder, results):
         return None if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     nothing = emptied(results) | {"format": 1}
-    page = _page(write_all(nothing, folder))
+    page = _page(write_all(Results.checked(nothing), folder))
     assert "None" not in page.text
     assert "None" not in _terminal(nothing)
 
@@ -239,7 +241,7 @@ def test_numbers_may_be_null(folder, results):
 
 
 def test_a_failure_leaves_the_old_page(folder, results, monkeypatch):
-    path = write_all(results, folder)
+    path = write_all(Results.checked(results), folder)
     before = path.read_bytes()
 
     def broken(*_):
@@ -247,30 +249,30 @@ def test_a_failure_leaves_the_old_page(folder, results, monkeypatch):
 
     monkeypatch.setattr("os.replace", broken)
     with pytest.raises(OSError, match="disk full"):
-        write_all(results, folder)
+        write_all(Results.checked(results), folder)
     assert path.read_bytes() == before
     assert not [p for p in folder.rglob(".*") if p.is_file()]
 
 
 def test_figures_are_named_by_problem_and_drawn_again_on_demand(folder, results):
-    written = write_figures(results, folder)
+    written = write_figures(Results.checked(results), folder)
     assert set(written) == {f"inpaint-{kind}" for kind in ("images", "psnr", "residual", "training")}
     for path in written.values():
         assert path.read_bytes().startswith(b"\x89PNG")
         path.unlink()
-    write_report(results, folder)
+    write_report(Results.checked(results), folder)
     assert all(path.is_file() for path in written.values())
 
 
 def test_results_are_not_changed(folder, results):
     before = copy.deepcopy(results)
-    write_all(results, folder, Console(file=io.StringIO()))
+    write_all(Results.checked(results), folder, Console(file=io.StringIO()))
     assert results == before
 
 
 def test_the_callers_matplotlib_stays_as_it_was(folder, results):
     before = dict(matplotlib.rcParams)
-    write_figures(results, folder)
+    write_figures(Results.checked(results), folder)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -290,8 +292,8 @@ def test_import_needs_neither_torch_nor_pyplot():
         ("[1, 2]", "not a result file of ReTune"),
         ('{"name": "else"}', "not a result file of ReTune"),
         ('{"format": 2, "retune": "9.0"}', r"has format 2 \(written by ReTune 9.0\).*reads format 1"),
-        ('{"format": 1}', "problems is None, expected a non-empty table"),
-        ('{"format": 1, "problems": {}}', "expected a non-empty table"),
+        ('{"format": 1}', "problems is missing, expected a value"),
+        ('{"format": 1, "problems": {}}', "problems is {}, expected at least one entry"),
         ('{"format": 1, "problems": {"a/b": {}}}', "'a/b', expected letters"),
         ('{"format": 1, "problems": {"a": {"methods": []}}}', r"problems\.a\.methods is \[\]"),
         ('{"format": 1, "problems": {"a": {"methods": {"m": {"psnr": "27"}}}}}', r"m\.psnr is '27', expected a number"),
@@ -301,14 +303,14 @@ def test_bad_result_files_are_refused_with_a_reason(tmp_path, content, message):
     path = tmp_path / "results.json"
     path.write_text(content)
     with pytest.raises(InvalidParameterError, match=message) as raised:
-        read_results(tmp_path)
+        Results.read(tmp_path)
     assert str(path) in str(raised.value)
 
 
 def test_missing_results_say_how_to_get_them(tmp_path):
     for where in (tmp_path, tmp_path / "elsewhere.json"):
         with pytest.raises(RetuneError, match="retune demo --out"):
-            read_results(where)
+            Results.read(where)
 
 
 def test_curves_images_and_verdicts_must_fit(results):
@@ -318,14 +320,14 @@ def test_curves_images_and_verdicts_must_fit(results):
         return bad
 
     for change, message in (
-        (lambda r, m: m["curve"]["psnr"].pop(), r"length of .*curve\.psnr is 4, expected 5"),
+        (lambda r, m: m["curve"]["psnr"].pop(), r"retune\.curve: the length of psnr is 4, expected 5"),
         (lambda r, m: m["curve"].update(residual=["x"] * 5), "expected a number or null"),
         (lambda r, m: m.update(images=["a", "b"]), "expected 1 entries, one per test image"),
         (lambda r, m: m.update(learned=3), "learned is 3, expected a table"),
         (lambda r, m: r["verdicts"].append({"claim": "unclear"}), r"verdicts\[2\]"),
     ):
         with pytest.raises(InvalidParameterError, match=message):
-            check_results(broken(change))
+            Results.checked(broken(change))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +337,7 @@ def test_curves_images_and_verdicts_must_fit(results):
 def test_images_that_cannot_be_shown_are_named(folder, results, name, message):
     results["problems"]["inpaint"]["methods"]["retune"]["images"] = [name]
     with pytest.raises(InvalidParameterError, match=message):
-        write_all(results, folder)
+        write_all(Results.checked(results), folder)
 
 
 # Numbers, tables, sentences ------------------------------------------------------------------------------------------
@@ -371,21 +373,21 @@ def test_terminals_without_unicode_are_served(results):
 
 
 def test_summary_is_computed_and_mentions_only_what_is_there(results):
-    text = " ".join(summary(results))
+    text = " ".join(summary(Results.checked(results)))
     assert "On one photograph that no method was trained or tuned on" in text
     assert "+0.20 dB in inpainting" in text
     assert "falls by up to 3.00 dB" in text
     assert "implicit" not in text
-    assert [card.psnr for card in headlines(results)] == ["27.20"]
-    assert len(summary(bare())) == 1
-    assert headlines(bare()) == []
+    assert [card.psnr for card in headlines(Results.checked(results))] == ["27.20"]
+    assert len(summary(Results.checked(bare()))) == 1
+    assert headlines(Results.checked(bare())) == []
 
 
 def test_learned_weights_of_either_shape(results):
     problem = results["problems"]["inpaint"]
-    table = learned_table(problem)
+    table = learned_table(ProblemResult(**problem))
     problem["methods"]["retune"]["learned"] |= {"weights": [[[1, 0.5, 2]]] * 3, "scale_weights": [[1, 2]]}
-    assert learned_table(problem) == table
+    assert learned_table(ProblemResult(**problem)) == table
     assert table is not None
     assert [name for name, _ in table.groups] == ["", "red", "green", "blue", "scale, fine to coarse"]
     assert [cell.text for cell in table.rows[0][2]] == [
@@ -395,7 +397,7 @@ def test_learned_weights_of_either_shape(results):
         "1.00",
         "2.00",
     ]
-    assert learned_table({"methods": {"m": {"learned": None}}}) is None
+    assert learned_table(ProblemResult(methods={"m": {"learned": None}})) is None
 
 
 def test_the_enlarged_part_is_where_the_detail_is():

@@ -6,12 +6,14 @@ import math
 import warnings
 
 import deepinv
+import numpy as np
 import pytest
 import torch
+from deepinv.physics import Denoising, GaussianNoise
 from torch.utils.data import DataLoader
 
 import retune
-from retune.errors import DivergedError, InvalidParameterError, ShapeError
+from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError, ShapeError
 from retune.training.fit import parameter_groups
 
 
@@ -261,3 +263,42 @@ def test_bfloat16_trains_without_such_a_tolerance():
 def test_training_without_autograd_is_named():
     with torch.no_grad(), pytest.raises(InvalidParameterError, match=r"outside torch.no_grad\(\)"):
         quick(network())
+
+
+UNIT = {"steps": 1, "batch_size": 1, "crop": 8, "progress": False, "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("largest", "doubted"), [(1.0, False), (1.3, False), (3.9, False), (255.0, True), (65535.0, True)]
+)
+def test_images_on_another_scale_are_doubted(largest, doubted):
+    images = torch.rand(2, 1, 16, 16)
+    images *= largest / images.max()
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL1("haar", 1)), 2, 1)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        retune.fit(net, images, retune.problems.denoise(0.1), **UNIT)
+    said = [str(w.message) for w in seen if issubclass(w.category, DoubtfulWarning)]
+    assert len(said) == doubted
+    if doubted:
+        assert "divide images of 0…255 by 255" in said[0]
+        assert f"{largest:.4g}" in said[0]
+
+
+def test_integers_of_0_to_255_are_scaled_without_a_word():
+    images = [np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)]
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL1("haar", 1)), 2, 1)
+    retune.fit(net, images, retune.problems.denoise(0.1), **UNIT)
+
+
+@pytest.mark.parametrize("sigma", [25, 25.0, (0.1, 25.0), torch.tensor(25.0)])
+def test_a_noise_level_of_0_to_255_is_doubted(sigma):
+    with pytest.warns(DoubtfulWarning, match=r"sigma=25 is more noise than .*sigma=25/255 = 0\.0980"):
+        retune.problems.denoise(sigma)
+
+
+def test_a_physics_with_a_noise_level_of_0_to_255_is_doubted():
+    physics = Denoising(GaussianNoise(25.0))
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL1("haar", 1)), 2, 1)
+    with pytest.warns(DoubtfulWarning, match="sigma=25/255"):
+        retune.fit(net, torch.rand(1, 1, 16, 16), physics, **UNIT)

@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     train(whole, tmp_path)
     last = tmp_path / "checkpoint-00000009.safetensors"
     last.write_bytes(last.read_bytes()[:-30])
-    (tmp_path / ".checkpoint-00000009.safetensors.abc").write_bytes(b"half")
+    (tmp_path / ".retune-0123456789abcdef.tmp").write_bytes(b"half")
     train(again, tmp_path, resume=True)
     assert same(weights(whole), weights(again))
     assert not list(tmp_path.glob(".*"))

@@ -16,7 +16,7 @@ _LARGEST = 10_000
 
 
 def description(thing: Any) -> dict[str, Any]:
-    """A registered object as plain data from which :func:`rebuild` makes one like it; weights are not in it.
+    """A registered object as plain data from which ``rebuild`` makes one like it; weights are not in it.
 
     Raises:
         InvalidParameterError: its class, or one in it, is not registered, or an argument cannot be told.
@@ -85,7 +85,7 @@ def parameters_of(cls: type, told_by_name: bool = False) -> dict[str, inspect.Pa
 
 
 def rebuild(told: dict[str, Any]) -> Any:
-    """The object that :func:`description` told of, with freshly initialised weights.
+    """The object that ``description`` told of, with freshly initialised weights.
 
     Only registered classes are made; nothing is imported because it is named here.
 

@@ -84,9 +84,9 @@ def register(*, name: str | None = None, describe: Callable[[Any], dict] | None 
 def register(cls: type | None = None, *, name: str | None = None, describe: Callable[[Any], dict] | None = None) -> Any:
     """Give a class a name, so that networks with it are saved and loaded, and runs (TOML) can ask for it.
 
-    What the class is follows from its base: a map (:class:`retune.maps.AbstractMap`), a prior (deepinv ``Prior``), a
-    solver (:class:`retune.solvers.AbstractSolver`), a gradient rule (:class:`retune.gradients.GradientRule`), a data
-    fidelity (deepinv ``DataFidelity``), a problem (:class:`retune.problems.Problem`), or any other ``nn.Module``: a
+    What the class is follows from its base: a map ([`AbstractMap`][retune.AbstractMap]), a prior (deepinv ``Prior``), a
+    solver ([`AbstractSolver`][retune.AbstractSolver]), a gradient rule ([`GradientRule`][retune.GradientRule]), a data
+    fidelity (deepinv ``DataFidelity``), a problem ([`Problem`][retune.problems.Problem]), or any other ``nn.Module``: a
     network, such as the denoiser of a prior.
 
     An object is described by the arguments of its constructor: the fields of a dataclass, or attributes of the same

@@ -24,7 +24,7 @@ def make(
     *,
     where: str,
     options: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, Mapping[str, Any]] | None = None,
     usual: Mapping[str, Any] | None = None,
 ) -> Any:
     """An object of a registered class.
@@ -35,7 +35,7 @@ def make(
         where: the table of the run that the options stand in, for messages.
         options: what the user says, by the names of the constructor's arguments. A table with a `type` becomes an
             object of that registered class.
-        given: what else the run sets, by `where it is written: value`-free names of arguments; each must be taken.
+        given: what other tables of the run set, by the name of the table; the constructor must take it.
         usual: what the run has by default; left out where the constructor does not take it.
 
     Raises:
@@ -44,12 +44,12 @@ def make(
     """
     cls, has = find(name, kind).cls, parameters_of(find(name, kind).cls)
     arguments = {k: v for k, v in (usual or {}).items() if k in has}
-    for told, place in ((given or {}, None), (options or {}, where)):
+    for table, told in {**(given or {}), where: options or {}}.items():
         for key, value in told.items():
             if key not in has:
                 known = ", ".join(has) or "no options"
                 raise ConfigError(
-                    f"{f'{place}.{key}' if place else key} = {value!r}: the {kind} {written(name)} has no {key}"
+                    f"{table}.{key} = {value!r}: the {kind} {written(name)} has no {key}"
                     f"{did_you_mean(key, has)} (it has: {known})"
                 )
             arguments[key] = rebuild(value) if isinstance(value, dict) and "type" in value else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["image_norm", "inner"]
+__all__ = ["image_norm", "inner", "window"]
 
 
 def image_norm(x: Tensor) -> Tensor:
@@ -14,5 +14,12 @@ def image_norm(x: Tensor) -> Tensor:
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """Real part of ``⟨a, b⟩`` over all images, summed in float64."""
-    return float((a.conj() * b).real.sum(dtype=torch.float64))
+    """Real part of ``⟨a, b⟩`` over all images, in float64: the squares of 1e20 do not fit into float32."""
+    double = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+    return float((a.to(double).conj() * b.to(double)).real.sum())
+
+
+def window(size: int, side: int, middle: int | None = None) -> slice:
+    """The indices of `side` neighbours out of `size`, around `middle` or in the middle; all, if there are fewer."""
+    start = (size if middle is None else 2 * middle) - side
+    return slice(start := min(max(0, start // 2), max(0, size - side)), min(size, start + side))

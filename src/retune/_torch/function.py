@@ -11,7 +11,7 @@ __all__ = ["Function"]
 
 
 class Function(torch.autograd.Function):
-    """A ``torch.autograd.Function`` whose ``forward`` takes no context, called by :meth:`run`."""
+    """A ``torch.autograd.Function`` whose ``forward`` takes no context, called by ``run``."""
 
     @classmethod
     def run(cls, *args: Any) -> Any:

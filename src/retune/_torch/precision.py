@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["agree", "full_precision", "rounding", "sharp", "tolerance", "wants_full_precision"]
+__all__ = ["agree", "full_precision", "rounding", "sharp", "tolerance", "wants_full_precision", "without_autocast"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def sharp(like: Tensor) -> float:
@@ -41,7 +45,7 @@ _full: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
 def wants_full_precision() -> bool:
-    """Whether the call is within :func:`full_precision`: for code that chooses its arithmetic itself."""
+    """Whether the call is within ``full_precision``: for code that chooses its arithmetic itself."""
     return _full.get()
 
 
@@ -63,6 +67,19 @@ def full_precision() -> Iterator[None]:
         _full.reset(token)
         if before is not None:
             cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, computed in the precision of its tensors wherever it is called: autocast is switched off within."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def tolerance(like: Tensor) -> float:

@@ -40,7 +40,7 @@ def certify(
 ) -> Certificate:
     r"""How far a restoration is from its equilibrium, how wrong the K-layer gradient is there, and what that rests on.
 
-    Bounds exist where the map states facts that imply them (:meth:`retune.maps.base.AbstractMap.guarantee`): with ρ
+    Bounds exist where the map states facts that imply them ([`guarantee`][retune.AbstractMap.guarantee]): with ρ
     the product of the layers' Lipschitz constants over n layers and ``u_n`` the state n layers later,
 
     * ``‖u − u*‖ ≤ ‖u_n − u‖/(1 − ρ)``, with n such that ρ ≤ ½ (if `max_layers` allow), so that the bound is at most

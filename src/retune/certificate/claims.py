@@ -28,7 +28,7 @@ class Number:
     Attributes:
         value: the number.
         kind: "proved" (an upper bound whose assumptions have all been checked), "proved with probability 1 − p" (one
-            of them is a randomised estimate), "proved if its unchecked assumptions hold" (somebody is believed),
+            of them is a randomised estimate), "proved if its unchecked assumptions hold" (one is not checked),
             "estimated" (by power iterations: from below) or "measured".
         how: how it was found; for an estimate with its iterations and spread.
         assumptions: what a proved number rests on.

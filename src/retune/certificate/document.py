@@ -48,7 +48,7 @@ class ImageCertificate:
         refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
             if none does.
         rounding: what the bounds of distances allow for it.
-        parts: pieces that were solved each for itself (tiles, pages), of which every number is the worst.
+        parts: number of pieces that were solved separately (tiles, pages); every number is that of the worst piece.
     """
 
     step_size: Claim
@@ -101,7 +101,8 @@ class ImageCertificate:
 
 @dataclass(frozen=True)
 class Certificate:
-    """One :class:`ImageCertificate` per image of the batch; printed, a short table and a verdict for each.
+    """One [`ImageCertificate`][retune.ImageCertificate] per image of the batch; printed, a short table and a verdict
+    for each.
 
     Attributes:
         images: one entry per image.

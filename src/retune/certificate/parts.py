@@ -31,7 +31,7 @@ def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
     """
     if len(parts) == 1:
         return parts[0]
-    # What is said in words is that of the part of which the least is known.
+    # The words come from the part with the weakest knowledge.
     weakest = min(parts, key=lambda p: (not p.refuted, p.rmse.proved is not None, bool(p.statement)))
     claims = {name: _claim([p.claims[name] for p in parts]) for name in weakest.claims}
     return replace(

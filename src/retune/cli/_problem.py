@@ -72,6 +72,17 @@ def code_words(plugins: Sequence[str] | None, problem: str) -> str:
     return f" --problem {problem}" if ":" in problem else ""
 
 
+def folder(name: str) -> Path:
+    """The folder that an option names.
+
+    Raises:
+        typer.BadParameter: an empty name: most often a variable of the shell that is not set.
+    """
+    if not str(name).strip():
+        raise typer.BadParameter("the name of the folder is empty (is a variable of the shell not set?)")
+    return Path(name)
+
+
 def given(
     name: str | None,
     kernel: str | None,

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_device
+from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_device, folder
 
 
 @examples(
-    ("the six methods on photographs that ship, for a blur of yours", "retune compare my.toml --out comparison"),
+    ("the six methods on the photographs of ReTune, for your own blur", "retune compare my.toml --out comparison"),
     (
         "on your own images: some to learn from, some to tune on, some to report on",
         "retune compare my.toml --set data.train=a/ --set data.validation=b/ --set compare.test=c/ -o comparison",
@@ -26,9 +26,9 @@ from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_devi
 )
 def compare(
     config: Annotated[str, typer.Argument(help="A TOML file, or the name of a run that ships.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results, figures and report.html.")] = Path(
-        "retune-comparison"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=folder, help="Folder of results, figures and report.html.")
+    ] = Path("retune-comparison"),
     methods: Annotated[
         str | None,
         typer.Option("--methods", help="variational,pnp,unrolled,jfb,implicit,retune: some of these, or none."),
@@ -62,6 +62,7 @@ def compare(
         from retune.cli.errors import show
         from retune.comparison.rows import write_results
         from retune.comparison.run import compare as run_all
+        from retune.records import Results
         from retune.report import terminal_table, write_all
 
         given = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
@@ -73,8 +74,8 @@ def compare(
         words += [] if methods is None else [f"--methods {methods}"]
         words += [f"--plugin {plugin}" for plugin in plugins or []]
 
-        def changed(results: dict) -> None:
-            results["command"] = " ".join(words)
+        def changed(results: Results) -> None:
+            results.command = " ".join(words)
             write_results(results, out)
 
         results = run_all(

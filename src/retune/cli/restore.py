@@ -23,7 +23,7 @@ from retune.cli._help import examples
 def restore(
     model: Annotated[Path, typer.Argument(help="model.safetensors, or the folder of retune train.")],
     images: Annotated[list[Path], typer.Argument(help="Files and folders.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
+    out: Annotated[Path, typer.Option("--out", "-o", parser=_problem.folder, help="Folder of the results.")],
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
     boundary: _problem.Boundary = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import Debug, Device, Plugins, accept_code, code_words
+from retune.cli._problem import Debug, Device, Plugins, accept_code, code_words, folder
 
 
 @examples(
@@ -23,7 +23,7 @@ from retune.cli._problem import Debug, Device, Plugins, accept_code, code_words
 )
 def train(
     config: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a run that ships.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("retune-run"),
+    out: Annotated[Path, typer.Option("--out", "-o", parser=folder, help="Folder of the run.")] = Path("retune-run"),
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="A field, as model.depth=5; repeat it for several.")
     ] = None,
@@ -33,7 +33,7 @@ def train(
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Learn a restoration from sharp images, for a blur, mask or noise of yours.
+    """Learn a restoration from sharp images, for your own blur, mask or noise.
 
     The run is a TOML file, and every field has a default. The folder gets the resolved run, its seed, versions and a
     fingerprint of the data, two checkpoints and a log. At the end it gets model.safetensors, for retune restore.

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 )
 def tune(
     images: Annotated[list[Path] | None, typer.Argument(help="Files and folders of measurements.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("retune-tune"),
+    out: Annotated[Path, typer.Option("--out", "-o", parser=_problem.folder, help="Folder of the run.")] = Path(
+        "retune-tune"
+    ),
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
     boundary: _problem.Boundary = None,
@@ -54,7 +56,7 @@ def tune(
     The folder gets checkpoints, tune.json with what was chosen and how sure that is, and model.safetensors, for
     retune restore and retune certify.
     """
-    from retune.cli.errors import how_to_resume, one_screen, show
+    from retune.cli.errors import how_to_resume, one_screen, say_error, show
 
     with one_screen(debug, lambda: how_to_resume("tune", out, _problem.code_words(plugins, problem or ""))):
         from retune import config as runs
@@ -79,6 +81,11 @@ def tune(
         _tell(tuned)
         own = _problem.code_words(plugins, config.problem.name)
         show(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER{own}")
+        if tuned.left_out:
+            for name, why in tuned.left_out.items():
+                say_error(why if name in why else f"{name}: {why}")
+            say_error(f"{len(tuned.left_out)} of {len(files)} files were left out; the others were used")
+            raise typer.Exit(1)
 
 
 def _tell(tuned: Tuned) -> None:
@@ -89,7 +96,7 @@ def _tell(tuned: Tuned) -> None:
     found = tuned.comparison
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
     show(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
-    guessed = "(EI)" in tuned.loss
+    guessed = tuned.loss.guesses
     what = "by the error of the measurement and of restoring again" if guessed else "of the noise-free measurement"
     show(f"defaults      {_decibel(found.before, what)}")
     sure = "" if found.after is None or found.before is None else _sure(found.uncertainty)

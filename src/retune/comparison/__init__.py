@@ -1,6 +1,7 @@
 """The methods on equal terms: same start, same budget, same crops, same measurements."""
 
-from retune.comparison.batch import Settings, compare, settings_as_data, verdicts
 from retune.comparison.methods import METHODS, PNP, Method
+from retune.comparison.run import KEYS, compare
+from retune.comparison.verdicts import verdicts
 
-__all__ = ["METHODS", "PNP", "Method", "Settings", "compare", "settings_as_data", "verdicts"]
+__all__ = ["KEYS", "METHODS", "PNP", "Method", "compare", "verdicts"]

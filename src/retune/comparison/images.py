@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retune._torch.batch import window
 from retune.build import sharp_images, training_images
 from retune.config import Config
 from retune.data import grey, photograph
@@ -16,11 +17,13 @@ __all__ = ["Images", "images_of"]
 
 #: to train on, to tune on, to report on
 _PHOTOGRAPHS = (("chelsea", "coffee"), ("motorcycle",), ("astronaut", "rocket"))
+#: (row, column) of the middle of a part, where the photograph has something to restore
+_MIDDLES = {"astronaut": (95, 220), "rocket": (190, 320), "motorcycle": (214, 314)}
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a comparison is made on.
+    """The images of a comparison.
 
     Attributes:
         train: training images (C, H, W).
@@ -39,9 +42,25 @@ class Images:
         """How many of each, in a sentence."""
         count, side = len(self.validation), self.validation.shape[-1]
         return (
-            f"Trained on {_images(len(self.train))}, tuned on {_images(count)} (the middle {side}×{side} of each), "
+            f"Trained on {_images(len(self.train))}, tuned on {_images(count)} ({side}×{side} pixels of each), "
             f"reported on {_images(len(self.test))}."
         )
+
+
+@dataclass(frozen=True)
+class _Sharp:
+    """An image (C, H, W), and the middle (row, column) of its parts; None for the middle of the image."""
+
+    pixels: Tensor
+    middle: tuple[int, int] | None = None
+
+    def part(self, side: int, field: str) -> Tensor:
+        """A square part; `field` names the field of the run that asks for it."""
+        height, width = self.pixels.shape[-2:]
+        if min(height, width) < side:
+            raise ConfigError(f"{field} = {side}: an image of {height}×{width} pixels is smaller; lower it")
+        at = self.middle or (None, None)
+        return self.pixels[:, window(height, side, at[0]), window(width, side, at[1])].clone()
 
 
 def _images(count: int) -> str:
@@ -54,32 +73,27 @@ def images_of(run: Config) -> Images:
     Raises:
         ConfigError: no validation or test images, or images that do not fit the crops.
     """
-    if run.data.train == "photographs" and run.data.validation is None and run.compare.test == "photographs":
-        sets = [[photograph(n) for n in names] for names in _PHOTOGRAPHS]
-        train, validation, test = ([grey(x) for x in s] if run.data.grey else s for s in sets)
-    else:
-        if run.data.validation is None or run.compare.test == "photographs":
-            raise ConfigError(
-                "a comparison tunes on images of its own and reports on others: set data.validation and compare.test "
-                "to folders (or leave these and data.train as they are, for photographs that ship)"
-            )
-        train, validation = training_images(run.data)
-        test = sharp_images(run.compare.test, run.data)
+    train, validation, test = _sharp(run)
+    held_out = [
+        x.part(run.compare.validation_crop, "compare.validation_crop")
+        for x in validation[:: run.compare.validation_every]
+    ]
+    side, places = run.compare.crop, list(range(0, len(test), run.compare.every))
+    reported = [test[i].pixels if side is None else test[i].part(side, "compare.crop") for i in places]
+    return Images([x.pixels for x in train], torch.stack(held_out), reported, places)
+
+
+def _sharp(run: Config) -> list[list[_Sharp]]:
+    """The images to train on, to tune on, and to report on."""
+    data, test = run.data, run.compare.test
+    if data.train == "photographs" and data.validation is None and test == "photographs":
+        shade = grey if data.grey else torch.Tensor.contiguous
+        return [[_Sharp(shade(photograph(n)), _MIDDLES.get(n)) for n in names] for names in _PHOTOGRAPHS]
+    if data.validation is None or test == "photographs":
+        raise ConfigError(
+            "a comparison tunes on images of its own and reports on others: set data.validation and compare.test "
+            "to folders (or leave these and data.train as they are, for photographs that ship)"
+        )
+    train, validation = training_images(data)
     assert validation is not None
-    side = run.compare.validation_crop
-    held_out = torch.stack(
-        [_centre(x, side, "compare.validation_crop") for x in validation[:: run.compare.validation_every]]
-    )
-    places = list(range(0, len(test), run.compare.every))
-    test = [test[i] for i in places]
-    if run.compare.crop is not None:
-        test = [_centre(x, run.compare.crop, "compare.crop") for x in test]
-    return Images(train, held_out, test, places)
-
-
-def _centre(x: Tensor, side: int, name: str) -> Tensor:
-    height, width = x.shape[-2:]
-    if min(height, width) < side:
-        raise ConfigError(f"{name} = {side}: an image of {height}×{width} pixels is smaller; lower it")
-    top, left = (height - side) // 2, (width - side) // 2
-    return x[:, top : top + side, left : left + side].clone()
+    return [[_Sharp(x) for x in images] for images in (train, validation, sharp_images(test, data))]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retune._files import write_atomically
+from retune._plain import RECORDS, parse_json
 from retune.errors import CheckpointError, InvalidParameterError
 
 __all__ = ["Ledger"]
@@ -36,7 +37,7 @@ class Ledger:
                 f"{path.parent} holds results already; continue them with --resume, or choose another folder with --out"
             )
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = parse_json(path.read_bytes(), RECORDS)
             before, self.entries = saved["settings"], saved["entries"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); choose another folder with --out") from error

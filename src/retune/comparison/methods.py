@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from retune.build import rule_of
+from retune.config import Config
 from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
 from retune.solve import Stop
 from retune.solvers import AbstractSolver, Picard
 
-__all__ = ["METHODS", "PNP", "Method", "network"]
+__all__ = ["METHODS", "PNP", "Method", "methods_of", "network"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Method:
         key, label, how: name in result files, name for people, one sentence.
         rule: the gradient rule; None for the grid search.
         single_layer: differentiate one layer (JFB) and restart K(R + 1) times instead.
+        of_the_run: take the gradient rule of the run, with its options.
     """
 
     key: str
@@ -28,6 +31,7 @@ class Method:
     how: str
     rule: type[GradientRule] | None
     single_layer: bool = False
+    of_the_run: bool = False
 
 
 METHODS = (
@@ -45,6 +49,16 @@ METHODS = (
 
 #: beside the others where a run is compared: it needs a denoiser
 PNP = Method("pnp", "Plug-and-Play, tuned", "a frozen denoiser, its noise level and the step size by grid search", None)
+
+
+def methods_of(run: Config) -> dict[str, Method]:
+    """The methods that a run is compared by, by their keys: all of these, and its own gradient rule if it has one."""
+    found = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
+    rule = type(rule_of(run.gradient))
+    if all(rule is not m.rule for m in METHODS):
+        key = run.gradient.rule
+        found[key] = Method(key, rule.__name__, "the gradient rule of the run", rule, of_the_run=True)
+    return found
 
 
 def network(
@@ -67,8 +81,9 @@ def network(
         restarts: R.
         rtol: relative change per K layers at which a restoration is settled.
         longest: layers after which it is given up as not settled.
-        rule: the rule of ReTune, if not ``Truncated()``.
-        solver: how the equilibrium is reached; see :class:`retune.Restarted`. An unrolled network is K plain layers,
+        rule: the rule of the run; that of ReTune, if not ``Truncated()``.
+        solver: how the equilibrium is reached; see [`Restarted`][retune.Restarted]. An unrolled network is K plain
+        layers,
             and goes on as such.
     """
     total = depth * (restarts + 1)
@@ -76,7 +91,7 @@ def network(
         depth, restarts = map.layers, total // map.layers - 1
     if method.rule is Implicit:  # the same budget backward as forward: at most as many products as there are layers
         chosen: GradientRule = Implicit(rtol=1e-2, max_blocks=total)
-    elif method.key == "retune" and rule is not None:
+    elif rule is not None and (method.of_the_run or method.key == "retune"):
         chosen = rule
     else:
         chosen = Truncated() if method.rule is None else method.rule()

@@ -1,4 +1,4 @@
-"""What the parts of a comparison are called, so that a resumed one finds them again."""
+"""Names: of the parts of a comparison, so that a resumed one finds them again, and of its problem for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from pathlib import Path
 
 from retune.config import CompareConfig, Config
 
-__all__ = ["before_testing", "file_name", "grid_name", "model_names"]
+__all__ = ["before_testing", "file_name", "grid_name", "model_names", "title_of"]
+
+_TITLES = {"deblur": "Deblurring", "denoise": "Denoising", "inpaint": "Inpainting", "superres": "Super-resolution"}
+
+#: the fields of the section [compare] that decide what is reported on, not the networks
+_REPORTED = ("test", "every", "crop", "certify", "certified", "memory", "about")
 
 
 def before_testing(run: Config) -> Config:
     """What decides the networks: more test images may be added to a comparison."""
-    reported = {k: v for k, v in run.compare if k not in ("test", "every", "crop", "certify")}
+    reported = {
+        k: v for k, v in run.compare if k not in ("test", "every", "crop", "certify", "certified", "memory", "about")
+    }
     return run.model_copy(update={"compare": CompareConfig(**reported)})
 
 
@@ -40,3 +47,8 @@ def model_names(models: Sequence[Path]) -> dict[str, Path]:
 def file_name(text: str) -> str:
     """Letters and digits only, for the name of a file or of a column."""
     return "".join(c if c.isalnum() and c.isascii() else "-" for c in text).strip("-") or "problem"
+
+
+def title_of(problem: str) -> str:
+    """What a problem is called in a report."""
+    return _TITLES.get(problem, problem.capitalize())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from pathlib import Path
@@ -18,17 +17,18 @@ from torch import Tensor
 from retune._files import write_atomically
 from retune._version import __version__
 from retune.config import Config
-from retune.report.numbers import horizons
+from retune.records import Results
+from retune.records.results import FORMAT, Distance, horizons
 
 __all__ = ["header", "means", "write_picture", "write_results"]
 
 _SAME = ("layers_trained",)
 
 
-def header(run: Config, device: str) -> dict:
-    """Results without any problem yet: how they are made."""
+def header(run: Config, device: str) -> dict[str, Any]:
+    """How the results of a run are made: entries of [`Results`][retune.records.Results]."""
     return {
-        "format": 1,
+        "format": FORMAT,
         "retune": __version__,
         "seed": run.seed,
         "device": device,
@@ -36,14 +36,12 @@ def header(run: Config, device: str) -> dict:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "settings": {
-            f"{name} {k}": v
+            f"{name} {k}": list(v) if isinstance(v, tuple) else v
             for name, section in run
             if name in ("prior", "model", "data", "optimiser", "compare")
             for k, v in section
             if v is not None and section.has(k)
         },
-        "problems": {},
-        "verdicts": [],
     }
 
 
@@ -85,7 +83,7 @@ def _curve(curves: list[dict]) -> dict:
 def _distance(images: list[dict]) -> dict:
     """The largest relative distance to the equilibrium that is certified, bounded where that can be."""
     claims = [image["claims"]["relative_distance"] for image in images]
-    for kind in ("proved", "estimated"):
+    for kind in Distance:
         found = [next((n["value"] for n in c if n["kind"].startswith(kind)), None) for c in claims]
         if found and all(v is not None and math.isfinite(v) for v in found):
             return {"distance": max(found), "distance_kind": kind}  # type: ignore[type-var]
@@ -115,15 +113,15 @@ _COST = (
 )
 
 
-def write_results(results: dict, out: Path) -> None:
-    """``results.json``, and ``results.csv`` with a line a method."""
-    write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
+def write_results(results: Results, out: Path) -> None:
+    """Write ``results.json``, and ``results.csv`` with a line for each method."""
+    results.write(out / "results.json")
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    further = horizons(row for problem in results["problems"].values() for row in problem["methods"].values())
-    columns = [*_RESULT, *(f"psnr_{f}x" for f in further), *_COST]
+    columns = [*_RESULT, *(f"psnr_{n}x" for n in horizons(results.methods)), *_COST]
     table.writerow(["problem", "method", *columns])
-    for name, problem in results["problems"].items():
-        for key, row in problem["methods"].items():
+    for name, problem in results.problems.items():
+        for key, method in problem.methods.items():
+            row = method.plain()
             table.writerow([name, key, *(row.get(c) for c in columns)])
     write_atomically(out / "results.csv", text.getvalue().encode())

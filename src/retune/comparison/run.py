@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,25 +16,25 @@ from retune._torch.memory import peak_of
 from retune.build import problem_of
 from retune.comparison.images import Images, images_of
 from retune.comparison.ledger import Ledger
-from retune.comparison.methods import METHODS, PNP, Method
-from retune.comparison.naming import before_testing, file_name, grid_name, model_names
+from retune.comparison.methods import METHODS, PNP, Method, methods_of
+from retune.comparison.naming import before_testing, file_name, grid_name, model_names, title_of
 from retune.comparison.rows import header, means, write_picture
 from retune.comparison.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
-from retune.comparison.tuning import Tuned, method_network, run_of_pnp, run_of_variational, tune
+from retune.comparison.tuning import Tuned, grid_search, method_network, run_of_pnp, run_of_variational
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
 from retune.jobs.restore import model_file
 from retune.jobs.train import loss_of
 from retune.model import Restarted
+from retune.records import MethodResult, ProblemResult, Results
 from retune.registry import load
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
 
 __all__ = ["KEYS", "compare"]
 
-ALL = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
-KEYS = tuple(ALL)
+KEYS = (METHODS[0].key, PNP.key, *(m.key for m in METHODS[1:]))
 #: test images that are shown
 PICTURES = 2
 
@@ -51,8 +51,8 @@ def compare(
     device: str = "cpu",
     note: Note = lambda _: None,
     progress: bool = False,
-    changed: Callable[[dict], None] = lambda _: None,
-) -> dict:
+    changed: Callable[[Results], None] = lambda _: None,
+) -> Results:
     """Tune or train every method, and score it on the test images.
 
     Everything that was computed is in ``progress.json``, ``training/`` and ``models/`` as soon as it is, for `resume`.
@@ -61,7 +61,7 @@ def compare(
     Args:
         run: the run.
         out: folder of the results.
-        methods: keys of the methods, :data:`KEYS` by default.
+        methods: keys of the methods; by default ``KEYS``, and the gradient rule of the run if it is another one.
         models: networks that were trained before (files, or folders of retune train), scored as they are.
         resume: continue what is in the folder.
         device: where to run.
@@ -70,14 +70,18 @@ def compare(
         changed: told of the results whenever a method is done.
 
     Returns:
-        The results as plain data, for :mod:`retune.report`.
+        The results, for [`report`][retune.report].
 
     Raises:
-        RetuneError: see :func:`retune.fit`; a training that diverges is a row of the table, not an error.
+        RetuneError: see [`fit`][retune.fit]; a training that diverges is a row of the table, not an error.
     """
-    chosen = [ALL[k] if k in ALL else _unknown(k) for k in (KEYS if methods is None else methods)]
+    known = methods_of(run)
+    chosen = [known[k] if k in known else _unknown(k, known) for k in (known if methods is None else methods)]
     if not chosen and not models:
         raise InvalidParameterError("nothing to compare: name methods, or trained models")
+    for key in (*run.compare.run_on, *run.compare.certified):
+        if key not in known:
+            _unknown(key, known)
     if run.optimiser.warm_start:
         raise InvalidParameterError(
             "optimiser.warm_start: the methods are compared from the same starts; set it to false, or train with "
@@ -95,17 +99,24 @@ def compare(
     }
     out.mkdir(parents=True, exist_ok=True)
     job = _Job(run, out, images, Ledger(out / "progress.json", settings, resume), device, note, progress)
-    results = header(run, device)
-    section = {"title": run.problem.name.capitalize(), "problem": job.problem.describe(), "methods": {}}
-    section["description"] = images.describe()
-    section |= job.pictures()
-    results["problems"][file_name(run.problem.name)] = section
-    rows: list[tuple[str, Callable[[], dict]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
+    section = {
+        "title": title_of(run.problem.name),
+        "description": " ".join(filter(None, (run.compare.about, images.describe()))),
+        "problem": job.problem.describe(),
+        **job.pictures(),
+    }
+    rows: list[tuple[str, Callable[[], MethodResult]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
     rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in model_names(models).items()]
+    done: dict[str, MethodResult] = {}
+    results = None
     for key, make in rows:
-        section["methods"][key] = make()
-        results["seconds"] = time.perf_counter() - start
+        done[key] = make()
+        problem = ProblemResult.model_validate(section | {"methods": dict(done)})
+        seconds = time.perf_counter() - start
+        found = {"problems": {file_name(run.problem.name): problem}, "seconds": seconds}
+        results = Results.model_validate(header(run, device) | found)
         changed(results)
+    assert results is not None
     return results
 
 
@@ -140,7 +151,7 @@ class _Job:
                 shown[key].append(write_picture(self.out, f"{place}-{key}", image))
         return {"images": shown, "psnr_measurement": sum(psnr) / len(psnr)}
 
-    def row(self, method: Method) -> dict:
+    def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
         tuned = self.tuned(self.run_of(method))
@@ -151,11 +162,13 @@ class _Job:
         else:
             net, facts = self.trained(method, run)
             failure = facts.pop("failure", None)
-        facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
+        if run.compare.memory:
+            facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
         save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem, self.run.data.white)
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
-        row |= {"remark": tuned.remark if method.rule is None else None}  # the others only start there
-        return row | facts | {"failure": failure, "learned": learned(net)}
+        if method.rule is None:  # the others only start there
+            row |= {"remark": tuned.remark, "grid": tuned.tried}
+        return MethodResult.model_validate(row | facts | {"failure": failure, "learned": learned(net)})
 
     def run_of(self, method: Method) -> Config:
         """The run that a method tunes: the untrained ones have a prior of their own kind."""
@@ -168,7 +181,7 @@ class _Job:
 
         def search() -> dict:
             start = time.perf_counter()
-            found = tune(run, self.held_out, self.note)
+            found = grid_search(run, self.held_out, self.note)
             model, prior = found.run.model, found.run.prior
             best = {"reg": model.reg, "step_size": model.step_size, "sigma": prior.sigma}
             return {"best": best, "tried": found.tried, "seconds": time.perf_counter() - start}
@@ -245,14 +258,16 @@ class _Job:
 
         return peak_of(step, torch.device(self.device))
 
-    def row_of_model(self, path: Path) -> dict:
+    def row_of_model(self, path: Path) -> MethodResult:
         """A network that was trained before."""
         file = model_file(path)
         net = load(file).to(self.device)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         self.note(str(path))
         row = self.scored(f"model-{digest}", net)
-        return row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
+        return MethodResult.model_validate(
+            row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
+        )
 
     def scored(self, key: str, net: Restarted) -> dict:
         """The means over the test images, the pictures of the first, and their certificates."""
@@ -268,20 +283,25 @@ class _Job:
     def _name(self, key: str, i: int) -> str:
         """Of what is computed of a test image: by what it is, not by which others there are."""
         place, digest = self.images.places[i], fingerprint([self.images.test[i]])[:12]
-        more = "shown" * (i < PICTURES) + "certified" * (i < self.run.compare.certify)
+        more = "shown" * (i < PICTURES) + "certified" * self._is_certified(key, i)
         return f"image/{key}/{place}-{digest}{more}"
+
+    def _is_certified(self, key: str, i: int) -> bool:
+        compare = self.run.compare
+        return i < compare.certify and (not compare.certified or key in compare.certified)
 
     def _score_image(self, key: str, net: Restarted, i: int) -> dict:
         run, pair = self.run, self.pair(i)
         model = run.model
-        longest = run.compare.far * layers_of_training(net)
-        row, image = score(net, pair, model.depth, (run.compare.far,), longest, settled=model.rtol)
+        far = run.compare.multiples
+        settled = None if key in run.compare.run_on else model.rtol
+        row, image = score(net, pair, model.depth, far, max(far) * layers_of_training(net), settled=settled)
         if i < PICTURES:
             row["image"] = write_picture(self.out, f"{self.images.places[i]}-{key}", image)
-        if i < run.compare.certify:
+        if self._is_certified(key, i):
             row["certificate"] = certified(net, pair)
         return row
 
 
-def _unknown(key: str) -> Method:
-    raise unknown_name("method", key, KEYS)
+def _unknown(key: str, known: Iterable[str]) -> Method:
+    raise unknown_name("method", key, known)

@@ -20,6 +20,9 @@ from retune.training.records import FitResult
 
 __all__ = ["Pair", "certified", "gradient_error", "layers_of_training", "learned", "number", "score", "visible"]
 
+#: Larger tables are weights, not results to be read.
+_SMALL = 1000
+
 #: images, their measurement, the operator that made it
 Pair = tuple[Tensor, Tensor, LinearPhysics]
 
@@ -65,7 +68,16 @@ def score(
                 if done + layers in wanted or layers == stop.max_layers:
                     curve[done + layers] = float(PSNR()(bound.image(state), x).mean())
 
-            solution = solve(bound.layer, u, solver=net.solver, depth=depth, stop=stop, trace=True, observe=see)
+            solution = solve(
+                bound.layer,
+                u,
+                solver=net.solver,
+                depth=depth,
+                stop=stop,
+                cycle=bound.layers,
+                trace=True,
+                observe=see,
+            )
             assert solution.trace is not None
             seen = solution.trace.residual.mean(1).tolist()
             residual.update({done + n: r for n, r in zip(solution.trace.layers, seen, strict=True)})
@@ -123,9 +135,10 @@ def _landmarks(depth: int, longest: int, per_decade: int = 12) -> set[int]:
 
 def gradient_error(method: Method, trained: FitResult | None) -> float | None:
     """The mean over the last steps of training, as it was measured there."""
-    if trained is None or (
-        method.rule is not None and not method.rule.restarts
-    ):  # exact, but of the output at depth K, not of the equilibrium
+    if trained is None:
+        return None
+    # Without restarts the gradient is exact, but that of the output at depth K, not of the equilibrium.
+    if method.rule is not None and not method.rule.restarts:
         return None
     last = [s.gradient_error for s in trained.steps[-10:] if math.isfinite(s.gradient_error)]
     return sum(last) / len(last) if last else None

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from deepinv.loss.metric import PSNR
 
-from retune.build import map_of, prior_of, rule_of, solver_of
+from retune.build import map_of, prior_of, rule_of, solver_of, takes_reg
 from retune.comparison.methods import Method, network
 from retune.comparison.score import Pair
 from retune.comparison.search import line_search
-from retune.config import Config, PriorConfig
+from retune.config import Config, MapConfig, PriorConfig
 from retune.model import Restarted
 from retune.solve import Stop
 
-__all__ = ["Tuned", "method_network", "run_of_pnp", "run_of_variational", "tune"]
+__all__ = ["Tuned", "grid_search", "method_network", "run_of_pnp", "run_of_variational"]
 
-#: values of λ, and of σ, that are tried
-REG, SIGMA = (5e-4, 5.0), (0.005, 0.19)
+#: smallest and largest noise level of Plug-and-Play that is tried
+SIGMA = (0.005, 0.19)
 _STEPS = (0.25, 0.5, 0.75)
 
 
@@ -35,6 +35,8 @@ class Tuned:
         best = max(self.tried, key=lambda t: t["psnr"])
         name = "sigma" if "sigma" in best else "reg"
         values = [t[name] for t in self.tried]
+        if len(values) == 1:  # the map has no strength, so nothing was searched
+            return None
         for end, which in ((min(values), "smallest"), (max(values), "largest")):
             if best[name] == end:
                 return f"the best {name} of the grid search, {end:.3g}, is the {which} that was tried"
@@ -48,7 +50,7 @@ class Tuned:
 
 def run_of_variational(run: Config) -> Config:
     """The run with a prior that has a value: its own, or the wavelet norm where it has a denoiser."""
-    return run if run.prior.type in ("wavelet", "ridge") else _with_prior(run, PriorConfig())
+    return _with_prior(run, PriorConfig()) if run.prior.type in ("denoiser", "red") else run
 
 
 def run_of_pnp(run: Config) -> Config:
@@ -58,10 +60,12 @@ def run_of_pnp(run: Config) -> Config:
 
 
 def _with_prior(run: Config, prior: PriorConfig) -> Config:
-    return run.model_copy(update={"prior": prior, "model": run.model.model_copy(update={"layers": 1})})
+    return run.model_copy(
+        update={"prior": prior, "map": MapConfig(), "model": run.model.model_copy(update={"layers": 1})}
+    )
 
 
-def tune(run: Config, held_out: Pair, note: Callable[[str], None] = lambda _: None) -> Tuned:
+def grid_search(run: Config, held_out: Pair, note: Callable[[str], None] = lambda _: None) -> Tuned:
     """Choose λ, or for Plug-and-Play σ and then the step size, on validation images, with ``compare.grid`` tries."""
     tried: list[dict] = []
 
@@ -76,8 +80,11 @@ def tune(run: Config, held_out: Pair, note: Callable[[str], None] = lambda _: No
         return psnr
 
     tries = run.compare.grid
+    if not takes_reg(run):
+        attempt(run, reg=run.model.reg)
+        return Tuned(run, tried)
     if run.prior.type != "denoiser":
-        best = line_search(lambda reg: attempt(_at(run, reg=reg), reg=reg), REG, tries).best
+        best = line_search(lambda reg: attempt(_at(run, reg=reg), reg=reg), run.compare.reg_range, tries).best
         return Tuned(_at(run, reg=best), tried)
     rest = min(len(_STEPS), tries // 4)
     first = run.model.step_size
@@ -104,14 +111,14 @@ def method_network(method: Method, run: Config, channels: int) -> Restarted:
     """The network of a method for a run, untrained."""
     model = run.model
     total = model.depth * (model.restarts + 1)
-    rule = rule_of(run.gradient) if run.gradient.rule == "truncated" else None
+    rule = rule_of(run.gradient) if run.gradient.rule == "truncated" or method.of_the_run else None
     return network(
         method,
         map_of(prior_of(run.prior, channels), run),
         model.depth,
         model.restarts,
         rtol=model.rtol,
-        longest=run.compare.far * total,
+        longest=max(run.compare.multiples) * total,
         rule=rule,
         solver=solver_of(model),
     )

@@ -1,6 +1,7 @@
 """A run as a TOML file: what it restores, with which prior and model, how it learns, from what.
 
->>> config = load("my.toml", ["model.depth=5"])  # doctest: +SKIP
+Example:
+    >>> config = load("my.toml", ["model.depth=5"])  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from retune.config.sections import (
     CompareConfig,
     Config,
     DataConfig,
+    FidelityConfig,
     GradientConfig,
+    MapConfig,
     ModelConfig,
     OptimiserConfig,
     PriorConfig,
@@ -22,7 +25,9 @@ __all__ = [
     "CompareConfig",
     "Config",
     "DataConfig",
+    "FidelityConfig",
     "GradientConfig",
+    "MapConfig",
     "ModelConfig",
     "OptimiserConfig",
     "PriorConfig",

@@ -90,9 +90,8 @@ def from_dict(values: dict, overrides: Iterable[str] = (), source: str = "the ru
             return Config.model_validate(values)
         except ValidationError as error:
             faults = faults_of(error, values)
-            if len(faults) > _LISTED:
-                faults = [*faults[:_LISTED], f"and {len(faults) - _LISTED} more"]
-            raise ConfigError("\n  ".join([f"{source} has {error.error_count()} fault(s):", *faults])) from error
+            listed = faults[:_LISTED] + ["and more"] * (len(faults) > _LISTED)
+            raise ConfigError("\n  ".join([f"{source} has {len(faults)} fault(s):", *listed])) from error
     raise ConfigError("\n  ".join([f"{source} has {len(faults)} fault(s):", *faults]))
 
 

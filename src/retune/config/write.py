@@ -25,7 +25,7 @@ def to_toml(config: Config, comments: bool = False) -> str:
     """The run as TOML, with every field; `comments` says what each means."""
     lines = ["# A run of ReTune: retune train THIS.toml --out FOLDER", "", *_fields(config, comments)]
     for name, section in config:
-        if isinstance(section, Section):
+        if isinstance(section, Section) and (comments or section.spoken or section != type(section)()):
             lines += ["", *([f"# {section.__doc__}"] if comments else []), f"[{name}]", *_fields(section, comments)]
             tables = {k: v for k, v in section if isinstance(v, dict) and v}
             for key, table in tables.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from deepinv.physics import Blur, BlurFFT, Downsampling, Inpainting
 from torch import Tensor
 
 from retune.diagnosis.copies import duplicate
-from retune.diagnosis.exam import FAILURES, Exam, parts
+from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.operators.images import parts
+from retune.operators.kinds import kernel_of, mask_of, with_kernel
 
 __all__ = ["check_consistency", "check_pair", "check_shape"]
 
@@ -45,10 +46,9 @@ def check_consistency(exam: Exam) -> Iterator[Finding]:
     y = exam.y
     if not exam.sound or exam.sqnorm is None or not isinstance(y, Tensor) or y.ndim != 4 or y.is_complex():
         return
-    if isinstance(exam.physics, Inpainting):
-        mask = exam.physics.mask
-        assert isinstance(mask, Tensor)
-        yield _mask_and_data(exam, y, mask.detach().expand(y.shape))
+    mask = mask_of(exam.physics)
+    if mask is not None:
+        yield _mask_and_data(exam, y, mask.expand(y.shape))
         return
     generator = torch.Generator().manual_seed(20260102)
     white = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
@@ -239,12 +239,11 @@ def _shift(made: Tensor, y: Tensor) -> tuple[tuple[int, int], float]:
 
 def _turned(exam: Exam, x: Tensor, shape: torch.Size) -> Tensor | None:
     """What the operator with its kernel turned by 180° makes of x, if the operator has a kernel or a square adjoint."""
-    taps = getattr(exam.physics, "filter", None)
+    taps = kernel_of(exam.physics)
     try:
-        if isinstance(exam.physics, Blur | BlurFFT | Downsampling) and isinstance(taps, Tensor):
-            twin = duplicate(exam.physics)
-            twin.update(filter=taps.flip(-2, -1))
-            return twin.A(x)  # pyright: ignore[reportReturnType]
+        if taps is not None:
+            twin = with_kernel(duplicate(exam.physics), taps.flip(-2, -1))
+            return twin.A(x)  # pyright: ignore[reportReturnType, reportOptionalMemberAccess] - it has a kernel
         if exam.sound and x.shape == shape:
             return exam.back(x)
     except FAILURES:

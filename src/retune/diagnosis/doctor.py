@@ -6,19 +6,21 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from deepinv.physics import Blur, BlurFFT, Downsampling, LinearPhysics, Physics
+from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 
 from retune._torch.precision import full_precision
 from retune.diagnosis.consistency import check_consistency, check_pair, check_shape
 from retune.diagnosis.copies import duplicate
-from retune.diagnosis.exam import FAILURES, Exam, image_shape, parts, short
+from retune.diagnosis.exam import FAILURES, Exam, image_shape, short
 from retune.diagnosis.findings import Diagnosis, Finding, Severity
 from retune.diagnosis.kernels import check_boundary, check_convolution, check_kernel
 from retune.diagnosis.measurement import check_finite, check_noise, check_values
 from retune.diagnosis.null_space import check_guarantees, check_null_space
 from retune.diagnosis.operator import check_adjoint, check_linear, check_norm
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, require
+from retune.operators.images import parts
+from retune.operators.kinds import kernel_of
 from retune.problems.kernels import kernel as make_kernel
 
 __all__ = ["doctor"]
@@ -46,14 +48,14 @@ def doctor(
     Args:
         physics: any deepinv ``Physics``.
         y: its measurement, a tensor (B, ...) or a deepinv ``TensorList``.
-        kernel: the blur that you believe in, as the image of a point: see :func:`retune.problems.kernel`. By
+        kernel: the blur that you believe in, as the image of a point: see [`kernel`][retune.problems.kernel]. By
             default that of the physics (deepinv's ``physics.filter``).
         x: the image (B, C, H, W) that y was measured of, if known (a test chart, or a point source): y is then
             compared with Ax, also with the kernel turned by 180°.
         img_size: (C, H, W), where neither y, x nor the physics tells the image size.
 
     Returns:
-        A :class:`~retune.diagnosis.Diagnosis`: prints as a table; ``.ok``, ``.findings``, ``.to_dict()``.
+        A [`Diagnosis`][retune.Diagnosis]: prints as a table; ``.ok``, ``.findings``, ``.to_dict()``.
 
     Raises:
         PhysicsError: `physics` is no deepinv ``Physics``.
@@ -68,7 +70,7 @@ def doctor(
             "deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
         )
     _check_arguments(y, x, img_size)
-    taps = _kernel_of(physics) if kernel is None else make_kernel(kernel)
+    taps = kernel_of(physics) if kernel is None else make_kernel(kernel)
     with torch.no_grad(), full_precision():
         exam, findings = _prepare(physics, y, x, img_size)
         findings += _operator_findings(exam, taps, kernel is not None)
@@ -118,7 +120,7 @@ def _prepare(physics: Physics, y, x, img_size) -> tuple[Exam, list[Finding]]:
     if finding is not None:
         findings.append(finding)
         if finding.severity is Severity.PROBLEM:
-            exam.y = None
+            exam.y, exam.supported = None, finding.check != "images"
     return exam, findings
 
 
@@ -161,13 +163,6 @@ def _measurement_findings(exam: Exam, x: Tensor | None) -> Iterator[Finding]:
             f"y could not be compared with A: «{short(error)}»",
             "Bring y, the physics and x to one device and one precision.",
         )
-
-
-def _kernel_of(physics: Physics) -> Tensor | None:
-    taps = getattr(physics, "filter", None)
-    if isinstance(physics, Blur | BlurFFT | Downsampling) and isinstance(taps, Tensor) and taps.ndim == 4:
-        return taps.detach()
-    return None
 
 
 def _is_float(t: object) -> bool:

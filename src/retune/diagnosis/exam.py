@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from deepinv.physics import Blur, Denoising, Downsampling, LinearPhysics, Physics
+from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import InvalidParameterError, ShapeError
+from retune.operators.images import parts, unsupported
+from retune.operators.kinds import makes_pictures, measured, resizable
 
-__all__ = ["FAILURES", "Exam", "image_shape", "parts", "short"]
+__all__ = ["FAILURES", "Exam", "image_shape", "short"]
 
 #: What a physics raises when it is given something that it cannot take.
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
@@ -30,6 +33,7 @@ class Exam:
         y: the measurement, None if none was given or if it does not fit.
         linear, adjoint: whether A is linear, and A_adjoint its adjoint; None before that is known.
         sqnorm: ‖A‖² per image, once known.
+        supported: whether its images are real ones of shape (B, C, H, W).
         sigma: estimated noise level (B, C) of y, once known.
     """
 
@@ -43,6 +47,7 @@ class Exam:
     sqnorm: Tensor | None = None
     sqnorm_kind: str = ""
     sigma: Tensor | None = None
+    supported: bool = True
 
     @property
     def name(self) -> str:
@@ -52,7 +57,7 @@ class Exam:
     @property
     def sound(self) -> bool:
         """Whether A is linear and A_adjoint is its adjoint."""
-        return bool(self.linear and self.adjoint)
+        return bool(self.supported and self.linear and self.adjoint)
 
     def probe(self, seed: int, dtype: torch.dtype | None = None) -> Tensor:
         """A standard normal image, from a stream of its own; the same for every image of the batch."""
@@ -60,27 +65,27 @@ class Exam:
         one = torch.randn(self.shape[1:], generator=generator, dtype=torch.float64)
         return one.to(self.device, dtype or self.dtype).expand(self.shape).clone()
 
+    @cached_property
+    def pictures(self) -> bool:
+        """Whether y is a picture: what is known of the range and the noise of images applies to it."""
+        try:
+            return bool(self.linear) and makes_pictures(self.physics, self.probe(0))
+        except FAILURES:
+            return False
+
+    @cached_property
+    def measured(self) -> Tensor | None:
+        """Booleans of the shape of y: whether the image can change a value at all; None if all can, or not known."""
+        try:
+            seen = measured(self.physics, [self.probe(6), self.probe(7)]) if self.linear else None
+        except FAILURES:
+            return None
+        return None if seen is None or bool(seen.all()) else seen
+
     def back(self, y: Any) -> Tensor:
         """``Aᵀy``."""
         assert isinstance(self.physics, LinearPhysics)
         return self.physics.A_adjoint(y)
-
-
-def parts(y: Any) -> list[Tensor]:
-    """The tensors of a measurement: one, or those of deepinv's TensorList.
-
-    Raises:
-        ShapeError: not a measurement.
-    """
-    if isinstance(y, Tensor):
-        return [y]
-    try:
-        found = list(y)
-    except TypeError:
-        found = []
-    if not found or not all(isinstance(p, Tensor) for p in found):
-        raise ShapeError(f"the measurement y must be a tensor (B, ...) or a deepinv TensorList, got {type(y).__name__}")
-    return found
 
 
 def short(error: Exception) -> str:
@@ -96,21 +101,25 @@ def image_shape(
 
     Raises:
         InvalidParameterError: nothing tells the size.
+        ShapeError: y is of volumes or sequences, which are not supported.
     """
     batch = None if y is None else len(parts(y)[0])
     if x is not None:
         return torch.Size(x.shape), None
     if img_size is not None:
         return torch.Size([batch or _batch(physics), *img_size]), None
-    trouble = None
+    trouble, volume = None, False
     if y is not None and isinstance(physics, LinearPhysics):
         try:
             back = physics.A_adjoint(y)
+            reason = unsupported(back)
             if back.ndim == 4 and back.numel():
-                return torch.Size(back.shape), None
-            trouble = f"Aᵀy has the shape {tuple(back.shape)} instead of (B, C, H, W)"
+                return torch.Size(back.shape), None if reason is None else _unsupported(physics, reason)
+            trouble, volume = reason, back.ndim == 5
         except FAILURES as error:
             trouble = f"Aᵀy failed with «{short(error)}»"
+    if volume:
+        raise ShapeError(f"{type(physics).__name__} cannot be examined: {trouble}")
     finding = None
     if trouble is not None:
         shapes = [tuple(p.shape) for p in parts(y)]
@@ -122,7 +131,7 @@ def image_shape(
             {"y": [list(s) for s in shapes]},
         )
     own = _own_size(physics)
-    if own is None and isinstance(physics, Blur | Denoising | Downsampling):
+    if own is None and resizable(physics):
         taps = getattr(physics, "filter", None)
         channels, side = (taps.shape[1], max(SIDE, 4 * max(taps.shape[-2:]))) if taps is not None else (1, SIDE)
         own = (channels, side, side)
@@ -140,6 +149,11 @@ def image_shape(
             + ": give img_size=(C, H, W), or a measurement y that fits"
         )
     return torch.Size([_batch(physics), *own]), finding
+
+
+def _unsupported(physics: Physics, reason: str) -> Finding:
+    head, _, advice = reason.partition(". ")
+    return Finding("images", Severity.PROBLEM, f"{type(physics).__name__}: {head}", advice)
 
 
 def _own_size(physics: Physics) -> tuple[int, int, int] | None:

@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The result of :func:`retune.doctor`; prints as a short table, the gravest finding first.
+    """The result of [`doctor`][retune.doctor]; prints as a short table, the gravest finding first.
 
     Attributes:
         subject: what was examined: the physics, the image size, the precision.

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.base import Problem
-from retune.problems.named import Inpaint
 from retune.problems.noise import estimate_noise
 
 __all__ = ["doubts"]
@@ -28,15 +27,19 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
     clipped, noise = [], []
     for name, y in measured:
         part = (..., *(slice(max(0, (n - _LOOKED_AT) // 2), (n + _LOOKED_AT) // 2) for n in y.shape[-2:]))
+        try:
+            seen = problem.observed(y)
+        except (InvalidParameterError, ShapeError):  # it is refused, with the reason, where it is restored
+            continue
         values = y = y[part]
-        if isinstance(problem, Inpaint) and problem.mask is not None:
-            values = y[problem.mask[part].to(y.device).expand_as(y) > 0]
+        if seen is not None:
+            values = y[seen[part]]
             if not len(values):
                 continue
         ends = [(float((values == end).float().mean()), float(end)) for end in (values.min(), values.max())]
         if max(ends)[0] > _CLIPPED and len(values.unique()) > 10:
             clipped.append(f"{max(ends)[0]:.0%} of the values of {name} are {max(ends)[1]:.3g} exactly")
-        if isinstance(problem, Inpaint):
+        if problem.has_gaps:
             continue
         try:
             seen = np.max(estimate_noise(y))

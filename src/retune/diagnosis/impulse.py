@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from deepinv.physics import Blur
 from torch import Tensor
 
 from retune.diagnosis.exam import FAILURES, Exam
+from retune.operators.kinds import resizable
 
 __all__ = ["Match", "Response", "best_match", "impulse_response", "padded_index"]
 
@@ -98,7 +98,7 @@ def impulse_response(exam: Exam, kernel_size: tuple[int, int] | None) -> Respons
 def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
     """A blur takes any size: the image is made large enough that the borders stay out of the way."""
     taps = getattr(exam.physics, "filter", None)
-    if type(exam.physics) is not Blur or not isinstance(taps, Tensor):
+    if not isinstance(taps, Tensor) or _step_of(exam) > 1 or not resizable(exam.physics):
         return exam
     sides = [max(t) for t in zip(taps.shape[-2:], kernel_size or (1, 1), strict=True)]
     size = [max(n, 4 * k) for n, k in zip(exam.shape[-2:], sides, strict=True)]
@@ -107,8 +107,12 @@ def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
 
 
 def _step(exam: Exam, out: tuple[int, int]) -> int:
+    return _step_of(exam) if out[0] < exam.shape[-2] else 1
+
+
+def _step_of(exam: Exam) -> int:
     factor = getattr(exam.physics, "factor", 1)
-    return factor if isinstance(factor, int) and factor > 1 and out[0] < exam.shape[-2] else 1
+    return factor if isinstance(factor, int) else 1
 
 
 def _response(exam: Exam, place: tuple[int, int], kind: str, step: int, out: tuple[int, int]) -> Tensor:
@@ -146,19 +150,20 @@ def best_match(response: Response, kernel: Tensor) -> Match | None:
     before any other. None if the image is too small to tell.
     """
     height, width = response.image.shape[-2:]
+    image = response.image.double()  # the squares of large operators do not fit into float32
     found: list[Match] = []
     for name, lay in ORIENTATIONS.items():
-        laid = lay(kernel.to(response.image))
+        laid = lay(kernel.to(image))
         h, w = laid.shape[-2:]
         if 2 * h > height or 2 * w > width:
             return None
         # its centre at the centre of the response; of an even side, the sample after the middle
-        grid = F.pad(laid, (0, width - w, 0, height - h)).expand_as(response.image)
+        grid = F.pad(laid, (0, width - w, 0, height - h)).expand_as(image)
         grid = torch.roll(grid, (response.centre[0] - h // 2, response.centre[1] - w // 2), (-2, -1))
-        spectra = torch.fft.rfft2(response.image) * torch.fft.rfft2(grid).conj()
+        spectra = torch.fft.rfft2(image) * torch.fft.rfft2(grid).conj()
         cross = torch.fft.irfft2(spectra, s=(height, width)).sum(0)
-        norms = float(grid.norm() * response.image.norm())
-        if norms == 0:
+        norms = float(grid.norm() * image.norm())
+        if not 0 < norms < float("inf"):
             return None
         # an even side has its centre between two pixels: either is right
         middles = [(i, j) for i in range(2 - h % 2) for j in range(2 - w % 2)]

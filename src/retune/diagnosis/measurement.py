@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from deepinv.physics import GaussianNoise, Inpainting, NoiseModel, ZeroNoise
+from deepinv.physics import GaussianNoise, NoiseModel, ZeroNoise
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
-from retune.diagnosis.exam import FAILURES, Exam, parts
+from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.operators.images import parts
+from retune.operators.kinds import mask_of
 from retune.problems.noise import ChannelGaussianNoise
 
 __all__ = ["check_finite", "check_noise", "check_values", "noise_level"]
@@ -44,6 +46,8 @@ def check_values(exam: Exam) -> Iterator[Finding]:
     y = exam.y
     if not isinstance(y, Tensor) or y.is_complex():
         return
+    if exam.linear and not exam.pictures:
+        return  # Fourier data, random projections and differences have no white level and are negative at times
     seen = _observed(exam)
     values = y if seen is None else y[seen]
     if values.numel() == 0:
@@ -120,6 +124,9 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
     y = exam.y
     if not isinstance(y, Tensor) or y.ndim != 4 or y.is_complex():
         yield _unknown("y is no batch of real images")
+        return
+    if exam.linear and not exam.pictures:
+        yield _unknown("y is no picture: A makes values of both signs of nonnegative images")
         return
     sigma, how = noise_level(y, _observed(exam))
     if sigma is None:
@@ -209,12 +216,17 @@ def _masked_level(plane: Tensor, seen: Tensor) -> tuple[float | None, str]:
 
 
 def _observed(exam: Exam) -> Tensor | None:
-    """(B, C, H, W) booleans for a mask with unobserved pixels, else None; weights below the largest are left out."""
-    if not isinstance(exam.physics, Inpainting) or not isinstance(exam.y, Tensor):
+    """(B, C, H, W) booleans if some values of y are not measured, else None.
+
+    Of a mask with weights, only the largest count: the others scale the noise, too.
+    """
+    if not isinstance(exam.y, Tensor):
         return None
-    mask = exam.physics.mask
-    assert isinstance(mask, Tensor)
-    mask = mask.detach().abs().expand(exam.y.shape)
+    mask = mask_of(exam.physics)
+    if mask is None:
+        seen = exam.measured
+        return None if seen is None or seen.shape != exam.y.shape else seen.to(exam.y.device)
+    mask = mask.abs().expand(exam.y.shape)
     seen = mask >= 0.99 * mask.max()
     return None if bool(seen.all()) else seen
 

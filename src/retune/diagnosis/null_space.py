@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from deepinv.physics import DecomposablePhysics, Inpainting, LinearPhysics
+from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._torch.batch import image_norm
-from retune.diagnosis.exam import Exam, parts
+from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
-from retune.operators.blur import BlurNormal
-from retune.operators.facts import OperatorFacts, facts, normal_operator
+from retune.operators.facts import facts, normal_operator
+from retune.operators.images import parts
+from retune.operators.kinds import eigenvalues, mask_of
 from retune.operators.norm import FAILURE
 
 __all__ = ["check_guarantees", "check_null_space"]
@@ -31,10 +32,11 @@ def check_null_space(exam: Exam) -> Iterator[Finding]:
     found = facts(exam.physics, like, measured := exam.physics.A(like))
     pixels = like[0].numel()
     rows = sum(p[0].numel() * (2 if p.is_complex() else 1) for p in parts(measured))
-    if isinstance(exam.physics, Inpainting) and isinstance(exam.physics.mask, Tensor):
-        yield _mask_finding(exam, exam.physics.mask)
+    mask = mask_of(exam.physics)
+    if mask is not None:
+        yield _mask_finding(exam, mask)
         return
-    power = _power(exam.physics, found)
+    power = eigenvalues(exam.physics, found)
     if power is not None:
         least = float(power.min())
         weak = float((power < _WEAK * top).double().mean())
@@ -131,15 +133,6 @@ def _mask_finding(exam: Exam, mask: Tensor) -> Finding:
         + ("." if high <= 0.95 else ": with so few left, check that the mask is not inverted."),
         numbers,
     )
-
-
-def _power(physics: LinearPhysics, found: OperatorFacts) -> Tensor | None:
-    """The eigenvalues of AᵀA, where A is diagonalised exactly."""
-    if isinstance(found.normal, BlurNormal) and found.normal.mode == "circular" and found.normal.step == 1:
-        return found.normal.power
-    if isinstance(physics, DecomposablePhysics) and found.sqnorm_kind == "exact" and isinstance(physics.mask, Tensor):
-        return physics.mask.detach().abs().square()
-    return None
 
 
 def _smallest(normal: Callable[[Tensor], Tensor], start: Tensor, sqnorm: Tensor) -> float:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from retune._torch.batch import inner
 from retune.diagnosis.copies import cast, cut_by_torch
-from retune.diagnosis.exam import FAILURES, Exam, parts, short
+from retune.diagnosis.exam import FAILURES, Exam, short
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import RetuneError
+from retune.operators.adjoint import repair
 from retune.operators.facts import REFUSED, facts
+from retune.operators.images import parts
 from retune.operators.norm import FAILURE, SAFETY
 
 __all__ = ["check_adjoint", "check_linear", "check_norm"]
@@ -105,21 +107,20 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
     measured = ", ".join(f"{e:.1e} in {_name(d)}" for d, e in errors.items())
     worst = max(errors.values())
     exact = errors.get(torch.float64, 0.0)
+    # An operator that computes in float32 inside is judged by the rounding of float32.
+    limit = _ROUNDING[torch.float32 if any(text.startswith("float64") for text in wrong_type) else torch.float64]
     exam.adjoint = worst <= _WRONG
     if not worst <= _WRONG:
         severity, advice = (
             Severity.PROBLEM,
-            (
-                "Correct A_adjoint, or leave it out and give img_size to deepinv's LinearPhysics: with a wrong one the "
-                "iteration descends on nothing, and ReTune refuses it."
-            ),
+            f"{_repair(exam)}. ReTune refuses a wrong adjoint: the iteration would descend on nothing.",
         )
-    elif exact > _ROUNDING[torch.float64]:
+    elif exact > limit:
         severity, advice = (
             Severity.WARNING,
             (
-                "A_adjoint is only close to the adjoint: the equilibrium is that of another data term; use the exact "
-                "adjoint (for Tomography adjoint_via_backprop=True)."
+                "A_adjoint is only close to the adjoint, so that the equilibrium is that of another data term. "
+                f"{_repair(exam)}."
             ),
         )
     elif errors.get(torch.float32, 0.0) > _ROUNDING[torch.float32]:
@@ -184,6 +185,11 @@ def check_norm(exam: Exam) -> Iterator[Finding]:
         f"Divide A and y by ‖A‖ = {high**0.5:.4g}, so that the usual λ, σ and tolerances fit.",
         numbers,
     )
+
+
+def _repair(exam: Exam) -> str:
+    assert isinstance(exam.physics, LinearPhysics)
+    return repair(exam.physics, exam.probe(0))
 
 
 def _mismatch(exam: Exam, physics, dtype: torch.dtype) -> tuple[float, torch.dtype]:

@@ -35,8 +35,8 @@ class AdjointBlocks:
         memory: directions kept to solve for w by minimal residuals instead of summing the series, if `rtol` is given;
             0 sums the series.
         known: where to start. The start is the first direction: it is scaled to leave the least residual, which the
-            series, or the minimal residuals, then go on from. For one product with Jᵀ it so does no harm, however
-            little it has to do with w.
+            series, or the minimal residuals, then go on from. A bad start costs one extra product with Jᵀ and
+            nothing else.
     """
 
     def __init__(

@@ -42,8 +42,10 @@ class AdjointMemory:
 class GradientRule(ABC):
     """How the gradient of the equilibrium is formed. Holds options only; never looks inside a solver.
 
-    A rule supplies :meth:`__call__`. Whoever works with rules (the choice of "auto", :func:`retune.plan`,
-    :func:`retune.certify`, :func:`retune.fit`) asks the attributes and methods below, never the class; their defaults
+    A rule supplies [`__call__`][retune.GradientRule.__call__]. Whoever works with rules (the choice of "auto",
+    [`plan`][retune.plan],
+    [`certify`][retune.certify], [`fit`][retune.fit]) asks the attributes and methods below, never the class; their
+    defaults
     suit a rule that differentiates one block of K layers at the equilibrium, of which nothing else is known.
 
     Attributes:
@@ -71,7 +73,7 @@ class GradientRule(ABC):
         return None
 
     def with_blocks(self, blocks: int) -> GradientRule:
-        """The same rule with M blocks; asked only of rules with :attr:`fixed_blocks`."""
+        """The same rule with M blocks; asked only of rules with [`fixed_blocks`][retune.GradientRule.fixed_blocks]."""
         return self
 
     def recorded(self, depth: int, layers: int) -> int:
@@ -84,7 +86,7 @@ class GradientRule(ABC):
         return depth
 
     def cheap(self) -> GradientRule:
-        """A rule that needs as much memory in a training step, and little time: :func:`retune.plan` measures it."""
+        """A rule that needs as much memory in a training step, and little time: [`plan`][retune.plan] measures it."""
         return self
 
     @abstractmethod

@@ -24,7 +24,7 @@ class Implicit(GradientRule):
 
     One cycle of the map is recorded (one layer if the weights are tied), and pulled back until the estimated error is
     below `rtol` for every image (Bai, Kolter, Koltun, *Deep equilibrium models*, NeurIPS 2019). The system is solved by
-    minimal residuals (truncated GCR), each step of which gains at least what a term of the Neumann series would.
+    minimal residuals (truncated GCR), and each step gains at least as much as a term of the Neumann series.
 
     Args:
         rtol: relative error of the adjoint, in (0, 1).
@@ -54,14 +54,14 @@ class Implicit(GradientRule):
         return layers
 
     def cheap(self) -> Implicit:
-        """See :class:`~retune.gradients.base.GradientRule`."""
+        """See [`GradientRule`][retune.GradientRule]."""
         rtol, most = few_blocks(self.rtol, self.max_blocks, self.memory)
         return replace(self, rtol=rtol, max_blocks=most)
 
     def __call__(
         self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
     ) -> tuple[Tensor, GradientReport]:
-        """See :class:`~retune.gradients.base.GradientRule`."""
+        """See [`GradientRule`][retune.GradientRule]."""
         report = GradientReport("Implicit", depth=bound.layers)
         blocks = AdjointBlocks(report, None, self.rtol, self.max_blocks, memory=self.memory, known=adjoint)
         u_in = blocks.enter(solve(), bound.sources)

@@ -73,7 +73,7 @@ class Truncated(GradientRule):
         return replace(self, blocks=blocks)
 
     def cheap(self) -> Truncated:
-        """See :class:`~retune.gradients.base.GradientRule`."""
+        """See [`GradientRule`][retune.GradientRule]."""
         if self.rtol is None:
             return Truncated(min(self.blocks, 3))
         rtol, most = few_blocks(self.rtol, self.max_blocks, self.memory)
@@ -82,7 +82,7 @@ class Truncated(GradientRule):
     def __call__(
         self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
     ) -> tuple[Tensor, GradientReport]:
-        """See :class:`~retune.gradients.base.GradientRule`."""
+        """See [`GradientRule`][retune.GradientRule]."""
         report = GradientReport(f"Truncated, K = {depth}", depth=depth)
         blocks = AdjointBlocks(
             report, self.fixed_blocks, self.rtol, self.max_blocks, parameters=True, memory=self.memory, known=adjoint

@@ -31,7 +31,7 @@ class Unrolled(GradientRule):
     def __call__(
         self, bound: BoundMap, depth: int, solve: Callable[[], Tensor], adjoint: AdjointMemory | None = None
     ) -> tuple[Tensor, GradientReport]:
-        """See :class:`~retune.gradients.base.GradientRule`."""
+        """See [`GradientRule`][retune.GradientRule]."""
         start = solve()
         if not start.requires_grad:
             start = start.detach().requires_grad_()  # only so that a cut can be seen

@@ -11,8 +11,13 @@ from retune.errors import InvalidParameterError, NotFiniteError, ShapeError
 __all__ = ["checked", "from_array", "scaled", "to_array"]
 
 
-def from_array(array: np.ndarray, name: str = "array") -> Tensor:
+def from_array(array: np.ndarray, name: str = "array", top: float | None = None) -> Tensor:
     """One image (C, H, W) of an array (H, W) or (H, W, 1 or 3).
+
+    Args:
+        array: pixels.
+        name: how errors call the image.
+        top: integers are divided by it; by default by the largest of their type, see ``scaled``.
 
     Raises:
         ShapeError: another shape.
@@ -27,11 +32,21 @@ def from_array(array: np.ndarray, name: str = "array") -> Tensor:
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise InvalidParameterError(f"{name}: expected an array of real numbers, got one of {array.dtype}")
     native = np.ascontiguousarray(array.transpose(2, 0, 1)).astype(array.dtype.newbyteorder("="), copy=False)
-    return scaled(torch.from_numpy(native), name)
+    if top is None or array.dtype.kind not in "iu":
+        return scaled(torch.from_numpy(native), name)
+    default = torch.get_default_dtype()
+    exact = torch.float64 if array.dtype.itemsize > 2 else default  # float32 has the integers up to 2**24
+    return torch.from_numpy(native.astype(np.float64)).to(exact) / top
 
 
-def to_array(image: Tensor, dtype: np.dtype) -> np.ndarray:
-    """The array (H, W) or (H, W, C) of an image (C, H, W); integers are scaled from [0, 1], clipped and rounded.
+def to_array(image: Tensor, dtype: np.dtype, top: float | None = None, *, single: bool = False) -> np.ndarray:
+    """The array (H, W) or (H, W, C) of an image (C, H, W); integers are scaled, rounded and clipped.
+
+    Args:
+        image: the image.
+        dtype: of the array.
+        top: the integer that 1 becomes, by default the largest of the type; 1 for integers that were not scaled.
+        single: whether a grey image gets an axis for its one channel, (H, W, 1).
 
     Raises:
         NotFiniteError: NaN or Inf, which integers cannot hold.
@@ -40,11 +55,17 @@ def to_array(image: Tensor, dtype: np.dtype) -> np.ndarray:
     if dtype.kind in "iu":
         if not bool(torch.isfinite(image).all()):
             raise NotFiniteError(f"the image has NaN or Inf, which a file of {dtype} cannot hold")
-        top = np.iinfo(dtype).max
-        array = (image.clamp(0, 1) * top).round_().numpy().astype(dtype)
+        limits = np.iinfo(dtype)
+        unit = limits.max if top is None else top
+        high = unit if dtype.kind == "u" and unit > 1 else limits.max
+        if dtype.itemsize == 8:  # no float is 2**63 - 1; this is the one below
+            high = np.nextafter(float(limits.max), 0)
+        if dtype.itemsize > 2:  # float32 has the integers up to 2**24
+            image = image.double()
+        array = np.clip((image * unit).round_().numpy(), limits.min, high).astype(dtype)
     else:
         array = image.numpy().astype(dtype)
-    return array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
+    return array[0] if len(array) == 1 and not single else np.ascontiguousarray(array.transpose(1, 2, 0))
 
 
 def scaled(image: Tensor, name: str = "image") -> Tensor:
@@ -66,11 +87,11 @@ def scaled(image: Tensor, name: str = "image") -> Tensor:
     return image.to(torch.get_default_dtype()) / torch.iinfo(image.dtype).max
 
 
-def checked(image: Tensor, name: str) -> Tensor:
-    """The image, if it is one (C, H, W) of finite numbers."""
+def checked(image: Tensor, name: str, *, finite: bool = True) -> Tensor:
+    """The image, if it is one (C, H, W), of finite numbers unless `finite` is false."""
     if image.ndim != 3 or 0 in image.shape:
         raise ShapeError(f"{name}: expected an image (C, H, W), got shape {tuple(image.shape)}")
-    if not torch.isfinite(image).all():
+    if finite and not torch.isfinite(image).all():
         bad = int((~torch.isfinite(image)).sum())
         raise NotFiniteError(
             f"{name} contains NaN or Inf ({bad} of {image.numel()} values); replace them, or mark them as missing with "

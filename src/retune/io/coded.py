@@ -16,10 +16,13 @@ class Coded:
 
     Attributes:
         array: pixels (stack …, H, W) or (stack …, H, W, C).
-        colour: whether the last axis is colour.
+        colour: whether the last axis is one of channels.
         metadata: what the same codec writes back: resolution, colour profile, names of the stacked axes, …
+        bits: of each sample, where there are fewer than the type of the array has; the largest sample is then
+            ``2**bits - 1``.
     """
 
     array: np.ndarray
     colour: bool
     metadata: dict[str, Any] = field(default_factory=dict)
+    bits: int | None = None

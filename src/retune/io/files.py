@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from retune.io import pillow, png, tiff
 from retune.io.arrays import checked, from_array, to_array
 from retune.io.coded import Coded
 
-__all__ = ["SUFFIXES", "Layout", "list_files", "read", "write"]
+__all__ = ["SUFFIXES", "Layout", "list_files", "load", "read", "write"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 
@@ -30,10 +30,12 @@ class Layout:
 
     Attributes:
         suffix: of the file, in lower case, with its dot.
-        dtype: of the pixels; integers are scaled to [0, 1] by the largest of their type, floats are left alone.
+        dtype: of the pixels.
         stack: lengths of the stacked axes, () for a single image.
         size: (H, W) of the image.
-        metadata: what goes back into the file beside the pixels: resolution, colour profile, …
+        metadata: what goes back into the file beside the pixels: resolution, colour profile, orientation, …
+        bits: of each sample, where there are fewer than the type has (12 bits, packed).
+        single: whether a grey image has an axis for its one channel, (H, W, 1).
     """
 
     suffix: str
@@ -41,18 +43,47 @@ class Layout:
     stack: tuple[int, ...]
     size: tuple[int, int]
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+    bits: int | None = None
+    single: bool = False
+
+    @property
+    def top(self) -> int | None:
+        """The intensity that is read as 1: the largest of 8, 16 or fewer bits; None for other integers and floats."""
+        if self.bits is not None:
+            return 2**self.bits - 1
+        return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" and self.dtype.itemsize <= 2 else None
 
 
-def read(path: str | Path) -> tuple[Tensor, Layout]:
+def read(path: str | Path, *, any_integers: bool = False, finite: bool = True) -> tuple[Tensor, Layout]:
     """The images (N, C, H, W) of a file, integers scaled to [0, 1], and how they were stored.
 
     N is 1, but for stacks (multi-page TIFF, NPY of shape (N, H, W, C)). Palettes are expanded to colours.
+
+    Args:
+        path: the file; its suffix says of which kind it is, and only that kind is read.
+        any_integers: whether integers whose range of intensities is not known (int16, uint32, …) are read too, as they
+            are. ``Layout.top`` is None then.
+        finite: whether NaN and Inf are refused.
 
     Raises:
         InvalidParameterError: no such file, empty, truncated, not an image, an unknown suffix, an alpha channel,
             numbers whose range is not known. Nothing is ever unpickled.
         ShapeError: an array that is not an image.
         NotFiniteError: NaN or Inf.
+    """
+    path = Path(path)
+    return _batch(load(path), path, any_integers, finite)
+
+
+def load(path: str | Path, *, alpha: bool = False) -> Coded:
+    """The content of an image file as it is stored.
+
+    Args:
+        path: the file; its suffix says of which kind it is, and only that kind is read.
+        alpha: whether an alpha channel is handed over as the last channel, and not refused.
+
+    Raises:
+        InvalidParameterError, ShapeError: see ``read``.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -62,47 +93,67 @@ def read(path: str | Path) -> tuple[Tensor, Layout]:
         raise InvalidParameterError(f"{path} is a folder, not an image")
     if not path.exists():
         raise InvalidParameterError(f"there is no file {path}")
+    if not path.is_file():  # reading a pipe or a device may never end
+        raise InvalidParameterError(f"{path} is not an ordinary file, but a pipe, a socket or a device")
     content = path.read_bytes()  # readers that are handed a path leave it open when they fail
     if not content:
         raise InvalidParameterError(f"{path} is empty (0 bytes)")
     try:
-        coded = _decode(content, suffix)
+        return _decode(content, suffix, alpha)
     except RetuneError as error:
         raise type(error)(f"{path}: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # each reader has exceptions of its own
         raise InvalidParameterError(f"{path} cannot be read as an image: «{_first_line(error)}»") from error
-    return _batch(coded, path, suffix)
 
 
-def _decode(content: bytes, suffix: str) -> Coded:
+def _decode(content: bytes, suffix: str, alpha: bool) -> Coded:
     if suffix == ".png":
-        return png.decode(content)
+        return png.decode(content, alpha=alpha)
     if suffix in (".tif", ".tiff"):
-        return tiff.decode(content)
+        return tiff.decode(content, alpha=alpha)
     if suffix == ".npy":
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise InvalidParameterError("it holds several arrays; save the image alone, with numpy.save")
-        return Coded(array, array.ndim >= 3)
-    return pillow.decode(content)
+        return _array(content)
+    return pillow.decode(content, "BMP" if suffix == ".bmp" else "JPEG", alpha=alpha)
 
 
-def _batch(coded: Coded, path: Path, suffix: str) -> tuple[Tensor, Layout]:
+def _array(content: bytes) -> Coded:
+    """The array of an NPY file, if all of it is there: memory is not reserved for a false header."""
+    file = io.BytesIO(content)
+    if content[:6] == np.lib.format.MAGIC_PREFIX:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > len(content) - file.tell():
+            raise ValueError(f"the file is cut off, or damaged: it does not hold an array of shape {shape}")
+        file.seek(0)
+    array = np.load(file, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise InvalidParameterError("it holds several arrays; save the image alone, with numpy.save")
+    return Coded(array, array.ndim >= 3)
+
+
+def _batch(coded: Coded, path: Path, any_integers: bool, finite: bool) -> tuple[Tensor, Layout]:
     array, name = coded.array, str(path)
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     last = 3 if coded.colour else 2
+    leading = tuple(int(n) for n in array.shape[:-last]) if array.ndim > last else ()
+    single = coded.colour and array.shape[-1] == 1
+    layout = Layout(
+        path.suffix.lower(), array.dtype.newbyteorder("="), leading, (0, 0), coded.metadata, coded.bits, single
+    )
+    top = 1 if layout.top is None and any_integers else layout.top
     if array.ndim <= last:  # one image; from_array says what is wrong with another shape
-        images = checked(from_array(array, name), name)[None]
+        images = checked(from_array(array, name, top), name, finite=finite)[None]
     else:
-        stack = array.reshape(-1, *array.shape[-last:])
+        stack = array.reshape(math.prod(leading), *array.shape[-last:])
         if not len(stack):
             raise ShapeError(f"{path} is an empty stack, of shape {array.shape}")
         numbered = ((f"{name}, image {i}", a) for i, a in enumerate(stack))
-        images = torch.stack([checked(from_array(a, n), n) for n, a in numbered])
-    size = (images.shape[-2], images.shape[-1])
-    leading = tuple(int(n) for n in array.shape[:-last]) if array.ndim > last else ()
-    return images, Layout(suffix, array.dtype.newbyteorder("="), leading, size, coded.metadata)
+        images = torch.stack([checked(from_array(a, n, top), n, finite=finite) for n, a in numbered])
+    return images, replace(layout, size=(images.shape[-2], images.shape[-1]))
 
 
 def write(path: str | Path, images: Tensor, layout: Layout) -> None:
@@ -113,18 +164,29 @@ def write(path: str | Path, images: Tensor, layout: Layout) -> None:
     Raises:
         ShapeError: not as many images as the layout has, or not grey or colour.
         NotFiniteError: NaN or Inf for a file of integers.
+        InvalidParameterError: what describes the image cannot be written, such as a resolution that is too large.
         OSError: the file cannot be written (full disk, no permission).
     """
     path = Path(path)
     count = math.prod(layout.stack)
     if images.ndim != 4 or images.shape[0] != count or images.shape[1] not in (1, 3):
         raise ShapeError(f"expected {count} image(s) (N, 1 or 3, H, W) for {path}, got {tuple(images.shape)}")
-    colour = images.shape[1] == 3
-    arrays = [to_array(image, layout.dtype) for image in images]
+    colour = images.shape[1] == 3 or layout.single
+    top = 1 if layout.top is None else layout.top
+    arrays = [to_array(image, layout.dtype, top, single=layout.single) for image in images]
     array = np.stack(arrays).reshape(*layout.stack, *arrays[0].shape) if layout.stack else arrays[0]
-    coded = Coded(array, colour, layout.metadata)
     factor = images.shape[-1] / layout.size[1]
-    write_atomically(path, _encode(coded, path.suffix.lower(), factor))
+    try:
+        content = _encode(Coded(array, colour, layout.metadata, layout.bits), path.suffix.lower(), factor)
+    except RetuneError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # each writer has exceptions of its own
+        raise InvalidParameterError(
+            f"{path} cannot be written with what its file says of itself: «{_first_line(error)}»"
+        ) from error
+    write_atomically(path, content)
 
 
 def _encode(coded: Coded, suffix: str, factor: float) -> bytes:

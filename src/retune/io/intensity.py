@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from retune.errors import InvalidParameterError
@@ -22,11 +23,11 @@ def intensity_scale(
     *,
     remembered: bool = False,
 ) -> float:
-    """The factor that brings the intensities of a file to [0, 1].
+    """The factor that brings the intensities of a file, as they were read, to [0, 1].
 
     Args:
         file: how errors call the images.
-        images: as read, integers scaled by the largest of their type.
+        images: as read: integers of up to 16 bits are scaled by the largest of their type.
         layout: how they were stored.
         white: intensity, in the units of the file, that counts as 1; by default the largest of an integer type, and 1
             for floats.
@@ -35,26 +36,21 @@ def intensity_scale(
 
     Raises:
         InvalidParameterError: `white` is no intensity, or more than the file can hold; a remembered one that makes the
-            image all but black, or far brighter than white; or floats that are not in [0, 1] without one.
+            image all but black, or far brighter than white; or, without one, integers whose range is not known, or
+            floats that are not in [0, 1].
     """
     require_white(white)
-    largest = int(np.iinfo(layout.dtype).max) if layout.dtype.kind == "u" else None
+    finite = images[images.isfinite()] if images.is_floating_point() else images
+    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
     if white is not None:
-        if largest is not None and white > largest:
-            raise InvalidParameterError(
-                f"{file} is stored as {layout.dtype.name}, up to {largest}, so {white:g} cannot be white in it: say "
-                f"which intensity is, for example {option}{largest}"
-            )
-        scale = (1.0 if largest is None else largest) / white
-        top = float(images.max())
-        if remembered and not 0.02 < top * scale < 3:
-            raise InvalidParameterError(
-                f"{file} has intensities up to {top * (largest or 1):.4g}, but in what the network was made with "
-                f"{white:g} was white: say which intensity is white here, for example {option}{largest or 1}"
-            )
-        return scale
-    low, high = float(images.min()), float(images.max())
-    if largest is None and (high > 3 or low < -3):
+        return _scale_of(file, layout, white, high, option, remembered)
+    if layout.top is None and layout.dtype.kind in "iu":
+        example = next((n for n in (255, 1023, 4095, 16383, 65535) if n >= high), f"{high:.0f}")
+        raise InvalidParameterError(
+            f"{file} is stored as {layout.dtype.name}, with intensities from {low:.10g} to {high:.10g}, and that type "
+            f"does not tell which one is white: say it, for example {option}{example}"
+        )
+    if layout.top is None and (high > 3 or low < -3):
         raise InvalidParameterError(
             f"{file} has intensities from {low:.4g} to {high:.4g}, but networks learn on [0, 1]: say which intensity "
             f"is white, for example {option}4095"
@@ -62,15 +58,35 @@ def intensity_scale(
     return 1.0
 
 
+def _scale_of(file: Path, layout: Layout, white: float, high: float, option: str, remembered: bool) -> float:
+    largest = layout.top
+    if layout.dtype.kind in "iu" and white > (most := largest or int(np.iinfo(layout.dtype).max)):
+        raise InvalidParameterError(
+            f"{file} is stored as {_stored(layout)}, up to {most}, so {white:g} cannot be white in it: say which "
+            f"intensity is, for example {option}{most}"
+        )
+    scale = (largest or 1) / white
+    if remembered and not 0.02 < high * scale < 3:
+        raise InvalidParameterError(
+            f"{file} has intensities up to {high * (largest or 1):.4g}, but the network was made with {white:g} as "
+            f"white: say which intensity is white here, for example {option}{largest or 1}"
+        )
+    return scale
+
+
+def _stored(layout: Layout) -> str:
+    return layout.dtype.name if layout.bits is None else f"integers of {layout.bits} bits"
+
+
 def read_scaled(file: Path, white: float | None, option: str) -> Tensor:
     """The images (N, C, H, W) of a file of sharp images, scaled to [0, 1].
 
     Raises:
-        RetuneError: see :func:`retune.io.read` and :func:`intensity_scale`.
+        RetuneError: see [`read`][retune.io.read] and ``intensity_scale``.
     """
-    images, layout = read(file)
+    images, layout = read(file, any_integers=True)
     scale = intensity_scale(file, images, layout, white, option)
-    return images if scale == 1 else images * scale
+    return (images if scale == 1 else images * scale).to(torch.get_default_dtype())
 
 
 def require_white(white: float | None) -> None:

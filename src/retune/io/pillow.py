@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,41 +18,96 @@ from retune.io.coded import Coded
 __all__ = ["decode", "encode"]
 
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
+_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_MOST = 65535
+#: No JPEG or BMP file has more: a block of 8×8 pixels takes at least a bit. Memory is not reserved for a false header.
+_PIXELS_A_BYTE = 1024
 _lock = threading.Lock()
 
 
-def decode(content: bytes) -> Coded:
-    """Pixels and, for JPEG, what comes with them.
+def decode(content: bytes, kind: str, *, alpha: bool = False) -> Coded:
+    """Pixels and, for JPEG and BMP, what comes with them.
+
+    Args:
+        content: the file.
+        kind: Pillow's name of the format; no other of its decoders looks at the content.
+        alpha: whether an alpha channel is handed over as the last channel, and not refused.
 
     Raises:
         ShapeError: an alpha channel.
-        InvalidParameterError: colours that are not red, green and blue.
+        InvalidParameterError: colours that are not red, green and blue, or several images.
     """
-    with _any_size(), Image.open(io.BytesIO(content)) as image:
+    with _any_size(), Image.open(io.BytesIO(content), formats=[kind]) as image:
+        metadata = _metadata(image, kind)
+        if kind != "PNG" and image.width * image.height > _PIXELS_A_BYTE * len(content):
+            raise ValueError("the file is cut off, or damaged: it is too short for its number of pixels")
         image.load()
         if image.mode == "P":
             image = image.convert(image.palette.mode if image.palette else "RGB")
-        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        if alpha and "transparency" in image.info and image.mode in ("1", "L", "RGB"):
+            image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+        if image.mode in _ALPHA and alpha:
+            image = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
+            return Coded(np.array(image), True, metadata)
+        if image.mode in _ALPHA:
             raise ShapeError(
                 "it has an alpha channel, which cannot be restored; drop the alpha channel first (in ImageMagick: "
                 "convert IN -alpha off OUT)"
             )
         if image.mode != "RGB" and image.mode not in _GREY:
             raise InvalidParameterError(f"its colours are {image.mode}; convert it to RGB or grey first")
-        wanted = {"dpi", "icc_profile", "exif"}
-        metadata = {k: v for k, v in image.info.items() if k in wanted and v}
         return Coded(np.array(image), image.mode == "RGB", metadata)
 
 
 def encode(coded: Coded, kind: str, factor: float) -> bytes:
-    """A JPEG (quality 98, no colour subsampling: the least loss) or BMP file; see :func:`retune.io.png.encode`."""
+    """A JPEG (quality 98, no colour subsampling: the least loss) or BMP file; see ``retune.io.png.encode``.
+
+    Raises:
+        InvalidParameterError: a resolution that is too large for the format after it was multiplied with `factor`.
+    """
     metadata = dict(coded.metadata)
+    density = metadata.pop("density", None)
     if "dpi" in metadata:
         metadata["dpi"] = tuple(float(v) * factor for v in metadata["dpi"])
-    options = {"quality": 98, "subsampling": 0} | metadata if kind == "JPEG" else {}
+        if max(metadata["dpi"]) > _MOST:
+            raise InvalidParameterError(
+                f"a resolution of {max(metadata['dpi']):g} pixels per inch is more than a {kind} file can hold "
+                f"({_MOST}): remove the resolution from the file, or save it as TIFF"
+            )
+    options: dict[str, Any] = {"dpi": metadata["dpi"]} if "dpi" in metadata else {}
+    if kind == "JPEG":
+        options = {"quality": 98, "subsampling": 0} | metadata
     out = io.BytesIO()
     Image.fromarray(coded.array).save(out, format=kind, **options)
-    return out.getvalue()
+    content = out.getvalue()
+    return content if density is None else _with_density(content, density[0], density[1], factor)
+
+
+def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
+    info = image.info
+    if kind == "PNG":
+        return {}
+    if kind == "BMP":
+        return {"dpi": info["dpi"]} if "dpi" in info and all(v > 0 for v in info["dpi"]) else {}
+    kept = {k: info[k] for k in ("icc_profile", "exif", "comment", "xmp") if info.get(k)}
+    if info.get("progressive"):
+        kept["progressive"] = True
+    if "jfif_density" in info:
+        kept["density"] = (int(info["jfif_unit"]), tuple(map(int, info["jfif_density"])))
+    return kept
+
+
+def _with_density(content: bytes, unit: int, density: tuple[int, int], factor: float) -> bytes:
+    """The JPEG file with the pixel density of its header set: Pillow rounds, and knows no ratio without a unit."""
+    if content[2:4] != b"\xff\xe0" or content[6:11] != b"JFIF\0":
+        return content
+    wanted = [round(v * factor) for v in density] if unit else list(density)
+    if max(wanted) > _MOST:
+        raise InvalidParameterError(
+            f"its resolution of {density[0]}×{density[1]}, times {factor:g}, is more than a JPEG file can hold "
+            f"({_MOST}): remove the resolution from the file, or save it as TIFF"
+        )
+    return content[:13] + struct.pack(">BHH", unit, *wanted) + content[18:]
 
 
 @contextmanager

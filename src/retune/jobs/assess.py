@@ -27,7 +27,7 @@ BLOCK = 32
 IMAGES, SIDE = 4, 256
 #: Relative change per block at which a restoration is good enough to have its error estimated.
 NEAR = 5e-4
-#: By how much the strength is varied to see what cannot be told from it.
+#: Factors by which the strength is varied, to find the statistically indistinguishable ones.
 FACTORS = (0.5, 0.71, 1.41, 2.0)
 
 

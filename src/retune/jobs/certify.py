@@ -17,8 +17,9 @@ from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate import Certificate, certify
 from retune.config import ProblemConfig
-from retune.errors import InvalidParameterError, RetuneError, one_line
+from retune.errors import InvalidParameterError
 from retune.io.intensity import require_white
+from retune.jobs.failures import failure
 from retune.jobs.inputs import middle, read_measured
 from retune.jobs.restore import WHOLE, model_file
 from retune.registry import load
@@ -84,7 +85,7 @@ def certify_files(
         white: intensity (in the units of the files) that counts as 1.
         white_remembered: whether that is what the network was made with, and not what was said of these files.
         side: certify at most this many pixels a side, in the middle; 0 always takes the whole image, None takes the
-            middle :data:`AUTO_SIDE` of those above 4 megapixels.
+            middle ``AUTO_SIDE`` of those above 4 megapixels.
         note: told of each image as it is done.
 
     Raises:
@@ -98,9 +99,9 @@ def certify_files(
     done: list[Certified] = []
     for file in files:
         try:
-            measured = read_measured(file, white, remembered=white_remembered)
-        except (RetuneError, OSError) as error:
-            done.append(Certified(file.name, None, one_line(error)))
+            measured = read_measured(file, problem, white, remembered=white_remembered)
+        except Exception as error:
+            done.append(Certified(file.name, None, failure(error)))
             note(done[-1])
             continue
         for name, y in measured:
@@ -119,8 +120,8 @@ def _certify_one(net: Any, config: ProblemConfig, name: str, y: Tensor, side: in
             problem, y = middle(problem, y, side)
             part = (y.shape[-2], y.shape[-1])
         certificate = certify(net, y, problem.operator(y))
-    except (RetuneError, RuntimeError) as error:
-        return Certified(name, None, one_line(error), part, time.perf_counter() - start)
+    except Exception as error:
+        return Certified(name, None, failure(error), part, time.perf_counter() - start)
     return Certified(name, certificate, "", part, time.perf_counter() - start)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from retune.build import problem_of
 from retune.config import Config
 from retune.diagnosis import Diagnosis, doctor
-from retune.errors import InvalidParameterError, RetuneError, one_line
+from retune.errors import InvalidParameterError
+from retune.jobs.failures import failure
 from retune.jobs.inputs import middle, read_measured
 from retune.problems.base import Problem
 
@@ -89,9 +90,9 @@ def examine(
 
 def _examine_file(config: Config, file: Path, white: float | None) -> list[Examined]:
     try:
-        measured = read_measured(file, white, in_range=False)
-    except (RetuneError, OSError) as error:
-        return [Examined(file.name, None, one_line(error))]
+        measured = read_measured(file, config.problem, white, in_range=False)
+    except Exception as error:
+        return [Examined(file.name, None, failure(error))]
     return [_examine_one(config, name, image) for name, image in measured]
 
 
@@ -101,8 +102,8 @@ def _examine_one(config: Config, name: str, image: Tensor) -> Examined:
         problem, y = middle(problem_of(config.problem, image), image, SIDE)
         part = None if y.shape == image.shape else (y.shape[-2], y.shape[-1])
         return Examined(name, doctor(problem.operator(y), y), part=part)
-    except RetuneError as error:
-        return Examined(name, None, one_line(error), part)
+    except Exception as error:
+        return Examined(name, None, failure(error), part)
 
 
 def _channels(config: Config, problem: Problem) -> int:

@@ -16,15 +16,19 @@ import deepinv
 import torch
 
 from retune._files import write_atomically
+from retune._plain import RECORDS, parse_json
 from retune._version import __version__
 from retune.config import Config, ProblemConfig, load, to_toml
-from retune.errors import CheckpointError
+from retune.errors import CheckpointError, InvalidParameterError
 from retune.io import SUFFIXES
 from retune.model import Restarted
 
-__all__ = ["FACTS", "MODEL", "RUN", "prepare", "problem_files", "save_model"]
+__all__ = ["CERTIFICATE", "FACTS", "MODEL", "RUN", "TUNED", "prepare", "problem_files", "save_model"]
 
 MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
+CERTIFICATE, TUNED = "certificate.json", "tune.json"
+#: what a run writes, beside its checkpoints
+_WRITTEN = (RUN, MODEL, CERTIFICATE, TUNED, "log.csv")
 #: the fields of the section [problem] that may name a file
 _NAMED = ("kernel", "mask")
 
@@ -34,8 +38,11 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
 
     Raises:
         CheckpointError: the folder holds checkpoints of a run with other fields, or of another kernel or mask.
+        InvalidParameterError: the folder holds files that would be replaced, and no ``run.json`` that says that they
+            are of a run.
     """
     if not any(out.glob("checkpoint-*.safetensors")):
+        _require_own(config, out, resume)
         _describe(config, out, data, **more)
         return
     if not resume or not (out / RUN).is_file():
@@ -51,9 +58,27 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
         )
 
 
+def _require_own(config: Config, out: Path, resume: bool) -> None:
+    """Raise if a file would be replaced that is not of a run."""
+    try:
+        ours = "retune" in _facts(out).get("versions", {})
+    except CheckpointError:
+        ours = False
+    if ours:
+        return
+    found = [name for name in (FACTS, *_WRITTEN) if (out / name).exists() or (out / name).is_symlink()]
+    if resume and RUN in found and load(out / RUN) == config:
+        found.remove(RUN)  # a run that was put there to be begun with --resume
+    if found:
+        raise InvalidParameterError(
+            f"{out} holds {', '.join(found)}, which would be replaced, and no {FACTS} of a run that says whose they "
+            "are: choose another folder with --out, or move them"
+        )
+
+
 def _facts(out: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((out / FACTS).read_text(encoding="utf-8"))) if (out / FACTS).is_file() else {}
+        return dict(parse_json((out / FACTS).read_bytes(), RECORDS)) if (out / FACTS).is_file() else {}
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{out / FACTS} cannot be read («{error}»): put it back, or begin anew in another folder"
@@ -121,5 +146,6 @@ def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
         **more,
     }
     kept = config.model_copy(update={"problem": _copied(config.problem, out)})
-    write_atomically(out / RUN, to_toml(kept).encode())
+    # First the one that says that the folder is ours: the process may be killed between the two.
     write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())
+    write_atomically(out / RUN, to_toml(kept).encode())

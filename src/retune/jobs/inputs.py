@@ -8,33 +8,62 @@ import torch
 from torch import Tensor
 
 from retune import io
+from retune.build import problem_of
 from retune.config import ProblemConfig
 from retune.errors import ConfigError
+from retune.io.arrays import checked
 from retune.io.intensity import intensity_scale
+from retune.operators.holes import without_gaps as filled
 from retune.problems.base import Problem
 
-__all__ = ["middle", "read_measured", "require_kernel"]
+__all__ = ["known_noise", "middle", "read_measured", "require_kernel", "without_gaps"]
 
 
 def read_measured(
-    file: Path, white: float | None = None, *, in_range: bool = True, remembered: bool = False
+    file: Path,
+    problem: ProblemConfig,
+    white: float | None = None,
+    *,
+    in_range: bool = True,
+    remembered: bool = False,
 ) -> list[tuple[str, Tensor]]:
     """The measurements of a file, (1, C, h, w) each and scaled to [0, 1] (noise may leave it), with their names.
 
     Args:
         file: an image, or a stack of them.
-        white: see :func:`retune.io.intensity.intensity_scale`.
-        in_range: whether floats have to be intensities in [0, 1].
-        remembered: see :func:`retune.io.intensity.intensity_scale`.
+        problem: what was measured: NaN and Inf may be where its mask says that nothing was.
+        white: see ``retune.io.intensity.intensity_scale``.
+        in_range: whether the numbers have to be intensities that can be brought to [0, 1].
+        remembered: see ``retune.io.intensity.intensity_scale``.
 
     Raises:
-        RetuneError: see :func:`retune.io.read` and :func:`retune.io.intensity.intensity_scale`.
+        RetuneError: see [`read`][retune.io.read] and ``retune.io.intensity.intensity_scale``.
     """
-    images, layout = io.read(file)
+    images, layout = io.read(file, any_integers=True, finite=False)
     known = in_range or white is not None
     scale = intensity_scale(file, images, layout, white, remembered=remembered) if known else 1.0
     names = [file.name] if len(images) == 1 else [f"{file.name}, image {i}" for i in range(len(images))]
-    return list(zip(names, (images.to(torch.get_default_dtype()) * scale).split(1), strict=True))
+    scaled = (images * scale).to(torch.get_default_dtype()).split(1)
+    if not bool(images.isfinite().all()):
+        bound = problem_of(known_noise(problem))
+        scaled = [without_gaps(bound, y, name) for name, y in zip(names, scaled, strict=True)]
+    return list(zip(names, scaled, strict=True))
+
+
+def without_gaps(problem: Problem, y: Tensor, name: str) -> Tensor:
+    """The measurement (1, C, h, w), with 0 for NaN and Inf where the mask of the problem is 0.
+
+    Raises:
+        NotFiniteError: NaN or Inf elsewhere.
+    """
+    if bool(y.isfinite().all()):
+        return y
+    return checked(filled(y, problem.operator(torch.zeros_like(y)))[0], name)[None]
+
+
+def known_noise(problem: ProblemConfig) -> ProblemConfig:
+    """The problem with a noise level even if it is to be estimated, for what does not depend on the noise."""
+    return problem.model_copy(update={"sigma": 0.0}) if problem.sigma == "estimate" else problem
 
 
 def middle(problem: Problem, y: Tensor, side: int) -> tuple[Problem, Tensor]:
@@ -53,6 +82,6 @@ def require_kernel(problem: ProblemConfig) -> None:
     """Raise if images are said to be blurred, but not how: no kernel is presumed of what was really measured."""
     if problem.name == "deblur" and problem.kernel is None:
         raise ConfigError(
-            "by what the images were blurred is not known: give the kernel, --kernel gaussian:1.6, --kernel "
-            "motion:15@30, or an image, NPY or TIFF file of it"
+            "the blur kernel is unknown: pass --kernel gaussian:1.6, --kernel motion:15@30, or an image, NPY or TIFF "
+            "file of it"
         )

@@ -7,27 +7,29 @@ import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retune import _checkpoint, io
-from retune._files import remove_leftovers, write_atomically
+from retune._files import remove_leftovers
+from retune._plain import parse_json
 from retune._torch.devices import check_device
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
 from retune.config import ProblemConfig, from_dict
-from retune.errors import CheckpointError, DivergedError, InvalidParameterError, RetuneError, one_line
+from retune.errors import CheckpointError, ConfigError, DivergedError, InvalidParameterError
 from retune.io.intensity import intensity_scale, require_white
+from retune.jobs.failures import failure
 from retune.jobs.folder import MODEL, problem_files
-from retune.jobs.inputs import require_kernel
+from retune.jobs.inputs import known_noise, require_kernel, without_gaps
+from retune.jobs.results import FORMAT, Result
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.workers import workers as processes
 from retune.model import Restarted
@@ -91,15 +93,14 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
     """The problem that a network was trained for, with what the user says of their own put on top.
 
     Raises:
-        CheckpointError: the network says nothing of a problem, a file that it names is gone, or it names code to be
-            executed: a file from somebody else never decides what is imported here.
-        ConfigError: a value that is not allowed.
+        CheckpointError: the network says nothing of a problem, or a file that it names is not beside it.
+        ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
     """
     file = model_file(model)
     _, _, notes = _checkpoint.read(file)
     try:
-        told = json.loads(notes.get("problem", "{}"))
-    except (TypeError, ValueError):
+        told = parse_json(notes.get("problem", "{}"))
+    except ValueError:
         told = {}
     if not isinstance(told, dict) or given.get("name", told.get("name")) != told.get("name"):
         told = {}
@@ -107,22 +108,40 @@ def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
         raise CheckpointError(f"{model} does not say which problem it restores; name it: --problem deblur")
     if ":" in str(told.get("name")) and "name" not in given:
         require_accepted(str(told["name"]), str(model))
+    _require_same_noise(model, told, given)
     named = {}
     for key in {"kernel", "mask"} & told.keys() - given.keys():
         name = told[key]
         if not isinstance(name, str) or Path(name).suffix.lower() not in io.SUFFIXES:
             continue
-        found = [path for path in (file.parent / name, file.parent / Path(name).name) if path.is_file()]
-        if not found:
+        beside = file.parent / PureWindowsPath(name).name  # which knows both kinds of slashes
+        if not beside.is_file():
             raise CheckpointError(
-                f"{file} was made with the {key} in {name}, which is no longer there: put it beside the network, as "
-                f"{file.parent / Path(name).name}, or give it with --{key}"
+                f"{file} was made with the {key} in {name}, which is not beside it. A model reads no files from "
+                f"elsewhere: put it there, as {beside}, or give it with --{key}"
             )
-        named[key] = str(found[0].resolve())
+        if beside.resolve().parent != file.parent.resolve():
+            raise CheckpointError(
+                f"{beside} is a link to {beside.resolve()}, and a model reads no files from elsewhere: give it with "
+                f"--{key}"
+            )
+        named[key] = str(beside.resolve())
     problem = from_dict({"problem": {**told, **named, **given}}, source="the problem").problem
     if not told:
         require_kernel(problem)
     return problem
+
+
+def _require_same_noise(model: Path, told: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse another noise level than the one that the network was made for: it is in the weights."""
+    if "sigma" not in given or given["sigma"] == told.get("sigma"):
+        return
+    made = f"{model} was made for sigma = {told['sigma']}" if "sigma" in told else f"{model} knows no noise level"
+    raise ConfigError(
+        f"--sigma {given['sigma']} cannot change a restoration: {made}, and its weights and strengths were learned for "
+        "its own noise. Leave --sigma out; for another noise level tune a network: retune tune IMAGES --problem "
+        f"{given.get('name', told.get('name', 'denoise'))} --sigma {given['sigma']} --out FOLDER"
+    )
 
 
 def model_white(model: Path) -> float | None:
@@ -143,7 +162,8 @@ def restore(
 
     Each result is written atomically into the folder, under the name of its file, with a record beside it
     (``NAME.json``): status, residual, layers, certificate, problem, and fingerprints of image and model. What has a
-    record with the same fingerprints is not restored again.
+    record with the same fingerprints is not restored again. A file in the folder that has no record is somebody's, and
+    is not replaced. Several jobs may write into one folder at a time.
 
     Args:
         files: images.
@@ -173,10 +193,12 @@ def restore(
     job = _Job(options)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: dict[Path, Row] = {}
+    remove_leftovers(options.out)
     with closing(_rows(files, options, job, workers)) as found:  # whatever happens here, the processes are stopped
         for row in found:
             rows[row.file] = row
             note(row)
+    remove_leftovers(options.out)  # of a worker that was killed
     return [rows[file] for file in files]
 
 
@@ -190,14 +212,10 @@ def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> G
         for done in as_completed(waiting):
             try:
                 yield done.result()
-            except BrokenProcessPool:  # every file that was not done
-                yield Row(waiting[done], "failed", _KILLED)
+            except Exception as error:  # the process that restored it was killed
+                yield Row(waiting[done], "failed", failure(error))
 
 
-_KILLED = (
-    "a process that restored files was killed, perhaps for want of memory; run the command again, with fewer --workers "
-    "or a smaller --tile"
-)
 _worker: list[_Job] = []
 
 
@@ -225,36 +243,34 @@ class _Job:
             raise InvalidParameterError(f"overlap must be at least 1, got {options.overlap}")
         require_white(options.white)
         # The noise level decided what was learned, and is not asked for here: an image without noise has none.
-        known = options.problem.sigma if options.problem.sigma != "estimate" else 0.0
-        self.problem = problem_of(options.problem.model_copy(update={"sigma": known}))  # if wrong, then for all files
+        self.problem = problem_of(known_noise(options.problem))  # if wrong, then for all files
         self.problem_files = problem_files(options.problem)
 
     def run(self, file: Path) -> Row:
-        """Restore one file; what goes wrong with it is told in the row."""
+        """Restore one file; whatever goes wrong with it is told in the row."""
         start = time.perf_counter()
         try:
-            record = self.options.out / f"{file.name}.json"
-            remove_leftovers(self.options.out / file.name, record)
             facts = self._facts(file)
-            if not self.options.again and self._is_done(file, record, facts):
+            result = Result(self.options.out, file.name)
+            if not self.options.again and result.is_of(facts, self.options.certificate):
                 return Row(file, "done before")
-            outcome = self._restore(file, record)
+            outcome = self._restore(file, result)
             seconds = time.perf_counter() - start
             told = _told(outcome, seconds)
-            write_atomically(record, json.dumps(facts | told, indent=1).encode())
+            result.record(facts | told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
             if "certificate" in told:
                 detail += f", {in_a_line(told['certificate'])}"
             return Row(file, "restored", detail, seconds)
-        except (RetuneError, OSError, RuntimeError) as error:
-            return Row(file, "failed", one_line(error), time.perf_counter() - start)
+        except Exception as error:
+            return Row(file, "failed", failure(error), time.perf_counter() - start)
 
     def _facts(self, file: Path) -> dict[str, Any]:
         options = self.options
         if not file.is_file():
             raise InvalidParameterError(f"there is no file {file}")
         return {
-            "format": 1,
+            "format": FORMAT,
             "retune": __version__,
             "file": file.name,
             "image_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -267,30 +283,19 @@ class _Job:
             "white": options.white,
         }
 
-    def _is_done(self, file: Path, record: Path, facts: dict[str, Any]) -> bool:
-        if not (self.options.out / file.name).is_file() or not record.is_file():
-            return False
-        try:
-            before = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
-            return False
-        if not isinstance(before, dict) or (self.options.certificate and "certificate" not in before):
-            return False
-        return {k: before.get(k) for k in facts} == facts
-
-    def _restore(self, file: Path, record: Path) -> Outcome:
+    def _restore(self, file: Path, result: Result) -> Outcome:
         options = self.options
-        images, layout = io.read(file)
+        images, layout = io.read(file, any_integers=True, finite=False)
         scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
         restored, worst = [], None
-        for image in images.to(torch.get_default_dtype()):
-            y = (image[None] * scale).to(options.device)
+        for image in (images * scale).to(torch.get_default_dtype()):
+            y = without_gaps(self.problem, image[None], str(file)).to(options.device)
             restored_one, outcome = _restore_one(self.net, self.problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
         assert worst is not None
-        record.unlink(missing_ok=True)  # it would vouch for another image, were this process to end after the next line
-        io.write(options.out / file.name, torch.cat(restored), layout)
+        with result.being_written():
+            io.write(result.image, torch.cat(restored), layout)
         return worst
 
 

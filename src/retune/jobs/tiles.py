@@ -25,7 +25,7 @@ from retune.problems.base import Problem
 
 __all__ = ["Outcome", "restore_image"]
 
-_ORDER = (Status.CONVERGED, Status.DEPTH_REACHED, Status.MAX_LAYERS, Status.DIVERGED, Status.NOT_FINITE)
+_ORDER = tuple(Status)  # from the best to the worst
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def restore_image(
 
     Args:
         net: the network, in eval mode.
-        problem: what was measured; :meth:`~retune.problems.base.Problem.part` makes it one of a tile.
+        problem: what was measured; [`part`][retune.problems.Problem.part] makes it one of a tile.
         y: the measurement.
         tile: side of the tiles in pixels of the measurement, without their margins; None restores the image at once.
         overlap: margin around a tile, on each side.

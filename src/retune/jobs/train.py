@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import SNR
+from torch import Tensor
 
 from retune._files import remove_leftovers, write_atomically
 from retune._torch.devices import check_chosen_device
@@ -15,16 +17,18 @@ from retune.build import network_of, problem_of, training_images
 from retune.certificate.quick import sample_certificate
 from retune.config import Config, OptimiserConfig
 from retune.data import centres
-from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
+from retune.jobs.folder import CERTIFICATE, MODEL, prepare, save_model
+from retune.model import Restarted
+from retune.problems.base import Problem
 from retune.training.checkpoints import fingerprint
 from retune.training.devices import first_process
 from retune.training.fit import fit
+from retune.training.lock import FolderLock
 from retune.training.penalty import JacobianPenalty
 from retune.training.records import FitResult
 
 __all__ = ["CERTIFICATE", "loss_of", "train"]
 
-CERTIFICATE = "certificate.json"
 #: Side of the middle of an image that is certified at the end.
 _SIDE = 128
 
@@ -45,7 +49,7 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        RetuneError: see :func:`retune.fit` and :func:`retune.build.problem_of`.
+        RetuneError: see [`fit`][retune.fit] and [`problem_of`][retune.build.problem_of].
     """
     check_chosen_device(device)
     out = Path(out)
@@ -53,9 +57,23 @@ def train(
     images, validation = training_images(config.data)
     torch.manual_seed(config.seed)
     net = network_of(config, images[0].shape[0])
+    with FolderLock(out) if first_process() else nullcontext():
+        return _train(config, out, net, problem, images, validation, resume, device, progress)
+
+
+def _train(
+    config: Config,
+    out: Path,
+    net: Restarted,
+    problem: Problem,
+    images: list[Tensor],
+    validation: list[Tensor] | None,
+    resume: bool,
+    device: str,
+    progress: bool,
+) -> FitResult:
     if first_process():
-        out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / CERTIFICATE)
+        remove_leftovers(out)
         held_out = None if validation is None else fingerprint(validation)
         prepare(config, out, fingerprint(images), resume, validation=held_out)
     options = config.optimiser

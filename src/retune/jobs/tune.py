@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,17 @@ from deepinv.loss import Loss
 from torch import Tensor
 
 from retune._files import remove_leftovers, write_atomically
+from retune._plain import RECORDS, parse_json
 from retune._torch.devices import check_chosen_device
 from retune.build import network_of, problem_of
 from retune.certificate.quick import sample_certificate
 from retune.config import Config, from_dict, load, shipped
-from retune.data import as_images
+from retune.data import as_images, require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
-from retune.jobs.folder import FACTS, MODEL, RUN, prepare, save_model
+from retune.jobs.failures import failure
+from retune.jobs.folder import FACTS, MODEL, RUN, TUNED, prepare, save_model
 from retune.jobs.inputs import read_measured, require_kernel
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
@@ -33,7 +35,8 @@ from retune.problems.measured import Measurements
 from retune.solve import Stop
 from retune.training.checkpoints import fingerprint
 from retune.training.fit import fit
-from retune.training.unsupervised import ErrorEstimate, Sure, SureEquivariant, SureSplit, recorrupted
+from retune.training.lock import FolderLock
+from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
 
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 
@@ -49,7 +52,7 @@ _QUICK = {
 _NEAR = 5e-4
 #: Side of the middle of the first measurement that is certified.
 _CERTIFIED = 128
-RESULT = "tune.json"
+RESULT = TUNED
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,21 @@ class Tuned:
         loss: what it was learned with, in words.
         sigma: noise level, given or estimated.
         comparison: with the parameters that it started from, by estimated error.
-        factors: range of factors on λ that cannot be told from what was chosen; None without a learned λ.
+        factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
         seconds: of the learning.
         certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
+        left_out: why, by file, for those that could not be used.
     """
 
-    loss: str
+    loss: Estimate
     sigma: float | tuple[float, ...]
     comparison: Comparison
     factors: tuple[float, float] | None
     parameters: dict[str, list[float]]
     seconds: float
     certificate: dict[str, Any]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -109,7 +114,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
         CheckpointError: there is none.
     """
     try:
-        facts = json.loads((out / FACTS).read_text(encoding="utf-8"))["tuned"]
+        facts = parse_json((out / FACTS).read_bytes(), RECORDS)["tuned"]
         return load(out / RUN), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -147,8 +152,11 @@ def tune(
         device: "auto", "cpu", "cuda", …
         progress: show a progress bar.
 
+    A file that cannot be read, or that does not fit the problem, is left out; the result names it.
+
     Raises:
-        RetuneError: files, problem or run that cannot be used; see :func:`retune.fit`.
+        RetuneError: no file that can be used, images of different numbers of channels, or a problem or run that cannot
+            be used; see [`fit`][retune.fit].
 
     Warns:
         DoubtfulWarning: clipped values, or a noise level that is far from what the images show.
@@ -157,54 +165,93 @@ def tune(
         raise unknown_name("loss", loss, LOSSES)
     check_chosen_device(device)
     white = config.data.white if white is None else white
-    named = [one for file in files for one in read_measured(file, white)]
-    measured = [y for _, y in named]
-    if not measured:
-        raise InvalidParameterError("there are no images to tune on")
-    problem = _problem(config, measured)
-    for y in measured:
-        problem.operator(y)  # what does not fit is said before anything is learned
-    for doubt in doubts(problem, named):
+    usable = _usable(config, files, white)
+    problem, measured = usable.problem, [y for _, y in usable.named]
+    for doubt in doubts(problem, usable.named):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     estimate, criterion, words = _losses(config, problem, loss)
-    made = Measurements(problem, crops=_can_be_cut(problem))
+    made = Measurements(problem, crops=problem.has_parts)
     packed = as_images([made.pack(y) for y in measured])
-    smallest = min(min(y.shape[-2:]) for y in measured)
     torch.manual_seed(config.seed)
     _, channels, height, width = measured[0].shape
     net = network_of(config, problem.image_size((channels, height, width))[0])
     if isinstance(estimate, SureEquivariant):
         _strength_only(net)
     start = {k: v.clone() for k, v in net.state_dict().items()}
-    remove_leftovers(out / MODEL, out / RUN, out / FACTS, out / RESULT)
-    facts = {"images": [str(f.resolve()) for f in files], "white": white, "loss": loss}
-    prepare(_where(config, files), out, fingerprint(packed), resume, tuned=facts)
-    result = fit(
-        net,
-        packed,
-        made,
-        steps=config.optimiser.steps,
-        batch_size=config.data.batch_size,
-        crop=min(config.data.crop, smallest) if _can_be_cut(problem) else None,
-        lr=config.optimiser.lr,
-        lr_network=config.optimiser.lr_network,
-        loss=criterion,
-        seed=config.seed,
-        device=device,
-        progress=progress,
-        folder=out,
-        checkpoint_every=config.optimiser.checkpoint_every,
-        resume=resume,
-        flips=made.can_flip,
-        stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
-    )
-    scene = Scene(problem, measured)
-    comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed)
-    certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
-    tuned = Tuned(words, problem.sigma, comparison, factors, learned(net), result.seconds, certificate)
-    write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
-    save_model(net, out / MODEL, config.problem, white)
+    with FolderLock(out):
+        remove_leftovers(out)
+        facts = {"images": [str(f.resolve()) for f in usable.files], "white": white, "loss": loss}
+        prepare(_where(config, usable.files), out, fingerprint(packed), resume, tuned=facts)
+        smallest = min(min(y.shape[-2:]) for y in measured)
+        result = fit(
+            net,
+            packed,
+            made,
+            steps=config.optimiser.steps,
+            batch_size=config.data.batch_size,
+            crop=min(config.data.crop, smallest) if problem.has_parts else None,
+            lr=config.optimiser.lr,
+            lr_network=config.optimiser.lr_network,
+            loss=criterion,
+            seed=config.seed,
+            device=device,
+            progress=progress,
+            folder=out,
+            checkpoint_every=config.optimiser.checkpoint_every,
+            resume=resume,
+            flips=made.can_flip,
+            stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
+        )
+        scene = Scene(problem, measured)
+        comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed)
+        certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
+        chosen = learned(net)
+        tuned = Tuned(words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out)
+        write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
+        save_model(net, out / MODEL, config.problem, white)
     return tuned
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """The measurements that can be used, the problem, and what was left out."""
+
+    files: list[Path]
+    named: list[tuple[str, Tensor]]
+    problem: Problem
+    left_out: dict[str, str]
+
+
+def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usable:
+    """Read every file, and leave out those that cannot be used.
+
+    Raises:
+        RetuneError: there is none that can, or they differ in their numbers of channels.
+    """
+    used: list[Path] = []
+    named: list[tuple[str, Tensor]] = []
+    problems: list[Problem] = []
+    failures: dict[str, Exception] = {}
+    for file in files:
+        try:
+            found = read_measured(file, config.problem, white)
+            bound = [problem_of(config.problem, y) for _, y in found]
+            for one, (_, y) in zip(bound, found, strict=True):
+                one.operator(y)  # what does not fit is said before anything is learned
+        except Exception as error:
+            failures[str(file)] = error
+            continue
+        used.append(file)
+        named.extend(found)
+        problems.extend(bound)
+    if not named:
+        if len(failures) == 1:
+            raise next(iter(failures.values()))
+        listed = "".join(f"\n  {failure(error)}" for error in failures.values())
+        raise InvalidParameterError("there are no images to tune on" + (f":{listed}" if listed else ""))
+    require_one_kind([(name, y[0]) for name, y in named])
+    left_out = {name: failure(error) for name, error in failures.items()}
+    return _Usable(used, named, _problem(config, problems), left_out)
 
 
 def _judge(
@@ -222,9 +269,8 @@ def _judge(
     return comparison, indistinguishable(net, scene, estimate, seed, kept)
 
 
-def _problem(config: Config, measured: Sequence[Tensor]) -> Problem:
-    """The problem, its noise level estimated as the mean over the images if it is not given."""
-    problems = [problem_of(config.problem, y) for y in measured]
+def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
+    """The problem of all images, its noise level estimated as the mean over them if it is not given."""
     if config.problem.sigma != "estimate":
         return problems[0]
     levels = np.mean([np.atleast_1d(p.sigma) for p in problems], axis=0).tolist()
@@ -239,26 +285,22 @@ def _strength_only(net: Restarted) -> None:
         prior.hold_scales()
 
 
-def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, str]:
+def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, Estimate]:
     """What errors are estimated with, what is learned with, and how that is called."""
-    if problem.name == "inpaint":
+    if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
-                f"--loss {loss} is not for missing pixels, of which the others tell more; leave --loss at auto"
+                f"--loss {loss} is not for missing pixels: the other losses see more there; leave --loss at auto"
             )
         split = SureSplit(problem.sigma)
-        return split, split, "Stein's estimate where it was measured, splitting where it was not"
-    if loss == "ei" or (loss == "auto" and (problem.name == "superres" or not _can_be_cut(problem))):
+        return split, split, Estimate.SPLIT
+    if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts)):
         again = SureEquivariant(problem.sigma)
-        return again, again, "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
+        return again, again, Estimate.EQUIVARIANT
     sure = Sure(problem.sigma)
     if loss == "r2r" or (loss == "auto" and config.problem.sigma == "estimate"):
-        return sure, recorrupted(problem.sigma), "recorrupted to recorrupted (R2R)"
-    return sure, sure, "Stein's unbiased estimate (SURE)"
-
-
-def _can_be_cut(problem: Problem) -> bool:
-    return "options" not in problem.describe()  # a physics of the user's is known for whole images only
+        return sure, recorrupted(problem.sigma), Estimate.RECORRUPTED
+    return sure, sure, Estimate.STEIN
 
 
 def _where(config: Config, files: Sequence[Path]) -> Config:

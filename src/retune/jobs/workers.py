@@ -1,52 +1,164 @@
-"""Processes that work beside this one, and stop with it."""
+"""Processes that work beside this one, and stop with it; one that is killed takes nothing else with it."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from retune._terminal import make_safe
-from retune.plugins import given, repeat
+from retune.errors import RetuneError
+from retune.plugins import given as code_given
+from retune.plugins import repeat
 
-__all__ = ["workers"]
+__all__ = ["WorkerDiedError", "workers"]
+
+
+class WorkerDiedError(RetuneError, RuntimeError):
+    """A process ended in the middle of its work; the message says how."""
 
 
 @contextmanager
 def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterator[Callable[..., Future]]:
     """What submits work, ``submit(function, *arguments)``, to so many new processes.
 
-    Ctrl-C reaches this process only, from the first moment of the others on: each of them would show a traceback of its
-    own. When the block is left by an exception, they are stopped where they are.
+    A process that ends in the middle of its work fails that work with ``WorkerDiedError``, and another process
+    takes its place. Ctrl-C reaches this process only: each of the others would show a traceback of its own. When the
+    block is left by an exception, they are stopped where they are.
 
     Args:
         count: how many processes.
         start: called with `arguments` in each of them, before any work.
     """
-    before = set(active_children())
-    with ProcessPoolExecutor(count, get_context("spawn"), _begin, (start, arguments, given())) as pool:
-
-        def submit(function: Callable[..., Any], *given: Any) -> Future:
-            with _unheard():  # processes are started as work arrives, and inherit what is not heard
-                return pool.submit(function, *given)
-
+    team = _Team(start, arguments)
+    with ThreadPoolExecutor(count) as threads:  # one thread waits for one process
         try:
-            yield submit
+            yield lambda function, *given: threads.submit(team.work, function, given)
         except BaseException:
-            for process in set(active_children()) - before:
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)
+            team.stop(now=True)
             raise
+        threads.shutdown()
+        team.stop()
 
 
-def _begin(start: Callable[..., object], arguments: tuple, code: tuple) -> None:
+class _Team:
+    """A process for each thread that has work for one."""
+
+    def __init__(self, start: Callable[..., object], arguments: tuple):
+        self._start, self._arguments = start, arguments
+        self._mine = threading.local()
+        self._all: list[_Worker] = []
+        self._lock, self._closed = threading.Lock(), False
+
+    def work(self, function: Callable[..., Any], given: tuple) -> Any:
+        worker = getattr(self._mine, "worker", None)
+        if worker is None or not worker.alive:
+            with self._lock:
+                if self._closed:
+                    raise WorkerDiedError("the work was stopped")
+                worker = _Worker(self._start, self._arguments)
+                self._all.append(worker)
+            self._mine.worker = worker
+        return worker.work(function, given)
+
+    def stop(self, now: bool = False) -> None:
+        with self._lock:
+            self._closed = True
+        for worker in self._all:
+            worker.stop(now)
+
+
+class _Worker:
+    def __init__(self, start: Callable[..., object], arguments: tuple):
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, start, arguments, code_given()), daemon=True)
+        with _unheard():  # from its first moment on, the process does not hear Ctrl-C
+            self.process.start()
+        theirs.close()  # so that its end is noticed here
+
+    @property
+    def alive(self) -> bool:
+        return not self._pipe.closed and self.process.is_alive()
+
+    def work(self, function: Callable[..., Any], given: tuple) -> Any:
+        before = _killed_for_memory()
+        try:
+            self._pipe.send((function, given))
+            succeeded, result = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._pipe.close()
+            self.process.join()
+            raise WorkerDiedError(_how_it_ended(self.process.exitcode, _killed_for_memory() - before)) from error
+        if not succeeded:
+            raise result
+        return result
+
+    def stop(self, now: bool) -> None:
+        if now:
+            self.process.terminate()
+            return
+        self._pipe.close()  # the process ends when it has nothing to wait for
+        self.process.join()
+
+
+def _serve(pipe: Connection, start: Callable[..., object], arguments: tuple, code: tuple) -> None:
+    """What a process does until nobody is at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     make_safe()
-    repeat(code)  # the code that the user named, which files may use here too
-    start(*arguments)
+    ready = False
+    while True:
+        try:
+            function, given = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            if not ready:
+                repeat(code)  # the code that the user named, which files may use here too
+                start(*arguments)
+                ready = True
+            answer = True, function(*given)
+        except Exception as error:
+            answer = False, error
+        try:
+            pipe.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except Exception as error:  # the answer cannot be sent as it is
+            pipe.send((False, RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _how_it_ended(code: int | None, killed_for_memory: int) -> str:
+    if code is None or code >= 0:
+        return f"the process that worked on it ended by itself, with exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    said = f"the process that worked on it was ended by signal {-code} ({name})"
+    if name == "SIGKILL" and killed_for_memory > 0:
+        return f"{said}: the system had no memory left; run the command again with fewer --workers or a smaller --tile"
+    return f"{said}; run the command again to do what is left"
+
+
+def _killed_for_memory() -> int:
+    """How many processes the system has killed for want of memory so far (Linux; 0 elsewhere)."""
+    for file in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        try:
+            lines = Path(file).read_text().splitlines()
+        except OSError:
+            continue
+        found = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+        if found:
+            return found[0]
+    return 0
 
 
 @contextmanager

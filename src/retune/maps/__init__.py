@@ -1,6 +1,5 @@
 """The maps that are iterated."""
 
-from retune.maps import describe  # noqa: F401
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.forward_backward import ForwardBackward
 from retune.maps.gradient_step import GradientStep

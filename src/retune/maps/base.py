@@ -9,18 +9,19 @@ from dataclasses import replace
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.guarantee import Assumption, Guarantee
 from retune.operators.data_term import DataTerm
 from retune.parameters import ScalarParameter
 from retune.priors.capabilities import priors_of
-from retune.priors.origin import is_ours, stated_by_ours
+from retune.priors.origin import descends_from_ours, is_ours, stated_by_ours
 
 __all__ = ["AbstractMap", "BoundMap", "guarantee_of"]
 
 
 class BoundMap(ABC):
-    """A map bound to a :class:`~retune.DataTerm`: plain functions of the state u, constants computed once.
+    """A map bound to a [`DataTerm`][retune.DataTerm]: plain functions of the state u, constants computed once.
 
     Nothing here keeps an iterate; calling a method twice with the same u gives the same result.
 
@@ -31,7 +32,7 @@ class BoundMap(ABC):
             which walks only the paths to what it was asked for; without them the report is filled in by
             ``.backward()`` alone.
         owner: the map that was bound, and
-        data_term: what it was bound to. With both, :meth:`select` binds it to some of the images.
+        data_term: what it was bound to. With both, [`select`][retune.BoundMap.select] binds it to some of the images.
     """
 
     layers: int
@@ -56,7 +57,8 @@ class BoundMap(ABC):
         """A state whose image is the given one, to start from."""
 
     def image_adjoint(self, image: Tensor) -> Tensor:
-        """The adjoint of :meth:`image`, where that is linear; by default :meth:`state`."""
+        """The adjoint of [`image`][retune.BoundMap.image], where that is linear; by default
+        [`state`][retune.BoundMap.state]."""
         return self.state(image)
 
     def select(self, index: Tensor) -> BoundMap | None:
@@ -94,7 +96,7 @@ class AbstractMap(nn.Module, ABC):
         return DataTerm(y, physics)
 
     def problem(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """The name that :meth:`data_term` had in version 0.1; it goes in 0.3."""
+        """The name that [`data_term`][retune.AbstractMap.data_term] had in version 0.1; it goes in 0.3."""
         warnings.warn("map.problem(...) is called map.data_term(...) now", DeprecationWarning, stacklevel=2)
         return self.data_term(y, physics)
 
@@ -102,15 +104,16 @@ class AbstractMap(nn.Module, ABC):
     def bind(self, data_term: DataTerm) -> BoundMap:
         """Bind to a problem: whatever is constant over the iterations is computed here, once, differentiably."""
 
-    @abstractmethod
     def describe(self) -> dict:
-        """Constructor arguments as plain data, from which the map can be rebuilt."""
+        """Constructor arguments as plain data, from which the map can be rebuilt: by attributes of their names."""
+        return by_arguments(self)
 
     def guarantee(self, data_term: DataTerm) -> Guarantee:
         """What is proved of the iterates of this map on a data term, and what that rests on: by default nothing.
 
-        Override it to state the facts of a map: a few numbers from which :func:`retune.certify` computes the rest. How
-        is shown in :class:`retune.guarantee.Guarantee`.
+        Override it to state the facts of a map: a few numbers from which [`certify`][retune.certify] computes the rest.
+        How
+        is shown in [`Guarantee`][retune.Guarantee].
         """
         return Guarantee()
 
@@ -140,7 +143,7 @@ def guarantee_of(map_: AbstractMap, data_term: DataTerm) -> Guarantee:
     another thing: without a ``guarantee`` of its own, nothing is proved of it; with one, this is trusted.
     """
     name = type(map_).__name__
-    if is_ours(map_) or type(map_).__mro__[1] is AbstractMap:
+    if is_ours(map_) or not descends_from_ours(map_, AbstractMap):
         return map_.guarantee(data_term)
     if stated_by_ours(map_, "guarantee"):
         how = "it was changed, so it does not inherit what ReTune proved; state it in its own guarantee()"

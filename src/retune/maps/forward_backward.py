@@ -38,7 +38,8 @@ class ForwardBackward(AbstractMap):
     iterates converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An
     untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our
     synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is
-    the identity. With :class:`retune.priors.Denoiser` the prox is a denoiser (Plug-and-Play), λ has no effect and is
+    the identity. With [`Denoiser`][retune.priors.Denoiser] the prox is a denoiser (Plug-and-Play), λ has no effect and
+    is
     not learned, and convergence is not guaranteed.
 
     Args:
@@ -96,7 +97,7 @@ class ForwardBackward(AbstractMap):
         return all(adapt(p).per_image for p in self.priors)
 
     def describe(self) -> dict:
-        """See :class:`~retune.maps.base.AbstractMap`."""
+        """See [`AbstractMap`][retune.AbstractMap]."""
         first = adapt(self.priors[0])
         if len(self.priors) > 1 and first.shares_layers:
             raise InvalidParameterError(
@@ -119,11 +120,11 @@ class ForwardBackward(AbstractMap):
         return f"strong_convexity={self.strong_convexity:g}" if self.strong_convexity else ""
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """See :class:`~retune.maps.base.AbstractMap`."""
+        """See [`AbstractMap`][retune.AbstractMap]."""
         return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
     def bind(self, data_term: DataTerm) -> BoundMap:
-        """See :class:`~retune.maps.base.AbstractMap`."""
+        """See [`AbstractMap`][retune.AbstractMap]."""
         return _BoundForwardBackward(self, data_term)
 
     def guarantee(self, data_term: DataTerm) -> Guarantee:
@@ -271,8 +272,8 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
     on_coefficients = [p for p in able if p.on_coefficients]
     if 0 < len(on_coefficients) < len(able):
         raise InvalidParameterError("the layers of a cycle must all work on images, or all on coefficients")
-    if any(p.describe() != on_coefficients[0].describe() for p in on_coefficients[1:]):
-        kinds = "; ".join(str(p.describe()) for p in on_coefficients)
+    if any(description(p) != description(on_coefficients[0]) for p in on_coefficients[1:]):
+        kinds = "; ".join(str(description(p)) for p in on_coefficients)
         raise InvalidParameterError(
             f"the priors of a cycle share one frame, so they may differ in their weights only, got {kinds}"
         )

@@ -36,11 +36,11 @@ class GradientStep(AbstractMap):
     decreases with every layer, whatever the training does; for convex ``f + λR`` T is averaged and the iterates
     converge to a minimiser. For a
     convex ridge regulariser that holds by construction; for a weakly convex one the objective still decreases and every
-    limit point is stationary (Attouch, Bolte, Svaiter, Math. Program. 137, 2013). For :class:`retune.priors.RED` the
+    limit point is stationary (Attouch, Bolte, Svaiter, Math. Program. 137, 2013). For [`RED`][retune.priors.RED] the
     constant is a guess, and convergence is not guaranteed.
 
     Args:
-        prior: a prior with a gradient: :class:`retune.priors.Ridge`, :class:`retune.priors.RED`, or any deepinv
+        prior: a prior with a gradient: [`Ridge`][retune.priors.Ridge], [`RED`][retune.priors.RED], or any deepinv
             ``Prior`` with a gradient and `prior_lipschitz`.
         data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient, ``L2()`` by default.
         step_size: s, strictly between 0 and 1; one number or one per layer.
@@ -98,7 +98,7 @@ class GradientStep(AbstractMap):
         return adapt(self.prior).per_image
 
     def describe(self) -> dict:
-        """See :class:`~retune.maps.base.AbstractMap`."""
+        """See [`AbstractMap`][retune.AbstractMap]."""
         return {
             "type": "GradientStep",
             "prior": description(self.prior),
@@ -113,16 +113,16 @@ class GradientStep(AbstractMap):
         }
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """See :class:`~retune.maps.base.AbstractMap`."""
+        """See [`AbstractMap`][retune.AbstractMap]."""
         return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
     def bind(self, data_term: DataTerm) -> BoundMap:
-        """See :class:`~retune.maps.base.AbstractMap`."""
+        """See [`AbstractMap`][retune.AbstractMap]."""
         return _BoundGradientStep(self, data_term)
 
     @torch.no_grad()
     def guarantee(self, data_term: DataTerm) -> Guarantee:
-        """See :class:`~retune.maps.base.AbstractMap`: what follows from what the prior states of its gradient."""
+        """See [`AbstractMap`][retune.AbstractMap]: what follows from what the prior states of its gradient."""
         prior = self._smoothness(data_term.adjoint_y)
         reg = self.reg().to(data_term.lipschitz)[:, None]  # (layers, 1)
         # each layer steps along an F of its own λ: (layers, 1 or B)

@@ -78,7 +78,7 @@ def _linearity(data_term: DataTerm) -> tuple[bool, str]:
 
 
 def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarantee:
-    """See :meth:`retune.ForwardBackward.guarantee`."""
+    """See [`guarantee`][retune.ForwardBackward.guarantee]."""
     lipschitz = data_term.lipschitz + owner.strong_convexity
     steps = 2 * owner.step_size.value.to(lipschitz)[:, None] / lipschitz
     gammas = steps * owner.reg.value.to(steps)[:, None]

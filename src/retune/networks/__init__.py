@@ -1,4 +1,4 @@
-"""Denoisers of our own: what :mod:`retune.weights` has trained weights for."""
+"""Denoisers of our own: what [`weights`][retune.weights] has trained weights for."""
 
 from retune.networks.ridge import RidgeDenoiser
 from retune.networks.unet import SmallUNet

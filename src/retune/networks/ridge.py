@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 
 from retune._registry.describe import description
 from retune._registry.entries import register
-from retune.equilibrium import Status
 from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.gradients import GradientRule, Truncated
 from retune.maps.base import BoundMap
@@ -79,7 +78,7 @@ class RidgeDenoiser(Denoiser):
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], **options: Any) -> RidgeDenoiser:
-        """The network that :meth:`describe` told of, with other weights."""
+        """The network that [`describe`][retune.networks.RidgeDenoiser.describe] told of, with other weights."""
         return cls(stop=Stop(**stop), **options)
 
     def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:
@@ -118,7 +117,7 @@ class RidgeDenoiser(Denoiser):
             raise NotFiniteError(
                 "the denoising problem has no finite solution: the image contains NaN or Inf, or the weights do"
             )
-        if not self.training and not self._warned and Status.MAX_LAYERS in solution.status:
+        if not self.training and not self._warned and any(s.unsettled for s in solution.status):
             self._warned = True  # inside another iteration it would be said in every layer
             warnings.warn(
                 f"the denoising problem had not settled after {self.stop.max_layers} layers (largest relative change "

@@ -66,7 +66,7 @@ class BlurNormal:
         return self._unpad(back) if any(self.pad) else back
 
     def select(self, index: Tensor, batch: int) -> BlurNormal:
-        """The operator for some of the images; see :class:`retune.operators.restrict.Restrictable`."""
+        """The operator for some of the images; see ``retune.operators.restrict.Restrictable``."""
         chosen = copy.copy(self)
         chosen.spectrum, chosen.conjugate, chosen.power = (
             rows(t, index, batch) for t in (self.spectrum, self.conjugate, self.power)
@@ -93,7 +93,7 @@ class SubsampleNormal:
         return out
 
     def select(self, index: Tensor, batch: int) -> SubsampleNormal:
-        """The same for any images; see :class:`retune.operators.restrict.Restrictable`."""
+        """The same for any images; see ``retune.operators.restrict.Restrictable``."""
         return self
 
 

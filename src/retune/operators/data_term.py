@@ -13,10 +13,12 @@ from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._torch.precision import without_autocast
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.operators.facts import facts, normal_operator
 from retune.operators.fidelity import facts_of_fidelity
-from retune.operators.holes import holes_of
+from retune.operators.holes import holes_of, without_gaps
+from retune.operators.images import other_precision, parts, require_images, require_precision
 from retune.operators.norm import FAILURE, SAFETY
 from retune.operators.pairs import steepest
 from retune.operators.restrict import Restrictable
@@ -25,19 +27,6 @@ __all__ = ["DataTerm"]
 
 # The shapes and constants for which a fidelity was tried on random images.
 _tried: weakref.WeakKeyDictionary[DataFidelity, set[tuple]] = weakref.WeakKeyDictionary()
-
-
-def _tensors(y: object) -> list[Tensor]:
-    """The tensors of a measurement: one, or those of deepinv's TensorList for stacked physics."""
-    if isinstance(y, Tensor):
-        return [y]
-    try:
-        parts = list(y)  # type: ignore[call-overload]
-    except TypeError:
-        parts = []
-    if not parts or not all(isinstance(p, Tensor) for p in parts):
-        raise ShapeError(f"the measurement y must be a tensor (B, ...) or a deepinv TensorList, got {type(y).__name__}")
-    return parts
 
 
 class DataTerm:
@@ -58,7 +47,7 @@ class DataTerm:
         y: measurement, a tensor (B, ...) or a deepinv ``TensorList``, all finite.
         physics: any deepinv ``LinearPhysics``.
         data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient; ``L2()`` if None. Its constants are known for
-            deepinv's, and stated by yours (:class:`retune.FidelityFacts`).
+            deepinv's, and stated by yours ([`FidelityFacts`][retune.FidelityFacts]).
         sqnorm: ‖A‖² if you know it (a float, or a tensor of shape (B,)); then nothing is estimated.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it. It is tried
             on random images, which can refute it and prove nothing.
@@ -78,11 +67,12 @@ class DataTerm:
             for a diagonalised operator or a circular convolution; 0 where nothing is known.
 
     Raises:
-        PhysicsError: the physics is not linear, or its adjoint is not one.
-        ShapeError: ``y`` does not fit the physics.
+        PhysicsError: the physics is not linear, its adjoint is not one, its images are complex, or its numbers are too
+            large or too small for the precision.
+        ShapeError: ``y`` does not fit the physics, or the images are not (B, C, H, W).
         NotFiniteError: NaN or Inf in ``y`` or in ``Aᵀy``.
         InvalidParameterError: a fidelity whose gradient has no Lipschitz constant, or none that is known, or one that
-            is larger than stated.
+            is larger than stated; ``y`` of whole numbers, of 16 bits, or in another precision than the physics.
     """
 
     def __init__(
@@ -99,25 +89,28 @@ class DataTerm:
                 f"the forward operator must be a deepinv LinearPhysics, got {type(physics).__name__}; "
                 "wrap a linear function as deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
             )
-        for part in _tensors(y):
+        require_precision(y)
+        y = without_gaps(y, physics)
+        for part in parts(y):
             if not torch.isfinite(part.detach()).all():
                 bad = int((~torch.isfinite(part.detach())).sum())
                 raise NotFiniteError(
                     f"the measurement y has {bad} NaN or Inf of {part.numel()} values; mask them out "
                     "(deepinv.physics.Inpainting) or replace them before restoring"
                 )
+        if isinstance(y, Tensor) and y.is_inference() and not torch.is_inference_mode_enabled():
+            y = y.clone()  # autograd cannot keep a tensor that was made in inference mode
         self.y = y
         self.physics = physics
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
-        self.adjoint_y = self._adjoint(y, physics)
+        self.adjoint_y = without_autocast(self._adjoint)(y, physics)
         self.shape = torch.Size(self.adjoint_y.shape)
-        if len(self.shape) != 4 or 0 in self.shape:
-            raise ShapeError(
-                f"Aᵀy must be a non-empty batch of images (B, C, H, W), got shape {tuple(self.shape)}; "
-                "add the missing batch or channel dimension to y and to the physics"
-            )
+        require_images(self.adjoint_y)
         if not torch.isfinite(self.adjoint_y.detach()).all():
-            raise NotFiniteError("Aᵀy has NaN or Inf although y is finite: the adjoint of the physics is broken")
+            raise NotFiniteError(
+                "Aᵀy has NaN or Inf although y is finite: the adjoint of the physics is broken, or its numbers are too "
+                "large for the precision (then divide A and y by ‖A‖)"
+            )
 
         found = facts(physics, self.adjoint_y, y, known_sqnorm=sqnorm)
         self.sqnorm, self.sqnorm_kind = found.sqnorm, found.sqnorm_kind
@@ -169,7 +162,10 @@ class DataTerm:
                     f"{type(physics).__name__} has no adjoint: give A_adjoint=..., or img_size=(C, H, W), from which "
                     "deepinv derives it by automatic differentiation"
                 ) from error
-            shapes = [tuple(p.shape) for p in _tensors(y)]
+            precision = other_precision(y, physics)
+            if precision is not None:
+                raise InvalidParameterError(f"Aᵀy failed with «{error}»: {precision}") from error
+            shapes = [tuple(p.shape) for p in parts(y)]
             raise ShapeError(
                 f"the measurement of shape {shapes if len(shapes) > 1 else shapes[0]} does not fit "
                 f"{type(physics).__name__}: Aᵀy failed with «{error}». Make y with physics(x), or rebuild the "
@@ -214,6 +210,7 @@ class DataTerm:
             return holes
         return holes[self._chosen]
 
+    @without_autocast
     def grad(self, x: Tensor) -> Tensor:
         """``∇f(x)``, shape (B, C, H, W)."""
         if self.quadratic:
@@ -238,11 +235,12 @@ class DataTerm:
             setattr(part, name, constant[index] if batch > 1 and len(constant) == batch else constant)
         return part
 
+    @without_autocast
     def fn(self, x: Tensor) -> Tensor:
         """``f(x)`` per image, shape (B,).
 
         Raises:
-            InvalidParameterError: a data term of some of the images, by :meth:`select`.
+            InvalidParameterError: a data term of some of the images, by [`select`][retune.DataTerm.select].
         """
         if self._chosen is not None:
             raise InvalidParameterError(

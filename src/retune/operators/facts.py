@@ -14,14 +14,18 @@ from deepinv.physics import Blur, BlurFFT, DecomposablePhysics, Denoising, Downs
 from torch import Tensor, nn
 
 from retune._torch.batch import image_norm, inner
-from retune._torch.precision import agree, full_precision
+from retune._torch.precision import agree, full_precision, without_autocast
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
+from retune.operators.adjoint import repair
 from retune.operators.blur import BlurNormal, SubsampleNormal
+from retune.operators.images import parts
 from retune.operators.norm import SAFETY, lanczos_sqnorm
 from retune.operators.restrict import DiagonalNormal
 
 #: An adjoint further off, relative to ‖Aa‖ ‖Ac‖ on random images, is refused.
 REFUSED = 2e-3
+#: ‖A‖ may be so large, and its inverse as well: beyond, squares of gradients leave the range of the precision.
+_REACH = {torch.float32: 1e7, torch.float64: 1e60}
 # Diagonalised by construction, so there is nothing to check each time a fresh mask is drawn.
 _TRUSTED = (Inpainting, Denoising, BlurFFT)
 # What torch keeps in a module besides its own attributes.
@@ -34,7 +38,7 @@ _DERIVED = {"Fh", "Fhc", "Fh2", "imsize_dynamic"}
 
 @dataclass(frozen=True)
 class OperatorFacts:
-    """What is known of a physics for one image size; see :class:`retune.operators.data_term.DataTerm`."""
+    """What is known of a physics for one image size; see [`DataTerm`][retune.DataTerm]."""
 
     sqnorm: Tensor
     sqnorm_kind: str
@@ -42,6 +46,7 @@ class OperatorFacts:
     normal: Callable[[Tensor], Tensor] | None  # None: the physics' own route
     floor: Tensor | None = None  # a lower bound on the least eigenvalue of AᵀA, if one is known exactly
     mismatch: float | None = None  # of A and A_adjoint on random images; None where it was not looked for
+    composed: bool = False  # whether the physics' own A_adjoint_A differs from A_adjoint after A
 
 
 _cache: weakref.WeakKeyDictionary[LinearPhysics, tuple[Any, list[Tensor], OperatorFacts]]
@@ -49,7 +54,13 @@ _cache = weakref.WeakKeyDictionary()
 
 
 def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Tensor | None = None) -> OperatorFacts:
-    """The facts for images shaped as `like`; cached until a tensor or a plain attribute of the physics changes."""
+    """The facts for images shaped as `like`; cached until a tensor or a plain attribute of the physics changes.
+
+    Raises:
+        PhysicsError: A is not linear, A_adjoint is not its adjoint, or ‖A‖² is out of the range of the precision.
+        ShapeError: y does not fit.
+        InvalidParameterError: a norm was given that is none.
+    """
     if known_sqnorm is not None:
         sqnorm = torch.as_tensor(known_sqnorm, dtype=like.dtype, device=like.device).reshape(-1)
         if not bool((sqnorm > 0).all() & torch.isfinite(sqnorm).all()) or len(sqnorm) not in (1, len(like)):
@@ -58,25 +69,49 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
             )
         return OperatorFacts(sqnorm, "given", None, None)
     if isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED:  # a few operations: cheaper than a look-up
-        if _parts(y)[0].shape != like.shape:  # a mask broadcasts, and would turn a grey measurement into colour
+        if parts(y)[0].shape != like.shape:  # a mask broadcasts, and would turn a grey measurement into colour
             raise ShapeError(
-                f"the measurement of shape {tuple(_parts(y)[0].shape)} does not fit {type(physics).__name__}, whose "
+                f"the measurement of shape {tuple(parts(y)[0].shape)} does not fit {type(physics).__name__}, whose "
                 f"images here are {tuple(like.shape)}; make y with physics(x), or rebuild the physics for this size"
             )
-        return _diagonal_facts(physics, like)
+        return _in_range(_diagonal_facts(physics, like), physics)
     key, tensors = _fingerprint(physics, like)
     held = _cache.get(physics)
     # The cache holds the tensors themselves, so that `is` cannot be fooled by reused memory.
     if held is not None and held[0] == key and all(a is b for a, b in zip(held[1], tensors, strict=True)):
         return held[2]
-    found = _examine(physics, like.detach(), y)
+    found = _in_range(_examine(physics, like.detach(), y), physics)
     _cache[physics] = (key, tensors, found)
     return found
 
 
+def _in_range(found: OperatorFacts, physics: LinearPhysics) -> OperatorFacts:
+    """Refuse a norm that is too large or too small for the precision; 0 is for the caller to judge."""
+    reach = _REACH[found.sqnorm.dtype]
+    for value in found.sqnorm.double().sqrt().tolist():
+        if not (value == 0 or 1 / reach <= value <= reach):
+            raise _out_of_scale(physics, value, found.sqnorm.dtype)
+    return found
+
+
+def _out_of_scale(physics: LinearPhysics, norm: float, dtype: torch.dtype) -> PhysicsError:
+    reach = _REACH[dtype]
+    return PhysicsError(
+        f"{type(physics).__name__} is out of scale for {str(dtype).removeprefix('torch.')}: ‖A‖ is about {norm:.3g}, "
+        f"and the squares that are computed need ‖A‖ from {1 / reach:.0e} to {reach:.0e}; divide A and y by ‖A‖, so "
+        "that it is near 1"
+    )
+
+
 def normal_operator(physics: LinearPhysics, known: OperatorFacts) -> Callable[[Tensor], Tensor]:
-    """The fastest exact route to ``x ↦ AᵀA x``."""
-    return physics.A_adjoint_A if known.normal is None else known.normal
+    """The fastest exact route to ``x ↦ AᵀA x``; in the precision of x, under autocast too."""
+    if known.normal is not None:
+        return known.normal  # FFTs and products of numbers, which autocast leaves alone
+    return without_autocast(_composed(physics) if known.composed else physics.A_adjoint_A)
+
+
+def _composed(physics: LinearPhysics) -> Callable[[Tensor], Tensor]:
+    return lambda x: physics.A_adjoint(physics.A(x))
 
 
 def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
@@ -115,7 +150,8 @@ def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
 
 
 def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
-    with torch.no_grad(), full_precision():
+    # What is cached outlives the block that asked: autograd refuses tensors that were made in inference mode.
+    with torch.inference_mode(False), torch.no_grad(), full_precision():
         probes = _probes(like)
         mismatch = _check_linear(physics, like, y, probes)
         if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
@@ -123,13 +159,26 @@ def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
             known = _diagonal_facts(physics, like)
             return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None, known.floor, mismatch)
         normal, exact = _fast_normal(physics, like)
-        if normal is not None and not agree(normal(probe := next(probes)), physics.A_adjoint_A(probe)):
+        probe = next(probes)
+        if normal is not None and not agree(normal(probe), physics.A_adjoint_A(probe)):
             normal, exact = None, None
         if exact is not None:
             floor = _floor(normal.power).to(like) if isinstance(normal, BlurNormal) and type(physics) is Blur else None
             return OperatorFacts(exact.to(like), "exact", None, normal, floor, mismatch)
-        sqnorm = lanczos_sqnorm(normal or physics.A_adjoint_A, next(probes)) * SAFETY
-        return OperatorFacts(sqnorm, "estimated", None, normal, None, mismatch)
+        composed = normal is None and not _own_normal_is_right(physics, probe)
+        route = normal or (_composed(physics) if composed else physics.A_adjoint_A)
+        sqnorm = lanczos_sqnorm(route, next(probes)) * SAFETY
+        return OperatorFacts(sqnorm, "estimated", None, normal, None, mismatch, composed)
+
+
+def _own_normal_is_right(physics: LinearPhysics, probe: Tensor) -> bool:
+    """Whether A_adjoint_A, which a physics may define anew, is A followed by A_adjoint."""
+    if type(physics).A_adjoint_A is LinearPhysics.A_adjoint_A:
+        return True
+    try:
+        return agree(physics.A_adjoint_A(probe), physics.A_adjoint(physics.A(probe)))
+    except Exception:  # whatever a method that nobody called before raises: the two others were called and work
+        return False
 
 
 def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts:
@@ -185,34 +234,34 @@ def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator
     a, b = next(probes), next(probes)
     image_a, image_b, both = physics.A(a), physics.A(b), physics.A(2 * a + b)
     name = type(physics).__name__
-    for got, one, two in zip(_parts(both), _parts(image_a), _parts(image_b), strict=True):
+    for got, one, two in zip(parts(both), parts(image_a), parts(image_b), strict=True):
         if not agree(got, 2 * one + two):
             raise PhysicsError(
                 f"{name} is not linear: A(2a + b) differs from 2A(a) + A(b). Only linear operators have the "
                 "guarantees used here; move offsets and saturation out of A"
             )
-    expected = [tuple(p.shape[1:]) for p in _parts(image_a)]
-    given = [tuple(p.shape[1:]) for p in _parts(y)]
+    expected = [tuple(p.shape[1:]) for p in parts(image_a)]
+    given = [tuple(p.shape[1:]) for p in parts(y)]
     if expected != given:
         raise PhysicsError(
             f"{name} contradicts the measurement: A maps images {tuple(like.shape[1:])} to {expected}, "
             f"but y has {given}"
         )
     # With 2a + b, not b: independent images are all but orthogonal, and hide a wrong scale or a wrong place.
-    left = sum(inner(p, q) for p, q in zip(_parts(image_a), _parts(both), strict=True))
-    right = inner(a, physics.A_adjoint(both))
-    scale = sum(inner(p, p) for p in _parts(image_a)) ** 0.5 * sum(inner(p, p) for p in _parts(both)) ** 0.5
-    mismatch = abs(left - right) / max(scale, 1e-30)
+    left = sum(inner(p, q) for p, q in zip(parts(image_a), parts(both), strict=True))
+    back = physics.A_adjoint(both)
+    right = inner(a, back)
+    scale = sum(inner(p, p) for p in parts(image_a)) ** 0.5 * sum(inner(p, p) for p in parts(both)) ** 0.5
+    tiny = scale <= torch.finfo(like.dtype).tiny and any(bool((p != 0).any()) for p in parts(both))
+    if tiny or (back.isinf().any() and not back.isnan().any()):
+        raise _out_of_scale(physics, sum(inner(p, p) for p in parts(image_a)) ** 0.5 / inner(a, a) ** 0.5, like.dtype)
+    mismatch = abs(left - right) / max(scale, 1e-300)
     if not mismatch <= REFUSED:  # also where it is NaN
         raise PhysicsError(
             f"A_adjoint of {name} is not the adjoint of A: ⟨Aa, Ac⟩ = {left:.6g} but ⟨a, AᵀAc⟩ = {right:.6g}. "
-            "Correct A_adjoint, or leave it out and give img_size to deepinv's LinearPhysics"
+            f"{repair(physics, like)}"
         )
     return mismatch
-
-
-def _parts(y: Any) -> list[Tensor]:
-    return [y] if isinstance(y, Tensor) else list(y)
 
 
 def _fast_normal(

@@ -21,6 +21,7 @@ from deepinv.optim.data_fidelity import (
 from deepinv.optim.distance import L2Distance
 from torch import Tensor
 
+from retune._registry.entries import kind_base, register
 from retune.errors import InvalidParameterError
 
 __all__ = ["FidelityFacts", "facts_of_fidelity"]
@@ -163,3 +164,23 @@ def _together(parts: Sequence[FidelityFacts]) -> FidelityFacts:
         how="; ".join(dict.fromkeys(p.how for p in parts)),
         checked=all(p.checked for p in parts),
     )
+
+
+def _describe_l2(fidelity: L2) -> dict:
+    return {"sigma": float(fidelity.norm) ** -0.5}  # pyright: ignore[reportArgumentType]
+
+
+def _describe_poisson(fidelity: PoissonLikelihood) -> dict:
+    kept = {"gain": float(fidelity.gain), "bkg": float(fidelity.bkg)}
+    return {**kept, "denormalize": bool(fidelity.d.denormalize)}
+
+
+def _describe_log_poisson(fidelity: LogPoissonLikelihood) -> dict:
+    return {"N0": float(fidelity.N0), "mu": float(fidelity.mu)}
+
+
+# deepinv's own cannot describe themselves.
+kind_base("fidelity")(DataFidelity)
+register(L2, describe=_describe_l2)
+register(PoissonLikelihood, describe=_describe_poisson)
+register(LogPoissonLikelihood, describe=_describe_log_poisson)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from deepinv.physics import Inpainting, LinearPhysics
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
-__all__ = ["fill", "holes_of"]
+__all__ = ["fill", "holes_of", "without_gaps"]
 
 #: Times the share of its surroundings, by weight, that is known: from 1 on a hole takes their mean.
 _ENOUGH = 16
@@ -17,6 +19,18 @@ def holes_of(physics: LinearPhysics) -> Tensor | None:
     """Where the mask of an inpainting is 0, broadcastable to the image; None for any other operator."""
     mask = physics.mask if isinstance(physics, Inpainting) else None
     return mask.detach() == 0 if isinstance(mask, Tensor) and mask.ndim == 4 else None
+
+
+def without_gaps(y: Any, physics: LinearPhysics) -> Any:
+    """The measurement of an inpainting, with 0 for NaN and Inf where its mask is 0; any other as it is.
+
+    Cameras and other software write NaN where nothing was measured. The operator ignores these pixels, but 0·NaN is
+    NaN.
+    """
+    holes = holes_of(physics)
+    if holes is None or not isinstance(y, Tensor) or bool(torch.isfinite(y.detach()).all()):
+        return y
+    return torch.where(holes & ~torch.isfinite(y.detach()), torch.zeros_like(y), y)
 
 
 def fill(x: Tensor, holes: Tensor) -> Tensor:

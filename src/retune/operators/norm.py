@@ -18,7 +18,7 @@ FAILURE = 1e-6
 
 
 def lanczos_sqnorm(normal: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Largest Ritz value of AᵀA per image, shape (B,): never above ‖A‖² up to rounding.
+    """Largest Ritz value of AᵀA per image, shape (B,): never above ‖A‖² up to rounding; inf where AᵀA overflows.
 
     The number of steps k makes the probability that ``SAFETY`` times the value is below ‖A‖² at most ``FAILURE``:
     for a start uniform on the sphere of R^n, P(θ_k < (1 − ε)‖A‖²) ≤ 1.648 √n exp(−√ε (2k − 1))
@@ -26,13 +26,20 @@ def lanczos_sqnorm(normal: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """
     n = start[0].numel()
     epsilon = 1 - 1 / SAFETY
+    # Norms are of AᵀA/s, with s near ‖A‖²: the squares of what an operator of 1e10 returns do not fit into float32.
+    unit = start / image_norm(start).clamp_min(torch.finfo(start.dtype).tiny)
+    first = normal(unit)
+    scale = first.abs().amax((1, 2, 3), keepdim=True)
+    if not bool(torch.isfinite(scale).all()):
+        return scale.flatten()
+    scale = torch.where(scale > 0, scale, 1)
     steps = math.ceil((math.log(1.648 * math.sqrt(n) / FAILURE) / math.sqrt(epsilon) + 1) / 2)
     tiny = torch.finfo(start.dtype).tiny
-    v, previous = start / image_norm(start).clamp_min(tiny), torch.zeros_like(start)
+    v, previous = unit, torch.zeros_like(start)
     beta = torch.zeros_like(image_norm(start))
     diagonal, off = [], []
-    for _ in range(min(steps, n)):
-        w = normal(v) - beta * previous
+    for k in range(min(steps, n)):
+        w = (normal(v) if k else first) / scale - beta * previous
         alpha = (w * v).sum((1, 2, 3), keepdim=True)
         w = w - alpha * v
         beta = image_norm(w)
@@ -43,4 +50,7 @@ def lanczos_sqnorm(normal: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     main = torch.cat(diagonal, 1).flatten(1).double()
     side = torch.cat(off, 1).flatten(1).double()[:, :-1]
     matrix = torch.diag_embed(main) + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
-    return torch.linalg.eigvalsh(matrix.cpu())[:, -1].clamp_min(0).to(start)
+    if not bool(torch.isfinite(matrix).all()):
+        return torch.full_like(scale.flatten(), math.inf)
+    largest = torch.linalg.eigvalsh(matrix.cpu())[:, -1].clamp_min(0).to(start.device)
+    return (largest * scale.flatten().double()).to(start.dtype)

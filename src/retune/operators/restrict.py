@@ -42,7 +42,7 @@ class DiagonalNormal:
         return forward(self._power * back(x))
 
     def select(self, index: Tensor, batch: int) -> DiagonalNormal:
-        """See :class:`Restrictable`."""
+        """See ``Restrictable``."""
         return DiagonalNormal(rows(self._power, index, batch), self._change)
 
 

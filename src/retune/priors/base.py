@@ -12,7 +12,6 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.errors import InvalidParameterError
 from retune.guarantee import Convexity, Smoothness
@@ -73,7 +72,7 @@ class AbstractPrior(Prior, ABC):
     r"""A prior that says what it can do. Every prior of ReTune is one, and yours can be.
 
     It is an ordinary deepinv ``Prior``, too. Maps ask for the attributes below, and never for the class. A plain
-    deepinv ``Prior`` works without any of this: :func:`retune.priors.adapt` reads what it can do from its methods.
+    deepinv ``Prior`` works without any of this: [`adapt`][retune.priors.adapt] reads what it can do from its methods.
 
     A prior with a proximity operator of its own needs these few lines::
 
@@ -86,10 +85,9 @@ class AbstractPrior(Prior, ABC):
             def convexity(self):
                 return retune.Convexity(strong=1.0, how="½‖x‖²")
 
-    With ``@retune.register`` above the class, networks with it can be saved.
-
     Attributes:
-        has_prox: whether :meth:`bind` gives a proximity operator (or what stands in its place, such as a denoiser).
+        has_prox: whether [`bind`][retune.AbstractPrior.bind] gives a proximity operator (or what stands in its place,
+        such as a denoiser).
         has_grad: whether it gives a gradient.
         has_value: whether it gives a value.
         may_expand: whether its prox (or the step along its gradient) may move two images apart, as a free denoiser
@@ -128,7 +126,8 @@ class AbstractPrior(Prior, ABC):
         """
 
     def bind_cycle(self, shape: Sequence[int], gammas: Sequence[Tensor]) -> Sequence[BoundPrior]:
-        """:meth:`bind` for the layers 0, 1, …: override it where the layers can share what is computed."""
+        """[`bind`][retune.AbstractPrior.bind] for the layers 0, 1, …: override it where the layers can share what is
+        computed."""
         return [self.bind(shape, layer, gamma) for layer, gamma in enumerate(gammas)]
 
     def per_layer(self, layers: int) -> Sequence[Prior]:
@@ -156,26 +155,20 @@ class AbstractPrior(Prior, ABC):
         return {}
 
     def learned(self) -> dict[str, list]:
-        """The values of :meth:`tunables` as plain data, for reports."""
+        """The values of [`tunables`][retune.AbstractPrior.tunables] as plain data, for reports."""
         return {name: p.value.flatten().tolist() for name, p in self.tunables().items()}
 
     def hold_scales(self) -> None:
         """Stop learning what weights the scales of an image against each other; without scales, nothing happens."""
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data, from which the prior can be rebuilt; the weights are not in it.
-
-        Raises:
-            InvalidParameterError: an argument that the object does not keep as an attribute of the same name.
-        """
-        return by_arguments(self)
-
 
 class SynthesisPrior(AbstractPrior):
     r"""A prior on the coefficients u of a tight frame D, with ``x = D u`` and ``D Dᵀ = I``.
 
-    Maps use :meth:`bind`, which is exact for every image size. As an ordinary deepinv prior on images (:meth:`fn`,
-    :meth:`prox`), it is the analysis form ``g(Dᵀx)``, whose prox is ``D prox_g(Dᵀ ·)`` exactly when D is orthonormal:
+    Maps use [`bind`][retune.SynthesisPrior.bind], which is exact for every image size. As an ordinary deepinv prior on
+    images ([`fn`][retune.SynthesisPrior.fn],
+    [`prox`][retune.SynthesisPrior.prox]), it is the analysis form ``g(Dᵀx)``, whose prox is ``D prox_g(Dᵀ ·)`` exactly
+    when D is orthonormal:
     one wavelet, sides divisible by ``2**levels``, and no margin.
     """
 
@@ -197,11 +190,11 @@ class SynthesisPrior(AbstractPrior):
         """The prior with strength `gamma` ((), or (B, 1, 1, 1)), for coefficients in `frame` of `channels` channels."""
 
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
-        """See :class:`AbstractPrior`: functions of the coefficients."""
+        """See [`AbstractPrior`][retune.AbstractPrior]: functions of the coefficients."""
         return self.bind_cycle(shape, [gamma])[0]
 
     def bind_cycle(self, shape: Sequence[int], gammas: Sequence[Tensor]) -> Sequence[BoundPrior]:
-        """See :class:`AbstractPrior`: the layers share one frame."""
+        """See [`AbstractPrior`][retune.AbstractPrior]: the layers share one frame."""
         frame = self.frame(shape, gammas[0].dtype, gammas[0].device)
         return [self.bind_coefficients(frame, shape[1], gamma) for gamma in gammas]
 

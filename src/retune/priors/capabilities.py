@@ -46,7 +46,8 @@ def adapt(prior: nn.Module) -> AbstractPrior:
 
     A plain ``Prior`` has a prox if its class defines ``prox`` (deepinv's default only approximates one), a gradient if
     it defines ``grad`` or has a value, and a value if it defines ``fn`` or was made from a function. It may say more by
-    the same names as :class:`AbstractPrior`: ``may_expand``, ``per_image``, ``convexity()``, ``smoothness(like)``,
+    the same names as [`AbstractPrior`][retune.AbstractPrior]: ``may_expand``, ``per_image``, ``convexity()``,
+    ``smoothness(like)``,
     ``describe()``. A subclass of one of ReTune's priors that defines another ``prox`` or ``grad``, and no ``bind``, is
     taken as a plain prior: its own function is used.
 

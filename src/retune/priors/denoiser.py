@@ -31,7 +31,8 @@ _INSIDE = 1e-3
 
 
 class DenoiserPrior(AbstractPrior):
-    """What :class:`Denoiser` and :class:`RED` share: the denoiser, its noise level(s), and the checks.
+    """What [`Denoiser`][retune.priors.Denoiser] and [`RED`][retune.priors.RED] share: the denoiser, its noise level(s),
+    and the checks.
 
     Attributes:
         denoiser: the network.
@@ -242,7 +243,8 @@ class DenoiserPrior(AbstractPrior):
 class Denoiser(DenoiserPrior):
     r"""``prox ← (1 − α)x + α D_σ(x)``: Plug-and-Play.
 
-    In :class:`retune.ForwardBackward` this gives ``T(x) = D_σ(x − τ∇f(x))`` (PnP-FBS; Venkatakrishnan, Bouman,
+    In [`ForwardBackward`][retune.ForwardBackward] this gives ``T(x) = D_σ(x − τ∇f(x))`` (PnP-FBS; Venkatakrishnan,
+    Bouman,
     Wohlberg, *Plug-and-Play priors for model based reconstruction*, GlobalSIP 2013). The strength γ = τλ has no effect:
     a denoiser has σ instead, which is learned through the equilibrium, and α, the averaging of Ryu et al. (*Plug-and-
     Play methods provably converge with properly trained denoisers*, ICML 2019), a knob also for denoisers without σ.
@@ -250,7 +252,7 @@ class Denoiser(DenoiserPrior):
     Nothing is known in advance of the convergence for a free denoiser; the residual says whether an image settled.
 
     Args:
-        denoiser: any ``nn.Module(x, sigma)`` (deepinv denoisers, :mod:`retune.weights`), or ``nn.Module(x)`` with
+        denoiser: any ``nn.Module(x, sigma)`` (deepinv denoisers, [`weights`][retune.weights]), or ``nn.Module(x)`` with
             ``sigma=None``. A grey one of known channel count is run on every channel of a colour image.
         sigma: noise level on the scale of the image; a sequence gives one per layer of an untied cycle, None calls the
             denoiser without it.
@@ -260,10 +262,10 @@ class Denoiser(DenoiserPrior):
         learn_denoiser: whether the weights of the denoiser are trained; sets ``requires_grad`` of its parameters.
         sigma_range: (low, high), the values that σ may take; the denoiser's own ``sigma_range`` by default, else any
             positive number. A σ within a thousandth of the range of an end starts that far inside: it can be learned.
-        bfloat16: compute the network in bfloat16 in train mode (autocast; ``net.train()``, as :func:`retune.fit` calls
+        bfloat16: compute the network in bfloat16 in train mode (autocast; ``net.train()``, as [`fit`][retune.fit] calls
             it): up to twice as fast where the hardware knows it. State, operator, weights and their updates keep their
             precision, and in eval mode everything does. Iterates in training then rest up to a relative change of 2e-3
-            to 3e-3 per block (measured with the shipped networks), so :func:`retune.fit` refuses it beside a tolerance
+            to 3e-3 per block (measured with the shipped networks), so [`fit`][retune.fit] refuses it beside a tolerance
             that asks for more; the gradient of the weights differs by about 10 % at an equilibrium.
 
     Raises:
@@ -302,7 +304,7 @@ class Denoiser(DenoiserPrior):
         return super().tunables() | ({} if self.strength is None else {"strength": self.strength})
 
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
-        """See :class:`~retune.priors.base.AbstractPrior`; γ has no effect.
+        """See [`AbstractPrior`][retune.AbstractPrior]; γ has no effect.
 
         Raises:
             ShapeError: images with a number of channels that the denoiser cannot take.
@@ -326,7 +328,7 @@ class Denoiser(DenoiserPrior):
         return self._at(x, sigma)(x)
 
     def describe(self) -> dict:
-        """See :class:`DenoiserPrior`."""
+        """See ``DenoiserPrior``."""
         if self.strength is None:
             return super().describe()
         return super().describe() | {
@@ -337,21 +339,21 @@ class Denoiser(DenoiserPrior):
 
 @register
 class RED(DenoiserPrior):
-    r"""``∇R ← x − D_σ(x)``: regularisation by denoising, for :class:`retune.GradientStep`.
+    r"""``∇R ← x − D_σ(x)``: regularisation by denoising, for [`GradientStep`][retune.GradientStep].
 
     Romano, Elad, Milanfar, *The little engine that could*, SIAM J. Imaging Sci. 10(4), 2017. For a gradient-step
     denoiser (``D = I − ∇g``) it is the gradient of g; for any other it is a map, not a gradient (Reehorst and
     Schniter, IEEE TCI 5(1), 2019), and the equilibrium is that of the map.
 
     Args:
-        denoiser: as for :class:`Denoiser`.
-        sigma: as for :class:`Denoiser`.
+        denoiser: as for [`Denoiser`][retune.priors.Denoiser].
+        sigma: as for [`Denoiser`][retune.priors.Denoiser].
         lipschitz: what is taken as the Lipschitz constant of ``x − D_σ(x)`` for the step size. 2 is right for a
             nonexpansive D; it is not checked.
         learn_sigma: whether σ is trained.
         learn_denoiser: whether the weights of the denoiser are trained.
-        sigma_range: as for :class:`Denoiser`.
-        bfloat16: as for :class:`Denoiser`.
+        sigma_range: as for [`Denoiser`][retune.priors.Denoiser].
+        bfloat16: as for [`Denoiser`][retune.priors.Denoiser].
     """
 
     has_grad = True
@@ -384,7 +386,7 @@ class RED(DenoiserPrior):
         return lambda x: x - network(x)
 
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
-        """See :class:`~retune.priors.base.AbstractPrior`.
+        """See [`AbstractPrior`][retune.AbstractPrior].
 
         Raises:
             ShapeError: images with a number of channels that the denoiser cannot take.
@@ -401,7 +403,7 @@ class RED(DenoiserPrior):
         return self._at(x, sigma)(x)
 
     def describe(self) -> dict:
-        """See :class:`DenoiserPrior`."""
+        """See ``DenoiserPrior``."""
         return super().describe() | {"lipschitz": self.lipschitz_guess}
 
 

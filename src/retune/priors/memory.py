@@ -91,7 +91,7 @@ def _isolated(module: nn.Module, function: Callable[[Tensor], Tensor]) -> Callab
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether :func:`steady` has nothing left to try on a module, in its present mode."""
+    """Whether ``steady`` has nothing left to try on a module, in its present mode."""
     return is_ours(module) or module.training in _found.get(module, {})
 
 

@@ -28,8 +28,8 @@ __all__ = ["BoundRidge", "Ridge"]
 class Ridge(AbstractPrior):
     r"""``R_σ(x) = Σ_i Σ_p ψ_{i,σ}((w_i * x)_p)``, smooth, with the constants of its gradient known.
 
-    With ``‖W‖ ≤ 1`` (:class:`~retune.priors.filters.FilterBank`) and ``m ≤ ψ'' ≤ M``
-    (:class:`~retune.priors.profile.Profile`), ``∇R = Wᵀψ'(W·)`` is ``max(M, −m)``-Lipschitz and R is ``−m``-weakly
+    With ``‖W‖ ≤ 1`` (``FilterBank``) and ``m ≤ ψ'' ≤ M``
+    (``Profile``), ``∇R = Wᵀψ'(W·)`` is ``max(M, −m)``-Lipschitz and R is ``−m``-weakly
     convex: convex for ``convexity="convex"``, and such that ``R + ½‖·‖²`` is convex for ``"weakly convex"``. So
     ``½‖x − y‖² + R`` is convex in both cases. This holds by construction, whatever the training does.
 
@@ -101,11 +101,11 @@ class Ridge(AbstractPrior):
         return BoundRidge(self.filters.bind(like.dtype, like.device), self.profile.bind(level))
 
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
-        """See :class:`~retune.priors.base.AbstractPrior`."""
+        """See [`AbstractPrior`][retune.AbstractPrior]."""
         return self.bind_cycle(shape, [gamma])[0]
 
     def bind_cycle(self, shape: Sequence[int], gammas: Sequence[Tensor]) -> Sequence[BoundPrior]:
-        """See :class:`~retune.priors.base.AbstractPrior`: filters and potentials are bound once for all layers.
+        """See [`AbstractPrior`][retune.AbstractPrior]: filters and potentials are bound once for all layers.
 
         Raises:
             ShapeError: images of other channels, or smaller than a filter.
@@ -119,7 +119,7 @@ class Ridge(AbstractPrior):
         return Convexity(0.0, self._how, checked=True) if self.profile.convexity == CONVEX else None
 
     def smoothness(self, like: Tensor) -> Smoothness:
-        """See :class:`~retune.priors.base.AbstractPrior`: by construction, at the prior's own σ."""
+        """See [`AbstractPrior`][retune.AbstractPrior]: by construction, at the prior's own σ."""
         profile = self.profile.bind(self.sigma().to(like).reshape(1, 1, 1, 1))
         low, high = profile.curvature
         row = f"{self.profile.convexity} ridge regulariser"

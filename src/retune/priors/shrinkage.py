@@ -1,6 +1,6 @@
 r"""Exact prox of weighted ℓ1 and weighted group norms, with closed-form derivatives.
 
-Coefficients are packed as in :class:`retune.priors.wavelet_basis.WaveletBasis`: the last axis holds the details
+Coefficients are packed as in [`WaveletBasis`][retune.priors.WaveletBasis]: the last axis holds the details
 (3, P), then the coarse approximation.
 """
 
@@ -183,7 +183,7 @@ def _times(fresh: Tensor, other: Tensor) -> Tensor:
 
 
 def _plus(fresh: Tensor, other: Tensor) -> Tensor:
-    """``fresh + other``, in place under the same conditions as :func:`_times`."""
+    """``fresh + other``, in place under the same conditions as ``_times``."""
     if torch.is_grad_enabled() or torch.broadcast_shapes(fresh.shape, other.shape) != fresh.shape:
         return fresh + other
     return fresh.add_(other)
@@ -208,7 +208,7 @@ def group_shrink(
         weight2: ``w²``, positive, broadcastable to the details.
         positions: P.
         dims: axes of (B, C, M, 3, P) that form a group, a subset of (1, 3).
-        steps: Newton steps, see :func:`newton_steps`; 0 is exact for equal weights within the groups.
+        steps: Newton steps, see ``newton_steps``; 0 is exact for equal weights within the groups.
 
     Returns:
         Tensor of the shape of v; the coarse part is unchanged.

@@ -171,7 +171,7 @@ class WaveletL1(_WaveletPrior):
     """
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
-        """See :class:`retune.priors.base.SynthesisPrior`."""
+        """See [`SynthesisPrior`][retune.SynthesisPrior]."""
         details = (_five(gamma) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
         coarse = self._coarse_threshold(frame, _four(gamma))
         if coarse is None:
@@ -192,7 +192,7 @@ class WaveletL12(_WaveletPrior):
     A group collects, at one scale and position, the coefficients of all channels and of the three bands
     (``over=("channel", "band")``), or of either. Edges that colour channels or orientations share are kept together,
     and the learned weights say how much each channel and band is trusted. The prox is exact and in the variable
-    itself (:func:`retune.priors.shrinkage.group_shrink`), so that learned weights do not slow the iteration.
+    itself (``retune.priors.shrinkage.group_shrink``), so that learned weights do not slow the iteration.
 
     Args:
         wavelet: an orthogonal PyWavelets wavelet, or several for a union of bases (groups do not mix bases).
@@ -247,11 +247,11 @@ class WaveletL12(_WaveletPrior):
             )
 
     def describe(self) -> dict:
-        """See :class:`retune.priors.base.SynthesisPrior`."""
+        """See [`SynthesisPrior`][retune.SynthesisPrior]."""
         return {**super().describe(), "over": list(self.over)}
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
-        """See :class:`retune.priors.base.SynthesisPrior`."""
+        """See [`SynthesisPrior`][retune.SynthesisPrior]."""
         dims = tuple(sorted(_AXES[a] for a in self.over))
         weights = self._weights(frame)
         spread = weights.detach().amax(dims) / weights.detach().amin(dims)
@@ -269,7 +269,7 @@ class WaveletL12(_WaveletPrior):
 
 
 class _GroupNorm:
-    """``γ g`` of :class:`WaveletL12`, its constants computed once."""
+    """``γ g`` of [`WaveletL12`][retune.priors.WaveletL12], its constants computed once."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class WaveletBasis:
         margin: pixels, at least, between opposite borders.
 
     Raises:
-        UnknownNameError, InvalidParameterError: see :func:`filters`.
+        UnknownNameError, InvalidParameterError: see ``filters``.
         TooManyLevelsError: more levels than the image allows; the message says how many fit.
     """
 

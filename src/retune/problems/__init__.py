@@ -1,13 +1,16 @@
 """Ready-made restoration problems by name, as deepinv physics.
 
->>> import retune
->>> problem = retune.problems.get("inpaint", keep=0.5, sigma=0.05)
->>> y, physics = problem.measure(x, seed=0)  # doctest: +SKIP
+Example:
+    >>> import retune
+    >>> problem = retune.problems.get("inpaint", keep=0.5, sigma=0.05)
+    >>> y, physics = problem.measure(x, seed=0)  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
-from retune.errors import InvalidParameterError, unknown_name
+from retune._registry.entries import find
+from retune._registry.entries import names as _registered
+from retune.errors import InvalidParameterError
 from retune.problems.base import Problem
 from retune.problems.kernels import kernel
 from retune.problems.named import Deblur, Denoise, Inpaint, Superres
@@ -30,24 +33,22 @@ __all__ = [
 ]
 
 denoise, inpaint, deblur, superres = Denoise, Inpaint, Deblur, Superres
-_NAMED: dict[str, type[Problem]] = {c.name: c for c in (Denoise, Inpaint, Deblur, Superres)}
 
 
 def names() -> list[str]:
     """The registered names."""
-    return sorted(_NAMED)
+    return _registered("problem")
 
 
 def get(name: str, **options) -> Problem:
-    """The problem of that name.
+    """The problem of that name: one of these, or one that was registered ([`register`][retune.register]).
 
     Raises:
         UnknownNameError: no such problem.
         InvalidParameterError: an option that it does not have, or a value out of range.
     """
-    if name not in _NAMED:
-        raise unknown_name("problem", name, _NAMED)
+    cls = find(name, "problem").cls
     try:
-        return _NAMED[name](**options)
+        return cls(**options)
     except TypeError as error:
         raise InvalidParameterError(f"problem {name!r}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,12 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
+from retune._torch.streams import seeded
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
 from retune.io import SUFFIXES
-from retune.problems.noise import noise_levels
+from retune.problems.noise import doubt_noise_level, noise_levels
 
 __all__ = ["Problem"]
 
@@ -25,7 +27,7 @@ class Problem(ABC):
     """A restoration problem by name. The same seed gives the same operator and the same noise.
 
     Attributes:
-        name: the name under :mod:`retune.problems`.
+        name: the name under ``retune.problems``.
         sigma: noise standard deviation, or one per channel, in the units of the image.
     """
 
@@ -33,6 +35,7 @@ class Problem(ABC):
 
     def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor):
         self.sigma = noise_levels(sigma)
+        doubt_noise_level(self.sigma)
 
     @abstractmethod
     def physics(
@@ -58,6 +61,39 @@ class Problem(ABC):
 
     #: whether opposite borders of an image are neighbours
     wraps: bool = False
+    #: whether values are missing in a measurement, so that ``observed`` is not None
+    has_gaps: bool = False
+    #: whether an image has more pixels than its measurement
+    subsamples: bool = False
+    #: whether the mirror image of a measurement is one of the mirror image of the scene
+    mirrors: bool = False
+    #: whether a part of a measurement can be restored by itself, see ``part``
+    has_parts: bool = True
+
+    def observed(self, y: Tensor) -> Tensor | None:
+        """Where a real measurement (B, C, h, w) holds values: booleans of its shape; None if everywhere.
+
+        Raises:
+            InvalidParameterError: it is unknown which.
+            ShapeError: the measurement does not fit.
+        """
+        return None
+
+    def require_known(self) -> None:
+        """Refuse a problem whose operator is random, so that no real measurement can be restored with it.
+
+        Raises:
+            InvalidParameterError: what is missing, and how to give it.
+        """
+        return None
+
+    def crop(self) -> Problem:
+        """The problem of a crop of a measurement that was really made, whatever its boundary is.
+
+        Raises:
+            InvalidParameterError: a part cannot be restored by itself.
+        """
+        return self.part(torch.arange(1), torch.arange(1))
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """The problem of a part of the measurement, ``y[..., rows, :][..., cols]``, to restore in tiles.
@@ -94,11 +130,14 @@ class Problem(ABC):
             )
         size = (x.shape[1], x.shape[2], x.shape[3])
         physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)
-        return physics(x, seed=seed + 1), physics
+        if getattr(physics.noise_model, "rng", None) is not None:
+            return physics(x, seed=seed + 1), physics
+        with seeded(seed + 1, x.device):  # a noise model of yours may know torch's own generator only
+            return physics(x), physics
 
-    @abstractmethod
     def describe(self) -> dict:
-        """The name and the options, as plain data."""
+        """The name and the options, as plain data: the arguments of the constructor, by attributes of their names."""
+        return {"name": self.name} | {k: v for k, v in by_arguments(self).items() if k != "type"}
 
     def identity(self) -> str:
         """What decides the measurements, in words; a kernel or mask from a file is what it holds, wherever it lies."""
@@ -110,6 +149,19 @@ class Problem(ABC):
                 content = f"{tuple(held.shape)}".encode() + held.detach().cpu().contiguous().numpy().tobytes()
                 told[key] = hashlib.sha256(content).hexdigest()[:12]
         return _said(self.name, told)
+
+    def _once(self, key: tuple, make: Callable[[], LinearPhysics]) -> LinearPhysics:
+        """The operator for `key`, made at the first call: what is known of it (norm, spectrum) is kept with it."""
+        made: dict[tuple, LinearPhysics] = getattr(self, "_made", {})
+        if key not in made:
+            with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
+                made[key] = make()
+            self._made = made
+        return made[key]
+
+    def __getstate__(self) -> dict:
+        """Without the operators that were made: they hold generators, which do not pickle, and are made again."""
+        return {k: v for k, v in vars(self).items() if k != "_made"}
 
     def __repr__(self) -> str:
         return _said(self.name, self.describe())

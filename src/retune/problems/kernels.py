@@ -25,6 +25,7 @@ from retune.errors import (
 __all__ = ["kernel"]
 
 _TAPS = 25
+_LARGEST = 4096
 _BLURS = ("gaussian", "uniform", "motion", "three-motions")
 _EXAMPLES = ("gaussian:1.6", "uniform:9", "motion:15@30", "three-motions")
 _FILTERS = {
@@ -70,21 +71,35 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
             sigma = float(argument or 1.6)
             if not 0 < sigma < math.inf:
                 raise ValueError
+            _require_small(spec, 6 * sigma)
             return gaussian_blur(sigma=(sigma, sigma))
         if name == "uniform":
             side = int(argument or 9)
             if side < 1:
                 raise ValueError
+            _require_small(spec, side)
             return torch.full((1, 1, side, side), 1 / side**2)
         length, _, angle = (argument or "15@0").partition("@")
         if int(length) < 1:
             raise ValueError
+        _require_small(spec, int(length))
         return _line(int(length), float(angle or 0))
-    except ValueError as error:
+    except InvalidParameterError:
+        raise
+    except (ValueError, OverflowError) as error:
         raise InvalidParameterError(
             f"cannot read the blur kernel {spec!r}; expected 'gaussian:SIGMA', 'uniform:SIDE' or "
             "'motion:LENGTH@DEGREES' with positive numbers, such as 'motion:15@30'"
         ) from error
+
+
+def _require_small(spec: str, side: float) -> None:
+    """Refuse a kernel larger than any image, before memory is taken for it."""
+    if side > _LARGEST:
+        raise InvalidParameterError(
+            f"the blur kernel {spec!r} has about {side:.3g} pixels on a side, expected at most {_LARGEST}; its numbers "
+            "are in pixels"
+        )
 
 
 def antialiasing(spec: str | Tensor | np.ndarray | None, factor: int) -> Tensor | None:
@@ -111,10 +126,7 @@ def _checked(given: Tensor) -> Tensor:
 
 
 def _from_file(path: Path) -> Tensor:
-    images, layout = io.read(path)
-    if len(images) != 1:
-        raise ShapeError(f"{path} holds {len(images)} images, a blur kernel is one")
-    taps = images.to(torch.get_default_dtype())
+    taps, is_float = _taps(path)
     if taps.shape[1] == 3 and torch.equal(taps, taps[:, :1].expand_as(taps)):
         taps = taps[:, :1]  # a grey kernel, saved as a colour image
     total = taps.sum((-2, -1), keepdim=True)
@@ -122,7 +134,7 @@ def _from_file(path: Path) -> Tensor:
         raise InvalidParameterError(f"the blur kernel {path} sums to {total.flatten().tolist()}; it must be positive")
     if bool(((total - 1).abs() > 1e-3).any()):
         # Integers cannot sum to 1; what was written down as a float may have been meant otherwise.
-        unit = "" if layout.dtype.kind == "f" else " (intensities scaled to [0, 1])"
+        unit = "" if is_float else " (integers)"
         shown = ", ".join(f"{t:.6g}" for t in total.flatten().tolist())
         warnings.warn(
             f"the blur kernel {path} sums to {shown}{unit}, not to 1: it was divided by that, so that the blur keeps "
@@ -131,6 +143,29 @@ def _from_file(path: Path) -> Tensor:
             stacklevel=4,
         )
     return taps / total
+
+
+def _taps(path: Path) -> tuple[Tensor, bool]:
+    """The numbers of a file as they are, (1, C, h, w), and whether they are floats."""
+    coded = io.load(path, alpha=True)
+    array = coded.array
+    if array.dtype.kind not in "biuf":
+        raise InvalidParameterError(f"the blur kernel {path} holds {array.dtype} numbers; expected real ones")
+    channels = array if coded.colour else array[..., None]
+    if channels.ndim == 4 and len(channels) == 1:
+        channels = channels[0]
+    if channels.ndim == 4:
+        raise ShapeError(f"{path} holds {len(channels)} images, a blur kernel is one")
+    if channels.ndim != 3 or channels.shape[-1] > 4 or 0 in channels.shape:
+        raise ShapeError(f"the blur kernel {path} must be one image (h, w) or (h, w, 3), got shape {array.shape}")
+    if channels.shape[-1] in (2, 4):
+        if not bool((channels[..., -1] == channels[..., -1].max()).all()):
+            raise ShapeError(f"the blur kernel {path} has transparent pixels; remove its alpha channel")
+        channels = channels[..., :-1]  # an opaque alpha channel says nothing
+    taps = torch.from_numpy(np.ascontiguousarray(channels.astype(np.float64).transpose(2, 0, 1)))[None]
+    if not bool(torch.isfinite(taps).all()):
+        raise NotFiniteError(f"the blur kernel {path} contains NaN or Inf")
+    return taps.to(torch.get_default_dtype()), array.dtype.kind == "f"
 
 
 def _three_motions() -> Tensor:

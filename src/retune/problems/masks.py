@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from retune import io
 from retune.errors import InvalidParameterError, ShapeError
+from retune.io.files import load
 
 __all__ = ["parts_of_mask", "read_mask"]
 
@@ -17,18 +18,19 @@ def read_mask(given: str | Path | Tensor) -> Tensor:
     """A mask (1, 1 or C, H, W) of zeros and ones.
 
     Args:
-        given: an image file, black where nothing was measured, or a tensor (H, W), (C, H, W) or (1, C, H, W).
+        given: an image file, black where nothing was measured (of any type of number: labels, too; where the colours
+            are the same everywhere, an alpha channel is taken, transparent where nothing was measured), or a tensor
+            (H, W), (C, H, W) or (1, C, H, W).
 
     Raises:
         ShapeError: several images, or not an image.
         InvalidParameterError: neither black nor white somewhere, or nothing measured at all.
     """
     name = "the mask" if isinstance(given, Tensor) else f"the mask {given}"
-    mask = given if isinstance(given, Tensor) else io.read(given)[0]
+    mask = given if isinstance(given, Tensor) else _of_file(Path(given))
     mask = mask[(None,) * (4 - mask.ndim)] if 2 <= mask.ndim <= 4 else mask
     if mask.ndim != 4 or len(mask) != 1:
         raise ShapeError(f"{name} must be one image (H, W) or (C, H, W), got shape {tuple(mask.shape)}")
-    mask = mask.to(torch.get_default_dtype())
     values = mask.unique()
     if len(values) > 2 or values[0] < 0 or (len(values) == 2 and values[0] != 0):
         shown = ", ".join(f"{v:.3g}" for v in values[:5].tolist())
@@ -38,8 +40,34 @@ def read_mask(given: str | Path | Tensor) -> Tensor:
         )
     if not bool(values[-1] > 0):
         raise InvalidParameterError(f"{name} is black everywhere: nothing was measured")
-    mask = (mask > 0).to(mask.dtype)
+    mask = (mask > 0).to(torch.get_default_dtype())
     return mask[:, :1] if torch.equal(mask, mask[:, :1].expand_as(mask)) else mask
+
+
+def _of_file(path: Path) -> Tensor:
+    """The numbers of a file as they are, (1, C, H, W)."""
+    coded = load(path, alpha=True)
+    array = coded.array
+    if array.dtype.kind not in "biuf":
+        raise InvalidParameterError(f"the mask {path} holds {array.dtype} numbers; expected real ones")
+    channels = array if coded.colour else array[..., None]
+    if channels.ndim == 4 and len(channels) == 1:
+        channels = channels[0]
+    if channels.ndim != 3 or channels.shape[-1] > 4 or 0 in channels.shape:
+        raise ShapeError(f"the mask {path} must be one image (H, W) or (H, W, 1 to 4), got shape {array.shape}")
+    if channels.shape[-1] in (2, 4):
+        colours, alpha = channels[..., :-1], channels[..., -1:]
+        if bool((alpha == alpha.max()).all()):
+            channels = colours  # opaque
+        elif bool((colours[alpha[..., 0] > 0] == colours[alpha[..., 0] > 0][:1]).all()):
+            channels = alpha  # one colour, drawn where it was measured
+        else:
+            raise ShapeError(f"the mask {path} has both colours and transparency; remove its alpha channel")
+    if bool((channels != channels).any()):
+        raise InvalidParameterError(f"the mask {path} contains NaN; expected 0 where nothing was measured")
+    # Labels of 32 and 64 bits differ beyond what a float can tell, but only 0 matters here.
+    numbers = channels.astype(np.float64)
+    return torch.from_numpy(np.ascontiguousarray(numbers.transpose(2, 0, 1)))[None]
 
 
 def parts_of_mask(mask: Tensor, img_size: tuple[int, int, int], batch: int, generator: torch.Generator) -> Tensor:

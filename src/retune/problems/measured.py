@@ -10,18 +10,17 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.base import Problem
-from retune.problems.named import Deblur, Inpaint
 from retune.problems.noise import gaussian_noise
 
 __all__ = ["Measurements"]
 
 
 class Measurements(Problem):
-    """Measurements as they were made: :meth:`measure` hands out crops of them with their operator, adding no noise.
+    """Measurements as they were made: ``measure`` hands out crops of them with their operator, adding no noise.
 
     What lies beyond the border of a crop has been blurred into it, so that a crop of a blurred image is a "valid"
     blur of a larger one, whatever the boundary of the whole is. A crop of a masked image takes its part of the mask
-    along, as the last channels of what :meth:`pack` makes.
+    along, as the last channels of what ``pack`` makes.
 
     Args:
         problem: what was measured.
@@ -35,35 +34,25 @@ class Measurements(Problem):
     def __init__(self, problem: Problem, crops: bool = True):
         super().__init__(problem.sigma)
         self.name, self.of, self._crops = problem.name, problem, crops
-        if isinstance(problem, Inpaint) and problem.mask is None:
-            problem.operator(torch.zeros(1, 1, 1, 1))  # says that the mask is needed, and how to give it
-        self._part = problem
-        if crops:
-            self._part = (
-                Deblur(problem.kernel, "valid", problem.sigma)
-                if isinstance(problem, Deblur)
-                else problem.part(torch.arange(1), torch.arange(1))
-                if not isinstance(problem, Inpaint)
-                else problem
-            )
+        problem.require_known()
+        self._part = problem.crop() if crops else problem
 
     @property
     def can_flip(self) -> bool:
         """Whether the mirror image of a measurement is one of the mirror image of the scene."""
-        return self.name in ("denoise", "inpaint")
+        return self.of.mirrors
 
     def pack(self, y: Tensor) -> Tensor:
         """A measurement (1, C, h, w) as an image (C or more, h, w) to draw crops from."""
-        if not isinstance(self.of, Inpaint):
+        seen = self.of.observed(y)  # the shapes are compared here
+        if seen is None:
             return y[0]
-        mask = self.of.operator(y).mask  # the shapes are compared here
-        assert isinstance(mask, Tensor)
-        mask = mask.expand(1, y.shape[1], *y.shape[-2:])
+        mask = seen.to(y.dtype)
         return torch.cat([y * mask, mask], dim=1)[0]
 
     def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:
         """The measurements in a batch of packed crops, and their operator."""
-        if not isinstance(self.of, Inpaint):
+        if not self.of.has_gaps:
             return x, self._part.operator(x)
         if x.shape[1] % 2:
             raise ShapeError(f"expected packed measurements with their masks, got {x.shape[1]} channels")
@@ -85,9 +74,9 @@ class Measurements(Problem):
         raise InvalidParameterError("measurements that were made have operators of their own: see measure")
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": "measurements", "of": self.of.describe(), "crops": self._crops}
 
     def identity(self) -> str:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return f"measurements(of={self.of.identity()}, crops={self._crops})"

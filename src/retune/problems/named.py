@@ -28,6 +28,7 @@ class Denoise(Problem):
     """``y = x + ε``, by default with one level per colour channel: 0.1, 0.25, 0.5 (arXiv:2506.13239)."""
 
     name = "denoise"
+    mirrors = True
 
     def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor = (0.1, 0.25, 0.5)):
         super().__init__(sigma)
@@ -41,11 +42,11 @@ class Denoise(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return Denoising(gaussian_noise(self.sigma, device), device=device)
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": self.name, "sigma": self.sigma}
 
 
@@ -61,6 +62,7 @@ class Inpaint(Problem):
     """
 
     name = "inpaint"
+    has_gaps = mirrors = True
 
     def __init__(
         self,
@@ -91,19 +93,34 @@ class Inpaint(Problem):
         return self._masked(img_size, mask, device)
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`; it needs the mask."""
-        if self.mask is None:
-            raise InvalidParameterError(
-                "which pixels were measured is not known: give the mask, an image file that is black where nothing "
-                "was measured (--mask FILE, or mask= in the section [problem])"
-            )
+        """See [`Problem`][retune.problems.Problem]; it needs the mask."""
+        self.require_known()
+        assert self.mask is not None
         if self.mask.shape[-2:] != y.shape[-2:] or self.mask.shape[1] not in (1, y.shape[1]):
             given, wanted = tuple(self.mask.shape[1:]), tuple(y.shape[1:])
             raise ShapeError(f"the mask has shape {given}, the image {wanted} (C, H, W); they must agree")
         return self._masked((y.shape[1], y.shape[2], y.shape[3]), self.mask.to(y), y.device)
 
+    def require_known(self) -> None:
+        """See [`Problem`][retune.problems.Problem]."""
+        if self.mask is None:
+            raise InvalidParameterError(
+                "which pixels were measured is not known: give the mask, an image file that is black where nothing "
+                "was measured (--mask FILE, or mask= in the section [problem])"
+            )
+
+    def observed(self, y: Tensor) -> Tensor | None:
+        """See [`Problem`][retune.problems.Problem]."""
+        mask = self.operator(y).mask
+        assert isinstance(mask, Tensor)
+        return mask.expand(y.shape) > 0
+
+    def crop(self) -> Problem:
+        """See [`Problem`][retune.problems.Problem]; a crop takes its part of the mask along."""
+        return self
+
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         if self.mask is None:
             return self
         mask = self.mask[..., rows, :][..., cols]
@@ -118,7 +135,7 @@ class Inpaint(Problem):
         return Inpainting(size, mask=mask, device=device, noise_model=gaussian_noise(self.sigma, device))
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         drawn = {"keep": self.keep} if self.mask is None else {"mask": self._mask_name}
         return {"name": self.name, **drawn, "sigma": self.sigma}
 
@@ -128,7 +145,7 @@ class Deblur(Problem):
     """``y = k * x + ε``.
 
     Args:
-        kernel: see :func:`retune.problems.kernel`.
+        kernel: see [`kernel`][retune.problems.kernel].
         boundary: "reflect" (deepinv ``Blur``), "circular" (deepinv ``BlurFFT``), or "valid": the image goes on beyond
             the border of the measurement, by what the kernel reaches.
         sigma: noise level, or one per channel.
@@ -148,8 +165,6 @@ class Deblur(Problem):
         self.spec = kernel if isinstance(kernel, str) else "custom"
         self.kernel, self.boundary = make_kernel(kernel), boundary
         self.wraps = boundary == "circular"
-        # The operator does not depend on the seed: keeping it keeps what is known of it (its norm, its spectrum).
-        self._made: dict[tuple, LinearPhysics] = {}
 
     def physics(
         self,
@@ -160,28 +175,30 @@ class Deblur(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
-        key = (tuple(img_size), dtype, str(device))
-        if key not in self._made:
-            self._made[key] = self._make(img_size, dtype, device)
-        return self._made[key]
+        """See [`Problem`][retune.problems.Problem]."""
+        # The operator does not depend on the seed, so one serves all images of a size.
+        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         if self.boundary != "valid":
             return measured
         return measured[0], measured[1] + self.kernel.shape[-2] - 1, measured[2] + self.kernel.shape[-1] - 1
 
     def frame(self, image: Tensor) -> Tensor:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         if self.boundary != "valid":
             return image
         height, width = self.kernel.shape[-2:]
         top, left = height // 2 - (height - 1) % 2, width // 2 - (width - 1) % 2  # where deepinv centres a kernel
         return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
 
+    def crop(self) -> Problem:
+        """See [`Problem`][retune.problems.Problem]: what lies beyond the border of a crop was blurred into it."""
+        return Deblur(self.kernel, "valid", self.sigma)
+
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """See :class:`~retune.problems.base.Problem`; a part of a periodic image is not periodic."""
+        """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
         return Deblur(self.kernel, "reflect", self.sigma) if self.wraps else self
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
@@ -194,7 +211,7 @@ class Deblur(Problem):
         return Blur(filter=taps, padding=self.boundary, use_fft=large, device=torch.device(device), noise_model=noise)
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, "sigma": self.sigma}
 
 
@@ -212,12 +229,13 @@ class Superres(Problem):
     Args:
         factor: s ≥ 2, usually 2, 3 or 4.
         kernel: "bicubic", "bilinear", "sinc" (for the factor s, deepinv's), None for bare subsampling, or what
-            :func:`retune.problems.kernel` takes.
+            [`kernel`][retune.problems.kernel] takes.
         boundary: "reflect" or "circular".
         sigma: noise level, or one per channel.
     """
 
     name = "superres"
+    subsamples = True
 
     def __init__(
         self,
@@ -235,7 +253,6 @@ class Superres(Problem):
         self.spec = kernel if isinstance(kernel, str) or kernel is None else "custom"
         self.kernel, self.boundary = antialiasing(kernel, self.factor), boundary
         self.wraps = boundary == "circular"
-        self._made: dict[tuple, LinearPhysics] = {}
 
     def physics(
         self,
@@ -246,33 +263,33 @@ class Superres(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`; (C, H, W) is the size of the image to restore."""
-        key = (tuple(img_size), dtype, str(device))
-        if key not in self._made:
-            taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
-            if taps is not None:
-                _require_fit(taps, img_size, self.boundary)
-            self._made[key] = Downsampling(
-                tuple(img_size),
-                filter=taps,  # pyright: ignore[reportArgumentType] - None is documented: no filter
-                factor=self.factor,
-                padding=self.boundary,
-                device=device,
-                noise_model=gaussian_noise(self.sigma, device),
-            )
-        return self._made[key]
+        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
+        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
+
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
+        taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
+        if taps is not None:
+            _require_fit(taps, img_size, self.boundary)
+        return Downsampling(
+            tuple(img_size),
+            filter=taps,  # pyright: ignore[reportArgumentType] - None is documented: no filter
+            factor=self.factor,
+            padding=self.boundary,
+            device=device,
+            noise_model=gaussian_noise(self.sigma, device),
+        )
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See :class:`~retune.problems.base.Problem`; sides that were no multiples of s are rounded up to one."""
+        """See [`Problem`][retune.problems.Problem]; sides that were no multiples of s are rounded up to one."""
         return measured[0], measured[1] * self.factor, measured[2] * self.factor
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """See :class:`~retune.problems.base.Problem`; a part of a periodic image is not periodic."""
+        """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
         kernel = self.kernel if self.spec == "custom" else self.spec
         return Superres(self.factor, kernel, "reflect", self.sigma) if self.wraps else self
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {
             "name": self.name,
             "factor": self.factor,

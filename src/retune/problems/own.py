@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import LinearPhysics, ZeroNoise
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
@@ -18,12 +18,12 @@ __all__ = ["OwnPhysics"]
 
 
 class OwnPhysics(Problem):
-    """``y = A x + ε`` with a physics that a function of yours makes.
+    """``y = A x + ε`` with a physics that your own function makes.
 
     The function is called as ``function(img_size=(C, H, W), device=..., **options)`` and returns a deepinv
     ``LinearPhysics``. Its module is imported, that is, executed, so name only code that you trust. Python finds modules
     that are installed or in the working directory. A run or a model cannot name a function here by itself: see
-    :func:`retune.plugins.require_accepted`.
+    [`require_accepted`][retune.plugins.require_accepted].
 
     A restoration knows only the measurement, and presumes an image of the same size. Where the sizes differ
     (subsampling, tomography), give the function an attribute ``image_size``: a function from the size (C, h, w) of a
@@ -31,13 +31,16 @@ class OwnPhysics(Problem):
 
     Args:
         name: ``"module:function"``.
-        sigma: noise level, or one per channel; it replaces the noise model of the physics.
+        sigma: noise level, or one per channel, for a physics without a noise model (deepinv's default, ``ZeroNoise``).
+            A noise model that your function sets is kept; sigma is then what estimates of the error take for the level.
         options: further arguments of the function.
 
     Raises:
         InvalidParameterError: no such module, or no such function in it.
         PhysicsError: it returns something else.
     """
+
+    has_parts = False
 
     def __init__(self, name: str, sigma: float | Sequence[float] = 0.05, options: dict[str, Any] | None = None):
         super().__init__(sigma)
@@ -53,7 +56,7 @@ class OwnPhysics(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         try:
             physics = self._function(img_size=img_size, device=device, **self.options)
         except Exception as error:  # code of the user's may raise anything, and stops one file, not all
@@ -63,7 +66,8 @@ class OwnPhysics(Problem):
             ) from error
         if not isinstance(physics, LinearPhysics):
             raise PhysicsError(f"{self.name} must return a deepinv LinearPhysics, got {type(physics).__name__}")
-        physics.set_noise_model(gaussian_noise(self.sigma, device))
+        if type(physics.noise_model) is ZeroNoise:  # deepinv's default: the function says nothing of the noise
+            physics.set_noise_model(gaussian_noise(self.sigma, device))
         return physics.to(device)  # not dtype: that would drop the imaginary part of its spectra
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -84,7 +88,7 @@ class OwnPhysics(Problem):
         return size
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         physics = super().operator(y)
         size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
         made = tuple(physics.A(y.new_zeros(1, *size)).shape[1:])
@@ -100,7 +104,7 @@ class OwnPhysics(Problem):
         raise InvalidParameterError(f"{self.name} is known for whole images only: restore without tiles (--tile 0)")
 
     def describe(self) -> dict:
-        """See :class:`~retune.problems.base.Problem`."""
+        """See [`Problem`][retune.problems.Problem]."""
         return {"name": self.name, "options": self.options, "sigma": self.sigma}
 
 

@@ -1,10 +1,10 @@
-"""Certificates as rows of a table: from their plain data, as ``Certificate.to_dict()`` wrote it."""
+"""Certificates as rows of a table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from retune.records import Certified, Claim
 from retune.report.numbers import MISSING, power
 
 __all__ = ["CertificateRow", "CertificateTable", "certificate_table"]
@@ -45,48 +45,45 @@ class CertificateTable:
     assumptions: list[str]
 
 
-def certificate_table(certificate: dict[str, Any], names: list[str] | None = None) -> list[CertificateTable]:
+def certificate_table(certificate: Certified | None, names: list[str] | None = None) -> list[CertificateTable]:
     """One table per image.
 
     Args:
-        certificate: what ``Certificate.to_dict()`` returned, or a result file holds.
+        certificate: of a result file; None for no table.
         names: what the images are called.
     """
-    images = certificate.get("images") or []
+    if certificate is None:
+        return []
+    depth = "K" if certificate.depth is None else f"{certificate.depth:g}"
     tables = []
-    for i, image in enumerate(images):
-        claims = image.get("claims") or {}
-        rows = [
-            _row(label.format(K=certificate.get("depth", "K")), claims[name])
-            for name, label in CLAIMS.items()
-            if claims.get(name)
-        ]
+    for i, image in enumerate(certificate.images):
+        claims = image.claims
+        rows = [_row(label.format(K=depth), claims[name]) for name, label in CLAIMS.items() if claims.get(name)]
         tables.append(
             CertificateTable(
                 title=names[i] if names and i < len(names) else f"image {i}",
-                verdict=str(image.get("verdict") or ""),
-                row=str(image.get("row") or ""),
+                verdict=image.verdict or "",
+                row=image.row or "",
                 rows=rows,
                 assumptions=[
-                    f"{a['statement']} ({'' if a['checked'] else 'not '}checked: {a['how']})"
-                    for a in image.get("assumptions") or []
+                    f"{a['statement']} ({'' if a['checked'] else 'not '}checked: {a['how']})" for a in image.assumptions
                 ]
-                + ([f"Bounds of distances allow for rounding: {image['rounding']}"] if image.get("rounding") else []),
+                + ([f"Bounds of distances allow for rounding: {image.rounding}"] if image.rounding else []),
             )
         )
     return tables
 
 
-def _row(name: str, numbers: list[dict]) -> CertificateRow:
-    bound = next((n for n in numbers if n["kind"].startswith("proved")), None)
+def _row(name: str, numbers: list[Claim]) -> CertificateRow:
+    bound = next((n for n in numbers if n.proved), None)
     other = next((n for n in numbers if n is not bound), None)
     return CertificateRow(
         name=name,
-        bound=MISSING if bound is None else f"≤ {_number(bound['value'])}",
-        bound_kind="" if bound is None else bound["kind"],
-        other=MISSING if other is None else _number(other["value"]),
-        other_kind="" if other is None else other["kind"],
-        how="; ".join(n["how"] for n in (bound, other) if n is not None and n["how"]),
+        bound=MISSING if bound is None else f"≤ {_number(bound.value)}",
+        bound_kind="" if bound is None else bound.kind,
+        other=MISSING if other is None else _number(other.value),
+        other_kind="" if other is None else other.kind,
+        how="; ".join(n.how for n in (bound, other) if n is not None and n.how),
     )
 
 

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from retune.report.numbers import decimal, label
-from retune.report.palette import EMPHASISED, MUTED, PAPER, Look, looks
+from retune.records import Methods, ProblemResult
+from retune.report.numbers import decimal, label, winners
+from retune.report.palette import MUTED, PAPER, Look, looks
 
 _SIZE = (7.4, 4.5)
 
@@ -25,9 +26,9 @@ def fitting(text: str, length: int) -> str:
     return text.replace("$", r"\$")
 
 
-def psnr_figure(problem: dict, heading: str) -> Figure | None:
+def psnr_figure(problem: ProblemResult, heading: str) -> Figure | None:
     """PSNR against the number of layers, far past the depths of training; None without data."""
-    curves = _curves(problem["methods"], "psnr")
+    curves = _curves(problem.methods, "psnr")
     if not curves:
         return None
     figure, axes = _axes(f"{fitting(heading, 36)}: PSNR when run longer", "layers (log scale)", "PSNR, dB")
@@ -38,20 +39,20 @@ def psnr_figure(problem: dict, heading: str) -> Figure | None:
     bottom = max(min(anchors), top - _DEPTH_OF_VIEW)
     pad = max(0.12 * (top - bottom), 0.1)
     axes.set_ylim(bottom - pad, top + pad)
-    measured = problem.get("psnr_measurement")
+    measured = problem.psnr_measurement
     if measured is not None and bottom - pad < measured < top:
         axes.axhline(measured, color=MUTED, linewidth=1, linestyle=(0, (1, 3)))
         axes.annotate(
             "measurement", (0, measured), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
             color=MUTED, fontsize=9,
         )  # fmt: skip
-    _draw(axes, curves, problem["methods"], lambda value: f"{decimal(value)} dB")
+    _draw(axes, curves, problem.methods, lambda value: f"{decimal(value)} dB")
     return figure
 
 
-def residual_figure(problem: dict, heading: str) -> Figure | None:
+def residual_figure(problem: ProblemResult, heading: str) -> Figure | None:
     """Relative residual against the number of layers; None without data."""
-    curves = _curves(problem["methods"], "residual", positive=True)
+    curves = _curves(problem.methods, "residual", positive=True)
     if not curves:
         return None
     figure, axes = _axes(
@@ -60,15 +61,15 @@ def residual_figure(problem: dict, heading: str) -> Figure | None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())
-    _draw(axes, curves, problem["methods"], lambda value: "")
+    _draw(axes, curves, problem.methods, lambda value: "")
     return figure
 
 
-def training_figure(problem: dict, heading: str) -> Figure | None:
+def training_figure(problem: ProblemResult, heading: str) -> Figure | None:
     """Training loss against the step; None without data."""
     curves = {}
-    for name, method in problem["methods"].items():
-        loss = np.array((method.get("training") or {}).get("loss") or [], dtype=float)
+    for name, method in problem.methods.items():
+        loss = np.array(method.training.loss if method.training else [], dtype=float)
         if len(loss) > 1 and (loss > 0).all() and np.isfinite(loss).all():
             width = max(1, len(loss) // 8)  # a running mean: each step sees other crops
             curves[name] = np.arange(width, len(loss) + 1), np.convolve(loss, np.ones(width) / width, "valid")
@@ -78,7 +79,7 @@ def training_figure(problem: dict, heading: str) -> Figure | None:
         f"{fitting(heading, 36)}: loss while training", "training step", "mean squared error (running mean)"
     )
     axes.set_yscale("log")
-    _draw(axes, curves, {}, lambda value: "", labels=problem["methods"])
+    _draw(axes, curves, {}, lambda value: "", labels=problem.methods)
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
@@ -86,12 +87,11 @@ def training_figure(problem: dict, heading: str) -> Figure | None:
     return figure
 
 
-def _curves(methods: dict, key: str, positive: bool = False) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _curves(methods: Methods, key: str, positive: bool = False) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The finite points of each method that has at least two."""
     curves = {}
     for name, method in methods.items():
-        curve = method.get("curve") or {}
-        layers, values = (np.array(curve.get(k) or [], dtype=float) for k in ("layers", key))
+        layers, values = (np.array(getattr(method.curve, k, []), dtype=float) for k in ("layers", key))
         if len(layers) != len(values):
             continue
         keep = np.isfinite(layers) & np.isfinite(values) & (layers > 0)
@@ -111,7 +111,13 @@ def _axes(heading: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw(axes: Axes, curves: dict, methods: dict, value: Callable[[float], str], labels: dict | None = None) -> None:
+def _draw(
+    axes: Axes,
+    curves: dict,
+    methods: Methods,
+    value: Callable[[float], str],
+    labels: Methods | None = None,
+) -> None:
     """The curves, the depths they were trained at, and a label at the end of each."""
     labels = methods if labels is None else labels
     look = looks(labels)
@@ -120,7 +126,7 @@ def _draw(axes: Axes, curves: dict, methods: dict, value: Callable[[float], str]
     for name, (x, y) in curves.items():
         kind = look[name]
         axes.plot(x, y, color=kind.colour, linewidth=kind.width, linestyle=kind.dash, zorder=kind.layer)
-        trained = methods.get(name, {}).get("layers_trained")
+        trained = methods[name].layers_trained if name in methods else None
         if trained and x[0] <= trained <= x[-1]:
             depths[trained] = None
             at = float(np.interp(math.log(trained), np.log(x), y))
@@ -151,7 +157,9 @@ def _neighbours(depths: list[float], ratio: float = 3.0) -> list[list[float]]:
     return groups
 
 
-def _label_ends(axes: Axes, curves: dict, look: dict[str, Look], methods: dict, value: Callable[[float], str]) -> None:
+def _label_ends(
+    axes: Axes, curves: dict, look: dict[str, Look], methods: Methods, value: Callable[[float], str]
+) -> None:
     """Names at the right margin, moved apart where curves end together, each tied to its end by a thin line."""
     axes.autoscale_view()
     texts = {
@@ -163,6 +171,7 @@ def _label_ends(axes: Axes, curves: dict, look: dict[str, Look], methods: dict, 
     ends = {n: (float(to_axes((1, float(y[-1])))[1]) - low) / (high - low) for n, (_, y) in curves.items()}
     order = sorted(ends, key=ends.__getitem__)
     sizes = [0.062 * (1 + texts[name].count("\n")) + 0.02 for name in order]
+    winning = winners(methods)
     places = _apart([ends[name] for name in order], sizes)
     left, right = axes.get_xlim()
     for name, place in zip(order, places, strict=True):
@@ -176,7 +185,7 @@ def _label_ends(axes: Axes, curves: dict, look: dict[str, Look], methods: dict, 
         below = "↓ " if ends[name] < 0 else ""
         axes.text(
             1.05, place, below + texts[name], transform=axes.transAxes, va="center", fontsize=10, color=kind.text,
-            fontweight="bold" if name == EMPHASISED else "normal", linespacing=1.15,
+            fontweight="bold" if name in winning else "normal", linespacing=1.15,
         )  # fmt: skip
 
 

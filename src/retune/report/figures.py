@@ -16,9 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from retune._files import write_atomically
+from retune.records import Methods, Results
 from retune.report.curves import fitting, psnr_figure, residual_figure, training_figure
-from retune.report.numbers import title
-from retune.report.palette import EMPHASISED, GRID, INK, MUTED, PAPER, Look, looks
+from retune.report.numbers import title, winners
+from retune.report.palette import GRID, INK, MUTED, PAPER, looks
 from retune.report.pictures import Row, read_rows
 
 DPI = 130
@@ -29,11 +31,11 @@ _CELL, _GAP, _MARGIN, _TOP, _CAPTION = 1.95, 0.06, 0.2, 0.98, 0.30
 _FONTS = ("Inter", "Source Sans 3", "Source Sans Pro", "Open Sans", "Noto Sans", "Helvetica Neue", "Liberation Sans")
 
 
-def write_figures(results: dict, folder: str | Path) -> dict[str, Path]:
+def write_figures(results: Results, folder: str | Path) -> dict[str, Path]:
     """Draw every figure of `results` into ``folder/figures``.
 
     Args:
-        results: checked results, see :func:`retune.report.check_results`.
+        results: the results.
         folder: where the images that they name are.
 
     Returns:
@@ -45,10 +47,10 @@ def write_figures(results: dict, folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     written = {}
     with style.context(["default", _rc()]):
-        for name, problem in results["problems"].items():
+        for name, problem in results.problems.items():
             heading = title(problem, name)
             drawn = {
-                "images": _pictures(read_rows(problem, folder), heading, looks(problem["methods"])),
+                "images": _pictures(read_rows(problem, folder), heading, problem.methods),
                 "psnr": psnr_figure(problem, heading),
                 "residual": residual_figure(problem, heading),
                 "training": training_figure(problem, heading),
@@ -88,8 +90,6 @@ def _rc() -> dict:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    from retune._files import write_atomically  # here, so that reading results does not wait for torch
-
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
@@ -97,8 +97,9 @@ def _write(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _pictures(rows: list[Row], heading: str, look: dict[str, Look]) -> Figure | None:
+def _pictures(rows: list[Row], heading: str, methods: Methods) -> Figure | None:
     """A column per method; per photograph the pictures, the enlarged part below, the PSNR below that."""
+    look, winning = looks(methods), winners(methods)
     rows = [row for row in rows if row.pictures]
     if not rows:
         return None
@@ -114,7 +115,7 @@ def _pictures(rows: list[Row], heading: str, look: dict[str, Look]) -> Figure | 
     for r, row in enumerate(rows):
         for c, picture in enumerate(row.pictures):
             x = _MARGIN + c * (_CELL + _GAP)
-            main = picture.key == EMPHASISED
+            main = picture.key in winning
             words: dict[str, Any] = {"ha": "center", "color": look[picture.key].text if picture.key in look else INK}
             words["fontweight"] = "bold" if main else "normal"
             if r == 0:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import jinja2
 
+from retune._files import write_atomically
+from retune.records import ProblemResult, Results
+from retune.records.results import longest
 from retune.report.certificates import CertificateTable, certificate_table
 from retune.report.figures import write_figures
 from retune.report.learned import Learned, learned_table
@@ -19,14 +22,13 @@ from retune.report.numbers import (
     duration,
     falls,
     label,
-    longest,
     plain,
     remarks,
     title,
+    winners,
 )
-from retune.report.palette import EMPHASISED, looks
+from retune.report.palette import looks
 from retune.report.pictures import data_uri, pixels_uri, read_rows
-from retune.report.results import check_results
 from retune.report.summary import headlines, summary
 
 #: Entries of the results that say how they were made, besides the command, the time and the versions.
@@ -42,6 +44,7 @@ class _Section:
     description: str
     parameters: str
     measured: str
+    best: set[str]
     rows: list[dict]
     table: list[dict]
     remarks: list[str]
@@ -50,26 +53,23 @@ class _Section:
     certificates: list[CertificateTable]
 
 
-def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | None = None) -> Path:
+def write_report(results: Results, folder: str | Path, figures: dict[str, Path] | None = None) -> Path:
     """Write ``report.html``, which needs no other file, no network and no script.
 
     Args:
-        results: what ``results.json`` contains.
+        results: the results.
         folder: where the images that it names are, and where the page goes.
-        figures: what :func:`retune.report.write_figures` returned; drawn now if not given.
+        figures: what [`write_figures`][retune.report.write_figures] returned; drawn now if not given.
 
     Returns:
         The path of the page.
 
     Raises:
-        InvalidParameterError: `results` is not of the expected form, or an image it names is missing.
+        InvalidParameterError: an image that `results` names is missing.
     """
-    from retune._files import write_atomically  # here, so that reading results does not wait for torch
-
     folder = Path(folder)
-    check_results(results)
     figures = write_figures(results, folder) if figures is None else figures
-    columns = columns_of(results["problems"].values())
+    columns = columns_of(results.methods)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("retune", "report"),
         autoescape=True,
@@ -81,28 +81,28 @@ def write_report(results: dict, folder: str | Path, figures: dict[str, Path] | N
         origin=_origin(results),
         summary=summary(results),
         headlines=headlines(results),
-        verdicts=[{**v, "about": about(results, v)} for v in results.get("verdicts") or []],
-        sections=[_section(results, name, folder, figures, columns) for name in results["problems"]],
+        verdicts=[(about(results, v), v) for v in results.verdicts],
+        sections=[_section(results, name, folder, figures, columns) for name in results.problems],
         columns=columns,
         made=_made(results),
-        settings={str(k).replace("_", " "): plain(v) for k, v in (results.get("settings") or {}).items()},
-        emphasised=EMPHASISED,
+        settings={str(k).replace("_", " "): plain(v) for k, v in (results.settings or {}).items()},
     )
     path = folder / "report.html"
     write_atomically(path, page.encode("utf-8"))
     return path
 
 
-def _section(results: dict, name: str, folder: Path, figures: dict[str, Path], columns: list[Column]) -> _Section:
-    problem = results["problems"][name]
-    parameters = {k: v for k, v in (problem.get("problem") or {}).items() if k != "name"}
-    measured = problem.get("psnr_measurement")
+def _section(results: Results, name: str, folder: Path, figures: dict[str, Path], columns: list[Column]) -> _Section:
+    problem = results.problems[name]
+    parameters = {k: v for k, v in (problem.problem or {}).items() if k != "name"}
+    measured = problem.psnr_measurement
     return _Section(
         key=name,
         title=title(problem, name),
-        description=str(problem.get("description") or ""),
+        description=problem.description or "",
         parameters=plain(parameters),
         measured="" if measured is None else decimal(measured),
+        best=winners(problem.methods),
         rows=_rows(problem, folder),
         table=_table(problem, columns),
         remarks=remarks(problem),
@@ -116,19 +116,19 @@ def _section(results: dict, name: str, folder: Path, figures: dict[str, Path], c
     )
 
 
-def _certificates(problem: dict) -> list[CertificateTable]:
+def _certificates(problem: ProblemResult) -> list[CertificateTable]:
     """Those of the methods that have one, image by image."""
-    names = (problem.get("images") or {}).get("names")
+    names = problem.images.names if problem.images else None
     found = []
-    for name, method in problem["methods"].items():
-        for table in certificate_table(method.get("certificate") or {}, names):
+    for name, method in problem.methods.items():
+        for table in certificate_table(method.certificate, names):
             found.append(replace(table, title=f"{label(method, name)}, {table.title}"))
     return found
 
 
-def _rows(problem: dict, folder: Path) -> list[dict]:
+def _rows(problem: ProblemResult, folder: Path) -> list[dict]:
     """The pictures, each with its enlarged part, and the place of that part in per cent."""
-    look = looks(problem["methods"])
+    look = looks(problem.methods)
     rows = []
     for row in read_rows(problem, folder):
         tiles = []
@@ -160,8 +160,8 @@ def _rows(problem: dict, folder: Path) -> list[dict]:
     return rows
 
 
-def _table(problem: dict, columns: list[Column]) -> list[dict]:
-    methods = problem["methods"]
+def _table(problem: ProblemResult, columns: list[Column]) -> list[dict]:
+    methods = problem.methods
     look = looks(methods)
     best = {column.long: best_methods(methods, column) for column in columns}
     rows = []
@@ -174,22 +174,22 @@ def _table(problem: dict, columns: list[Column]) -> list[dict]:
             }
             for column in columns
         ]
-        how = str(method.get("how") or "")
+        how = method.how or ""
         rows.append(
             {"key": name, "label": label(method, name), "how": how, "colour": look[name].colour, "cells": cells}
         )
     return rows
 
 
-def _alt(problem: dict, name: str, kind: str) -> str:
+def _alt(problem: ProblemResult, name: str, kind: str) -> str:
     """A figure in words."""
-    heading, methods = title(problem, name), problem["methods"]
+    heading, methods = title(problem, name), problem.methods
     if kind == "psnr":
         last = longest(methods.values())
         ends = [
-            f"{label(m, key)} from {decimal(m['psnr_trained'])} to {decimal(m[f'psnr_{last}x'])} dB"
+            f"{label(m, key)} from {decimal(m.psnr_trained)} to {decimal(m.psnr_after(last))} dB"
             for key, m in methods.items()
-            if m.get(f"psnr_{last}x") is not None and m.get("psnr_trained") is not None
+            if m.psnr_after(last) is not None and m.psnr_trained is not None
         ]
         told = f" At {last} times the trained depth: {'; '.join(ends)}." if ends else ""
         return f"{heading}: PSNR against the number of layers.{told}"
@@ -198,21 +198,21 @@ def _alt(problem: dict, name: str, kind: str) -> str:
     return f"{heading}: training loss against the training step, one line per method."
 
 
-def _origin(results: dict) -> list[str]:
+def _origin(results: Results) -> list[str]:
     """The line above the title."""
-    origin = [f"ReTune {results.get('retune') or ''}".strip()]
-    if results.get("command"):
-        origin.append(str(results["command"]))
-    if results.get("seconds") is not None:
-        origin.append(duration(results["seconds"]))
-    return [*origin, f"on {results['device']}"] if results.get("device") else origin
+    origin = [f"ReTune {results.retune or ''}".strip()]
+    if results.command:
+        origin.append(results.command)
+    if results.seconds is not None:
+        origin.append(duration(results.seconds))
+    return [*origin, f"on {results.device}"] if results.device else origin
 
 
-def _made(results: dict) -> list[tuple[str, str]]:
+def _made(results: Results) -> list[tuple[str, str]]:
     """How the results were made, as pairs of name and value."""
-    made = [("command", plain(results["command"]))] if results.get("command") else []
-    made += [(key, plain(results[key])) for key in _MADE if results.get(key) is not None]
-    if results.get("seconds") is not None:
-        made.append(("time", duration(results["seconds"])))
-    versions = {"retune": results.get("retune"), **(results.get("versions") or {})}
+    made = [("command", results.command)] if results.command else []
+    made += [(key, plain(value)) for key in _MADE if (value := getattr(results, key)) is not None]
+    if results.seconds is not None:
+        made.append(("time", duration(results.seconds)))
+    versions = {"retune": results.retune, **(results.versions or {})}
     return made + [(f"{key} version", plain(value)) for key, value in versions.items() if value is not None]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retune.records import ProblemResult
 from retune.report.numbers import MISSING, label
 
 _BANDS = ("H", "V", "D")
@@ -28,15 +29,15 @@ class Learned:
     rows: list[tuple[str, str, list[Cell]]]
 
 
-def learned_table(problem: dict) -> Learned | None:
+def learned_table(problem: ProblemResult) -> Learned | None:
     """The parameters of the methods that report any; None if none does.
 
     Weights are (channels, 3) or (channels, wavelets, 3), scale weights (levels,) or (wavelets, levels); several
     wavelets become several columns. Of parameters that differ from layer to layer the range is shown.
     """
     found = {
-        name: {key: _array(value) for key, value in (method.get("learned") or {}).items()}
-        for name, method in problem["methods"].items()
+        name: {key: _array(value) for key, value in (method.learned or {}).items()}
+        for name, method in problem.methods.items()
     }
     found = {name: entry for name, entry in found.items() if any(v is not None for v in entry.values())}
     if not found:
@@ -56,7 +57,7 @@ def learned_table(problem: dict) -> Learned | None:
     for name, entry in found.items():
         cells = [Cell(_range(entry.get("reg"))), Cell(_range(entry.get("step_size")))]
         cells += _cells(weights[name], (channels, wavelets, 3)) + _cells(scales[name], (bases, levels))
-        rows.append((name, label(problem["methods"][name], name), cells))
+        rows.append((name, label(problem.methods[name], name), cells))
     return Learned(groups, rows)
 
 

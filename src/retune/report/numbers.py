@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from retune.records import MethodResult, Methods, ProblemResult, Results, Verdict
+from retune.records.results import Distance, finite, horizons, longest
 
 MISSING = "–"
 
@@ -78,27 +80,9 @@ def plain(value: object) -> str:
     return str(value)
 
 
-def horizons(methods: Iterable[dict]) -> list[int]:
-    """How many times longer than trained the methods were run, where their PSNR was taken: ``psnr_10x``, …"""
-    keys = (re.fullmatch(r"psnr_([1-9]\d*)x", key) for method in methods for key in method)
-    return sorted({int(key[1]) for key in keys if key})
-
-
-def longest(methods: Iterable[dict]) -> int | None:
-    """The largest of :func:`horizons` at which some method has a PSNR."""
-    methods = list(methods)
-    return max((f for f in horizons(methods) if any(m.get(f"psnr_{f}x") is not None for m in methods)), default=None)
-
-
-def change(method: dict) -> float | None:
-    """PSNR when run as much longer than trained as was tried, less PSNR of the output."""
-    output, later = method.get("psnr"), method.get(f"psnr_{longest([method])}x")
-    return None if output is None or later is None else later - output
-
-
-def falls(method: dict) -> bool:
+def falls(method: MethodResult) -> bool:
     """Whether running longer does visible harm."""
-    moved = change(method)
+    moved = method.change
     return moved is not None and not moved >= -FALL
 
 
@@ -108,24 +92,19 @@ class Column:
 
     short: str
     long: str
-    text: Callable[[dict], str]
-    value: Callable[[dict], float | None]
+    text: Callable[[MethodResult], str]
+    value: Callable[[MethodResult], float | None]
     best: Callable | None = None  # max, min, or None where there is no better
 
 
-def _certified(method: dict) -> str:
-    value = method.get("distance")
-    if value is None:
+def _certified(method: MethodResult) -> str:
+    if method.distance is None:
         return MISSING
-    return f"{'≤' if method.get('distance_kind') == 'proved' else '≈'} {power(value)}"
-
-
-def _signed_change(method: dict) -> str:
-    return signed(change(method))
+    return f"{'≤' if method.distance_kind is Distance.PROVED else '≈'} {power(method.distance)}"
 
 
 def _column(short: str, long: str, key: str, write: Callable, best: Callable | None = None) -> Column:
-    return Column(short, long, lambda method: write(method.get(key)), lambda method: method.get(key), best)
+    return Column(short, long, lambda method: write(getattr(method, key)), lambda method: getattr(method, key), best)
 
 
 _RESULT = (
@@ -141,7 +120,7 @@ _COST = (
         "Certified distance to the equilibrium, relative, the largest of the images that have a certificate: "
         "≤ proved, ≈ estimated",
         _certified,
-        lambda method: method.get("distance"),
+        lambda method: method.distance,
     ),
     _column("time,\ns", "Seconds of training or tuning", "seconds", lambda v: decimal(v, 1)),
     _column("s per\nimage", "Seconds of restoring one test image", "seconds_restoring", lambda v: decimal(v, 2)),
@@ -155,64 +134,77 @@ _COST = (
 )
 
 
-def columns_of(problems: Iterable[dict]) -> list[Column]:
-    """The columns in which some method of some problem has an entry."""
-    methods = [method for problem in problems for method in problem["methods"].values()]
+def columns_of(methods: Sequence[MethodResult]) -> list[Column]:
+    """The columns in which some method has an entry."""
     columns = [*_RESULT, *_longer(methods), *_COST]
     return [c for c in columns if any(c.value(m) is not None for m in methods)]
 
 
-def _longer(methods: list[dict]) -> list[Column]:
+def _longer(methods: Sequence[MethodResult]) -> list[Column]:
     """What became of the PSNR when the methods were run on."""
     columns = [
-        _column(f"at\n{f}×", f"PSNR at {f} times this depth, dB", f"psnr_{f}x", decimal) for f in horizons(methods)
+        Column(
+            f"at\n{n}×",
+            f"PSNR at {n} times this depth, dB",
+            lambda m, n=n: decimal(m.psnr_after(n)),
+            lambda m, n=n: m.psnr_after(n),
+        )
+        for n in horizons(methods)
     ]
     last = longest(methods)
     if last is not None:
         long = f"PSNR at {last} times the trained depth less PSNR of the output, dB"
-        columns.append(Column(f"change\nto {last}×", long, _signed_change, change))
+        columns.append(Column(f"change\nto {last}×", long, lambda m: signed(m.change), lambda m: m.change))
     return columns
 
 
-def best_methods(methods: dict[str, dict], column: Column) -> set[str]:
+def best_methods(methods: Methods, column: Column) -> set[str]:
     """The methods that share the best value of a column, as it is written; none where there is no contest."""
     found = {name: column.value(method) for name, method in methods.items()}
-    values = {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+    values = {name: value for name, value in found.items() if finite(value) is not None}
     if column.best is None or len(values) < 2:
         return set()
     top = column.best(values, key=values.__getitem__)
     return {name for name in values if column.text(methods[name]) == column.text(methods[top])}
 
 
-def label(method: dict, name: str) -> str:
+def winners(methods: Methods) -> set[str]:
+    """The methods that share the best PSNR, which figures and tables emphasise."""
+    return best_methods(methods, _RESULT[0])
+
+
+def label(method: MethodResult, name: str) -> str:
     """How a method is called."""
-    return str(method.get("label") or name)
+    return method.label or name
 
 
-def title(problem: dict, name: str) -> str:
+def title(problem: ProblemResult, name: str) -> str:
     """How a problem is called."""
-    return str(problem.get("title") or name)
+    return problem.title or name
 
 
-def about(results: dict, verdict: dict) -> str:
+def about(results: Results, verdict: Verdict) -> str:
     """The title of the problem that a verdict is about; empty if it is about all of them."""
-    name = verdict.get("problem")
-    return "" if name is None else title(results["problems"].get(name, {}), str(name))
+    name = verdict.problem
+    if name is None:
+        return ""
+    return title(results.problems[name], name) if name in results.problems else name
 
 
-def remarks(problem: dict) -> list[str]:
+def remarks(problem: ProblemResult) -> list[str]:
     """What a reader must know of single rows: a training that failed, a run that ended before it had settled."""
     found = []
-    for name, method in problem["methods"].items():
-        if method.get("failure"):
-            found.append(f"{label(method, name)}: the training failed. {method['failure']}")
-        if method.get("remark"):
-            found.append(f"{label(method, name)}: {method['remark']}.")
-        run, trained, status = (method.get(k) for k in ("layers_run", "layers_trained", "status"))
+    for name, method in problem.methods.items():
+        if method.failure:
+            found.append(f"{label(method, name)}: the training failed. {method.failure}")
+        if method.remark:
+            found.append(f"{label(method, name)}: {method.remark}.")
+        run = [n for n in method.layers_run or [] if n is not None]
+        trained, status = method.layers_trained, method.status
         if not run or trained is None or max(run) <= trained or not status:
             continue
-        unsettled = sum(s == "not settled" for s in status)
+        unsettled = sum(s in ("not settled", "oscillates") for s in status)
         if unsettled:
             which = "" if len(status) == 1 else f" {unsettled} of {len(status)} images"
-            found.append(f"{label(method, name)}:{which} not yet settled after {max(run)} layers.")
+            found.append(f"{label(method, name)}:{which} not yet settled after {max(run):g} layers.")
     return found

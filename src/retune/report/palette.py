@@ -6,12 +6,10 @@ in width and dash, so that two methods that coincide are both seen, and a grey p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 INK, MUTED, GRID, PAPER = "#1d2733", "#5c6874", "#e4e8ec", "#ffffff"
-
-#: The method that the figures emphasise.
-EMPHASISED = "retune"
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ _OTHERS = (
 )
 
 
-def looks(methods: dict[str, dict]) -> dict[str, Look]:
+def looks(methods: Mapping[str, object]) -> dict[str, Look]:
     """The look of each method; unknown ones take further colours in turn."""
     unknown = [name for name in methods if name not in _KNOWN]
     further = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(unknown)}

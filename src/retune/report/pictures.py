@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import image as mpl_image
 
 from retune.errors import InvalidParameterError
+from retune.records import Pictures, ProblemResult
 from retune.report.numbers import decimal, label
 
 #: Pictures with a shorter side than this are shown whole only.
@@ -75,32 +76,31 @@ class Row:
     window: Window | None
 
 
-def read_rows(problem: dict, folder: Path) -> list[Row]:
+def read_rows(problem: ProblemResult, folder: Path) -> list[Row]:
     """A row per test photograph: truth, measurement, and each method's restoration.
 
     Raises:
         InvalidParameterError: a picture is named that is missing, unreadable, or outside the folder.
     """
-    images = problem.get("images") or {}
-    methods = problem["methods"]
-    count = max((len(m.get("images") or ()) for m in [{"images": images.get("truth")}, *methods.values()]), default=0)
+    images = problem.images or Pictures()
+    methods = problem.methods
+    count = max(len(images.truth), *(len(m.images or ()) for m in methods.values()))
     rows = []
     for i in range(count):
         pictures = []
-        for key, name in (("truth", "Truth"), ("measurement", "Measurement")):
-            if images.get(key):
-                pictures.append(Picture(key, name, "", *_read(folder, images[key][i])))
+        for key, name, files in (("truth", "Truth", images.truth), ("measurement", "Measurement", images.measurement)):
+            if files:
+                pictures.append(Picture(key, name, "", *_read(folder, files[i])))
         pictures = [_measured(p, pictures[0]) for p in pictures]
         for key, method in methods.items():
-            if method.get("images"):
-                each = method.get("psnr_per_image")
+            if method.images:
+                each = method.psnr_per_image
                 note = f"{decimal(each[i])} dB" if each else ""
-                pictures.append(Picture(key, label(method, key), note, *_read(folder, method["images"][i])))
-        names = images.get("names")
+                pictures.append(Picture(key, label(method, key), note, *_read(folder, method.images[i])))
         window = interesting(pictures[0].pixels) if pictures else None
         if any(p.pixels.shape != pictures[0].pixels.shape for p in pictures):
             window = None
-        rows.append(Row(str(names[i]) if names else f"image {i + 1}", pictures, window))
+        rows.append(Row(images.names[i] if images.names else f"image {i + 1}", pictures, window))
     return rows
 
 

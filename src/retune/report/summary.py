@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from retune.report.numbers import change, decimal, longest, title
+from retune.records import ProblemResult, Results
+from retune.records.results import finite, longest
+from retune.report.numbers import decimal, title
 
 
 @dataclass(frozen=True)
@@ -18,15 +20,15 @@ class Headline:
     lines: list[str]
 
 
-def headlines(results: dict) -> list[Headline]:
+def headlines(results: Results) -> list[Headline]:
     """One per problem that ReTune was run on."""
     found = []
-    for key, problem in results["problems"].items():
+    for key, problem in results.problems.items():
         psnr = _psnr(problem, "retune")
         if psnr is None:
             continue
         lines = []
-        measured = problem.get("psnr_measurement")
+        measured = problem.psnr_measurement
         if measured is not None:
             lines.append(f"the measurement has {decimal(measured)} dB")
         for name, words in (("variational", "best single λ"), ("implicit", "implicit gradient")):
@@ -37,47 +39,46 @@ def headlines(results: dict) -> list[Headline]:
     return found
 
 
-def summary(results: dict) -> list[str]:
+def summary(results: Results) -> list[str]:
     """Sentences in plain words; what the results do not contain is not mentioned."""
     sentences = [
         "ReTune learns the weights of an image prior at the point where the restoration no longer changes. Running the "
         "network longer should then do no harm; this report shows whether that is so, and what it costs."
     ]
     sentences += [text for part in (_gain, _gap, _longer) if (text := part(results))]
-    verdicts = results.get("verdicts") or []
+    verdicts = results.verdicts
     if verdicts:
-        held = sum(v["holds"] for v in verdicts)
+        held = sum(v.holds for v in verdicts)
         sentences.append(
             f"All {held} claims checked below hold."
             if held == len(verdicts) > 1
             else f"Of {len(verdicts)} claims checked below, {held} hold{'s' if held == 1 else ''} and "
             f"{len(verdicts) - held} {'does' if len(verdicts) - held == 1 else 'do'} not."
         )
-    if results.get("quick"):
+    if results.quick:
         sentences.append("This was a quick run, with too few training steps to conclude anything from.")
     return sentences
 
 
-def _psnr(problem: dict, name: str) -> float | None:
-    value = problem["methods"].get(name, {}).get("psnr")
-    return value if value is not None and math.isfinite(value) else None
+def _psnr(problem: ProblemResult, name: str) -> float | None:
+    return finite(problem.methods[name].psnr) if name in problem.methods else None
 
 
-def _differences(results: dict, other: str) -> dict[str, float]:
+def _differences(results: Results, other: str) -> dict[str, float]:
     """ReTune's PSNR less that of another method, by the title of the problem."""
     found = {}
-    for key, problem in results["problems"].items():
+    for key, problem in results.problems.items():
         ours, theirs = _psnr(problem, "retune"), _psnr(problem, other)
         if ours is not None and theirs is not None:
             found[title(problem, key).lower()] = ours - theirs
     return found
 
 
-def _gain(results: dict) -> str:
+def _gain(results: Results) -> str:
     gains = _differences(results, "variational")
     if not gains:
         return ""
-    tests = (results.get("settings") or {}).get("test")
+    tests = (results.settings or {}).get("test")
     where = "On the test images"
     if isinstance(tests, list) and tests:
         where = f"On {_count(len(tests))} photograph{'s' * (len(tests) > 1)} that no method was trained or tuned on"
@@ -89,7 +90,7 @@ def _gain(results: dict) -> str:
     )
 
 
-def _gap(results: dict) -> str:
+def _gap(results: Results) -> str:
     gaps = _differences(results, "implicit")
     if not gaps:
         return ""
@@ -97,15 +98,15 @@ def _gap(results: dict) -> str:
     return f"Between it and training with the implicit gradient lie at most {_up(largest)} dB."
 
 
-def _longer(results: dict) -> str:
+def _longer(results: Results) -> str:
     """How far ReTune and the unrolled network move when run as much longer as was tried."""
     moved: dict[str, list[float]] = {}
     for name in ("retune", "unrolled"):
-        values = [change(p["methods"].get(name, {})) for p in results["problems"].values()]
-        moved[name] = [v for v in values if v is not None and math.isfinite(v)]
+        values = [finite(p.methods[name].change) for p in results.problems.values() if name in p.methods]
+        moved[name] = [v for v in values if v is not None]
     if not moved["retune"]:
         return ""
-    last = longest(m for p in results["problems"].values() for m in p["methods"].values())
+    last = longest(results.methods)
     most = _up(max(map(abs, moved["retune"])))
     text = f"Run {last} times longer than in training, its PSNR changes by at most {most} dB"
     if moved["unrolled"]:

@@ -9,9 +9,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from retune.report.numbers import MISSING, Column, about, best_methods, columns_of, falls, label, remarks, title
-from retune.report.palette import EMPHASISED
-from retune.report.results import check_results
+from retune.records import Methods, ProblemResult, Results, Verdict
+from retune.report.numbers import (
+    MISSING,
+    Column,
+    about,
+    best_methods,
+    columns_of,
+    falls,
+    label,
+    remarks,
+    title,
+    winners,
+)
 
 #: For terminals that cannot show them.
 _ASCII = {
@@ -30,26 +40,22 @@ _ASCII = {
 _ASCII |= dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True))
 
 
-def terminal_table(results: dict, console: Console) -> None:
+def terminal_table(results: Results, console: Console) -> None:
     """Print a table per problem, and whether each claim holds.
 
     Args:
-        results: what ``results.json`` contains.
+        results: the results.
         console: where to print.
-
-    Raises:
-        InvalidParameterError: `results` is not of the expected form.
     """
-    check_results(results)
-    for name, problem in results["problems"].items():
+    for name, problem in results.problems.items():
         console.print()
         for table in _tables(problem, title(problem, name), console):
             console.print(table)
         for remark in remarks(problem):
             console.print(_text(remark, console, "yellow"))
-    if results.get("verdicts"):
+    if results.verdicts:
         console.print()
-        for verdict in results["verdicts"]:
+        for verdict in results.verdicts:
             console.print(_verdict(results, verdict, console))
 
 
@@ -62,14 +68,16 @@ def _text(text: str, console: Console, look: str = "") -> Text:
     return Text(text, style=look)
 
 
-def _tables(problem: dict, heading: str, console: Console) -> list[Table]:
+def _tables(problem: ProblemResult, heading: str, console: Console) -> list[Table]:
     """One table, or as many as the width of the terminal asks for, with the methods in each."""
-    methods = problem["methods"]
+    methods = problem.methods
     names = {name: _text(label(method, name), console) for name, method in methods.items()}
     padding = 1 if console.width >= 100 else 0
     room = console.width - max(12, *(n.cell_len for n in names.values())) - padding
-    parts = _that_fit(columns_of([problem]), methods, room, 1 + padding)  # rich puts a space beside the padding
-    tables = []
+    parts = _that_fit(
+        columns_of([*methods.values()]), methods, room, 1 + padding
+    )  # rich puts a space beside the padding
+    tables, winning = [], winners(methods)
     for number, columns in enumerate(parts):
         table = Table(
             title=None if number else _text(f"{heading} (PSNR in dB)", console, "bold"),
@@ -90,13 +98,13 @@ def _tables(problem: dict, heading: str, console: Console) -> list[Table]:
                 cells.append(_text(column.text(method), console, "bold" if name in best[column.short] else ""))
                 if column.short.startswith("change") and falls(method):
                     cells[-1].stylize("bold red")
-            table.add_row(*cells, style="cyan" if name == EMPHASISED else "")
+            table.add_row(*cells, style="cyan" if name in winning else "")
         tables.append(table)
-    tables[-1].caption = _text(str(problem.get("description") or ""), console, "dim")
+    tables[-1].caption = _text(problem.description or "", console, "dim")
     return tables
 
 
-def _that_fit(columns: Sequence[Column], methods: dict, room: int, between: int) -> list[list[Column]]:
+def _that_fit(columns: Sequence[Column], methods: Methods, room: int, between: int) -> list[list[Column]]:
     """The columns in groups, each as many as there is room for, at least one."""
     parts: list[list[Column]] = [[]]
     left = room
@@ -114,12 +122,12 @@ def _widest(heading: str) -> int:
     return max(len(line) for line in heading.split("\n"))
 
 
-def _verdict(results: dict, verdict: dict, console: Console) -> Text:
-    holds = verdict["holds"]
+def _verdict(results: Results, verdict: Verdict, console: Console) -> Text:
+    holds = verdict.holds
     line = _text("✓ " if holds else "✗ ", console, "bold green" if holds else "bold red")
     where = about(results, verdict)
     line.append(_text(f"{where}: " if where else "", console, "dim"))
-    line.append(_text(str(verdict["claim"]), console, "" if holds else "bold red"))
-    if verdict.get("detail"):
-        line.append(_text(f" ({verdict['detail']})", console, "dim" if holds else "red"))
+    line.append(_text(verdict.claim, console, "" if holds else "bold red"))
+    if verdict.detail:
+        line.append(_text(f" ({verdict.detail})", console, "dim" if holds else "red"))
     return line

@@ -67,7 +67,7 @@ class Anderson(AbstractSolver):
         self.pause, self.patience = pause, patience
 
     def init(self, u: Tensor) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        """See [`AbstractSolver`][retune.AbstractSolver]."""
         batch = u.shape[0]
         past = u.new_zeros(batch, self.memory, u[0].numel())
         gram = u.new_zeros(batch, self.memory, self.memory, dtype=torch.float64)
@@ -78,7 +78,7 @@ class Anderson(AbstractSolver):
         return SolverState(u, torch.zeros_like(u), memory)
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`. The history is written in place."""
+        """See [`AbstractSolver`][retune.AbstractSolver]. The history is written in place."""
         walk, taken, z, images, residuals, gram, kept, slot, *rest = state.memory
         plain = (taken // TURN) % 2 == 1
         point = pick(plain, walk, z)

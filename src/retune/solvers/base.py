@@ -1,4 +1,4 @@
-"""What an algorithm for ``Φ(u) = u`` supplies: ``init`` and ``step``. The loop is in :mod:`retune.solve`."""
+"""What an algorithm for ``Φ(u) = u`` supplies: ``init`` and ``step``. The loop is in ``retune.solve``."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class AbstractSolver(ABC):
 
     Attributes:
         unit: what Φ is: "block", the K layers of the network, or "cycle", the shortest run of layers with the same
-            fixed point (one layer if the weights are tied). Acceleration gains most from single cycles.
+            fixed point (one layer if the weights are tied). Acceleration gains most from single cycles. Damping needs
+            them: what jumps to and fro between two states is at rest for a block of an even number of cycles.
         accelerates: whether its steps cost more than those of plain restarts, to save some of them. Such a solver
-            leaves the first block to plain steps where the iteration begins near its end.
+            leaves the first block to plain steps where the iteration begins near its end, and may stop within a block.
         plain: whether its iterates are those of Φ itself, so that what is proved of those holds for them.
     """
 

@@ -41,7 +41,8 @@ class Inertial(AbstractSolver):
     point and takes plain steps before it tries again: `pause`, and twice as many after each further trial that did not
     pay.
 
-    It needs four states of memory where :class:`retune.Anderson` needs 2m + 2, and usually somewhat more evaluations.
+    It needs four states of memory where [`Anderson`][retune.Anderson] needs 2m + 2, and usually somewhat more
+    evaluations.
 
     Args:
         relaxation: λ in (0, 2/3].
@@ -62,14 +63,14 @@ class Inertial(AbstractSolver):
         self.relaxation, self.growth, self.pause, self.patience = relaxation, growth, pause, patience
 
     def init(self, u: Tensor) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        """See [`AbstractSolver`][retune.AbstractSolver]."""
         # the point to evaluate; x_k; y_k − y_{k−1}; k, or −1 for a plain step; the last residual; the least quotient
         since, last, slowest = (u.new_full((u.shape[0],), v) for v in (-1.0, torch.inf, 1.0))
         zero = torch.zeros_like(u)
         return SolverState(u, zero, (u, u, zero, since, last, slowest, *Safeguard.begin(u, self.pause)))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        """See [`AbstractSolver`][retune.AbstractSolver]."""
         y, x, moved, k, last, slowest, *rest = state.memory
         image = block(y)
         change = image - y

@@ -23,10 +23,10 @@ class Picard(AbstractSolver):
     plain = True
 
     def init(self, u: Tensor) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        """See [`AbstractSolver`][retune.AbstractSolver]."""
         return SolverState(u, torch.zeros_like(u))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
-        """See :class:`~retune.solvers.base.AbstractSolver`."""
+        """See [`AbstractSolver`][retune.AbstractSolver]."""
         new = block(state.u)
         return SolverState(new, new - state.u)

@@ -1,10 +1,11 @@
-"""The folder of a training run: its checkpoints, of which the last two are kept, and its log."""
+"""The folder of a training run: its last two checkpoints, and its log."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retune._files import write_atomically
-from retune.errors import CheckpointError, InvalidParameterError
+from retune._files import remove_leftovers, write_atomically
+from retune.errors import CheckpointError, Interrupted, InvalidParameterError
+from retune.training.devices import first_process
+from retune.training.lock import FolderLock
 from retune.training.records import FitResult, Keeper
 from retune.training.resume import load_state, save_state
 from retune.training.warm import WarmStart
@@ -24,10 +27,13 @@ from retune.training.warm import WarmStart
 __all__ = ["RunFolder", "fingerprint", "stop_requests"]
 
 _COLUMNS = ("step", "loss", "residual", "gradient_error")
+_HEADER = ",".join([*_COLUMNS, "psnr_val"]) + "\n"
 
 
 class RunFolder:
     """Checkpoints ``checkpoint-STEP.safetensors``, written atomically, and ``log.csv`` (and TensorBoard, if there).
+
+    The first process of a training holds a lock on the folder until ``close``.
 
     Args:
         folder: where.
@@ -35,22 +41,36 @@ class RunFolder:
         resume: continue from the newest checkpoint; start if there is none.
 
     Raises:
-        InvalidParameterError: the folder holds another run, which is not to be overwritten.
+        InvalidParameterError: the folder holds another run or a ``log.csv`` of something else, which are not to be
+            overwritten, or another training is at work in it.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any], resume: bool):
         self.folder, self.settings = Path(folder), settings
+        self._lock = FolderLock(folder) if first_process() else None
+        try:
+            self._prepare(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, resume: bool) -> None:
+        self._logged: int | None = None
+        self._board: Any = None
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.saved and not resume:
             raise InvalidParameterError(
                 f"{self.folder} holds a run already (its last checkpoint is {self.saved[-1].name}); continue it with "
                 "resume (--resume), or choose another folder"
             )
-        for left in self.folder.glob(".*"):  # of a process that was killed while it wrote
-            if left.name.startswith((".checkpoint-", ".log.csv.")):
-                left.unlink()
-        self._logged = 0
-        self._board: Any = None
+        log = self.folder / "log.csv"
+        if not self.saved and log.exists() and not _is_log(log):
+            raise InvalidParameterError(
+                f"{log} is there already, and is no log of a training: it would be replaced; move it, or choose "
+                "another folder"
+            )
+        if first_process():
+            remove_leftovers(self.folder)
 
     @property
     def saved(self) -> list[Path]:
@@ -90,6 +110,15 @@ class RunFolder:
         Raises:
             CheckpointError: no checkpoint can be read, or they are of a run with other settings.
         """
+        try:
+            return self._load(net, optimiser, result, keeper, warm)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(
+        self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, warm: WarmStart | None
+    ) -> tuple[int, float]:
         failure: CheckpointError | None = None
         for path in reversed(self.saved):
             extra: dict[str, Tensor] = {}
@@ -122,19 +151,20 @@ class RunFolder:
 
     def _log(self, result: FitResult) -> None:
         path = self.folder / "log.csv"
-        if not path.exists():
+        if self._logged is None or path.is_symlink() or not path.is_file():
             self._rewrite_log(result)
             return
-        with path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_rows(result, result.steps[self._logged :]))
+        # Nothing is appended to a file that this process has not begun, nor through a link to somewhere else.
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+        with os.fdopen(handle, "ab") as file:
+            file.write(_rows(result, result.steps[self._logged :]).encode())
         self._to_board(result, self._logged)
         self._logged = len(result.steps)
 
     def _rewrite_log(self, result: FitResult) -> None:
         """All of it: what was appended after the checkpoint is computed again."""
-        header = ",".join([*_COLUMNS, "psnr_val"]) + "\n"
-        write_atomically(self.folder / "log.csv", (header + _rows(result, result.steps)).encode())
-        self._to_board(result, self._logged)
+        write_atomically(self.folder / "log.csv", (_HEADER + _rows(result, result.steps)).encode())
+        self._to_board(result, self._logged or 0)
         self._logged = len(result.steps)
 
     def _to_board(self, result: FitResult, start: int) -> None:
@@ -154,9 +184,19 @@ class RunFolder:
         self._board.flush()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is open, and let other trainings into the folder."""
         if self._board is not None:
             self._board.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file begins as our log does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_HEADER)) == _HEADER.encode()
 
 
 def _rows(result: FitResult, steps: Sequence[Any]) -> str:
@@ -177,17 +217,28 @@ def fingerprint(images: Sequence[Tensor]) -> str:
     return digest.hexdigest()
 
 
+class StopRequest(threading.Event):
+    """An event that a signal sets.
+
+    Attributes:
+        number: of the signal; SIGINT where another process got it.
+    """
+
+    number: int = signal.SIGINT
+
+
 @contextmanager
-def stop_requests(enabled: bool) -> Iterator[threading.Event]:
+def stop_requests(enabled: bool) -> Iterator[StopRequest]:
     """An event that SIGINT or SIGTERM sets, so that a step in work is finished first; a second one stops at once."""
-    asked = threading.Event()
+    asked = StopRequest()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def ask(number: int, frame: Any) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt
+            raise Interrupted(number)
+        asked.number = number
         asked.set()
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}

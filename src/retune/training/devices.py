@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -11,9 +14,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, ProcessLostError
 
-__all__ = ["agreed", "first_process", "make_fabric"]
+__all__ = ["agreed", "first_process", "make_fabric", "other_processes"]
+
+#: in the errors that Gloo, NCCL and the store of torch.distributed raise when a process has gone
+_LOST = ("closed by peer", "reset by peer", "broken pipe", "gloo", "nccl", "tcpstore", "process group", "socket")
 
 
 def make_fabric(device: str) -> Fabric:
@@ -38,6 +44,32 @@ def make_fabric(device: str) -> Fabric:
         atexit.unregister(_leave)
         atexit.register(_leave)
     return fabric
+
+
+@contextmanager
+def other_processes(fabric: Fabric, folder: str | Path | None) -> Iterator[None]:
+    """Name the loss of another process of a training, instead of the error of the network library.
+
+    Args:
+        fabric: of this process.
+        folder: of the checkpoints, if there are any.
+
+    Raises:
+        ProcessLostError: another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error).lower()
+        if fabric.world_size == 1 or not any(sign in told for sign in _LOST):
+            raise
+        atexit.unregister(_leave)  # a farewell to the others would wait for the one that has gone
+        start = "begin again (no folder was given for checkpoints)"
+        if folder is not None:
+            start = f"start all processes again with --resume (resume=True), to go on from the checkpoint in {folder}"
+        raise ProcessLostError(
+            f"process {fabric.global_rank} of {fabric.world_size} stopped because another one has ended: {start}"
+        ) from error
 
 
 def _leave() -> None:

@@ -6,6 +6,8 @@ import inspect
 import json
 import math
 import time
+import warnings
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,15 @@ from torch import Tensor, nn
 from retune._torch.streams import seeded, stream
 from retune.data import as_images, check_crop, draw_crops
 from retune.equilibrium import Equilibrium
-from retune.errors import DivergedError, InvalidParameterError
+from retune.errors import DivergedError, DoubtfulWarning, Interrupted, InvalidParameterError
 from retune.model import Restarted
 from retune.parameters import ScalarParameter
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
+from retune.problems.noise import doubt_noise_level
 from retune.solve import Stop
 from retune.training.checkpoints import RunFolder, fingerprint, stop_requests
-from retune.training.devices import agreed, make_fabric
+from retune.training.devices import agreed, make_fabric, other_processes
 from retune.training.penalty import JacobianPenalty
 from retune.training.progress import TrainingProgress
 from retune.training.records import FitResult, Keeper, StepRecord, Validation
@@ -36,6 +39,9 @@ from retune.training.warm import WarmStart
 
 #: Relative change per block below which the iterates of a denoiser in bfloat16 may not come: 2e-3 to 3e-3 measured.
 _BFLOAT16 = 4e-3
+
+#: Floats above this are taken for another unit than [0, 1].
+_LARGEST = 4.0
 
 __all__ = ["FitResult", "StepRecord", "Validation", "evaluate", "fit", "parameter_groups"]
 
@@ -110,8 +116,8 @@ def fit(
 
     Args:
         net: the network.
-        images: training images, see :func:`retune.data.as_images`.
-        problem: a problem of :mod:`retune.problems` (fresh operator and noise at every step), or a deepinv physics
+        images: training images, see [`as_images`][retune.data.as_images].
+        problem: a problem of ``retune.problems`` (fresh operator and noise at every step), or a deepinv physics
             (fresh noise only).
         validation: validation images; their measurements are drawn once.
         steps: training steps.
@@ -126,9 +132,9 @@ def fit(
         validate_every: steps between validations; a fifth of `steps` by default.
         progress: show a progress bar with loss, validation PSNR, residual and measured gradient error.
         warm_start: let every training image remember its equilibrium, and restart to a tolerance; ``restarts`` is then
-            the most that are run. True for the defaults of :class:`retune.WarmStart`.
+            the most that are run. True for the defaults of [`WarmStart`][retune.WarmStart].
         folder: where checkpoints and ``log.csv`` go; none are written by default. With a folder, Ctrl-C (and SIGTERM)
-            finishes the step, saves, and then raises KeyboardInterrupt.
+            finishes the step, saves, and then raises [`Interrupted`][retune.errors.Interrupted], a KeyboardInterrupt.
         checkpoint_every: steps between checkpoints, which is what is lost at most.
         resume: continue from the newest checkpoint in `folder`, if there is one.
         flips: whether crops are flipped at random; not where `images` are measurements whose operator has a direction.
@@ -139,9 +145,14 @@ def fit(
             images, those of the last fifth that was completed).
         InvalidParameterError: nothing to train, images that do not fit the crop, a folder that holds another run, a
             loss without gradient, a tolerance beside a denoiser in bfloat16, …
+        ProcessLostError: another process of the training has ended.
         CheckpointError: `folder` holds a run with other settings or data, or no readable checkpoint.
+
+    Warns:
+        DoubtfulWarning: images, or a noise level, that are far outside [0, 1], as on a scale of 0…255.
     """
     train = as_images(images)
+    _doubt_unit(train, problem)
     check_crop(train, crop)
     every = max(1, steps // 5) if validate_every is None else validate_every
     if min(steps, batch_size, every, checkpoint_every) < 1:
@@ -203,8 +214,10 @@ def fit(
         done, spent = run.load(net, optimiser, result, keeper, saved)
     start = time.perf_counter() - spent
     with (
+        closing(run) if run is not None else nullcontext(),
         TrainingProgress(steps, enabled=progress and fabric.is_global_zero) as bar,
         stop_requests(enabled=run is not None) as asked,
+        other_processes(fabric, folder),
     ):
 
         def save(step: int) -> None:
@@ -241,9 +254,7 @@ def fit(
                 save(step)
             if halt:
                 net.eval()
-                raise KeyboardInterrupt
-    if run is not None:
-        run.close()
+                raise Interrupted(asked.number)
     result.best_step = keeper.restore() if held_out is not None else steps
     result.seconds = time.perf_counter() - start
     net.eval()
@@ -300,6 +311,26 @@ def _step(
         residual=float(first.residual.mean()),
         gradient_error=float("nan") if wrong is None else float(wrong.mean()),
     )
+
+
+def _doubt_unit(images: list[Tensor], problem: Problem | LinearPhysics) -> None:
+    """Warn of images on a scale of 0…255: step sizes, strengths and shipped networks are made for [0, 1].
+
+    Floats that leave [0, 1] a little, as sharpened or noisy images do, are nothing unusual.
+    """
+    largest = max(float(x.abs().max()) for x in images)
+    if largest > _LARGEST:
+        warnings.warn(
+            f"the images have values up to {largest:.4g}, and the defaults of networks and problems are made for "
+            "intensities in [0, 1]: divide images of 0…255 by 255 (and noise levels too: sigma=25/255), or give them "
+            "as integers, which are scaled",
+            DoubtfulWarning,
+            stacklevel=3,
+        )
+    noise = None if isinstance(problem, Problem) else getattr(problem, "noise_model", None)
+    sigma = getattr(noise, "sigma", None)  # a problem of ours has been looked at when it was made
+    if isinstance(sigma, Tensor) and sigma.numel():
+        doubt_noise_level(sigma.detach().flatten().tolist())
 
 
 def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -> None:

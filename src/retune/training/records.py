@@ -57,7 +57,7 @@ class FitResult:
         return {"steps": steps, "validation": validation}
 
     def take(self, tables: dict[str, Tensor]) -> None:
-        """The inverse of :meth:`tables`."""
+        """The inverse of [`tables`][retune.FitResult.tables]."""
         self.steps = [StepRecord(int(s), *rest) for s, *rest in tables["steps"].tolist()]
         self.validation = [Validation(int(s), *rest) for s, *rest in tables["validation"].tolist()]
 

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from retune._files import write_atomically
+from retune._plain import RECORDS, parse_json
 from retune.errors import CheckpointError
 
 __all__ = ["load_state", "save_state"]
@@ -61,7 +62,7 @@ def load_state(
                 raise CheckpointError(f"{path} is not the state of a training run of this version of ReTune")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
-        state: dict[int, dict] = {int(i): dict(e) for i, e in json.loads(metadata["plain"]).items()}
+        state: dict[int, dict] = {int(i): dict(e) for i, e in parse_json(metadata["plain"], RECORDS).items()}
         for name, value in tensors.items():
             if name.startswith("optimiser/"):
                 _, index, key = name.split("/", 2)
@@ -69,7 +70,7 @@ def load_state(
         if extra is not None:
             extra.update({k[6:]: v for k, v in tensors.items() if k.startswith("extra/")})
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        return json.loads(metadata["facts"])
+        return parse_json(metadata["facts"], RECORDS)
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be continued from: «{error}». It is truncated, or belongs to another network; delete it to "

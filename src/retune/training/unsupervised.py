@@ -6,8 +6,7 @@ For ``y = Ax + ε`` with ``ε ~ N(0, Σ)``, Stein's lemma gives, for any f that 
 
 and pixels that are hidden from f give the error there, ``E‖f(y₁) − y₂‖² = E‖f(y₁) − x₂‖² + tr Σ₂``.
 
-Of what A lets nothing through of, restored images tell: moved, measured and restored again, they should come back as
-they were.
+Equivariance covers the null space of A: shift a restored image, measure and restore it again; the result should match.
 
 Sources: C. Stein, *Ann. Statist.* 9(6), 1981; S. Ramani, T. Blu, M. Unser, *IEEE TIP* 17(9), 2008 (the divergence
 from one random direction); B. Yaman et al., *Magn. Reson. Med.* 84(6), 2020 (splitting); D. Chen, J. Tachella,
@@ -17,6 +16,7 @@ M. Davies, *Equivariant imaging*, ICCV 2021.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -29,14 +29,28 @@ from torch.nn.functional import adaptive_avg_pool2d
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.noise import noise_levels
 
-__all__ = ["ErrorEstimate", "Sure", "SureEquivariant", "SureSplit", "recorrupted"]
+__all__ = ["ErrorEstimate", "Estimate", "Sure", "SureEquivariant", "SureSplit", "recorrupted"]
 
 #: Step of the divergence, as a share of the smallest noise level: well inside the noise, far above rounding.
 _SHARE = 0.1
 
 
+class Estimate(StrEnum):
+    """What is learned with; the value says it in words."""
+
+    SPLIT = "Stein's estimate where it was measured, splitting where it was not"
+    EQUIVARIANT = "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
+    RECORRUPTED = "recorrupted to recorrupted (R2R)"
+    STEIN = "Stein's unbiased estimate (SURE)"
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it judges the unmeasured part of an image, too, by restoring the restored image again."""
+        return self is Estimate.EQUIVARIANT
+
+
 class ErrorEstimate(Loss):
-    """A loss whose expectation is a mean squared error; pixel by pixel in :meth:`map`.
+    """A loss whose expectation is a mean squared error; pixel by pixel in ``map``.
 
     Args:
         sigma: noise level, or one per channel.
@@ -77,14 +91,14 @@ class ErrorEstimate(Loss):
 class Sure(ErrorEstimate):
     """Stein's unbiased estimate of ``‖A f(y) − Ax‖²/m``; deepinv's ``SureGaussianLoss``, for a level per channel too.
 
-    A null space of A is not seen by it: what is filled in there is the prior's. :class:`SureEquivariant` sees it.
+    A null space of A is not seen by it: what is filled in there is the prior's. ``SureEquivariant`` sees it.
 
     Args:
         sigma: noise level, or one per channel.
     """
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See :class:`ErrorEstimate`."""
+        """See ``ErrorEstimate``."""
         return self._sure(physics.A(x_net), y, physics, model)
 
 
@@ -95,7 +109,7 @@ class SureEquivariant(Sure):
     nothing through of comes back wrong, which Stein's estimate does not see. Alone, the second term asks for images
     that are easily restored, the smooth ones. It is weighted by the gain ``‖A x̂‖²/‖x̂‖²`` of the operator, so that
     both are in the units of the measurement, and the less of the image is measured, the less it counts. Three calls of
-    the network, where :class:`Sure` needs two.
+    the network, where ``Sure`` needs two.
 
     Args:
         sigma: noise level, or one per channel.
@@ -106,7 +120,7 @@ class SureEquivariant(Sure):
         self._again = EILoss(Shift(), metric=_SquaredError(), apply_noise=False)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See :class:`ErrorEstimate`; the second term is a mean over channels, and over pixels if y has fewer."""
+        """See ``ErrorEstimate``; the second term is a mean over channels, and over pixels if y has fewer."""
         # deepinv's transforms draw from a generator of their own; so they follow from the global one, as all else does.
         self._again.T.rng.manual_seed(int(torch.randint(2**62, ())))
 
@@ -162,7 +176,7 @@ class SureSplit(ErrorEstimate):
         return model if isinstance(model, _Splitting) else _Splitting(model, self.hidden)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See :class:`ErrorEstimate`; `x_net` is what the adapted model made of y last."""
+        """See ``ErrorEstimate``; `x_net` is what the adapted model made of y last."""
         assert isinstance(model, _Splitting)
         shown, y_shown, physics_shown = model.shown(y)
         mask: Tensor = physics.mask  # pyright: ignore[reportAssignmentType]

@@ -44,8 +44,8 @@ class WarmStart:
     accurate as without it. This pays where measurements come back nearly as they were. Fresh noise changes the gradient
     of the loss, and with it the adjoint: a start that leaves more than half of the residual is not tried again for a
     step, then two, four, … up to 64. In coefficients of a tight frame D it is kept as the image ``D w``, and ``Dᵀ D w``
-    is the direction. Only rules that solve to a tolerance can start anywhere: :class:`retune.Implicit`, and
-    :class:`retune.Truncated` with `rtol`.
+    is the direction. Only rules that solve to a tolerance can start anywhere: [`Implicit`][retune.Implicit], and
+    [`Truncated`][retune.Truncated] with `rtol`.
 
     Canvases take as much memory as the training images plus a byte a pixel, and with adjoints as much again. Beyond
     `limit` they live in memory-mapped files, removed with the object unless a folder is given.
@@ -211,7 +211,7 @@ class WarmStart:
         return kept
 
     def take(self, state: dict[str, Tensor]) -> None:
-        """Remember what :meth:`state` said, and nothing else."""
+        """Remember what [`state`][retune.WarmStart.state] said, and nothing else."""
         self._wait, self._pause = state["pace"].tolist()
         self._gains = {k: float(state[f"gain-{k}"]) for k in range(len(self._visited)) if f"gain-{k}" in state}
         for name, memory in (("visited", self._visited), ("canvas", self._canvases), ("adjoint", self._adjoints)):

@@ -1,7 +1,7 @@
 """The weights that come with the package: small denoisers and ridge regularisers, trained by us.
 
 ``names()`` lists them, ``load(name)`` gives a denoiser called as ``net(y, sigma)``, ``manifest()`` says how each was
-trained, on what, and how well it does. The scripts are in :mod:`recipes`.
+trained, on what, and how well it does. The scripts are in ``recipes``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from deepinv.models import Denoiser
 
 from retune import _checkpoint
-from retune.errors import CheckpointError, RetuneError, unknown_name, wrong_type
+from retune.errors import CheckpointError, unknown_name, wrong_type
 from retune.registry import build
 
 __all__ = ["load", "manifest", "names"]
@@ -46,10 +46,10 @@ def load(name: str | Path) -> Denoiser:
     """A trained denoiser, in eval mode, on the CPU, in float32.
 
     The U-Nets are made into a prior by ``retune.priors.Denoiser(net, sigma)`` or ``RED``; a ridge one solves its
-    denoising problem to tolerance, and its prior is ``net.prior`` (for :class:`retune.GradientStep`).
+    denoising problem to tolerance, and its prior is ``net.prior`` (for [`GradientStep`][retune.GradientStep]).
 
     Args:
-        name: one of :func:`names`, or a file that a recipe of :mod:`recipes` wrote.
+        name: one of [`names`][retune.weights.names], or a file that a recipe of ``recipes`` wrote.
 
     Raises:
         UnknownNameError: another name; the nearest ones are given.
@@ -80,12 +80,14 @@ def load(name: str | Path) -> Denoiser:
 def _read(path: Path) -> Denoiser:
     tensors, description, _ = _checkpoint.read(path)
     try:
-        net = build(description)
+        with _checkpoint.made_for(tensors):
+            net = build(description)
         if not isinstance(net, Denoiser):
             raise CheckpointError(
                 f"it holds a {type(net).__name__}, where a denoiser is needed, as python -m recipes.denoiser writes one"
             )
+        _checkpoint.require_fit(net.state_dict(), tensors)
         net.load_state_dict(tensors)
-    except (RetuneError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # a constructor that gets the arguments of a stranger may raise anything
         raise CheckpointError(f"{path} does not fit this version of ReTune: {error}") from error
     return net.eval().requires_grad_(False)

@@ -1,0 +1,79 @@
+"""The folder of results: an image and a record of how it went for each file, and whose files these are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from retune._files import write_atomically
+from retune._version import __version__
+from retune.errors import InvalidParameterError
+
+__all__ = ["Result"]
+
+FORMAT = 1
+
+
+class Result:
+    """The result of one file in a folder: the image ``NAME`` and its record ``NAME.json``.
+
+    A record marks a result as ours. It is written before the image, as "being written", and again after it; so there
+    is a record beside the image at every moment, and a process can be killed at any.
+
+    Args:
+        folder: of the results.
+        name: of the file.
+
+    Raises:
+        InvalidParameterError: a file of that name is there that has no record of ours, so it is somebody's.
+        OSError: the folder cannot be read, or the name is too long.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.image, self._record = folder / name, folder / f"{name}.json"
+        self._name = name
+        self.before = self._read()
+        if self.before is None:
+            for path in (self.image, self._record):
+                if path.is_symlink() or path.exists():
+                    raise InvalidParameterError(
+                        f"{path} is there already, and no record says that it is a result of retune restore: it was "
+                        "left as it is. Choose another folder with --out, or move the file"
+                    )
+
+    def _read(self) -> dict[str, Any] | None:
+        """The record that is there, if it is one of ours."""
+        try:
+            found = json.loads(self._record.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        ours = isinstance(found, dict) and "retune" in found and found.get("file") == self._name
+        return found if ours else None
+
+    def is_of(self, facts: dict[str, Any], certified: bool) -> bool:
+        """Whether the image is there, made with the same facts, and with a certificate if there has to be one."""
+        before = self.before
+        if before is None or not self.image.is_file() or (certified and "certificate" not in before):
+            return False
+        return {k: before.get(k) for k in facts} == facts
+
+    @contextmanager
+    def being_written(self) -> Iterator[None]:
+        """While the image is written; if that fails, the record is again what it was."""
+        mark = {"format": FORMAT, "retune": __version__, "file": self._name, "status": "being written"}
+        self.record(mark)
+        try:
+            yield
+        except BaseException:
+            if self.before is None:
+                self._record.unlink(missing_ok=True)
+            else:
+                self.record(self.before)
+            raise
+
+    def record(self, told: dict[str, Any]) -> None:
+        """Write the record."""
+        write_atomically(self._record, json.dumps(told, indent=1).encode())

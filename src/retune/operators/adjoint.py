@@ -1,0 +1,54 @@
+"""How a wrong adjoint is repaired: advice that was tried before it is given."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune._torch.batch import inner
+from retune.operators.images import parts
+
+__all__ = ["repair"]
+
+_RIGHT = 1e-5
+
+
+def repair(physics: LinearPhysics, like: Tensor) -> str:
+    """What to do about an A_adjoint that is not the adjoint of A, for images shaped as `like`; one sentence.
+
+    The adjoint that deepinv derives from A by automatic differentiation is tried first: it is wrong as well where A has
+    a ``backward`` of its own, or leaves torch.
+    """
+    if getattr(physics, "adjoint_via_backprop", None) is False:
+        return f"Build {type(physics).__name__} with adjoint_via_backprop=True: its adjoint is then exact"
+    if _derivative_is_right(physics, like):
+        size = tuple(like.shape[1:])
+        return (
+            f"Use deepinv.physics.LinearPhysics(A=physics.A, img_size={size}) in its place: deepinv derives the "
+            "adjoint from A (tried here: it is right)"
+        )
+    return (
+        "Correct A_adjoint. Leaving it out does not help here: the adjoint that deepinv would derive from A by "
+        "automatic differentiation is not right either"
+    )
+
+
+def _derivative_is_right(physics: LinearPhysics, like: Tensor) -> bool:
+    generator = torch.Generator().manual_seed(20250615)
+    a, c = (torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device) for _ in range(2))
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            twin = copy.deepcopy(physics)  # some physics keep what they are given, here tensors of a derivative
+            derived = LinearPhysics(A=twin.A, img_size=tuple(like.shape[1:]))
+            derived.A_adjoint(twin.A(c))
+            copy.deepcopy(twin)
+            image, other = twin.A(a), twin.A(2 * a + c)
+            back = derived.A_adjoint(other)
+        left = sum(inner(p, q) for p, q in zip(parts(image), parts(other), strict=True))
+        norms = [sum(inner(p, p) for p in parts(y)) ** 0.5 for y in (image, other)]
+        return abs(left - inner(a, back)) <= _RIGHT * norms[0] * norms[1]
+    except Exception:  # whatever A raises when it is differentiated: then it cannot be
+        return False

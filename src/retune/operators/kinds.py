@@ -1,0 +1,96 @@
+"""What kind of operator a deepinv physics is: the only place that asks its type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from deepinv.physics import (
+    Blur,
+    BlurFFT,
+    DecomposablePhysics,
+    Denoising,
+    Downsampling,
+    Inpainting,
+    LinearPhysics,
+    Physics,
+    Upsampling,
+)
+from torch import Tensor
+
+from retune.operators.blur import BlurNormal
+from retune.operators.facts import OperatorFacts
+
+__all__ = ["eigenvalues", "kernel_of", "makes_pictures", "mask_of", "measured", "resizable", "with_kernel"]
+
+#: A picture may undershoot by this share of its largest value (resampling filters, sharpening).
+_UNDERSHOOT = 0.5
+_POINTS = 8
+
+
+def kernel_of(physics: Physics) -> Tensor | None:
+    """The kernel (1 or B, 1 or C, h, w) of a blur, or of a blur and subsampling; None for any other operator."""
+    taps = getattr(physics, "filter", None)
+    blurs = isinstance(physics, Blur | BlurFFT | Downsampling) and not isinstance(physics, Upsampling)
+    return taps.detach() if blurs and isinstance(taps, Tensor) and taps.ndim == 4 else None
+
+
+def with_kernel(physics: Physics, taps: Tensor) -> Physics | None:
+    """`physics` with another kernel, changed in place; None for an operator without one."""
+    if kernel_of(physics) is None:
+        return None
+    physics.update(filter=taps)
+    return physics
+
+
+def mask_of(physics: Physics) -> Tensor | None:
+    """The weights of the pixels of an inpainting; None for any other operator."""
+    mask = physics.mask if isinstance(physics, Inpainting) else None
+    return mask.detach() if isinstance(mask, Tensor) else None
+
+
+def resizable(physics: Physics) -> bool:
+    """Whether the operator takes images of any size."""
+    return isinstance(physics, Blur | Denoising | Downsampling)
+
+
+def eigenvalues(physics: LinearPhysics, found: OperatorFacts) -> Tensor | None:
+    """The eigenvalues of AᵀA, where A is diagonalised exactly; None elsewhere."""
+    if isinstance(found.normal, BlurNormal) and found.normal.mode == "circular" and found.normal.step == 1:
+        return found.normal.power
+    if isinstance(physics, DecomposablePhysics) and found.sqnorm_kind == "exact" and isinstance(physics.mask, Tensor):
+        return physics.mask.detach().abs().square()
+    return None
+
+
+def measured(physics: Physics, probes: Sequence[Tensor]) -> Tensor | None:
+    """Which values of y the image can change at all: booleans of the shape of y; None where y is a list.
+
+    A value that A sets to 0 whatever the image is (a masked pixel, also inside a composition; a ray beside the object)
+    is 0 for every random image in `probes`, and the others are not, with probability 1.
+    """
+    seen: Tensor | None = None
+    for probe in probes:
+        made = physics.A(probe)
+        if not isinstance(made, Tensor):
+            return None
+        seen = made != 0 if seen is None else seen | (made != 0)
+    return seen
+
+
+def makes_pictures(physics: Physics, like: Tensor) -> bool:
+    """Whether A makes nonnegative measurements of nonnegative images, up to the ringing of a filter.
+
+    Random projections, Fourier data and differences do not: the range and the noise of a picture say nothing of them.
+    """
+    generator = torch.Generator().manual_seed(20260105)
+    pixels = like[0].numel()
+    for _ in range(4):
+        points = torch.zeros(pixels)
+        points[torch.randint(pixels, (min(_POINTS, pixels),), generator=generator)] = 1
+        made = physics.A(points.view(like.shape[1:]).expand(like.shape).to(like))
+        if not isinstance(made, Tensor) or made.is_complex() or made.ndim != 4:
+            return False
+        if float(made.min()) < -_UNDERSHOOT * max(float(made.max()), 0.0):
+            return False
+    return True

@@ -1,0 +1,320 @@
+"""``results.json``: what ``retune compare`` and ``retune demo`` found, and what the report is made from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StrictBool, StringConstraints, field_validator, model_validator
+
+from retune._plain import RECORDS, parse_json
+from retune.errors import InvalidParameterError
+from retune.records.base import Number, Record
+
+__all__ = [
+    "Certified",
+    "CertifiedImage",
+    "Claim",
+    "Curve",
+    "Distance",
+    "MethodResult",
+    "Methods",
+    "Pictures",
+    "ProblemResult",
+    "Results",
+    "Training",
+    "Verdict",
+    "horizons",
+    "longest",
+]
+
+#: The form of results.json that this version reads and writes.
+FORMAT = 1
+_EXPECTED = 'expected a results.json written by "retune demo" or "retune compare"'
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_LONGER = re.compile(r"(psnr|residual)_([1-9]\d*)x")
+Text = Annotated[str, StringConstraints(strict=True)]
+
+
+class Distance(StrEnum):
+    """How the distance to the equilibrium is known."""
+
+    PROVED = "proved"
+    ESTIMATED = "estimated"
+
+
+class Claim(Record):
+    """One number of a certificate."""
+
+    value: Number
+    """The number; None where it is not known."""
+    kind: Text
+    """proved, proved under assumptions, estimated, or measured."""
+    how: Text
+    """How it was found."""
+
+    @property
+    def proved(self) -> bool:
+        """Whether it is a bound, under assumptions or without."""
+        return self.kind.startswith(Distance.PROVED)
+
+
+class CertifiedImage(Record):
+    """The certificate of one image."""
+
+    claims: dict[str, list[Claim]] = Field(default_factory=dict)
+    """Numbers by the name of the quantity."""
+    verdict: Text | None = None
+    row: Text | None = None
+    assumptions: list[dict[str, Any]] = Field(default_factory=list)
+    rounding: Text | None = None
+
+
+class Certified(Record):
+    """The certificates of a method."""
+
+    depth: Number = None
+    images: list[CertifiedImage] = Field(default_factory=list)
+
+
+class Curve(Record):
+    """Means over the images along a run."""
+
+    layers: list[Number] = Field(default_factory=list)
+    psnr: list[Number] = Field(default_factory=list)
+    residual: list[Number] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        for key in ("psnr", "residual"):
+            if (found := getattr(self, key)) and len(found) != len(self.layers):
+                raise ValueError(
+                    f"the length of {key} is {len(found)}, expected {len(self.layers)}, one for each of «layers»"
+                )
+        return self
+
+
+class Training(Record):
+    """A training."""
+
+    loss: list[Number] = Field(default_factory=list)
+
+
+class MethodResult(Record):
+    """A row of the table.
+
+    PSNR and residual after n times the trained depth are called ``psnr_<n>x`` and ``residual_<n>x``. What is
+    unknown is None or left out.
+    """
+
+    label: Text | None = None
+    how: Text | None = None
+    failure: Text | None = None
+    """Why the training failed, if it did."""
+    remark: Text | None = None
+    """What a reader must know of it."""
+    psnr: Number = None
+    """Mean over the test images, dB."""
+    psnr_per_image: list[Number] | None = None
+    ssim: Number = None
+    psnr_trained: Number = None
+    """PSNR at the trained depth, dB."""
+    layers_trained: Number = None
+    layers_run: list[Number] | None = None
+    status: list[Text] | None = None
+    residual: Number = None
+    gradient_error: Number = None
+    distance: Number = None
+    """The largest relative distance to the equilibrium that is certified."""
+    distance_kind: Distance | None = None
+    seconds: Number = None
+    """Of training or tuning."""
+    seconds_restoring: Number = None
+    """Of one test image."""
+    memory: Number = None
+    """Bytes at the peak of a training step."""
+    images: list[Text] | None = None
+    """Files of the restored images, relative to the folder of the results."""
+    curve: Curve | None = None
+    training: Training | None = None
+    learned: dict[str, Any] | None = None
+    """Parameters by name."""
+    certificate: Certified | None = None
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Self:
+        for key, value in (self.model_extra or {}).items():
+            if _LONGER.fullmatch(key) and (isinstance(value, bool) or not isinstance(value, int | float | None)):
+                raise ValueError(f"{key} is {value!r}, expected a number or null")
+        return self
+
+    @property
+    def horizons(self) -> list[int]:
+        """How many times longer than trained it was run, where its PSNR was taken."""
+        found = (_LONGER.fullmatch(key) for key in self.model_extra or {})
+        return sorted({int(match[2]) for match in found if match and match[1] == "psnr"})
+
+    def psnr_after(self, times: int | None) -> float | None:
+        """PSNR after that many times the trained depth, dB."""
+        return (self.model_extra or {}).get(f"psnr_{times}x")
+
+    @property
+    def change(self) -> float | None:
+        """PSNR when run as much longer than trained as was tried, less PSNR of the output, dB."""
+        later = self.psnr_after(longest([self]))
+        return None if self.psnr is None or later is None else later - self.psnr
+
+
+#: Rows by the key of the method.
+Methods = dict[str, MethodResult]
+
+
+class Pictures(Record):
+    """The test images that are shown: their names, and the files of the truth and of the measurement."""
+
+    names: list[Text] = Field(default_factory=list)
+    truth: list[Text] = Field(default_factory=list)
+    measurement: list[Text] = Field(default_factory=list)
+
+
+class ProblemResult(Record):
+    """The methods on one problem."""
+
+    title: Text | None = None
+    description: Text | None = None
+    problem: dict[str, Any] | None = None
+    """Its parameters."""
+    psnr_measurement: Number = None
+    images: Pictures | None = None
+    methods: Methods = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _as_many_as_test_images(self) -> Self:
+        images = self.images or Pictures()
+        count = len(images.truth)
+        rows: list[tuple[str, Sequence | None, bool]] = [
+            ("images.names", images.names, False),
+            ("images.measurement", images.measurement, False),
+        ]
+        for name, method in self.methods.items():
+            rows.append((f"methods.{name}.images", method.images, False))
+            # pictures may be of the first images only
+            rows.append((f"methods.{name}.psnr_per_image", method.psnr_per_image, True))
+        for name, found, more in rows:
+            if found and count and (len(found) < count or (len(found) > count and not more)):
+                least = "at least " if more else ""
+                raise ValueError(f"{name} has {len(found)}, expected {least}{count} entries, one per test image")
+        return self
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _named(cls, methods: Any) -> Any:
+        return _with_names(methods)
+
+
+class Verdict(Record):
+    """Whether a claim holds."""
+
+    claim: Text
+    holds: StrictBool
+    problem: Text | None = None
+    """Key of the problem that it is about; None for all of them."""
+    detail: Text | None = None
+    """The numbers that decide."""
+
+
+class Results(Record):
+    """A result file."""
+
+    format: int = FORMAT
+    retune: Text | None = None
+    command: Text | None = None
+    quick: StrictBool = False
+    """Whether there were too few training steps to conclude anything from."""
+    seed: int | None = None
+    seconds: Number = None
+    device: Text | None = None
+    threads: int | None = None
+    cores: int | None = None
+    versions: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = None
+    problems: dict[str, ProblemResult] = Field(min_length=1)
+    verdicts: list[Verdict] = Field(default_factory=list)
+
+    @field_validator("problems", mode="before")
+    @classmethod
+    def _named(cls, problems: Any) -> Any:
+        return _with_names(problems)
+
+    @property
+    def methods(self) -> list[MethodResult]:
+        """The rows of all problems."""
+        return [method for problem in self.problems.values() for method in problem.methods.values()]
+
+    @classmethod
+    def checked(cls, values: Any, source: str = "results") -> Self:
+        """The results that plain data describe; see ``Record.checked``.
+
+        Raises:
+            InvalidParameterError: as there; or a file of another program, or of another format.
+        """
+        if not isinstance(values, dict) or "format" not in values:
+            raise InvalidParameterError(f"{source} is not a result file of ReTune (it has no «format»); {_EXPECTED}")
+        if values["format"] != FORMAT:
+            raise InvalidParameterError(
+                f"{source} has format {values['format']!r} (written by ReTune {values.get('retune', 'unknown')}), this "
+                f"version reads format {FORMAT}: use the version that wrote it, or run the command again"
+            )
+        return super().checked(values, source)
+
+    @classmethod
+    def read(cls, where: str | Path) -> Self:
+        """Read the results in a folder, or in a file.
+
+        Args:
+            where: an output folder with ``results.json`` in it, or such a file.
+
+        Raises:
+            InvalidParameterError: there is none, it is truncated, of another format, or something else.
+        """
+        where = Path(where)
+        path = where / "results.json" if where.is_dir() else where
+        if not path.is_file():
+            raise InvalidParameterError(f'there is no result file {path}; "retune demo --out FOLDER" writes one')
+        try:
+            values = parse_json(path.read_bytes(), RECORDS)
+        except (ValueError, OSError) as error:
+            size = path.stat().st_size
+            raise InvalidParameterError(
+                f"{path} cannot be read ({size} bytes): «{error}». It is truncated or not JSON; {_EXPECTED}"
+            ) from error
+        return cls.checked(values, str(path))
+
+
+def horizons(methods: Iterable[MethodResult]) -> list[int]:
+    """How many times longer than trained some of the methods were run."""
+    return sorted({times for method in methods for times in method.horizons})
+
+
+def longest(methods: Iterable[MethodResult]) -> int | None:
+    """The largest of ``horizons`` at which some method has a PSNR."""
+    methods = list(methods)
+    known = (n for n in horizons(methods) if any(m.psnr_after(n) is not None for m in methods))
+    return max(known, default=None)
+
+
+def finite(value: float | None) -> float | None:
+    """The number if it is finite, or None."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _with_names(table: Any) -> Any:
+    """The table, if its keys can be parts of the names of files."""
+    for name in table if isinstance(table, dict) else ():
+        if not _NAME.fullmatch(str(name)):
+            raise ValueError(f"a name is {name!r}, expected letters, digits, «_», «-» and «.» (it becomes a file name)")
+    return table

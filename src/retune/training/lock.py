@@ -1,0 +1,106 @@
+"""One training at a time in a folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import warnings
+from pathlib import Path
+from types import TracebackType
+
+from retune._files import is_named, try_lock
+from retune.errors import DoubtfulWarning, InvalidParameterError
+
+__all__ = ["FolderLock"]
+
+_NAME = ".retune.lock"
+_ATTEMPTS = 20
+_held: dict[Path, FolderLock] = {}
+
+
+class FolderLock:
+    """Hold a folder, so that no other process trains in it; a context manager.
+
+    The lock is advisory and belongs to the process: the system releases it when the process ends, however it ends.
+    The same thread may take it again while it holds it (``retune train`` does, and then ``fit``). Windows, and file
+    systems without such locks, let everybody in; the latter with a warning.
+
+    Args:
+        folder: where; it is made if it is not there.
+
+    Raises:
+        InvalidParameterError: another training is at work in the folder.
+        OSError: the folder cannot be written.
+
+    Warns:
+        DoubtfulWarning: the file system has no locks.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._thread, self._times, self._handle, self._mine = threading.current_thread(), 1, -1, True
+        outer = _held.get(self.folder)
+        if outer is not None:
+            if outer._thread is not self._thread and outer._thread.is_alive():
+                raise self._in_use()
+            outer._times += 1
+        else:
+            self._take()
+            _held[self.folder] = self
+
+    def _take(self) -> None:
+        path = self.folder / _NAME
+        for _ in range(_ATTEMPTS):
+            handle = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            locked = try_lock(handle)
+            if locked is False:
+                owner = os.read(handle, 200).decode(errors="replace")
+                os.close(handle)
+                raise self._in_use(owner)
+            if locked is None and os.name != "nt":
+                warnings.warn(
+                    f"the file system of {self.folder} has no locks: make sure that no other training writes into it",
+                    DoubtfulWarning,
+                    stacklevel=4,
+                )
+            if is_named(handle, path):
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                self._handle = handle
+                return
+            os.close(handle)  # the one before removed the file between our opening it and our locking it
+        raise self._in_use()
+
+    def _in_use(self, owner: str = "") -> InvalidParameterError:
+        who = f" ({owner})" if owner else ""
+        return InvalidParameterError(
+            f"another training{who} is at work in {self.folder}: wait until it has ended, or choose another folder "
+            "(--out)"
+        )
+
+    def release(self) -> None:
+        """Let others in; the lock file is removed."""
+        if not self._mine:
+            return
+        self._mine, outer = False, _held[self.folder]
+        outer._times -= 1
+        if outer._times > 0:
+            return
+        del _held[self.folder]
+        path = self.folder / _NAME
+        if os.name == "nt":  # Windows removes no open file
+            os.close(outer._handle)
+        if os.name == "nt" or is_named(outer._handle, path):
+            path.unlink(missing_ok=True)
+        if os.name != "nt":
+            os.close(outer._handle)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

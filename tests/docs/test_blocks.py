@@ -1,0 +1,97 @@
+"""The code blocks of README.md and docs/ run as they are written.
+
+The Python blocks of a page are independent of each other; its shell blocks run one after the other in one folder.
+"""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What a block has in it, and why it is not run here.
+NOT_RUN = {
+    "pip install": "run by .ci/run, in an environment of its own",
+    "FOLDER": "needs BSDS500, and hours",
+    "$DATA": "needs BSDS500, and hours",
+    "photos/": "needs your photographs; docs/cli.md has the same commands with files that it makes",
+    "a/ --set data.validation=b/": "needs your photographs, in three folders",
+    "tune denoise.tif": "measures time on two idle cores; docs/cli.md has the same command on small images",
+    "big.tif": "an image of 24 megapixels: two minutes and 3 GB",
+    "pytest tests/": "is itself a part of the tests",
+}
+
+
+def why_not(block: str) -> str | None:
+    return next((reason for mark, reason in NOT_RUN.items() if mark in block), None)
+
+
+def blocks(language: str):
+    for page in PAGES:
+        for found in _FENCE.finditer(page.read_text(encoding="utf-8")):
+            if found[1] == language:
+                yield page.name, found[2]
+
+
+PYTHON = list(blocks("python"))
+SHELL = {page: [b for p, b in blocks("sh") if p == page and not why_not(b)] for page, _ in blocks("sh")}
+
+
+def name_of(block: str) -> str:
+    """The first line of it that does something."""
+    lines = [line.strip() for line in block.splitlines()]
+    return next(line for line in lines if line and not line.startswith(("import", "from", "#")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{page}: {name_of(block)}" for page, block in PYTHON])
+def test_python(page, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, page, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page, commands in SHELL.items() if commands])
+def test_shell(page, tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, command in {"python": "", "retune": "-m retune"}.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+        (programs / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    for block in SHELL[page]:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_every_block_has_a_language_and_every_exception_a_block():
+    all_blocks = [(page.name, *found.groups()) for page in PAGES for found in _FENCE.finditer(page.read_text("utf-8"))]
+    assert {language for _, language, _ in all_blocks} <= {"python", "sh", "text"}
+    assert [mark for mark in NOT_RUN if not any(mark in block for _, _, block in all_blocks)] == []
+    assert [name_of(block) for _, block in PYTHON if why_not(block)] == []
+
+
+def checks(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^  (problem|warning|note|ok) +(\w+(?: \w+)?)  ", text, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_doctor_prints_what_its_page_says():
+    page = (REPOSITORY / "docs" / "doctor.md").read_text(encoding="utf-8")
+    (_, code), (_, shown) = (found.groups() for found in list(_FENCE.finditer(page))[:2])
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(compile(code, "doctor.md", "exec"), {"__name__": "__main__"})
+    assert len(checks(shown)) == 13
+    assert checks(printed.getvalue()) == checks(shown)

@@ -1,0 +1,83 @@
+"""Files that are being written, and those that were left; one training at a time in a folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from retune import _files
+from retune._files import remove_leftovers, try_lock, write_atomically
+from retune.errors import InvalidParameterError
+from retune.training.lock import FolderLock
+
+HOLD = """
+import sys, time
+from retune.training.lock import FolderLock
+lock = FolderLock(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_is_being_written_is_no_leftover(tmp_path):
+    left, busy = tmp_path / ".retune-0123456789abcdef.tmp", tmp_path / ".retune-fedcba9876543210.tmp"
+    left.write_text("of a process that was killed")
+    (tmp_path / ".of-somebody").write_text("")
+    with busy.open("wb") as file:
+        assert try_lock(file.fileno())
+        remove_leftovers(tmp_path / "any name")
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".of-somebody", busy.name]
+    remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".of-somebody"]
+
+
+def test_a_writer_whose_file_was_removed_writes_again(tmp_path, monkeypatch):
+    """Between its creation and its lock, somebody may take the file for a leftover."""
+    tried = []
+
+    def lost(handle):
+        tried.append(handle)
+        if len(tried) < 3:
+            next(tmp_path.glob(".retune-*")).unlink()
+        return True
+
+    monkeypatch.setattr(_files, "try_lock", lost)
+    write_atomically(tmp_path / "a", b"content")
+    assert len(tried) == 3
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"content"}
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_not(tmp_path):
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "a").symlink_to(tmp_path / "theirs")
+    write_atomically(tmp_path / "a", b"ours")
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert (tmp_path / "a").read_bytes() == b"ours"
+
+
+def test_the_permissions_are_those_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_is_for_one_training_and_a_kill_frees_it(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(InvalidParameterError, match=rf"another training \(process {process.pid} on"):
+            FolderLock(tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    with FolderLock(tmp_path), FolderLock(tmp_path):  # fit takes it again within train
+        assert [p.name for p in tmp_path.iterdir()] == [".retune.lock"]
+    assert not list(tmp_path.iterdir())

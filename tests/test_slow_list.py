@@ -1,0 +1,44 @@
+"""The list of slow tests names tests that exist, and leaves some of every package to a quick run."""
+
+import ast
+
+import public_names
+import slow_tests
+
+FILES = list(slow_tests.TESTS.rglob("test_*.py"))
+
+
+def definitions_in(path):
+    """Names of the tests of a file, those in a class as `Class::test`; and whether each has the marker itself."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        inside = node.body if isinstance(node, ast.ClassDef) else [node]
+        before = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        for test in inside:
+            if isinstance(test, ast.FunctionDef) and test.name.startswith("test"):
+                yield before + test.name, any("mark.slow" in ast.unparse(d) for d in test.decorator_list)
+
+
+def relative(path):
+    return path.relative_to(slow_tests.TESTS.parent).as_posix()
+
+
+def test_every_entry_is_a_test():
+    existing = {(relative(path), name) for path in FILES for name, _ in definitions_in(path)}
+    assert sorted(slow_tests.listed() - existing) == []
+
+
+def test_every_package_has_quick_tests():
+    """The folder tests/PACKAGE, or tests/test_MODULE.py, has tests that a quick run takes."""
+    tests = {(relative(path), name) for path in FILES for name, marked in definitions_in(path) if not marked}
+    quick = {file for file, _ in tests - slow_tests.listed()}
+    tested = {part for path in quick for part in (path.split("/")[1], path.split("/")[-1][5:-3])}
+    # The first four are tested through the command line, the others wherever their objects are raised or returned.
+    through_others = {"comparison", "demo", "plugins", "records", "equilibrium", "errors", "guarantee"}
+    assert sorted(public_names.modules() - tested - through_others) == []
+
+
+def test_the_list_is_applied(request):
+    listed = slow_tests.listed()
+    for item in request.session.items:
+        if (relative(item.path), item.nodeid.split("[")[0].partition("::")[2]) in listed:
+            assert item.get_closest_marker("slow"), item.nodeid
