@@ -53,6 +53,7 @@ from .guarantee import Assumption as Assumption
 from .guarantee import Convexity as Convexity
 from .guarantee import Guarantee as Guarantee
 from .guarantee import Smoothness as Smoothness
+from .guarantee import Subject as Subject
 from .maps import AbstractMap as AbstractMap
 from .maps import BoundMap as BoundMap
 from .maps import ForwardBackward as ForwardBackward

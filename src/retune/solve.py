@@ -19,6 +19,8 @@ __all__ = ["Solution", "Stop", "solve"]
 
 #: An iterate this many times larger than the largest of its start and its first block has diverged.
 GROWTH = 1e4
+#: A relative change of so many units in the last place cannot be told from rounding.
+ROUNDING = 16
 #: Blocks shorter than this many layers are looked at together.
 LOOK = 5
 #: Images that have stopped leave the batch once at most this share of it is left.
@@ -129,7 +131,7 @@ def solve(
         new = state
         norm = _norm(new.u)
         bound = torch.maximum(bound, norm) if r < period else bound
-        finite = torch.isfinite(norm) & torch.isfinite(change.residual)
+        finite = torch.isfinite(norm) & torch.isfinite(change.cycle) & torch.isfinite(change.block)
         exploded = norm > GROWTH * bound
         change = change.relative_to(norm)
         active = run.code <= _RETURNING
@@ -193,14 +195,15 @@ class _Change:
 
     @property
     def residual(self) -> Tensor:
-        """The larger one, as a change over K layers."""
-        return torch.maximum(self.cycle * self.cycles, self.block)
+        """The larger one, as a change over K layers; a cycle that moves by rounding alone counts for nothing."""
+        jitter = ROUNDING * torch.finfo(self.cycle.dtype).eps
+        return torch.maximum(torch.where(self.cycle > jitter, self.cycle * self.cycles, 0.0), self.block)
 
     def returns(self, rtol: float) -> Tensor:
         """Whether the block comes back to its start and a cycle of it does not."""
         if not self.whole:
             return torch.zeros_like(self.block, dtype=torch.bool)
-        return (self.block <= rtol) & (self.cycle * self.cycles > rtol) & (self.cycle > self.block)
+        return (self.block <= rtol) & (self.residual > rtol) & (self.cycle > self.block)
 
     def oscillates(self, rtol: float, blocks: float) -> Tensor:
         """Whether so many further blocks cannot settle it either."""

@@ -14,7 +14,7 @@ from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole
 from retune.guarantee import Assumption, Guarantee, Subject
-from retune.maps.base import BoundMap
+from retune.maps.base import BoundMap, guarantee_of
 from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
 from retune.model import Restarted
 
@@ -96,7 +96,7 @@ def certify(
                     f"result has a state of shape {tuple(result.state.shape)}, but this measurement has one of "
                     f"{tuple(bound.init().shape)}: give the result of net.solve(y, physics) for the same y"
                 )
-            guarantee = net.map.guarantee(data_term)
+            guarantee = guarantee_of(net.map, data_term)
         with precision.full_precision():
             return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:

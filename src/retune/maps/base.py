@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
-from retune.guarantee import Guarantee
+from retune.guarantee import Assumption, Guarantee
 from retune.operators.data_term import DataTerm
 from retune.parameters import ScalarParameter
 from retune.priors.capabilities import priors_of
+from retune.priors.origin import descends_from_ours, is_ours, stated_by_ours
 
-__all__ = ["AbstractMap", "BoundMap"]
+__all__ = ["AbstractMap", "BoundMap", "guarantee_of"]
 
 
 class BoundMap(ABC):
@@ -132,3 +134,20 @@ class AbstractMap(nn.Module, ABC):
     def image(self, u: Tensor, data_term: DataTerm) -> Tensor:
         """The restored image of a state. In a loop, bind once instead."""
         return self.bind(data_term).image(u)
+
+
+def guarantee_of(map_: AbstractMap, data_term: DataTerm) -> Guarantee:
+    """What is proved of a map: what it states, as far as it may be relied on.
+
+    A map of this package states facts of its own class. A subclass, or a map with a method that was replaced, may do
+    another thing: without a ``guarantee`` of its own, nothing is proved of it; with one, this is trusted.
+    """
+    name = type(map_).__name__
+    if is_ours(map_) or not descends_from_ours(map_, AbstractMap):
+        return map_.guarantee(data_term)
+    if stated_by_ours(map_, "guarantee"):
+        how = "it was changed, so it does not inherit what ReTune proved; state it in its own guarantee()"
+        return Guarantee(assumptions=(Assumption(f"{name} is the map that it was made from", False, how),))
+    stated = map_.guarantee(data_term)
+    assumption = Assumption(f"{name} is what it states of itself", False, f"stated by {name}.guarantee()")
+    return replace(stated, assumptions=(*stated.assumptions, assumption)) if stated.convex else stated

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["definer", "is_as_made", "is_changed", "is_ours", "stated_by_ours"]
+__all__ = ["definer", "descends_from_ours", "is_as_made", "is_changed", "is_ours", "stated_by_ours"]
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -34,6 +34,12 @@ def definer(instance: Any, name: str) -> int:
         return -1
     kinds = type(instance).__mro__
     return next((i for i, kind in enumerate(kinds) if name in vars(kind)), len(kinds))
+
+
+def descends_from_ours(instance: Any, base: type) -> bool:
+    """Whether a class of this package other than `base` is among those that an object was made from."""
+    kinds = type(instance).__mro__
+    return any(k is not base and issubclass(k, base) and _package(k) == "retune" for k in kinds)
 
 
 def stated_by_ours(instance: Any, name: str) -> bool:
