@@ -29,7 +29,7 @@ _LEAP = 10.0
 #: What a cycle moves has to fall to this share while the rate says that it halves.
 _STEADY = 0.9
 #: Movements by less than so many ε ‖u‖ are rounding.
-_JITTER = 100.0
+_JITTER = 1000.0
 #: By what share an estimate from below must exceed a bound to refute it, beside the error of a finite difference.
 REFUTES = 1e-3
 
