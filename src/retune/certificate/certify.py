@@ -90,7 +90,7 @@ def certify(
             y = _usable(y)
             result = net.solve(y, physics) if result is None else result
             data_term = net.map.data_term(y, physics)
-            bound = net.map.bind(data_term)
+            bound = net.map.bind(data_term).at(result.state)
             if result.state.shape != bound.init().shape:
                 raise ShapeError(
                     f"result has a state of shape {tuple(result.state.shape)}, but this measurement has one of "
