@@ -127,6 +127,8 @@ class Guarantee:
         backward: β_k, shape (layers, 1) or (layers, B); None is 1.
         image: Lipschitz constant of the function from the state to the image.
         assumptions: everything the above rests on.
+        monotone: whether the statement is of a solver that keeps the objective from rising
+            ([`Descent`][retune.Descent]), and not of plain steps.
     """
 
     row: str = "any denoiser"
@@ -141,6 +143,7 @@ class Guarantee:
     backward: Tensor | None = None
     image: float = 1.0
     assumptions: tuple[Assumption, ...] = ()
+    monotone: bool = False
 
     @property
     def theorem(self) -> str:

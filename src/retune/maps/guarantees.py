@@ -109,6 +109,7 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
         subject=Subject.ITERATES if bounded else Subject.OBJECTIVE,
         statement="converge to a stationary point of the energy" if bounded else "never rises",
         lipschitz_kind="estimated",
+        monotone=True,
         assumptions=(
             Assumption("A is linear, and its adjoint is one", *_linearity(data_term)),
             Assumption("R is smooth, definable and bounded from below", stated.checked, stated.how),

@@ -73,12 +73,14 @@ class AbstractSolver(ABC):
             them: what jumps to and fro between two states is at rest for a block of an even number of cycles.
         accelerates: whether its steps cost more than those of plain restarts, to save some of them. Such a solver
             leaves the first block to plain steps where the iteration begins near its end, and may stop within a block.
+        monotone: whether it keeps the objective of the map from rising.
         plain: whether its iterates are those of Φ itself, so that what is proved of those holds for them.
     """
 
     unit: ClassVar[Literal["block", "cycle"]] = "block"
     accelerates: ClassVar[bool] = False
     plain: ClassVar[bool] = False
+    monotone: ClassVar[bool] = False
 
     def bind(self, objective: Callable[[], Objective | None]) -> AbstractSolver:
         """The solver for one problem: itself, unless it needs what the map minimises.

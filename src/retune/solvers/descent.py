@@ -52,6 +52,7 @@ class Descent(AbstractSolver):
     """
 
     unit = "cycle"
+    monotone = True
 
     def __init__(self, growth: float = 1.5, shrink: float = 0.97):
         growth, shrink = require_real("growth", growth), require_real("shrink", shrink)
