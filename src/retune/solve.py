@@ -267,9 +267,7 @@ class _Running:
         self.all_residual = self.whole(self.residual, self.all_residual)
         self.all_layers = self.whole(self.layers, self.all_layers)
 
-    def shrink(
-        self, going: list[bool], u: Tensor, solver: AbstractSolver
-    ) -> tuple[Tensor, AbstractSolver] | None:
+    def shrink(self, going: list[bool], u: Tensor, solver: AbstractSolver) -> tuple[Tensor, AbstractSolver] | None:
         """Let images that have stopped leave, if they are worth it; returns which ones stay, and their solver."""
         if self._restrict is None or sum(going) > STAY * len(going):
             return None

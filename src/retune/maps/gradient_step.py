@@ -361,7 +361,12 @@ def _check_constant(prior: Prior, constant: float | None) -> None:
     if constant is not None and not 0 < constant < float("inf"):
         raise InvalidParameterError(f"prior_lipschitz must be a positive finite number, got {constant}")
     stated = smoothness_of(prior, torch.zeros(1))
-    if constant is not None and stated is not None and stated.lipschitz is not None and callable(getattr(prior, "smoothness", None)):
+    if (
+        constant is not None
+        and stated is not None
+        and stated.lipschitz is not None
+        and callable(getattr(prior, "smoothness", None))
+    ):
         raise InvalidParameterError(
             f"prior_lipschitz={constant} was given, but {name} has a constant of its own (Ridge computes it, "
             "RED(lipschitz=...) is told); leave it out"

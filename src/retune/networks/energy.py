@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -203,7 +203,8 @@ class BoundEnergy:
         """``v ↦ ∇²R(x) v``, with what depends on x computed once; without graph."""
         with torch.inference_mode(False), torch.enable_grad():
             point = x.detach().clone().requires_grad_()
-            gradient = self.grad(point)
+            here = replace(self, sigma=self.sigma.detach().clone())  # made in inference mode, it could not be kept
+            gradient = here.grad(point)
 
         def product(v: Tensor) -> Tensor:
             # ∇²R is symmetric, so its product with v is that of its transpose.
