@@ -178,6 +178,7 @@ class _BoundForwardBackward(BoundMap):
         taus, gammas = self._strengths(owner, data_term)
         bound = bind_cycle(list(owner.priors), data_term.shape, gammas)  # type: ignore[arg-type]
         self._frame, self._bound, self._gamma = bound[0].frame, bound[0], gammas[0]
+        self._prior, self._reg = owner.priors[0], owner.reg()[0].detach().to(data_term.device, data_term.dtype)
         self._layers = [_Layer(-tau, _prox_of(b, owner)) for tau, b in zip(taus, bound, strict=True)]
 
         quadratic = data_term.quadratic
@@ -227,13 +228,11 @@ class _BoundForwardBackward(BoundMap):
 
     def objective(self) -> Objective | None:
         """See [`BoundMap`][retune.BoundMap]: ``f(Du) + λg(u) + ½ε‖u‖²``, for one layer and a prior with a value."""
-        owner, term = self.owner, self.data_term
+        term, value = self.data_term, self._bound.fn
         assert term is not None
-        value = self._bound.fn
         if self.layers > 1 or value is None:
             return None
-        prior, reg = owner.priors[0], owner.reg()[0].detach().to(term.device, term.dtype)
-        gamma = self._gamma.detach().flatten()
+        prior, reg, gamma = self._prior, self._reg, self._gamma.detach().flatten()
 
         def backward(v: Tensor, step: Tensor) -> Tensor:
             (bound,) = bind_cycle([prior], (len(v), *term.shape[1:]), [step * reg])  # type: ignore[list-item]

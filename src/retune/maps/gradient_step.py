@@ -99,8 +99,8 @@ class GradientStep(AbstractMap):
         self.backtracks = self.prior_lipschitz is None and _unbounded(prior)
         if self.backtracks and layers > 1:
             raise InvalidParameterError(
-                f"layers={layers}, but the gradient of {type(prior).__name__} has no known Lipschitz constant: its step "
-                "size is searched for by the value of one objective, that of a single layer. Give layers=1"
+                f"layers={layers}, but the gradient of {type(prior).__name__} has no known Lipschitz constant: its "
+                "step size is searched for by the value of one objective, that of a single layer. Give layers=1"
             )
         self.prior = able.per_layer(layers)[0] if able.shares_layers else prior
         learn_step_size = learn_step_size and not self.backtracks  # the equilibrium does not depend on it
@@ -255,7 +255,7 @@ class _BoundGradientStep(BoundMap):
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
             self._layers.append(_Layer(-(2 * steps[k] / total).reshape(-1, 1, 1, 1), regs[k], bound[k]))
         self._first_constant = data_term.lipschitz + regs[0] * constant + self._damping
-        self._searches = owner.backtracks  # no step size is known yet
+        self._backtracks = self._searches = owner.backtracks  # no step size is known yet
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
@@ -278,7 +278,7 @@ class _BoundGradientStep(BoundMap):
 
     def at(self, u: Tensor) -> BoundMap:
         """See [`BoundMap`][retune.BoundMap]: with ``τ = 1/‖∇²F(u)‖`` where no constant is known."""
-        if not self.owner.backtracks:
+        if not self._backtracks:
             return self
         here = copy.copy(self)
         here._take_step(u)
@@ -292,7 +292,7 @@ class _BoundGradientStep(BoundMap):
         self._layers, self._searches = [replace(layer, minus_step=-step.reshape(-1, 1, 1, 1))], False
 
     def objective(self) -> Objective | None:
-        """See [`BoundMap`][retune.BoundMap]: ``f + λR + ½ε‖·‖²`` and the box, for one layer and a prior with a value."""
+        """See [`BoundMap`][retune.BoundMap]: ``f + λR + ½ε‖·‖²`` and the box, for one layer."""
         layer = self._layers[0]
         prior, term = layer.prior, self.data_term
         if self.layers > 1 or prior.fn is None:

@@ -91,8 +91,8 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
 
     F is real-analytic or at least definable, so it has the Kurdyka–Łojasiewicz property. F never rises and its
     iterates are bounded: the box is compact, or ε > 0. So the whole sequence converges to a stationary point (Attouch,
-    Bolte, Svaiter, *Math. Program.* 137, 2013; accelerated with a monotone test: Li, Lin, NeurIPS 2015). Nothing is said
-    of uniqueness, of a global minimum, or of the distance.
+    Bolte, Svaiter, *Math. Program.* 137, 2013; accelerated with a monotone test: Li, Lin, NeurIPS 2015). Nothing is
+    claimed of uniqueness, of a global minimum, or of the distance.
     """
     stated = smoothness_of(owner.prior, data_term.adjoint_y)
     assert stated is not None

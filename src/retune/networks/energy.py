@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from deepinv.models import Denoiser
@@ -72,10 +72,10 @@ class EnergyNet(Denoiser):
         self.channels, self.features, self.blocks = channels, features, blocks
         scales = list(pairwise(features))
         self.head = _conv3(4 * channels, features[0], bias=True)
-        self.encoder = nn.ModuleList(_stage(f, blocks) for f in features)
+        self.encoder = nn.ModuleList(_Stage(f, blocks) for f in features)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2, bias=False) for a, b in scales)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2, bias=False) for a, b in scales)
-        self.decoder = nn.ModuleList(_stage(f, blocks) for f in features[:-1])
+        self.decoder = nn.ModuleList(_Stage(f, blocks) for f in features[:-1])
         self.tail = _conv3(features[0], 4 * channels, bias=True)
         self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
@@ -134,46 +134,30 @@ class EnergyNet(Denoiser):
     def _through(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         """``N(z)``, and the slopes of the activations on the way."""
         slopes: list[Tensor] = []
-
-        def stage(blocks: nn.ModuleList, h: Tensor) -> Tensor:
-            for block in blocks:
-                assert isinstance(block, _Residual)
-                active, slope = _activation(block.first(h))
-                slopes.append(slope)
-                h = h + block.second(active)
-            return h
-
-        h = self.head(pixel_unshuffle(z, 2))
-        skips = []
-        for blocks, down in zip(self.encoder, self.down, strict=False):
-            h = stage(blocks, h)  # pyright: ignore[reportArgumentType]
+        *encoder, bottom = cast(list[_Stage], list(self.encoder))
+        h, skips = self.head(pixel_unshuffle(z, 2)), []
+        for stage, down in zip(encoder, self.down, strict=True):
+            h = stage.through(h, slopes)
             skips.append(h)
             h = down(h)
-        h = stage(self.encoder[-1], h)  # pyright: ignore[reportArgumentType]
-        for blocks, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
-            h = stage(blocks, up(h) + skips.pop())  # pyright: ignore[reportArgumentType]
+        h = bottom.through(h, slopes)
+        for stage, up in zip(cast(list[_Stage], reversed(self.decoder)), reversed(self.up), strict=True):
+            h = stage.through(up(h) + skips.pop(), slopes)
         return self.tail(h), slopes
 
     def _back(self, g: Tensor, slopes: list[Tensor]) -> Tensor:
         """``J_N(z)ᵀ g``, from the slopes at z."""
         slopes = list(slopes)
-
-        def stage(blocks: nn.ModuleList, g: Tensor) -> Tensor:
-            for block in reversed(blocks):
-                assert isinstance(block, _Residual)
-                g = g + _transposed(slopes.pop() * _transposed(g, block.second), block.first)
-            return g
-
-        g = _transposed(g, self.tail)
-        skips = []
-        for blocks, up in zip(self.decoder, self.up, strict=True):
-            g = stage(blocks, g)  # pyright: ignore[reportArgumentType]
+        *encoder, bottom = cast(list[_Stage], list(self.encoder))
+        downs, ups = cast(list[nn.Conv2d], list(self.down)), cast(list[nn.ConvTranspose2d], list(self.up))
+        g, skips = _transposed(g, self.tail), []
+        for stage, up in zip(cast(list[_Stage], list(self.decoder)), ups, strict=True):
+            g = stage.back(g, slopes)
             skips.append(g)
-            g = conv2d(g, up.weight, stride=2)  # pyright: ignore[reportArgumentType]
-        g = stage(self.encoder[-1], g)  # pyright: ignore[reportArgumentType]
-        for blocks, down in zip(reversed(self.encoder[:-1]), reversed(self.down), strict=True):  # pyright: ignore
-            g = conv_transpose2d(g, down.weight, stride=2) + skips.pop()  # pyright: ignore[reportArgumentType]
-            g = stage(blocks, g)
+            g = conv2d(g, up.weight, stride=2)
+        g = bottom.back(g, slopes)
+        for stage, down in zip(reversed(encoder), reversed(downs), strict=True):
+            g = stage.back(conv_transpose2d(g, down.weight, stride=2) + skips.pop(), slopes)
         return pixel_shuffle(_transposed(g, self.head), 2)
 
 
@@ -297,16 +281,34 @@ class _Residual(nn.Module):
             self.second.weight.mul_(0.1)
 
 
+class _Stage(nn.Module):
+    """Residual blocks at one scale, both ways."""
+
+    def __init__(self, features: int, blocks: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(_Residual(features) for _ in range(blocks))
+
+    def through(self, h: Tensor, slopes: list[Tensor]) -> Tensor:
+        """The blocks, each of which appends the slope of its activation."""
+        for block in cast(list[_Residual], self.blocks):
+            active, slope = _activation(block.first(h))
+            slopes.append(slope)
+            h = h + block.second(active)
+        return h
+
+    def back(self, g: Tensor, slopes: list[Tensor]) -> Tensor:
+        """Their transpose, each of which takes the slope of its activation from the end of the list."""
+        for block in cast(list[_Residual], reversed(self.blocks)):
+            g = g + _transposed(slopes.pop() * _transposed(g, block.second), block.first)
+        return g
+
+
 def _conv3(inputs: int, outputs: int, *, bias: bool) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
     nn.init.normal_(conv.weight, std=1 / math.sqrt(9 * inputs))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def _stage(features: int, blocks: int) -> nn.ModuleList:
-    return nn.ModuleList(_Residual(features) for _ in range(blocks))
 
 
 def _transposed(g: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 from retune._registry.describe import description
