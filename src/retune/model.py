@@ -37,6 +37,8 @@ __all__ = ["Restarted"]
 
 #: A block that moves an image by less than this share of what one of its cycles does comes back to where it began.
 _RETURNS = 0.1
+#: The default rule for maps that search for their step: near the equilibrium of an energy K layers are far too few.
+_SLOW_MODES = Truncated(rtol=0.02, max_blocks=20, memory=3)
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
 
@@ -56,7 +58,8 @@ class Restarted(Reconstructor):
             "auto" chooses it on the first training batch, from `accuracy` and `memory`, and with it the number of
             adjoint blocks of a plain ``Truncated``; until then blocks have about ten layers.
         restarts: R, or "auto".
-        gradient: the gradient rule; ReTune's [`Truncated`][retune.Truncated] by default.
+        gradient: the gradient rule; ReTune's [`Truncated`][retune.Truncated] by default. For an energy it goes on to a
+            tolerance: ``Truncated(rtol=0.02, max_blocks=20, memory=3)``.
         solver: how the fixed point is reached; by default plain restarts, and for a map that may expand (a free
             denoiser) [`Damped`][retune.Damped], which is the same until the residual grows;
             for an [`Energy`][retune.priors.Energy], [`Descent`][retune.Descent].
@@ -107,7 +110,8 @@ class Restarted(Reconstructor):
         self.map = map
         self._verified: frozenset[int] | None = None  # the parameters with which gradients of foreign code were checked
         self.depth, self.restarts = depth, restarts
-        self.gradient = Truncated() if gradient is None else gradient
+        rule = _SLOW_MODES if map.backtracks else Truncated()
+        self.gradient = rule if gradient is None else gradient
         default = Descent() if map.backtracks else Picard() if map.nonexpansive else Damped()
         self.solver = default if solver is None else solver
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
