@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 
@@ -19,9 +20,11 @@ from deepinv.physics import (
     GaussianNoise,
     Inpainting,
     LinearPhysics,
+    LinearPhysicsMultiScaler,
     Pansharpen,
     Physics,
     PoissonNoise,
+    PtychographyLinearOperator,
     Tomography,
 )
 from deepinv.physics.forward import StackedLinearPhysics
@@ -595,6 +598,18 @@ def test_a_physics_that_cannot_be_copied(tmp_path):
         assert one(doctor(physics), "copy").severity is NOTE
 
 
+def test_what_cannot_be_copied_is_tested_in_its_own_precision():
+    """As deepinv's NonCartesianMRI, whose library holds pointers: its adjoint is right, and is not called wrong."""
+    physics = LinearPhysics(A=lambda x, **_: x.roll(1, -1), A_adjoint=lambda y, **_: y.roll(-1, -1))
+    physics.plan = ctypes.pointer(ctypes.c_int(1))
+    finding = one(doctor(physics, img_size=(1, 16, 16)), "adjoint")
+    assert finding.severity is NOTE
+    assert finding.numbers.keys() == {"float32"}
+    assert "cannot be copied" in finding.advice
+    physics.A_adjoint = lambda y, **_: y
+    assert one(doctor(physics, img_size=(1, 16, 16)), "adjoint").severity is PROBLEM
+
+
 def test_what_is_printed():
     y = 255 * photo()
     diagnosis = doctor(Blur(lopsided().flip(-2, -1), padding="reflect"), y, kernel=lopsided())
@@ -688,3 +703,73 @@ def test_advice_on_a_wrong_adjoint_works():
     assert "adjoint_via_backprop=True" in one(doctor(sinogram), "adjoint").advice
     outside = LinearPhysics(A=lambda x, **_: x.detach().roll(1, -1), A_adjoint=lambda y, **_: y)
     assert "Correct A_adjoint. Leaving it out" in one(doctor(outside, img_size=(1, 16, 16)), "adjoint").advice
+
+
+def ptychography():
+    return PtychographyLinearOperator((1, 32, 32), probe=torch.ones(1, 32, 32), shifts=torch.tensor([[0, 0], [3, 4]]))
+
+
+class TwoChannels(LinearPhysics):
+    """What the advice on complex images says: real and imaginary part are two channels."""
+
+    def __init__(self, physics):
+        super().__init__(img_size=(2, 32, 32))
+        self.physics_of_complex = physics
+
+    def A(self, x, **_):
+        return self.physics_of_complex.A(torch.view_as_complex(x.movedim(1, -1).contiguous())[:, None])
+
+    def A_adjoint(self, y, **_):
+        return torch.view_as_real(self.physics_of_complex.A_adjoint(y)[:, 0]).movedim(-1, 1)
+
+
+def test_advice_on_complex_images_works():
+    """Of ptychography's linear part, whatever of size, image and measurement is given."""
+    physics, x = ptychography(), photo(32)
+    for given in ({}, {"y": physics.A(x + 0j)}):
+        found = one(doctor(physics, given.get("y"), img_size=(1, 32, 32)), "images")
+        assert found.severity is PROBLEM
+        assert "torch.view_as_complex inside A" in found.advice
+    both = TwoChannels(physics)
+    assert doctor(both, both.A(torch.cat([x, x], 1))).ok
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("haar", 1, channels=2), reg=0.01), 5, 3)
+    result = net.eval().solve(both.A(torch.cat([x, 0.5 * x], 1)), both, stop=retune.Stop(1e-3, 500))
+    assert float((result.image - torch.cat([x, 0.5 * x], 1)).square().mean().sqrt()) < 0.05
+
+
+def test_advice_on_a_tomography_works():
+    x = photo(32)
+    wrong = Tomography(angles=20, img_width=32, adjoint_via_backprop=False, normalize=True)
+    assert "adjoint_via_backprop=True" in one(doctor(wrong, wrong.A(x), img_size=(1, 32, 32)), "adjoint").advice
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("haar", 1, channels=1), reg=0.01), 5, 3)
+    with pytest.raises(PhysicsError, match="Build Tomography with adjoint_via_backprop=True"):
+        net.solve(wrong.A(x), wrong)
+    right = Tomography(angles=20, img_width=32, adjoint_via_backprop=True, normalize=True)
+    assert doctor(right, right.A(x), img_size=(1, 32, 32)).ok
+    assert not net.eval().solve(right.A(x), right, stop=retune.Stop(1e-2, 100)).status[0].failed
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LinearPhysicsMultiScaler(
+            BlurFFT((1, 32, 32), problems.kernel("gaussian:1")), (1, 32, 32), factors=[2, 4]
+        ),
+        lambda: LinearPhysicsMultiScaler(Inpainting((1, 32, 32), mask=0.5), (1, 32, 32), factors=[2, 4]),
+        lambda: Pansharpen((3, 32, 32), factor=4),
+    ],
+    ids=["blur at scales", "mask at scales", "pansharpening"],
+)
+@pytest.mark.filterwarnings("ignore:At least one input physics is a DecomposablePhysics")
+def test_operators_of_several_scales_are_sound_and_restored_with(make):
+    physics = make()
+    x = photo(32, 3 if isinstance(physics, Pansharpen) else 1)
+    y = physics.A(x)
+    diagnosis = doctor(physics, y, img_size=tuple(x.shape[1:]))
+    assert diagnosis.ok, diagnosis
+    net = retune.Restarted(
+        retune.ForwardBackward(retune.priors.WaveletL12("haar", 1, channels=x.shape[1]), reg=0.01), 5, 3
+    )
+    result = net.eval().solve(y, physics, stop=retune.Stop(1e-2, 200))
+    assert not result.status[0].failed
+    assert float((result.image - x).square().mean()) < float(x.square().mean())

@@ -12,7 +12,7 @@ from torch import Tensor
 from retune._torch.precision import full_precision
 from retune.diagnosis.consistency import check_consistency, check_pair, check_shape
 from retune.diagnosis.copies import duplicate
-from retune.diagnosis.exam import FAILURES, Exam, image_shape, short
+from retune.diagnosis.exam import FAILURES, Exam, complex_images, image_shape, short
 from retune.diagnosis.findings import Diagnosis, Finding, Severity
 from retune.diagnosis.kernels import check_boundary, check_convolution, check_kernel
 from retune.diagnosis.measurement import check_finite, check_noise, check_values
@@ -117,6 +117,7 @@ def _prepare(physics: Physics, y, x, img_size) -> tuple[Exam, list[Finding]]:
     device = torch.device("cpu") if reference is None else reference.device
     shape, finding = image_shape(twin, y, x, img_size)
     exam = Exam(twin, shape, dtype, device, y=y)
+    finding = complex_images(exam) if finding is None else finding
     if finding is not None:
         findings.append(finding)
         if finding.severity is Severity.PROBLEM:

@@ -15,7 +15,7 @@ from retune.errors import InvalidParameterError, ShapeError
 from retune.operators.images import parts, unsupported
 from retune.operators.kinds import makes_pictures, measured, resizable
 
-__all__ = ["FAILURES", "Exam", "image_shape", "short"]
+__all__ = ["FAILURES", "Exam", "complex_images", "image_shape", "short"]
 
 #: What a physics raises when it is given something that it cannot take.
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
@@ -149,6 +149,18 @@ def image_shape(
             + ": give img_size=(C, H, W), or a measurement y that fits"
         )
     return torch.Size([_batch(physics), *own]), finding
+
+
+def complex_images(exam: Exam) -> Finding | None:
+    """The finding that ``AᵀA`` makes complex images of real ones; None if it does not, or cannot be tried."""
+    if not isinstance(exam.physics, LinearPhysics):
+        return None
+    try:
+        back = exam.back(exam.physics.A(exam.probe(0)))
+    except FAILURES:
+        return None
+    reason = unsupported(back) if isinstance(back, Tensor) and back.is_complex() else None
+    return None if reason is None else _unsupported(exam.physics, reason)
 
 
 def _unsupported(physics: Physics, reason: str) -> Finding:
