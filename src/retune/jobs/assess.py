@@ -12,6 +12,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from retune._torch.batch import middle
 from retune._torch.streams import seeded, stream
 from retune.model import Restarted
 from retune.parameters import ScalarParameter
@@ -48,8 +49,7 @@ class Scene:
             made = Measurements(problem, crops=large)
             packed = made.pack(y)[None]
             if large:
-                rows, cols = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in y.shape[-2:])
-                packed = packed[..., rows, cols]
+                packed = packed[middle(y, side)]
             self._parts.append(made.measure(packed))
 
     def __iter__(self):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retune._registry.describe import description
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
 from retune.maps.base import AbstractMap, BoundMap
@@ -230,12 +231,12 @@ class _BoundGradientStep(BoundMap):
                     "without grad: set it there"
                 )
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
-            self._layers.append(_Layer(-(2 * steps[k] / total).reshape(-1, 1, 1, 1), regs[k], gradient))
+            self._layers.append(_Layer(-over_images(2 * steps[k] / total), regs[k], gradient))
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
         assert self.data_term is not None
-        start = self.data_term.adjoint_y / self.data_term.sqnorm.reshape(-1, 1, 1, 1)
+        start = self.data_term.adjoint_y / over_images(self.data_term.sqnorm)
         holes = self.data_term.holes
         return self._project(start if holes is None else fill(start, holes))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
 from retune.guarantee import Convexity
 from retune.parameters import Positive, ScalarParameter
@@ -135,15 +136,6 @@ class _WaveletPrior(SynthesisPrior):
         return gamma * weights[None, ..., None]
 
 
-def _five(gamma: Tensor) -> Tensor:
-    """γ as (1 or B, 1, 1, 1, 1)."""
-    return gamma.reshape(-1, 1, 1, 1, 1)
-
-
-def _four(gamma: Tensor) -> Tensor:
-    return gamma.reshape(-1, 1, 1, 1)
-
-
 @register
 class WaveletL1(_WaveletPrior):
     r"""Weighted ℓ1 norm of wavelet details: ``g(u) = Σ_{j,c,b,p} α_j w_{cb} |u_{jcbp}|``, ``x = D u``.
@@ -172,8 +164,8 @@ class WaveletL1(_WaveletPrior):
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See [`SynthesisPrior`][retune.SynthesisPrior]."""
-        details = (_five(gamma) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
-        coarse = self._coarse_threshold(frame, _four(gamma))
+        details = (over_images(gamma, 5) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
+        coarse = self._coarse_threshold(frame, over_images(gamma))
         if coarse is None:
             coarse = details.new_zeros(1, 1, 1, 1)
         coarse = coarse.expand(*details.shape[:-1], frame.basis.coarse)
@@ -258,12 +250,12 @@ class WaveletL12(_WaveletPrior):
         # One look at the weights per solve decides how many Newton steps the prox needs in every layer.
         steps = newton_steps(float(spread.max()) ** 2, frame.basis.dtype)
         bound = _GroupNorm(
-            threshold=_five(gamma) * self._scales_by_position(frame),
+            threshold=over_images(gamma, 5) * self._scales_by_position(frame),
             weights=weights,
             positions=frame.basis.positions,
             dims=dims,
             steps=steps,
-            coarse=self._coarse_threshold(frame, _four(gamma)),
+            coarse=self._coarse_threshold(frame, over_images(gamma)),
         )
         return BoundPrior(prox=bound.prox, fn=bound.fn, frame=frame)
 
