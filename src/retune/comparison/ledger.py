@@ -10,6 +10,7 @@ from typing import Any
 from retune._files import write_atomically
 from retune._plain import RECORDS, parse_json
 from retune.errors import CheckpointError, InvalidParameterError
+from retune.records.settings import require_same
 
 __all__ = ["Ledger"]
 
@@ -41,12 +42,7 @@ class Ledger:
             before, self.entries = saved["settings"], saved["entries"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); choose another folder with --out") from error
-        names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
-        if names:
-            raise CheckpointError(
-                f"{path} is of other settings, so it cannot be continued: {', '.join(names)} changed. Use the same, or "
-                "another folder with --out"
-            )
+        require_same(path, before, settings, "another folder with --out")
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of that name; computed, and kept, if it is not there."""

@@ -22,6 +22,7 @@ from retune.config import Config, ProblemConfig, load, to_toml
 from retune.errors import CheckpointError, InvalidParameterError
 from retune.io import SUFFIXES
 from retune.model import Restarted
+from retune.records.settings import changes
 
 __all__ = ["CERTIFICATE", "FACTS", "MODEL", "RUN", "TUNED", "prepare", "problem_files", "save_model"]
 
@@ -49,7 +50,7 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
         return  # left to the training, which overwrites no run
     before, now = (_decisive(c) for c in (load(out / RUN), config))
     files, recorded = problem_files(config.problem), _facts(out).get("files", {})
-    changed = [f"{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]
+    changed = changes(before, now)
     changed += [f"the file of the {k} has changed" for k, digest in files.items() if recorded.get(k, digest) != digest]
     if changed:
         raise CheckpointError(

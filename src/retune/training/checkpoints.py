@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from retune._files import remove_leftovers, write_atomically
 from retune.errors import CheckpointError, Interrupted, InvalidParameterError
+from retune.records.settings import require_same
 from retune.training.devices import first_process
 from retune.training.lock import FolderLock
 from retune.training.records import FitResult, Keeper
@@ -127,7 +128,7 @@ class RunFolder:
             except CheckpointError as error:  # the one before it is kept for this
                 failure = failure or error
                 continue
-            self._require_same(path, facts["settings"])
+            require_same(path, facts["settings"], self.settings, "another folder")
             result.take(extra)
             keeper.best, keeper.step = float(facts["best"]), facts["best_step"]
             keeper.weights = {k: extra[f"best/{k}"].to(v.device) for k, v in net.state_dict().items()}
@@ -138,16 +139,6 @@ class RunFolder:
         if failure is not None:
             raise failure
         return 0, 0.0
-
-    def _require_same(self, path: Path, settings: dict[str, Any]) -> None:
-        names = [k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k)]
-        if names:
-            pairs = ((k, *_difference(settings.get(k), self.settings.get(k))) for k in names)
-            shown = "; ".join(f"{k} was {before}, now {now}" for k, before, now in pairs)
-            raise CheckpointError(
-                f"{path} is of a run with other settings, so it cannot be continued exactly: {shown}. Use the same "
-                "settings, or another folder"
-            )
 
     def _log(self, result: FitResult) -> None:
         path = self.folder / "log.csv"
@@ -247,13 +238,3 @@ def stop_requests(enabled: bool) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _difference(before: Any, now: Any) -> tuple[str, str]:
-    """Both in words; of long texts only what is around the first difference."""
-    one, two = repr(before), repr(now)
-    if max(len(one), len(two)) <= 80:
-        return one, two
-    first = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-    start = max(0, first - 40)
-    return f"…{one[start : first + 40]}…", f"…{two[start : first + 40]}…"
