@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -101,10 +100,6 @@ class Comparison:
     spread: float | None
     better: bool
     uncertainty: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dict(self.__dict__)
 
 
 def compare_errors(before: Tensor, after: Tensor) -> Comparison:
