@@ -13,7 +13,7 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments, description
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune._torch.function import Function
@@ -105,16 +105,13 @@ class ForwardBackward(AbstractMap):
                 "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, whose "
                 "network the layers share, or save net.state_dict() and rebuild the network in Python"
             )
-        return {
-            "type": "ForwardBackward",
-            "prior": description(self.priors[0]),
-            "data_fidelity": description(self.data_fidelity),
-            "layers": self.layers,
-            "learn_step_size": self.step_size.raw.requires_grad,
-            "learn_reg": self.reg.raw.requires_grad,
-            "strong_convexity": self.strong_convexity,
-            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
-        }
+        return by_arguments(
+            self,
+            without={"step_size", "reg"} | (set() if self.lipschitz is not None else {"lipschitz"}),
+            prior=self.priors[0],
+            learn_step_size=self.step_size.raw.requires_grad,
+            learn_reg=self.reg.raw.requires_grad,
+        )
 
     def extra_repr(self) -> str:
         """What is not in a submodule, for ``repr``."""

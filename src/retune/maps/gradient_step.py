@@ -12,7 +12,7 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
@@ -100,18 +100,13 @@ class GradientStep(AbstractMap):
 
     def describe(self) -> dict:
         """See [`AbstractMap`][retune.AbstractMap]."""
-        return {
-            "type": "GradientStep",
-            "prior": description(self.prior),
-            "data_fidelity": description(self.data_fidelity),
-            "layers": self.layers,
-            "box": None if self.box is None else list(self.box),
-            "learn_step_size": self.step_size.raw.requires_grad,
-            "learn_reg": self.reg.raw.requires_grad,
-            "strong_convexity": self.strong_convexity,
-            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
-            **({} if self.prior_lipschitz is None else {"prior_lipschitz": self.prior_lipschitz}),
-        }
+        unknown = {name for name in ("lipschitz", "prior_lipschitz") if getattr(self, name) is None}
+        return by_arguments(
+            self,
+            without={"step_size", "reg"} | unknown,
+            learn_step_size=self.step_size.raw.requires_grad,
+            learn_reg=self.reg.raw.requires_grad,
+        )
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""

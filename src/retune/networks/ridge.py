@@ -10,7 +10,7 @@ from deepinv.models import Denoiser
 from torch import Tensor
 from torch.nn.functional import pad
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
@@ -68,14 +68,7 @@ class RidgeDenoiser(Denoiser):
 
     def describe(self) -> dict:
         """What the weights belong to, as plain data."""
-        return {
-            "type": "RidgeDenoiser",
-            "prior": description(self.prior),
-            "depth": self.depth,
-            "gradient": description(self.gradient),
-            "solver": description(self.solver),
-            "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
-        }
+        return by_arguments(self, stop={"rtol": self.stop.rtol, "max_layers": self.stop.max_layers})
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], **options: Any) -> RidgeDenoiser:

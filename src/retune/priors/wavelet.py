@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
@@ -88,16 +89,10 @@ class _WaveletPrior(SynthesisPrior):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; the weights themselves are in the state dict."""
-        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else list(self.wavelets)
-        return {
-            "type": type(self).__name__,
-            "wavelet": wavelet,
-            "levels": self.levels,
-            "channels": self.channels,
-            "coarse": self.coarse,
-            "learn": self.learn,
-            **({"margin": self.margin} if self.margin else {}),  # as it was said before there were any
-        }
+        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
+        # A margin of 0 is left out, as it was before there were any.
+        without = {"weights", "scale_weights"} | (set() if self.margin else {"margin"})
+        return by_arguments(self, without, wavelet=wavelet)
 
     def convexity(self) -> Convexity:
         """A sum of norms with positive weights: convex, with the exact prox, whatever was learned."""
@@ -237,10 +232,6 @@ class WaveletL12(_WaveletPrior):
             raise InvalidParameterError(
                 f"over must name 'channel', 'band' or both, each once, got {over!r}; without groups use WaveletL1"
             )
-
-    def describe(self) -> dict:
-        """See [`SynthesisPrior`][retune.SynthesisPrior]."""
-        return {**super().describe(), "over": list(self.over)}
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See [`SynthesisPrior`][retune.SynthesisPrior]."""

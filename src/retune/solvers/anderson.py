@@ -140,14 +140,3 @@ class Anderson(AbstractSolver):
         matrix = torch.where(torch.isfinite(matrix), matrix, torch.eye(self.memory, dtype=matrix.dtype).to(matrix))
         alpha = torch.linalg.solve_ex(matrix, used.double())[0]
         return alpha / alpha.sum(1, keepdim=True)
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {
-            "type": "Anderson",
-            "memory": self.memory,
-            "regularisation": self.regularisation,
-            "growth": self.growth,
-            "pause": self.pause,
-            "patience": self.patience,
-        }

@@ -84,7 +84,3 @@ class Damped(AbstractSolver):
         factor = over_images(theta, new.ndim)
         u = torch.where(factor == 1, new, torch.addcmul(state.u, change, factor))
         return SolverState(u, change, (theta, size, calm, wait, rose))
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {"type": "Damped", "shrink": self.shrink, "floor": self.floor}

@@ -94,16 +94,6 @@ class Inertial(AbstractSolver):
         following, x, u = (pick(failed, guard.best, v) for v in (following, x, image))
         return SolverState(u, change, (following, x, following - y, k, residual, slowest, *guard))
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {
-            "type": "Inertial",
-            "relaxation": self.relaxation,
-            "growth": self.growth,
-            "pause": self.pause,
-            "patience": self.patience,
-        }
-
 
 def _quotient(moved: Tensor, step: Tensor) -> Tensor:
     """``⟨Δy − ΔG, Δy⟩/‖Δy‖²`` per image, in [0, 1]."""
