@@ -21,6 +21,7 @@ from retune.errors import (
     unknown_name,
     wrong_type,
 )
+from retune.problems.files import one_image
 
 __all__ = ["kernel"]
 
@@ -147,17 +148,7 @@ def _from_file(path: Path) -> Tensor:
 
 def _taps(path: Path) -> tuple[Tensor, bool]:
     """The numbers of a file as they are, (1, C, h, w), and whether they are floats."""
-    coded = io.load(path, alpha=True)
-    array = coded.array
-    if array.dtype.kind not in "biuf":
-        raise InvalidParameterError(f"the blur kernel {path} holds {array.dtype} numbers; expected real ones")
-    channels = array if coded.colour else array[..., None]
-    if channels.ndim == 4 and len(channels) == 1:
-        channels = channels[0]
-    if channels.ndim == 4:
-        raise ShapeError(f"{path} holds {len(channels)} images, a blur kernel is one")
-    if channels.ndim != 3 or channels.shape[-1] > 4 or 0 in channels.shape:
-        raise ShapeError(f"the blur kernel {path} must be one image (h, w) or (h, w, 3), got shape {array.shape}")
+    channels = one_image(path, "the blur kernel", "(h, w) or (h, w, 3)")
     if channels.shape[-1] in (2, 4):
         if not bool((channels[..., -1] == channels[..., -1].max()).all()):
             raise ShapeError(f"the blur kernel {path} has transparent pixels; remove its alpha channel")
@@ -165,7 +156,7 @@ def _taps(path: Path) -> tuple[Tensor, bool]:
     taps = torch.from_numpy(np.ascontiguousarray(channels.astype(np.float64).transpose(2, 0, 1)))[None]
     if not bool(torch.isfinite(taps).all()):
         raise NotFiniteError(f"the blur kernel {path} contains NaN or Inf")
-    return taps.to(torch.get_default_dtype()), array.dtype.kind == "f"
+    return taps.to(torch.get_default_dtype()), channels.dtype.kind == "f"
 
 
 def _three_motions() -> Tensor:

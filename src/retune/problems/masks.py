@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError
-from retune.io.files import load
+from retune.problems.files import one_image
 
 __all__ = ["parts_of_mask", "read_mask"]
 
@@ -46,15 +46,7 @@ def read_mask(given: str | Path | Tensor) -> Tensor:
 
 def _of_file(path: Path) -> Tensor:
     """The numbers of a file as they are, (1, C, H, W)."""
-    coded = load(path, alpha=True)
-    array = coded.array
-    if array.dtype.kind not in "biuf":
-        raise InvalidParameterError(f"the mask {path} holds {array.dtype} numbers; expected real ones")
-    channels = array if coded.colour else array[..., None]
-    if channels.ndim == 4 and len(channels) == 1:
-        channels = channels[0]
-    if channels.ndim != 3 or channels.shape[-1] > 4 or 0 in channels.shape:
-        raise ShapeError(f"the mask {path} must be one image (H, W) or (H, W, 1 to 4), got shape {array.shape}")
+    channels = one_image(path, "the mask", "(H, W) or (H, W, 1 to 4)")
     if channels.shape[-1] in (2, 4):
         colours, alpha = channels[..., :-1], channels[..., -1:]
         if bool((alpha == alpha.max()).all()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,8 +141,28 @@ class Inpaint(Problem):
         return {"name": self.name, **drawn, "sigma": self.sigma}
 
 
+class _Fixed(Problem):
+    """A problem whose operator does not depend on the seed, so that one serves all images of a size."""
+
+    @abstractmethod
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
+        """The operator for images (C, H, W)."""
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
+        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
+
+
 @register
-class Deblur(Problem):
+class Deblur(_Fixed):
     """``y = k * x + ε``.
 
     Args:
@@ -165,19 +186,6 @@ class Deblur(Problem):
         self.spec = kernel if isinstance(kernel, str) else "custom"
         self.kernel, self.boundary = make_kernel(kernel), boundary
         self.wraps = boundary == "circular"
-
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]."""
-        # The operator does not depend on the seed, so one serves all images of a size.
-        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
         """See [`Problem`][retune.problems.Problem]."""
@@ -216,7 +224,7 @@ class Deblur(Problem):
 
 
 @register
-class Superres(Problem):
+class Superres(_Fixed):
     """``y = S (k * x) + ε``: an antialiasing filter, then every s-th row and column is kept (deepinv ``Downsampling``).
 
     Images (H, W) of any size: y is ⌈H/s⌉ × ⌈W/s⌉, made of the rows 0, s, 2s, …, and the restored image has the size
@@ -253,18 +261,6 @@ class Superres(Problem):
         self.spec = kernel if isinstance(kernel, str) or kernel is None else "custom"
         self.kernel, self.boundary = antialiasing(kernel, self.factor), boundary
         self.wraps = boundary == "circular"
-
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
-        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
