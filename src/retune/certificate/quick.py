@@ -52,6 +52,8 @@ def in_a_line(certificate: dict[str, Any]) -> str:
     """The distance to the equilibrium and its kind, of what ``ImageCertificate.to_dict()`` returned."""
     if "failure" in certificate:
         return f"no certificate: {certificate['failure']}"
+    if jumps := certificate.get("jumps"):
+        return f"no equilibrium: a cycle of layers moves it by {100 * jumps:.2g} %"
     numbers = certificate["claims"]["rmse"]
     if not numbers or numbers[0]["value"] is None:
         return "no distance to the equilibrium is known"

@@ -46,6 +46,8 @@ class Result:
 
     def _read(self) -> dict[str, Any] | None:
         """The record that is there, if it is one of ours."""
+        if not self._record.is_file():  # reading a pipe may never end
+            return None
         try:
             found = json.loads(self._record.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError, RecursionError):
