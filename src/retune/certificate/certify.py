@@ -9,13 +9,14 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._torch import precision
+from retune._torch.batch import over_images, per_image_norm
 from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved_kind
 from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium, Status
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole
 from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap, guarantee_of
-from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
+from retune.maps.linearised import Estimate, Linearised, spectral_norm, spectral_radius
 from retune.model import Restarted
 
 __all__ = ["certify"]
@@ -209,7 +210,7 @@ class _Survey:
         terms = used + max(cycles, min(terms, _SERIES // self.bound.layers))
         terms = -(-terms // cycles) * cycles
         block = (self.rate.value**self.depth).clamp_max(1 - torch.finfo(self.u.dtype).eps)
-        tail = (1 / (1 - block)).reshape(-1, *[1] * (self.u.ndim - 1))
+        tail = over_images(1 / (1 - block), self.u.ndim)
         errors = []
         for seed in range(self.starts):
             term = self._loss_gradient(seed)

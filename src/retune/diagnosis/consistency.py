@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images
 from retune.diagnosis.copies import duplicate
 from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
@@ -224,7 +225,7 @@ class _LeastSquares:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
+    return over_images((a * b).flatten(1).sum(1), a.ndim)
 
 
 def _rms(t: Tensor) -> float:

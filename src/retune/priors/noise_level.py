@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images
 from retune.errors import DoubtfulWarning, InvalidParameterError, require_real, wrong_type
 
 __all__ = ["check_range", "doubt_noise_level", "noise_level"]
@@ -53,7 +54,7 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
             f"sigma must be finite and ≥ 0 on the scale of the image, got values from {float(sigma.min())} to "
             f"{float(sigma.max())}"
         )
-    return sigma.to(x.device, x.dtype).reshape(-1, 1, 1, 1)
+    return over_images(sigma.to(x.device, x.dtype), x.ndim)
 
 
 def check_range(sigma: Any, low: float, high: float) -> None:
