@@ -184,3 +184,20 @@ def test_training_images(tmp_path):
     assert torch.equal(held_out[0], grey[0])
     photographs, _ = build.training_images(Config().data)
     assert torch.equal(photographs[0], photograph("chelsea"))
+
+
+def test_a_ridge_regulariser_is_taken_from_any_network_that_has_one(tmp_path, monkeypatch):
+    """A class of somebody's: what it holds decides, not what it is called."""
+
+    class Solved(torch.nn.Module):
+        channels = 1
+
+        def __init__(self):
+            super().__init__()
+            self.prior = retune.priors.Ridge(features=(2, 3))
+
+    made = Solved()
+    monkeypatch.setattr(retune.weights, "load", lambda name: made)
+    prior = build.prior_of(config.from_dict({"prior": {"type": "ridge", "sigma": 0.07}}).prior, 1)
+    assert prior is made.prior
+    assert float(prior.sigma.value) == pytest.approx(0.07)

@@ -10,7 +10,7 @@ from deepinv.models import Denoiser as DeepinvDenoiser
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
 from deepinv.optim.prior import Prior
-from torch import Tensor
+from torch import Tensor, nn
 
 from retune import weights
 from retune.config import (
@@ -29,10 +29,9 @@ from retune.io import list_files
 from retune.io.intensity import read_scaled
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
-from retune.networks import RidgeDenoiser
 from retune.parameters import Positive
 from retune.plugins import require_accepted
-from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
+from retune.priors import RED, Denoiser, WaveletL1, WaveletL12, adapt
 from retune.problems import Problem
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
@@ -133,18 +132,26 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
         return Denoiser(network, config.sigma, config.strength, learn_strength=config.learn_strength, **learned)
     if config.type == "red":
         return RED(network, config.sigma, config.lipschitz, **learned)
-    assert isinstance(network, RidgeDenoiser)
     assert isinstance(config.sigma, float)
-    ridge = network.prior.requires_grad_(config.learn_weights)
+    ridge = _regulariser(network)
+    assert ridge is not None
+    ridge.requires_grad_(config.learn_weights)
     ridge.sigma = Positive(config.sigma, (), learn=config.learn_sigma, name="sigma")
     return ridge
+
+
+def _regulariser(network: nn.Module) -> Any:
+    """The prior with a gradient and a noise level that a network is the proximity operator of; None without one."""
+    prior = getattr(network, "prior", None)
+    able = adapt(prior) if isinstance(prior, Prior) else None
+    return prior if able is not None and able.has_grad and "sigma" in able.tunables() else None
 
 
 def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
     fitting = f"{_SHIPPED[config.type]}-{'color' if channels == 3 else 'gray'}"
     network = weights.load(fitting if config.weights is None else config.weights)
     what = "" if config.weights is None else f"prior.weights = {config.weights!r}: "
-    if config.type == "ridge" and not isinstance(network, RidgeDenoiser):
+    if config.type == "ridge" and _regulariser(network) is None:
         raise ConfigError(
             f'{what}this is a {type(network).__name__}, not a ridge regulariser, which a prior of type "ridge" needs; '
             'for any other denoiser set type = "denoiser"'

@@ -23,7 +23,13 @@ class ChannelGaussianNoise(NoiseModel):
     Args:
         sigma: standard deviations, one per channel, in the units of the image.
         rng: generator on the device of the images, for reproducible noise.
+
+    Attributes:
+        is_gaussian: that ``sigma`` holds the standard deviations of white Gaussian noise. A noise model of yours may
+            say the same.
     """
+
+    is_gaussian = True
 
     def __init__(self, sigma: Sequence[float], rng: torch.Generator | None = None):
         super().__init__(rng=rng)  # pyright: ignore[reportArgumentType] - None is its default
@@ -57,8 +63,12 @@ def noise_levels(sigma: float | Sequence[float] | np.ndarray | Tensor) -> float 
     return tuple(float(s) for s in levels) if many else float(levels[0])
 
 
-def doubt_noise_level(sigma: float | Sequence[float]) -> None:
+def doubt_noise_level(sigma: float | Sequence[float], stacklevel: int = 4) -> None:
     """Warn of a standard deviation above 1, that is, above the whole range [0, 1] of intensities.
+
+    Args:
+        sigma: one level or several.
+        stacklevel: how many calls above here the user's line is.
 
     Warns:
         DoubtfulWarning: one that was probably meant on a scale of 0…255.
@@ -70,7 +80,7 @@ def doubt_noise_level(sigma: float | Sequence[float]) -> None:
             f"sigma={largest:g} is more noise than the whole range [0, 1] of intensities: for a level of {largest:g} "
             f"on images of 0…255 give sigma={largest:g}/255 = {largest / 255:.4f}, and divide the images by 255 too",
             DoubtfulWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
