@@ -206,9 +206,28 @@ def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
 
 
 def rule_of(config: GradientConfig) -> GradientRule:
-    """The gradient rule that the section [gradient] describes."""
+    """The gradient rule that the section [gradient] describes.
+
+    Raises:
+        ConfigError: a number of blocks, a tolerance or an option that the rule does not have.
+    """
     usual = {"blocks": config.blocks} | ({} if config.rtol is None else {"rtol": config.rtol})
-    return make("rule", config.rule, where="gradient.options", options=config.options, usual=usual)
+    plain = GradientConfig()
+    chosen = {k: v for k, v in usual.items() if v != getattr(plain, k)}
+    rule = make(
+        "rule",
+        config.rule,
+        where="gradient.options",
+        options=config.options,
+        usual=usual,
+        given={"gradient": chosen},
+    )
+    if "blocks" in chosen and rule.rtol is not None:
+        raise ConfigError(
+            f"gradient.blocks = {config.blocks}: with a tolerance (rtol = {rule.rtol:g}) the rule {config.rule} takes "
+            "as many blocks as that needs; leave out one of the two, or bound their number: gradient.options.max_blocks"
+        )
+    return rule
 
 
 def solver_of(config: ModelConfig) -> AbstractSolver | None:

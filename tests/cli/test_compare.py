@@ -132,6 +132,22 @@ def test_a_folder_of_results_is_not_replaced_and_resume_computes_nothing_twice(c
     assert "run changed" in text
 
 
+def test_a_comparison_of_another_version_is_named_and_left_as_it_is(run, tmp_path):
+    """Version 0.1.0 wrote no format."""
+    progress = tmp_path / "progress.json"
+    for form, says in ((None, "begun with ReTune 0.1.0"), (99, "another version of ReTune (format 99, this one has")):
+        content = {"settings": {"run": "", "train": "", "validation": ""}, "entries": {}}
+        progress.write_text(json.dumps(content | ({} if form is None else {"format": form})))
+        before = progress.read_bytes()
+        result, text = invoke("compare", *run, "-o", tmp_path, "--resume")
+        assert result.exit_code == 1
+        assert says in text
+        assert ("retune-imaging==0.1.0" in text) == (form is None)
+        assert "another --out" in text
+        assert f"--model {tmp_path}" in text
+        assert progress.read_bytes() == before
+
+
 def test_more_test_images_are_added_to_what_was_computed(run, tmp_path):
     """An image is the same task, whichever others are reported on."""
     arguments = ["compare", *run, "-o", tmp_path / "out", "--methods", "variational", "--resume"]

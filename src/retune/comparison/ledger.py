@@ -13,6 +13,9 @@ from retune.errors import CheckpointError, InvalidParameterError
 
 __all__ = ["Ledger"]
 
+#: What the file is; version 0.1.0 wrote none.
+FORMAT = 2
+
 
 class Ledger:
     """Results by name in one JSON file, which is replaced, atomically, whenever one is added.
@@ -38,9 +41,11 @@ class Ledger:
             )
         try:
             saved = parse_json(path.read_bytes(), RECORDS)
-            before, self.entries = saved["settings"], saved["entries"]
-        except (ValueError, KeyError, TypeError) as error:
+            form, before, self.entries = saved.get("format"), saved["settings"], saved["entries"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); choose another folder with --out") from error
+        if form != FORMAT:
+            raise CheckpointError(_of_another_version(path, form))
         names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
         if names:
             raise CheckpointError(
@@ -52,6 +57,17 @@ class Ledger:
         """The result of that name; computed, and kept, if it is not there."""
         if name not in self.entries:
             self.entries[name] = compute()
-            content = {"settings": self.settings, "entries": self.entries}
+            content = {"format": FORMAT, "settings": self.settings, "entries": self.entries}
             write_atomically(self.path, json.dumps(content, allow_nan=False).encode())
         return self.entries[name]
+
+
+def _of_another_version(path: Path, form: object) -> str:
+    begun = "ReTune 0.1.0" if form is None else f"another version of ReTune (format {form}, this one has {FORMAT})"
+    earlier = ", with  pip install retune-imaging==0.1.0" if form is None else ""
+    return (
+        f"{path} is of a comparison that was begun with {begun}. This version computes other things for the same run, "
+        f"so it cannot continue it. Finish it with the version that began it{earlier}, or begin again with "
+        f"another --out. What is in {path.parent} stays as it is, and networks that were trained there can be scored as they are: "
+        f"--model {path.parent / 'models' / 'retune.safetensors'}"
+    )
