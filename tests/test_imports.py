@@ -194,6 +194,7 @@ ASKED = {
     "jobs/failures.py": {"RetuneError"},
     "operators/data_term.py": {"Restrictable"},  # a protocol: it asks for a method
     "parameters.py": {"ScalarParameter"},  # modules say in no other way what they are
+    "plugins.py": {"RetuneError"},
     "priors/capabilities.py": {"AbstractPrior"},  # deriving from it is how capabilities are declared
 }
 

@@ -75,7 +75,8 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
         require_accepted(config.name, "problem.name")
         return OwnPhysics(config.name, sigma=_sigma(config, y), **given)
     arguments = takes("problem", config.name)
-    of_class = [] if is_ours(config.name) else ["options"]
+    # The table of options is for arguments that the section has no field for, or another kind of field.
+    of_class = ["options"] if not is_ours(config.name) or set(config.options) <= set(arguments) else []
     _require_fields(config.name, given, [*(a for a in arguments if a in ProblemConfig.model_fields), *of_class])
     options = given.pop("options", {})
     noise = {"sigma": _sigma(config, y)}

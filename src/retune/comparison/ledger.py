@@ -68,6 +68,6 @@ def _of_another_version(path: Path, form: object) -> str:
     return (
         f"{path} is of a comparison that was begun with {begun}. This version computes other things for the same run, "
         f"so it cannot continue it. Finish it with the version that began it{earlier}, or begin again with "
-        f"another --out. What is in {path.parent} stays as it is, and networks that were trained there can be scored as they are: "
-        f"--model {path.parent / 'models' / 'retune.safetensors'}"
+        f"another --out. What is in {path.parent} stays as it is, and networks that were trained there can "
+        f"be scored as they are: --model {path.parent / 'models' / 'retune.safetensors'}"
     )
