@@ -35,7 +35,7 @@ from retune.priors import RED, Denoiser, WaveletL1, WaveletL12, adapt
 from retune.problems import Problem
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
-from retune.registry import build, is_ours, make, names, takes
+from retune.registry import build, find, is_ours, make, names, takes
 from retune.solve import Stop
 from retune.solvers import AbstractSolver
 
@@ -100,7 +100,7 @@ def _require_fields(problem: str, given: dict[str, Any], has: list[str]) -> None
 def _sigma(config: ProblemConfig, y: Tensor | None) -> Any:
     if config.sigma != "estimate":
         return config.sigma
-    if config.name == "inpaint":
+    if ":" not in config.name and find(config.name, "problem").cls.has_gaps:
         raise ConfigError('problem.sigma = "estimate": not from an image with missing pixels; give the noise level')
     if y is None:
         raise ConfigError(

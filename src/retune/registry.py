@@ -27,6 +27,7 @@ from retune.plugins import load_plugin
 
 __all__ = [
     "build",
+    "find",
     "is_ours",
     "known_name",
     "load",

@@ -126,5 +126,8 @@ def test_tiles_begin_where_every_prior_wants_them_to():
     class Threes(Tikhonov):
         alignment = 3
 
-    net = retune.Restarted(retune.ForwardBackward([retune.priors.WaveletL1("haar", 4), Threes()], layers=2))
-    assert _alignment(net) == 48
+    class Sixteens(Tikhonov):
+        alignment = 16
+
+    assert _alignment(retune.Restarted(retune.ForwardBackward(Sixteens()))) == 16
+    assert _alignment(retune.Restarted(retune.ForwardBackward([Sixteens(), Threes()], layers=2))) == 48
