@@ -49,7 +49,7 @@ def written(folder, name):
         "model": {"depth": 2, "restarts": 1, "max_layers": 40},
         "data": {"train": str(folder / "train"), "validation": str(folder / "train"), "crop": 16, "batch_size": 1},
         "optimiser": {"steps": 1},
-        "compare": {"test": str(folder / "test"), "validation_crop": 16, "grid": 2, "far": 2},
+        "compare": {"test": str(folder / "test"), "validation_crop": 16, "grid": 4, "far": 2},
     }
     for section, fields in RUNS[name][0].items():
         tables[section] = fields if section == "prior" else tables.get(section, {}) | fields

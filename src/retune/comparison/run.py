@@ -154,11 +154,12 @@ class _Job:
     def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
-        tuned = self.tuned(self.run_of(method))
+        start = self.run_of(method)
+        tuned = self.tuned(start)
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
-            facts = {"seconds": self.ledger.entries[f"grid/{grid_name(run)}"]["seconds"]}
+            facts = {"seconds": self.ledger.entries[f"grid/{grid_name(start)}"]["seconds"]}
         else:
             net, facts = self.trained(method, run)
             failure = facts.pop("failure", None)
