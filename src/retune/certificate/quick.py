@@ -53,6 +53,8 @@ def in_a_line(certificate: CertifiedImage) -> str:
     """The distance to the equilibrium and its kind."""
     if certificate.failure is not None:
         return f"no certificate: {certificate.failure}"
+    if certificate.jumps:
+        return f"no equilibrium: a cycle of layers moves it by {100 * certificate.jumps:.2g} %"
     best = next(iter(certificate.claims.get("rmse", ())), None)
     if best is None or best.value is None:
         return "no distance to the equilibrium is known"

@@ -11,6 +11,7 @@ import torch
 from deepinv.loss.metric import PSNR
 from rich.progress import track
 
+from retune._files import remove_leftovers
 from retune._torch.devices import check_device
 from retune._torch.memory import peak_of
 from retune.build import problem_of
@@ -98,7 +99,9 @@ def compare(
         "validation": fingerprint(list(images.validation)),
     }
     out.mkdir(parents=True, exist_ok=True)
-    job = _Job(run, out, images, Ledger(out / "progress.json", settings, resume), device, note, progress)
+    ledger = Ledger(out / "progress.json", settings, resume)
+    remove_leftovers(out, *(out / name for name in ("images", "models", "figures") if (out / name).is_dir()))
+    job = _Job(run, out, images, ledger, device, note, progress)
     section = {
         "title": title_of(run.problem.name),
         "description": " ".join(filter(None, (run.compare.about, images.describe()))),
@@ -154,7 +157,8 @@ class _Job:
     def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
-        tuned = self.tuned(self.run_of(method))
+        start = self.run_of(method)
+        tuned = self.tuned(start)
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)

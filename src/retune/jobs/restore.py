@@ -25,6 +25,7 @@ from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
 from retune.config import ProblemConfig, from_dict
 from retune.errors import CheckpointError, ConfigError, DivergedError, InvalidParameterError
+from retune.io.files import require_file
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.failures import failure
 from retune.jobs.folder import MODEL, problem_files
@@ -268,8 +269,7 @@ class _Job:
 
     def _facts(self, file: Path) -> RestoredImage:
         options = self.options
-        if not file.is_file():
-            raise InvalidParameterError(f"there is no file {file}")
+        require_file(file)
         return RestoredImage(
             format=FORMAT,
             retune=__version__,

@@ -45,6 +45,8 @@ class Result:
 
     def _read(self) -> RestoredImage | None:
         """The record that is there, if it is one of ours."""
+        if not self._record.is_file():  # reading a pipe may never end
+            return None
         try:
             self._content = self._record.read_bytes()
         except FileNotFoundError:

@@ -44,6 +44,8 @@ class CertifiedImage(Record):
     row: Text | None = None
     assumptions: list[dict[str, Any]] = Field(default_factory=list)
     rounding: Text | None = None
+    jumps: Number = None
+    """Relative change over a cycle of layers, where the iteration jumps between several images; 0 where it does not."""
     failure: Text | None = None
 
 
