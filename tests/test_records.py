@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retune import records
-from retune.comparison.ledger import Ledger
+from retune.comparison.ledger import FORMAT, Ledger
 from retune.errors import CheckpointError, InvalidParameterError
 from retune.jobs.folder import facts_of
 from retune.jobs.results import Result
@@ -101,7 +101,7 @@ def test_a_hostile_entry_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"versions is \['retune'\], expected a table"):
         facts_of(tmp_path)
     path = tmp_path / "progress.json"
-    path.write_text(json.dumps({"settings": {}, "entries": {"grid/a": {"best": 3}}}))
+    path.write_text(json.dumps({"format": FORMAT, "settings": {}, "entries": {"grid/a": {"best": 3}}}))
     with pytest.raises(CheckpointError, match="'grid/a' cannot be read"):
         Ledger(path, {}, True).once("grid/a", records.Searched, lambda: pytest.fail("it is there"))
     path.write_text("[1]")

@@ -55,14 +55,14 @@ class Ledger:
         Raises:
             CheckpointError: what is in the file is something else.
         """
-        entries = self._progress.entries
+        entries, form = self._progress.entries, TypeAdapter(kind)
         if name not in entries:
             found = compute()
-            entries[name] = found.plain() if isinstance(found, Record) else found
+            entries[name] = form.dump_python(found, mode="json", exclude_unset=True)
             self._progress.write(self.path, indent=None)
             return found
         try:
-            return TypeAdapter(kind).validate_python(entries[name])
+            return form.validate_python(entries[name])
         except ValidationError as error:
             raise CheckpointError(f"{self.path}: the entry {name!r} cannot be read; remove the file") from error
 
