@@ -58,7 +58,8 @@ class Ledger:
         entries = self._progress.entries
         if name not in entries:
             found = compute()
-            entries[name] = found.plain() if isinstance(found, Record) else found
+            plain = getattr(found, "plain", None)  # of a record; a number is plain already
+            entries[name] = found if plain is None else plain()
             self._progress.write(self.path, indent=None)
             return found
         try:
