@@ -102,7 +102,7 @@ def test_the_doctor_sees_an_image_in_another_range(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", (255 * smooth()).astype(np.float32))
     result, text = invoke("doctor", tmp_path / "a.tif", "-p", "denoise", "--sigma", 0.1)
     assert result.exit_code == 1
-    assert "that looks like 0 to 255" in text
+    assert "this looks like the scale 0 to 255" in text
     assert "→" in text
     assert "something is wrong with 1 of 1: a.tif" in text
     assert "looks like 0 to 255" not in invoke("doctor", tmp_path / "a.tif", "-p", "denoise", "--white", 255)[1]

@@ -344,7 +344,7 @@ def test_bad_arguments(make, message):
 
 def test_wrong_image_shape():
     bound = CASES["denoise_l1"]().bind()
-    with pytest.raises(ShapeError, match=r"\(2, 2, 8, 8\) for this problem, got \(2, 2, 8, 9\)"):
+    with pytest.raises(ShapeError, match=r"\(2, 2, 8, 8\) for this data term, got \(2, 2, 8, 9\)"):
         bound.state(torch.zeros(2, 2, 8, 9))
 
 

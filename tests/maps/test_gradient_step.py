@@ -261,5 +261,5 @@ def test_images_that_do_not_fit():
         with pytest.raises(ShapeError, match="these filters need images"):
             GradientStep(ridge()).bind(DataTerm(rand(*shape), Denoising()))
     bound = GradientStep(ridge()).bind(DataTerm(rand(1, 1, 9, 9), Denoising()))
-    with pytest.raises(ShapeError, match=r"\(1, 1, 9, 9\) for this problem, got \(1, 1, 9, 8\)"):
+    with pytest.raises(ShapeError, match=r"\(1, 1, 9, 9\) for this data term, got \(1, 1, 9, 8\)"):
         bound.state(rand(1, 1, 9, 8))

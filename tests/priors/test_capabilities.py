@@ -165,7 +165,7 @@ def test_what_was_proved_of_a_prior_is_not_inherited(make):
     facts = facts_of(map_)
     assert facts.factors() is None
     assert not facts.checked
-    assert any("does not inherit" in a.how for a in facts.assumptions)
+    assert any("proofs of the original" in a.how for a in facts.assumptions)
     assert "Proved:" not in str(certify(Restarted(map_, 2, 1).eval(), rand(1, 1, 8, 8), Denoising(), learning=False))
 
 

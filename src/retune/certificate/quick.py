@@ -1,4 +1,4 @@
-"""The certificate of a restoration: what it may cost, and one line of it for a table."""
+"""A certificate at limited cost for a restoration, and its summary in one line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["certificate_of", "in_a_line", "sample_certificate"]
 
 
 def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium) -> ImageCertificate:
-    """Certify one restored measurement (1, C, h, w), in about the layers and the memory that restoring it took.
+    """Certify one restored measurement (1, C, h, w) with about the layers and memory of its restoration.
 
-    Half of its layers go beyond the result, to see how far it still moves (one block at least), and half into the
-    power iteration for the rate (five at least); there are at most 2 starts of 100 iterations.
+    Half of the layers run beyond the result, to see how far it still moves (at least one block). The other half serve
+    the power iteration for the rate (at least five layers). There are at most 2 starts of 100 iterations.
     """
     layers = int(found.layers[0])
     starts = 2 if layers >= 100 else 1
@@ -39,22 +39,22 @@ def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equ
 def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> dict[str, Any]:
     """The certificate of one measurement (1, C, h, w) as plain data, for the report of a training; or its `failure`.
 
-    With the error of the learning gradient, so a graph of a layer is recorded.
+    It includes the error of the learning gradient, so a graph of a layer is recorded.
     """
     try:
         y, physics = measure()
         return certify(net, y, physics, iterations=10, starts=2, max_layers=500).to_dict()["images"][0]
-    except (RetuneError, RuntimeError) as error:  # what was learned is worth more than what can be said of it
+    except (RetuneError, RuntimeError) as error:  # a failed certificate must not lose the trained weights
         return {"failure": one_line(error)}
 
 
 def in_a_line(certificate: dict[str, Any]) -> str:
-    """The distance to the equilibrium and its kind, of what ``ImageCertificate.to_dict()`` returned."""
+    """The distance to the equilibrium and its kind, from the result of ``ImageCertificate.to_dict()``."""
     if "failure" in certificate:
         return f"no certificate: {certificate['failure']}"
     numbers = certificate["claims"]["rmse"]
     if not numbers or numbers[0]["value"] is None:
-        return "no distance to the equilibrium is known"
+        return "the distance to the equilibrium is unknown"
     best = numbers[0]
     sign = "≤" if best["kind"].startswith("proved") else "about"
     return f"{sign} {best['value']:.1e} RMSE from its equilibrium ({best['kind']})"
