@@ -264,7 +264,7 @@ def test_an_estimate_above_its_bound_refutes_it(float64):
             assert bool(bounds) is not bool(image.refuted)
     image = images[Boaster, True]
     assert image.statement == ""
-    assert image.verdict.startswith("Nothing is proved: the factor of one layer is at least 0.4, and the bound says")
+    assert image.verdict.startswith("Nothing is proved: the factor of one layer is at least 0.4, but its bound is")
     assert image.assumptions[-1].how.startswith("refuted: ")
     assert image.to_dict()["refuted"] == image.refuted
     assert images[L1Prior, True].rmse.proved.kind == "proved"
@@ -304,7 +304,7 @@ def test_what_is_proved_of_plain_iterates_is_not_said_of_others(float64):
         net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 4, 4, solver=solver)
         image = certify(net, y, Inpainting((1, 8, 8), mask=0.5), **QUICK)[0]
         assert image.statement.startswith(words)
-        assert ("that Anderson does is measured" in image.verdict) is isinstance(solver, Anderson)
+        assert ("for Anderson this is measured" in image.verdict) is isinstance(solver, Anderson)
 
 
 def test_a_series_that_is_cut_short_is_completed_by_its_slowest_mode(float64):

@@ -235,7 +235,7 @@ def test_a_function_as_prior_has_an_objective():
         (lambda: GradientStep(ridge(), prior_lipschitz=2.0), "Ridge has a constant of its own"),
         (lambda: GradientStep(L1Prior()), "the gradient of L1Prior jumps.*use its prox"),
         (lambda: GradientStep(L1Prior(), prior_lipschitz=1.0), "the gradient of L1Prior jumps.*whatever"),
-        (lambda: GradientStep(Prior(g=lambda x: x.sum((1, 2, 3)))), "∇R of Prior is not known; give it as prior_lips"),
+        (lambda: GradientStep(Prior(g=lambda x: x.sum((1, 2, 3)))), "∇R of Prior is unknown; give it as prior_lips"),
         (lambda: GradientStep(Tikhonov(), prior_lipschitz=-1.0), "positive finite number, got -1.0"),
         (lambda: GradientStep(torch.nn.ReLU()), r"prior must be a deepinv Prior, got ReLU\(\)"),
         (

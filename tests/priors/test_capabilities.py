@@ -217,7 +217,7 @@ class SteepBind(Ridge):
 def test_what_was_proved_of_a_ridge_is_not_inherited(kind):
     prior = kind(1, (2, 3), (3, 2))
     assert smoothness_of(prior, torch.zeros(1)) is None
-    with pytest.raises(InvalidParameterError, match=f"∇R of {kind.__name__} is not known"):
+    with pytest.raises(InvalidParameterError, match=f"∇R of {kind.__name__} is unknown"):
         GradientStep(prior)
     assert any(a.refuted for a in facts_of(GradientStep(prior, prior_lipschitz=1e-3)).assumptions)
     assert facts_of(GradientStep(ridge())).checked
