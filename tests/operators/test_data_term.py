@@ -67,7 +67,7 @@ def test_nothing_given_is_modified():
 def test_not_finite_measurement(bad):
     y = rand(1, 1, 4, 4)
     y[0, 0, 1, 2] = bad
-    with pytest.raises(NotFiniteError, match=r"1 NaN or Inf of 16 values.*mask them"):
+    with pytest.raises(NotFiniteError, match=r"1 of 16 values of the measurement y are NaN or Inf.*mask them"):
         DataTerm(y, Denoising())
 
 

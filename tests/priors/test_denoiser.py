@@ -283,7 +283,7 @@ def test_another_shape_and_nan():
 
     y, physics = measurement()
     for network, given in ((Smaller(), r"returned \(2, 1, 8, 8\)"), (Pair(), "returned tuple")):
-        with pytest.raises(ShapeError, match=f"must return an image of the shape it is given.*{given}"):
+        with pytest.raises(ShapeError, match=f"must return an image of its input's shape.*{given}"):
             Restarted(ForwardBackward(Denoiser(network, 0.1))).eval()(y, physics)
     net = Restarted(ForwardBackward(Denoiser(Broken(), 0.1))).eval()
     result = net.solve(y, physics)
@@ -340,7 +340,7 @@ def test_same_iterates_as_deepinv(strength, float64):
     [
         (lambda: Denoiser("drunet"), "denoiser must be a denoiser .nn.Module., got 'drunet'.*retune.weights.load"),
         (lambda: Denoiser(PnP(Blind())), "must be a network, got the prior PnP.*prior.denoiser"),
-        (lambda: ForwardBackward(PnP(Blind())), "hides its noise level.*retune.priors.Denoiser"),
+        (lambda: ForwardBackward(PnP(Blind())), "does not expose its noise level.*retune.priors.Denoiser"),
         (lambda: Denoiser(unet(), 25), "sigma=25 is outside the range.*0 ≤ sigma ≤ 0.1961.*divide.*255"),
         (lambda: Denoiser(unet(), -0.01), "sigma=-0.01 is outside the range"),
         (lambda: Denoiser(unet(), [0.1, float("nan")]), "outside the range"),
