@@ -257,7 +257,7 @@ def truncated(path):
     ("name", "make", "says"),
     [
         ("bad.png", lambda p: p.write_text("hello"), "cannot be read as an image"),
-        ("bad.png", truncated, "cut off"),
+        ("bad.png", truncated, "truncated or damaged"),
         ("bad.tif", lambda p: p.write_bytes(b""), "empty (0 bytes)"),
         ("bad.png", lambda p: Image.new("RGBA", (20, 20)).save(p), "alpha channel"),
         ("bad.tif", nan_tiff, "contains NaN or Inf (1 of 480 values)"),
@@ -415,7 +415,7 @@ def test_a_result_that_cannot_be_written_stays_with_its_file(run, photos, tmp_pa
     monkeypatch.setattr("retune.io.tiff.encode", _cannot)
     result, text = invoke("restore", run, photos, "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 1
-    assert "cannot be written with what its file says of itself" in text
+    assert "cannot be written with the metadata of the measured file" in text
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.png", "b.png.json"]
 
 

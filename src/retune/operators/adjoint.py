@@ -27,8 +27,8 @@ def repair(physics: LinearPhysics, like: Tensor) -> str:
     if _derivative_is_right(physics, like):
         size = tuple(like.shape[1:])
         return (
-            f"Use deepinv.physics.LinearPhysics(A=physics.A, img_size={size}) instead: deepinv then derives the "
-            "adjoint from A (a test has shown that it is right)"
+            f"Use deepinv.physics.LinearPhysics(A=physics.A, img_size={size}) instead: deepinv derives the adjoint "
+            "from A (a test has shown that it is right)"
         )
     return (
         "Correct A_adjoint. Leaving it out does not help here: the adjoint that deepinv derives from A by automatic "

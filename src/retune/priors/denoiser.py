@@ -31,7 +31,7 @@ _INSIDE = 1e-3
 
 
 class DenoiserPrior(AbstractPrior):
-    """Common base of [`Denoiser`][retune.priors.Denoiser] and [`RED`][retune.priors.RED]: denoiser, noise levels, checks.
+    """Common base of [`Denoiser`][retune.priors.Denoiser] and [`RED`][retune.priors.RED], with the checks.
 
     Attributes:
         denoiser: the network.

@@ -1,4 +1,4 @@
-"""The report in a few sentences, with numbers that are computed from the results."""
+"""The report in a few sentences, with numbers computed from the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retune.report.numbers import decimal, title
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that stands for a problem: ReTune's PSNR, and what to compare it with."""
+    """The key figures of a problem: ReTune's PSNR, and values for comparison."""
 
     key: str
     title: str
@@ -21,7 +21,7 @@ class Headline:
 
 
 def headlines(results: Results) -> list[Headline]:
-    """One per problem that ReTune was run on."""
+    """The key figures of every problem that ReTune was run on."""
     found = []
     for key, problem in results.problems.items():
         psnr = _psnr(problem, "retune")
@@ -40,10 +40,10 @@ def headlines(results: Results) -> list[Headline]:
 
 
 def summary(results: Results) -> list[str]:
-    """Sentences in plain words; what the results do not contain is not mentioned."""
+    """Sentences in plain words. Missing results are not mentioned."""
     sentences = [
         "ReTune learns the weights of an image prior at the point where the restoration no longer changes. Running the "
-        "network longer should then do no harm; this report shows whether that is so, and what it costs."
+        "network longer should then do no harm; this report checks that, and shows the cost."
     ]
     sentences += [text for part in (_gain, _gap, _longer) if (text := part(results))]
     verdicts = results.verdicts
@@ -56,7 +56,7 @@ def summary(results: Results) -> list[str]:
             f"{len(verdicts) - held} {'does' if len(verdicts) - held == 1 else 'do'} not."
         )
     if results.quick:
-        sentences.append("This was a quick run, with too few training steps to conclude anything from.")
+        sentences.append("This was a quick run, with too few training steps for conclusions.")
     return sentences
 
 
@@ -65,7 +65,7 @@ def _psnr(problem: ProblemResult, name: str) -> float | None:
 
 
 def _differences(results: Results, other: str) -> dict[str, float]:
-    """ReTune's PSNR less that of another method, by the title of the problem."""
+    """ReTune's PSNR minus that of another method, by the title of the problem."""
     found = {}
     for key, problem in results.problems.items():
         ours, theirs = _psnr(problem, "retune"), _psnr(problem, other)
@@ -81,7 +81,7 @@ def _gain(results: Results) -> str:
     tests = (results.settings or {}).get("test")
     where = "On the test images"
     if isinstance(tests, list) and tests:
-        where = f"On {_count(len(tests))} photograph{'s' * (len(tests) > 1)} that no method was trained or tuned on"
+        where = f"On {_count(len(tests))} photograph{'s' * (len(tests) > 1)} that no method used for training or tuning"
     each = [f"{_plus(gain)} dB in {name}" for name, gain in gains.items()]
     each = [*each[:-2], " and ".join(each[-2:])]
     return (
@@ -95,11 +95,11 @@ def _gap(results: Results) -> str:
     if not gaps:
         return ""
     largest = max(abs(gap) for gap in gaps.values())
-    return f"Between it and training with the implicit gradient lie at most {_up(largest)} dB."
+    return f"It differs from training with the implicit gradient by at most {_up(largest)} dB."
 
 
 def _longer(results: Results) -> str:
-    """How far ReTune and the unrolled network move when run as much longer as was tried."""
+    """The change of ReTune and of the unrolled network at the longest tested run."""
     moved: dict[str, list[float]] = {}
     for name in ("retune", "unrolled"):
         values = [finite(p.methods[name].change) for p in results.problems.values() if name in p.methods]
@@ -120,7 +120,7 @@ def _longer(results: Results) -> str:
 
 
 def _up(value: float) -> str:
-    """Rounded up, since it is said to be a bound."""
+    """Rounded up, because it is a bound."""
     digits = 2 if value >= 0.01 else 4
     return decimal(max(math.ceil(round(value * 10**digits, 6)), 1) / 10**digits, digits)
 
