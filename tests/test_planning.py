@@ -144,11 +144,11 @@ def test_the_deepest_that_fits_fits_and_a_deeper_one_does_not():
     room = found.memory - found.resident_bytes
     assert measured(make(found.deepest), 3) <= room * 1.02
     assert measured(make(found.deepest + 3), 3) > room
-    assert f"the deepest that does is {found.deepest}" in str(found)
+    assert f"the deepest that fits is {found.deepest}" in str(found)
     small = plan(net, SIZE, 3, 1000)
     assert small.deepest == 0
     assert not small.fits
-    assert "no depth does" in str(small)
+    assert "no depth fits" in str(small)
     assert plan(net, SIZE, 3).fits is None
 
 

@@ -98,7 +98,7 @@ def test_what_a_file_cannot_hold_is_named(held, tmp_path):
         def __init__(self, f):
             self.f = f
 
-    with pytest.raises(InvalidParameterError, match=r"Holds\.f is a .*which a checkpoint cannot hold"):
+    with pytest.raises(InvalidParameterError, match=r"Holds\.f is a .*but a checkpoint cannot store it"):
         network(solver=Holds(held)).save(tmp_path / "net.safetensors")
 
 
@@ -128,7 +128,7 @@ def test_arguments_that_are_not_kept_are_named():
             super().__init__()
             self.more = more
 
-    with pytest.raises(InvalidParameterError, match=r"keeps no attribute of that name.*self\.rate = rate"):
+    with pytest.raises(InvalidParameterError, match=r"has no attribute of that name.*self\.rate = rate"):
         by_arguments(Forgets(1))
     with pytest.raises(InvalidParameterError, match=r"takes \*\*options"):
         by_arguments(Loose(a=1))
@@ -158,7 +158,7 @@ def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path
     ("cls", "name", "says"),
     [
         (Plain, "anderson", "that name is ReTune's own.*register.name="),
-        (Plain, "AUTO", "a word that runs already use"),
+        (Plain, "AUTO", "a reserved word in runs"),
         (Plain, "a b", "cannot be a registered name"),
         (int, None, "int cannot be registered: expected a map"),
         (AbstractSolver, None, "before it has init, step"),

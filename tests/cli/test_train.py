@@ -125,7 +125,7 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     images = ["--set", f"data.train={tmp_path / 'twelve'}", "--device", "cpu"]
     result, text = invoke("train", "denoise", *SETS, *images, "-o", tmp_path / "no")
     assert result.exit_code == 1
-    assert "say which intensity is white, for example data.white=4095" in text
+    assert "give the intensity of white, for example data.white=4095" in text
     result, text = invoke("train", "denoise", *SETS, *images, "--set", "data.white=4096.0", "-o", tmp_path / "r")
     assert result.exit_code == 0, text
     same = ["--set", f"data.train={sharp}", "--device", "cpu"]
@@ -144,7 +144,7 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     for verb in (["restore", "-o", tmp_path / "out"], ["certify"]):
         result, text = invoke(verb[0], tmp_path / "r", sharp, *verb[1:], "--device", "cpu")
         assert result.exit_code == 1
-        assert "4096 as white: say which intensity is white here, for example --white 1" in text
+        assert "4096 as white: give the intensity of white for this file, for example --white 1" in text
 
 
 def test_facts_that_cannot_be_read(tmp_path, run):

@@ -112,9 +112,7 @@ class WaveletBasis:
         return _Synthesis.run(u, self)  # type: ignore[return-value]
 
     def unpack(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Views of the packed (..., N): the coarse approximation (..., h, w), and per level, fine to coarse,
-        the details (..., 3, h, w).
-        """
+        """Views of the packed (..., N): coarse (..., h, w), and per level, fine to coarse, details (..., 3, h, w)."""
         details = u[..., : 3 * self.positions].unflatten(-1, (3, self.positions))
         coarse = u[..., 3 * self.positions :].unflatten(-1, self.band_shapes[-1])
         per_level = [
