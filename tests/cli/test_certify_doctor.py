@@ -50,7 +50,7 @@ def test_certificates_of_the_command_are_those_of_the_library(model, photos, tmp
 def test_the_middle_of_a_large_image_is_certified(model, photos, tmp_path):
     result, text = invoke("certify", model, photos / "a.npy", "--crop", 16, "--json", tmp_path / "c.json")
     assert result.exit_code == 0, text
-    assert "a.npy (the middle 16×16)" in text
+    assert "a.npy (the central 16×16)" in text
     assert json.loads((tmp_path / "c.json").read_text())["images"][0]["part"] == [16, 16]
 
 
@@ -118,8 +118,8 @@ def test_the_doctor_takes_a_run_with_changes_on_top(photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "no problem was named"),
-        (["PHOTO"], "no problem was named"),
+        ([], "no problem was given"),
+        (["PHOTO"], "no problem was given"),
         (["no.toml"], "there is no file no.toml"),
         (["deblur", "--size", "12"], "--size 12: expected height and width"),
         (["deblur", "--size", "0x12"], "at least 1×1"),

@@ -282,5 +282,5 @@ def test_a_training_that_is_terminated_says_how_to_go_on(tmp_path, sharp):
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert f"stopped by SIGTERM; go on with  retune train --resume --out {out}" in err
+    assert f"stopped by SIGTERM; continue with  retune train --resume --out {out}" in err
     assert "Traceback" not in err

@@ -239,7 +239,7 @@ def test_init_prints_a_file_that_trains(tmp_path, sharp):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train"], "no run was named"),
+        (["train"], "no run was given"),
         (["train", "deblurr"], "did you mean 'deblur'"),
         (["train", "deblur", "--set", "model.dpeth=3"], "unknown key model.dpeth; did you mean 'depth'"),
         (["train", "deblur", "--set", "model.depth=0"], "model.depth = 0: it should be greater than or equal to 1"),

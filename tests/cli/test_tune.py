@@ -183,7 +183,7 @@ def test_equivariant_imaging_is_for_what_is_not_measured_at_all(noisy, tmp_path)
     ]
     result, text = invoke(*arguments, "-p", "deblur", "--kernel", "gaussian:0.6")
     assert result.exit_code == 0, text
-    assert "restoring again" in " ".join(text.split())
+    assert "a second restoration" in " ".join(text.split())
     Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask.png")
     result, text = invoke(*arguments, "-p", "inpaint", "--mask", tmp_path / "mask.png")
     assert result.exit_code != 0
@@ -297,7 +297,7 @@ def test_defaults_that_are_better_are_kept(noisy, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "no problem was named"),
+        ([], "no problem was given"),
         (["-p", "denoisee", "--sigma", "0.1"], "did you mean 'denoise'"),
         (["-p", "deblur", "--sigma", "0.1"], "the blur kernel is unknown"),
         (["-p", "inpaint", "--sigma", "0.1"], "--mask FILE"),
@@ -320,7 +320,7 @@ def test_tuning_with_bad_options(noisy, tmp_path, options, says):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-p", "denoise", "--sigma", "0.1"], "no images were named"),
+        (["-p", "denoise", "--sigma", "0.1"], "no images were given"),
         (["--resume"], "holds no run of retune tune"),
         (["nowhere.png", "-p", "denoise", "--sigma", "0.1"], "there is no file nowhere.png"),
     ],

@@ -310,7 +310,7 @@ class Random(Prior):
 
 @pytest.mark.parametrize("make", [hidden_memory, Random])
 def test_a_memory_that_cannot_be_isolated_is_named(make):
-    with pytest.raises(InvalidParameterError, match=r"(Hidden|Random)\.prox gives another result .* same image"):
+    with pytest.raises(InvalidParameterError, match=r"(Hidden|Random)\.prox gives a different result .* same image"):
         ForwardBackward(make()).bind(DataTerm(rand(1, 1, 8, 8), Denoising()))
 
 

@@ -135,7 +135,7 @@ def require_grad(prior: Prior, by: str) -> AbstractPrior:
 def _lacks(prior: object, by: str, capability: str, what: str, method: str, hint: str) -> InvalidParameterError:
     name = type(prior).__name__
     return InvalidParameterError(
-        f"{by} needs a prior with {what} ({capability}), but {name} has none; {hint}. In your own class, define "
+        f"{by} needs a prior with {what} ({capability}), got {name}, which has none; {hint}. In your own class, define "
         f"{method} in a deepinv Prior, or set {capability} = True and return it from bind(...) in a "
         "retune.AbstractPrior"
     )
