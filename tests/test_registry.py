@@ -132,7 +132,7 @@ def test_arguments_that_are_not_kept_are_named():
         by_arguments(Forgets(1))
     with pytest.raises(InvalidParameterError, match=r"takes \*\*options"):
         by_arguments(Loose(a=1))
-    with pytest.raises(InvalidParameterError, match=r"AddsMore takes more, which its describe.* that of Adds"):
+    with pytest.raises(InvalidParameterError, match=r"AddsMore takes more, but its describe.* inherited from Adds"):
         description(AddsMore())
 
 
@@ -161,7 +161,7 @@ def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path
         (Plain, "AUTO", "a reserved word in runs"),
         (Plain, "a b", "cannot be a registered name"),
         (int, None, "int cannot be registered: expected a map"),
-        (AbstractSolver, None, "before it has init, step"),
+        (AbstractSolver, None, "it lacks init, step"),
         (3, None, "must be a class, got 3"),
     ],
 )
@@ -177,7 +177,7 @@ def test_two_classes_do_not_share_a_name():
     with pytest.raises(InvalidParameterError, match=r"elsewhere\.Plain cannot be called 'Plain': that name is that of"):
         retune.register(other)
     retune.register(other, name="OtherPlain")
-    with pytest.raises(InvalidParameterError, match="registered already, as 'OtherPlain'"):
+    with pytest.raises(InvalidParameterError, match="already registered, as 'OtherPlain'"):
         retune.register(other, name="Third")
 
 

@@ -59,7 +59,7 @@ def test_what_cannot_be_certified_is_named_and_the_others_are_done(model, photos
     result, text = invoke("certify", model, photos, "--json", tmp_path / "c.json", lines=60)
     assert result.exit_code == 1
     assert "empty (0 bytes)" in text
-    assert "1 of 3 images have no certificate, or failed: broken.png" in text
+    assert "1 of 3 images failed or have no certificate: broken.png" in text
     images = json.loads((tmp_path / "c.json").read_text())["images"]
     assert ["certificate" in image for image in images] == [True, True, False]
 
@@ -104,7 +104,7 @@ def test_the_doctor_sees_an_image_in_another_range(tmp_path):
     assert result.exit_code == 1
     assert "this looks like the scale 0 to 255" in text
     assert "→" in text
-    assert "something is wrong with 1 of 1: a.tif" in text
+    assert "problems or warnings for 1 of 1: a.tif" in text
     assert "looks like 0 to 255" not in invoke("doctor", tmp_path / "a.tif", "-p", "denoise", "--white", 255)[1]
 
 

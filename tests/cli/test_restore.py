@@ -261,7 +261,7 @@ def truncated(path):
         ("bad.tif", lambda p: p.write_bytes(b""), "empty (0 bytes)"),
         ("bad.png", lambda p: Image.new("RGBA", (20, 20)).save(p), "alpha channel"),
         ("bad.tif", nan_tiff, "contains NaN or Inf (1 of 480 values)"),
-        ("bad.png", lambda p: Image.new("RGB", (20, 20)).save(p), "weights for 1 channels, the image has 3"),
+        ("bad.png", lambda p: Image.new("RGB", (20, 20)).save(p), "weights for 1 channels, but the image has 3"),
         ("bad.npy", lambda p: np.save(p, np.array([{}]), allow_pickle=True), "bad.npy"),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_kernel_that_does_not_sum_to_one_is_said_and_used(run, photos, tmp_pat
         "restore", run, photos / "b.png", "-o", tmp_path / "out", "-p", "deblur", "--kernel", tmp_path / "k.npy"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("sums to 18 (") + done.stderr.count("sums to 18, not to 1: it was divided by that") == 1
+    assert done.stderr.count("sums to 18 (") + done.stderr.count("sums to 18, not to 1: it was divided by its sum") == 1
     assert "UserWarning" not in done.stderr
 
 

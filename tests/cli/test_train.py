@@ -140,7 +140,7 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "eight.png")
     result, text = invoke("restore", tmp_path / "r", tmp_path / "eight.png", "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 1
-    assert "4096 cannot be white in it" in text
+    assert "4096 cannot be its white" in text
     for verb in (["restore", "-o", tmp_path / "out"], ["certify"]):
         result, text = invoke(verb[0], tmp_path / "r", sharp, *verb[1:], "--device", "cpu")
         assert result.exit_code == 1

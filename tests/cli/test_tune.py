@@ -106,10 +106,10 @@ def test_what_is_probably_not_meant_is_said(noisy, tmp_path):
     result, text = invoke(*arguments, noisy, "--sigma", 0.2, "-o", tmp_path / "a")
     assert "note:" not in text
     result, text = invoke(*arguments, noisy, "--sigma", 50.0, "-o", tmp_path / "b")
-    assert "σ = 50 was given, and y.npy shows about 0.2" in text
+    assert "σ = 50 was given, but y.npy shows about 0.2" in text
     np.save(tmp_path / "clipped.npy", np.load(noisy).clip(0, 0.6))
     result, text = invoke(*arguments, tmp_path / "clipped.npy", "--sigma", 0.2, "-o", tmp_path / "c")
-    assert "of the values of clipped.npy are 0.6 exactly: clipped, or a border" in text
+    assert "of the values of clipped.npy are 0.6 exactly: the image is clipped, or has a border" in text
     assert result.exit_code == 0, text
 
 

@@ -374,7 +374,7 @@ def test_terminals_without_unicode_are_served(results):
 
 def test_summary_is_computed_and_mentions_only_what_is_there(results):
     text = " ".join(summary(Results.checked(results)))
-    assert "On one photograph that no method was trained or tuned on" in text
+    assert "On one photograph that no method used for training or tuning" in text
     assert "+0.20 dB in inpainting" in text
     assert "falls by up to 3.00 dB" in text
     assert "implicit" not in text
