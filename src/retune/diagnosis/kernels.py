@@ -21,7 +21,7 @@ _BOUNDARIES = {
     "replicate": (Severity.OK, "continues the edge pixels outwards: a fair assumption on photographs", ""),
     "circular": (
         Severity.NOTE,
-        "periodic: the image continues on the opposite side",
+        "the image continues on the opposite side",
         "Correct for data that were simulated with this boundary. On photographs it causes ringing from the borders: "
         "use reflect or valid boundaries, or taper the edges.",
     ),
