@@ -268,7 +268,7 @@ def test_a_run_is_not_overwritten(run, sharp):
     before = {p.name: p.read_bytes() for p in run.iterdir()}
     result, text = invoke("train", "denoise", *SETS, "--set", f"data.train={sharp}", "--set", "seed=3", "-o", run)
     assert result.exit_code == 1
-    assert "holds a run already" in text
+    assert "already contains a run" in text
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
 
 

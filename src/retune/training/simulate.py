@@ -1,4 +1,4 @@
-"""Simulated measurements, all of whose randomness follows from numbers, and the score of a network on some."""
+"""Simulated measurements with reproducible randomness, and the score of a network on them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ Pairs = list[tuple[Tensor, Tensor, LinearPhysics]]
 
 
 def measurer(problem: Problem | LinearPhysics) -> Measure:
-    """``(x, seed) → (y, physics)``.
+    """The function ``(x, seed) → (y, physics)`` of a problem.
 
-    Raises:
-        InvalidParameterError: neither a problem nor a physics.
+    Raises: InvalidParameterError: `problem` is neither a problem nor a physics.
     """
     if isinstance(problem, Problem):
         return problem.measure
@@ -34,7 +33,7 @@ def measurer(problem: Problem | LinearPhysics) -> Measure:
         )
 
     def measure(x: Tensor, seed: int) -> tuple[Tensor, LinearPhysics]:
-        # The physics of the user has a noise model of its own, which may only know the global generator.
+        # The noise model of the user's physics may use the global generator only.
         with seeded(seed, x.device), torch.no_grad():
             return problem(x), problem
 
@@ -55,7 +54,7 @@ def evaluate(net: Restarted, x: Tensor, y: Tensor, physics: LinearPhysics) -> fl
     """Mean PSNR in dB of a network in eval mode, for intensities in [0, 1]."""
     was_training = net.training
     net.eval()
-    # A network that has not settled is scored as it is: its trouble shows in the figure.
+    # Images that have not settled are scored, too: the score shows the problem.
     image = net.solve(y, physics).image
     net.train(was_training)
     return float(PSNR()(image, x).mean())
