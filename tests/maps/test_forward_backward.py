@@ -326,7 +326,10 @@ class NoProx(Prior):
         (lambda: ForwardBackward([L1Prior(), WaveletL1()], layers=2), "all work on images, or all on coefficients"),
         (lambda: ForwardBackward(NoProx()), r"exact prox \(has_prox\), got NoProx.*define prox\(x, gamma\)"),
         (lambda: ForwardBackward(torch.nn.ReLU()), r"exact prox \(has_prox\), got ReLU"),
-        (lambda: ForwardBackward(PnP(torch.nn.Identity())), "PnP prior does not expose its noise level.*retune.priors.Denoiser"),
+        (
+            lambda: ForwardBackward(PnP(torch.nn.Identity())),
+            "PnP prior does not expose its noise level.*retune.priors.Denoiser",
+        ),
         (
             lambda: ForwardBackward([WaveletL1("db2"), WaveletL1("db3")], layers=2),
             "differ in their weights only.*db2.*db3",

@@ -242,7 +242,10 @@ def test_a_function_as_prior_has_an_objective():
             lambda: GradientStep(Denoiser(Half())),
             r"got Denoiser, which has none.*priors.RED\(denoiser",
         ),
-        (lambda: GradientStep(PnP(Half()), prior_lipschitz=1.0), "PnP prior does not expose its noise level.*priors.RED"),
+        (
+            lambda: GradientStep(PnP(Half()), prior_lipschitz=1.0),
+            "PnP prior does not expose its noise level.*priors.RED",
+        ),
         (lambda: GradientStep(DeepinvRED(Half()), prior_lipschitz=1.0), "RED prior does not expose its noise level"),
         (
             lambda: GradientStep(Prior(), prior_lipschitz=1.0),
