@@ -150,7 +150,7 @@ def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path
             return x
 
     net = retune.Restarted(retune.ForwardBackward(Grows(3)))
-    with pytest.raises(InvalidParameterError, match=r"it has other weights .*priors\.0\.weight"):
+    with pytest.raises(InvalidParameterError, match=r"it has different weights .*priors\.0\.weight"):
         net.save(tmp_path / "net.safetensors")
 
 

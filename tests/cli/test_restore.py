@@ -334,7 +334,7 @@ def test_results_never_replace_the_images(run, photos, tmp_path):
     before = (photos / "b.png").read_bytes()
     result, text = invoke("restore", run, photos, "-o", photos)
     assert result.exit_code == 1
-    assert "would replace it" in text
+    assert "would replace the file itself" in text
     assert (photos / "b.png").read_bytes() == before
     (tmp_path / "more").mkdir()
     (tmp_path / "more/b.png").write_bytes(before)
@@ -405,7 +405,7 @@ def test_a_file_without_a_record_is_never_replaced(run, photos, tmp_path):
     for more in ([], ["--again"]):
         result, text = invoke("restore", run, photos, "-o", out, "--device", "cpu", *more)
         assert result.exit_code == 1
-        assert text.count("is there already, and no record says") == 2
+        assert text.count("already exists, and no record says") == 2
     assert (out / "a.tif").read_bytes() == b"mine"
     assert (out / "b.png.json").read_text() == '{"mine": true}'
     assert sorted(p.name for p in out.iterdir()) == ["a.tif", "b.png.json"]

@@ -187,7 +187,7 @@ def test_equivariant_imaging_is_for_what_is_not_measured_at_all(noisy, tmp_path)
     Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask.png")
     result, text = invoke(*arguments, "-p", "inpaint", "--mask", tmp_path / "mask.png")
     assert result.exit_code != 0
-    assert "--loss ei is not for missing pixels" in " ".join(text.split())
+    assert "--loss ei does not work with missing pixels" in " ".join(text.split())
 
 
 def test_resume_needs_only_the_folder_and_ends_the_same(noisy, tmp_path):
@@ -321,7 +321,7 @@ def test_tuning_with_bad_options(noisy, tmp_path, options, says):
     ("arguments", "says"),
     [
         (["-p", "denoise", "--sigma", "0.1"], "no images were given"),
-        (["--resume"], "holds no run of retune tune"),
+        (["--resume"], "contains no run of retune tune"),
         (["nowhere.png", "-p", "denoise", "--sigma", "0.1"], "there is no file nowhere.png"),
     ],
 )

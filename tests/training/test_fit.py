@@ -241,8 +241,8 @@ def denoising_network(gradient=None, **options):
 @pytest.mark.parametrize(
     ("make", "options", "says"),
     [
-        (denoising_network, {"warm_start": True}, "warm_start asks for a relative change of 0.001"),
-        (denoising_network, {"stop": retune.Stop(1e-3, 10)}, "stop asks for a relative change of 0.001"),
+        (denoising_network, {"warm_start": True}, "warm_start requires a relative change of 0.001"),
+        (denoising_network, {"stop": retune.Stop(1e-3, 10)}, "stop requires a relative change of 0.001"),
         (lambda: denoising_network(retune.Implicit()), {}, "solves for the gradient to a tolerance"),
         (lambda: denoising_network(retune.Truncated(rtol=0.1)), {}, "solves for the gradient to a tolerance"),
         (lambda: denoising_network(depth="auto"), {}, 'depth="auto"'),

@@ -262,7 +262,7 @@ def test_adjoints_of_a_number_of_blocks_are_refused():
     memory = WarmStart().adjoints()
     y, physics = retune.problems.inpaint().measure(torch.stack(images()), 1)
     for net in (network(), network(gradient=retune.Implicit()).eval()):
-        with pytest.raises(InvalidParameterError, match="solves for none"):
+        with pytest.raises(InvalidParameterError, match="solves for no adjoint"):
             net.solve(y, physics, adjoint=memory)
 
 

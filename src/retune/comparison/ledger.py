@@ -34,7 +34,8 @@ class Ledger:
             return
         if not resume:
             raise InvalidParameterError(
-                f"{path.parent} holds results already; continue them with --resume, or choose another folder with --out"
+                f"{path.parent} already contains results; continue them with --resume, or choose another folder with "
+                "--out"
             )
         try:
             saved = parse_json(path.read_bytes(), RECORDS)
@@ -44,8 +45,8 @@ class Ledger:
         names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
         if names:
             raise CheckpointError(
-                f"{path} is of other settings, so it cannot be continued: {', '.join(names)} changed. Use the same, or "
-                "another folder with --out"
+                f"{path} has other settings, so it cannot be continued: {', '.join(names)} changed. Use the same "
+                "settings, or another folder with --out"
             )
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:

@@ -118,7 +118,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
         return load(out / RUN), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{out} holds no run of retune tune to continue; start one: retune tune IMAGES --problem denoise"
+            f"{out} contains no run of retune tune to continue; start a run: retune tune IMAGES --problem denoise"
         ) from error
 
 
@@ -290,7 +290,8 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
     if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
-                f"--loss {loss} is not for missing pixels: the other losses see more there; leave --loss at auto"
+                f"--loss {loss} does not work with missing pixels: the default loss sees more of the error; leave "
+                "--loss at auto"
             )
         split = SureSplit(problem.sigma)
         return split, split, Estimate.SPLIT
