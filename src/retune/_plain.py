@@ -64,7 +64,7 @@ def parse_json(text: str | bytes, most: int = MAX_BYTES) -> Any:
 
 
 def depth_fault(value: Any) -> str:
-    """What is wrong with the depth of plain data, or nothing."""
+    """A message if plain data are nested too deeply, else ""."""
     level, depth = [value], 0
     while level:
         depth += 1

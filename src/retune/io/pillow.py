@@ -1,4 +1,4 @@
-"""What Pillow reads and writes well: JPEG, BMP, and the ordinary PNG."""
+"""The formats that Pillow reads and writes well: JPEG, BMP, and ordinary PNG."""
 
 from __future__ import annotations
 

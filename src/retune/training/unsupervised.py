@@ -190,7 +190,7 @@ class SureSplit(ErrorEstimate):
 
 
 def _share(mask: Tensor) -> Tensor:
-    """Of ones, per image; never 0."""
+    """The number of ones per image, at least 1."""
     return mask.mean((1, 2, 3), keepdim=True).clamp_min(1 / mask[0].numel())
 
 
