@@ -1,7 +1,7 @@
 """The proved facts of a map, and their assumptions.
 
-A map states its facts once, in [`guarantee`][retune.AbstractMap.guarantee]. Contraction factors, distances and
-gradient errors are computed from them elsewhere, in the same way for every map.
+A map states its facts once, in [`guarantee`][retune.AbstractMap.guarantee]. Contraction factors, distances and gradient
+errors are computed from them elsewhere, in the same way for every map.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ __all__ = ["Assumption", "Convexity", "Guarantee", "Smoothness", "Subject"]
 class Assumption:
     """An assumption of a bound.
 
-    Attributes:
-        statement: the assumption, in one phrase.
-        checked: whether it holds by construction or was verified here; False if it is only stated.
-        how: how it was checked, or who states it.
-        probability: lower bound of the probability that it holds; 1 unless it depends on a random start.
-        refuted: whether it was found to be wrong.
+    Attributes: statement: the assumption, in one phrase. checked: whether it holds by construction or was verified
+        here; False if it is only stated. how: how it was checked, or who states it. probability: lower bound of the
+        probability that it holds; 1 unless it depends on a random start. refuted: whether it was found to be wrong.
     """
 
     statement: str
@@ -48,9 +45,8 @@ class Convexity:
     """The statement of a prior that its function g is convex and its ``prox`` is exact.
 
     Your own prior states this with a method ``convexity()``. Without the method, nothing is assumed. A subclass of a
-    prior of ReTune must state it again, because it may have changed the prox. Such a statement is trusted. It is
-    tested on random pairs (the prox of a convex function is firmly nonexpansive), and certificates call it "not
-    checked".
+    prior of ReTune must state it again, because it may have changed the prox. Such a statement is trusted. It is tested
+    on random pairs (the prox of a convex function is firmly nonexpansive), and certificates call it "not checked".
 
     Attributes:
         strong: m ≥ 0 such that ``g − (m/2)‖·‖²`` is still convex; a number, or a scalar tensor.
@@ -68,14 +64,15 @@ class Smoothness:
     """The statement of a prior about its gradient. Your own prior makes it with a method ``smoothness(like)``.
 
     Attributes:
-        lipschitz: L_R such that ``‖∇g(a) − ∇g(b)‖ ≤ L_R ‖a − b‖``; a number, or a tensor (1,) or (B,).
+        lipschitz: L_R such that ``‖∇g(a) − ∇g(b)‖ ≤ L_R ‖a − b‖``; a number, or a tensor (1,) or (B,). None if g is
+            twice continuously differentiable and bounded from below, and no constant is known.
         weak_convexity: w ≥ 0 such that ``g + (w/2)‖·‖²`` is convex (0 for convex g); None if unknown.
         how: the reason, in one phrase.
         checked: True if ReTune's construction ensures it; ignored for your own prior.
         row: name of this kind of prior in the table of guarantees.
     """
 
-    lipschitz: float | Tensor
+    lipschitz: float | Tensor | None
     weak_convexity: float | Tensor | None = None
     how: str = "stated by the prior"
     checked: bool = False
@@ -129,6 +126,8 @@ class Guarantee:
         backward: β_k, shape (layers, 1) or (layers, B); None means 1.
         image: Lipschitz constant of the function from the state to the image.
         assumptions: the assumptions of all these facts.
+        monotone: whether the statement is of a solver that keeps the objective from rising
+            ([`Descent`][retune.Descent]), and not of plain steps.
     """
 
     row: str = "any denoiser"
@@ -143,6 +142,7 @@ class Guarantee:
     backward: Tensor | None = None
     image: float = 1.0
     assumptions: tuple[Assumption, ...] = ()
+    monotone: bool = False
 
     @property
     def theorem(self) -> str:

@@ -93,7 +93,7 @@ def certify(
             y = _usable(y)
             result = net.solve(y, physics) if result is None else result
             data_term = net.map.data_term(y, physics)
-            bound = net.map.bind(data_term)
+            bound = net.map.bind(data_term).at(result.state)
             if result.state.shape != bound.init().shape:
                 raise ShapeError(
                     f"result has a state of shape {tuple(result.state.shape)}, but the state for this measurement has "
@@ -293,9 +293,11 @@ class _Survey:
     def _statement(self) -> str:
         """The convergence statement. Proofs cover plain iterates; for another solver only the residual is measured."""
         solver, found = self.net.solver, self.guarantee
-        if not found.statement or solver.plain:
+        if not found.statement or (solver.monotone if found.monotone else solver.plain):
             return found.theorem
         name = type(solver).__name__
+        if found.monotone:
+            return f"with solver=retune.Descent(), not with {name}, {found.theorem}"
         if found.subject is Subject.ITERATES:
             return f"plain iterates {found.statement} (for {name} this is measured, not proved)"
         return f"with plain steps instead of {name}, {found.theorem}"
