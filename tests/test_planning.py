@@ -217,7 +217,7 @@ class TestAuto:
         y, physics = self.batch()
         net = self.net(depth="auto", restarts="auto", accuracy=1e-2)
         assert (net.depth, net.auto.choice) == (10, None)
-        assert "not chosen" in repr(net)
+        assert "to be chosen" in repr(net)
         net.eval()(y, physics)
         assert net.auto.choice is None  # chosen in training only
         with caplog.at_level(logging.INFO, "retune"):

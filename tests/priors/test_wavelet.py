@@ -149,7 +149,7 @@ def test_bad_groups():
 
 
 def test_wrong_number_of_channels():
-    with pytest.raises(ShapeError, match=r"weights for 3 channels, the image has 1.*channels=None"):
+    with pytest.raises(ShapeError, match=r"weights for 3 channels, but the image has 1.*channels=None"):
         WaveletL12(levels=1, channels=3).fn(rand(1, 1, 8, 8))
 
 

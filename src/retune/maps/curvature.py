@@ -18,9 +18,9 @@ def largest_curvature(gradient: Callable[[Tensor], Tensor], u: Tensor, products:
     inference mode, too.
 
     Args:
-        gradient: ``∇F``, (B, …) → (B, …), each image for itself.
+        gradient: ``∇F``, (B, …) → (B, …), for each image separately.
         u: the states.
-        products: with the Hessian, each as costly as one gradient.
+        products: number of products with the Hessian; each costs one gradient.
     """
     shape = (-1, *[1] * (u.ndim - 1))
     tiny = torch.finfo(u.dtype).tiny
