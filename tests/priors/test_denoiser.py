@@ -264,7 +264,7 @@ def test_a_grey_network_runs_on_every_channel(sigma):
 def test_a_colour_network_refuses_other_images(channels):
     y, physics = measurement(channels)
     net = Restarted(ForwardBackward(Denoiser(unet(3), 0.1)))
-    with pytest.raises(ShapeError, match=rf"SmallUNet denoises images of 3 channels.*of {channels}; use a denoiser"):
+    with pytest.raises(ShapeError, match=rf"SmallUNet denoises images with 3 channel.*have {channels}; use a denoiser"):
         net.eval()(y, physics)
 
 
@@ -400,7 +400,7 @@ def test_channels_of_a_network_that_does_not_say_how_many_it_has(own, given):
 
 
 def test_images_of_another_precision_than_the_weights():
-    with pytest.raises(InvalidParameterError, match=r"SmallUNet has weights in torch.float32.*in torch.float64"):
+    with pytest.raises(InvalidParameterError, match=r"SmallUNet has weights in torch.float32.*are torch.float64"):
         Denoiser(unet(), 0.1).prox(torch.rand(1, 1, 8, 8, dtype=torch.float64))
 
 
