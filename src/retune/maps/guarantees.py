@@ -11,6 +11,7 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
+from retune._torch.batch import over_images
 from retune._torch.precision import sharp
 from retune.guarantee import Assumption, Convexity, Guarantee, Subject
 from retune.operators.data_term import DataTerm
@@ -43,7 +44,7 @@ class Splitting(Protocol):
 def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
     """The assumptions of a bound that uses ``L`` of the data term: linearity, ‖A‖², the constant of the fidelity."""
     name = type(data_term.physics).__name__
-    found = [Assumption("A is linear, and A_adjoint is its adjoint", *_linearity(data_term))]
+    found = [Assumption("A is linear, and its adjoint is one", *_linearity(data_term))]
     if data_term.sqnorm_kind == "exact":
         found.append(Assumption("‖A‖² is exact", True, f"{name} is diagonalised, or a circular convolution"))
     elif data_term.sqnorm_kind == "estimated":
@@ -124,7 +125,7 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
     steps = 2 * owner.step_size.value.to(lipschitz)[:, None] / lipschitz
     gammas = steps * owner.reg.value.to(steps)[:, None]
     priors = [owner.priors[k % len(owner.priors)] for k in range(owner.layers)]  # all layers share a denoiser
-    bound = bind_cycle(list(owner.priors), data_term.shape, [g.reshape(-1, 1, 1, 1) for g in gammas])  # type: ignore[arg-type]
+    bound = bind_cycle(list(owner.priors), data_term.shape, [over_images(g) for g in gammas])  # type: ignore[arg-type]
     known = [convexity_of(p) for p in priors]  # type: ignore[arg-type]
     of_priors = _of_priors(priors, known, bound, data_term)
     mu, source = _strong_convexity(owner, data_term, bound[0])

@@ -26,8 +26,8 @@ from retune.errors import DivergedError, DoubtfulWarning, Interrupted, InvalidPa
 from retune.model import Restarted
 from retune.parameters import ScalarParameter
 from retune.priors.capabilities import priors_of
+from retune.priors.noise_level import doubt_noise_level
 from retune.problems.base import Problem
-from retune.problems.noise import doubt_noise_level
 from retune.solve import Stop
 from retune.training.checkpoints import RunFolder, fingerprint, stop_requests
 from retune.training.devices import agreed, make_fabric, other_processes
