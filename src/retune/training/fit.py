@@ -24,17 +24,16 @@ from retune.data import as_images, check_crop, draw_crops
 from retune.equilibrium import Equilibrium
 from retune.errors import DivergedError, DoubtfulWarning, Interrupted, InvalidParameterError
 from retune.model import Restarted
-from retune.parameters import ScalarParameter
+from retune.parameters import scalars
 from retune.priors.capabilities import priors_of
-from retune.priors.noise_level import doubt_noise_level
 from retune.problems.base import Problem
+from retune.problems.given import as_problem
 from retune.solve import Stop
 from retune.training.checkpoints import RunFolder, fingerprint, stop_requests
 from retune.training.devices import agreed, make_fabric, other_processes
-from retune.training.penalty import JacobianPenalty
 from retune.training.progress import TrainingProgress
 from retune.training.records import FitResult, Keeper, StepRecord, Validation
-from retune.training.simulate import Pairs, evaluate, held_out_pairs, measurer
+from retune.training.simulate import Pairs, evaluate, held_out_pairs
 from retune.training.warm import WarmStart
 
 #: Relative change per block below which the iterates of a denoiser in bfloat16 may not come: 2e-3 to 3e-3 measured.
@@ -48,11 +47,11 @@ __all__ = ["FitResult", "StepRecord", "Validation", "evaluate", "fit", "paramete
 
 def parameter_groups(net: nn.Module, lr: float, lr_network: float) -> list[dict]:
     """Constrained scalars and tables (log or logistic scale) at `lr`, all other weights at `lr_network`."""
-    scalars = {id(p) for m in net.modules() if isinstance(m, ScalarParameter) for p in m.parameters()}
+    constrained = {id(p) for table in scalars(net).values() for p in table.parameters()}
     trained = [p for p in net.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in scalars], "lr": lr},
-        {"params": [p for p in trained if id(p) not in scalars], "lr": lr_network},
+        {"params": [p for p in trained if id(p) in constrained], "lr": lr},
+        {"params": [p for p in trained if id(p) not in constrained], "lr": lr_network},
     ]
     return [g for g in groups if g["params"]]
 
@@ -152,7 +151,7 @@ def fit(
         DoubtfulWarning: images, or a noise level, that are far outside [0, 1], as on a scale of 0…255.
     """
     train = as_images(images)
-    _doubt_unit(train, problem)
+    _doubt_unit(train)
     check_crop(train, crop)
     every = max(1, steps // 5) if validate_every is None else validate_every
     if min(steps, batch_size, every, checkpoint_every) < 1:
@@ -186,7 +185,8 @@ def fit(
     model = criterion.adapt_model(watched)
     wrapped, optimiser = fabric.setup(model, optimiser)
     trainee = _Trainee(wrapped, model, watched.seen)
-    measure = measurer(problem)
+    source = as_problem(problem)
+    measure = source.measure
     tested = None if validation is None else as_images(validation)
     held_out = None if tested is None else held_out_pairs(tested, measure, seed, fabric.device)
 
@@ -203,7 +203,7 @@ def fit(
             "seed": seed,
             "validate_every": every,
             "processes": fabric.world_size,
-            "problem": problem.identity() if isinstance(problem, Problem) else type(problem).__name__,
+            "problem": source.identity(),
             "network": _described(net),
             "images": fingerprint(train),
             "validation": None if tested is None else fingerprint(tested),
@@ -313,7 +313,7 @@ def _step(
     )
 
 
-def _doubt_unit(images: list[Tensor], problem: Problem | LinearPhysics) -> None:
+def _doubt_unit(images: list[Tensor]) -> None:
     """Warn of images on a scale of 0…255: step sizes, strengths and shipped networks are made for [0, 1].
 
     Floats that leave [0, 1] a little, as sharpened or noisy images do, are nothing unusual.
@@ -327,10 +327,6 @@ def _doubt_unit(images: list[Tensor], problem: Problem | LinearPhysics) -> None:
             DoubtfulWarning,
             stacklevel=3,
         )
-    noise = None if isinstance(problem, Problem) else getattr(problem, "noise_model", None)
-    sigma = getattr(noise, "sigma", None)  # a problem of ours has been looked at when it was made
-    if isinstance(sigma, Tensor) and sigma.numel():
-        doubt_noise_level(sigma.detach().flatten().tolist())
 
 
 def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -> None:
@@ -360,12 +356,13 @@ def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -
 
 
 def _called(criterion: nn.Module) -> str:
-    """The name of a loss, with that of its metric, or of the loss in it."""
+    """The name of a loss, with its own settings, and that of its metric, or of the loss in it."""
     inner = next(
         (m for m in (getattr(criterion, k, None) for k in ("metric", "loss")) if isinstance(m, nn.Module)), None
     )
-    weight = f"{criterion.weight:g} " if isinstance(criterion, JacobianPenalty) else ""
-    return type(criterion).__name__ + ("" if inner is None else f"({weight}{_called(inner)})")
+    settings = getattr(criterion, "settings", "")
+    told = " ".join(s for s in (settings, "" if inner is None else _called(inner)) if s)
+    return type(criterion).__name__ + (f"({told})" if told else "")
 
 
 class _Watched(nn.Module):
