@@ -44,7 +44,7 @@ class Splitting(Protocol):
 def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
     """The assumptions of a bound that uses ``L`` of the data term: linearity, ‖A‖², the constant of the fidelity."""
     name = type(data_term.physics).__name__
-    found = [Assumption("A is linear, and its adjoint is one", *_linearity(data_term))]
+    found = [Assumption("A is linear, and A_adjoint is its adjoint", *_linearity(data_term))]
     if data_term.sqnorm_kind == Known.EXACT:
         found.append(Assumption("‖A‖² is exact", True, f"{name} is diagonalised, or a circular convolution"))
     elif data_term.sqnorm_kind == Known.ESTIMATED:
@@ -112,7 +112,7 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
         lipschitz_kind=Known.ESTIMATED,
         monotone=True,
         assumptions=(
-            Assumption("A is linear, and its adjoint is one", *_linearity(data_term)),
+            Assumption("A is linear, and A_adjoint is its adjoint", *_linearity(data_term)),
             Assumption("R is smooth, definable and bounded from below", stated.checked, stated.how),
             Assumption("every step size is found by backtracking, and the iterates stay bounded", bounded, how),
         ),
