@@ -38,7 +38,8 @@ class Ledger:
             return
         if not resume:
             raise InvalidParameterError(
-                f"{path.parent} holds results already; continue them with --resume, or choose another folder with --out"
+                f"{path.parent} already contains results; continue them with --resume, or choose another folder with "
+                "--out"
             )
         try:
             saved = Progress.parsed(path.read_bytes(), str(path))

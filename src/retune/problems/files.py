@@ -27,7 +27,7 @@ def one_image(path: Path, what: str, expected: str) -> np.ndarray:
     coded = load(path, alpha=True)
     array = coded.array
     if array.dtype.kind not in "biuf":
-        raise InvalidParameterError(f"{what} {path} holds {array.dtype} numbers; expected real ones")
+        raise InvalidParameterError(f"{what} {path} holds {array.dtype} numbers; expected real numbers")
     channels = array if coded.colour else array[..., None]
     if channels.ndim == 4 and len(channels) == 1:
         channels = channels[0]
