@@ -16,7 +16,7 @@ from retune import DataTerm, ForwardBackward, GradientStep
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
-from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
+from retune.priors import RED, BoundPrior, Denoiser, Energy, Ridge, WaveletL1, WaveletL12
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,28 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return (x.flatten(1) @ self.matrix.T / (1 + sigma.reshape(-1, 1))).reshape(x.shape)
+
+
+class DenseEnergy(nn.Module):
+    """``½‖W x‖²/(1 + σ)``, W learnable: an energy whose curvature is known, but not to the map."""
+
+    channels, alignment = 1, 1
+
+    def __init__(self, shape: tuple[int, int, int], seed: int = 0):
+        super().__init__()
+        n = int(torch.tensor(shape).prod())
+        self.matrix = nn.Parameter(0.6 * torch.eye(n) + 0.1 * rand(n, n, seed=seed))
+
+    def at(self, sigma: Tensor, like: Tensor) -> BoundPrior:
+        shape, scale = like.shape[1:], 1 / (1 + sigma.reshape(-1, 1))
+
+        def fn(x: Tensor) -> Tensor:
+            return 0.5 * (scale * (x.flatten(1) @ self.matrix.T).square()).sum(1)
+
+        def grad(x: Tensor) -> Tensor:
+            return (scale * (x.flatten(1) @ self.matrix.T) @ self.matrix).unflatten(1, shape)
+
+        return BoundPrior(fn=fn, grad=grad, fn_and_grad=lambda x: (fn(x), grad(x)))
 
 
 class Transparent(Prior):
@@ -270,6 +292,22 @@ def ridge(batch: int = 2) -> Case:
     return Case(net, y, dense(matrix, shape), answer)
 
 
+def energy(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + ½λ‖W x‖²/(1 + σ)`` as an explicit energy: ``x* = (AᵀA + λWᵀW/(1 + σ))⁻¹Aᵀy``."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.7, 1.1)
+    y = rand(batch, 1, 1, 14, seed=1)
+    prior = Energy(DenseEnergy(shape, seed=2), sigma=0.1, learn_network=True)
+    net = GradientStep(prior, reg=0.3)
+
+    def answer() -> Tensor:
+        curvature = prior.network.matrix.T @ prior.network.matrix / (1 + prior.sigma())
+        system = matrix.T @ matrix + net.reg()[0] * curvature
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
 #: Every map and every kind of prior has at least one case here; `test_matrix.py` says what is missing.
 CASES = {
     f.__name__: f
@@ -283,5 +321,6 @@ CASES = {
         tikhonov,
         denoiser_as_gradient,
         ridge,
+        energy,
     )
 }

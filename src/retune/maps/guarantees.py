@@ -108,7 +108,7 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
         row=stated.row,
         subject=Subject.ITERATES if bounded else Subject.OBJECTIVE,
         statement="converge to a stationary point of the energy" if bounded else "never rises",
-        lipschitz_kind="estimated",
+        lipschitz_kind=Known.ESTIMATED,
         monotone=True,
         assumptions=(
             Assumption("A is linear, and its adjoint is one", *_linearity(data_term)),
