@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from retune._files import write_atomically
-from retune._plain import RECORDS, parse_json
+from pydantic import TypeAdapter, ValidationError
+
 from retune.errors import CheckpointError, InvalidParameterError
+from retune.records import Progress, Record
+from retune.records.settings import require_same
 
 __all__ = ["Ledger"]
 
+T = TypeVar("T", bound=Record | int)
 #: What the file is; version 0.1.0 wrote none.
 FORMAT = 2
 
@@ -31,8 +33,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
-        self.path, self.settings = path, settings
-        self.entries: dict[str, Any] = {}
+        self.path, self._progress = path, Progress(format=FORMAT, settings=settings, entries={})
         if not path.exists():
             return
         if not resume:
@@ -40,29 +41,33 @@ class Ledger:
                 f"{path.parent} holds results already; continue them with --resume, or choose another folder with --out"
             )
         try:
-            saved = parse_json(path.read_bytes(), RECORDS)
-            form, before, self.entries = saved.get("format"), saved["settings"], saved["entries"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); choose another folder with --out") from error
-        if form != FORMAT:
-            raise CheckpointError(_of_another_version(path, form))
-        names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
-        if names:
-            raise CheckpointError(
-                f"{path} is of other settings, so it cannot be continued: {', '.join(names)} changed. Use the same, or "
-                "another folder with --out"
-            )
+            saved = Progress.parsed(path.read_bytes(), str(path))
+        except InvalidParameterError as error:
+            raise CheckpointError(f"{error}; choose another folder with --out") from error
+        if saved.format != FORMAT:
+            raise CheckpointError(_of_another_version(path, saved.format))
+        require_same(path, saved.settings, settings, "another folder with --out")
+        self._progress = saved
 
-    def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result of that name; computed, and kept, if it is not there."""
-        if name not in self.entries:
-            self.entries[name] = compute()
-            content = {"format": FORMAT, "settings": self.settings, "entries": self.entries}
-            write_atomically(self.path, json.dumps(content, allow_nan=False).encode())
-        return self.entries[name]
+    def once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """The result of that name, a record of that kind or a number; computed, and kept, if it is not there.
+
+        Raises:
+            CheckpointError: what is in the file is something else.
+        """
+        entries = self._progress.entries
+        if name not in entries:
+            found = compute()
+            entries[name] = found.plain() if isinstance(found, Record) else found
+            self._progress.write(self.path, indent=None)
+            return found
+        try:
+            return TypeAdapter(kind).validate_python(entries[name])
+        except ValidationError as error:
+            raise CheckpointError(f"{self.path}: the entry {name!r} cannot be read; remove the file") from error
 
 
-def _of_another_version(path: Path, form: object) -> str:
+def _of_another_version(path: Path, form: int | None) -> str:
     begun = "ReTune 0.1.0" if form is None else f"another version of ReTune (format {form}, this one has {FORMAT})"
     earlier = ", with  pip install retune-imaging==0.1.0" if form is None else ""
     return (

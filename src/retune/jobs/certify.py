@@ -22,6 +22,7 @@ from retune.io.intensity import require_white
 from retune.jobs.failures import failure
 from retune.jobs.inputs import middle, read_measured
 from retune.jobs.restore import WHOLE, model_file
+from retune.records import Certificates, CertifiedFile
 from retune.registry import load
 
 __all__ = ["AUTO_SIDE", "Certified", "certify_files", "record"]
@@ -53,12 +54,12 @@ class Certified:
         """Whether there is a certificate, of a restoration that did not fail."""
         return self.certificate is not None and all(i.status not in _FAILED for i in self.certificate)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
+    def record(self) -> CertifiedFile:
+        """What a file says of it."""
         told = {"name": self.name, "part": self.part, "seconds": round(self.seconds, 3)}
         if self.certificate is None:
-            return told | {"failure": self.failure}
-        return told | {"certificate": self.certificate.to_dict()}
+            return CertifiedFile.model_validate(told | {"failure": self.failure})
+        return CertifiedFile.model_validate(told | {"certificate": self.certificate.to_dict()})
 
 
 _FAILED = ("diverged", "not finite")
@@ -125,13 +126,12 @@ def _certify_one(net: Any, config: ProblemConfig, name: str, y: Tensor, side: in
     return Certified(name, certificate, "", part, time.perf_counter() - start)
 
 
-def record(model: Path, problem: ProblemConfig, certified: Sequence[Certified]) -> str:
-    """All of it as JSON, with what it is about."""
-    facts = {
-        "format": 1,
-        "retune": __version__,
-        "model_sha256": hashlib.sha256(model_file(model).read_bytes()).hexdigest(),
-        "problem": json.loads(problem.model_dump_json()),
-        "images": [c.to_dict() for c in certified],
-    }
-    return json.dumps(facts, indent=1)
+def record(model: Path, problem: ProblemConfig, certified: Sequence[Certified]) -> Certificates:
+    """All of it, with what it is about."""
+    return Certificates(
+        format=1,
+        retune=__version__,
+        model_sha256=hashlib.sha256(model_file(model).read_bytes()).hexdigest(),
+        problem=json.loads(problem.model_dump_json()),
+        images=[c.record() for c in certified],
+    )

@@ -25,6 +25,7 @@ from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
 from retune.config import ProblemConfig, from_dict
 from retune.errors import CheckpointError, ConfigError, DivergedError, InvalidParameterError
+from retune.io.files import require_file
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.failures import failure
 from retune.jobs.folder import MODEL, problem_files
@@ -35,6 +36,7 @@ from retune.jobs.workers import workers as processes
 from retune.model import Restarted
 from retune.plugins import require_accepted
 from retune.problems.base import Problem
+from retune.records import CertifiedImage, RestoredImage
 from retune.registry import load
 
 __all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
@@ -256,32 +258,31 @@ class _Job:
                 return Row(file, "done before")
             outcome = self._restore(file, result)
             seconds = time.perf_counter() - start
-            told = _told(outcome, seconds)
-            result.record(facts | told)
+            told = _told(facts, outcome, seconds)
+            result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
-            if "certificate" in told:
-                detail += f", {in_a_line(told['certificate'])}"
+            if told.certificate is not None:
+                detail += f", {in_a_line(told.certificate)}"
             return Row(file, "restored", detail, seconds)
         except Exception as error:
             return Row(file, "failed", failure(error), time.perf_counter() - start)
 
-    def _facts(self, file: Path) -> dict[str, Any]:
+    def _facts(self, file: Path) -> RestoredImage:
         options = self.options
-        if not file.is_file():
-            raise InvalidParameterError(f"there is no file {file}")
-        return {
-            "format": FORMAT,
-            "retune": __version__,
-            "file": file.name,
-            "image_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "model_sha256": self.model_digest,
+        require_file(file)
+        return RestoredImage(
+            format=FORMAT,
+            retune=__version__,
+            file=file.name,
+            image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            model_sha256=self.model_digest,
             # Files by what they are, not where: the folder of the network may have been moved.
-            "problem": json.loads(options.problem.model_dump_json(exclude=set(self.problem_files))),
-            "problem_files": self.problem_files,
-            "tile": options.tile,
-            "overlap": options.overlap,
-            "white": options.white,
-        }
+            problem=json.loads(options.problem.model_dump_json(exclude=set(self.problem_files))),
+            problem_files=self.problem_files,
+            tile=options.tile,
+            overlap=options.overlap,
+            white=options.white,
+        )
 
     def _restore(self, file: Path, result: Result) -> Outcome:
         options = self.options
@@ -311,9 +312,8 @@ def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) 
     return image, outcome
 
 
-def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
-    certified = {"certificate": worst_part(outcome.certificates).to_dict()} if outcome.certificates else {}
-    return {
+def _told(facts: RestoredImage, outcome: Outcome, seconds: float) -> RestoredImage:
+    told = {
         "status": outcome.status.value,
         "advice": outcome.status.advice,
         "residual": outcome.residual if outcome.residual < float("inf") else None,
@@ -321,4 +321,7 @@ def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "tiles": outcome.tiles,
         "kind": "measured",
         "seconds": round(seconds, 3),
-    } | certified
+    }
+    if outcome.certificates:
+        told["certificate"] = CertifiedImage.model_validate(worst_part(outcome.certificates).to_dict())
+    return facts.model_copy(update=told)

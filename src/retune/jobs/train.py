@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import SNR
 from torch import Tensor
 
-from retune._files import remove_leftovers, write_atomically
+from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
 from retune.build import network_of, problem_of, training_images
 from retune.certificate.quick import sample_certificate
@@ -20,6 +19,7 @@ from retune.data import centres
 from retune.jobs.folder import CERTIFICATE, MODEL, prepare, save_model
 from retune.model import Restarted
 from retune.problems.base import Problem
+from retune.records import TrainingCertificate
 from retune.training.checkpoints import fingerprint
 from retune.training.devices import first_process
 from retune.training.fit import fit
@@ -104,8 +104,8 @@ def _train(
     seen = "training image" if validation is None else "validation image"
     sample = centres((images if validation is None else validation)[:1], _SIDE)
     certificate = sample_certificate(net, lambda: problem.measure(sample, config.seed + 1))
-    facts = {"image": f"first {seen}", "pixels": list(sample.shape[-2:]), "certificate": certificate}
-    write_atomically(out / CERTIFICATE, json.dumps(facts, indent=1).encode())
+    pixels = (sample.shape[-2], sample.shape[-1])
+    TrainingCertificate(image=f"first {seen}", pixels=pixels, certificate=certificate).write(out / CERTIFICATE)
     return result
 
 

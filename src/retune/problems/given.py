@@ -8,8 +8,8 @@ from torch import Tensor
 
 from retune._torch.streams import seeded
 from retune.errors import InvalidParameterError
+from retune.priors.noise_level import doubt_noise_level
 from retune.problems.base import Problem
-from retune.problems.noise import doubt_noise_level
 
 __all__ = ["GivenPhysics", "as_problem"]
 
