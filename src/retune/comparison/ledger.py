@@ -58,7 +58,8 @@ class Ledger:
         entries = self._progress.entries
         if name not in entries:
             found = compute()
-            entries[name] = found.plain() if isinstance(found, Record) else found
+            plain = getattr(found, "plain", None)  # a record; a number has none
+            entries[name] = plain() if callable(plain) else found
             self._progress.write(self.path, indent=None)
             return found
         try:
