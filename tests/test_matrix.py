@@ -56,7 +56,7 @@ def require_place(case, solver):
     if not made.monotone or case.bind().objective() is not None:
         return
     net = Restarted(case.map, depth=2, restarts=1, solver=made)
-    with pytest.raises(InvalidParameterError, match="needs the value of what is minimised"):
+    with pytest.raises(InvalidParameterError, match="needs the value of the objective"):
         net(case.y, case.physics)
     pytest.skip("refused: the map has no objective")
 
