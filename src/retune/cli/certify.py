@@ -49,7 +49,7 @@ def certify(
         from retune._files import write_atomically
         from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
-        from retune.jobs.restore import model_problem
+        from retune.jobs.opened import open_model
 
         if json is not None and json.is_dir():
             raise InvalidParameterError(
@@ -57,20 +57,19 @@ def certify(
             )
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
-        wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        unit, remembered = _problem.unit_of(model, white)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        opened = open_model(model, given, _problem.chosen_device(device))
+        unit, remembered = _problem.unit_of(opened, white)
         certified = certify_files(
-            model,
-            wanted,
+            opened,
             files,
-            device=_problem.chosen_device(device),
             white=unit,
             white_remembered=remembered,
             side=crop,
             note=_show,
         )
         if json is not None:
-            write_atomically(json, record(model, wanted, certified).encode())
+            write_atomically(json, record(opened, certified).encode())
         bad = [c.name for c in certified if not c.sound]
         if bad:
             say_error(f"{len(bad)} of {len(certified)} images have no certificate, or failed: {', '.join(bad)}")

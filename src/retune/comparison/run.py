@@ -24,7 +24,7 @@ from retune.comparison.tuning import Tuned, grid_search, method_network, run_of_
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
-from retune.jobs.restore import model_file
+from retune.jobs.opened import model_file
 from retune.jobs.train import loss_of
 from retune.model import Restarted
 from retune.records import MethodResult, ProblemResult, Results
