@@ -16,7 +16,7 @@ from retune.errors import InvalidParameterError, ShapeError, require, require_wh
 from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap, guarantee_of
 from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
-from retune.model import Restarted
+from retune.model import Bound, Restarted
 
 __all__ = ["certify"]
 
@@ -33,6 +33,7 @@ def certify(
     physics: LinearPhysics,
     *,
     result: Equilibrium | None = None,
+    bound: Bound | None = None,
     iterations: int = 20,
     starts: int = 3,
     max_layers: int = 2000,
@@ -59,6 +60,8 @@ def certify(
         y: measurement.
         physics: the operator that made it.
         result: what ``net.solve`` returned for it, if you have it; solved now if not.
+        bound: what ``net.bind`` returned for it, if you have it: what is proved is as exact as what was computed there,
+            so bind within ``torch.no_grad()`` and, on a GPU, without TF32.
         iterations: of each power iteration for a norm (five times as many for the rate).
         starts: random starts of each power iteration; the spread over them is reported.
         max_layers: layers that may be run beyond the result.
@@ -71,7 +74,8 @@ def certify(
 
     Raises:
         CutGradientError: no gradient flows through the map.
-        InvalidParameterError: an option out of range, or gradients wanted in ``torch.inference_mode()``.
+        InvalidParameterError: an option out of range, gradients wanted in ``torch.inference_mode()``, or `bound` of
+            another measurement.
         ShapeError: `result` is not one of this measurement.
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
@@ -87,18 +91,20 @@ def certify(
     net.eval()
     try:
         with torch.no_grad(), precision.full_precision():
-            y = _usable(y)
-            result = net.solve(y, physics) if result is None else result
-            data_term = net.map.data_term(y, physics)
-            bound = net.map.bind(data_term)
-            if result.state.shape != bound.init().shape:
+            if bound is None:
+                y = _usable(y)
+                bound = net.bind(y, physics)
+            result = net.solve(y, physics, bound=bound) if result is None else result
+            bound.require(y, physics)
+            start = bound.map.init().shape
+            if result.state.shape != start:
                 raise ShapeError(
                     f"result has a state of shape {tuple(result.state.shape)}, but this measurement has one of "
-                    f"{tuple(bound.init().shape)}: give the result of net.solve(y, physics) for the same y"
+                    f"{tuple(start)}: give the result of net.solve(y, physics) for the same y"
                 )
-            guarantee = guarantee_of(net.map, data_term)
+            guarantee = guarantee_of(net.map, bound.data_term)
         with precision.full_precision():
-            return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
+            return _Survey(net, bound.map, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:
         net.train(was_training)
 

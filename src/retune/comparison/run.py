@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from retune.comparison.tuning import Tuned, grid_search, method_network, run_of_
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
-from retune.jobs.opened import model_file
+from retune.jobs.opened import open_network
 from retune.jobs.train import loss_of
 from retune.model import Restarted
 from retune.records import MethodResult, ProblemResult, Results
@@ -88,8 +87,7 @@ def compare(
             "retune train and give the result as a model"
         )
     check_device(device)
-    for path in models:
-        load(model_file(path))  # a wrong one is said before anything is computed
+    opened = {key: (path, *open_network(path)) for key, path in model_names(models).items()}  # a wrong one is said now
     out, start = Path(out), time.perf_counter()
     images = images_of(run)
     settings = {
@@ -106,7 +104,7 @@ def compare(
         **job.pictures(),
     }
     rows: list[tuple[str, Callable[[], MethodResult]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
-    rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in model_names(models).items()]
+    rows += [(key, lambda model=model: job.row_of_model(*model)) for key, model in opened.items()]
     done: dict[str, MethodResult] = {}
     results = None
     for key, make in rows:
@@ -258,13 +256,10 @@ class _Job:
 
         return peak_of(step, torch.device(self.device))
 
-    def row_of_model(self, path: Path) -> MethodResult:
+    def row_of_model(self, path: Path, net: Restarted, digest: str) -> MethodResult:
         """A network that was trained before."""
-        file = model_file(path)
-        net = load(file).to(self.device)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         self.note(str(path))
-        row = self.scored(f"model-{digest}", net)
+        row = self.scored(f"model-{digest[:12]}", net.to(self.device))
         return MethodResult.model_validate(
             row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
         )

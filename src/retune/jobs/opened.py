@@ -19,7 +19,7 @@ from retune.model import Restarted
 from retune.plugins import require_accepted
 from retune.registry import network_in
 
-__all__ = ["OpenedModel", "model_file", "model_problem", "model_white", "open_model"]
+__all__ = ["OpenedModel", "model_file", "model_problem", "model_white", "open_model", "open_network"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,16 @@ def open_model(model: Path, given: Mapping[str, Any] | None = None, device: str 
     """
     checkpoint = _checkpoint.opened(model_file(model))
     return _made(checkpoint, _problem(model, checkpoint, {} if given is None else given), device)
+
+
+def open_network(model: Path) -> tuple[Restarted, str]:
+    """The network alone, on the CPU, and the SHA-256 of its file: for whoever has a problem for it already.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    checkpoint = _checkpoint.opened(model_file(model))
+    return network_in(checkpoint), checkpoint.digest
 
 
 def _again(file: Path, problem: ProblemConfig, device: str) -> OpenedModel:
