@@ -75,6 +75,7 @@ from .solvers import Damped as Damped
 from .solvers import Inertial as Inertial
 from .solvers import Picard as Picard
 from .solvers import SolverState as SolverState
+from .training import FitOptions as FitOptions
 from .training import FitResult as FitResult
 from .training import WarmStart as WarmStart
 from .training import fit as fit

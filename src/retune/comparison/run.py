@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from rich.progress import track
 
 from retune._torch.devices import check_device
 from retune._torch.memory import peak_of
-from retune.build import problem_of
+from retune.build import options_of, problem_of
 from retune.comparison.images import Images, images_of
 from retune.comparison.ledger import Ledger
 from retune.comparison.methods import METHODS, PNP, Method, methods_of
@@ -24,11 +25,12 @@ from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
 from retune.jobs.opened import open_network
-from retune.jobs.train import loss_of
 from retune.model import Restarted
+from retune.problems.base import Problem
 from retune.records import MethodResult, ProblemResult, Results
 from retune.registry import load
 from retune.training.checkpoints import fingerprint
+from retune.training.data import TrainingData
 from retune.training.fit import fit
 
 __all__ = ["KEYS", "compare"]
@@ -89,14 +91,15 @@ def compare(
     check_device(device)
     opened = {key: (path, *open_network(path)) for key, path in model_names(models).items()}  # a wrong one is said now
     out, start = Path(out), time.perf_counter()
-    images = images_of(run)
+    images, problem = images_of(run), problem_of(run.problem)
+    data = TrainingData(images.train, problem, images.validation)
     settings = {
         "run": to_toml(before_testing(run)),
-        "train": fingerprint(images.train),
-        "validation": fingerprint(list(images.validation)),
+        "train": data.fingerprint,
+        "validation": data.validation_fingerprint,
     }
     out.mkdir(parents=True, exist_ok=True)
-    job = _Job(run, out, images, Ledger(out / "progress.json", settings, resume), device, note, progress)
+    job = _Job(run, out, images, problem, data, Ledger(out / "progress.json", settings, resume), device, note, progress)
     section = {
         "title": title_of(run.problem.name),
         "description": " ".join(filter(None, (run.compare.about, images.describe()))),
@@ -121,10 +124,21 @@ def compare(
 class _Job:
     """One comparison: what is shared by the methods."""
 
-    def __init__(self, run: Config, out: Path, images: Images, ledger: Ledger, device: str, note: Note, progress: bool):
+    def __init__(
+        self,
+        run: Config,
+        out: Path,
+        images: Images,
+        problem: Problem,
+        data: TrainingData,
+        ledger: Ledger,
+        device: str,
+        note: Note,
+        progress: bool,
+    ):
         self.run, self.out, self.images, self.ledger = run, out, images, ledger
         self.device, self.note, self.progress = device, note, progress
-        self.problem = problem_of(run.problem)
+        self.problem, self.data = problem, data
         self.channels = images.test[0].shape[0]
         x = images.validation.to(device)
         self.held_out: Pair = (x, *self.problem.measure(x, run.seed + 11))
@@ -204,30 +218,15 @@ class _Job:
 
     def _train(self, method: Method, run: Config, lr: float, name: str) -> dict:
         self.note(f"{method.label}: training, lr = {lr:g}")
-        options, folder = run.optimiser, self.out / "training" / name
+        folder = self.out / "training" / name
+        options = replace(
+            options_of(run), lr=lr, device=self.device, progress=self.progress, folder=folder, resume=True
+        )
         torch.manual_seed(run.seed)
         net = method_network(method, run, self.channels)
         entry: dict = {"lr": lr, "failure": None, "psnr_validation": -1e9, "seconds": None}
         try:
-            result = fit(
-                net,
-                self.images.train,
-                self.problem,
-                validation=self.images.validation,
-                steps=options.steps,
-                batch_size=run.data.batch_size,
-                crop=run.data.crop,
-                lr=lr,
-                lr_network=options.lr_network,
-                loss=loss_of(options),
-                seed=run.seed,
-                device=self.device,
-                validate_every=options.validate_every,
-                progress=self.progress,
-                folder=folder,
-                checkpoint_every=options.checkpoint_every,
-                resume=True,
-            )
+            result = fit(net, self.data, options)
             entry |= {
                 "seconds": result.seconds,
                 "gradient_error": gradient_error(method, result),
