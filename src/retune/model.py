@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from retune.solvers.picard import Picard
 
 __all__ = ["Bound", "Restarted"]
 
+#: The trained parameters with which the gradients of a map were last compared with its values.
+_verified: weakref.WeakKeyDictionary[AbstractMap, frozenset[int]] = weakref.WeakKeyDictionary()
 #: A block that moves an image by less than this share of what one of its cycles does comes back to where it began.
 _RETURNS = 0.1
 #: An image to start from, or a function of the usual start.
@@ -132,7 +135,6 @@ class Restarted(Reconstructor):
         if restarts < 0:
             raise InvalidParameterError(f"restarts must be ≥ 0, got {restarts}")
         self.map = map
-        self._verified: frozenset[int] | None = None  # the parameters with which gradients of foreign code were checked
         self.depth, self.restarts = depth, restarts
         self.gradient = Truncated() if gradient is None else gradient
         default = Picard() if map.nonexpansive else Damped()
@@ -150,6 +152,10 @@ class Restarted(Reconstructor):
         report: Callable[[Equilibrium], None] | None = None,
     ) -> Tensor:
         """Restore: the image (B, C, H, W).
+
+        Nothing of the network changes, with one exception for training loops of your own: in train mode, what is "auto"
+        and has not been chosen is chosen on this batch, by [`choose`][retune.Restarted.choose]. ``retune.fit`` chooses
+        before its first step.
 
         Args:
             y: measurement.
@@ -293,8 +299,10 @@ class Restarted(Reconstructor):
         if not torch.is_grad_enabled():
             return
         trained = frozenset(id(p) for p in self.map.parameters() if p.requires_grad)
-        if self._verified != trained and (not is_foreign(self.map) or verify(self.map, data_term, bound.init())):
-            self._verified = trained
+        if _verified.get(self.map) != trained and (
+            not is_foreign(self.map) or verify(self.map, data_term, bound.init())
+        ):
+            _verified[self.map] = trained
 
     def _train(
         self,
