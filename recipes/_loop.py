@@ -28,6 +28,7 @@ class Budget:
         lr: learning rate at the start of the cosine, which ends at a hundredth of it.
         warmup: steps over which the learning rate rises from 0.
         clip: largest norm of the gradient.
+        betas: decay of the moments of Adam.
         report_every: steps between two lines of the log, each with the validation PSNR.
         save_seconds: seconds between two saved states.
     """
@@ -36,6 +37,7 @@ class Budget:
     lr: float
     warmup: int = 100
     clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
     report_every: int = 500
     save_seconds: float = 120.0
 
@@ -73,7 +75,9 @@ def train(
     for parameter in net.parameters():
         if parameter.requires_grad:
             groups.setdefault(tables(parameter), []).append(parameter)
-    optimiser = torch.optim.Adam([{"params": p, "factor": f} for f, p in groups.items()], lr=budget.lr)
+    optimiser = torch.optim.Adam(
+        [{"params": p, "factor": f} for f, p in groups.items()], lr=budget.lr, betas=budget.betas
+    )
     state = work / "state.safetensors"
     done, spent = 0, 0.0
     running: list[Tensor] = []

@@ -72,6 +72,7 @@ from .solve import Stop as Stop
 from .solvers import AbstractSolver as AbstractSolver
 from .solvers import Anderson as Anderson
 from .solvers import Damped as Damped
+from .solvers import Descent as Descent
 from .solvers import Inertial as Inertial
 from .solvers import Picard as Picard
 from .solvers import SolverState as SolverState

@@ -67,14 +67,15 @@ class Smoothness:
     """What a prior knows of its gradient. A prior of yours states it by a method ``smoothness(like)``.
 
     Attributes:
-        lipschitz: L_R such that ``‖∇g(a) − ∇g(b)‖ ≤ L_R ‖a − b‖``; a number, or a tensor (1,) or (B,).
+        lipschitz: L_R such that ``‖∇g(a) − ∇g(b)‖ ≤ L_R ‖a − b‖``; a number, or a tensor (1,) or (B,). None if g is
+            twice continuously differentiable and bounded from below, and no constant is known.
         weak_convexity: w ≥ 0 such that ``g + (w/2)‖·‖²`` is convex (0 for convex g); None if that is not known.
         how: the reason, in one phrase.
         checked: whether it holds by construction of ReTune; ignored in a prior of yours.
         row: what such a prior is called in the table of guarantees.
     """
 
-    lipschitz: float | Tensor
+    lipschitz: float | Tensor | None
     weak_convexity: float | Tensor | None = None
     how: str = "stated by the prior"
     checked: bool = False
@@ -126,6 +127,8 @@ class Guarantee:
         backward: β_k, shape (layers, 1) or (layers, B); None is 1.
         image: Lipschitz constant of the function from the state to the image.
         assumptions: everything the above rests on.
+        monotone: whether the statement is of a solver that keeps the objective from rising
+            ([`Descent`][retune.Descent]), and not of plain steps.
     """
 
     row: str = "any denoiser"
@@ -140,6 +143,7 @@ class Guarantee:
     backward: Tensor | None = None
     image: float = 1.0
     assumptions: tuple[Assumption, ...] = ()
+    monotone: bool = False
 
     @property
     def theorem(self) -> str:

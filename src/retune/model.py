@@ -31,6 +31,7 @@ from retune.operators.data_term import DataTerm
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
+from retune.solvers.descent import Descent
 from retune.solvers.picard import Picard
 
 __all__ = ["Bound", "Restarted"]
@@ -39,6 +40,8 @@ __all__ = ["Bound", "Restarted"]
 _verified: weakref.WeakKeyDictionary[AbstractMap, frozenset[int]] = weakref.WeakKeyDictionary()
 #: A block that moves an image by less than this share of what one of its cycles does comes back to where it began.
 _RETURNS = 0.1
+#: The default rule for maps that search for their step: near the equilibrium of an energy K layers are far too few.
+_SLOW_MODES = Truncated(rtol=0.02, max_blocks=20, memory=3)
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
 
@@ -87,9 +90,11 @@ class Restarted(Reconstructor):
             "auto" chooses it on the first training batch, from `accuracy` and `memory`, and with it the number of
             adjoint blocks of a plain ``Truncated``; until then blocks have about ten layers.
         restarts: R, or "auto".
-        gradient: the gradient rule; ReTune's [`Truncated`][retune.Truncated] by default.
+        gradient: the gradient rule; ReTune's [`Truncated`][retune.Truncated] by default. For an energy it goes on to a
+            tolerance: ``Truncated(rtol=0.02, max_blocks=20, memory=3)``.
         solver: how the fixed point is reached; by default plain restarts, and for a map that may expand (a free
-            denoiser) [`Damped`][retune.Damped], which is the same until the residual grows.
+            denoiser) [`Damped`][retune.Damped], which is the same until the residual grows;
+            for an [`Energy`][retune.priors.Energy], [`Descent`][retune.Descent].
         stop: when eval mode stops; by default to ``rtol=1e-4`` for rules at the equilibrium, and after exactly K
             layers for [`Unrolled`][retune.Unrolled].
         accuracy: for "auto": relative error of the gradient that is asked for, and relative distance to the
@@ -136,8 +141,9 @@ class Restarted(Reconstructor):
             raise InvalidParameterError(f"restarts must be ≥ 0, got {restarts}")
         self.map = map
         self.depth, self.restarts = depth, restarts
-        self.gradient = Truncated() if gradient is None else gradient
-        default = Picard() if map.nonexpansive else Damped()
+        rule = _SLOW_MODES if map.backtracks else Truncated()
+        self.gradient = rule if gradient is None else gradient
+        default = Descent() if map.backtracks else Picard() if map.nonexpansive else Damped()
         self.solver = default if solver is None else solver
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
 
@@ -318,6 +324,8 @@ class Restarted(Reconstructor):
         with torch.no_grad():
             reached = self._run(bound, init, stop, trace, observe)
         known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
+        if self.gradient.restarts:
+            bound = bound.at(reached.u)
         watched = _Watched(bound)
         u, report = self.gradient(
             watched, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
@@ -350,7 +358,7 @@ class Restarted(Reconstructor):
         return solve(
             bound.layer,
             _start(bound, init),
-            solver=self.solver,
+            solver=self.solver.bind(bound.objective),
             depth=self.depth,
             stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
             cycle=self.map.layers,

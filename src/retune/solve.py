@@ -155,8 +155,10 @@ def solve(
             going = (code <= _RETURNING).tolist()  # the look
             if not any(going):
                 break
-            keep = run.shrink(going, state.u)
-            if keep is not None:
+            shrunk = run.shrink(going, state.u, solver)
+            if shrunk is not None:
+                keep, part = shrunk
+                current, solver = (part, part) if current is solver else (current, part)
                 bound = bound[keep]
                 state = seen = SolverState(state.u[keep], state.change[keep], tuple(m[keep] for m in state.memory))
         if current is not solver and done >= lead:
@@ -265,20 +267,20 @@ class _Running:
         self.all_residual = self.whole(self.residual, self.all_residual)
         self.all_layers = self.whole(self.layers, self.all_layers)
 
-    def shrink(self, going: list[bool], u: Tensor) -> Tensor | None:
-        """Let images that have stopped leave, if they are worth it; returns which ones stay."""
+    def shrink(self, going: list[bool], u: Tensor, solver: AbstractSolver) -> tuple[Tensor, AbstractSolver] | None:
+        """Let images that have stopped leave, if they are worth it; returns which ones stay, and their solver."""
         if self._restrict is None or sum(going) > STAY * len(going):
             return None
         keep = torch.tensor([i for i, g in enumerate(going) if g], device=u.device)
         index = keep if self._index is None else self._index[keep]
-        layer = self._restrict(index)
-        if layer is None:  # it can't be told for this map or operator, now or later
+        layer, part = self._restrict(index), solver.select(keep)
+        if layer is None or part is None:  # it can't be told for this map, operator or solver, now or later
             self._restrict = None
             return None
         self.finish(u)
         self.layer, self._index = layer, index
         self.code, self.residual, self.layers = self.code[keep], self.residual[keep], self.layers[keep]
-        return keep
+        return keep, part
 
 
 # _RETURNING is running, too: an image that oscillates, but may still settle in the layers that are left.

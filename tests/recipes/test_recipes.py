@@ -13,7 +13,7 @@ import typer
 from recipes._data import luminance, noisy_crops, split
 from recipes._loop import Budget, train
 
-from recipes import _loop, denoiser, ridge, ship
+from recipes import _loop, denoiser, energy, ridge, ship
 from retune import _checkpoint
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, UnknownNameError
 from retune.networks import SmallUNet
@@ -119,6 +119,8 @@ def test_a_broken_state_is_not_overwritten(tmp_path):
     ("recipe", "name", "options"),
     [
         (denoiser, "denoiser-color", {}),
+        (energy, "energy-gray", {}),
+        (energy, "energy-color", {}),
         (ridge, "ridge-weakly-convex-gray", {"pool": 3}),
         (ridge, "ridge-convex-color", {"pool": 2, "tolerance": 1e-4}),
     ],

@@ -96,7 +96,8 @@ def certify(
                 bound = net.bind(y, physics)
             result = net.solve(y, physics, bound=bound) if result is None else result
             bound.require(y, physics)
-            start = bound.map.init().shape
+            there = bound.map.at(result.state)
+            start = there.init().shape
             if result.state.shape != start:
                 raise ShapeError(
                     f"result has a state of shape {tuple(result.state.shape)}, but this measurement has one of "
@@ -104,7 +105,7 @@ def certify(
                 )
             guarantee = guarantee_of(net.map, bound.data_term)
         with precision.full_precision():
-            return _Survey(net, bound.map, guarantee, result, iterations, starts, max_layers, learning).certificate()
+            return _Survey(net, there, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:
         net.train(was_training)
 
@@ -297,9 +298,11 @@ class _Survey:
     def _statement(self) -> str:
         """What is proved is of plain iterates; what another solver does, its residual has measured."""
         solver, found = self.net.solver, self.guarantee
-        if not found.statement or solver.plain:
+        if not found.statement or (solver.monotone if found.monotone else solver.plain):
             return found.theorem
         name = type(solver).__name__
+        if found.monotone:
+            return f"with solver=retune.Descent(), not with {name}, {found.theorem}"
         if found.subject is Subject.ITERATES:
             return f"plain iterates {found.statement} (that {name} does is measured)"
         return f"with plain steps, not those of {name}, {found.theorem}"

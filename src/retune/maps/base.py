@@ -16,6 +16,7 @@ from retune.operators.data_term import DataTerm
 from retune.parameters import ScalarParameter
 from retune.priors.capabilities import priors_of
 from retune.priors.origin import descends_from_ours, is_ours, stated_by_ours
+from retune.solvers.base import Objective
 
 __all__ = ["AbstractMap", "BoundMap", "guarantee_of"]
 
@@ -68,6 +69,18 @@ class BoundMap(ABC):
         part = self.data_term.select(index)
         return None if part is None else self.owner.bind(part)
 
+    def objective(self) -> Objective | None:
+        """What the map minimises, for solvers that look at its value; None where that is not known."""
+        return None
+
+    def at(self, u: Tensor) -> BoundMap:
+        """The map with the step size that suits the curvature at a state u (B, …); itself, if its step size is fixed.
+
+        Its fixed points are the same. A map whose Lipschitz constant is known needs none of this; one that minimises
+        a learned energy has no constant, and its layers are a contraction near u only with a step size from there.
+        """
+        return self
+
     def block(self, u: Tensor, depth: int) -> Tensor:
         """``Φ^K(u)``: `depth` layers, from the beginning of the cycle."""
         for k in range(depth):
@@ -83,12 +96,15 @@ class AbstractMap(nn.Module, ABC):
         layers: number of different layers in a cycle (1 = tied weights).
         nonexpansive: whether the map is nonexpansive by construction, so that plain restarts are safe; if not, the
             restarts are damped by default.
+        backtracks: whether no step size is known to be safe, so that it has to be searched for: the default solver is
+            [`Descent`][retune.Descent] then.
         per_image: whether it treats every image of a batch as if it were alone, so that those that have settled can
             leave the batch.
     """
 
     layers: int = 1
     nonexpansive: bool = True
+    backtracks: bool = False
     per_image: bool = False
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:

@@ -25,6 +25,7 @@ from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive, require_damping
 from retune.priors.base import BoundPrior
 from retune.priors.capabilities import adapt, bind_cycle, require_prox
+from retune.solvers.base import Objective
 
 __all__ = ["ForwardBackward"]
 
@@ -176,7 +177,8 @@ class _BoundForwardBackward(BoundMap):
         self._damping = owner.strong_convexity
         taus, gammas = self._strengths(owner, data_term)
         bound = bind_cycle(list(owner.priors), data_term.shape, gammas)  # type: ignore[arg-type]
-        self._frame = bound[0].frame
+        self._frame, self._bound, self._gamma = bound[0].frame, bound[0], gammas[0]
+        self._prior, self._reg = owner.priors[0], owner.reg()[0].detach().to(data_term.device, data_term.dtype)
         self._layers = [_Layer(-tau, _prox_of(b, owner)) for tau, b in zip(taus, bound, strict=True)]
 
         quadratic = data_term.quadratic
@@ -223,6 +225,49 @@ class _BoundForwardBackward(BoundMap):
             gradient = self._normal(u) - self._target
         # Autograd keeps the gradient (for τ) and the output of the prox: two states a layer.
         return step.prox(_GradientStep.run(u, gradient, step.minus_step))  # type: ignore[arg-type]
+
+    def objective(self) -> Objective | None:
+        """See [`BoundMap`][retune.BoundMap]: ``f(Du) + λg(u) + ½ε‖u‖²``, for one layer and a prior with a value."""
+        term, value = self.data_term, self._bound.fn
+        assert term is not None
+        if self.layers > 1 or value is None:
+            return None
+        prior, reg, gamma = self._prior, self._reg, self._gamma.detach().flatten()
+
+        def backward(v: Tensor, step: Tensor) -> Tensor:
+            (bound,) = bind_cycle([prior], (len(v), *term.shape[1:]), [step * reg])  # type: ignore[list-item]
+            assert bound.prox is not None
+            return bound.prox(v)
+
+        def select(index: Tensor) -> Objective | None:
+            part = self.select(index)
+            return None if part is None else part.objective()
+
+        def gradient(u: Tensor) -> Tensor:
+            """``∇(f∘D + ½ε‖·‖²)``, or without f where that is no quadratic form."""
+            if self._target is not None:
+                return self._normal(u) - self._target
+            return self._damping * u
+
+        def smooth_value(u: Tensor) -> Tensor:
+            if self._target is not None:
+                return u.new_zeros(len(u), dtype=torch.float64)
+            return term.fn(self.image(u)).double()
+
+        def smooth(u: Tensor) -> tuple[Tensor, Tensor]:
+            if self._gradient is None:
+                return smooth_value(u), torch.zeros_like(u)
+            return smooth_value(u), self.image_adjoint(self._gradient(self.image(u)))
+
+        return Objective(
+            quadratic=gradient,
+            smooth=smooth,
+            smooth_value=smooth_value,
+            lipschitz=term.lipschitz + self._damping,
+            backward=backward,
+            rest=lambda u: value(u).double() * (reg.double() / gamma.double()),
+            select=select,
+        )
 
     def _normal(self, u: Tensor) -> Tensor:
         """``Dᵀ AᵀA D u / σ² + εu``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,12 +18,15 @@ from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.guarantees import smooth_assumptions
+from retune.maps.curvature import largest_curvature
+from retune.maps.guarantees import backtracking_guarantee, smooth_assumptions
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill
 from retune.operators.pairs import steepest
 from retune.parameters import Bounded, Positive, require_damping
+from retune.priors.base import BoundPrior
 from retune.priors.capabilities import adapt, bind_cycle, require_grad, smoothness_of
+from retune.solvers.base import Objective
 
 __all__ = ["GradientStep"]
 
@@ -38,6 +42,10 @@ class GradientStep(AbstractMap):
     convex ridge regulariser that holds by construction; for a weakly convex one the objective still decreases and every
     limit point is stationary (Attouch, Bolte, Svaiter, Math. Program. 137, 2013). For [`RED`][retune.priors.RED] the
     constant is a guess, and convergence is not guaranteed.
+
+    An [`Energy`][retune.priors.Energy] has a value and no known constant. Then the step size is searched for, by
+    [`Descent`][retune.Descent], and the objective decreases all the same, whatever the weights. What is differentiated
+    in training, and what certificates look at, are layers with ``τ = 1/‖∇²F(u)‖`` at the state u that was reached.
 
     Args:
         prior: a prior with a gradient: [`Ridge`][retune.priors.Ridge], [`RED`][retune.priors.RED], or any deepinv
@@ -88,7 +96,14 @@ class GradientStep(AbstractMap):
         able = require_grad(prior, "GradientStep")
         _check_constant(prior, self.prior_lipschitz)
         self.nonexpansive = not able.may_expand
+        self.backtracks = self.prior_lipschitz is None and _unbounded(prior)
+        if self.backtracks and layers > 1:
+            raise InvalidParameterError(
+                f"layers={layers}, but the gradient of {type(prior).__name__} has no known Lipschitz constant: its "
+                "step size is searched for by the value of one objective, that of a single layer. Give layers=1"
+            )
         self.prior = able.per_layer(layers)[0] if able.shares_layers else prior
+        learn_step_size = learn_step_size and not self.backtracks  # the equilibrium does not depend on it
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
 
@@ -123,6 +138,8 @@ class GradientStep(AbstractMap):
     @torch.no_grad()
     def guarantee(self, data_term: DataTerm) -> Guarantee:
         """See [`AbstractMap`][retune.AbstractMap]: what follows from what the prior states of its gradient."""
+        if self.backtracks:
+            return backtracking_guarantee(self, data_term)
         prior = self._smoothness(data_term.adjoint_y)
         reg = self.reg().to(data_term.lipschitz)[:, None]  # (layers, 1)
         # each layer steps along an F of its own λ: (layers, 1 or B)
@@ -200,7 +217,9 @@ class GradientStep(AbstractMap):
         return value + 0.5 * self.strong_convexity * x.square().flatten(1).sum(1) if self.strong_convexity else value
 
     def prior_constant(self, like: Tensor) -> Tensor:
-        """``L_R``, shape (1,) or (B,)."""
+        """``L_R``, shape (1,) or (B,); where none is known, 1, from which the search begins."""
+        if self.backtracks:
+            return like.new_ones(1)
         return torch.as_tensor(self._smoothness(like).lipschitz)
 
 
@@ -208,7 +227,12 @@ class GradientStep(AbstractMap):
 class _Layer:
     minus_step: Tensor  # −τ
     reg: Tensor
-    gradient: Callable[[Tensor], Tensor]  # ∇R
+    prior: BoundPrior
+
+    def gradient(self, u: Tensor) -> Tensor:
+        """``∇R(u)``."""
+        assert self.prior.grad is not None
+        return self.prior.grad(u)
 
 
 class _BoundGradientStep(BoundMap):
@@ -223,14 +247,15 @@ class _BoundGradientStep(BoundMap):
         constant = owner.prior_constant(data_term.adjoint_y)
         self._layers = []
         for k in range(self.layers):
-            gradient = bound[k].grad
-            if gradient is None:
+            if bound[k].grad is None:
                 raise InvalidParameterError(
                     f"{type(owner.prior).__name__} declares has_grad = True, but its bind(...) returned a BoundPrior "
                     "without grad: set it there"
                 )
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
-            self._layers.append(_Layer(-(2 * steps[k] / total).reshape(-1, 1, 1, 1), regs[k], gradient))
+            self._layers.append(_Layer(-(2 * steps[k] / total).reshape(-1, 1, 1, 1), regs[k], bound[k]))
+        self._first_constant = data_term.lipschitz + regs[0] * constant + self._damping
+        self._backtracks = self._searches = owner.backtracks  # no step size is known yet
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
@@ -241,11 +266,60 @@ class _BoundGradientStep(BoundMap):
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
+        if self._searches:
+            self._take_step(u)
         step = self._layers[k % self.layers]
+        return self._project(torch.addcmul(u, self._gradient(u, step), step.minus_step))
+
+    def _gradient(self, u: Tensor, step: _Layer) -> Tensor:
+        """``∇f(u) + λ∇R(u) + εu``."""
         direction = torch.addcmul(self._data_gradient(u), step.gradient(u), step.reg)
-        if self._damping:
-            direction = torch.add(direction, u, alpha=self._damping)
-        return self._project(torch.addcmul(u, direction, step.minus_step))
+        return torch.add(direction, u, alpha=self._damping) if self._damping else direction
+
+    def at(self, u: Tensor) -> BoundMap:
+        """See [`BoundMap`][retune.BoundMap]: with ``τ = 1/‖∇²F(u)‖`` where no constant is known."""
+        if not self._backtracks:
+            return self
+        here = copy.copy(self)
+        here._take_step(u)
+        return here
+
+    def _take_step(self, u: Tensor) -> None:
+        (layer,) = self._layers
+        with torch.no_grad():
+            found = largest_curvature(lambda x: self._gradient(x, layer), u.detach())
+            step = 1 / torch.maximum(found, self._first_constant.min() * 1e-3)
+        self._layers, self._searches = [replace(layer, minus_step=-step.reshape(-1, 1, 1, 1))], False
+
+    def objective(self) -> Objective | None:
+        """See [`BoundMap`][retune.BoundMap]: ``f + λR + ½ε‖·‖²`` and the box, for one layer."""
+        layer = self._layers[0]
+        prior, term = layer.prior, self.data_term
+        if self.layers > 1 or prior.fn is None:
+            return None
+        assert term is not None
+        reg = layer.reg.detach()
+        quadratic, value_and_gradient = _quadratic(term, self._damping), prior.fn_and_grad or _one_by_one(prior)
+
+        def smooth(u: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = value_and_gradient(u)
+            value, gradient = reg.double() * value.double(), reg * gradient
+            if term.quadratic:
+                return value, gradient
+            return value + term.fn(u).double(), gradient + term.grad(u)
+
+        def smooth_value(u: Tensor) -> Tensor:
+            assert prior.fn is not None
+            value = reg.double() * prior.fn(u).double()
+            return value if term.quadratic else value + term.fn(u).double()
+
+        def select(index: Tensor) -> Objective | None:
+            part = self.select(index)
+            return None if part is None else part.objective()
+
+        return Objective(
+            quadratic, smooth, smooth_value, self._first_constant, lambda v, _: self._project(v), select=select
+        )
 
     def _project(self, x: Tensor) -> Tensor:
         return x if self._box is None else x.clamp(*self._box)
@@ -261,13 +335,38 @@ class _BoundGradientStep(BoundMap):
         return self._project(image)
 
 
+def _quadratic(term: DataTerm, damping: float) -> Callable[[Tensor], Tensor]:
+    """The gradient of the quadratic part of ``f + ½ε‖·‖²``."""
+    if not term.quadratic:
+        return (lambda u: damping * u) if damping else torch.zeros_like
+    return (lambda u: torch.add(term.grad(u), u, alpha=damping)) if damping else term.grad
+
+
+def _one_by_one(prior: BoundPrior) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    value, gradient = prior.fn, prior.grad
+    assert value is not None
+    assert gradient is not None
+    return lambda u: (value(u), gradient(u))
+
+
+def _unbounded(prior: Prior) -> bool:
+    """Whether a prior says of its gradient that it has no known constant, and has the value that a search needs."""
+    known = smoothness_of(prior, torch.zeros(1))
+    return known is not None and known.lipschitz is None and adapt(prior).has_value
+
+
 def _check_constant(prior: Prior, constant: float | None) -> None:
     """That exactly one of them is there: a constant that was given, or one that the prior states."""
     name = type(prior).__name__
     if constant is not None and not 0 < constant < float("inf"):
         raise InvalidParameterError(f"prior_lipschitz must be a positive finite number, got {constant}")
     stated = smoothness_of(prior, torch.zeros(1))
-    if constant is not None and stated is not None and callable(getattr(prior, "smoothness", None)):
+    if (
+        constant is not None
+        and stated is not None
+        and stated.lipschitz is not None
+        and callable(getattr(prior, "smoothness", None))
+    ):
         raise InvalidParameterError(
             f"prior_lipschitz={constant} was given, but {name} has a constant of its own (Ridge computes it, "
             "RED(lipschitz=...) is told); leave it out"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import torch
+from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
 from retune._torch.precision import sharp
@@ -16,9 +17,17 @@ from retune.operators.data_term import DataTerm
 from retune.operators.pairs import violates_firmness
 from retune.parameters import Bounded, Positive
 from retune.priors.base import BoundPrior
-from retune.priors.capabilities import bind_cycle, convexity_of, is_inherited
+from retune.priors.capabilities import bind_cycle, convexity_of, is_inherited, smoothness_of
 
-__all__ = ["forward_backward_guarantee", "smooth_assumptions"]
+__all__ = ["backtracking_guarantee", "forward_backward_guarantee", "smooth_assumptions"]
+
+
+class Backtracking(Protocol):
+    """What a descent on an energy has to say for its guarantee."""
+
+    prior: Prior
+    box: tuple[float, float] | None
+    strong_convexity: float
 
 
 class Splitting(Protocol):
@@ -75,6 +84,38 @@ def _linearity(data_term: DataTerm) -> tuple[bool, str]:
     if found <= sharp(data_term.adjoint_y):
         return True, f"{name}: on random images, the adjoint to {found:.0e}"
     return False, f"{name}: on random images the adjoint is off by {found:.0e}, more than by rounding"
+
+
+def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarantee:
+    """What is proved of a descent with backtracking on ``f + λR + ½ε‖·‖²`` in a box, for any finite weights.
+
+    F is real-analytic or at least definable, so it has the Kurdyka–Łojasiewicz property. F never rises and its
+    iterates are bounded: the box is compact, or ε > 0. So the whole sequence converges to a stationary point (Attouch,
+    Bolte, Svaiter, *Math. Program.* 137, 2013; accelerated with a monotone test: Li, Lin, NeurIPS 2015). Nothing is
+    claimed of uniqueness, of a global minimum, or of the distance.
+    """
+    stated = smoothness_of(owner.prior, data_term.adjoint_y)
+    assert stated is not None
+    bounded = owner.box is not None or owner.strong_convexity > 0
+    how = (
+        f"the box {owner.box[0]:g} ≤ x ≤ {owner.box[1]:g} is compact"
+        if owner.box is not None
+        else "ε > 0 keeps the iterates bounded"
+        if bounded
+        else "neither a box nor strong_convexity was given: GradientStep(box=(0, 1))"
+    )
+    return Guarantee(
+        row=stated.row,
+        subject=Subject.ITERATES if bounded else Subject.OBJECTIVE,
+        statement="converge to a stationary point of the energy" if bounded else "never rises",
+        lipschitz_kind="estimated",
+        monotone=True,
+        assumptions=(
+            Assumption("A is linear, and its adjoint is one", *_linearity(data_term)),
+            Assumption("R is smooth, definable and bounded from below", stated.checked, stated.how),
+            Assumption("every step size is found by backtracking, and the iterates stay bounded", bounded, how),
+        ),
+    )
 
 
 def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarantee:

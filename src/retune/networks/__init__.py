@@ -1,6 +1,7 @@
 """Denoisers of our own: what [`weights`][retune.weights] has trained weights for."""
 
+from retune.networks.energy import BoundEnergy, EnergyNet
 from retune.networks.ridge import RidgeDenoiser
 from retune.networks.unet import SmallUNet
 
-__all__ = ["RidgeDenoiser", "SmallUNet"]
+__all__ = ["BoundEnergy", "EnergyNet", "RidgeDenoiser", "SmallUNet"]

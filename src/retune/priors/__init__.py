@@ -3,6 +3,7 @@
 from retune.priors.base import AbstractPrior, BoundPrior, SynthesisPrior
 from retune.priors.capabilities import adapt, priors_of
 from retune.priors.denoiser import RED, Denoiser
+from retune.priors.energy import Energy
 from retune.priors.ridge import Ridge
 from retune.priors.wavelet import WaveletL1, WaveletL12
 from retune.priors.wavelet_basis import WaveletBasis, WaveletFrame, max_levels
@@ -12,6 +13,7 @@ __all__ = [
     "AbstractPrior",
     "BoundPrior",
     "Denoiser",
+    "Energy",
     "Ridge",
     "SynthesisPrior",
     "WaveletBasis",

@@ -59,12 +59,14 @@ class BoundPrior:
         prox: ``v ↦ prox_{γg}(v)``, same shape as v.
         grad: ``u ↦ ∇g(u)`` (without γ), same shape as u.
         fn: ``u ↦ γ g(u)`` per image, shape (B,).
+        fn_and_grad: ``u ↦ (γ g(u), ∇g(u))``, where both together cost less than one after the other.
         frame: how a state becomes an image; None where the state is the image.
     """
 
     prox: Callable[[Tensor], Tensor] | None = None
     grad: Callable[[Tensor], Tensor] | None = None
     fn: Callable[[Tensor], Tensor] | None = None
+    fn_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     frame: Frame | None = None
 
 

@@ -1,9 +1,10 @@
 """How the fixed point is reached; one algorithm a file."""
 
 from retune.solvers.anderson import Anderson
-from retune.solvers.base import AbstractSolver, SolverState
+from retune.solvers.base import AbstractSolver, Objective, SolverState
 from retune.solvers.damped import Damped
+from retune.solvers.descent import Descent
 from retune.solvers.inertial import Inertial
 from retune.solvers.picard import Picard
 
-__all__ = ["AbstractSolver", "Anderson", "Damped", "Inertial", "Picard", "SolverState"]
+__all__ = ["AbstractSolver", "Anderson", "Damped", "Descent", "Inertial", "Objective", "Picard", "SolverState"]

@@ -1,0 +1,133 @@
+"""Descent with backtracking: it never rises, needs no constant, and ends where the other solvers end."""
+
+from __future__ import annotations
+
+import deepinv
+import pytest
+import torch
+
+import retune
+from known_answers import CASES, rand
+from retune import Descent, GradientStep, Restarted, Status, Stop
+from retune.errors import InvalidParameterError
+from retune.networks import EnergyNet
+from retune.priors import Energy
+
+
+def wild(scale: float = 1.0, channels: int = 1) -> EnergyNet:
+    """An energy with random weights, far from those of training."""
+    generator = torch.Generator().manual_seed(1)
+    net = EnergyNet(channels, (8, 12), 1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(scale * torch.randn(p.shape, generator=generator) / p[0].numel() ** 0.5)
+    return net
+
+
+def holes(*shape: int) -> deepinv.physics.Inpainting:
+    mask = (rand(*shape, seed=5) > 0).to(torch.get_default_dtype())
+    return deepinv.physics.Inpainting(shape, mask=mask)
+
+
+def network(net: EnergyNet, stop: Stop, **options) -> Restarted:
+    reg = options.pop("reg", 5.0)
+    return Restarted(GradientStep(Energy(net, 0.1), reg=reg, **options), stop=stop).eval()
+
+
+@pytest.mark.parametrize("name", ["quadratic", "denoise_l1", "denoise_l12", "damped_l1", "tikhonov"])
+def test_it_finds_the_known_minimiser(name, float64):
+    """Also where the search begins with a constant a hundred times too small."""
+    case = CASES[name]()
+    net = Restarted(case.map, solver=Descent(), stop=Stop(1e-11, 20000)).eval()
+    bound = case.map.bind(case.map.data_term(case.y, case.physics))
+    found = net.solve(case.y, case.physics)
+    assert set(found.status) == {Status.CONVERGED}
+    torch.testing.assert_close(found.image, case.answer().reshape(found.image.shape), rtol=0, atol=1e-7)
+    objective = bound.objective()
+    assert objective is not None
+    timid = retune.solve.solve(
+        bound.layer,
+        bound.init(),
+        solver=Descent().bind(lambda: _with(objective, lipschitz=objective.lipschitz / 100)),
+        depth=10,
+        stop=Stop(1e-11, 20000),
+    )
+    torch.testing.assert_close(bound.image(timid.u), found.image, rtol=0, atol=1e-7)
+
+
+def _with(objective, **changes):
+    from dataclasses import replace
+
+    return replace(objective, **changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 10.0])
+@pytest.mark.parametrize("box", [(0.0, 1.0), None])
+def test_the_objective_never_rises_whatever_the_weights(scale, dtype, box, float64):
+    torch.set_default_dtype(dtype)
+    net = network(wild(scale).to(dtype), Stop(1e-5, 600), box=box)
+    physics = holes(1, 12, 17)
+    y = physics(0.5 + 0.2 * rand(2, 1, 12, 17, seed=2).to(dtype))
+    term, values = net.map.data_term(y, physics), []
+    found = net.solve(y, physics, observe=lambda n, u: values.append(net.map.objective(u, term).detach().double()))
+    table = torch.stack([net.map.objective(net.map.init(term), term).detach().double(), *values])
+    assert bool((table[1:] <= table[:-1] * (1 + 16 * torch.finfo(dtype).eps)).all())
+    assert bool((table[-1] < table[0]).all())
+    assert not any(s.failed for s in found.status)
+    if scale == 1:
+        assert set(found.status) == {Status.CONVERGED}
+
+
+def test_a_constant_step_diverges_where_descent_settles(float64):
+    """What training does to the curvature: weights twice as large, with the step size of before."""
+    physics, y = holes(1, 12, 16), 0.5 + 0.2 * rand(1, 1, 12, 16, seed=2)
+    fixed = GradientStep(Energy(wild(2.0), 0.1), reg=5.0, prior_lipschitz=1.0)
+    assert Restarted(fixed, solver=retune.Picard()).eval().solve(y, physics).status[0].failed
+    free = network(wild(2.0), Stop(1e-4, 5000))
+    assert free.solve(y, physics).status == (Status.CONVERGED,)
+    assert isinstance(free.solver, Descent)
+
+
+def test_images_are_restored_each_for_itself(float64):
+    """In a batch of unequal difficulty, and when some of them have left it."""
+    net = network(wild(2.0), Stop(1e-8, 5000))
+    physics, y = deepinv.physics.Denoising(), 0.5 + 0.2 * rand(4, 1, 9, 14, seed=2)
+    y = y * torch.tensor([1.0, 0.1, 3.0, 0.0]).reshape(-1, 1, 1, 1)
+    whole = net.solve(y, physics)
+    assert len(set(whole.layers.tolist())) > 1
+    for i in range(4):
+        alone = net.solve(y[i : i + 1], physics)
+        torch.testing.assert_close(whole.image[i : i + 1], alone.image, rtol=0, atol=1e-9)
+        assert int(whole.layers[i]) == int(alone.layers[0])
+
+
+def test_it_is_faster_with_momentum_than_plain_steps(float64):
+    case = CASES["tikhonov"]()
+    stop = Stop(1e-9, 20000)
+    layers = {}
+    for solver in (Descent(), retune.Picard()):
+        layers[type(solver).__name__] = int(
+            Restarted(case.map, solver=solver, stop=stop).eval().solve(case.y, case.physics).layers.max()
+        )
+    assert layers["Descent"] <= layers["Picard"]
+
+
+def test_a_map_without_a_value_is_refused(float64):
+    prior = retune.priors.Denoiser(_Shrink(), 0.1)
+    net = Restarted(retune.ForwardBackward(prior), solver=Descent()).eval()
+    with pytest.raises(InvalidParameterError, match=r"needs the value of what is minimised.*Damped"):
+        net.solve(rand(1, 1, 8, 8), deepinv.physics.Denoising())
+    with pytest.raises(InvalidParameterError, match="not bound"):
+        Descent().init(torch.zeros(1, 3))
+
+
+class _Shrink(torch.nn.Module):
+    def forward(self, x, sigma):
+        return 0.9 * x
+
+
+@pytest.mark.parametrize("options", [{"growth": 1.0}, {"growth": 0.5}, {"shrink": 0.0}, {"shrink": 1.1}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(InvalidParameterError, match="growth > 1 and 0 < shrink ≤ 1"):
+        Descent(**options)
