@@ -19,7 +19,14 @@ RUN = {
 # A clean process that has imported what is needed, and forks quickly.
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["retune.jobs.train", "retune.jobs.restore", "retune.training.fit", "retune.cli.main", "retune.jobs.tune"]
+    [
+        "retune.jobs.train",
+        "retune.jobs.restore",
+        "retune.training.fit",
+        "retune.cli.main",
+        "retune.jobs.tune",
+        "retune.comparison.run",
+    ]
 )
 
 

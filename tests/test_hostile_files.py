@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import struct
 import sys
 import warnings
 
@@ -172,6 +173,46 @@ def test_mutated_bytes_of_models(parts, watched, tmp_path):
         header = 8 + int.from_bytes(content[:8], "little")
         path.write_bytes(mutated_bytes(content[:header], rng) + content[header:])
         limited(read_model, path)
+
+
+def read_and_use(path):
+    """What restore does with a model and an image; weights that are no numbers any more may not do worse than fail."""
+    net = retune.load(path)
+    y, physics = retune.problems.denoise(0.1).measure(torch.rand(1, 1, 16, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = net.eval().solve(y, physics, stop=retune.Stop(1e-3, 12))
+    assert result.status[0].failed or bool(result.image.isfinite().all())
+
+
+@pytest.mark.slow
+def test_mutated_weights_of_models(parts, watched, tmp_path):
+    """The tensors behind the header: bits that are flipped, parts that are missing, and numbers of every size."""
+    rng, path = random.Random(6), tmp_path / "net.safetensors"
+    content = parts[2]
+    header = 8 + int.from_bytes(content[:8], "little")
+    failed = 0
+    for _ in range(COUNT):
+        weights_ = bytearray(content[header:])
+        for _ in range(rng.choice([1, 1, 2, 5, 20])):
+            at = rng.randrange(len(weights_))
+            kind = rng.randrange(5)
+            if kind == 0:
+                weights_[at] ^= 1 << rng.randrange(8)
+            elif kind == 1:
+                weights_[at : at + 16] = rng.randbytes(len(weights_[at : at + 16]))
+            elif kind == 2:
+                at -= at % 4  # a whole number: NaN, Inf, and the largest and smallest there are
+                weights_[at : at + 4] = struct.pack("<f", rng.choice([float("nan"), float("inf"), 3e38, -3e38, 1e-45]))
+            elif kind == 3:
+                weights_[:] = bytes(len(weights_))
+            else:
+                del weights_[at : at + rng.randrange(1, 9)]  # and all that follows moves up
+                if not weights_:
+                    break
+        path.write_bytes(content[:header] + weights_)
+        failed += isinstance(limited(read_and_use, path), RetuneError)
+    assert 0 < failed < COUNT
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retune._torch.batch import middle
 from retune.errors import InvalidParameterError, RetuneError, ShapeError, one_line, unknown_name
 from retune.io import SUFFIXES, list_files, read
 from retune.io.arrays import checked, from_array, scaled
@@ -200,8 +201,7 @@ class Crop:
 def centres(images: Sequence[Tensor], side: int) -> Tensor:
     """The middle of each image, (N, C, side, side) or as large as the smallest image allows."""
     side = min(side, *(n for x in images for n in x.shape[-2:]))
-    tops = [((x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2) for x in images]
-    return torch.stack([x[:, a : a + side, b : b + side] for x, (a, b) in zip(images, tops, strict=True)])
+    return torch.stack([x[middle(x, side)] for x in images])
 
 
 def random_crops(images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator) -> Tensor:

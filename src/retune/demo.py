@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
+from retune._terminal import clean
 from retune._torch.devices import check_device
 from retune.comparison.naming import title_of
 from retune.comparison.rows import write_results
@@ -110,7 +112,9 @@ def run(
     assert results is not None
     report = write_all(results, out)
     terminal_table(results, console)
-    console.print(f"\nOpen [bold]{report}[/] in a browser; the figures and results.json are beside it.")
+    # As text, not as markup: a folder may be called "[red]x".
+    place = (clean(str(report)), "bold")
+    console.print(Text.assemble("\nOpen ", place, " in a browser; the figures and results.json are beside it."))
     return results
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from retune import _checkpoint
 from retune._registry.describe import description, rebuild
 from retune._registry.entries import kind_base, register
+from retune._torch.batch import per_image_norm
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
@@ -26,7 +27,6 @@ from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.linearised import per_image_norm
 from retune.operators.data_term import DataTerm
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver

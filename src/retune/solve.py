@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retune._torch.allocator import keep_freed_memory
+from retune._torch.batch import per_image_norm, pick
 from retune.equilibrium import Status, Trace
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solvers.base import AbstractSolver, SolverState
@@ -119,7 +120,7 @@ def solve(
     current = Picard() if lead else solver
     state = seen = current.init(u)
     run = _Running(u, layer, restrict if stop.rtol > 0 else None)
-    bound = _norm(u)
+    bound = per_image_norm(u)
     history: list[tuple[int, Tensor]] = []
     done = 0
     for r in range(steps):
@@ -129,7 +130,7 @@ def solve(
         if (r + 1) % period and r + 1 < steps:
             continue
         new = state
-        norm = _norm(new.u)
+        norm = per_image_norm(new.u)
         bound = torch.maximum(bound, norm) if r < period else bound
         finite = torch.isfinite(norm) & torch.isfinite(change.cycle) & torch.isfinite(change.block)
         exploded = norm > GROWTH * bound
@@ -228,19 +229,19 @@ def _block(
         nonlocal last
         before = layers(z, 0, size - cycle)
         after = layers(before, size - cycle, size)
-        last = None if size == cycle else _norm(after - before)
+        last = None if size == cycle else per_image_norm(after - before)
         return after
 
     if solver.unit == "block":
         state = solver.step(whole, state)
-        moved = _norm(state.change)
+        moved = per_image_norm(state.change)
         change = _Change(moved * (depth / size), moved if last is None else last, depth / cycle)
         return state, replace(change, whole=last is not None and size == depth)
     start = state.u
     for first in range(0, size, cycle):
         state = solver.step(lambda z, first=first: layers(z, first, min(first + cycle, size)), state)
-    last = _norm(state.change)
-    moved = last if solver.accelerates or size <= cycle else _norm(state.u - start)
+    last = per_image_norm(state.change)
+    moved = last if solver.accelerates or size <= cycle else per_image_norm(state.u - start)
     return state, _Change(moved * (depth / size), last, depth / cycle)
 
 
@@ -294,19 +295,12 @@ _STATUS = {
 }
 
 
-def _norm(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
-
-
 def _advance(old: SolverState, new: SolverState, move: Tensor) -> SolverState:
     """The new state for images that move, the old one for those that have stopped."""
     if move.numel() == 1 and move.device.type == "cpu":  # nothing to select within a batch of one
         return new if bool(move) else old
 
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(move.view(-1, *[1] * (a.ndim - 1)), b, a)
-
     memory = tuple(
-        b if a is b or a.shape != b.shape else pick(a, b) for a, b in zip(old.memory, new.memory, strict=True)
+        b if a is b or a.shape != b.shape else pick(move, b, a) for a, b in zip(old.memory, new.memory, strict=True)
     )
-    return SolverState(pick(old.u, new.u), new.change, memory)
+    return SolverState(pick(move, new.u, old.u), new.change, memory)

@@ -134,3 +134,30 @@ def test_a_file_in_the_way_of_the_folder(tmp_path):
 
 def test_version():
     assert "retune 0." in runner.invoke(app, ["--version"]).output
+
+
+def test_the_name_of_the_folder_is_no_markup(tmp_path, monkeypatch, capsys):
+    """Rich takes [red] in a text of markup for a colour, and [/] for its end."""
+    from rich.console import Console
+
+    from retune import demo
+
+    place = tmp_path / "[red]x [/] \x1b[2J"
+
+    class Found:
+        """Results of a comparison without a method."""
+
+        problems, seconds = {}, 1.0
+
+        def model_copy(self, update):
+            return self
+
+    monkeypatch.setattr(demo, "_comparisons", lambda *_: (one for one in [("demo-denoise", Found())]))
+    monkeypatch.setattr(demo, "title_of", lambda name: name)
+    monkeypatch.setattr(demo, "terminal_table", lambda results, console: None)
+    monkeypatch.setattr(demo, "write_results", lambda results, out: None)
+    monkeypatch.setattr(demo, "write_all", lambda results, out: out / "report.html")
+    demo.run(["denoise"], place, quick=True, device="cpu", console=Console(width=1000))
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/[red]x [/] \\x1b[2J/report.html in a browser" in said
+    assert "\x1b" not in said

@@ -466,6 +466,21 @@ def test_consistency_with_the_boundary():
     assert "borders" in circular.found
 
 
+@pytest.mark.parametrize("kernel", ["gaussian:1.6", "motion:9@30"])
+@pytest.mark.parametrize("padding", ["valid", "reflect", "circular"])
+def test_fine_texture_without_noise_is_fitted_slowly_and_contradicts_nothing(padding, kernel):
+    """20 least-squares steps leave much of a small sharp image behind, though y = Ax exactly."""
+    lines = torch.arange(32.0)
+    waves = 0.5 + 0.25 * (1.7 * lines[:, None]).sin() + 0.25 * (2.3 * lines).sin()
+    physics = Blur(problems.kernel(kernel), padding=padding)
+    for x in (photo(32), photo(32, top=10, left=150), waves[None, None]):
+        size = (1, *x.shape[-2:])
+        assert one(doctor(physics, physics.A(x), img_size=size), "consistency").severity is OK
+    if padding != "valid":  # whose measurements have the size of their kernel
+        wrong = Blur(problems.kernel("motion:15@120"), padding=padding)
+        assert one(doctor(wrong, physics.A(photo(96))), "consistency").severity is WARNING
+
+
 def test_consistency_with_a_mask():
     x = photo() + 0.05 * rand(1, 1, 64, 64)
     mask = (rand(1, 1, 64, 64, seed=2) > 0).float()

@@ -13,8 +13,20 @@ from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
 from known_answers import rand
-from retune import DataTerm, ForwardBackward, GradientStep, Implicit, Restarted, Status, Stop, Truncated, Unrolled, load
-from retune.errors import CutGradientError, DivergedError, InvalidParameterError, ShapeError
+from retune import (
+    DataTerm,
+    ForwardBackward,
+    GradientStep,
+    Implicit,
+    Restarted,
+    Status,
+    Stop,
+    Truncated,
+    Unrolled,
+    load,
+    weights,
+)
+from retune.errors import CutGradientError, DivergedError, DoubtfulWarning, InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
 from retune.priors import RED, Denoiser, Ridge
 
@@ -495,3 +507,14 @@ def test_bfloat16_is_not_for_deepinvs_algorithms_in_eval_mode():
     prior = Denoiser(network, 0.1, bfloat16=True)
     PGD(prior=prior, data_fidelity=L2(), stepsize=0.5, g_param=0.1, max_iter=2).eval()(y, physics)
     assert set(network.seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("make", [Denoiser, RED])
+def test_a_noise_level_of_0_to_255_is_doubted(make):
+    """25 is more than the whole range of intensities; a denoiser that knows its range refuses it."""
+    with pytest.warns(DoubtfulWarning, match=r"give sigma=25/255 = 0\.0980"):
+        make(Shrink(), 25)
+    with pytest.warns(DoubtfulWarning, match="sigma=50 is more noise"):
+        make(Shrink(), [0.1, 50])
+    with pytest.raises(InvalidParameterError, match="divide a level of 0…255 by 255"):
+        make(weights.load("denoiser-gray"), 25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,13 @@ def description(thing: Any) -> dict[str, Any]:
     return {"type": entry.name} | {k: _plain(v, f"{cls.__name__}.{k}") for k, v in told.items() if k != "type"}
 
 
-def by_arguments(thing: Any) -> dict[str, Any]:
+def by_arguments(thing: Any, without: Collection[str] = (), **kept: Any) -> dict[str, Any]:
     """The name of the class, and the arguments of its constructor, which the object has as attributes.
+
+    Args:
+        thing: the object.
+        without: arguments that are left out, since the state dict has what became of them.
+        kept: values of the arguments that are kept elsewhere.
 
     Raises:
         InvalidParameterError: it keeps no attribute of that name, or holds something that is no plain data.
@@ -49,12 +55,14 @@ def by_arguments(thing: Any) -> dict[str, Any]:
     entry = entry_of(cls)
     told: dict[str, Any] = {"type": cls.__name__ if entry is None else entry.name}
     for name in parameters_of(cls, told_by_name=True):
-        if not hasattr(thing, name):
+        if name in without:
+            continue
+        if name not in kept and not hasattr(thing, name):
             raise InvalidParameterError(
                 f"{cls.__name__} takes {name} and keeps no attribute of that name, so it cannot be described: write "
                 f"self.{name} = {name} in its constructor, or give the class a method describe()"
             )
-        told[name] = _plain(getattr(thing, name), f"{cls.__name__}.{name}")
+        told[name] = _plain(kept[name] if name in kept else getattr(thing, name), f"{cls.__name__}.{name}")
     return told
 
 
@@ -108,7 +116,8 @@ def _require_all(thing: Any, told: dict[str, Any]) -> None:
     order = type(thing).__mro__
     describes = next(i for i, c in enumerate(order) if "describe" in vars(c))
     makes = next(i for i, c in enumerate(order) if "__init__" in vars(c))
-    lost = [n for n in parameters_of(type(thing)) if n not in told] if makes < describes else []
+    known = {*told, *parameters_of(order[describes])}  # what it leaves out of its own, it leaves out on purpose
+    lost = [n for n in parameters_of(type(thing)) if n not in known] if makes < describes else []
     if lost:
         raise InvalidParameterError(
             f"{type(thing).__name__} takes {', '.join(lost)}, which its describe() does not tell (it is that of "

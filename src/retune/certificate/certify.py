@@ -9,13 +9,14 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._torch import precision
+from retune._torch.batch import over_images, per_image_norm
 from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved_kind
 from retune.certificate.document import Certificate, ImageCertificate
-from retune.equilibrium import Equilibrium
+from retune.equilibrium import Equilibrium, Status
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole
 from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap, guarantee_of
-from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
+from retune.maps.linearised import Estimate, Linearised, spectral_norm, spectral_radius
 from retune.model import Bound, Restarted
 
 __all__ = ["certify"]
@@ -23,6 +24,13 @@ __all__ = ["certify"]
 _SERIES = 1000  # layers of the adjoint series at most
 #: Rounding errors of one layer, in units of ε (‖u‖ + 2‖u_0‖), that the bounds of distances allow for.
 ROUNDING = 8.0
+#: An image within d of an equilibrium moves by at most (1 + ‖J‖) d in a cycle of layers. ‖J‖ is known from below only,
+#: so this is what 1 + ‖J‖ is taken for at least.
+_LEAP = 10.0
+#: What a cycle moves has to fall to this share while the rate says that it halves.
+_STEADY = 0.9
+#: Movements by less than so many ε ‖u‖ are rounding.
+_JITTER = 1000.0
 #: By what share an estimate from below must exceed a bound to refute it, beside the error of a finite difference.
 REFUTES = 1e-3
 
@@ -134,14 +142,15 @@ class _Survey:
         # Far enough beyond the result that most of its distance has been travelled; that is also the best place to
         # measure how the map behaves at its equilibrium.
         ahead = self._ahead(self.block, max_layers)
-        self.after_one = self._run(self.u, 1)
-        self.u_far, self.blocks = self._run(self.after_one, ahead - 1), ahead
+        self.after_one, self.begins = self._watched(self.u)
+        self.u_far, self.ends, self.blocks = self.after_one, self.begins, 1
+        self._go_on(ahead - 1)
         jacobian = Linearised(bound, self.u_far, graph=learning)
         self.rate = _per_layer(spectral_radius(jacobian, 5 * iterations, starts), bound.layers)
         if self.block is None or bool((self.block >= 1).any()):
             more = self._ahead(self.rate.value**self.depth, max_layers) - ahead
             if more > 0:
-                self.u_far, self.blocks = self._run(self.u_far, more), ahead + more
+                self._go_on(more)
         self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if learning and bound.layers == 1 else None
         self.block_norm = spectral_norm(jacobian, cycles, iterations, starts) if learning else None
         self.route = jacobian.route
@@ -162,11 +171,40 @@ class _Survey:
         worst = float(factor[factor < 1].max()) if bool((factor < 1).any()) else 0.0
         return 1 if worst <= 0.5 else min(most, math.ceil(math.log(0.5) / math.log(worst)))
 
-    def _run(self, u: Tensor, blocks: int) -> Tensor:
+    def _go_on(self, blocks: int) -> None:
+        """So many blocks further; of the last one, what its cycles move."""
         with torch.no_grad():
-            for _ in range(blocks):
-                u = self.bound.block(u, self.depth)
-        return u
+            for _ in range(blocks - 1):
+                self.u_far = self.bound.block(self.u_far, self.depth)
+        if blocks > 0:
+            self.u_far, self.ends = self._watched(self.u_far)
+            self.blocks += blocks
+
+    def _watched(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The state a block later, and the most that a cycle of it moves, (B,)."""
+        most = torch.zeros(len(u), dtype=u.dtype, device=u.device)
+        with torch.no_grad():
+            for first in range(0, self.depth, self.bound.layers):
+                before = u
+                for k in range(first, min(first + self.bound.layers, self.depth)):
+                    u = self.bound.layer(u, k)
+                most = torch.maximum(most, per_image_norm(u - before))
+        return u, most
+
+    def _jumps(self, size: Tensor, near: Tensor) -> Tensor:
+        """Whether the iteration jumps between states instead of approaching one, (B,).
+
+        Args:
+            size: ‖u‖.
+            near: the distance that is estimated, infinite where there is none.
+        """
+        norm = torch.zeros_like(near) if self.layer_norm is None else self.layer_norm.value.nan_to_num(0.0)
+        moves = self.begins > _JITTER * torch.finfo(size.dtype).eps * size
+        too_far = self.begins > (1 + norm).clamp_min(_LEAP) * near
+        halves = self.rate.value ** (self.depth * (self.blocks - 1)) <= 0.5
+        steady = halves & (self.ends > _STEADY * self.begins) if self.blocks > 1 else torch.zeros_like(too_far)
+        said = [status is Status.OSCILLATES for status in self.result.status]
+        return moves & (too_far | steady | torch.tensor(said, device=moves.device))
 
     def _gradient(self, jacobian: Linearised, cycles: int) -> Tensor | None:
         """Relative error that the rule's M blocks leave, (starts, B), for random loss gradients."""
@@ -179,7 +217,7 @@ class _Survey:
         terms = used + max(cycles, min(terms, _SERIES // self.bound.layers))
         terms = -(-terms // cycles) * cycles
         block = (self.rate.value**self.depth).clamp_max(1 - torch.finfo(self.u.dtype).eps)
-        tail = (1 / (1 - block)).reshape(-1, *[1] * (self.u.ndim - 1))
+        tail = over_images(1 / (1 - block), self.u.ndim)
         errors = []
         for seed in range(self.starts):
             term = self._loss_gradient(seed)
@@ -224,8 +262,14 @@ class _Survey:
             epsilon = precision.rounding(self.u)
             # At rest all that moves is rounding, of about ε a layer.
             rest = epsilon * self.depth * found["size"] / (1 - self.rate.value**self.depth)
-            found["estimated"] = torch.where(rate < 1, moved * (1 + left) + rest, infinite)
-            found["estimated image"] = torch.where(rate < 1, moved_image * (1 + left) + rest, infinite) / pixels
+            estimated = torch.where(rate < 1, moved * (1 + left) + rest, infinite)
+            jumps = self._jumps(found["size"], estimated)
+            found["jumps"] = torch.where(jumps, _share(self.begins, found["size"]), 0.0)
+            cycles = self.depth / self.bound.layers
+            found["residual"] = torch.maximum(found["residual"], cycles * found["jumps"])
+            found["estimated"] = torch.where(jumps, infinite, estimated)
+            near_image = torch.where(rate < 1, moved_image * (1 + left) + rest, infinite) / pixels
+            found["estimated image"] = torch.where(jumps, infinite, near_image)
             if self.block is not None:
                 q = self.block**self.blocks
                 # What rounding adds to each block, it adds to the equilibrium that is approached. A layer adds up the
@@ -263,9 +307,13 @@ class _Survey:
         # The ordinary route is not worth a word; a finite difference is.
         norm = "" if self.route.startswith("backward") else "Jv by finite differences, "
         by_rate = f"ρ: the estimated rate, {_spread(self.rate, i)}"
+        jumps = 0.0 if status.failed else float(distances["jumps"][i])
+        if jumps:
+            by_rate = "the iteration jumps between several states, and approaches none"
         far = f"‖u_n − u‖/(1 − ρ), n = {self.depth * self.blocks}, and rounding"
         size = distances["size"].clamp_min(torch.finfo(self.u.dtype).tiny)
         proved = distances.get("proved")
+        moved = "a cycle of layers, K/c times" if jumps else "‖Φ(u) − u‖/‖Φ(u)‖"
         return ImageCertificate(
             step_size=Claim(bound(step, f"L {facts.lipschitz_kind}")),
             layer_factor=Claim(
@@ -274,7 +322,7 @@ class _Survey:
             ),
             block_factor=Claim(bound(self.block, "product over the layers") + power(self.block_norm, norm)),
             rate=Claim(power(self.rate, "" if self.learning else norm)),
-            residual=Claim((Number(float(distances["residual"][i]), MEASURED, "‖Φ(u) − u‖/‖Φ(u)‖"),)),
+            residual=Claim((Number(float(distances["residual"][i]), MEASURED, moved),)),
             distance=Claim(bound(proved, far) + estimate(distances["estimated"], by_rate)),
             relative_distance=Claim(
                 bound(None if proved is None else proved / size, far) + estimate(distances["estimated"] / size, by_rate)
@@ -283,10 +331,11 @@ class _Survey:
                 bound(distances.get("proved image"), "the same, of the image")
                 + estimate(distances["estimated image"], by_rate)
             ),
-            gradient_error=self._gradient_claim(i, bound),
+            gradient_error=self._gradient_claim(i, bound, bool(jumps)),
             row=facts.row,
             statement="" if refuted else self._statement(),
             refuted=refuted,
+            jumps=jumps,
             rounding=f"{ROUNDING:g} ε (‖u‖ + 2‖u_0‖) a layer, ε = {precision.rounding(self.u):.1e}",
             assumptions=rests,
             strong_convexity=(mu, facts.strong_convexity_from),
@@ -325,10 +374,12 @@ class _Survey:
                 return f"the {name} is at least {float(found.value[i]):.4g}, and the bound says {limit:.4g}"
         return ""
 
-    def _gradient_claim(self, i: int, bound) -> Claim:
+    def _gradient_claim(self, i: int, bound, jumps: bool) -> Claim:
         rule = self.net.gradient
         if self.result.status[i].failed or not self.learning:
             return Claim()
+        if jumps and (rule.fixed_blocks is not None or rule.rtol is not None):
+            return Claim((Number(math.inf, ESTIMATED, "there is no equilibrium at which it could be formed"),))
         blocks = rule.fixed_blocks
         if blocks is not None:
             contracts = self.block is not None and float(self.block[i]) < 1
@@ -385,4 +436,8 @@ def _per_layer(cycle: Estimate, layers: int) -> Estimate:
 
 
 def _relative(after: Tensor, before: Tensor) -> Tensor:
-    return per_image_norm(after - before) / per_image_norm(after).clamp_min(torch.finfo(after.dtype).tiny)
+    return _share(per_image_norm(after - before), per_image_norm(after))
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return part / whole.clamp_min(torch.finfo(whole.dtype).tiny)

@@ -47,6 +47,8 @@ class ImageCertificate:
         dtype: the arithmetic that the numbers were computed in.
         refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
             if none does.
+        jumps: relative change over a cycle of layers, where the iteration jumps between several states and this one is
+            no equilibrium; 0 where it does not.
         rounding: what the bounds of distances allow for it.
         parts: number of pieces that were solved separately (tiles, pages); every number is that of the worst piece.
     """
@@ -70,6 +72,7 @@ class ImageCertificate:
     refuted: str = ""
     rounding: str = ""
     parts: int = 1
+    jumps: float = 0.0
 
     @property
     def claims(self) -> dict[str, Claim]:
@@ -92,6 +95,7 @@ class ImageCertificate:
             "dtype": self.dtype,
             "rounding": self.rounding,
             "refuted": self.refuted,
+            "jumps": self.jumps,
             "parts": self.parts,
             "strong_convexity": {"value": self.strong_convexity[0], "from": self.strong_convexity[1]},
             "assumptions": [a.to_dict() for a in self.assumptions],
@@ -148,6 +152,11 @@ def _verdict(image: ImageCertificate) -> str:
     about = "" if rate is None else f"near this image a layer leaves {_short(rate.value)} of an error"
     if rate is not None and rate.value >= 1:
         about = f"near this image errors grow by {_short(rate.value)} a layer, so it is no attracting equilibrium"
+    if image.jumps:
+        about = (
+            "the iteration jumps between several images, and this is one of them: a cycle of layers moves it by "
+            f"{_short(100 * image.jumps)} %, so it is no equilibrium"
+        )
     near = image.rmse.estimated
     if near is not None and math.isfinite(near.value):
         about += f" and it is about {_short(near.value)} (RMSE) from its equilibrium"

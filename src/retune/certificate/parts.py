@@ -41,6 +41,7 @@ def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
         strong_convexity=min((p.strong_convexity for p in parts), key=lambda s: s[0]),
         refuted=next((p.refuted for p in parts if p.refuted), ""),
         status=next((p.status for p in parts if p.status != "converged"), "converged"),
+        jumps=max(p.jumps for p in parts),
         layers=max(p.layers for p in parts),
         parts=sum(p.parts for p in parts),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from deepinv.physics import LinearPhysics
 from torch import Tensor
@@ -12,6 +11,7 @@ from retune.certificate import ImageCertificate, certify
 from retune.equilibrium import Equilibrium
 from retune.errors import RetuneError, one_line
 from retune.model import Bound, Restarted
+from retune.records import CertifiedImage
 
 __all__ = ["certificate_of", "in_a_line", "sample_certificate"]
 
@@ -39,25 +39,26 @@ def certificate_of(
     )[0]
 
 
-def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> dict[str, Any]:
-    """The certificate of one measurement (1, C, h, w) as plain data, for the report of a training; or its `failure`.
+def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> CertifiedImage:
+    """The certificate of one measurement (1, C, h, w) for the report of a training; or its `failure`.
 
     With the error of the learning gradient, so a graph of a layer is recorded.
     """
     try:
         y, physics = measure()
-        return certify(net, y, physics, iterations=10, starts=2, max_layers=500).to_dict()["images"][0]
+        found = certify(net, y, physics, iterations=10, starts=2, max_layers=500)[0]
+        return CertifiedImage.model_validate(found.to_dict())
     except (RetuneError, RuntimeError) as error:  # what was learned is worth more than what can be said of it
-        return {"failure": one_line(error)}
+        return CertifiedImage(failure=one_line(error))
 
 
-def in_a_line(certificate: dict[str, Any]) -> str:
-    """The distance to the equilibrium and its kind, of what ``ImageCertificate.to_dict()`` returned."""
-    if "failure" in certificate:
-        return f"no certificate: {certificate['failure']}"
-    numbers = certificate["claims"]["rmse"]
-    if not numbers or numbers[0]["value"] is None:
+def in_a_line(certificate: CertifiedImage) -> str:
+    """The distance to the equilibrium and its kind."""
+    if certificate.failure is not None:
+        return f"no certificate: {certificate.failure}"
+    if certificate.jumps:
+        return f"no equilibrium: a cycle of layers moves it by {100 * certificate.jumps:.2g} %"
+    best = next(iter(certificate.claims.get("rmse", ())), None)
+    if best is None or best.value is None:
         return "no distance to the equilibrium is known"
-    best = numbers[0]
-    sign = "≤" if best["kind"].startswith("proved") else "about"
-    return f"{sign} {best['value']:.1e} RMSE from its equilibrium ({best['kind']})"
+    return f"{'≤' if best.proved else 'about'} {best.value:.1e} RMSE from its equilibrium ({best.kind})"

@@ -46,7 +46,6 @@ def certify(
     from retune.cli.errors import one_screen, say_error
 
     with one_screen(debug, lambda: "run the command again"):
-        from retune._files import write_atomically
         from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
         from retune.jobs.opened import open_model
@@ -69,7 +68,7 @@ def certify(
             note=_show,
         )
         if json is not None:
-            write_atomically(json, record(opened, certified).encode())
+            record(opened, certified).write(json)
         bad = [c.name for c in certified if not c.sound]
         if bad:
             say_error(f"{len(bad)} of {len(certified)} images have no certificate, or failed: {', '.join(bad)}")

@@ -47,10 +47,8 @@ def doctor(
     from retune.cli.errors import one_screen, say_error
 
     with one_screen(debug, lambda: "run the command again"):
-        import json as text
-
-        from retune._files import write_atomically
         from retune.jobs.doctor import examine
+        from retune.records import Examinations
 
         _problem.accept_code(plugins, problem)
         fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
@@ -58,8 +56,7 @@ def doctor(
         files = _problem.chosen_files(rest)
         found = examine(config, files, size=_size(size), white=white, note=_show)
         if json is not None:
-            facts = {"format": 1, "examined": [e.to_dict() for e in found]}
-            write_atomically(json, text.dumps(facts, indent=1).encode())
+            Examinations(format=1, examined=[e.record() for e in found]).write(json)
         bad = [e.name for e in found if not e.ok]
         if bad:
             say_error(f"something is wrong with {len(bad)} of {len(found)}: {', '.join(bad)}")

@@ -5,6 +5,7 @@ Help is plain text: typer's panels would import rich and a Markdown parser, whic
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -27,6 +28,9 @@ class _Command(TyperGroup):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         make_safe()
+        # Threads that wait for each other leave the processor to others. By default they spin, which on a busy machine
+        # costs more than the work. It has to be said before torch is loaded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
         try:

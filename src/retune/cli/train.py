@@ -58,12 +58,11 @@ def train(
         accept_code(plugins, None, overrides or [])
         run = runs.load(config, overrides or [])
 
-        import json
-
         from retune.certificate.quick import in_a_line
         from retune.jobs.folder import MODEL
         from retune.jobs.train import CERTIFICATE
         from retune.jobs.train import train as learn
+        from retune.records import TrainingCertificate
         from retune.training.devices import first_process
 
         result = learn(run, out, resume=resume, device=device)
@@ -71,7 +70,7 @@ def train(
             return
         score = "" if result.best_psnr is None else f", validation {result.best_psnr:.2f} dB (step {result.best_step})"
         show(f"{len(result.steps)} steps in {result.seconds:.0f} s, loss {result.steps[-1].loss:.3e}{score}")
-        facts = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))
-        show(f"{facts['image']}: {in_a_line(facts['certificate'])}")
+        found = TrainingCertificate.parsed((out / CERTIFICATE).read_bytes(), str(out / CERTIFICATE))
+        show(f"{found.image}: {in_a_line(found.certificate)}")
         words = code_words(plugins, run.problem.name)
         show(f"{out / MODEL}: restore images with  retune restore {out} IMAGES --out FOLDER{words}")

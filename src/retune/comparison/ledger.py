@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from retune._files import write_atomically
-from retune._plain import RECORDS, parse_json
+from pydantic import TypeAdapter, ValidationError
+
 from retune.errors import CheckpointError, InvalidParameterError
+from retune.records import Progress, Record
+from retune.records.settings import require_same
 
 __all__ = ["Ledger"]
+
+T = TypeVar("T", bound=Record | int)
 
 
 class Ledger:
@@ -28,8 +31,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
-        self.path, self.settings = path, settings
-        self.entries: dict[str, Any] = {}
+        self.path, self._progress = path, Progress(settings=settings, entries={})
         if not path.exists():
             return
         if not resume:
@@ -37,21 +39,25 @@ class Ledger:
                 f"{path.parent} holds results already; continue them with --resume, or choose another folder with --out"
             )
         try:
-            saved = parse_json(path.read_bytes(), RECORDS)
-            before, self.entries = saved["settings"], saved["entries"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); choose another folder with --out") from error
-        names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
-        if names:
-            raise CheckpointError(
-                f"{path} is of other settings, so it cannot be continued: {', '.join(names)} changed. Use the same, or "
-                "another folder with --out"
-            )
+            saved = Progress.parsed(path.read_bytes(), str(path))
+        except InvalidParameterError as error:
+            raise CheckpointError(f"{error}; choose another folder with --out") from error
+        require_same(path, saved.settings, settings, "another folder with --out")
+        self._progress = saved
 
-    def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result of that name; computed, and kept, if it is not there."""
-        if name not in self.entries:
-            self.entries[name] = compute()
-            content = {"settings": self.settings, "entries": self.entries}
-            write_atomically(self.path, json.dumps(content, allow_nan=False).encode())
-        return self.entries[name]
+    def once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """The result of that name, a record of that kind or a number; computed, and kept, if it is not there.
+
+        Raises:
+            CheckpointError: what is in the file is something else.
+        """
+        entries = self._progress.entries
+        if name not in entries:
+            found = compute()
+            entries[name] = found.plain() if isinstance(found, Record) else found
+            self._progress.write(self.path, indent=None)
+            return found
+        try:
+            return TypeAdapter(kind).validate_python(entries[name])
+        except ValidationError as error:
+            raise CheckpointError(f"{self.path}: the entry {name!r} cannot be read; remove the file") from error

@@ -11,6 +11,7 @@ import torch
 from deepinv.loss.metric import PSNR
 from rich.progress import track
 
+from retune._files import remove_leftovers
 from retune._torch.devices import check_device
 from retune._torch.memory import peak_of
 from retune.build import options_of, problem_of
@@ -27,7 +28,7 @@ from retune.jobs.folder import MODEL, save_model
 from retune.jobs.opened import open_network
 from retune.model import Restarted
 from retune.problems.base import Problem
-from retune.records import MethodResult, ProblemResult, Results
+from retune.records import ImageScores, MethodResult, ProblemResult, Results, Searched, Trained
 from retune.registry import load
 from retune.training.checkpoints import fingerprint
 from retune.training.data import TrainingData
@@ -99,7 +100,9 @@ def compare(
         "validation": data.validation_fingerprint,
     }
     out.mkdir(parents=True, exist_ok=True)
-    job = _Job(run, out, images, problem, data, Ledger(out / "progress.json", settings, resume), device, note, progress)
+    ledger = Ledger(out / "progress.json", settings, resume)
+    remove_leftovers(out, *(out / name for name in ("images", "models", "figures") if (out / name).is_dir()))
+    job = _Job(run, out, images, problem, data, ledger, device, note, progress)
     section = {
         "title": title_of(run.problem.name),
         "description": " ".join(filter(None, (run.compare.about, images.describe()))),
@@ -170,12 +173,12 @@ class _Job:
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
-            facts = {"seconds": self.ledger.entries[f"grid/{grid_name(run)}"]["seconds"]}
+            facts = {"seconds": tuned.seconds}
         else:
             net, facts = self.trained(method, run)
             failure = facts.pop("failure", None)
         if run.compare.memory:
-            facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
+            facts["memory"] = self.ledger.once(f"memory/{method.key}", int, lambda: self.memory(method, run))
         save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem, self.run.data.white)
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
         if method.rule is None:  # the others only start there
@@ -191,18 +194,18 @@ class _Job:
     def tuned(self, run: Config) -> Tuned:
         """The run at the best point of its grid; methods with the same prior share the search."""
 
-        def search() -> dict:
+        def search() -> Searched:
             start = time.perf_counter()
             found = grid_search(run, self.held_out, self.note)
             model, prior = found.run.model, found.run.prior
             best = {"reg": model.reg, "step_size": model.step_size, "sigma": prior.sigma}
-            return {"best": best, "tried": found.tried, "seconds": time.perf_counter() - start}
+            return Searched(best=best, tried=found.tried, seconds=time.perf_counter() - start)
 
-        entry = self.ledger.once(f"grid/{grid_name(run)}", search)
-        best = entry["best"]
+        entry = self.ledger.once(f"grid/{grid_name(run)}", Searched, search)
+        best = entry.best
         model = run.model.model_copy(update={"reg": best["reg"], "step_size": best["step_size"]})
         prior = run.prior.model_copy(update={"sigma": best["sigma"]})
-        return Tuned(run.model_copy(update={"model": model, "prior": prior}), entry["tried"])
+        return Tuned(run.model_copy(update={"model": model, "prior": prior}), entry.tried, entry.seconds)
 
     def trained(self, method: Method, run: Config) -> tuple[Restarted, dict]:
         """The network at the learning rate of the best validation PSNR."""
@@ -210,13 +213,15 @@ class _Job:
         found = []
         for lr in rates:
             name = f"{method.key}-{lr:g}"
-            entry = self.ledger.once(f"train/{name}", lambda lr=lr, name=name: self._train(method, run, lr, name))
+            entry = self.ledger.once(
+                f"train/{name}", Trained, lambda lr=lr, name=name: self._train(method, run, lr, name)
+            )
             found.append((entry, self.out / "training" / name / MODEL))
-        best, path = max(found, key=lambda f: f[0]["psnr_validation"])
-        seconds = sum(entry["seconds"] for entry, _ in found)
-        return load(path).to(self.device), best | {"seconds": seconds}
+        best, path = max(found, key=lambda f: f[0].psnr_validation)
+        seconds = sum(entry.seconds for entry, _ in found)
+        return load(path).to(self.device), best.plain() | {"seconds": seconds}
 
-    def _train(self, method: Method, run: Config, lr: float, name: str) -> dict:
+    def _train(self, method: Method, run: Config, lr: float, name: str) -> Trained:
         self.note(f"{method.label}: training, lr = {lr:g}")
         folder = self.out / "training" / name
         options = replace(
@@ -237,7 +242,7 @@ class _Job:
         except DivergedError as error:  # a row of the table, not the end of the comparison
             entry["failure"], entry["seconds"] = str(error), 0.0
         save_model(net.cpu(), folder / MODEL, run.problem, run.data.white)
-        return entry
+        return Trained.model_validate(entry)
 
     def memory(self, method: Method, run: Config) -> int:
         """Bytes at the peak of a training step; of a restoration of the same crops, if nothing is trained."""
@@ -269,7 +274,7 @@ class _Job:
         self.note(f"{key}: {count} test image(s)")
         return means(
             [
-                self.ledger.once(self._name(key, i), lambda i=i: self._score_image(key, net, i))
+                self.ledger.once(self._name(key, i), ImageScores, lambda i=i: self._score_image(key, net, i)).plain()
                 for i in track(range(count), f"{key}: test images", transient=True, disable=not self.progress)
             ]
         )
@@ -284,7 +289,7 @@ class _Job:
         compare = self.run.compare
         return i < compare.certify and (not compare.certified or key in compare.certified)
 
-    def _score_image(self, key: str, net: Restarted, i: int) -> dict:
+    def _score_image(self, key: str, net: Restarted, i: int) -> ImageScores:
         run, pair = self.run, self.pair(i)
         model = run.model
         far = run.compare.multiples
@@ -294,7 +299,7 @@ class _Job:
             row["image"] = write_picture(self.out, f"{self.images.places[i]}-{key}", image)
         if self._is_certified(key, i):
             row["certificate"] = certified(net, pair)
-        return row
+        return ImageScores.model_validate(row)
 
 
 def _unknown(key: str, known: Iterable[str]) -> Method:

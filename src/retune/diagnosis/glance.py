@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
+from retune._torch.batch import middle
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.base import Problem
 from retune.problems.noise import estimate_noise
@@ -26,7 +27,7 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
     """
     clipped, noise = [], []
     for name, y in measured:
-        part = (..., *(slice(max(0, (n - _LOOKED_AT) // 2), (n + _LOOKED_AT) // 2) for n in y.shape[-2:]))
+        part = middle(y, _LOOKED_AT)
         try:
             seen = problem.observed(y)
         except (InvalidParameterError, ShapeError):  # it is refused, with the reason, where it is restored

@@ -8,7 +8,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._torch.batch import image_norm
+from retune._torch.batch import image_norm, over_images
 from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
 from retune.operators.facts import facts, normal_operator
@@ -137,7 +137,7 @@ def _mask_finding(exam: Exam, mask: Tensor) -> Finding:
 
 def _smallest(normal: Callable[[Tensor], Tensor], start: Tensor, sqnorm: Tensor) -> float:
     """A Rayleigh quotient of AᵀA, driven down by a power iteration on ‖A‖² I − AᵀA: never below λ_min."""
-    shift = sqnorm.reshape(-1, 1, 1, 1)
+    shift = over_images(sqnorm, start.ndim)
     v = start / image_norm(start)
     for _ in range(_ITERATIONS):
         w = shift * v - normal(v)

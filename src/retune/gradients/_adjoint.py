@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images, per_image_norm
 from retune.equilibrium import GradientReport
 from retune.gradients._residual import first_direction, minimal_residual
 from retune.gradients.base import AdjointMemory
@@ -100,7 +101,7 @@ class AdjointBlocks:
         if self._known is None:
             return self._series(vjp, v, None, None, parameter_gradient)
         w = self._series(vjp, v, *self._known.recall(v), parameter_gradient)
-        ones = torch.ones_like(_norm(v))
+        ones = torch.ones_like(per_image_norm(v))
         self._known.keep(w, *(ones if x is None else x for x in (self._met, self._left)))
         return w
 
@@ -125,10 +126,10 @@ class AdjointBlocks:
             )
             self._report.blocks, self._gain = found.products + 1, found.gain
             self._met, self._left = found.gain, found.left
-            self._seen = (found.w - v, _norm(found.w), _norm(v), found.alive)
+            self._seen = (found.w - v, per_image_norm(found.w), per_image_norm(v), found.alive)
             return found.w
         w = increment = v
-        size = _norm(v)
+        size = per_image_norm(v)
         first, alive = size, torch.ones_like(size, dtype=torch.bool)
         limit = self._max_blocks if self._blocks is None else self._blocks
         # On an accelerator each look at the numbers stalls it: look now and then.
@@ -136,13 +137,13 @@ class AdjointBlocks:
         used, before, earliest = 1, None, 0
         if start is not None:
             w, increment = first_direction(vjp, v, start)
-            w, size, used = w + increment, _norm(increment), 2
+            w, size, used = w + increment, per_image_norm(increment), 2
             self._left = size / first.clamp_min(_tiny(size))
         while used < limit:
             last, increment = increment, vjp(increment)
-            new = _norm(increment)
+            new = per_image_norm(increment)
             alive = alive & torch.isfinite(new) & (new <= _RUNAWAY * first)
-            increment = torch.where(_like(alive, increment), increment, torch.zeros_like(increment))
+            increment = torch.where(over_images(alive, increment.ndim), increment, torch.zeros_like(increment))
             w = w + increment
             used += 1
             ratio, size = new / size.clamp_min(_tiny(size)), new
@@ -155,7 +156,7 @@ class AdjointBlocks:
                     ahead = torch.maximum(ahead, 1 - 1 / gain.clamp_min(1.0))
                 tail = torch.where(ahead < 1, new * ahead / (1 - ahead).clamp_min(_tiny(size)), torch.inf)
                 # A term that is all rounding has no ratio that says anything.
-                small = (tail <= (self._rtol or 0.0) * _norm(w)) | (new <= _rounding(w))
+                small = (tail <= (self._rtol or 0.0) * per_image_norm(w)) | (new <= _rounding(w))
                 if used >= earliest and not bool((alive & ~small & (new > 0)).any()):
                     if parameter_gradient is None:
                         break
@@ -170,7 +171,7 @@ class AdjointBlocks:
             self._met = 1 / (1 - before.clamp(0.0, 0.9999))
             self._met = self._met if gain is None else torch.maximum(self._met, gain)
         # With one block w is v: nothing of the size of a state is kept during the last pass.
-        self._seen = (None if used == 1 else w - v, _norm(w), size, alive)
+        self._seen = (None if used == 1 else w - v, per_image_norm(w), size, alive)
         return w
 
     def _settled(self, parameter_gradient: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], bool]:
@@ -208,7 +209,7 @@ class AdjointBlocks:
         found = [float(torch.linalg.vector_norm(parameter_gradient(i))) for i in (last, increment)]
         rest = max(q * found[0], found[1]) * q / (1 - q)
         wanted = (self._rtol or 0.0) * size
-        if rest <= wanted or bool((_norm(increment) <= _rounding(w)).all()):
+        if rest <= wanted or bool((per_image_norm(increment) <= _rounding(w)).all()):
             self._report.parameter_error = rest / size if size > 0 else 0.0
             return 0
         # Where everything cancels (size 0) only rounding ends the series.
@@ -220,7 +221,7 @@ class AdjointBlocks:
             return
         added, total, size, alive = self._seen
         self._seen = None
-        following = _norm(grad if added is None else grad - added)
+        following = per_image_norm(grad if added is None else grad - added)
         tiny = _tiny(size)
         if self._gain is not None:  # `following` is the true residual ‖v + Jᵀw − w‖
             error = torch.where(alive, self._gain * following / total.clamp_min(tiny), torch.inf)
@@ -280,17 +281,9 @@ def _leaves(u_out: Tensor, u_in: Tensor) -> list[Tensor]:
     return found
 
 
-def _norm(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
-
-
 def _rounding(w: Tensor) -> Tensor:
     """‖w‖ per image times a few units of rounding."""
-    return 4 * torch.finfo(w.dtype).eps * _norm(w)
-
-
-def _like(mask: Tensor, u: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (u.ndim - 1))
+    return 4 * torch.finfo(w.dtype).eps * per_image_norm(w)
 
 
 def _tiny(x: Tensor) -> float:

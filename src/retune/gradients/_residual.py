@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images, per_image_norm
+
 __all__ = ["AdjointSolution", "first_direction", "minimal_residual"]
 
 # A residual this many times larger than v: the block is no contraction there, and its series means nothing.
@@ -62,7 +64,7 @@ def minimal_residual(
     tolerance, finest = rtol, 16 * torch.finfo(v.dtype).eps
     tiny = torch.finfo(v.dtype).tiny
     w, r = torch.zeros_like(v), v
-    first = _norm(v)
+    first = per_image_norm(v)
     gain = torch.ones_like(first) if gain is None else gain.clamp_min(1.0)
     alive = torch.ones_like(first, dtype=torch.bool)
     plain = torch.zeros_like(alive)
@@ -71,24 +73,24 @@ def minimal_residual(
     every = 1 if v.device.type == "cpu" else 8  # on an accelerator each look at the numbers stalls it
     used, size = 0, first
     given = plain if start is None else _given(start)
-    p = v if start is None else torch.where(_like(given, v), start, v)
+    p = v if start is None else torch.where(over_images(given, v.ndim), start, v)
     while used < most:
         q = p - vjp(p)
         used += 1
         plain = plain | ~(_dot(r, q) > 0) & (size > 0) & ~given
         for direction, image, square in kept:
             beta = torch.where(plain, 0.0, _dot(q, image) / square.clamp_min(tiny))
-            p, q = p - _like(beta, p) * direction, q - _like(beta, q) * image
+            p, q = p - over_images(beta, p.ndim) * direction, q - over_images(beta, q.ndim) * image
         square = _dot(q, q)
         step = torch.where(plain, 1.0, _dot(r, q) / square.clamp_min(tiny))
-        new = r - _like(step, r) * q
-        after = _norm(new)
+        new = r - over_images(step, r.ndim) * q
+        after = per_image_norm(new)
         alive = alive & torch.isfinite(after) & (after <= _RUNAWAY * first)
-        w = torch.where(_like(alive, w), w + _like(step, p) * p, w)
-        r = torch.where(_like(alive, r), new, torch.zeros_like(r))
+        w = torch.where(over_images(alive, w.ndim), w + over_images(step, p.ndim) * p, w)
+        r = torch.where(over_images(alive, r.ndim), new, torch.zeros_like(r))
         # An image that goes on with plain terms has no directions: the decay of the terms says what is left.
         ratio = after / size.clamp_min(tiny)
-        met = torch.where(plain, torch.where(ratio < 1, 1 / (1 - ratio).clamp_min(tiny), torch.inf), _norm(p))
+        met = torch.where(plain, torch.where(ratio < 1, 1 / (1 - ratio).clamp_min(tiny), torch.inf), per_image_norm(p))
         gain = torch.where(
             plain, met, torch.maximum(gain, torch.where(square > 0, met / square.sqrt().clamp_min(tiny), gain))
         )
@@ -98,12 +100,12 @@ def minimal_residual(
         if used % every == 0:
             # The gain is still growing while it is little known: trust it less after few products.
             margin = 1 + 1 / used
-            if not bool((alive & (size > 0) & (margin * gain * size > tolerance * _norm(w))).any()):
+            if not bool((alive & (size > 0) & (margin * gain * size > tolerance * per_image_norm(w))).any()):
                 if accept is None or tolerance <= finest or accept(w, size):
                     break
                 tolerance = max(_TIGHTER * tolerance, finest)
         p = r
-    return AdjointSolution(torch.where(_like(alive, w), w, v), gain, alive, used, left)
+    return AdjointSolution(torch.where(over_images(alive, w.ndim), w, v), gain, alive, used, left)
 
 
 def first_direction(vjp: Callable[[Tensor], Tensor], v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,26 +113,18 @@ def first_direction(vjp: Callable[[Tensor], Tensor], v: Tensor, start: Tensor) -
 
     ``r = v − (I − Jᵀ) w``, so ``‖r‖ ≤ ‖v‖`` whatever the start is. Costs one product.
     """
-    p = torch.where(_like(_given(start), v), start, v)
+    p = torch.where(over_images(_given(start), v.ndim), start, v)
     q = p - vjp(p)
     step = _dot(v, q) / _dot(q, q).clamp_min(torch.finfo(v.dtype).tiny)
-    w, r = _like(step, p) * p, v - _like(step, q) * q
-    usable = _like(torch.isfinite(_norm(w)) & torch.isfinite(_norm(r)), v)
+    w, r = over_images(step, p.ndim) * p, v - over_images(step, q.ndim) * q
+    usable = over_images(torch.isfinite(per_image_norm(w)) & torch.isfinite(per_image_norm(r)), v.ndim)
     return torch.where(usable, w, torch.zeros_like(v)), torch.where(usable, r, v)
 
 
 def _given(start: Tensor) -> Tensor:
-    size = _norm(start)
+    size = per_image_norm(start)
     return torch.isfinite(size) & (size > 0)
-
-
-def _norm(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.flatten(1).unsqueeze(1), b.flatten(1).unsqueeze(2)).flatten()
-
-
-def _like(a: Tensor, u: Tensor) -> Tensor:
-    return a.view(-1, *[1] * (u.ndim - 1))

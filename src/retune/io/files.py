@@ -19,7 +19,7 @@ from retune.io import pillow, png, tiff
 from retune.io.arrays import checked, from_array, to_array
 from retune.io.coded import Coded
 
-__all__ = ["SUFFIXES", "Layout", "list_files", "load", "read", "write"]
+__all__ = ["SUFFIXES", "Layout", "list_files", "load", "read", "require_file", "write"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 
@@ -89,12 +89,7 @@ def load(path: str | Path, *, alpha: bool = False) -> Coded:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InvalidParameterError(f"{path} is not an image of a known kind ({', '.join(SUFFIXES)})")
-    if path.is_dir():
-        raise InvalidParameterError(f"{path} is a folder, not an image")
-    if not path.exists():
-        raise InvalidParameterError(f"there is no file {path}")
-    if not path.is_file():  # reading a pipe or a device may never end
-        raise InvalidParameterError(f"{path} is not an ordinary file, but a pipe, a socket or a device")
+    require_file(path)
     content = path.read_bytes()  # readers that are handed a path leave it open when they fail
     if not content:
         raise InvalidParameterError(f"{path} is empty (0 bytes)")
@@ -106,6 +101,16 @@ def load(path: str | Path, *, alpha: bool = False) -> Coded:
         raise
     except Exception as error:  # each reader has exceptions of its own
         raise InvalidParameterError(f"{path} cannot be read as an image: «{_first_line(error)}»") from error
+
+
+def require_file(path: Path) -> None:
+    """Raise unless there is an ordinary file: reading a pipe or a device may never end."""
+    if path.is_dir():
+        raise InvalidParameterError(f"{path} is a folder, not an image")
+    if not path.exists():
+        raise InvalidParameterError(f"there is no file {path}")
+    if not path.is_file():
+        raise InvalidParameterError(f"{path} is not an ordinary file, but a pipe, a socket or a device")
 
 
 def _decode(content: bytes, suffix: str, alpha: bool) -> Coded:

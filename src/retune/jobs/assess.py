@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from retune._torch.batch import middle
 from retune._torch.streams import seeded, stream
 from retune.model import Restarted
 from retune.parameters import ScalarParameter
@@ -48,8 +48,7 @@ class Scene:
             made = Measurements(problem, crops=large)
             packed = made.pack(y)[None]
             if large:
-                rows, cols = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in y.shape[-2:])
-                packed = packed[..., rows, cols]
+                packed = packed[middle(y, side)]
             self._parts.append(made.measure(packed))
 
     def __iter__(self):
@@ -101,10 +100,6 @@ class Comparison:
     spread: float | None
     better: bool
     uncertainty: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dict(self.__dict__)
 
 
 def compare_errors(before: Tensor, after: Tensor) -> Comparison:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from retune.jobs.failures import failure
 from retune.jobs.inputs import middle, read_measured
 from retune.jobs.opened import OpenedModel
 from retune.jobs.restore import WHOLE
+from retune.records import Certificates, CertifiedFile
 
 __all__ = ["AUTO_SIDE", "Certified", "certify_files", "record"]
 
@@ -50,12 +50,12 @@ class Certified:
         """Whether there is a certificate, of a restoration that did not fail."""
         return self.certificate is not None and all(i.status not in _FAILED for i in self.certificate)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
+    def record(self) -> CertifiedFile:
+        """What a file says of it."""
         told = {"name": self.name, "part": self.part, "seconds": round(self.seconds, 3)}
         if self.certificate is None:
-            return told | {"failure": self.failure}
-        return told | {"certificate": self.certificate.to_dict()}
+            return CertifiedFile.model_validate(told | {"failure": self.failure})
+        return CertifiedFile.model_validate(told | {"certificate": self.certificate.to_dict()})
 
 
 _FAILED = ("diverged", "not finite")
@@ -116,13 +116,12 @@ def _certify_one(model: OpenedModel, name: str, y: Tensor, side: int | None) -> 
     return Certified(name, certificate, "", part, time.perf_counter() - start)
 
 
-def record(model: OpenedModel, certified: Sequence[Certified]) -> str:
-    """All of it as JSON, with what it is about."""
-    facts = {
-        "format": 1,
-        "retune": __version__,
-        "model_sha256": model.digest,
-        "problem": json.loads(model.problem.model_dump_json()),
-        "images": [c.to_dict() for c in certified],
-    }
-    return json.dumps(facts, indent=1)
+def record(model: OpenedModel, certified: Sequence[Certified]) -> Certificates:
+    """All of it, with what it is about."""
+    return Certificates(
+        format=1,
+        retune=__version__,
+        model_sha256=model.digest,
+        problem=json.loads(model.problem.model_dump_json()),
+        images=[c.record() for c in certified],
+    )

@@ -10,7 +10,6 @@ from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
 from retune.errors import DivergedError, InvalidParameterError
+from retune.io.files import require_file
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.failures import failure
 from retune.jobs.folder import problem_files
@@ -32,6 +32,7 @@ from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.workers import workers as processes
 from retune.model import Restarted
 from retune.problems.base import Problem
+from retune.records import CertifiedImage, RestoredImage
 
 __all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
 
@@ -176,32 +177,31 @@ class _Job:
                 return Row(file, "done before")
             outcome = self._restore(file, result)
             seconds = time.perf_counter() - start
-            told = _told(outcome, seconds)
-            result.record(facts | told)
+            told = _told(facts, outcome, seconds)
+            result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
-            if "certificate" in told:
-                detail += f", {in_a_line(told['certificate'])}"
+            if told.certificate is not None:
+                detail += f", {in_a_line(told.certificate)}"
             return Row(file, "restored", detail, seconds)
         except Exception as error:
             return Row(file, "failed", failure(error), time.perf_counter() - start)
 
-    def _facts(self, file: Path) -> dict[str, Any]:
+    def _facts(self, file: Path) -> RestoredImage:
         options = self.options
-        if not file.is_file():
-            raise InvalidParameterError(f"there is no file {file}")
-        return {
-            "format": FORMAT,
-            "retune": __version__,
-            "file": file.name,
-            "image_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "model_sha256": self.model.digest,
+        require_file(file)
+        return RestoredImage(
+            format=FORMAT,
+            retune=__version__,
+            file=file.name,
+            image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            model_sha256=self.model.digest,
             # Files by what they are, not where: the folder of the network may have been moved.
-            "problem": json.loads(self.model.problem.model_dump_json(exclude=set(self.problem_files))),
-            "problem_files": self.problem_files,
-            "tile": options.tile,
-            "overlap": options.overlap,
-            "white": options.white,
-        }
+            problem=json.loads(self.model.problem.model_dump_json(exclude=set(self.problem_files))),
+            problem_files=self.problem_files,
+            tile=options.tile,
+            overlap=options.overlap,
+            white=options.white,
+        )
 
     def _restore(self, file: Path, result: Result) -> Outcome:
         options = self.options
@@ -231,9 +231,8 @@ def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) 
     return image, outcome
 
 
-def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
-    certified = {"certificate": worst_part(outcome.certificates).to_dict()} if outcome.certificates else {}
-    return {
+def _told(facts: RestoredImage, outcome: Outcome, seconds: float) -> RestoredImage:
+    told = {
         "status": outcome.status.value,
         "advice": outcome.status.advice,
         "residual": outcome.residual if outcome.residual < float("inf") else None,
@@ -241,4 +240,7 @@ def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "tiles": outcome.tiles,
         "kind": "measured",
         "seconds": round(seconds, 3),
-    } | certified
+    }
+    if outcome.certificates:
+        told["certificate"] = CertifiedImage.model_validate(worst_part(outcome.certificates).to_dict())
+    return facts.model_copy(update=told)

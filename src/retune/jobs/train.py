@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from retune._files import remove_leftovers, write_atomically
+from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
 from retune.build import Built, built, loss_of
 from retune.certificate.quick import sample_certificate
 from retune.config import Config
 from retune.data import centres
 from retune.jobs.folder import CERTIFICATE, MODEL, prepare, save_model
+from retune.records import TrainingCertificate
 from retune.training.devices import first_process
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
@@ -64,5 +64,5 @@ def _keep(config: Config, out: Path, run: Built, result: FitResult) -> None:
     seen, images = ("training", data.images) if data.validation is None else ("validation", data.validation)
     sample = centres(images[:1], _SIDE)
     certificate = sample_certificate(net, lambda: data.measure(sample, config.seed + 1))
-    facts = {"image": f"first {seen} image", "pixels": list(sample.shape[-2:]), "certificate": certificate}
-    write_atomically(out / CERTIFICATE, json.dumps(facts, indent=1).encode())
+    pixels = (sample.shape[-2], sample.shape[-1])
+    TrainingCertificate(image=f"first {seen} image", pixels=pixels, certificate=certificate).write(out / CERTIFICATE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ import torch
 from deepinv.loss import Loss
 from torch import Tensor
 
-from retune._files import remove_leftovers, write_atomically
-from retune._plain import RECORDS, parse_json
+from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
 from retune.build import network_of, options_of, problem_of
 from retune.certificate.quick import sample_certificate
@@ -26,12 +24,14 @@ from retune.diagnosis.glance import doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.failures import failure
-from retune.jobs.folder import FACTS, MODEL, RUN, TUNED, prepare, save_model
+from retune.jobs.folder import MODEL, RUN, TUNED, facts_of, prepare, save_model
 from retune.jobs.inputs import read_measured, require_kernel
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
+from retune.records import CertifiedImage, EstimatedGain, TuneFacts, TuneResult
+from retune.records.results import finite
 from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.fit import fit
@@ -66,7 +66,7 @@ class Tuned:
         factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
         seconds: of the learning.
-        certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
+        certificate: of the restoration of the first measurement (the middle of a large one).
         left_out: why, by file, for those that could not be used.
     """
 
@@ -76,12 +76,21 @@ class Tuned:
     factors: tuple[float, float] | None
     parameters: dict[str, list[float]]
     seconds: float
-    certificate: dict[str, Any]
+    certificate: CertifiedImage
     left_out: dict[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**self.__dict__, "comparison": self.comparison.to_dict()}
+    def record(self) -> TuneResult:
+        """What ``tune.json`` says of it."""
+        return TuneResult(
+            loss=str(self.loss),
+            sigma=list(self.sigma) if isinstance(self.sigma, tuple) else self.sigma,
+            comparison=EstimatedGain(**self.comparison.__dict__),
+            factors=self.factors,
+            parameters={name: [finite(v) for v in values] for name, values in self.parameters.items()},
+            seconds=self.seconds,
+            certificate=self.certificate,
+            left_out=self.left_out,
+        )
 
 
 def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -114,12 +123,15 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
         CheckpointError: there is none.
     """
     try:
-        facts = parse_json((out / FACTS).read_bytes(), RECORDS)["tuned"]
-        return load(out / RUN), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{out} holds no run of retune tune to continue; start one: retune tune IMAGES --problem denoise"
-        ) from error
+        facts = facts_of(out).tuned
+        if facts is not None:
+            return load(out / RUN), [Path(p) for p in facts.images], facts.white, facts.loss
+        cause = None
+    except (OSError, ValueError, CheckpointError) as error:
+        cause = error
+    raise CheckpointError(
+        f"{out} holds no run of retune tune to continue; start one: retune tune IMAGES --problem denoise"
+    ) from cause
 
 
 def tune(
@@ -180,7 +192,7 @@ def tune(
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):
         remove_leftovers(out)
-        facts = {"images": [str(f.resolve()) for f in usable.files], "white": white, "loss": loss}
+        facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
         prepare(_where(config, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
         options = replace(
@@ -202,7 +214,7 @@ def tune(
         certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
         chosen = learned(net)
         tuned = Tuned(words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out)
-        write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
+        tuned.record().write(out / RESULT)
         save_model(net, out / MODEL, config.problem, white)
     return tuned
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ class _Worker:
 def _serve(pipe: Connection, start: Callable[..., object], arguments: tuple, code: tuple) -> None:
     """What a process does until nobody is at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     make_safe()
     ready = False
     while True:
@@ -133,6 +135,17 @@ def _serve(pipe: Connection, start: Callable[..., object], arguments: tuple, cod
             return
         except Exception as error:  # the answer cannot be sent as it is
             pipe.send((False, RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that was, in the middle of its work, too.
+
+    The result of that work would reach nobody, and may take an hour. Files are written atomically, so none is lost.
+    """
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)  # sys.exit would end this thread only
 
 
 def _how_it_ended(code: int | None, killed_for_memory: int) -> str:

@@ -13,8 +13,9 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments, description
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.guarantee import Guarantee
@@ -105,16 +106,13 @@ class ForwardBackward(AbstractMap):
                 "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, whose "
                 "network the layers share, or save net.state_dict() and rebuild the network in Python"
             )
-        return {
-            "type": "ForwardBackward",
-            "prior": description(self.priors[0]),
-            "data_fidelity": description(self.data_fidelity),
-            "layers": self.layers,
-            "learn_step_size": self.step_size.raw.requires_grad,
-            "learn_reg": self.reg.raw.requires_grad,
-            "strong_convexity": self.strong_convexity,
-            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
-        }
+        return by_arguments(
+            self,
+            without={"step_size", "reg"} | (set() if self.lipschitz is not None else {"lipschitz"}),
+            prior=self.priors[0],
+            learn_step_size=self.step_size.raw.requires_grad,
+            learn_reg=self.reg.raw.requires_grad,
+        )
 
     def extra_repr(self) -> str:
         """What is not in a submodule, for ``repr``."""
@@ -185,7 +183,7 @@ class _BoundForwardBackward(BoundMap):
         self._weight = data_term.inverse_variance if quadratic else 1.0
         self._gradient = None if quadratic else data_term.grad
         self._target = self._scaled(self.image_adjoint(data_term.adjoint_y)) if quadratic else None
-        self._start_scale = (1 / (data_term.lipschitz if quadratic else data_term.sqnorm)).reshape(-1, 1, 1, 1)
+        self._start_scale = over_images(1 / (data_term.lipschitz if quadratic else data_term.sqnorm))
         # A denoiser fills black holes slowly, and with a small σ never: there the start is part of the method.
         self._holes = None if owner.nonexpansive else data_term.holes
         # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
@@ -198,7 +196,7 @@ class _BoundForwardBackward(BoundMap):
         """τ and γ = τλ of every layer, (1 or B, 1, 1, 1)."""
         steps = 2 * owner.step_size().to(data_term.device, data_term.dtype)
         regs = owner.reg().to(data_term.device, data_term.dtype)
-        inverse_l = (1 / (data_term.lipschitz + owner.strong_convexity)).reshape(-1, 1, 1, 1)
+        inverse_l = over_images(1 / (data_term.lipschitz + owner.strong_convexity))
         taus = [steps[k] * inverse_l for k in range(owner.layers)]
         return taus, [tau * regs[k] for k, tau in enumerate(taus)]
 

@@ -13,8 +13,9 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
 from retune.maps.base import AbstractMap, BoundMap
@@ -114,18 +115,13 @@ class GradientStep(AbstractMap):
 
     def describe(self) -> dict:
         """See [`AbstractMap`][retune.AbstractMap]."""
-        return {
-            "type": "GradientStep",
-            "prior": description(self.prior),
-            "data_fidelity": description(self.data_fidelity),
-            "layers": self.layers,
-            "box": None if self.box is None else list(self.box),
-            "learn_step_size": self.step_size.raw.requires_grad,
-            "learn_reg": self.reg.raw.requires_grad,
-            "strong_convexity": self.strong_convexity,
-            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
-            **({} if self.prior_lipschitz is None else {"prior_lipschitz": self.prior_lipschitz}),
-        }
+        unknown = {name for name in ("lipschitz", "prior_lipschitz") if getattr(self, name) is None}
+        return by_arguments(
+            self,
+            without={"step_size", "reg"} | unknown,
+            learn_step_size=self.step_size.raw.requires_grad,
+            learn_reg=self.reg.raw.requires_grad,
+        )
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -253,14 +249,14 @@ class _BoundGradientStep(BoundMap):
                     "without grad: set it there"
                 )
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
-            self._layers.append(_Layer(-(2 * steps[k] / total).reshape(-1, 1, 1, 1), regs[k], bound[k]))
+            self._layers.append(_Layer(-over_images(2 * steps[k] / total), regs[k], bound[k]))
         self._first_constant = data_term.lipschitz + regs[0] * constant + self._damping
         self._backtracks = self._searches = owner.backtracks  # no step size is known yet
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
         assert self.data_term is not None
-        start = self.data_term.adjoint_y / self.data_term.sqnorm.reshape(-1, 1, 1, 1)
+        start = self.data_term.adjoint_y / over_images(self.data_term.sqnorm)
         holes = self.data_term.holes
         return self._project(start if holes is None else fill(start, holes))
 
@@ -289,7 +285,7 @@ class _BoundGradientStep(BoundMap):
         with torch.no_grad():
             found = largest_curvature(lambda x: self._gradient(x, layer), u.detach())
             step = 1 / torch.maximum(found, self._first_constant.min() * 1e-3)
-        self._layers, self._searches = [replace(layer, minus_step=-step.reshape(-1, 1, 1, 1))], False
+        self._layers, self._searches = [replace(layer, minus_step=-over_images(step))], False
 
     def objective(self) -> Objective | None:
         """See [`BoundMap`][retune.BoundMap]: ``f + λR + ½ε‖·‖²`` and the box, for one layer."""

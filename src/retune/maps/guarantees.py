@@ -11,6 +11,7 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
+from retune._torch.batch import over_images
 from retune._torch.precision import sharp
 from retune.guarantee import Assumption, Convexity, Guarantee, Subject
 from retune.operators.data_term import DataTerm
@@ -124,7 +125,7 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
     steps = 2 * owner.step_size.value.to(lipschitz)[:, None] / lipschitz
     gammas = steps * owner.reg.value.to(steps)[:, None]
     priors = [owner.priors[k % len(owner.priors)] for k in range(owner.layers)]  # a denoiser serves every layer
-    bound = bind_cycle(list(owner.priors), data_term.shape, [g.reshape(-1, 1, 1, 1) for g in gammas])  # type: ignore[arg-type]
+    bound = bind_cycle(list(owner.priors), data_term.shape, [over_images(g) for g in gammas])  # type: ignore[arg-type]
     known = [convexity_of(p) for p in priors]  # type: ignore[arg-type]
     of_priors = _of_priors(priors, known, bound, data_term)
     mu, source = _strong_convexity(owner, data_term, bound[0])

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retune._torch.batch import image_norm, over_images, per_image_norm
 from retune.errors import CutGradientError
 from retune.maps.base import BoundMap
 
-__all__ = ["Estimate", "Linearised", "per_image_norm", "spectral_norm", "spectral_radius"]
-
-
-def per_image_norm(u: Tensor) -> Tensor:
-    """Euclidean norm of every image, shape (B,)."""
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
+__all__ = ["Estimate", "Linearised", "spectral_norm", "spectral_radius"]
 
 
 class Linearised:
@@ -93,7 +89,7 @@ class Linearised:
         with torch.no_grad():
             eps = torch.finfo(v.dtype).eps
             size = per_image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
-            h = (eps**0.5 * per_image_norm(self._u).clamp_min(1.0) / size).reshape(-1, *[1] * (v.ndim - 1))
+            h = over_images(eps**0.5 * per_image_norm(self._u).clamp_min(1.0) / size, v.ndim)
             return (self._bound.block(self._u + h * v, self._bound.layers) - self._out) / h
 
     def last_change(self) -> Tensor:
@@ -101,7 +97,7 @@ class Linearised:
         with torch.no_grad():
             change = self._out - self._u
             size = per_image_norm(change)
-            useless = ((size == 0) | ~torch.isfinite(size)).reshape(-1, *[1] * (change.ndim - 1))
+            useless = over_images((size == 0) | ~torch.isfinite(size), change.ndim)
             return torch.where(useless, self.random(0), _unit(change))
 
     def random(self, seed: int) -> Tensor:
@@ -171,7 +167,7 @@ def _gather(found: list[Tensor], iterations: int) -> Estimate:
 
 def _largest(v: Tensor) -> Tensor:
     """The largest entry of every image, in the axes of v: what can be squared when divided by it."""
-    return v.flatten(1).abs().amax(1).clamp_min(torch.finfo(v.dtype).tiny).reshape(-1, *[1] * (v.ndim - 1))
+    return over_images(v.flatten(1).abs().amax(1).clamp_min(torch.finfo(v.dtype).tiny), v.ndim)
 
 
 def _size(v: Tensor) -> Tensor:
@@ -182,5 +178,4 @@ def _size(v: Tensor) -> Tensor:
 
 def _unit(v: Tensor) -> Tensor:
     v = v / _largest(v)
-    size = per_image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
-    return v / size.reshape(-1, *[1] * (v.ndim - 1))
+    return v / image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)

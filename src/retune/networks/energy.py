@@ -13,6 +13,7 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, require_whole
@@ -79,14 +80,7 @@ class EnergyNet(Denoiser):
         self.tail = _conv3(features[0], 4 * channels, bias=True)
         self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data; the weights themselves are in the state dict."""
-        return {
-            "type": "EnergyNet",
-            "channels": self.channels,
-            "features": list(self.features),
-            "blocks": self.blocks,
-        }
+    describe = by_arguments
 
     @property
     def alignment(self) -> int:

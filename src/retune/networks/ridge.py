@@ -10,8 +10,9 @@ from deepinv.models import Denoiser
 from torch import Tensor
 from torch.nn.functional import pad
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.gradients import GradientRule, Truncated
 from retune.maps.base import BoundMap
@@ -67,14 +68,7 @@ class RidgeDenoiser(Denoiser):
 
     def describe(self) -> dict:
         """What the weights belong to, as plain data."""
-        return {
-            "type": "RidgeDenoiser",
-            "prior": description(self.prior),
-            "depth": self.depth,
-            "gradient": description(self.gradient),
-            "solver": description(self.solver),
-            "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
-        }
+        return by_arguments(self, stop={"rtol": self.stop.rtol, "max_layers": self.stop.max_layers})
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], **options: Any) -> RidgeDenoiser:
@@ -139,7 +133,7 @@ class Denoising(BoundMap):
         low = (1 - prior.weak_convexity).clamp_min(0)
         high = 1 + prior.profile.curvature[1]
         # 2/(m + M) is the fastest constant step; a little less, so that it stays below 2/M when m vanishes.
-        self._step = (1.95 / (low + high)).reshape(-1, 1, 1, 1)
+        self._step = over_images(1.95 / (low + high), y.ndim)
 
     def init(self) -> Tensor:
         """The image that is denoised."""

@@ -11,6 +11,7 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require_whole
 from retune.priors.noise_level import noise_level
@@ -59,14 +60,7 @@ class SmallUNet(Denoiser):
         self.tail = _conv3(features[0], 4 * channels)
         self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data; the weights themselves are in the state dict."""
-        return {
-            "type": "SmallUNet",
-            "channels": self.channels,
-            "features": list(self.features),
-            "blocks": self.blocks,
-        }
+    describe = by_arguments
 
     def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:
         """Denoise.

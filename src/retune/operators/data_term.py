@@ -13,6 +13,7 @@ from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._torch.batch import over_images
 from retune._torch.precision import without_autocast
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.operators.facts import facts, normal_operator
@@ -139,7 +140,7 @@ class DataTerm:
         if key in tried:
             return
         low, high = self.fidelity.domain
-        around = self.adjoint_y.detach() / self.sqnorm.reshape(-1, 1, 1, 1)
+        around = self.adjoint_y.detach() / over_images(self.sqnorm, self.adjoint_y.ndim)
         if low == -math.inf and high == math.inf:
             found = steepest(self.grad, around)
             if bool((found > self.lipschitz).any()):

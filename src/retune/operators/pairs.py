@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._torch.batch import per_image_norm
+
 __all__ = ["steepest", "violates_firmness"]
 
 # By what share a difference must exceed a bound to refute it, beside rounding.
@@ -40,9 +42,9 @@ def steepest(gradient: Callable[[Tensor], Tensor], around: Tensor) -> Tensor:
     found = around.new_zeros(len(around))
     for a, b in _pairs(around, _scale(around)):
         one, two = gradient(a), gradient(b)
-        apart = torch.linalg.vector_norm((a - b).flatten(1), dim=1)
-        moved = torch.linalg.vector_norm((one - two).flatten(1), dim=1)
-        noise = rounding * torch.linalg.vector_norm(one.flatten(1), dim=1)
+        apart = per_image_norm(a - b)
+        moved = per_image_norm(one - two)
+        noise = rounding * per_image_norm(one)
         slope = (moved - noise) / apart.clamp_min(torch.finfo(around.dtype).tiny)
         found = torch.maximum(found, slope.nan_to_num(torch.inf))
     return found / (1 + _SLACK)

@@ -13,6 +13,7 @@ from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
 from retune._registry.entries import kind_base
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import ScalarParameter
@@ -226,4 +227,4 @@ class SynthesisPrior(AbstractPrior):
 
     def _on_images(self, x: Tensor, gamma: float | Tensor) -> BoundPrior:
         strength = torch.as_tensor(gamma, dtype=x.dtype, device=x.device)
-        return self.bind(x.shape, 0, strength.reshape(-1, 1, 1, 1) if strength.ndim else strength)
+        return self.bind(x.shape, 0, over_images(strength, x.ndim) if strength.ndim else strength)

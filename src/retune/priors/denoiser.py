@@ -22,7 +22,7 @@ from retune.guarantee import Smoothness
 from retune.parameters import Bounded, Positive, ScalarParameter
 from retune.priors.base import AbstractPrior, BoundPrior
 from retune.priors.memory import is_known, snapshot, steady
-from retune.priors.noise_level import check_range, noise_level
+from retune.priors.noise_level import check_range, doubt_noise_level, noise_level
 
 __all__ = ["RED", "Denoiser", "DenoiserPrior"]
 
@@ -431,6 +431,8 @@ def _plain(table: ScalarParameter) -> float | list[float]:
 def _noise_levels(sigma: float | Sequence[float], bounds: Sequence[float] | None, learn: bool) -> ScalarParameter:
     shape = _shape("sigma", sigma)
     if bounds is None:
+        if isinstance(sigma, int | float | Sequence):
+            doubt_noise_level(sigma)
         return Positive(sigma, shape, learn=learn, name="sigma")
     low, high = bounds
     if not 0 <= low < high:

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require
 from retune.guarantee import Smoothness
@@ -86,12 +86,7 @@ class Energy(AbstractPrior):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; weights and σ are in the state dict."""
-        return {
-            "type": "Energy",
-            "network": description(self.network),
-            "learn_sigma": self.sigma.raw.requires_grad,
-            "learn_network": self.learn_network,
-        }
+        return by_arguments(self, without=("sigma",), learn_sigma=self.sigma.raw.requires_grad)
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundPrior:
         """R at one noise level (one per image), for images shaped as `like` (B, C, H, W).

@@ -57,10 +57,6 @@ class FilterBank(nn.Module):
         for a, b, s in zip(channels, channels[1:], sizes, strict=False):
             self.weights.append(nn.Parameter(torch.randn(b, a, s, s) / math.sqrt(a * s * s)))
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {"channels": list(self.channels), "sizes": list(self.sizes)}
-
     def kernels(self) -> Tensor:
         """The composed, normalised filters (N, C, reach + 1, reach + 1), as cross-correlations."""
         return _compose(self._normalised())

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, require_real, wrong_type
+from retune._torch.batch import over_images
+from retune.errors import DoubtfulWarning, InvalidParameterError, require_real, wrong_type
 
-__all__ = ["check_range", "noise_level"]
+__all__ = ["check_range", "doubt_noise_level", "noise_level"]
+
+
+def doubt_noise_level(sigma: float | Sequence[float]) -> None:
+    """Warn of a standard deviation above 1, that is, above the whole range [0, 1] of intensities.
+
+    Warns:
+        DoubtfulWarning: one that was probably meant on a scale of 0…255.
+    """
+    levels = [sigma] if isinstance(sigma, int | float) else list(sigma)
+    largest = max(levels, default=0.0)
+    if largest > 1:
+        warnings.warn(
+            f"sigma={largest:g} is more noise than the whole range [0, 1] of intensities: for a level of {largest:g} "
+            f"on images of 0…255 give sigma={largest:g}/255 = {largest / 255:.4f}, and divide the images by 255 too",
+            DoubtfulWarning,
+            stacklevel=4,
+        )
 
 
 def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
@@ -34,7 +54,7 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
             f"sigma must be finite and ≥ 0 on the scale of the image, got values from {float(sigma.min())} to "
             f"{float(sigma.max())}"
         )
-    return sigma.to(x.device, x.dtype).reshape(-1, 1, 1, 1)
+    return over_images(sigma.to(x.device, x.dtype), x.ndim)
 
 
 def check_range(sigma: Any, low: float, high: float) -> None:

@@ -66,10 +66,6 @@ class Profile(nn.Module):
         with torch.no_grad():
             self.scale[:, 0] = math.log(4.0)
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {"knots": self.knots, "convexity": self.convexity, "powers": self.powers}
-
     def bind(self, sigma: Tensor) -> BoundProfile:
         """The potentials at noise levels σ (1 or B, 1, 1, 1), on the scale of the image."""
         low, high = SIGMA_RANGE

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import Positive, ScalarParameter
@@ -80,15 +81,14 @@ class Ridge(AbstractPrior):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; weights and σ are in the state dict."""
-        return {
-            "type": "Ridge",
-            "channels": self.channels,
-            "features": list(self.filters.channels[1:]),
-            "sizes": list(self.filters.sizes),
-            **self.profile.describe(),
-            "learn_sigma": self.sigma.raw.requires_grad,
-            "learn_filters": self.learn_filters,
-        }
+        return by_arguments(
+            self,
+            without=("sigma",),
+            features=self.filters.channels[1:],
+            sizes=self.filters.sizes,
+            **{name: getattr(self.profile, name) for name in ("knots", "convexity", "powers")},
+            learn_sigma=self.sigma.raw.requires_grad,
+        )
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundRidge:
         """R at one noise level (one per image), its constants computed once, for images shaped as `like`.

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
 from retune.guarantee import Convexity
 from retune.parameters import Positive, ScalarParameter
@@ -87,16 +89,10 @@ class _WaveletPrior(SynthesisPrior):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; the weights themselves are in the state dict."""
-        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else list(self.wavelets)
-        return {
-            "type": type(self).__name__,
-            "wavelet": wavelet,
-            "levels": self.levels,
-            "channels": self.channels,
-            "coarse": self.coarse,
-            "learn": self.learn,
-            **({"margin": self.margin} if self.margin else {}),  # as it was said before there were any
-        }
+        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
+        # A margin of 0 is left out, as it was before there were any.
+        without = {"weights", "scale_weights"} | (set() if self.margin else {"margin"})
+        return by_arguments(self, without, wavelet=wavelet)
 
     def convexity(self) -> Convexity:
         """A sum of norms with positive weights: convex, with the exact prox, whatever was learned."""
@@ -135,15 +131,6 @@ class _WaveletPrior(SynthesisPrior):
         return gamma * weights[None, ..., None]
 
 
-def _five(gamma: Tensor) -> Tensor:
-    """γ as (1 or B, 1, 1, 1, 1)."""
-    return gamma.reshape(-1, 1, 1, 1, 1)
-
-
-def _four(gamma: Tensor) -> Tensor:
-    return gamma.reshape(-1, 1, 1, 1)
-
-
 @register
 class WaveletL1(_WaveletPrior):
     r"""Weighted ℓ1 norm of wavelet details: ``g(u) = Σ_{j,c,b,p} α_j w_{cb} |u_{jcbp}|``, ``x = D u``.
@@ -172,8 +159,8 @@ class WaveletL1(_WaveletPrior):
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See [`SynthesisPrior`][retune.SynthesisPrior]."""
-        details = (_five(gamma) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
-        coarse = self._coarse_threshold(frame, _four(gamma))
+        details = (over_images(gamma, 5) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
+        coarse = self._coarse_threshold(frame, over_images(gamma))
         if coarse is None:
             coarse = details.new_zeros(1, 1, 1, 1)
         coarse = coarse.expand(*details.shape[:-1], frame.basis.coarse)
@@ -246,10 +233,6 @@ class WaveletL12(_WaveletPrior):
                 f"over must name 'channel', 'band' or both, each once, got {over!r}; without groups use WaveletL1"
             )
 
-    def describe(self) -> dict:
-        """See [`SynthesisPrior`][retune.SynthesisPrior]."""
-        return {**super().describe(), "over": list(self.over)}
-
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See [`SynthesisPrior`][retune.SynthesisPrior]."""
         dims = tuple(sorted(_AXES[a] for a in self.over))
@@ -258,12 +241,12 @@ class WaveletL12(_WaveletPrior):
         # One look at the weights per solve decides how many Newton steps the prox needs in every layer.
         steps = newton_steps(float(spread.max()) ** 2, frame.basis.dtype)
         bound = _GroupNorm(
-            threshold=_five(gamma) * self._scales_by_position(frame),
+            threshold=over_images(gamma, 5) * self._scales_by_position(frame),
             weights=weights,
             positions=frame.basis.positions,
             dims=dims,
             steps=steps,
-            coarse=self._coarse_threshold(frame, _four(gamma)),
+            coarse=self._coarse_threshold(frame, over_images(gamma)),
         )
         return BoundPrior(prox=bound.prox, fn=bound.fn, frame=frame)
 

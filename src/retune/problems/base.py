@@ -17,7 +17,8 @@ from retune._registry.entries import kind_base
 from retune._torch.streams import seeded
 from retune.errors import InvalidParameterError, ShapeError, require, require_real
 from retune.io import SUFFIXES
-from retune.problems.noise import doubt_noise_level, noise_levels
+from retune.priors.noise_level import doubt_noise_level
+from retune.problems.noise import noise_levels
 
 __all__ = ["Problem"]
 

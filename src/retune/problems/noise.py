@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -12,9 +11,9 @@ import torch
 from deepinv.physics import GaussianNoise, NoiseModel
 from torch import Tensor
 
-from retune.errors import DoubtfulWarning, InvalidParameterError, ShapeError, wrong_type
+from retune.errors import InvalidParameterError, ShapeError, wrong_type
 
-__all__ = ["ChannelGaussianNoise", "doubt_noise_level", "estimate_noise", "gaussian_noise", "noise_levels"]
+__all__ = ["ChannelGaussianNoise", "estimate_noise", "gaussian_noise", "noise_levels"]
 
 
 class ChannelGaussianNoise(NoiseModel):
@@ -55,23 +54,6 @@ def noise_levels(sigma: float | Sequence[float] | np.ndarray | Tensor) -> float 
     if not levels or not all(0 <= s < float("inf") for s in levels):
         raise InvalidParameterError(f"sigma must be one standard deviation ≥ 0, or one per channel, got {sigma!r}")
     return tuple(float(s) for s in levels) if many else float(levels[0])
-
-
-def doubt_noise_level(sigma: float | Sequence[float]) -> None:
-    """Warn of a standard deviation above 1, that is, above the whole range [0, 1] of intensities.
-
-    Warns:
-        DoubtfulWarning: one that was probably meant on a scale of 0…255.
-    """
-    levels = [sigma] if isinstance(sigma, int | float) else list(sigma)
-    largest = max(levels, default=0.0)
-    if largest > 1:
-        warnings.warn(
-            f"sigma={largest:g} is more noise than the whole range [0, 1] of intensities: for a level of {largest:g} "
-            f"on images of 0…255 give sigma={largest:g}/255 = {largest / 255:.4f}, and divide the images by 255 too",
-            DoubtfulWarning,
-            stacklevel=4,
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from retune.records import MethodResult, Methods, ProblemResult, Results, Verdict
-from retune.records.results import Distance, finite, horizons, longest
+from retune.records.certificates import Distance
+from retune.records.results import finite, horizons, longest
 
 MISSING = "–"
 

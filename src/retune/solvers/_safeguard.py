@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Safeguard", "norm", "pick"]
+from retune._torch.batch import pick
+
+__all__ = ["Safeguard"]
 
 #: More plain steps than anyone runs.
 LONGEST_PAUSE = 2**20
@@ -85,18 +87,3 @@ class Safeguard(NamedTuple):
             waits=torch.where(failed, wait, (self.waits - 1).clamp_min(0)),
             pause=torch.where(failed, (2 * wait).clamp_max(LONGEST_PAUSE), torch.where(over, wait, self.pause)),
         ), failed
-
-
-def norm(u: Tensor) -> Tensor:
-    """‖u‖ per image."""
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
-
-
-def pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """`yes` for the images of the mask, else `no`; one of the two themselves where the mask can be looked at freely."""
-    if mask.device.type == "cpu":  # on an accelerator, a look would wait for it
-        if bool(mask.all()):
-            return yes
-        if not bool(mask.any()):
-            return no
-    return torch.where(mask.view(-1, *[1] * (yes.ndim - 1)), yes, no)

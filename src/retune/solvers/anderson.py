@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images, per_image_norm, pick
 from retune.errors import InvalidParameterError, require_real, require_whole
-from retune.solvers._safeguard import Safeguard, norm, pick
+from retune.solvers._safeguard import Safeguard
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Anderson"]
@@ -84,7 +85,7 @@ class Anderson(AbstractSolver):
         point = pick(plain, walk, z)
         image = block(point)
         change = image - point
-        size = norm(change)
+        size = per_image_norm(change)
         before = Safeguard(*rest)
         guard, failed = before.watch(
             image, size, growth=self.growth, patience=self.patience, pause=self.pause, compare=False
@@ -111,7 +112,7 @@ class Anderson(AbstractSolver):
         shrink = torch.where(better, before.least / size.clamp_min(torch.finfo(size.dtype).tiny), 1)
         return SolverState(
             pick(better, before.best, pick(plain, image, u)),
-            change * shrink.view(-1, *[1] * (u.ndim - 1)),  # its size is the residual of what is returned
+            change * over_images(shrink, u.ndim),  # its size is the residual of what is returned
             (
                 pick(plain, image, walk),
                 taken + 1,
@@ -139,14 +140,3 @@ class Anderson(AbstractSolver):
         matrix = torch.where(torch.isfinite(matrix), matrix, torch.eye(self.memory, dtype=matrix.dtype).to(matrix))
         alpha = torch.linalg.solve_ex(matrix, used.double())[0]
         return alpha / alpha.sum(1, keepdim=True)
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {
-            "type": "Anderson",
-            "memory": self.memory,
-            "regularisation": self.regularisation,
-            "growth": self.growth,
-            "pause": self.pause,
-            "patience": self.patience,
-        }

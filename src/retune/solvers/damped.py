@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images, per_image_norm
 from retune.errors import InvalidParameterError, require_real
 from retune.solvers.base import AbstractSolver, SolverState
 
@@ -67,10 +68,10 @@ class Damped(AbstractSolver):
         theta, before, calm, wait, rose = state.memory
         new = block(state.u)
         change = new - state.u
-        size = _norm(change)
+        size = per_image_norm(change)
         # Rounding makes the residual of a settled image waver; that is no growth.
-        noise = 10 * torch.finfo(size.dtype).eps * _norm(new)
-        turn = _norm(change - state.change)
+        noise = 10 * torch.finfo(size.dtype).eps * per_image_norm(new)
+        turn = per_image_norm(change - state.change)
         last = before.clamp_min(torch.finfo(size.dtype).tiny)
         grew = (size / last) ** 2 + TURN * (turn / last) ** 2 > 1 + (noise / last) ** 2
         calm = torch.where(grew, 0, calm + 1)
@@ -80,14 +81,6 @@ class Damped(AbstractSolver):
         calm = torch.where(rise, 0, calm)
         raised = torch.where(rise, (theta / self.shrink).clamp_max(1), theta)
         theta = torch.where(grew, (theta * self.shrink).clamp_min(self.floor), raised)
-        factor = theta.view(-1, *[1] * (new.ndim - 1))
+        factor = over_images(theta, new.ndim)
         u = torch.where(factor == 1, new, torch.addcmul(state.u, change, factor))
         return SolverState(u, change, (theta, size, calm, wait, rose))
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {"type": "Damped", "shrink": self.shrink, "floor": self.floor}
-
-
-def _norm(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)

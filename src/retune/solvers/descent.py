@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, require_real
 from retune.solvers.base import AbstractSolver, Objective, SolverState
 
@@ -123,13 +124,12 @@ class _BoundDescent(AbstractSolver):
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         f, x, m = self._objective, state.u, _Memory(*state.memory)
-        shape = (-1, *[1] * (x.ndim - 1))
         eps = torch.finfo(x.dtype).eps
-        z = torch.addcmul(x, x - m.before, (m.age / (m.age + 3)).view(shape))
+        z = torch.addcmul(x, x - m.before, over_images(m.age / (m.age + 3), x.ndim))
         quadratic_z = f.quadratic(z)
         smooth_z, gradient_z = f.smooth(z)
         gradient = quadratic_z + gradient_z
-        step = (1 / m.constant).view(shape)
+        step = over_images(1 / m.constant, x.ndim)
         new = f.backward(torch.addcmul(z, gradient, step, value=-1), step)
         d = new - z
         quadratic_new = f.quadratic(new)
@@ -163,7 +163,7 @@ class _BoundDescent(AbstractSolver):
         # A momentum that was refused for its rise starts anew; one that met too small an L is tried again with more.
         again = (taken & ~uphill).to(m.age)
         age = torch.where(fits, (m.age + 1) * again, m.age)
-        take, keep = taken.view(shape), (taken | fits).view(shape)
+        take, keep = over_images(taken, x.ndim), over_images(taken | fits, x.ndim)
         return SolverState(
             torch.where(take, new, x),
             d,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images, per_image_norm, pick
 from retune.errors import InvalidParameterError
-from retune.solvers._safeguard import Safeguard, norm, pick
+from retune.solvers._safeguard import Safeguard
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Inertial"]
@@ -74,7 +75,7 @@ class Inertial(AbstractSolver):
         y, x, moved, k, last, slowest, *rest = state.memory
         image = block(y)
         change = image - y
-        residual = norm(change)
+        residual = per_image_norm(change)
         guard, failed = Safeguard(*rest).watch(
             image, residual, growth=self.growth, patience=self.patience, pause=self.pause, compare=True
         )
@@ -87,21 +88,11 @@ class Inertial(AbstractSolver):
         slowest = torch.where(failed, 1.0, torch.where(k < 0, slowest, torch.minimum(slowest, _quotient(moved, step))))
         k = torch.where(plain, -1.0, torch.where(against | (k < 0), 0.0, k + 1))
         root = (CURVATURE * slowest).sqrt()
-        momentum = torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root)).view(-1, *[1] * (y.ndim - 1))
+        momentum = over_images(torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root)), y.ndim)
         following = pick(plain, image, torch.addcmul(new, momentum, step))
         x = pick(plain, image, new)
         following, x, u = (pick(failed, guard.best, v) for v in (following, x, image))
         return SolverState(u, change, (following, x, following - y, k, residual, slowest, *guard))
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {
-            "type": "Inertial",
-            "relaxation": self.relaxation,
-            "growth": self.growth,
-            "pause": self.pause,
-            "patience": self.patience,
-        }
 
 
 def _quotient(moved: Tensor, step: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from retune._files import remove_leftovers, write_atomically
-from retune.errors import CheckpointError, Interrupted, InvalidParameterError
+from retune.errors import CheckpointError, Interrupted, InvalidParameterError, RetuneError
+from retune.records import CheckpointFacts
+from retune.records.settings import require_same
 from retune.training.devices import first_process
 from retune.training.lock import FolderLock
 from retune.training.records import FitResult, Keeper
@@ -88,13 +90,9 @@ class RunFolder:
         warm: WarmStart | None = None,
     ) -> None:
         """Write a checkpoint, bring the log up to date, and remove all but the last two checkpoints."""
-        facts = {
-            "step": step,
-            "seconds": seconds,
-            "settings": self.settings,
-            "best": repr(keeper.best),  # may be -inf
-            "best_step": keeper.step,
-        }
+        facts = CheckpointFacts(
+            step=step, seconds=seconds, settings=self.settings, best=repr(keeper.best), best_step=keeper.step
+        ).plain()
         extra = {f"best/{k}": v for k, v in keeper.weights.items()} | result.tables()
         extra |= {} if warm is None else {f"warm/{k}": v for k, v in warm.state().items()}
         save_state(self.folder / f"checkpoint-{step:08d}.safetensors", net, optimiser, facts, extra)
@@ -119,35 +117,25 @@ class RunFolder:
     def _load(
         self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, warm: WarmStart | None
     ) -> tuple[int, float]:
-        failure: CheckpointError | None = None
+        failure: RetuneError | None = None
         for path in reversed(self.saved):
             extra: dict[str, Tensor] = {}
             try:
-                facts = load_state(path, net, optimiser, extra)
-            except CheckpointError as error:  # the one before it is kept for this
+                facts = CheckpointFacts.checked(load_state(path, net, optimiser, extra), str(path))
+            except (CheckpointError, InvalidParameterError) as error:  # the one before it is kept for this
                 failure = failure or error
                 continue
-            self._require_same(path, facts["settings"])
+            require_same(path, facts.settings, self.settings, "another folder")
             result.take(extra)
-            keeper.best, keeper.step = float(facts["best"]), facts["best_step"]
+            keeper.best, keeper.step = float(facts.best), facts.best_step
             keeper.weights = {k: extra[f"best/{k}"].to(v.device) for k, v in net.state_dict().items()}
             if warm is not None:
                 warm.take({k[5:]: v for k, v in extra.items() if k.startswith("warm/")})
             self._rewrite_log(result)
-            return facts["step"], facts["seconds"]
+            return facts.step, facts.seconds
         if failure is not None:
             raise failure
         return 0, 0.0
-
-    def _require_same(self, path: Path, settings: dict[str, Any]) -> None:
-        names = [k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k)]
-        if names:
-            pairs = ((k, *_difference(settings.get(k), self.settings.get(k))) for k in names)
-            shown = "; ".join(f"{k} was {before}, now {now}" for k, before, now in pairs)
-            raise CheckpointError(
-                f"{path} is of a run with other settings, so it cannot be continued exactly: {shown}. Use the same "
-                "settings, or another folder"
-            )
 
     def _log(self, result: FitResult) -> None:
         path = self.folder / "log.csv"
@@ -247,13 +235,3 @@ def stop_requests(enabled: bool) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _difference(before: Any, now: Any) -> tuple[str, str]:
-    """Both in words; of long texts only what is around the first difference."""
-    one, two = repr(before), repr(now)
-    if max(len(one), len(two)) <= 80:
-        return one, two
-    first = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-    start = max(0, first - 40)
-    return f"…{one[start : first + 40]}…", f"…{two[start : first + 40]}…"

@@ -14,8 +14,8 @@ from retune.errors import DoubtfulWarning, InvalidParameterError, did_you_mean, 
 from retune.model import Restarted
 from retune.parameters import ScalarParameter
 from retune.priors.capabilities import priors_of
+from retune.priors.noise_level import doubt_noise_level
 from retune.problems.base import Problem
-from retune.problems.noise import doubt_noise_level
 from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.loop import Training
