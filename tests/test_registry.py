@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -219,6 +220,47 @@ def test_a_plugin_registers_what_it_defines(tmp_path, monkeypatch, forgotten):
     registry.load_plugin(str(tmp_path / "my_plugin.py"))
     registry.load_plugin("module_plugin")
     assert {"from_file", "from_module"} <= set(registry.names("solver"))
+
+
+def test_two_files_with_a_class_of_one_name_are_both_named(tmp_path, forgotten):
+    (tmp_path / "beside_plugin.py").write_text("STEP = 3\n")
+    for name in ("first_plugin", "second_plugin"):
+        (tmp_path / f"{name}.py").write_text(PLUGIN)
+    registry.load_plugin(tmp_path / "first_plugin.py")
+    with pytest.raises(InvalidParameterError) as error:
+        registry.load_plugin(tmp_path / "second_plugin.py")
+    told = str(error.value)
+    assert told.startswith(f"{tmp_path / 'second_plugin.py'} fails when it is imported: second_plugin.FromFile (in ")
+    assert f"first_plugin.FromFile (in {tmp_path / 'first_plugin.py'}), which was registered before" in told
+    assert "load only one of the two; if not, give it another name: @retune.register(name=...)" in told
+    assert "InvalidParameterError" not in told
+
+
+SCRIPT = """
+import sys
+import retune
+
+@retune.register
+class Mine(retune.Picard):
+    pass
+
+if __name__ == "__main__":
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL1("haar", 1)), solver=Mine())
+    net.save("net.safetensors")
+    module = retune.registry.load_plugin("my_script.py")
+    assert module.__name__ == "my_script" and module.Mine is not Mine
+    assert type(retune.load("net.safetensors").solver) is module.Mine
+    net.save("again.safetensors")
+    sys.exit(sys.modules["my_script"] is not module)
+"""
+
+
+def test_a_script_may_be_a_plugin_too(tmp_path):
+    """It is executed twice, as ``__main__`` and by its name; its classes are the same ones."""
+    (tmp_path / "my_script.py").write_text(SCRIPT)
+    words = [sys.executable, "my_script.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_installed_distribution_offers_its_classes(monkeypatch, forgotten, tmp_path):

@@ -52,6 +52,7 @@ from .gradients import Unrolled as Unrolled
 from .guarantee import Assumption as Assumption
 from .guarantee import Convexity as Convexity
 from .guarantee import Guarantee as Guarantee
+from .guarantee import Known as Known
 from .guarantee import Smoothness as Smoothness
 from .guarantee import Subject as Subject
 from .maps import AbstractMap as AbstractMap

@@ -13,7 +13,7 @@ from deepinv.models import Denoiser as DeepinvDenoiser
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
 from deepinv.optim.prior import Prior
-from torch import Tensor
+from torch import Tensor, nn
 
 from retune import weights
 from retune.config import (
@@ -33,14 +33,13 @@ from retune.io import list_files
 from retune.io.intensity import read_scaled
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
-from retune.networks import RidgeDenoiser
 from retune.parameters import Positive
 from retune.plugins import require_accepted
-from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
+from retune.priors import RED, Denoiser, WaveletL1, WaveletL12, adapt
 from retune.problems import Problem
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
-from retune.registry import build, is_ours, make, names, takes
+from retune.registry import build, find, is_ours, make, names, takes
 from retune.solve import Stop
 from retune.solvers import AbstractSolver
 from retune.training.data import TrainingData
@@ -87,7 +86,8 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
         require_accepted(config.name, "problem.name")
         return OwnPhysics(config.name, sigma=_sigma(config, y), **given)
     arguments = takes("problem", config.name)
-    of_class = [] if is_ours(config.name) else ["options"]
+    # The table of options is for arguments that the section has no field for, or another kind of field.
+    of_class = ["options"] if not is_ours(config.name) or set(config.options) <= set(arguments) else []
     _require_fields(config.name, given, [*(a for a in arguments if a in ProblemConfig.model_fields), *of_class])
     options = given.pop("options", {})
     noise = {"sigma": _sigma(config, y)}
@@ -111,7 +111,7 @@ def _require_fields(problem: str, given: dict[str, Any], has: list[str]) -> None
 def _sigma(config: ProblemConfig, y: Tensor | None) -> Any:
     if config.sigma != "estimate":
         return config.sigma
-    if config.name == "inpaint":
+    if ":" not in config.name and find(config.name, "problem").cls.has_gaps:
         raise ConfigError('problem.sigma = "estimate": not from an image with missing pixels; give the noise level')
     if y is None:
         raise ConfigError(
@@ -144,18 +144,26 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
         return Denoiser(network, config.sigma, config.strength, learn_strength=config.learn_strength, **learned)
     if config.type == "red":
         return RED(network, config.sigma, config.lipschitz, **learned)
-    assert isinstance(network, RidgeDenoiser)
     assert isinstance(config.sigma, float)
-    ridge = network.prior.requires_grad_(config.learn_weights)
+    ridge = _regulariser(network)
+    assert ridge is not None
+    ridge.requires_grad_(config.learn_weights)
     ridge.sigma = Positive(config.sigma, (), learn=config.learn_sigma, name="sigma")
     return ridge
+
+
+def _regulariser(network: nn.Module) -> Any:
+    """The prior with a gradient and a noise level that a network is the proximity operator of; None without one."""
+    prior = getattr(network, "prior", None)
+    able = adapt(prior) if isinstance(prior, Prior) else None
+    return prior if able is not None and able.has_grad and "sigma" in able.tunables() else None
 
 
 def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
     fitting = f"{_SHIPPED[config.type]}-{'color' if channels == 3 else 'gray'}"
     network = weights.load(fitting if config.weights is None else config.weights)
     what = "" if config.weights is None else f"prior.weights = {config.weights!r}: "
-    if config.type == "ridge" and not isinstance(network, RidgeDenoiser):
+    if config.type == "ridge" and _regulariser(network) is None:
         raise ConfigError(
             f'{what}this is a {type(network).__name__}, not a ridge regulariser, which a prior of type "ridge" needs; '
             'for any other denoiser set type = "denoiser"'
@@ -210,9 +218,28 @@ def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
 
 
 def rule_of(config: GradientConfig) -> GradientRule:
-    """The gradient rule that the section [gradient] describes."""
+    """The gradient rule that the section [gradient] describes.
+
+    Raises:
+        ConfigError: a number of blocks, a tolerance or an option that the rule does not have.
+    """
     usual = {"blocks": config.blocks} | ({} if config.rtol is None else {"rtol": config.rtol})
-    return make("rule", config.rule, where="gradient.options", options=config.options, usual=usual)
+    plain = GradientConfig()
+    chosen = {k: v for k, v in usual.items() if v != getattr(plain, k)}
+    rule = make(
+        "rule",
+        config.rule,
+        where="gradient.options",
+        options=config.options,
+        usual=usual,
+        given={"gradient": chosen},
+    )
+    if "blocks" in chosen and rule.rtol is not None:
+        raise ConfigError(
+            f"gradient.blocks = {config.blocks}: with a tolerance (rtol = {rule.rtol:g}) the rule {config.rule} takes "
+            "as many blocks as that needs; leave out one of the two, or bound their number: gradient.options.max_blocks"
+        )
+    return rule
 
 
 def solver_of(config: ModelConfig) -> AbstractSolver | None:

@@ -242,5 +242,5 @@ def check_crop(images: Sequence[Tensor], size: int | None) -> None:
     """Raise if some image is smaller than the crop, or channels differ."""
     if size is not None and size < 1:
         raise InvalidParameterError(f"crop must be a number of pixels, at least 1, got {size}")
-    names = images.names if isinstance(images, NamedImages) else [f"image {i}" for i in range(len(images))]
+    names = getattr(images, "names", None) or [f"image {i}" for i in range(len(images))]
     require_one_kind(list(zip(names, images, strict=True)), size)

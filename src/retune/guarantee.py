@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Assumption", "Convexity", "Guarantee", "Smoothness", "Subject"]
+__all__ = ["Assumption", "Convexity", "Guarantee", "Known", "Smoothness", "Subject"]
+
+
+class Known(enum.StrEnum):
+    """How a constant such as ``‖A‖²`` is known."""
+
+    EXACT = "exact"
+    ESTIMATED = "estimated"
+    GIVEN = "given"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,7 @@ class Guarantee:
         statement: what is proved, as a predicate of the subject ("converge to a minimiser"); "" if nothing is.
         convex: whether F is convex and every ``P_k`` is non-expansive, so that factors are proved.
         lipschitz: L, shape (1,) or (B,), or (layers, 1 or B) where F differs from layer to layer; None if unknown.
-        lipschitz_kind: "exact", "estimated" or "given", from ``retune.DataTerm.sqnorm_kind``.
+        lipschitz_kind: how ‖A‖² in it is known, as ``retune.DataTerm.sqnorm_kind`` says.
         strong_convexity: μ ≥ 0, shape (1,) or (B,); None is 0.
         strong_convexity_from: where μ comes from, in one phrase.
         step_sizes: τ_k, shape (layers, 1) or (layers, B); None if the map has none.
@@ -136,7 +145,7 @@ class Guarantee:
     statement: str = ""
     convex: bool = False
     lipschitz: Tensor | None = None
-    lipschitz_kind: str = "unknown"
+    lipschitz_kind: Known = Known.UNKNOWN
     strong_convexity: Tensor | None = None
     strong_convexity_from: str = ""
     step_sizes: Tensor | None = None

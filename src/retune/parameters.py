@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from retune.errors import InvalidParameterError, require_real, wrong_type
 
-__all__ = ["Bounded", "Positive", "ScalarParameter", "require_damping"]
+__all__ = ["Bounded", "Positive", "ScalarParameter", "require_damping", "scalars"]
 
 
 _LOG_LIMIT = 40.0  # beyond this exp leaves what products of such numbers can represent in float32
@@ -22,9 +22,24 @@ class ScalarParameter(nn.Module, ABC):
 
     ``fit`` gives all of these their own learning rate: they live on a logarithmic (or logistic) scale, where a step
     means the same at any magnitude.
+
+    Attributes:
+        raw: what is trained.
+        logarithmic: whether adding to ``raw`` multiplies the value.
     """
 
     raw: nn.Parameter
+    logarithmic: bool = False
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The open interval (low, high) that the values stay in; every number by default."""
+        return -math.inf, math.inf
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is trained."""
+        return self.raw.requires_grad
 
     @property
     def value(self) -> Tensor:
@@ -45,6 +60,24 @@ class ScalarParameter(nn.Module, ABC):
         else:
             shown = f"{min(values):.4g} to {max(values):.4g}, shape={tuple(self.raw.shape)}"
         return shown if self.raw.requires_grad else f"{shown}, learn=False"
+
+
+def scalars(module: nn.Module, *, nested: bool = True) -> dict[str, ScalarParameter]:
+    """The scalars and small tables in a map, a prior or a network, by name.
+
+    Each says its open interval and whether it is trained, so that a search can go through them all::
+
+        >>> map_ = retune.ForwardBackward(retune.priors.Denoiser(denoiser, sigma_range=(0.01, 0.2)))
+        >>> {name: p.interval for name, p in retune.parameters.scalars(map_).items()}
+        {'priors.0.sigma': (0.01, 0.2), 'step_size': (0.0, 1.0), 'reg': (0.0, inf)}
+
+    Args:
+        module: where to look.
+        nested: whether to look inside its parts, such as the prior of a map, too. Names are then dotted.
+    """
+    # A tree of modules has no other way to say which of them are parameters: here alone the class is asked for.
+    found = module.named_modules() if nested else module.named_children()
+    return {name: m for name, m in found if isinstance(m, ScalarParameter)}
 
 
 def _table(name: str, value: float | Sequence[float] | Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -72,6 +105,8 @@ class Positive(ScalarParameter):
         name: how errors call it.
     """
 
+    logarithmic = True
+
     def __init__(
         self,
         value: float | Sequence[float] | Tensor,
@@ -85,6 +120,11 @@ class Positive(ScalarParameter):
         if not bool(((table > 0) & torch.isfinite(table)).all()):
             raise InvalidParameterError(f"{name} must be positive and finite, got {value}")
         self.raw = nn.Parameter(table.log(), requires_grad=learn)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(0, ∞)."""
+        return 0.0, math.inf
 
     def forward(self) -> Tensor:
         """``exp(raw)``, between 4e-18 and 2e17."""
@@ -121,6 +161,11 @@ class Bounded(ScalarParameter):
         margin = _margin(table.dtype)
         unit = ((table - low) / (high - low) - margin) / (1 - 2 * margin)
         self.raw = nn.Parameter(torch.logit(unit, eps=torch.finfo(table.dtype).eps), requires_grad=learn)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends that were given."""
+        return self.low, self.high
 
     def forward(self) -> Tensor:
         """The value, kept off the ends by a margin that rounding cannot swallow."""

@@ -20,6 +20,7 @@ from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients.base import GradientRule
 from retune.model import Restarted
 from retune.problems.base import Problem
+from retune.problems.given import as_problem
 from retune.solve import Stop
 
 __all__ = ["Plan", "plan"]
@@ -118,18 +119,19 @@ def plan(
             f"image_size must be (channels, height, width) and batch at least 1, got {image_size} and {batch}"
         )
     limit = None if memory is None else as_bytes(memory)
-    return _Planner(net, (image_size[0], image_size[1], image_size[2]), problem).plan(batch, limit)
+    known = None if problem is None else as_problem(problem)
+    return _Planner(net, (image_size[0], image_size[1], image_size[2]), known).plan(batch, limit)
 
 
 class _Planner:
-    def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Problem | LinearPhysics | None):
+    def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Problem | None):
         self.net, self.size = copy.copy(given), size  # what "auto" chooses is not for the caller's
         parameters = list(given.parameters())
         first = parameters[0] if parameters else torch.zeros(())
         self.device, self.dtype = first.device, torch.float32 if first.dtype != torch.float64 else first.dtype
         if problem is None:
-            problem = deepinv.physics.Inpainting(size, mask=0.5, device=self.device)  # pyright: ignore[reportArgumentType]
-            problem = problem.to(self.dtype)
+            physics = deepinv.physics.Inpainting(size, mask=0.5, device=self.device)  # pyright: ignore[reportArgumentType]
+            problem = as_problem(physics.to(self.dtype))
         self.problem = problem
         self.cycle = given.map.layers
         self.depths = (2 * self.cycle, 4 * self.cycle)
@@ -236,10 +238,8 @@ class _Planner:
     def _measurement(self, batch: int) -> tuple[Tensor, Tensor, LinearPhysics]:
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(batch, *self.size, generator=generator, dtype=self.dtype).to(self.device)
-        if isinstance(self.problem, Problem):
-            y, physics = self.problem.measure(x, 0)
-            return x, y, physics
-        return x, self.problem.A(x), self.problem
+        y, physics = self.problem.measure(x, 0)
+        return x, y, physics
 
     def _task(
         self,

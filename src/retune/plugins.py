@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from retune.errors import ConfigError, InvalidParameterError, did_you_mean
+from retune.errors import ConfigError, InvalidParameterError, RetuneError, did_you_mean, one_line
 
 __all__ = ["accept", "given", "is_accepted", "load_plugin", "named_function", "repeat", "require_accepted"]
 
@@ -155,7 +155,9 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise InvalidParameterError(f"{path} fails when it is imported: {_told(error)}") from error
+        # Our own message says what to do; an error of any other kind is shown with its kind.
+        told = one_line(error) if isinstance(error, RetuneError) else _told(error)
+        raise InvalidParameterError(f"{path} fails when it is imported: {told}") from error
     return module
 
 

@@ -19,7 +19,7 @@ from retune import (
     solvers,  # noqa: F401
 )
 from retune._registry.describe import rebuild
-from retune._registry.entries import find, names, register, written
+from retune._registry.entries import find, kind_of, names, register, written
 from retune._registry.make import make, takes
 from retune.errors import CheckpointError, UnknownNameError
 from retune.model import Restarted
@@ -27,6 +27,7 @@ from retune.plugins import load_plugin
 
 __all__ = [
     "build",
+    "find",
     "is_ours",
     "known_name",
     "load",
@@ -86,7 +87,7 @@ def network_in(checkpoint: _checkpoint.Checkpoint) -> Restarted:
     try:
         with _checkpoint.made_for(tensors):
             net = rebuild(checkpoint.description)
-        if not isinstance(net, Restarted):
+        if kind_of(type(net)) != "model":
             raise CheckpointError(f"it holds a {type(net).__name__}, where a retune.Restarted was expected")
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
         if broken:

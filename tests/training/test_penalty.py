@@ -12,6 +12,7 @@ from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.networks import RidgeDenoiser
 from retune.priors import Denoiser, Ridge
+from retune.training.fit import _called
 from retune.training.penalty import JacobianPenalty
 
 
@@ -74,3 +75,9 @@ def test_a_loss_beside_it_without_gradient_is_named():
     loss = JacobianPenalty(loss=deepinv.loss.SupLoss(deepinv.loss.metric.PSNR(train_loss=True)))
     with pytest.raises(InvalidParameterError, match="only the penalty would be learned"):
         loss(x_net=x.clone().requires_grad_(), x=x, model=net)
+
+
+def test_a_run_notes_its_weight_and_the_loss_in_it():
+    """By this, a run is not continued with another weight; these words are in the folders of runs."""
+    assert _called(JacobianPenalty(0.02)) == "JacobianPenalty(0.02 SupLoss(MSE))"
+    assert _called(deepinv.loss.SupLoss(metric=deepinv.loss.metric.MSE())) == "SupLoss(MSE)"

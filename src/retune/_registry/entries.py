@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from retune.errors import InvalidParameterError, RetuneError, UnknownNameError, one_line, unknown_name, wrong_type
@@ -144,14 +146,31 @@ def _require_free(entry: Entry) -> None:
     if _folded(entry.name) in _RESERVED:
         raise InvalidParameterError(f"{what} cannot be called {entry.name!r}, a word that runs already use; {other}")
     there = _BY_NAME.get(_folded(entry.name))
-    # A cell of a notebook that is run again defines the class anew.
-    if there is None or (there.cls.__module__, there.cls.__qualname__) == (
-        entry.cls.__module__,
-        entry.cls.__qualname__,
-    ):
+    # A cell of a notebook that is run again defines the class anew; so does a script (__main__) that is a plug-in too.
+    if there is None or _origin(there.cls) == _origin(entry.cls):
         return
-    whose = "ReTune's own" if there.ours else f"that of {there.cls.__module__}.{there.cls.__qualname__}"
-    raise InvalidParameterError(f"{what} cannot be called {entry.name!r}: that name is {whose}; {other}")
+    if there.ours:
+        raise InvalidParameterError(f"{what} cannot be called {entry.name!r}: that name is ReTune's own; {other}")
+    raise InvalidParameterError(
+        f"{what}{_where(entry.cls)} cannot be called {entry.name!r}: that name is that of "
+        f"{there.cls.__module__}.{there.cls.__qualname__}{_where(there.cls)}, which was registered before. If they are "
+        f"the same class, load only one of the two; if not, {other}"
+    )
+
+
+def _origin(cls: type) -> tuple[str, str]:
+    """The file (or, without one, the module) that defines a class, and its name there."""
+    return _file_of(cls) or cls.__module__, cls.__qualname__
+
+
+def _where(cls: type) -> str:
+    file = _file_of(cls)
+    return "" if file is None else f" (in {file})"
+
+
+def _file_of(cls: type) -> str | None:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return None if file is None else str(Path(file).resolve())
 
 
 def entry_of(cls: type) -> Entry | None:

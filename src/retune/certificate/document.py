@@ -76,7 +76,7 @@ class ImageCertificate:
 
     @property
     def claims(self) -> dict[str, Claim]:
-        """The quantities by name."""
+        """The quantities by name: the fields that are claims, which only their class tells."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Claim)}
 
     @property

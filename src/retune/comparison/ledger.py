@@ -15,6 +15,8 @@ from retune.records.settings import require_same
 __all__ = ["Ledger"]
 
 T = TypeVar("T", bound=Record | int)
+#: What the file is; version 0.1.0 wrote none.
+FORMAT = 2
 
 
 class Ledger:
@@ -31,7 +33,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
-        self.path, self._progress = path, Progress(settings=settings, entries={})
+        self.path, self._progress = path, Progress(format=FORMAT, settings=settings, entries={})
         if not path.exists():
             return
         if not resume:
@@ -42,6 +44,8 @@ class Ledger:
             saved = Progress.parsed(path.read_bytes(), str(path))
         except InvalidParameterError as error:
             raise CheckpointError(f"{error}; choose another folder with --out") from error
+        if saved.format != FORMAT:
+            raise CheckpointError(_of_another_version(path, saved.format))
         require_same(path, saved.settings, settings, "another folder with --out")
         self._progress = saved
 
@@ -61,3 +65,14 @@ class Ledger:
             return TypeAdapter(kind).validate_python(entries[name])
         except ValidationError as error:
             raise CheckpointError(f"{self.path}: the entry {name!r} cannot be read; remove the file") from error
+
+
+def _of_another_version(path: Path, form: int | None) -> str:
+    begun = "ReTune 0.1.0" if form is None else f"another version of ReTune (format {form}, this one has {FORMAT})"
+    earlier = ", with  pip install retune-imaging==0.1.0" if form is None else ""
+    return (
+        f"{path} is of a comparison that was begun with {begun}. This version computes other things for the same run, "
+        f"so it cannot continue it. Finish it with the version that began it{earlier}, or begin again with "
+        f"another --out. What is in {path.parent} stays as it is, and networks that were trained there can "
+        f"be scored as they are: --model {path.parent / 'models' / 'retune.safetensors'}"
+    )

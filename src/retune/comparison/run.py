@@ -169,7 +169,8 @@ class _Job:
     def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
-        tuned = self.tuned(self.run_of(method))
+        start = self.run_of(method)
+        tuned = self.tuned(start)
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)

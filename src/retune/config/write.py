@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from retune.config.read import load, shipped
 from retune.config.sections import Config, Section
 from retune.config.values import as_key, as_toml
@@ -25,7 +27,7 @@ def to_toml(config: Config, comments: bool = False) -> str:
     """The run as TOML, with every field; `comments` says what each means."""
     lines = ["# A run of ReTune: retune train THIS.toml --out FOLDER", "", *_fields(config, comments)]
     for name, section in config:
-        if isinstance(section, Section) and (comments or section.spoken or section != type(section)()):
+        if _is_section(section) and (comments or section.spoken or section != type(section)()):
             lines += ["", *([f"# {section.__doc__}"] if comments else []), f"[{name}]", *_fields(section, comments)]
             tables = {k: v for k, v in section if isinstance(v, dict) and v}
             for key, table in tables.items():
@@ -33,11 +35,16 @@ def to_toml(config: Config, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _is_section(value: object) -> TypeGuard[Section]:
+    """A run has fields and sections side by side; only their class tells them apart."""
+    return isinstance(value, Section)
+
+
 def _fields(section: Section, comments: bool) -> list[str]:
     lines = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, Section):
+        if _is_section(value):
             continue
         if comments:
             lines.append(f"# {field.description}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import InvalidParameterError, ShapeError
+from retune.guarantee import Known
 from retune.operators.images import parts, unsupported
 from retune.operators.kinds import makes_pictures, measured, resizable
 
@@ -45,7 +46,7 @@ class Exam:
     linear: bool | None = None
     adjoint: bool | None = None
     sqnorm: Tensor | None = None
-    sqnorm_kind: str = ""
+    sqnorm_kind: Known = Known.UNKNOWN
     sigma: Tensor | None = None
     supported: bool = True
 

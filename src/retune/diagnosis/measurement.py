@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
 from retune.operators.images import parts
 from retune.operators.kinds import mask_of
-from retune.problems.noise import ChannelGaussianNoise
 
 __all__ = ["check_finite", "check_noise", "check_values", "noise_level"]
 
@@ -256,8 +256,8 @@ def _spread(y: Tensor) -> float | None:
 
 
 def _declared(model: object, channels: int) -> tuple[Tensor | None, str | None]:
-    if isinstance(model, ChannelGaussianNoise) or type(model) is GaussianNoise:
-        sigma = model.sigma.detach().double().cpu().flatten()
+    if type(model) is GaussianNoise or getattr(model, "is_gaussian", False):
+        sigma = cast(GaussianNoise, model).sigma.detach().double().cpu().flatten()
         return (sigma.expand(channels), None) if len(sigma) in (1, channels) else (None, None)
     if isinstance(model, ZeroNoise) or not isinstance(model, NoiseModel):
         return None, None  # deepinv's default: nothing is said of the noise

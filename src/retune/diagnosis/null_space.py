@@ -11,6 +11,7 @@ from torch import Tensor
 from retune._torch.batch import image_norm, over_images
 from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.guarantee import Known
 from retune.operators.facts import facts, normal_operator
 from retune.operators.images import parts
 from retune.operators.kinds import eigenvalues, mask_of
@@ -83,7 +84,7 @@ def check_guarantees(exam: Exam, null_space: tuple[Finding, ...]) -> Iterator[Fi
             {"convex": False, "contraction": False},
         )
         return
-    exact = exam.sqnorm_kind == "exact"
+    exact = exam.sqnorm_kind == Known.EXACT
     numbers = null_space[0].numbers if null_space else {}
     mu, top = float(numbers.get("lambda_min", 0.0)), float(exam.sqnorm.max())
     proved = numbers.get("kind") == "exact" and exact and mu > _WEAK * top

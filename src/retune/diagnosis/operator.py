@@ -13,6 +13,7 @@ from retune.diagnosis.copies import cast, cut_by_torch
 from retune.diagnosis.exam import FAILURES, Exam, short
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import RetuneError
+from retune.guarantee import Known
 from retune.operators.adjoint import repair
 from retune.operators.facts import REFUSED, facts
 from retune.operators.images import parts
@@ -163,13 +164,13 @@ def check_norm(exam: Exam) -> Iterator[Finding]:
         return
     exam.sqnorm, exam.sqnorm_kind = found.sqnorm, found.sqnorm_kind
     low, high = float(found.sqnorm.min()), float(found.sqnorm.max())
-    numbers = {"sqnorm": [float(v) for v in found.sqnorm], "kind": found.sqnorm_kind}
+    numbers = {"sqnorm": [float(v) for v in found.sqnorm], "kind": found.sqnorm_kind.value}
     if high <= 0:
         yield Finding(
             "norm", Severity.PROBLEM, "‖A‖² = 0: the operator is zero", "Check the mask or the kernel.", numbers
         )
         return
-    if found.sqnorm_kind == "exact":
+    if found.sqnorm_kind == Known.EXACT:
         how = "exact"
     else:
         how = f"a Lanczos estimate times {SAFETY}, too small with a probability below {FAILURE:g}"

@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from retune._torch.batch import middle
 from retune._torch.streams import seeded, stream
 from retune.model import Restarted
-from retune.parameters import ScalarParameter
+from retune.parameters import scalars
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
 from retune.training.unsupervised import ErrorEstimate
@@ -122,8 +122,8 @@ def indistinguishable(
 
     None for maps without a strength that is learned.
     """
-    reg = getattr(net.map, "reg", None)
-    if not isinstance(reg, ScalarParameter) or not reg.raw.requires_grad:
+    reg = scalars(net.map).get("reg")
+    if reg is None or not reg.learned or not reg.logarithmic:
         return None
     kept = reg.raw.detach().clone()
     as_good = [1.0]
@@ -142,11 +142,7 @@ def indistinguishable(
 
 def learned(net: Restarted) -> dict[str, list[float]]:
     """The values of all parameters on a constrained scale, by name."""
-    return {
-        name: m.value.flatten().tolist()
-        for name, m in net.map.named_modules()
-        if isinstance(m, ScalarParameter) and m.raw.requires_grad
-    }
+    return {name: p.value.flatten().tolist() for name, p in scalars(net.map).items() if p.learned}
 
 
 def _standard_error(values: Tensor) -> float:

@@ -9,6 +9,7 @@ around to the opposite side, and those of a tile do not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -185,5 +186,5 @@ def _spans(length: int, tile: int, overlap: int, step: int, wraps: bool) -> list
 
 
 def _alignment(net: Restarted) -> int:
-    """Tiles begin at multiples of this: where the coarsest wavelets of the whole image do."""
-    return max([8, *(p.alignment for p in priors_of(net))])
+    """Tiles begin at multiples of this: where the coarsest wavelets of the whole image do, for every prior."""
+    return math.lcm(8, *(p.alignment for p in priors_of(net)))

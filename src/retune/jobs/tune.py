@@ -187,7 +187,7 @@ def tune(
     torch.manual_seed(config.seed)
     _, channels, height, width = measured[0].shape
     net = network_of(config, problem.image_size((channels, height, width))[0])
-    if isinstance(estimate, SureEquivariant):
+    if words.guesses:
         _strength_only(net)
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):

@@ -13,7 +13,7 @@ from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.guarantee import Assumption, Guarantee
 from retune.operators.data_term import DataTerm
-from retune.parameters import ScalarParameter
+from retune.parameters import scalars
 from retune.priors.capabilities import priors_of
 from retune.priors.origin import descends_from_ours, is_ours, stated_by_ours
 from retune.solvers.base import Objective
@@ -135,7 +135,7 @@ class AbstractMap(nn.Module, ABC):
 
     def learned(self) -> dict[str, list]:
         """The scalars and small tables of the map and of its (first) prior, as plain data for reports."""
-        own = {n: m.value.flatten().tolist() for n, m in self.named_children() if isinstance(m, ScalarParameter)}
+        own = {n: p.value.flatten().tolist() for n, p in scalars(self, nested=False).items()}
         of_prior = [p.learned() for p in priors_of(self)][:1]
         return {**own, **(of_prior[0] if of_prior else {})}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from retune._torch.batch import over_images
 from retune._torch.precision import sharp
-from retune.guarantee import Assumption, Convexity, Guarantee, Subject
+from retune.guarantee import Assumption, Convexity, Guarantee, Known, Subject
 from retune.operators.data_term import DataTerm
 from retune.operators.pairs import violates_firmness
 from retune.parameters import Bounded, Positive
@@ -45,9 +45,9 @@ def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
     """What a bound rests on that uses ``L`` of the data term: linearity, ‖A‖², the fidelity's own constant."""
     name = type(data_term.physics).__name__
     found = [Assumption("A is linear, and its adjoint is one", *_linearity(data_term))]
-    if data_term.sqnorm_kind == "exact":
+    if data_term.sqnorm_kind == Known.EXACT:
         found.append(Assumption("‖A‖² is exact", True, f"{name} is diagonalised, or a circular convolution"))
-    elif data_term.sqnorm_kind == "estimated":
+    elif data_term.sqnorm_kind == Known.ESTIMATED:
         found.append(
             Assumption(
                 "‖A‖² is not above its estimate",
@@ -77,7 +77,7 @@ def _of_fidelity(data_term: DataTerm) -> list[Assumption]:
 
 
 def _linearity(data_term: DataTerm) -> tuple[bool, str]:
-    if data_term.sqnorm_kind == "given":
+    if data_term.sqnorm_kind == Known.GIVEN:
         return False, "not looked at where ‖A‖² is given: DataTerm(sqnorm=...)"
     name, found = type(data_term.physics).__name__, data_term.adjoint_mismatch
     if found is None:
@@ -109,7 +109,7 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
         row=stated.row,
         subject=Subject.ITERATES if bounded else Subject.OBJECTIVE,
         statement="converge to a stationary point of the energy" if bounded else "never rises",
-        lipschitz_kind="estimated",
+        lipschitz_kind=Known.ESTIMATED,
         monotone=True,
         assumptions=(
             Assumption("A is linear, and its adjoint is one", *_linearity(data_term)),

@@ -39,7 +39,8 @@ class RidgeDenoiser(Denoiser):
     In eval mode, the first denoising that runs out of layers before it has settled warns.
 
     Args:
-        prior: the regulariser; what is trained, and what other maps can take as it is.
+        prior: the regulariser; what is trained, and what other maps can take as it is. A run with a prior of type
+            "ridge" takes it from any denoiser that has one, with a gradient and a noise level.
         depth: K, layers that are differentiated.
         gradient: the gradient rule, ``Truncated(rtol=0.02)`` by default.
         solver: accelerates the gradient descent; Anderson by default.

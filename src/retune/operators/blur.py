@@ -54,9 +54,14 @@ class BlurNormal:
         first = (0, 0) if self.mode == "circular" else (h - 1, w - 1)  # where no sample wrapped around
         self.kept = (slice(first[0], None, self.step), slice(first[1], None, self.step))
 
+    @property
+    def eigenvalues(self) -> Tensor | None:
+        """Those of AᵀA, where they are the squares of the spectrum: on a circular grid that keeps every sample."""
+        return self.power if self.mode == "circular" and self.step == 1 else None
+
     def __call__(self, x: Tensor) -> Tensor:
         """``AᵀA x``, shape (B, C, H, W) → (B, C, H, W)."""
-        if self.mode == "circular" and self.step == 1:
+        if self.eigenvalues is not None:
             return torch.fft.irfft2(torch.fft.rfft2(x) * self.power, s=self.grid)
         padded = F.pad(x, self.pad, mode=self.mode) if any(self.pad) else x
         blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * self.spectrum, s=self.grid)

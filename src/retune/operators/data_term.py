@@ -57,7 +57,7 @@ class DataTerm:
         shape: (B, C, H, W) of the image.
         adjoint_y: ``Aᵀy``, in the image's shape.
         sqnorm: ‖A‖², shape (1,) or (B,).
-        sqnorm_kind: "exact", "estimated" or "given".
+        sqnorm_kind: how that is known ([`Known`][retune.Known]): exact, estimated or given.
         sqnorm_safety, sqnorm_failure: of an estimate: the factor that is in it, and the probability that it is too
             small all the same.
         adjoint_mismatch: ``|⟨Aa, Ac⟩ − ⟨a, AᵀAc⟩|/(‖Aa‖ ‖Ac‖)`` for random images a and c; None where A and its
@@ -224,6 +224,7 @@ class DataTerm:
 
         It has everything that an iteration needs. Its ``physics`` is still that of the whole batch.
         """
+        # Restrictable is a protocol: this asks for the method `select`, not for a class.
         if not self.quadratic or not isinstance(self._normal, Restrictable):
             return None
         part, batch = copy.copy(self), self.batch

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from retune._torch.batch import image_norm, inner
 from retune._torch.precision import agree, full_precision, without_autocast
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
+from retune.guarantee import Known
 from retune.operators.adjoint import repair
 from retune.operators.blur import BlurNormal, SubsampleNormal
 from retune.operators.images import parts
@@ -41,7 +42,7 @@ class OperatorFacts:
     """What is known of a physics for one image size; see [`DataTerm`][retune.DataTerm]."""
 
     sqnorm: Tensor
-    sqnorm_kind: str
+    sqnorm_kind: Known
     normal_scale: float | None
     normal: Callable[[Tensor], Tensor] | None  # None: the physics' own route
     floor: Tensor | None = None  # a lower bound on the least eigenvalue of AᵀA, if one is known exactly
@@ -67,7 +68,7 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
             raise InvalidParameterError(
                 f"sqnorm = ‖A‖² must be positive and finite, one number or one per image, got {known_sqnorm}"
             )
-        return OperatorFacts(sqnorm, "given", None, None)
+        return OperatorFacts(sqnorm, Known.GIVEN, None, None)
     if isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED:  # a few operations: cheaper than a look-up
         if parts(y)[0].shape != like.shape:  # a mask broadcasts, and would turn a grey measurement into colour
             raise ShapeError(
@@ -163,12 +164,13 @@ def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
         if normal is not None and not agree(normal(probe), physics.A_adjoint_A(probe)):
             normal, exact = None, None
         if exact is not None:
-            floor = _floor(normal.power).to(like) if isinstance(normal, BlurNormal) and type(physics) is Blur else None
-            return OperatorFacts(exact.to(like), "exact", None, normal, floor, mismatch)
+            power = getattr(normal, "eigenvalues", None)
+            floor = None if power is None else _floor(power).to(like)
+            return OperatorFacts(exact.to(like), Known.EXACT, None, normal, floor, mismatch)
         composed = normal is None and not _own_normal_is_right(physics, probe)
         route = normal or (_composed(physics) if composed else physics.A_adjoint_A)
         sqnorm = lanczos_sqnorm(route, next(probes)) * SAFETY
-        return OperatorFacts(sqnorm, "estimated", None, normal, None, mismatch, composed)
+        return OperatorFacts(sqnorm, Known.ESTIMATED, None, normal, None, mismatch, composed)
 
 
 def _own_normal_is_right(physics: LinearPhysics, probe: Tensor) -> bool:
@@ -190,11 +192,11 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
     if mask.numel() == 1 and not mask.requires_grad:
         scale = float(power)
         only = power.detach().to(like).reshape(1)
-        return OperatorFacts(only, "exact", scale, DiagonalNormal(power.detach().reshape(()), None), only)
+        return OperatorFacts(only, Known.EXACT, scale, DiagonalNormal(power.detach().reshape(()), None), only)
     batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
     sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
     normal = DiagonalNormal(power, None if type(physics) is Inpainting else (physics.V, physics.V_adjoint))
-    return OperatorFacts(sqnorm.to(like), "exact", None, normal, _floor(power if batched else power[None]).to(like))
+    return OperatorFacts(sqnorm.to(like), Known.EXACT, None, normal, _floor(power if batched else power[None]).to(like))
 
 
 def _floor(power: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from deepinv.physics import (
 )
 from torch import Tensor
 
-from retune.operators.blur import BlurNormal
+from retune.guarantee import Known
 from retune.operators.facts import OperatorFacts
 
 __all__ = ["eigenvalues", "kernel_of", "makes_pictures", "mask_of", "measured", "resizable", "with_kernel"]
@@ -56,9 +56,14 @@ def resizable(physics: Physics) -> bool:
 
 def eigenvalues(physics: LinearPhysics, found: OperatorFacts) -> Tensor | None:
     """The eigenvalues of AᵀA, where A is diagonalised exactly; None elsewhere."""
-    if isinstance(found.normal, BlurNormal) and found.normal.mode == "circular" and found.normal.step == 1:
-        return found.normal.power
-    if isinstance(physics, DecomposablePhysics) and found.sqnorm_kind == "exact" and isinstance(physics.mask, Tensor):
+    power = getattr(found.normal, "eigenvalues", None)
+    if power is not None:
+        return power
+    if (
+        isinstance(physics, DecomposablePhysics)
+        and found.sqnorm_kind == Known.EXACT
+        and isinstance(physics.mask, Tensor)
+    ):
         return physics.mask.detach().abs().square()
     return None
 

@@ -56,6 +56,7 @@ def adapt(prior: nn.Module) -> AbstractPrior:
     """
     if not isinstance(prior, Prior):
         raise wrong_type("prior", prior, "a deepinv Prior", 'for example retune.priors.WaveletL12("db4", levels=4)')
+    # Deriving from AbstractPrior is how a prior says that it declares what it can do; asked here and in _Plain only.
     if isinstance(prior, AbstractPrior) and not _goes_before_bind(prior):
         return prior
     return _Plain(prior)

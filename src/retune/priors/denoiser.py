@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -119,6 +120,12 @@ class DenoiserPrior(AbstractPrior):
         count = 1 if self.sigma is None else self.sigma.raw.numel()
         return [self._network(shape, self._sigma(layer)) for layer in range(count)]
 
+    @property
+    def _sigma_range(self) -> tuple[float, float] | None:
+        """The noise levels that the denoiser takes; None if any."""
+        low, high = (0.0, math.inf) if self.sigma is None else self.sigma.interval
+        return None if math.isinf(high) else (low, high)
+
     def _sigma(self, layer: int) -> Tensor | None:
         return None if self.sigma is None else _entry(self.sigma(), layer)
 
@@ -133,8 +140,8 @@ class DenoiserPrior(AbstractPrior):
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """A σ that was given with the images, looked at (a tensor on an accelerator is not: that would stall it)."""
-        if isinstance(self.sigma, Bounded) and (not isinstance(sigma, Tensor) or sigma.device.type == "cpu"):
-            check_range(sigma, self.sigma.low, self.sigma.high)
+        if self._sigma_range and (not isinstance(sigma, Tensor) or sigma.device.type == "cpu"):
+            check_range(sigma, *self._sigma_range)
         return noise_level(sigma, x).flatten()
 
     def _network(self, shape: Sequence[int], sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -235,7 +242,7 @@ class DenoiserPrior(AbstractPrior):
         if self.sigma is None:
             return given | {"sigma": None}
         learned = {"learn_sigma": self.sigma.raw.requires_grad, "sigma": _plain(self.sigma)}
-        bounds = {"sigma_range": [self.sigma.low, self.sigma.high]} if isinstance(self.sigma, Bounded) else {}
+        bounds = {} if self._sigma_range is None else {"sigma_range": list(self._sigma_range)}
         return given | learned | bounds
 
 

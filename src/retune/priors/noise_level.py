@@ -16,8 +16,12 @@ from retune.errors import DoubtfulWarning, InvalidParameterError, require_real, 
 __all__ = ["check_range", "doubt_noise_level", "noise_level"]
 
 
-def doubt_noise_level(sigma: float | Sequence[float]) -> None:
+def doubt_noise_level(sigma: float | Sequence[float], stacklevel: int = 4) -> None:
     """Warn of a standard deviation above 1, that is, above the whole range [0, 1] of intensities.
+
+    Args:
+        sigma: one level or several.
+        stacklevel: how many calls above here the user's line is.
 
     Warns:
         DoubtfulWarning: one that was probably meant on a scale of 0…255.
@@ -29,7 +33,7 @@ def doubt_noise_level(sigma: float | Sequence[float]) -> None:
             f"sigma={largest:g} is more noise than the whole range [0, 1] of intensities: for a level of {largest:g} "
             f"on images of 0…255 give sigma={largest:g}/255 = {largest / 255:.4f}, and divide the images by 255 too",
             DoubtfulWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

@@ -22,7 +22,13 @@ class ChannelGaussianNoise(NoiseModel):
     Args:
         sigma: standard deviations, one per channel, in the units of the image.
         rng: generator on the device of the images, for reproducible noise.
+
+    Attributes:
+        is_gaussian: that ``sigma`` holds the standard deviations of white Gaussian noise. A noise model of yours may
+            say the same.
     """
+
+    is_gaussian = True
 
     def __init__(self, sigma: Sequence[float], rng: torch.Generator | None = None):
         super().__init__(rng=rng)  # pyright: ignore[reportArgumentType] - None is its default

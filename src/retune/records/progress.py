@@ -45,6 +45,8 @@ class ImageScores(Scores):
 class Progress(Record):
     """``progress.json``: results by the name of what was computed."""
 
+    format: int | None = None
+    """None in a file of version 0.1.0."""
     settings: dict[str, Any]
     """What decides the results."""
     entries: dict[str, Any] = Field(default_factory=dict)

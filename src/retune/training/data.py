@@ -9,8 +9,8 @@ from deepinv.physics import LinearPhysics
 
 from retune.data import as_images
 from retune.problems.base import Problem
+from retune.problems.given import as_problem
 from retune.training.checkpoints import fingerprint
-from retune.training.simulate import measurer
 
 __all__ = ["TrainingData"]
 
@@ -27,7 +27,7 @@ class TrainingData:
     Attributes:
         images: tensors (C, H, W).
         validation: tensors (C, H, W), or None.
-        problem: as it was given.
+        problem: what is measured; a deepinv physics as a problem of its own.
         measure: ``(x, seed) → (y, physics)``.
 
     Raises:
@@ -38,8 +38,8 @@ class TrainingData:
     def __init__(self, images: Any, problem: Problem | LinearPhysics, validation: Any = None):
         self.images = as_images(images)
         self.validation = None if validation is None else as_images(validation)
-        self.problem = problem
-        self.measure = measurer(problem)
+        self.problem = as_problem(problem)
+        self.measure = self.problem.measure
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from retune.data import check_crop
 from retune.errors import DoubtfulWarning, InvalidParameterError, did_you_mean, require
 from retune.model import Restarted
-from retune.parameters import ScalarParameter
+from retune.parameters import scalars
 from retune.priors.capabilities import priors_of
-from retune.priors.noise_level import doubt_noise_level
 from retune.problems.base import Problem
+from retune.problems.given import as_problem
 from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.loop import Training
@@ -35,11 +35,11 @@ __all__ = ["FitResult", "StepRecord", "Validation", "evaluate", "fit", "paramete
 
 def parameter_groups(net: nn.Module, lr: float, lr_network: float) -> list[dict]:
     """Constrained scalars and tables (log or logistic scale) at `lr`, all other weights at `lr_network`."""
-    scalars = {id(p) for m in net.modules() if isinstance(m, ScalarParameter) for p in m.parameters()}
+    constrained = {id(p) for table in scalars(net).values() for p in table.parameters()}
     trained = [p for p in net.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in scalars], "lr": lr},
-        {"params": [p for p in trained if id(p) not in scalars], "lr": lr_network},
+        {"params": [p for p in trained if id(p) in constrained], "lr": lr},
+        {"params": [p for p in trained if id(p) not in constrained], "lr": lr_network},
     ]
     return [g for g in groups if g["params"]]
 
@@ -116,11 +116,11 @@ def fit(
                 "problem, validation)"
             )
     else:
-        data = TrainingData(images, problem, validation)
+        data = TrainingData(images, as_problem(problem), validation)
     options = FitOptions() if options is None else options
     require("options", options, FitOptions, "a retune.FitOptions", "for example retune.FitOptions(steps=500)")
     options = _with(options, keywords)
-    _doubt_unit(data.images, data.problem)
+    _doubt_unit(data.images)
     check_crop(data.images, options.crop)
     groups = parameter_groups(net, options.lr, options.lr_network)
     if not groups:
@@ -139,7 +139,7 @@ def _with(options: FitOptions, keywords: dict[str, Any]) -> FitOptions:
     return replace(options, **keywords) if keywords else options
 
 
-def _doubt_unit(images: list[Tensor], problem: Problem | LinearPhysics) -> None:
+def _doubt_unit(images: list[Tensor]) -> None:
     """Warn of images on a scale of 0…255: step sizes, strengths and shipped networks are made for [0, 1].
 
     Floats that leave [0, 1] a little, as sharpened or noisy images do, are nothing unusual.
@@ -153,10 +153,6 @@ def _doubt_unit(images: list[Tensor], problem: Problem | LinearPhysics) -> None:
             DoubtfulWarning,
             stacklevel=3,
         )
-    noise = None if isinstance(problem, Problem) else getattr(problem, "noise_model", None)
-    sigma = getattr(noise, "sigma", None)  # a problem of ours has been looked at when it was made
-    if isinstance(sigma, Tensor) and sigma.numel():
-        doubt_noise_level(sigma.detach().flatten().tolist())
 
 
 def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -> None:

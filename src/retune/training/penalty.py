@@ -49,6 +49,11 @@ class JacobianPenalty(Loss):
         self.loss = SupLoss(metric=MSE()) if loss is None else loss
         self.norm = JacobianSpectralNorm(max_iter=iterations, tol=0.0, reduction="none")
 
+    @property
+    def settings(self) -> str:
+        """What decides it besides the loss in it: `fit` notes it, and refuses to go on with another value."""
+        return f"{self.weight:g}"
+
     def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         """See deepinv's ``Loss``."""
         return self.loss.adapt_model(model, **kwargs)

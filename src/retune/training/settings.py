@@ -10,10 +10,8 @@ from torch import nn
 
 from retune.errors import InvalidParameterError
 from retune.model import Restarted
-from retune.problems.base import Problem
 from retune.training.data import TrainingData
 from retune.training.options import FitOptions
-from retune.training.penalty import JacobianPenalty
 from retune.training.warm import WarmStart
 
 __all__ = ["called", "decisive"]
@@ -23,7 +21,6 @@ def decisive(
     net: Restarted, data: TrainingData, options: FitOptions, criterion: Loss, warm: WarmStart | None, processes: int
 ) -> dict[str, Any]:
     """The settings by name, as plain data."""
-    problem = data.problem
     found = {
         "steps": options.steps,
         "batch_size": options.batch_size,
@@ -34,7 +31,7 @@ def decisive(
         "seed": options.seed,
         "validate_every": options.validation_interval,
         "processes": processes,
-        "problem": problem.identity() if isinstance(problem, Problem) else type(problem).__name__,
+        "problem": data.problem.identity(),
         "network": _described(net),
         "images": data.fingerprint,
         "validation": data.validation_fingerprint,
@@ -68,9 +65,10 @@ def _without_values(description: Any) -> Any:
 
 
 def called(criterion: nn.Module) -> str:
-    """The name of a loss, with that of its metric, or of the loss in it."""
+    """The name of a loss, with its own settings, and that of its metric, or of the loss in it."""
     inner = next(
         (m for m in (getattr(criterion, k, None) for k in ("metric", "loss")) if isinstance(m, nn.Module)), None
     )
-    weight = f"{criterion.weight:g} " if isinstance(criterion, JacobianPenalty) else ""
-    return type(criterion).__name__ + ("" if inner is None else f"({weight}{called(inner)})")
+    settings = getattr(criterion, "settings", "")
+    told = " ".join(s for s in (settings, "" if inner is None else called(inner)) if s)
+    return type(criterion).__name__ + (f"({told})" if told else "")

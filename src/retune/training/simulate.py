@@ -9,36 +9,12 @@ from deepinv.loss.metric import PSNR
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._torch.streams import seeded
-from retune.errors import InvalidParameterError
 from retune.model import Restarted
-from retune.problems.base import Problem
 
-__all__ = ["Measure", "evaluate", "held_out_pairs", "measurer"]
+__all__ = ["Measure", "evaluate", "held_out_pairs"]
 
 Measure = Callable[[Tensor, int], tuple[Tensor, LinearPhysics]]
 Pairs = list[tuple[Tensor, Tensor, LinearPhysics]]
-
-
-def measurer(problem: Problem | LinearPhysics) -> Measure:
-    """``(x, seed) → (y, physics)``.
-
-    Raises:
-        InvalidParameterError: neither a problem nor a physics.
-    """
-    if isinstance(problem, Problem):
-        return problem.measure
-    if not isinstance(problem, LinearPhysics):
-        raise InvalidParameterError(
-            f"problem must be one of retune.problems or a deepinv LinearPhysics, got {type(problem).__name__}"
-        )
-
-    def measure(x: Tensor, seed: int) -> tuple[Tensor, LinearPhysics]:
-        # The physics of the user has a noise model of its own, which may only know the global generator.
-        with seeded(seed, x.device), torch.no_grad():
-            return problem(x), problem
-
-    return measure
 
 
 def held_out_pairs(images: Iterable[Tensor], measure: Measure, seed: int, device: torch.device) -> Pairs:
