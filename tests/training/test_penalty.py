@@ -12,8 +12,8 @@ from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.networks import RidgeDenoiser
 from retune.priors import Denoiser, Ridge
-from retune.training.settings import called
 from retune.training.penalty import JacobianPenalty
+from retune.training.settings import called
 
 
 class Gain(nn.Module):
