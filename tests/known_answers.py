@@ -16,7 +16,8 @@ from retune import DataTerm, ForwardBackward, GradientStep
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
-from retune.priors import RED, Denoiser, Ridge, WaveletL1, WaveletL12
+from retune.networks import EnergyNet
+from retune.priors import RED, Denoiser, Energy, Ridge, WaveletL1, WaveletL12
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,29 @@ def denoiser_as_gradient(batch: int = 2) -> Case:
     return Case(net, y, dense(matrix, shape), answer)
 
 
-def ridge(batch: int = 2) -> Case:
-    """``½‖Ax − y‖² + λR_σ(x)`` with a convex ridge regulariser, minimised by Newton's method with dense Hessians.
+def by_newton(net: GradientStep, matrix: Tensor, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The minimiser of ``½‖Ax − y‖² + λR(x)`` by Newton's method with dense Hessians, differentiable in the parameters.
 
-    R is piecewise quadratic, so the iteration ends at the minimiser after a few steps. One step more, with the gradient
-    of the objective as a function of the parameters, has their exact derivative (implicit function theorem).
+    One step more, with the gradient of the objective as a function of the parameters, has their exact derivative
+    (implicit function theorem).
     """
+
+    def gradient(x: Tensor) -> Tensor:
+        image = x.unflatten(1, shape)
+        return (x @ matrix.T - y.flatten(1)) @ matrix + net.reg()[0] * net.prior.grad(image).flatten(1)
+
+    def newton(x: Tensor) -> Tensor:
+        hessians = torch.autograd.functional.jacobian(lambda v: gradient(v).sum(0), x.detach()).transpose(0, 1)
+        return x.detach() - torch.linalg.solve(hessians, gradient(x.detach()))
+
+    x = y.flatten(1) @ matrix
+    while float(gradient(x).detach().abs().max()) > 1e-12:
+        x = newton(x).detach()
+    return newton(x).unflatten(1, shape)
+
+
+def ridge(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + λR_σ(x)`` with a convex ridge regulariser, which is piecewise quadratic."""
     shape = (1, 4, 5)
     matrix = spectrum(24, 20, 0.9, 1.1)
     y = rand(batch, 1, 1, 24, seed=1)
@@ -253,21 +271,20 @@ def ridge(batch: int = 2) -> Case:
             p.add_(0.3 * rand(*p.shape, seed=3))
     net = GradientStep(prior, step_size=0.6, reg=0.3)
 
-    def gradient(x: Tensor) -> Tensor:
-        image = x.unflatten(1, shape)
-        return (x @ matrix.T - y.flatten(1)) @ matrix + net.reg()[0] * prior.grad(image).flatten(1)
+    return Case(net, y, dense(matrix, shape), lambda: by_newton(net, matrix, y, shape))
 
-    def newton(x: Tensor) -> Tensor:
-        hessians = torch.autograd.functional.jacobian(lambda v: gradient(v).sum(0), x.detach()).transpose(0, 1)
-        return x.detach() - torch.linalg.solve(hessians, gradient(x.detach()))
 
-    def answer() -> Tensor:
-        x = y.flatten(1) @ matrix
-        while float(gradient(x).detach().abs().max()) > 1e-12:
-            x = newton(x).detach()
-        return newton(x).unflatten(1, shape)
-
-    return Case(net, y, dense(matrix, shape), answer)
+def energy(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + λR_σ(x)`` with the energy of a small network, whose step size is searched for."""
+    shape = (1, 4, 5)
+    matrix = spectrum(24, 20, 0.9, 1.1)
+    y = rand(batch, 1, 1, 24, seed=1)
+    network = EnergyNet(1, (2, 3), 1)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(0.3 * rand(*p.shape, seed=3))
+    net = GradientStep(Energy(network, sigma=0.3, learn_network=True), reg=0.002)
+    return Case(net, y, dense(matrix, shape), lambda: by_newton(net, matrix, y, shape))
 
 
 #: Every map and every kind of prior has at least one case here; `test_matrix.py` says what is missing.
@@ -283,5 +300,6 @@ CASES = {
         tikhonov,
         denoiser_as_gradient,
         ridge,
+        energy,
     )
 }

@@ -117,7 +117,11 @@ def test_networks_as_priors_are_built_trained_saved_and_loaded(kind, tmp_path):
         ({"type": "denoiser", "weights": "denoiser-color"}, 1, "images of 3 channel.*yours have 1; denoiser-gray fits"),
         ({"type": "ridge", "weights": "ridge-convex-gray"}, 3, "ridge-convex-color fits.*data.grey = true"),
         ({"type": "ridge"}, 2, "images of 1 channel.*yours have 2"),
-        ({"type": "denoiser", "weights": "denoiser-color"}, 2, "a grey denoiser is run on each channel: denoiser-gray"),
+        (
+            {"type": "denoiser", "weights": "denoiser-color"},
+            2,
+            "a grey denoiser can be applied to each channel: denoiser-gray",
+        ),
         ({"type": "ridge", "weights": "denoiser-gray"}, 1, "is a SmallUNet, not a ridge regulariser"),
     ],
 )

@@ -99,7 +99,7 @@ def test_what_a_file_cannot_hold_is_named(held, tmp_path):
         def __init__(self, f):
             self.f = f
 
-    with pytest.raises(InvalidParameterError, match=r"Holds\.f is a .*which a checkpoint cannot hold"):
+    with pytest.raises(InvalidParameterError, match=r"Holds\.f is a .*but a checkpoint cannot store it"):
         network(solver=Holds(held)).save(tmp_path / "net.safetensors")
 
 
@@ -129,11 +129,11 @@ def test_arguments_that_are_not_kept_are_named():
             super().__init__()
             self.more = more
 
-    with pytest.raises(InvalidParameterError, match=r"keeps no attribute of that name.*self\.rate = rate"):
+    with pytest.raises(InvalidParameterError, match=r"has no attribute of that name.*self\.rate = rate"):
         by_arguments(Forgets(1))
     with pytest.raises(InvalidParameterError, match=r"takes \*\*options"):
         by_arguments(Loose(a=1))
-    with pytest.raises(InvalidParameterError, match=r"AddsMore takes more, which its describe.* that of Adds"):
+    with pytest.raises(InvalidParameterError, match=r"AddsMore takes more, but its describe.* inherited from Adds"):
         description(AddsMore())
 
 
@@ -151,7 +151,7 @@ def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path
             return x
 
     net = retune.Restarted(retune.ForwardBackward(Grows(3)))
-    with pytest.raises(InvalidParameterError, match=r"it has other weights .*priors\.0\.weight"):
+    with pytest.raises(InvalidParameterError, match=r"it has different weights .*priors\.0\.weight"):
         net.save(tmp_path / "net.safetensors")
 
 
@@ -159,10 +159,10 @@ def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path
     ("cls", "name", "says"),
     [
         (Plain, "anderson", "that name is ReTune's own.*register.name="),
-        (Plain, "AUTO", "a word that runs already use"),
+        (Plain, "AUTO", "a reserved word in runs"),
         (Plain, "a b", "cannot be a registered name"),
         (int, None, "int cannot be registered: expected a map"),
-        (AbstractSolver, None, "before it has init, step"),
+        (AbstractSolver, None, "it lacks init, step"),
         (3, None, "must be a class, got 3"),
     ],
 )
@@ -178,7 +178,7 @@ def test_two_classes_do_not_share_a_name():
     with pytest.raises(InvalidParameterError, match=r"elsewhere\.Plain cannot be called 'Plain': that name is that of"):
         retune.register(other)
     retune.register(other, name="OtherPlain")
-    with pytest.raises(InvalidParameterError, match="registered already, as 'OtherPlain'"):
+    with pytest.raises(InvalidParameterError, match="already registered, as 'OtherPlain'"):
         retune.register(other, name="Third")
 
 

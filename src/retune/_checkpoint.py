@@ -21,13 +21,13 @@ from retune._plain import parse_json
 from retune._version import __version__
 from retune.errors import CheckpointError
 
-#: Raised when a checkpoint of an older kind could no longer be read.
+#: Format number; it increases when older checkpoints can no longer be read.
 FORMAT = 1
-#: The largest numbers that a description may hold, by name: more layers or levels would give no answer for hours.
+#: Upper limits of numbers in a description, by name: with more layers or levels, loading would take hours.
 _LARGEST = {"depth": 10_000, "layers": 10_000, "restarts": 100_000, "levels": 32, "margin": 10_000}
 _LARGEST_OF_ALL = 1_000_000
 _LONGEST = 10_000
-#: What a network may take while it is made: its weights, the temporary ones among them, and small tables.
+#: Allowed memory while a network is made: its weights, also temporary ones, and small tables.
 _TIMES, _BESIDE = 8, 64 * 2**20
 
 
@@ -44,10 +44,10 @@ def write(path: str | Path, tensors: dict[str, Tensor], description: dict, notes
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file whose bytes follow from its content.
+    """A safetensors file whose bytes depend only on its content.
 
-    The library writes the metadata in the order of a hash table, another one at every call; here they are sorted, so
-    that equal networks are equal files.
+    The library writes the metadata in the varying order of a hash table. Here they are sorted, so that equal networks
+    give equal files.
     """
     content = save(tensors, metadata)
     size = int.from_bytes(content[:8], "little")
@@ -91,13 +91,13 @@ def opened(path: str | Path) -> Checkpoint:
     """Everything that a checkpoint holds, from one reading of the file.
 
     Raises:
-        CheckpointError: not a file, truncated, not written by ReTune, or of another format.
+        CheckpointError: the file is missing, truncated, not written by ReTune, or of another format.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(
-            f"there is no checkpoint {path}; retune train and retune tune write one into the folder of their run, "
-            "net.save(path) does in Python"
+            f"there is no checkpoint {path}; retune train and retune tune write one into their run folder; in Python, "
+            "net.save(path) writes one"
         )
     try:
         with safe_open(path, framework="pt"):
@@ -113,8 +113,8 @@ def opened(path: str | Path) -> Checkpoint:
         if metadata["retune_format"] != str(FORMAT):
             raise CheckpointError(
                 f"{path} has checkpoint format {metadata['retune_format']} (written by ReTune "
-                f"{metadata.get('retune_version', 'unknown')}), this is ReTune {__version__} and reads format "
-                f"{FORMAT}: install the version that wrote it, or train again"
+                f"{metadata.get('retune_version', 'unknown')}), but this is ReTune {__version__}, which reads "
+                f"format {FORMAT}: install the version that wrote it, or train again"
             )
         description, notes = parse_json(metadata["description"]), parse_json(metadata.get("notes", "{}"))
         if not isinstance(description, dict) or not isinstance(notes, dict):
@@ -124,8 +124,8 @@ def opened(path: str | Path) -> Checkpoint:
         return Checkpoint(path, tensors, description, told, hashlib.sha256(content).hexdigest())
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». It is truncated, damaged "
-            "or not a safetensors file of ReTune; copy it again, or save it again with net.save(path)"
+            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». The file is truncated, "
+            "damaged or not a safetensors file of ReTune; copy it again, or save it again with net.save(path)"
         ) from error
 
 
@@ -137,10 +137,9 @@ def _metadata(content: bytes) -> dict[str, str]:
 
 @contextmanager
 def made_for(tensors: dict[str, Tensor]) -> Iterator[None]:
-    """Make the network of a description inside this block: it may not take much more memory than its file holds.
+    """Inside this block, a network made from a description may not need much more memory than its file contains.
 
-    Raises:
-        CheckpointError: the description is of a larger network.
+    Raises: CheckpointError: the description requires a larger network.
     """
     held = sum(t.numel() * t.element_size() for t in tensors.values())
     with _Budget(_TIMES * held + _BESIDE):
@@ -148,7 +147,7 @@ def made_for(tensors: dict[str, Tensor]) -> Iterator[None]:
 
 
 class _Budget(TorchDispatchMode):
-    """Refuse a tensor that is larger than a number of bytes, before it is made."""
+    """Refuse a tensor larger than a number of bytes before it is made."""
 
     def __init__(self, most: int):
         super().__init__()
@@ -164,21 +163,22 @@ class _Budget(TorchDispatchMode):
                 count *= max(int(side), 1)
             if 4 * count > self.most and not func.is_view:
                 raise CheckpointError(
-                    f"its description needs a tensor of shape {tuple(size)}, which is far larger than what the file "
-                    "holds; it was changed after it was saved"
+                    f"its description needs a tensor of shape {tuple(size)}, far larger than the content of the file: "
+                    "the description was changed after it was saved"
                 )
         return func(*args, **kwargs)
 
 
 def require_fit(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Whether tensors from a file are the weights of a network.
+    """Check that tensors from a file are the weights of a network.
 
     Args:
         own: the state of the network, with its names, shapes and dtypes.
-        tensors: the tensors of the file. A network may have been saved in another precision, then all of it was.
+        tensors: the tensors of the file. They may have another precision, but all the same.
 
     Raises:
-        CheckpointError: each tensor that is missing, unknown, or of another shape or dtype, with what was expected.
+        CheckpointError: names each tensor that is missing, unknown, or of wrong shape or dtype, with the expected
+            value.
     """
     faults = [f"{name} is missing" for name in own if name not in tensors]
     faults += [f"{name} is unknown to the network" for name in tensors if name not in own]
@@ -203,7 +203,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _require_sane(description: dict[str, Any]) -> None:
-    """Refuse numbers, texts and lists beyond what any network has, before anything is made of them."""
+    """Refuse numbers, texts and lists larger than in any real network, before they are used."""
     waiting: list[tuple[str, Any]] = [("description", description)]
     while waiting:
         name, value = waiting.pop()

@@ -112,7 +112,7 @@ def _sigma(config: ProblemConfig, y: Tensor | None) -> Any:
     if config.sigma != "estimate":
         return config.sigma
     if ":" not in config.name and find(config.name, "problem").cls.has_gaps:
-        raise ConfigError('problem.sigma = "estimate": not from an image with missing pixels; give the noise level')
+        raise ConfigError('problem.sigma = "estimate": this is impossible with missing pixels; give the noise level')
     if y is None:
         raise ConfigError(
             'problem.sigma = "estimate": training makes its own measurements, so it needs a level; retune tune '
@@ -172,8 +172,8 @@ def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
     runs_on_each = known == 1 and config.type != "ridge"
     if known != channels and not runs_on_each:
         raise ConfigError(
-            f"{what}these weights are for images of {known} channel(s), yours have {channels}; "
-            + (f"{fitting} fits" if channels in (1, 3) else f"a grey denoiser is run on each channel: {_GREY}")
+            f"{what}these weights are for images of {known} channel(s), but yours have {channels}; "
+            + (f"{fitting} fits" if channels in (1, 3) else f"a grey denoiser can be applied to each channel: {_GREY}")
             + (", or make the images grey: data.grey = true" if known == 1 else "")
         )
     return network

@@ -242,8 +242,8 @@ class Restarted(Reconstructor):
         if adjoint is not None and not (self.training and self.gradient.solves_adjoint):
             mode = "train" if self.training else "eval"
             raise InvalidParameterError(
-                f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: "
-                "leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
+                f"adjoint is a start for an adjoint solve, but {self.gradient!r} in {mode} mode solves for no "
+                "adjoint: leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
             )
         if self.training and self.auto is not None and self.auto.choice is None:
             chosen = copy.copy(self)  # with the same weights; what is chosen for this call is not kept
@@ -390,7 +390,7 @@ class Restarted(Reconstructor):
         if self.auto is None:
             return options
         choice = self.auto.choice
-        return f"{options}, auto: {'not chosen before the first training batch' if choice is None else choice.why}"
+        return f"{options}, auto: {'to be chosen on the first training batch' if choice is None else choice.why}"
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], auto: dict | None = None, **options: Any) -> Restarted:
@@ -425,15 +425,15 @@ def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
             again = rebuild(told).state_dict()
         except Exception as error:  # a constructor may be anybody's
             raise InvalidParameterError(
-                f"the network cannot be saved, because it could not be made again from its description {told}: "
+                f"the network cannot be saved, because it cannot be rebuilt from its description {told}: "
                 f"{type(error).__name__}: {error}. Check describe(), or save net.state_dict() and rebuild it in Python"
             ) from error
     shapes = [{k: tuple(v.shape) for k, v in w.items()} for w in (weights, again)]
     differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
     if differ:
         raise InvalidParameterError(
-            f"the network cannot be saved: made again from its description, it has other weights "
-            f"({', '.join(differ)}). Check that describe() tells every argument of the constructors, or save "
+            "the network cannot be saved: rebuilt from its description, it has different weights "
+            f"({', '.join(differ)}). Check that describe() includes every argument of the constructors, or save "
             "net.state_dict() and rebuild it in Python"
         )
 

@@ -1,4 +1,4 @@
-"""Scalars and small tables that stay positive, or inside an interval, whatever the optimiser does."""
+"""Scalars and small tables that stay positive, or inside an interval, during any training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from retune.errors import InvalidParameterError, require_real, wrong_type
 __all__ = ["Bounded", "Positive", "ScalarParameter", "require_damping", "scalars"]
 
 
-_LOG_LIMIT = 40.0  # beyond this exp leaves what products of such numbers can represent in float32
+_LOG_LIMIT = 40.0  # beyond this, products of such exponentials overflow in float32
 
 
 class ScalarParameter(nn.Module, ABC):
     """Base of the constrained parameters: an unconstrained ``raw`` and the map to its constraint.
 
-    ``fit`` gives all of these their own learning rate: they live on a logarithmic (or logistic) scale, where a step
-    means the same at any magnitude.
+    ``fit`` gives these parameters their own learning rate: they have a logarithmic (or logistic) scale, on which a step
+    has the same relative effect at any magnitude.
 
     Attributes:
         raw: what is trained.
@@ -96,13 +96,13 @@ def _table(name: str, value: float | Sequence[float] | Tensor, shape: tuple[int,
 
 
 class Positive(ScalarParameter):
-    """``exp(raw)``, |raw| limited to 40: a positive, finite table of the given shape, whatever the optimiser does.
+    """``exp(raw)``, |raw| limited to 40: a positive, finite table of the given shape, during any training.
 
     Args:
         value: initial value(s), > 0 and finite.
         shape: shape of the table.
         learn: whether it is trained.
-        name: how errors call it.
+        name: its name in error messages.
     """
 
     logarithmic = True
@@ -140,7 +140,7 @@ class Bounded(ScalarParameter):
         low: lower end, excluded.
         high: upper end, excluded.
         learn: whether it is trained.
-        name: how errors call it.
+        name: its name in error messages.
     """
 
     def __init__(
@@ -168,19 +168,19 @@ class Bounded(ScalarParameter):
         return self.low, self.high
 
     def forward(self) -> Tensor:
-        """The value, kept off the ends by a margin that rounding cannot swallow."""
+        """The value, kept away from the ends by a margin larger than rounding."""
         margin = _margin(self.raw.dtype)
         unit = torch.sigmoid(self.raw) * (1 - 2 * margin) + margin
         return self.low + (self.high - self.low) * unit
 
 
 def _margin(dtype: torch.dtype) -> float:
-    """In float32 sigmoid(17) is exactly 1; this distance from the ends keeps τ < 2/L whatever the optimiser does."""
+    """Distance from the ends that always keeps τ < 2/L: in float32 sigmoid(17) is exactly 1."""
     return math.sqrt(torch.finfo(dtype).eps)
 
 
 def require_damping(strong_convexity: float) -> float:
-    """ε of the added ``½ε‖u‖²``, if it is one.
+    """ε of the added ``½ε‖u‖²``, checked.
 
     Raises:
         InvalidParameterError: not a finite number ≥ 0.

@@ -79,7 +79,7 @@ ONCE_FOR_TWO_IMAGES = {"read": 1, "parsed": 1, "data term": 2, "bound": 2, "solv
 def test_restore_reads_once_and_binds_once_for_an_image(run, images, counted, tmp_path, more):
     result, text = invoke("restore", run, images, "-o", tmp_path / "out", "--device", "cpu", *more)
     assert result.exit_code == 0, text
-    assert "1 counts as white, as when the network was made" in text
+    assert "1 counts as white, as in the network's training" in text
     assert counted() == ONCE_FOR_TWO_IMAGES
 
 

@@ -112,7 +112,7 @@ def test_every_tile_is_certified():
 def test_a_tile_without_a_measured_pixel_says_so():
     mask = torch.ones(72, 84)
     mask[:, 40:] = 0
-    with pytest.raises(InvalidParameterError, match="none that was measured"):
+    with pytest.raises(InvalidParameterError, match="contains no measured pixel"):
         restore_image(network(), inpaint(mask=mask), torch.ones(1, 1, 72, 84), tile=16, overlap=8)
 
 

@@ -375,7 +375,7 @@ def test_terminals_without_unicode_are_served(results):
 def test_summary_is_computed_and_mentions_only_what_is_there(results):
     text = " ".join(summary(Results.checked(results)))
     assert (
-        "On one photograph that no method was trained or tuned on, the best PSNR is that of Method "
+        "On one photograph that no method used for training or tuning, the best PSNR is that of Method "
         "somebody-elses in inpainting (0.10 dB ahead of Method retune)." in text
     )
     assert "From the best single regularisation weight λ (grid search), the others differ by +0.10 to +0.30 dB." in text

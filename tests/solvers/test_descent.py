@@ -116,7 +116,7 @@ def test_it_is_faster_with_momentum_than_plain_steps(float64):
 def test_a_map_without_a_value_is_refused(float64):
     prior = retune.priors.Denoiser(_Shrink(), 0.1)
     net = Restarted(retune.ForwardBackward(prior), solver=Descent()).eval()
-    with pytest.raises(InvalidParameterError, match=r"needs the value of what is minimised.*Damped"):
+    with pytest.raises(InvalidParameterError, match=r"needs the value of the objective.*Damped"):
         net.solve(rand(1, 1, 8, 8), deepinv.physics.Denoising())
     with pytest.raises(InvalidParameterError, match="not bound"):
         Descent().init(torch.zeros(1, 3))

@@ -73,7 +73,7 @@ def test_what_it_cannot_penalise_is_said():
 def test_a_loss_beside_it_without_gradient_is_named():
     net, x = network(0.1), rand(2, 1, 5, 6)
     loss = JacobianPenalty(loss=deepinv.loss.SupLoss(deepinv.loss.metric.PSNR(train_loss=True)))
-    with pytest.raises(InvalidParameterError, match="only the penalty would be learned"):
+    with pytest.raises(InvalidParameterError, match="minimise the penalty only"):
         loss(x_net=x.clone().requires_grad_(), x=x, model=net)
 
 

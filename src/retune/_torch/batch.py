@@ -1,4 +1,4 @@
-"""Batches: one number for each image, and how it is spread over the image again."""
+"""Batches: numbers per image, and broadcasting them over the images."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """Real part of ``⟨a, b⟩`` over all images, in float64: the squares of 1e20 do not fit into float32."""
+    """Real part of ``⟨a, b⟩`` over all images, in float64, because squares of 1e20 overflow in float32."""
     double = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     return float((a.to(double).conj() * b.to(double)).real.sum())
 
 
 def window(size: int, side: int, middle: int | None = None) -> slice:
-    """The indices of `side` neighbours out of `size`, around `middle` or in the middle; all, if there are fewer."""
+    """The indices of `side` neighbours out of `size`, around `middle` or in the centre; all if there are fewer."""
     start = (size if middle is None else 2 * middle) - side
     return slice(start := min(max(0, start // 2), max(0, size - side)), min(size, start + side))
 

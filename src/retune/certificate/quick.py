@@ -1,4 +1,4 @@
-"""The certificate of a restoration: what it may cost, and one line of it for a table."""
+"""A certificate at limited cost for a restoration, and its summary in one line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["certificate_of", "in_a_line", "sample_certificate"]
 def certificate_of(
     net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium, bound: Bound | None = None
 ) -> ImageCertificate:
-    """Certify one restored measurement (1, C, h, w), in about the layers and the memory that restoring it took.
+    """Certify one restored measurement (1, C, h, w) with about the layers and memory of its restoration.
 
-    Half of its layers go beyond the result, to see how far it still moves (one block at least), and half into the
-    power iteration for the rate (five at least); there are at most 2 starts of 100 iterations.
+    Half of the layers run beyond the result, to see how far it still moves (at least one block). The other half serve
+    the power iteration for the rate (at least five layers). There are at most 2 starts of 100 iterations.
     """
     layers = int(found.layers[0])
     starts = 2 if layers >= 100 else 1
@@ -48,7 +48,7 @@ def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, Linea
         y, physics = measure()
         found = certify(net, y, physics, iterations=10, starts=2, max_layers=500)[0]
         return CertifiedImage.model_validate(found.to_dict())
-    except (RetuneError, RuntimeError) as error:  # what was learned is worth more than what can be said of it
+    except (RetuneError, RuntimeError) as error:  # a failed certificate must not lose the trained weights
         return CertifiedImage(failure=one_line(error))
 
 
@@ -60,5 +60,5 @@ def in_a_line(certificate: CertifiedImage) -> str:
         return f"no equilibrium: a cycle of layers moves it by {100 * certificate.jumps:.2g} %"
     best = next(iter(certificate.claims.get("rmse", ())), None)
     if best is None or best.value is None:
-        return "no distance to the equilibrium is known"
+        return "the distance to the equilibrium is unknown"
     return f"{'≤' if best.proved else 'about'} {best.value:.1e} RMSE from its equilibrium ({best.kind})"

@@ -38,7 +38,8 @@ class Ledger:
             return
         if not resume:
             raise InvalidParameterError(
-                f"{path.parent} holds results already; continue them with --resume, or choose another folder with --out"
+                f"{path.parent} already contains results; continue them with --resume, or choose another folder with "
+                "--out"
             )
         try:
             saved = Progress.parsed(path.read_bytes(), str(path))
@@ -58,7 +59,8 @@ class Ledger:
         entries = self._progress.entries
         if name not in entries:
             found = compute()
-            entries[name] = found.plain() if isinstance(found, Record) else found
+            plain = getattr(found, "plain", None)  # of a record; a number is plain already
+            entries[name] = found if plain is None else plain()
             self._progress.write(self.path, indent=None)
             return found
         try:

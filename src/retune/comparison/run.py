@@ -80,14 +80,14 @@ def compare(
     known = methods_of(run)
     chosen = [known[k] if k in known else _unknown(k, known) for k in (known if methods is None else methods)]
     if not chosen and not models:
-        raise InvalidParameterError("nothing to compare: name methods, or trained models")
+        raise InvalidParameterError("nothing to compare: give methods or trained models")
     for key in (*run.compare.run_on, *run.compare.certified):
         if key not in known:
             _unknown(key, known)
     if run.optimiser.warm_start:
         raise InvalidParameterError(
             "optimiser.warm_start: the methods are compared from the same starts; set it to false, or train with "
-            "retune train and give the result as a model"
+            "retune train and give the result with --model"
         )
     check_device(device)
     opened = {key: (path, *open_network(path)) for key, path in model_names(models).items()}  # a wrong one is said now

@@ -1,4 +1,4 @@
-"""Runs as TOML text, with what every field means if it is wanted."""
+"""Runs as TOML text, optionally with the meaning of every field."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ __all__ = ["starting_point", "to_toml"]
 
 
 def starting_point(name: str) -> str:
-    """A commented TOML file to start from: a shipped run with what every field means.
+    """A commented TOML file as a starting point: a shipped run with the meaning of every field.
 
-    Raises:
-        UnknownNameError: no shipped run of that name.
+    Raises: UnknownNameError: no shipped run has that name.
     """
     if name not in shipped():
         raise unknown_name("run to start from", name, shipped())
@@ -24,7 +23,7 @@ def starting_point(name: str) -> str:
 
 
 def to_toml(config: Config, comments: bool = False) -> str:
-    """The run as TOML, with every field; `comments` says what each means."""
+    """The run as TOML text with every field; `comments` adds their meanings."""
     lines = ["# A run of ReTune: retune train THIS.toml --out FOLDER", "", *_fields(config, comments)]
     for name, section in config:
         if _is_section(section) and (comments or section.spoken or section != type(section)()):

@@ -54,8 +54,8 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
     changed += [f"the file of the {k} has changed" for k, digest in files.items() if recorded.get(k, digest) != digest]
     if changed:
         raise CheckpointError(
-            f"{out} holds another run, which cannot be continued exactly: {'; '.join(changed)}. Leave the fields out "
-            f"(--resume --out {out} needs no more), or choose another folder with --out"
+            f"{out} contains a run with other settings, so it cannot continue exactly:  {'; '.join(changed)}. Leave "
+            f"these fields out (--resume --out {out} is enough), or choose another folder with --out"
         )
 
 
@@ -72,8 +72,8 @@ def _require_own(config: Config, out: Path, resume: bool) -> None:
         found.remove(RUN)  # a run that was put there to be begun with --resume
     if found:
         raise InvalidParameterError(
-            f"{out} holds {', '.join(found)}, which would be replaced, and no {FACTS} of a run that says whose they "
-            "are: choose another folder with --out, or move them"
+            f"{out} contains {', '.join(found)} but no {FACTS} of a run, so these files may belong to something else "
+            "and would be replaced: choose another folder with --out, or move the files"
         )
 
 
@@ -87,7 +87,7 @@ def facts_of(out: Path) -> RunFacts:
     try:
         return RunFacts.parsed(path.read_bytes(), str(path)) if path.is_file() else RunFacts()
     except InvalidParameterError as error:
-        raise CheckpointError(f"{error}: put it back, or begin anew in another folder") from error
+        raise CheckpointError(f"{error}: restore this file, or start again in another folder") from error
 
 
 def _decisive(config: Config) -> dict[str, Any]:

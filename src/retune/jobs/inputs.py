@@ -84,5 +84,5 @@ def require_kernel(problem: ProblemConfig) -> None:
     if problem.name == "deblur" and problem.kernel is None:
         raise ConfigError(
             "the blur kernel is unknown: pass --kernel gaussian:1.6, --kernel motion:15@30, or an image, NPY or TIFF "
-            "file of it"
+            "file of the kernel"
         )

@@ -125,7 +125,7 @@ def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str
     if not isinstance(told, dict) or given.get("name", told.get("name")) != told.get("name"):
         told = {}
     if not {**told, **given}.get("name"):
-        raise CheckpointError(f"{model} does not say which problem it restores; name it: --problem deblur")
+        raise CheckpointError(f"{model} does not say which problem it restores; name the problem: --problem deblur")
     if ":" in str(told.get("name")) and "name" not in given:
         require_accepted(str(told["name"]), str(model))
     _require_same_noise(model, told, given)
@@ -137,13 +137,13 @@ def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str
         beside = file.parent / PureWindowsPath(name).name  # which knows both kinds of slashes
         if not beside.is_file():
             raise CheckpointError(
-                f"{file} was made with the {key} in {name}, which is not beside it. A model reads no files from "
-                f"elsewhere: put it there, as {beside}, or give it with --{key}"
+                f"{file} was made with the {key} in {name}, but this file is not in the same folder. A model reads no "
+                f"files from other folders: copy it to {beside}, or give it with --{key}"
             )
         if beside.resolve().parent != file.parent.resolve():
             raise CheckpointError(
-                f"{beside} is a link to {beside.resolve()}, and a model reads no files from elsewhere: give it with "
-                f"--{key}"
+                f"{beside} is a link to {beside.resolve()}, but a model reads no files from other folders: give the "
+                f"file with --{key}"
             )
         named[key] = str(beside.resolve())
     problem = from_dict({"problem": {**told, **named, **given}}, source="the problem").problem
@@ -156,7 +156,7 @@ def _require_same_noise(model: Path, told: dict[str, Any], given: Mapping[str, A
     """Refuse another noise level than the one that the network was made for: it is in the weights."""
     if "sigma" not in given or given["sigma"] == told.get("sigma"):
         return
-    made = f"{model} was made for sigma = {told['sigma']}" if "sigma" in told else f"{model} knows no noise level"
+    made = f"{model} was made for sigma = {told['sigma']}" if "sigma" in told else f"{model} has no noise level"
     raise ConfigError(
         f"--sigma {given['sigma']} cannot change a restoration: {made}, and its weights and strengths were learned for "
         "its own noise. Leave --sigma out; for another noise level tune a network: retune tune IMAGES --problem "

@@ -112,7 +112,9 @@ def restore(
             )
         names[file.name] = file
         if file.resolve().parent == options.out.resolve():
-            raise InvalidParameterError(f"the result of {file} would replace it; choose another folder with --out")
+            raise InvalidParameterError(
+                f"the result of {file} would replace the file itself; choose another folder with --out"
+            )
     if workers < 1:
         raise InvalidParameterError(f"workers must be at least 1, got {workers}")
     job = _Job(model, options)

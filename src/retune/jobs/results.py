@@ -39,8 +39,8 @@ class Result:
             for path in (self.image, self._record):
                 if path.is_symlink() or path.exists():
                     raise InvalidParameterError(
-                        f"{path} is there already, and no record says that it is a result of retune restore: it was "
-                        "left as it is. Choose another folder with --out, or move the file"
+                        f"{path} already exists, and no record says that it is a result of retune restore, so it was "
+                        "not changed. Choose another folder with --out, or move the file"
                     )
 
     def _read(self) -> RestoredImage | None:

@@ -102,7 +102,7 @@ def restore_image(
         except ShapeError as error:  # it speaks of an image, and means the tile
             size = "×".join(map(str, seen.shape[-2:]))
             raise ShapeError(
-                f"in a tile of {size} pixels, with its margins: {error}. Take larger tiles, or none (--tile 0)"
+                f"in a tile of {size} pixels, with its margins: {error}. Use larger tiles, or none (--tile 0)"
             ) from error
         worst = outcome if worst is None else worst.worse(outcome)
         factor = image.shape[-1] // len(col.seen)

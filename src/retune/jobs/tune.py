@@ -130,7 +130,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
     except (OSError, ValueError, CheckpointError) as error:
         cause = error
     raise CheckpointError(
-        f"{out} holds no run of retune tune to continue; start one: retune tune IMAGES --problem denoise"
+        f"{out} contains no run of retune tune to continue; start a run: retune tune IMAGES --problem denoise"
     ) from cause
 
 
@@ -297,7 +297,8 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
     if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
-                f"--loss {loss} is not for missing pixels: the other losses see more there; leave --loss at auto"
+                f"--loss {loss} does not work with missing pixels: the default loss sees more of the error; leave "
+                "--loss at auto"
             )
         split = SureSplit(problem.sigma)
         return split, split, Estimate.SPLIT

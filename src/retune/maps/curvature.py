@@ -20,9 +20,9 @@ def largest_curvature(gradient: Callable[[Tensor], Tensor], u: Tensor, products:
     inference mode, too.
 
     Args:
-        gradient: ``∇F``, (B, …) → (B, …), each image for itself.
+        gradient: ``∇F``, (B, …) → (B, …), for each image separately.
         u: the states.
-        products: with the Hessian, each as costly as one gradient.
+        products: number of products with the Hessian; each costs one gradient.
     """
     tiny = torch.finfo(u.dtype).tiny
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""One way to read a noise level, for every denoiser."""
+"""Reading and checking the noise level of a denoiser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
 
     Raises:
         InvalidParameterError: negative, NaN or infinite; a tensor that is neither a scalar nor one number per image.
-            (The values of a tensor on an accelerator are not looked at: that would stall it in every iteration.)
+            (Values of a tensor on an accelerator are not checked: that would stall every iteration.)
     """
     if not isinstance(sigma, Tensor):
         value = require_real("sigma", sigma)
@@ -62,10 +62,9 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
 
 
 def check_range(sigma: Any, low: float, high: float) -> None:
-    """Whether noise levels, a number or several, are such as a denoiser takes.
+    """Refuse noise levels that a denoiser does not support.
 
-    Raises:
-        InvalidParameterError: one outside [low, high], or no number.
+    Raises: InvalidParameterError: a level is not a number, or outside [low, high].
     """
     try:
         levels = torch.as_tensor(sigma, dtype=torch.float64)
@@ -75,5 +74,6 @@ def check_range(sigma: Any, low: float, high: float) -> None:
     if not bool(((levels >= low - slack) & (levels <= high + slack)).all()):
         raise InvalidParameterError(
             f"sigma={sigma} is outside the range of this denoiser, {low:.4g} ≤ sigma ≤ {high:.4g} on the scale of the "
-            "image (images are in [0, 1]: divide a level of 0…255 by 255); sigma_range= overrides the range"
+            "image (images are in [0, 1]: divide a level on 0…255 by 255); the argument sigma_range overrides this "
+            "range"
         )

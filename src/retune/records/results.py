@@ -226,8 +226,8 @@ class Results(Record):
             raise InvalidParameterError(f"{source} is not a result file of ReTune (it has no «format»); {_EXPECTED}")
         if values["format"] != FORMAT:
             raise InvalidParameterError(
-                f"{source} has format {values['format']!r} (written by ReTune {values.get('retune', 'unknown')}), this "
-                f"version reads format {FORMAT}: use the version that wrote it, or run the command again"
+                f"{source} has format {values['format']!r} (written by ReTune {values.get('retune', 'unknown')}), but "
+                f"this version reads format {FORMAT}: use the version that wrote it, or run the command again"
             )
         return super().checked(values, source)
 

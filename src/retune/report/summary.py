@@ -1,4 +1,4 @@
-"""The report in a few sentences, with numbers that are computed from the results."""
+"""The report in a few sentences, with numbers computed from the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def headlines(results: Results) -> list[Headline]:
 
 
 def summary(results: Results) -> list[str]:
-    """Sentences in plain words; what the results do not contain is not mentioned."""
+    """Sentences in plain words. Missing results are not mentioned."""
     sentences = [
         "All methods restore the same test images from the same measurements; they differ in how their parameters are "
         "chosen. At an equilibrium the restoration no longer changes, so running a network longer should do no harm; "
@@ -55,7 +55,7 @@ def summary(results: Results) -> list[str]:
             f"{len(verdicts) - held} {'does' if len(verdicts) - held == 1 else 'do'} not."
         )
     if results.quick:
-        sentences.append("This was a quick run, with too few training steps to conclude anything from.")
+        sentences.append("This was a quick run, with too few training steps for conclusions.")
     return sentences
 
 
@@ -93,7 +93,7 @@ def _best(results: Results) -> str:
     tests = (results.settings or {}).get("test")
     where = "On the test images"
     if isinstance(tests, list) and tests:
-        where = f"On {_count(len(tests))} photograph{'s' * (len(tests) > 1)} that no method was trained or tuned on"
+        where = f"On {_count(len(tests))} photograph{'s' * (len(tests) > 1)} that no method used for training or tuning"
     return f"{where}, the best PSNR is {_list(won)}."
 
 
@@ -137,7 +137,7 @@ def _list(words: list[str]) -> str:
 
 
 def _up(value: float) -> str:
-    """Rounded up, since it is said to be a bound."""
+    """Rounded up, because it is a bound."""
     digits = 2 if value >= 0.01 else 4
     return decimal(max(math.ceil(round(value * 10**digits, 6)), 1) / 10**digits, digits)
 

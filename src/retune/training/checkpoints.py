@@ -33,18 +33,18 @@ _HEADER = ",".join([*_COLUMNS, "psnr_val"]) + "\n"
 
 
 class RunFolder:
-    """Checkpoints ``checkpoint-STEP.safetensors``, written atomically, and ``log.csv`` (and TensorBoard, if there).
+    """Checkpoints ``checkpoint-STEP.safetensors``, written atomically, and ``log.csv`` (and TensorBoard, if installed).
 
     The first process of a training holds a lock on the folder until ``close``.
 
     Args:
-        folder: where.
-        settings: what decides the course of the run; a run is only continued with the same.
+        folder: the folder of the run.
+        settings: everything that determines the run. A run can continue only with the same settings.
         resume: continue from the newest checkpoint; start if there is none.
 
     Raises:
-        InvalidParameterError: the folder holds another run or a ``log.csv`` of something else, which are not to be
-            overwritten, or another training is at work in it.
+        InvalidParameterError: the folder contains another run or a foreign ``log.csv``, which must not be overwritten;
+            or another training is active in it.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any], resume: bool):
@@ -62,13 +62,14 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.saved and not resume:
             raise InvalidParameterError(
-                f"{self.folder} holds a run already (its last checkpoint is {self.saved[-1].name}); continue it with "
+                f"{self.folder} already contains a run (its last checkpoint is {self.saved[-1].name}); continue it "
+                "with "
                 "resume (--resume), or choose another folder"
             )
         log = self.folder / "log.csv"
         if not self.saved and log.exists() and not _is_log(log):
             raise InvalidParameterError(
-                f"{log} is there already, and is no log of a training: it would be replaced; move it, or choose "
+                f"{log} already exists, but is not the log of a training, and would be replaced; move it, or choose "
                 "another folder"
             )
         if first_process():
@@ -89,7 +90,7 @@ class RunFolder:
         seconds: float,
         warm: WarmStart | None = None,
     ) -> None:
-        """Write a checkpoint, bring the log up to date, and remove all but the last two checkpoints."""
+        """Write a checkpoint, update the log, and remove all but the last two checkpoints."""
         facts = CheckpointFacts(
             step=step, seconds=seconds, settings=self.settings, best=repr(keeper.best), best_step=keeper.step
         ).plain()
@@ -103,10 +104,10 @@ class RunFolder:
     def load(
         self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, warm: WarmStart | None = None
     ) -> tuple[int, float]:
-        """Put the state of the newest readable checkpoint in place; returns (step, seconds), (0, 0) if there is none.
+        """Restore the state of the newest readable checkpoint. Returns (step, seconds), or (0, 0) without checkpoint.
 
         Raises:
-            CheckpointError: no checkpoint can be read, or they are of a run with other settings.
+            CheckpointError: no checkpoint can be read, or the settings of the run differ.
         """
         try:
             return self._load(net, optimiser, result, keeper, warm)
@@ -122,7 +123,7 @@ class RunFolder:
             extra: dict[str, Tensor] = {}
             try:
                 facts = CheckpointFacts.checked(load_state(path, net, optimiser, extra), str(path))
-            except (CheckpointError, InvalidParameterError) as error:  # the one before it is kept for this
+            except (CheckpointError, InvalidParameterError) as error:  # the previous checkpoint is kept for this case
                 failure = failure or error
                 continue
             require_same(path, facts.settings, self.settings, "another folder")
@@ -142,7 +143,7 @@ class RunFolder:
         if self._logged is None or path.is_symlink() or not path.is_file():
             self._rewrite_log(result)
             return
-        # Nothing is appended to a file that this process has not begun, nor through a link to somewhere else.
+        # Never append to a file that this process did not create, nor through a link.
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
         with os.fdopen(handle, "ab") as file:
             file.write(_rows(result, result.steps[self._logged :]).encode())
@@ -150,7 +151,7 @@ class RunFolder:
         self._logged = len(result.steps)
 
     def _rewrite_log(self, result: FitResult) -> None:
-        """All of it: what was appended after the checkpoint is computed again."""
+        """Write the whole log. Rows after the checkpoint are dropped, because these steps are computed again."""
         write_atomically(self.folder / "log.csv", (_HEADER + _rows(result, result.steps)).encode())
         self._to_board(result, self._logged or 0)
         self._logged = len(result.steps)
@@ -161,7 +162,7 @@ class RunFolder:
         except ImportError:
             return
         if self._board is None:
-            # A run that is continued says everything again, which is to replace what it said before.
+            # A continued run writes all values again; they replace the earlier ones.
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=0)
         scores = {v.step: v.psnr for v in result.validation}
         for record in result.steps[start:]:
@@ -172,7 +173,7 @@ class RunFolder:
         self._board.flush()
 
     def close(self) -> None:
-        """Close what is open, and let other trainings into the folder."""
+        """Close all files and release the folder."""
         if self._board is not None:
             self._board.close()
         if self._lock is not None:
@@ -180,7 +181,7 @@ class RunFolder:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file begins as our log does."""
+    """Whether a file begins like a log of ReTune."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -209,7 +210,7 @@ class StopRequest(threading.Event):
     """An event that a signal sets.
 
     Attributes:
-        number: of the signal; SIGINT where another process got it.
+        number: number of the signal; SIGINT if another process received it.
     """
 
     number: int = signal.SIGINT
@@ -217,7 +218,7 @@ class StopRequest(threading.Event):
 
 @contextmanager
 def stop_requests(enabled: bool) -> Iterator[StopRequest]:
-    """An event that SIGINT or SIGTERM sets, so that a step in work is finished first; a second one stops at once."""
+    """An event set by SIGINT or SIGTERM, so that the current step can finish. A second signal stops at once."""
     asked = StopRequest()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked

@@ -147,9 +147,9 @@ def _doubt_unit(images: list[Tensor]) -> None:
     largest = max(float(x.abs().max()) for x in images)
     if largest > _LARGEST:
         warnings.warn(
-            f"the images have values up to {largest:.4g}, and the defaults of networks and problems are made for "
-            "intensities in [0, 1]: divide images of 0…255 by 255 (and noise levels too: sigma=25/255), or give them "
-            "as integers, which are scaled",
+            f"the images have values up to {largest:.4g}, but the defaults of networks and problems assume "
+            "intensities in [0, 1]: divide images of 0…255 by 255 (and noise levels, too: sigma=25/255), or give "
+            "integer images, which are scaled",
             DoubtfulWarning,
             stacklevel=3,
         )
@@ -166,13 +166,13 @@ def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -
     for name, rtol in asked.items():
         if rtol < _BFLOAT16:
             raise InvalidParameterError(
-                f"{name} asks for a relative change of {rtol:g} in training, and with bfloat16=True the denoiser's "
-                f"iterates rest at 2e-3 to 3e-3: give at least {_BFLOAT16:g}, or leave out one of the two"
+                f"{name} requires a relative change of {rtol:g} in training, but with bfloat16=True the iterates "
+                f"settle only to 2e-3 to 3e-3: give at least {_BFLOAT16:g}, or leave out one of the two"
             )
     if net.gradient.solves_adjoint:
         raise InvalidParameterError(
-            f"{net.gradient!r} solves for the gradient to a tolerance, which a denoiser with bfloat16=True does not "
-            "allow: train with retune.Truncated(), or with bfloat16=False"
+            f"{net.gradient!r} solves for the gradient to a tolerance, but a denoiser with bfloat16=True is not "
+            "accurate enough for that: train with retune.Truncated(), or with bfloat16=False"
         )
     if net.auto is not None:
         raise InvalidParameterError(

@@ -79,8 +79,8 @@ class Training:
         saved = None if warm is None or warm.on_disk or self.fabric.world_size > 1 else warm
         if self.options.resume and warm is not saved:
             raise InvalidParameterError(
-                "a run with warm_start cannot be resumed exactly where the canvases are in files, or there are several "
-                "processes: what the images remember is not in the checkpoints; leave out one of warm_start and resume"
+                "a run with warm_start cannot be resumed exactly if the canvases are in files, or with several "
+                "processes: the checkpoints do not contain the canvases; leave out warm_start or resume"
             )
         return saved
 
@@ -226,7 +226,7 @@ class Training:
         if not value.requires_grad:
             raise InvalidParameterError(
                 f"the loss {called(self.criterion)} has no gradient with respect to the restored images, so nothing "
-                "can be learned from it (deepinv's PSNR is computed without one: take SNR, which differs from it by a "
+                "can be learned from it (deepinv's PSNR has no gradient: use SNR, which differs from PSNR by a "
                 "constant for each image)"
             )
         return value

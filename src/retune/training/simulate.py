@@ -1,4 +1,4 @@
-"""Simulated measurements, all of whose randomness follows from numbers, and the score of a network on some."""
+"""Simulated measurements with reproducible randomness, and the score of a network on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluate(net: Restarted, x: Tensor, y: Tensor, physics: LinearPhysics) -> fl
     """Mean PSNR in dB of a network in eval mode, for intensities in [0, 1]."""
     was_training = net.training
     net.eval()
-    # A network that has not settled is scored as it is: its trouble shows in the figure.
+    # Images that have not settled are scored, too: the score shows the problem.
     image = net.solve(y, physics).image
     net.train(was_training)
     return float(PSNR()(image, x).mean())
