@@ -157,8 +157,10 @@ def test_every_package_can_be_the_first_import():
 
 
 def definitions(tree: ast.Module):
-    """Public classes and functions, and the public methods of public classes."""
+    """Public classes and functions, and the public methods of public classes; overloads have that of the function."""
     for node in tree.body:
+        if "overload" in {d.id for d in getattr(node, "decorator_list", ()) if isinstance(d, ast.Name)}:
+            continue
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             yield node.name, node
             if isinstance(node, ast.ClassDef):

@@ -77,6 +77,7 @@ from .solvers import Descent as Descent
 from .solvers import Inertial as Inertial
 from .solvers import Picard as Picard
 from .solvers import SolverState as SolverState
+from .training import FitOptions as FitOptions
 from .training import FitResult as FitResult
 from .training import WarmStart as WarmStart
 from .training import fit as fit

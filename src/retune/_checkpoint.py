@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,8 +58,37 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, all from one reading of it.
+
+    Attributes:
+        path: the file.
+        tensors: weights by name.
+        description: what the network is rebuilt from.
+        notes: short texts that were saved with it.
+        digest: SHA-256 of the bytes that all of this was read from.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    description: dict[str, Any]
+    notes: dict[str, str]
+    digest: str
+
+
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
     """Tensors, description and notes.
+
+    Raises:
+        CheckpointError: see ``opened``.
+    """
+    found = opened(path)
+    return found.tensors, found.description, found.notes
+
+
+def opened(path: str | Path) -> Checkpoint:
+    """Everything that a checkpoint holds, from one reading of the file.
 
     Raises:
         CheckpointError: the file is missing, truncated, not written by ReTune, or of another format.
@@ -69,30 +100,39 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str,
             "net.save(path) writes one"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "retune_format" not in metadata:
-                raise CheckpointError(
-                    f"{path} is a safetensors file, but not a ReTune checkpoint (it has no description); "
-                    "expected a file written by net.save(path)"
-                )
-            if metadata["retune_format"] != str(FORMAT):
-                raise CheckpointError(
-                    f"{path} has checkpoint format {metadata['retune_format']} (written by ReTune "
-                    f"{metadata.get('retune_version', 'unknown')}), but this is ReTune {__version__}, which reads "
-                    f"format {FORMAT}: install the version that wrote it, or train again"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        with safe_open(path, framework="pt"):
+            pass  # a file that is longer or shorter than its header says is refused before it is in memory
+        content = path.read_bytes()
+        tensors = load(content)
+        metadata = _metadata(content)
+        if "retune_format" not in metadata:
+            raise CheckpointError(
+                f"{path} is a safetensors file, but not a ReTune checkpoint (it has no description); "
+                "expected a file written by net.save(path)"
+            )
+        if metadata["retune_format"] != str(FORMAT):
+            raise CheckpointError(
+                f"{path} has checkpoint format {metadata['retune_format']} (written by ReTune "
+                f"{metadata.get('retune_version', 'unknown')}), but this is ReTune {__version__}, which reads "
+                f"format {FORMAT}: install the version that wrote it, or train again"
+            )
         description, notes = parse_json(metadata["description"]), parse_json(metadata.get("notes", "{}"))
         if not isinstance(description, dict) or not isinstance(notes, dict):
             raise ValueError("its description is not a JSON object")
         _require_sane(description)
-        return tensors, description, {str(k): str(v) for k, v in notes.items()}
+        told = {str(k): str(v) for k, v in notes.items()}
+        return Checkpoint(path, tensors, description, told, hashlib.sha256(content).hexdigest())
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». The file is truncated, "
             "damaged or not a safetensors file of ReTune; copy it again, or save it again with net.save(path)"
         ) from error
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file that the library has read without a complaint."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
 
 
 @contextmanager

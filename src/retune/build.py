@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from deepinv.loss import Loss, SupLoss
+from deepinv.loss.metric import SNR
 from deepinv.models import Denoiser as DeepinvDenoiser
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
@@ -19,6 +22,7 @@ from retune.config import (
     FidelityConfig,
     GradientConfig,
     ModelConfig,
+    OptimiserConfig,
     PriorConfig,
     ProblemConfig,
 )
@@ -38,12 +42,19 @@ from retune.problems.own import OwnPhysics
 from retune.registry import build, find, is_ours, make, names, takes
 from retune.solve import Stop
 from retune.solvers import AbstractSolver
+from retune.training.data import TrainingData
+from retune.training.options import FitOptions
+from retune.training.penalty import JacobianPenalty
 
 __all__ = [
+    "Built",
     "build",
+    "built",
     "fidelity_of",
+    "loss_of",
     "map_of",
     "network_of",
+    "options_of",
     "prior_of",
     "problem_of",
     "rule_of",
@@ -253,6 +264,58 @@ def network_of(config: Config, channels: int) -> Restarted:
         solver=solver_of(model),
         stop=Stop(model.rtol, model.max_layers) if rule.restarts else None,
     )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a run describes, made once: what ``fit(net, data, options)`` takes.
+
+    Attributes:
+        net: the network, with its first weights.
+        data: training and validation images, and the problem.
+        options: how to train; without a folder.
+    """
+
+    net: Restarted
+    data: TrainingData
+    options: FitOptions
+
+
+def built(config: Config) -> Built:
+    """The objects that a run describes. The global generator is seeded: the first weights are drawn from it.
+
+    Raises:
+        RetuneError: see [`problem_of`][retune.build.problem_of], [`training_images`][retune.build.training_images] and
+            [`network_of`][retune.build.network_of].
+    """
+    problem = problem_of(config.problem)
+    images, validation = training_images(config.data)
+    torch.manual_seed(config.seed)
+    net = network_of(config, images[0].shape[0])
+    return Built(net, TrainingData(images, problem, validation), options_of(config))
+
+
+def options_of(config: Config) -> FitOptions:
+    """How a run trains: its sections [data] and [optimiser], and its seed."""
+    optimiser = config.optimiser
+    return FitOptions(
+        steps=optimiser.steps,
+        batch_size=config.data.batch_size,
+        crop=config.data.crop,
+        lr=optimiser.lr,
+        lr_network=optimiser.lr_network,
+        loss=loss_of(optimiser),
+        seed=config.seed,
+        validate_every=optimiser.validate_every,
+        warm_start=optimiser.warm_start,
+        checkpoint_every=optimiser.checkpoint_every,
+    )
+
+
+def loss_of(config: OptimiserConfig) -> Loss | None:
+    """The loss that the section [optimiser] describes; None is mean squared error."""
+    fidelity = SupLoss(SNR(train_loss=True)) if config.loss == "snr" else None
+    return JacobianPenalty(config.penalty, fidelity) if config.penalty else fidelity
 
 
 def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | None]:

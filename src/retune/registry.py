@@ -73,10 +73,19 @@ def load(path: str | Path) -> Restarted:
         CheckpointError: the file is missing, truncated, from other software, of another format, or does not fit its
             description.
     """
-    tensors, description, _ = _checkpoint.read(path)
+    return network_in(_checkpoint.opened(path))
+
+
+def network_in(checkpoint: _checkpoint.Checkpoint) -> Restarted:
+    """The network in a file that was read, in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: see [`load`][retune.load].
+    """
+    path, tensors = checkpoint.path, checkpoint.tensors
     try:
         with _checkpoint.made_for(tensors):
-            net = rebuild(description)
+            net = rebuild(checkpoint.description)
         if kind_of(type(net)) != "model":
             raise CheckpointError(f"it contains a {type(net).__name__}, but a retune.Restarted was expected")
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]

@@ -18,6 +18,7 @@ from PIL import Image
 import retune
 from commands import SETS, command, commands_without_power, invoke, smooth
 from retune.jobs import restore as restoring
+from retune.jobs.opened import open_model
 
 
 def test_another_kernel_under_the_same_name_is_another_problem(run, photos, tmp_path):
@@ -80,8 +81,9 @@ def test_a_result_without_its_record_is_not_vouched_for(run, photos, tmp_path, m
     monkeypatch.setattr(restoring, "_told", _killed_before_the_record)
     with pytest.raises(KeyboardInterrupt):
         restoring.restore(
+            open_model(run),
             [photos / "b.png"],
-            restoring.Options(run, restoring.model_problem(run, {}), tmp_path / "out", white=200, certificate=False),
+            restoring.Options(tmp_path / "out", white=200, certificate=False),
         )
     monkeypatch.undo()
     result, text = invoke(*arguments)

@@ -516,5 +516,5 @@ def test_a_noise_level_of_0_to_255_is_doubted(make):
         make(Shrink(), 25)
     with pytest.warns(DoubtfulWarning, match="sigma=50 is more noise"):
         make(Shrink(), [0.1, 50])
-    with pytest.raises(InvalidParameterError, match="divide a level of 0…255 by 255"):
+    with pytest.raises(InvalidParameterError, match="divide a level on 0…255 by 255"):
         make(weights.load("denoiser-gray"), 25)

@@ -12,8 +12,8 @@ from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.networks import RidgeDenoiser
 from retune.priors import Denoiser, Ridge
-from retune.training.fit import _called
 from retune.training.penalty import JacobianPenalty
+from retune.training.settings import called
 
 
 class Gain(nn.Module):
@@ -79,5 +79,5 @@ def test_a_loss_beside_it_without_gradient_is_named():
 
 def test_a_run_notes_its_weight_and_the_loss_in_it():
     """By this, a run is not continued with another weight; these words are in the folders of runs."""
-    assert _called(JacobianPenalty(0.02)) == "JacobianPenalty(0.02 SupLoss(MSE))"
-    assert _called(deepinv.loss.SupLoss(metric=deepinv.loss.metric.MSE())) == "SupLoss(MSE)"
+    assert called(JacobianPenalty(0.02)) == "JacobianPenalty(0.02 SupLoss(MSE))"
+    assert called(deepinv.loss.SupLoss(metric=deepinv.loss.metric.MSE())) == "SupLoss(MSE)"

@@ -17,7 +17,7 @@ from retune.errors import InvalidParameterError, ShapeError, require, require_wh
 from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap, guarantee_of
 from retune.maps.linearised import Estimate, Linearised, spectral_norm, spectral_radius
-from retune.model import Restarted
+from retune.model import Bound, Restarted
 
 __all__ = ["certify"]
 
@@ -41,6 +41,7 @@ def certify(
     physics: LinearPhysics,
     *,
     result: Equilibrium | None = None,
+    bound: Bound | None = None,
     iterations: int = 20,
     starts: int = 3,
     max_layers: int = 2000,
@@ -70,6 +71,8 @@ def certify(
         y: measurement.
         physics: the operator of the measurement.
         result: the result of ``net.solve`` for `y`, if you have it; otherwise the solve is done now.
+        bound: the result of ``net.bind`` for `y`, if you have it. Bounds are as exact as what was computed there, so
+            bind within ``torch.no_grad()`` and, on a GPU, without TF32.
         iterations: number of iterations for a norm (five times as many for the rate).
         starts: number of random starts of each power iteration; the spread over them is reported.
         max_layers: maximum number of layers beyond the result.
@@ -82,7 +85,8 @@ def certify(
 
     Raises:
         CutGradientError: no gradient flows through the map.
-        InvalidParameterError: an option is out of range, or gradients are wanted in ``torch.inference_mode()``.
+        InvalidParameterError: an option is out of range, gradients are wanted in ``torch.inference_mode()``, or
+            `bound` belongs to another measurement.
         ShapeError: `result` does not belong to this measurement.
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
@@ -98,18 +102,21 @@ def certify(
     net.eval()
     try:
         with torch.no_grad(), precision.full_precision():
-            y = _usable(y)
-            result = net.solve(y, physics) if result is None else result
-            data_term = net.map.data_term(y, physics)
-            bound = net.map.bind(data_term).at(result.state)
-            if result.state.shape != bound.init().shape:
+            if bound is None:
+                y = _usable(y)
+                bound = net.bind(y, physics)
+            result = net.solve(y, physics, bound=bound) if result is None else result
+            bound.require(y, physics)
+            there = bound.map.at(result.state)
+            start = there.init().shape
+            if result.state.shape != start:
                 raise ShapeError(
                     f"result has a state of shape {tuple(result.state.shape)}, but the state for this measurement has "
-                    f"shape {tuple(bound.init().shape)}: give the result of net.solve(y, physics) for the same y"
+                    f"shape {tuple(start)}: give the result of net.solve(y, physics) for the same y"
                 )
-            guarantee = guarantee_of(net.map, data_term)
+            guarantee = guarantee_of(net.map, bound.data_term)
         with precision.full_precision():
-            return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
+            return _Survey(net, there, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:
         net.train(was_training)
 

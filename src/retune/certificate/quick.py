@@ -10,13 +10,15 @@ from torch import Tensor
 from retune.certificate import ImageCertificate, certify
 from retune.equilibrium import Equilibrium
 from retune.errors import RetuneError, one_line
-from retune.model import Restarted
+from retune.model import Bound, Restarted
 from retune.records import CertifiedImage
 
 __all__ = ["certificate_of", "in_a_line", "sample_certificate"]
 
 
-def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium) -> ImageCertificate:
+def certificate_of(
+    net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium, bound: Bound | None = None
+) -> ImageCertificate:
     """Certify one restored measurement (1, C, h, w) with about the layers and memory of its restoration.
 
     Half of the layers run beyond the result, to see how far it still moves (at least one block). The other half serve
@@ -29,6 +31,7 @@ def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equ
         y,
         physics,
         result=found,
+        bound=bound,
         iterations=max(1, min(20, layers // (10 * starts))),
         starts=starts,
         max_layers=max(net.depth, layers // 2),

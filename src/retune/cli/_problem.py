@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from retune.config import Config
+    from retune.jobs.opened import OpenedModel
 
 Problem = Annotated[
     str | None,
@@ -117,17 +118,15 @@ def _levels(text: str) -> Any:
     return levels[0] if len(levels) == 1 else levels
 
 
-def unit_of(model: Path, white: float | None) -> tuple[float | None, bool]:
+def unit_of(model: OpenedModel, white: float | None) -> tuple[float | None, bool]:
     """The intensity of white, and whether it comes from the network; if so, a line is printed."""
     if white is not None:
         return white, False
     from retune.cli.errors import say
-    from retune.jobs.restore import model_white
 
-    known = model_white(model)
-    if known is not None:
-        say(f"{known:g} counts as white, as in the network's training (--white changes it)")
-    return known, known is not None
+    if model.white is not None:
+        say(f"{model.white:g} counts as white, as in the network's training (--white changes it)")
+    return model.white, model.white is not None
 
 
 def chosen_files(images: Sequence[Path]) -> list[Path]:

@@ -48,7 +48,7 @@ def certify(
     with one_screen(debug, lambda: "run the command again"):
         from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
-        from retune.jobs.restore import model_problem
+        from retune.jobs.opened import open_model
 
         if json is not None and json.is_dir():
             raise InvalidParameterError(
@@ -56,20 +56,19 @@ def certify(
             )
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
-        wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        unit, remembered = _problem.unit_of(model, white)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        opened = open_model(model, given, _problem.chosen_device(device))
+        unit, remembered = _problem.unit_of(opened, white)
         certified = certify_files(
-            model,
-            wanted,
+            opened,
             files,
-            device=_problem.chosen_device(device),
             white=unit,
             white_remembered=remembered,
             side=crop,
             note=_show,
         )
         if json is not None:
-            record(model, wanted, certified).write(json)
+            record(opened, certified).write(json)
         bad = [c.name for c in certified if not c.sound]
         if bad:
             say_error(f"{len(bad)} of {len(certified)} images failed or have no certificate:  {', '.join(bad)}")

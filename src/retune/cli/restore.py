@@ -59,22 +59,22 @@ def restore(
 
     with one_screen(debug, lambda: "run the command again: finished images are not restored twice"):
         from retune._terminal import clean_line
-        from retune.jobs.restore import Options, Row, model_problem
+        from retune.jobs.opened import open_model
+        from retune.jobs.restore import Options, Row
         from retune.jobs.restore import restore as run
 
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
-        wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        unit = _problem.unit_of(model, white)
-        chosen = _problem.chosen_device(device)
-        options = Options(model, wanted, out, chosen, tile, overlap, *unit, again, certificate)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        opened = open_model(model, given, _problem.chosen_device(device))
+        options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate)
         done: list[Row] = []
 
         def note(row: Row) -> None:
             done.append(row)
             say(f"{len(done)}/{len(files)}  {clean_line(row.file.name)}: {row.result}")
 
-        rows = run(files, options, workers, note)
+        rows = run(opened, files, options, workers, note)
         _table(rows)
         failed = [row for row in rows if row.result == "failed"]
         if failed:

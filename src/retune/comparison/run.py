@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from rich.progress import track
 from retune._files import remove_leftovers
 from retune._torch.devices import check_device
 from retune._torch.memory import peak_of
-from retune.build import problem_of
+from retune.build import options_of, problem_of
 from retune.comparison.images import Images, images_of
 from retune.comparison.ledger import Ledger
 from retune.comparison.methods import METHODS, PNP, Method, methods_of
@@ -25,12 +25,13 @@ from retune.comparison.tuning import Tuned, grid_search, method_network, run_of_
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
-from retune.jobs.restore import model_file
-from retune.jobs.train import loss_of
+from retune.jobs.opened import open_network
 from retune.model import Restarted
+from retune.problems.base import Problem
 from retune.records import ImageScores, MethodResult, ProblemResult, Results, Searched, Trained
 from retune.registry import load
 from retune.training.checkpoints import fingerprint
+from retune.training.data import TrainingData
 from retune.training.fit import fit
 
 __all__ = ["KEYS", "compare"]
@@ -89,19 +90,19 @@ def compare(
             "retune train and give the result with --model"
         )
     check_device(device)
-    for path in models:
-        load(model_file(path))  # a wrong one is said before anything is computed
+    opened = {key: (path, *open_network(path)) for key, path in model_names(models).items()}  # a wrong one is said now
     out, start = Path(out), time.perf_counter()
-    images = images_of(run)
+    images, problem = images_of(run), problem_of(run.problem)
+    data = TrainingData(images.train, problem, images.validation)
     settings = {
         "run": to_toml(before_testing(run)),
-        "train": fingerprint(images.train),
-        "validation": fingerprint(list(images.validation)),
+        "train": data.fingerprint,
+        "validation": data.validation_fingerprint,
     }
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out / "progress.json", settings, resume)
     remove_leftovers(out, *(out / name for name in ("images", "models", "figures") if (out / name).is_dir()))
-    job = _Job(run, out, images, ledger, device, note, progress)
+    job = _Job(run, out, images, problem, data, ledger, device, note, progress)
     section = {
         "title": title_of(run.problem.name),
         "description": " ".join(filter(None, (run.compare.about, images.describe()))),
@@ -109,7 +110,7 @@ def compare(
         **job.pictures(),
     }
     rows: list[tuple[str, Callable[[], MethodResult]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
-    rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in model_names(models).items()]
+    rows += [(key, lambda model=model: job.row_of_model(*model)) for key, model in opened.items()]
     done: dict[str, MethodResult] = {}
     results = None
     for key, make in rows:
@@ -126,10 +127,21 @@ def compare(
 class _Job:
     """One comparison: what is shared by the methods."""
 
-    def __init__(self, run: Config, out: Path, images: Images, ledger: Ledger, device: str, note: Note, progress: bool):
+    def __init__(
+        self,
+        run: Config,
+        out: Path,
+        images: Images,
+        problem: Problem,
+        data: TrainingData,
+        ledger: Ledger,
+        device: str,
+        note: Note,
+        progress: bool,
+    ):
         self.run, self.out, self.images, self.ledger = run, out, images, ledger
         self.device, self.note, self.progress = device, note, progress
-        self.problem = problem_of(run.problem)
+        self.problem, self.data = problem, data
         self.channels = images.test[0].shape[0]
         x = images.validation.to(device)
         self.held_out: Pair = (x, *self.problem.measure(x, run.seed + 11))
@@ -212,30 +224,15 @@ class _Job:
 
     def _train(self, method: Method, run: Config, lr: float, name: str) -> Trained:
         self.note(f"{method.label}: training, lr = {lr:g}")
-        options, folder = run.optimiser, self.out / "training" / name
+        folder = self.out / "training" / name
+        options = replace(
+            options_of(run), lr=lr, device=self.device, progress=self.progress, folder=folder, resume=True
+        )
         torch.manual_seed(run.seed)
         net = method_network(method, run, self.channels)
         entry: dict = {"lr": lr, "failure": None, "psnr_validation": -1e9, "seconds": None}
         try:
-            result = fit(
-                net,
-                self.images.train,
-                self.problem,
-                validation=self.images.validation,
-                steps=options.steps,
-                batch_size=run.data.batch_size,
-                crop=run.data.crop,
-                lr=lr,
-                lr_network=options.lr_network,
-                loss=loss_of(options),
-                seed=run.seed,
-                device=self.device,
-                validate_every=options.validate_every,
-                progress=self.progress,
-                folder=folder,
-                checkpoint_every=options.checkpoint_every,
-                resume=True,
-            )
+            result = fit(net, self.data, options)
             entry |= {
                 "seconds": result.seconds,
                 "gradient_error": gradient_error(method, result),
@@ -264,13 +261,10 @@ class _Job:
 
         return peak_of(step, torch.device(self.device))
 
-    def row_of_model(self, path: Path) -> MethodResult:
+    def row_of_model(self, path: Path, net: Restarted, digest: str) -> MethodResult:
         """A network that was trained before."""
-        file = model_file(path)
-        net = load(file).to(self.device)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         self.note(str(path))
-        row = self.scored(f"model-{digest}", net)
+        row = self.scored(f"model-{digest[:12]}", net.to(self.device))
         return MethodResult.model_validate(
             row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
         )

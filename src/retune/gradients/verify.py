@@ -54,9 +54,11 @@ def verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
 
 
 def _verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
+    # A step size that is searched for follows the parameters, without a gradient: it is held.
+    first = map_.bind(data_term).at(u)
 
     def layers(at: Tensor) -> Tensor:
-        bound = map_.bind(data_term)
+        bound = map_.bind(data_term).with_steps_of(first)
         return bound.block(at, bound.layers)
 
     with torch.enable_grad():

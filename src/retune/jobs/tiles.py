@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from retune._torch.precision import full_precision
 from retune.certificate import ImageCertificate
 from retune.certificate.quick import certificate_of
 from retune.equilibrium import Status
@@ -118,10 +119,12 @@ def restore_image(
 
 def _solve(net: Restarted, problem: Problem, y: Tensor, certify: bool) -> tuple[Tensor, Outcome]:
     physics = problem.operator(y)
-    found = net.solve(y, physics)
+    with torch.no_grad(), full_precision():  # what is certified is certified for this data term
+        bound = net.bind(y, physics)
+    found = net.solve(y, physics, bound=bound)
     outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]))
     if certify and not outcome.status.failed:
-        outcome = replace(outcome, certificates=(certificate_of(net, y, physics, found),))
+        outcome = replace(outcome, certificates=(certificate_of(net, y, physics, found, bound),))
     return problem.frame(found.image), outcome
 
 

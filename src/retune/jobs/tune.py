@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
-from retune.build import network_of, problem_of
+from retune.build import network_of, options_of, problem_of
 from retune.certificate.quick import sample_certificate
 from retune.config import Config, from_dict, load, shipped
-from retune.data import as_images, require_one_kind
+from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
@@ -33,7 +33,7 @@ from retune.problems.measured import Measurements
 from retune.records import CertifiedImage, EstimatedGain, TuneFacts, TuneResult
 from retune.records.results import finite
 from retune.solve import Stop
-from retune.training.checkpoints import fingerprint
+from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
 from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
@@ -183,7 +183,7 @@ def tune(
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     estimate, criterion, words = _losses(config, problem, loss)
     made = Measurements(problem, crops=problem.has_parts)
-    packed = as_images([made.pack(y) for y in measured])
+    data = TrainingData([made.pack(y) for y in measured], made)
     torch.manual_seed(config.seed)
     _, channels, height, width = measured[0].shape
     net = network_of(config, problem.image_size((channels, height, width))[0])
@@ -193,27 +193,22 @@ def tune(
     with FolderLock(out):
         remove_leftovers(out)
         facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
-        prepare(_where(config, usable.files), out, fingerprint(packed), resume, tuned=facts)
+        prepare(_where(config, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
-        result = fit(
-            net,
-            packed,
-            made,
-            steps=config.optimiser.steps,
-            batch_size=config.data.batch_size,
+        options = replace(
+            options_of(config),
             crop=min(config.data.crop, smallest) if problem.has_parts else None,
-            lr=config.optimiser.lr,
-            lr_network=config.optimiser.lr_network,
             loss=criterion,
-            seed=config.seed,
+            validate_every=None,
+            warm_start=False,
             device=device,
             progress=progress,
             folder=out,
-            checkpoint_every=config.optimiser.checkpoint_every,
             resume=resume,
             flips=made.can_flip,
             stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
         )
+        result = fit(net, data, options)
         scene = Scene(problem, measured)
         comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed)
         certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))

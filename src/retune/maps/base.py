@@ -79,6 +79,10 @@ class BoundMap(ABC):
         """
         return self
 
+    def with_steps_of(self, other: BoundMap) -> BoundMap:
+        """This map with the step sizes that another binding of it has searched for; itself, if its steps are fixed."""
+        return self
+
     def block(self, u: Tensor, depth: int) -> Tensor:
         """``Φ^K(u)``: `depth` layers, starting with the first layer of the cycle."""
         for k in range(depth):

@@ -285,6 +285,16 @@ class _BoundGradientStep(BoundMap):
         here._take_step(u)
         return here
 
+    def with_steps_of(self, other: BoundMap) -> BoundMap:
+        """See [`BoundMap`][retune.BoundMap]."""
+        steps = getattr(other, "_layers", None)
+        if not self._backtracks or steps is None:
+            return self
+        here = copy.copy(self)
+        here._layers = [replace(mine, minus_step=s.minus_step) for mine, s in zip(self._layers, steps, strict=True)]
+        here._searches = False
+        return here
+
     def _take_step(self, u: Tensor) -> None:
         (layer,) = self._layers
         with torch.no_grad():

@@ -158,7 +158,9 @@ def _stated(prior: Prior, name: str, *given: Tensor) -> Any:
     if fact is None or is_as_made(prior):
         return fact
     if stated_by_ours(prior, name):
-        return None if fact.checked else fact  # a proof is not inherited; a guess remains a guess
+        # A proof is not inherited; a guess is one as before. That no constant is known, as of an energy, is no proof.
+        unknown = getattr(fact, "lipschitz", 0.0) is None
+        return fact if not fact.checked else replace(fact, checked=False) if unknown else None
     return replace(fact, checked=False)
 
 
