@@ -268,7 +268,7 @@ class _BoundGradientStep(BoundMap):
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
         if self._searches:
-            self._take_step(u)
+            self._take_step(self.init())  # not at u: the layer is one function, whatever state it meets first
         step = self._layers[k % self.layers]
         return self._project(torch.addcmul(u, self._gradient(u, step), step.minus_step))
 
