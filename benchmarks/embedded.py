@@ -129,7 +129,7 @@ def train(net: retune.Restarted, images: list[Tensor], problem: Any, options: ar
         lr=options.lr,
         lr_network=options.lr_network,
         validate_every=options.steps,
-        **({"loss": SupLoss(SNR(train_loss=True))} if options.loss == "snr" else {}),
+        loss=SupLoss(SNR(train_loss=True)) if options.loss == "snr" else None,
         **more,
     )
     last = fitted.steps[-20:]

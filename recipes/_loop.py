@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from retune.errors import CheckpointError, DivergedError
+from retune.errors import DivergedError
+from retune.records.settings import require_same
 from retune.training.resume import load_state, save_state
 
 __all__ = ["Budget", "train"]
@@ -85,7 +86,7 @@ def train(
     if state.is_file():
         saved_memory: dict[str, Tensor] = {}
         facts = load_state(state, net, optimiser, saved_memory)
-        _require_same(state, facts.get("settings", asked), asked)
+        require_same(state, facts.get("settings", asked), asked, "another --work to begin anew")
         for key, tensor in (memory or {}).items():
             tensor.copy_(saved_memory[key])
         done, spent = facts["step"], facts["seconds"]
@@ -123,15 +124,6 @@ def train(
             save(step)
             saved = time.monotonic()
     net.eval()
-
-
-def _require_same(path: Path, found: dict, asked: dict) -> None:
-    other = [f"{k}={found.get(k)!r} (now {v!r})" for k, v in asked.items() if found.get(k) != v]
-    if other:
-        raise CheckpointError(
-            f"{path} belongs to a run with {', '.join(other)}; give the same settings to continue it, or another "
-            "--work to begin anew"
-        )
 
 
 def _schedule(step: int, budget: Budget) -> float:

@@ -73,6 +73,11 @@ def commands_without_power(*commands):
         if os.geteuid() == 0 and libc.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "root cannot give up its right to write anywhere")
 
+    return one_after_the_other(*commands, prepare=prepare)
+
+
+def one_after_the_other(*commands, prepare=lambda: None):
+    """Exit status and output of each, in one process, which is not this one."""
     words = json.dumps([[str(a) for a in arguments] for arguments in commands])
     done = _run([sys.executable, "-c", ONE_AFTER_THE_OTHER, words], prepare)
     assert done.returncode == 0, done.stderr

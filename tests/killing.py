@@ -5,7 +5,8 @@ from __future__ import annotations
 from multiprocessing import get_context
 
 from retune.config import from_dict
-from retune.jobs.restore import Options, model_problem, restore
+from retune.jobs.opened import open_model
+from retune.jobs.restore import Options, restore
 from retune.jobs.train import train
 
 RUN = {
@@ -35,8 +36,7 @@ def run_train(images, out):
 
 
 def run_restore(images, model, out):
-    problem = model_problem(model, {})
-    restore(sorted(images.glob("*.npy")), Options(model, problem, out))
+    restore(open_model(model), sorted(images.glob("*.npy")), Options(out))
 
 
 def run_command(*arguments):

@@ -16,7 +16,7 @@ from retune import DataTerm, ForwardBackward, GradientStep
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
-from retune.priors import WaveletL1, WaveletL12
+from retune.priors import RED, BoundPrior, Denoiser, Energy, Ridge, WaveletL1, WaveletL12
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,40 @@ class Rounded(DataFidelity):
     def __init__(self):
         super().__init__()
         self.d = Distance(d=lambda u, y: ((1 + (u - y) ** 2).sqrt() - 1).flatten(1).sum(1))
+
+
+class Dense(nn.Module):
+    """A denoiser that is one dense matrix: ``D_σ(x) = C x / (1 + σ)``. C is learnable, and not symmetric."""
+
+    def __init__(self, shape: tuple[int, int, int], seed: int = 0):
+        super().__init__()
+        n = int(torch.tensor(shape).prod())
+        self.matrix = nn.Parameter(0.9 * torch.eye(n) + 0.02 * rand(n, n, seed=seed))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (x.flatten(1) @ self.matrix.T / (1 + sigma.reshape(-1, 1))).reshape(x.shape)
+
+
+class DenseEnergy(nn.Module):
+    """``½‖W x‖²/(1 + σ)``, W learnable: an energy whose curvature is known, but not to the map."""
+
+    channels, alignment = 1, 1
+
+    def __init__(self, shape: tuple[int, int, int], seed: int = 0):
+        super().__init__()
+        n = int(torch.tensor(shape).prod())
+        self.matrix = nn.Parameter(0.6 * torch.eye(n) + 0.1 * rand(n, n, seed=seed))
+
+    def at(self, sigma: Tensor, like: Tensor) -> BoundPrior:
+        shape, scale = like.shape[1:], 1 / (1 + sigma.reshape(-1, 1))
+
+        def fn(x: Tensor) -> Tensor:
+            return 0.5 * (scale * (x.flatten(1) @ self.matrix.T).square()).sum(1)
+
+        def grad(x: Tensor) -> Tensor:
+            return (scale * (x.flatten(1) @ self.matrix.T) @ self.matrix).unflatten(1, shape)
+
+        return BoundPrior(fn=fn, grad=grad, fn_and_grad=lambda x: (fn(x), grad(x)))
 
 
 class Transparent(Prior):
@@ -191,4 +225,102 @@ def tikhonov(batch: int = 2) -> Case:
     return Case(net, y, dense(matrix, shape), answer)
 
 
-CASES = {f.__name__: f for f in (quadratic, untied, denoise_l1, denoise_l12, damped_l1, tikhonov)}
+def plug_and_play(batch: int = 2) -> Case:
+    """A linear denoiser ``P = (1 − α) I + α D_σ`` as prox: ``x* = (I − P(I − τAᵀA))⁻¹ P τAᵀy``."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.7, 1.1)
+    y = rand(batch, 1, 1, 14, seed=1)
+    prior = Denoiser(Dense(shape, seed=2), sigma=0.1, strength=0.8, learn_denoiser=True)
+    net = ForwardBackward(prior, step_size=0.6)
+    physics = dense(matrix, shape)
+    lipschitz = DataTerm(y, physics).lipschitz.mean()
+
+    def answer() -> Tensor:
+        tau, alpha = 2 * net.step_size()[0] / lipschitz, prior.strength()
+        prox = (1 - alpha) * torch.eye(12) + alpha * prior.denoiser.matrix / (1 + prior.sigma())
+        jacobian = prox @ (torch.eye(12) - tau * matrix.T @ matrix)
+        offset = prox @ (tau * (y.flatten(1) @ matrix).T)
+        return torch.linalg.solve(torch.eye(12) - jacobian, offset).T.unflatten(1, shape)
+
+    return Case(net, y, physics, answer)
+
+
+def denoiser_as_gradient(batch: int = 2) -> Case:
+    """RED with a linear denoiser: ``x* = (AᵀA + λ(I − D_σ))⁻¹Aᵀy``."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.7, 1.1)
+    y = rand(batch, 1, 1, 14, seed=1)
+    prior = RED(Dense(shape, seed=2), sigma=0.1, learn_denoiser=True)
+    net = GradientStep(prior, step_size=0.6, reg=0.3)
+
+    def answer() -> Tensor:
+        system = matrix.T @ matrix + net.reg()[0] * (torch.eye(12) - prior.denoiser.matrix / (1 + prior.sigma()))
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+def ridge(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + λR_σ(x)`` with a convex ridge regulariser, minimised by Newton's method with dense Hessians.
+
+    R is piecewise quadratic, so the iteration ends at the minimiser after a few steps. One step more, with the gradient
+    of the objective as a function of the parameters, has their exact derivative (implicit function theorem).
+    """
+    shape = (1, 4, 5)
+    matrix = spectrum(24, 20, 0.9, 1.1)
+    y = rand(batch, 1, 1, 24, seed=1)
+    prior = Ridge(features=(2, 3), sizes=(3, 2), knots=2, convexity="convex", sigma=0.3)
+    with torch.no_grad():
+        for p in prior.filters.parameters():
+            p.add_(0.3 * rand(*p.shape, seed=3))
+    net = GradientStep(prior, step_size=0.6, reg=0.3)
+
+    def gradient(x: Tensor) -> Tensor:
+        image = x.unflatten(1, shape)
+        return (x @ matrix.T - y.flatten(1)) @ matrix + net.reg()[0] * prior.grad(image).flatten(1)
+
+    def newton(x: Tensor) -> Tensor:
+        hessians = torch.autograd.functional.jacobian(lambda v: gradient(v).sum(0), x.detach()).transpose(0, 1)
+        return x.detach() - torch.linalg.solve(hessians, gradient(x.detach()))
+
+    def answer() -> Tensor:
+        x = y.flatten(1) @ matrix
+        while float(gradient(x).detach().abs().max()) > 1e-12:
+            x = newton(x).detach()
+        return newton(x).unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+def energy(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + ½λ‖W x‖²/(1 + σ)`` as an explicit energy: ``x* = (AᵀA + λWᵀW/(1 + σ))⁻¹Aᵀy``."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.7, 1.1)
+    y = rand(batch, 1, 1, 14, seed=1)
+    prior = Energy(DenseEnergy(shape, seed=2), sigma=0.1, learn_network=True)
+    net = GradientStep(prior, reg=0.3)
+
+    def answer() -> Tensor:
+        curvature = prior.network.matrix.T @ prior.network.matrix / (1 + prior.sigma())
+        system = matrix.T @ matrix + net.reg()[0] * curvature
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+#: Every map and every kind of prior has at least one case here; `test_matrix.py` says what is missing.
+CASES = {
+    f.__name__: f
+    for f in (
+        quadratic,
+        untied,
+        denoise_l1,
+        denoise_l12,
+        damped_l1,
+        plug_and_play,
+        tikhonov,
+        denoiser_as_gradient,
+        ridge,
+        energy,
+    )
+}

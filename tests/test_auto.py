@@ -28,7 +28,7 @@ def test_the_gradient_is_as_accurate_as_asked(case, depth, rtol, memory, float64
     """Of the parameters, not only of the adjoint; for losses under which contributions cancel, too."""
     for seed in range(2):
         case_ = CASES[case](batch=1)
-        parameters = list(case_.map.parameters())
+        parameters = [p for p in case_.map.parameters() if p.requires_grad]
         loss = rand(*case_.answer().shape, seed=seed + 50)
         exact = flat(torch.autograd.grad((loss * case_.answer()).sum(), parameters, allow_unused=True), parameters)
         net = Restarted(case_.map, depth, restarts=150 // depth, gradient=Truncated(rtol=rtol, memory=memory)).train()

@@ -117,7 +117,11 @@ def test_networks_as_priors_are_built_trained_saved_and_loaded(kind, tmp_path):
         ({"type": "denoiser", "weights": "denoiser-color"}, 1, "images of 3 channel.*yours have 1; denoiser-gray fits"),
         ({"type": "ridge", "weights": "ridge-convex-gray"}, 3, "ridge-convex-color fits.*data.grey = true"),
         ({"type": "ridge"}, 2, "images of 1 channel.*yours have 2"),
-        ({"type": "denoiser", "weights": "denoiser-color"}, 2, "a grey denoiser is run on each channel: denoiser-gray"),
+        (
+            {"type": "denoiser", "weights": "denoiser-color"},
+            2,
+            "a grey denoiser can be applied to each channel: denoiser-gray",
+        ),
         ({"type": "ridge", "weights": "denoiser-gray"}, 1, "is a SmallUNet, not a ridge regulariser"),
     ],
 )
@@ -141,12 +145,37 @@ def test_weights_by_name_and_by_file(tmp_path):
 
 @pytest.mark.parametrize(("rule", "kind"), [("unrolled", "Unrolled"), ("implicit", "Implicit")])
 def test_gradient_rules(rule, kind):
-    net = build.network_of(config.from_dict({"gradient": {"rule": rule, "rtol": 0.1}}), 1)
+    given = {"rtol": 0.1} if rule == "implicit" else {}
+    net = build.network_of(config.from_dict({"gradient": {"rule": rule, **given}}), 1)
     assert net.describe()["gradient"]["type"] == kind
     if rule == "implicit":
         assert net.describe()["gradient"]["rtol"] == 0.1
     else:
         assert net.stop.max_layers == net.depth
+
+
+@pytest.mark.parametrize(
+    ("gradient", "says"),
+    [
+        (
+            {"rule": "implicit", "blocks": 3},
+            r"gradient\.blocks = 3: the rule implicit has no blocks.*it has: rtol, max_blocks",
+        ),
+        ({"rule": "unrolled", "rtol": 0.1}, r"gradient\.rtol = 0\.1: the rule unrolled has no rtol"),
+        ({"rule": "unrolled", "blocks": 2}, r"gradient\.blocks = 2: the rule unrolled has no blocks"),
+        ({"rtol": 0.1, "blocks": 2}, r"with a tolerance \(rtol = 0\.1\) the rule truncated takes as many.*max_blocks"),
+    ],
+)
+def test_what_a_rule_would_ignore_is_refused(gradient, says):
+    with pytest.raises(ConfigError, match=says):
+        build.network_of(config.from_dict({"gradient": gradient}), 1)
+
+
+def test_what_a_run_writes_of_a_rule_can_be_read_again():
+    """All fields are written, also those that are at their defaults and that the rule does not have."""
+    run = config.from_dict({"gradient": {"rule": "unrolled", "blocks": 1}})
+    assert "blocks = 1" in config.to_toml(run)
+    assert build.rule_of(run.gradient) == retune.Unrolled()
 
 
 @pytest.mark.parametrize(
@@ -184,3 +213,20 @@ def test_training_images(tmp_path):
     assert torch.equal(held_out[0], grey[0])
     photographs, _ = build.training_images(Config().data)
     assert torch.equal(photographs[0], photograph("chelsea"))
+
+
+def test_a_ridge_regulariser_is_taken_from_any_network_that_has_one(tmp_path, monkeypatch):
+    """A class of somebody's: what it holds decides, not what it is called."""
+
+    class Solved(torch.nn.Module):
+        channels = 1
+
+        def __init__(self):
+            super().__init__()
+            self.prior = retune.priors.Ridge(features=(2, 3))
+
+    made = Solved()
+    monkeypatch.setattr(retune.weights, "load", lambda name: made)
+    prior = build.prior_of(config.from_dict({"prior": {"type": "ridge", "sigma": 0.07}}).prior, 1)
+    assert prior is made.prior
+    assert float(prior.sigma.value) == pytest.approx(0.07)

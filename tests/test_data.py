@@ -91,7 +91,7 @@ def _rgba(folder):
         (lambda p: p, InvalidParameterError, "holds no image"),
         (lambda p: _file(p, "broken.png", b"\x89PNG\r\n\x1a\nrest"), InvalidParameterError, "broken.png"),
         (lambda p: _file(p, "empty.jpg", b""), InvalidParameterError, "empty.jpg"),
-        (lambda p: _file(p, "a.docx", b"x"), InvalidParameterError, "known kind"),
+        (lambda p: _file(p, "a.docx", b"x"), InvalidParameterError, "supported format"),
         (lambda p: [], InvalidParameterError, "no images"),
         (lambda p: 3, InvalidParameterError, "int"),
         (lambda p: torch.rand(5, 5), ShapeError, "(5, 5)"),
@@ -103,9 +103,9 @@ def _rgba(folder):
         (lambda p: np.zeros((7, 8, 9)), ShapeError, "4 axes (N, H, W, C)"),
         (lambda p: np.zeros(5), ShapeError, "(5,)"),
         (lambda p: np.full((4, 5), "a"), InvalidParameterError, "real numbers"),
-        (lambda p: _rgba(p), ShapeError, "drop the alpha channel"),
+        (lambda p: _rgba(p), ShapeError, "remove the alpha channel"),
         (lambda p: [torch.full((1, 3, 3), torch.nan)], NotFiniteError, "image 0"),
-        (lambda p: ["x"], InvalidParameterError, "known kind"),
+        (lambda p: ["x"], InvalidParameterError, "supported format"),
     ],
 )
 def test_bad_input(tmp_path, source, error, says):

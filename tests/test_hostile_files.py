@@ -293,7 +293,7 @@ def test_sizes_beyond_all_use_are_refused_at_once(watched, tmp_path, changes, sa
 def test_a_description_takes_no_memory_that_the_file_does_not_hold(tmp_path):
     from retune import _checkpoint
 
-    with pytest.raises(CheckpointError, match="far larger than what the file holds"), _checkpoint.made_for({}):
+    with pytest.raises(CheckpointError, match="far larger than the content of the file"), _checkpoint.made_for({}):
         torch.nn.Conv2d(100_000, 100_000, 3)
     with _checkpoint.made_for({}):
         made("wavelet")

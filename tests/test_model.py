@@ -206,7 +206,7 @@ def test_nan_in_the_measurement():
 
 def test_wrong_number_of_channels():
     y, physics = inpainting(channels=1)
-    with pytest.raises(ShapeError, match="3 channels, the image has 1"):
+    with pytest.raises(ShapeError, match="3 channels, but the image has 1"):
         network()(y, physics)
 
 

@@ -1,10 +1,14 @@
 """Constrained parameters cannot leave their constraint, whatever the optimiser does."""
 
+import math
+
 import pytest
 import torch
 
+import retune
 from retune.errors import InvalidParameterError
 from retune.maps import Bounded, Positive
+from retune.parameters import ScalarParameter, scalars
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -53,3 +57,36 @@ def test_out_of_bounds(given):
 def test_wrong_shape():
     with pytest.raises(InvalidParameterError, match=r"reg must be one number or have shape \(3,\), got shape \(2,\)"):
         Positive([1.0, 2.0], (3,), name="reg")
+
+
+def test_the_scalars_of_a_map_are_listed_with_their_intervals():
+    prior = retune.priors.Denoiser(retune.networks.SmallUNet(1, (4, 6), 1), sigma=0.1, sigma_range=(0.01, 0.2))
+    found = scalars(retune.ForwardBackward(prior, learn_step_size=False))
+    assert {name: p.interval for name, p in found.items()} == {
+        "priors.0.sigma": (0.01, 0.2),
+        "step_size": (0.0, 1.0),
+        "reg": (0.0, math.inf),
+    }
+    assert [name for name, p in found.items() if p.learned] == ["priors.0.sigma"]
+    assert [name for name, p in found.items() if p.logarithmic] == ["reg"]
+
+
+def test_the_scalars_of_a_map_alone():
+    map_ = retune.GradientStep(retune.priors.Ridge(features=(2, 3)))
+    assert set(scalars(map_, nested=False)) == {"step_size", "reg"}
+    assert set(scalars(map_)) == {"step_size", "reg", "prior.sigma"}
+
+
+def test_a_parameter_of_somebody_has_no_limits_unless_it_says_some():
+    class Shift(ScalarParameter):
+        def __init__(self):
+            super().__init__()
+            self.raw = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self):
+            return self.raw
+
+    holder = torch.nn.Module()
+    holder.shift = Shift()
+    (found,) = scalars(holder).values()
+    assert (found.interval, found.logarithmic) == ((-math.inf, math.inf), False)

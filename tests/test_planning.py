@@ -145,11 +145,11 @@ def test_the_deepest_that_fits_fits_and_a_deeper_one_does_not():
     room = found.memory - found.resident_bytes
     assert measured(make(found.deepest), 3) <= room * 1.02
     assert measured(make(found.deepest + 3), 3) > room
-    assert f"the deepest that does is {found.deepest}" in str(found)
+    assert f"the deepest that fits is {found.deepest}" in str(found)
     small = plan(net, SIZE, 3, 1000)
     assert small.deepest == 0
     assert not small.fits
-    assert "no depth does" in str(small)
+    assert "no depth fits" in str(small)
     assert plan(net, SIZE, 3).fits is None
 
 
@@ -218,7 +218,7 @@ class TestAuto:
         y, physics = self.batch()
         net = self.net(depth="auto", restarts="auto", accuracy=1e-2)
         assert (net.depth, net.auto.choice) == (10, None)
-        assert "not chosen" in repr(net)
+        assert "to be chosen" in repr(net)
         net.eval()(y, physics)
         assert net.auto.choice is None  # chosen in training only
         with caplog.at_level(logging.INFO, "retune"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ def test_what_a_file_cannot_hold_is_named(held, tmp_path):
         def __init__(self, f):
             self.f = f
 
-    with pytest.raises(InvalidParameterError, match=r"Holds\.f is a .*which a checkpoint cannot hold"):
+    with pytest.raises(InvalidParameterError, match=r"Holds\.f is a .*but a checkpoint cannot store it"):
         network(solver=Holds(held)).save(tmp_path / "net.safetensors")
 
 
@@ -128,11 +129,11 @@ def test_arguments_that_are_not_kept_are_named():
             super().__init__()
             self.more = more
 
-    with pytest.raises(InvalidParameterError, match=r"keeps no attribute of that name.*self\.rate = rate"):
+    with pytest.raises(InvalidParameterError, match=r"has no attribute of that name.*self\.rate = rate"):
         by_arguments(Forgets(1))
     with pytest.raises(InvalidParameterError, match=r"takes \*\*options"):
         by_arguments(Loose(a=1))
-    with pytest.raises(InvalidParameterError, match=r"AddsMore takes more, which its describe.* that of Adds"):
+    with pytest.raises(InvalidParameterError, match=r"AddsMore takes more, but its describe.* inherited from Adds"):
         description(AddsMore())
 
 
@@ -150,7 +151,7 @@ def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path
             return x
 
     net = retune.Restarted(retune.ForwardBackward(Grows(3)))
-    with pytest.raises(InvalidParameterError, match=r"it has other weights .*priors\.0\.weight"):
+    with pytest.raises(InvalidParameterError, match=r"it has different weights .*priors\.0\.weight"):
         net.save(tmp_path / "net.safetensors")
 
 
@@ -158,10 +159,10 @@ def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path
     ("cls", "name", "says"),
     [
         (Plain, "anderson", "that name is ReTune's own.*register.name="),
-        (Plain, "AUTO", "a word that runs already use"),
+        (Plain, "AUTO", "a reserved word in runs"),
         (Plain, "a b", "cannot be a registered name"),
         (int, None, "int cannot be registered: expected a map"),
-        (AbstractSolver, None, "before it has init, step"),
+        (AbstractSolver, None, "it lacks init, step"),
         (3, None, "must be a class, got 3"),
     ],
 )
@@ -177,7 +178,7 @@ def test_two_classes_do_not_share_a_name():
     with pytest.raises(InvalidParameterError, match=r"elsewhere\.Plain cannot be called 'Plain': that name is that of"):
         retune.register(other)
     retune.register(other, name="OtherPlain")
-    with pytest.raises(InvalidParameterError, match="registered already, as 'OtherPlain'"):
+    with pytest.raises(InvalidParameterError, match="already registered, as 'OtherPlain'"):
         retune.register(other, name="Third")
 
 
@@ -219,6 +220,47 @@ def test_a_plugin_registers_what_it_defines(tmp_path, monkeypatch, forgotten):
     registry.load_plugin(str(tmp_path / "my_plugin.py"))
     registry.load_plugin("module_plugin")
     assert {"from_file", "from_module"} <= set(registry.names("solver"))
+
+
+def test_two_files_with_a_class_of_one_name_are_both_named(tmp_path, forgotten):
+    (tmp_path / "beside_plugin.py").write_text("STEP = 3\n")
+    for name in ("first_plugin", "second_plugin"):
+        (tmp_path / f"{name}.py").write_text(PLUGIN)
+    registry.load_plugin(tmp_path / "first_plugin.py")
+    with pytest.raises(InvalidParameterError) as error:
+        registry.load_plugin(tmp_path / "second_plugin.py")
+    told = str(error.value)
+    assert told.startswith(f"{tmp_path / 'second_plugin.py'} fails when it is imported: second_plugin.FromFile (in ")
+    assert f"first_plugin.FromFile (in {tmp_path / 'first_plugin.py'}), which was registered before" in told
+    assert "load only one of the two; if not, give it another name: @retune.register(name=...)" in told
+    assert "InvalidParameterError" not in told
+
+
+SCRIPT = """
+import sys
+import retune
+
+@retune.register
+class Mine(retune.Picard):
+    pass
+
+if __name__ == "__main__":
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL1("haar", 1)), solver=Mine())
+    net.save("net.safetensors")
+    module = retune.registry.load_plugin("my_script.py")
+    assert module.__name__ == "my_script" and module.Mine is not Mine
+    assert type(retune.load("net.safetensors").solver) is module.Mine
+    net.save("again.safetensors")
+    sys.exit(sys.modules["my_script"] is not module)
+"""
+
+
+def test_a_script_may_be_a_plugin_too(tmp_path):
+    """It is executed twice, as ``__main__`` and by its name; its classes are the same ones."""
+    (tmp_path / "my_script.py").write_text(SCRIPT)
+    words = [sys.executable, "my_script.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_installed_distribution_offers_its_classes(monkeypatch, forgotten, tmp_path):

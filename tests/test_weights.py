@@ -73,7 +73,7 @@ def test_a_file_of_ones_own(folder, tmp_path):
     assert torch.equal(retune.weights.load(path)(x, 0.1), retune.weights.load("denoiser-gray")(x, 0.1))
     prior = Ridge(1, (3, 4), (3, 2))
     _checkpoint.write(tmp_path / "r.safetensors", prior.state_dict(), prior.describe(), {})
-    with pytest.raises(CheckpointError, match="holds a Ridge, where a denoiser is needed"):
+    with pytest.raises(CheckpointError, match="contains a Ridge, but a denoiser is needed"):
         retune.weights.load(str(tmp_path / "r.safetensors"))
 
 

@@ -52,6 +52,7 @@ from .gradients import Unrolled as Unrolled
 from .guarantee import Assumption as Assumption
 from .guarantee import Convexity as Convexity
 from .guarantee import Guarantee as Guarantee
+from .guarantee import Known as Known
 from .guarantee import Smoothness as Smoothness
 from .guarantee import Subject as Subject
 from .maps import AbstractMap as AbstractMap
@@ -76,6 +77,7 @@ from .solvers import Descent as Descent
 from .solvers import Inertial as Inertial
 from .solvers import Picard as Picard
 from .solvers import SolverState as SolverState
+from .training import FitOptions as FitOptions
 from .training import FitResult as FitResult
 from .training import WarmStart as WarmStart
 from .training import fit as fit

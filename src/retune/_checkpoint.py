@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,13 +21,13 @@ from retune._plain import parse_json
 from retune._version import __version__
 from retune.errors import CheckpointError
 
-#: Raised when a checkpoint of an older kind could no longer be read.
+#: Format number; it increases when older checkpoints can no longer be read.
 FORMAT = 1
-#: The largest numbers that a description may hold, by name: more layers or levels would give no answer for hours.
+#: Upper limits of numbers in a description, by name: with more layers or levels, loading would take hours.
 _LARGEST = {"depth": 10_000, "layers": 10_000, "restarts": 100_000, "levels": 32, "margin": 10_000}
 _LARGEST_OF_ALL = 1_000_000
 _LONGEST = 10_000
-#: What a network may take while it is made: its weights, the temporary ones among them, and small tables.
+#: Allowed memory while a network is made: its weights, also temporary ones, and small tables.
 _TIMES, _BESIDE = 8, 64 * 2**20
 
 
@@ -42,10 +44,10 @@ def write(path: str | Path, tensors: dict[str, Tensor], description: dict, notes
 
 
 def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file whose bytes follow from its content.
+    """A safetensors file whose bytes depend only on its content.
 
-    The library writes the metadata in the order of a hash table, another one at every call; here they are sorted, so
-    that equal networks are equal files.
+    The library writes the metadata in the varying order of a hash table. Here they are sorted, so that equal networks
+    give equal files.
     """
     content = save(tensors, metadata)
     size = int.from_bytes(content[:8], "little")
@@ -56,51 +58,88 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, all from one reading of it.
+
+    Attributes:
+        path: the file.
+        tensors: weights by name.
+        description: what the network is rebuilt from.
+        notes: short texts that were saved with it.
+        digest: SHA-256 of the bytes that all of this was read from.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    description: dict[str, Any]
+    notes: dict[str, str]
+    digest: str
+
+
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
     """Tensors, description and notes.
 
     Raises:
-        CheckpointError: not a file, truncated, not written by ReTune, or of another format.
+        CheckpointError: see ``opened``.
+    """
+    found = opened(path)
+    return found.tensors, found.description, found.notes
+
+
+def opened(path: str | Path) -> Checkpoint:
+    """Everything that a checkpoint holds, from one reading of the file.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, not written by ReTune, or of another format.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(
-            f"there is no checkpoint {path}; retune train and retune tune write one into the folder of their run, "
-            "net.save(path) does in Python"
+            f"there is no checkpoint {path}; retune train and retune tune write one into their run folder; in Python, "
+            "net.save(path) writes one"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "retune_format" not in metadata:
-                raise CheckpointError(
-                    f"{path} is a safetensors file, but not a ReTune checkpoint (it has no description); "
-                    "expected a file written by net.save(path)"
-                )
-            if metadata["retune_format"] != str(FORMAT):
-                raise CheckpointError(
-                    f"{path} has checkpoint format {metadata['retune_format']} (written by ReTune "
-                    f"{metadata.get('retune_version', 'unknown')}), this is ReTune {__version__} and reads format "
-                    f"{FORMAT}: install the version that wrote it, or train again"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        with safe_open(path, framework="pt"):
+            pass  # a file that is longer or shorter than its header says is refused before it is in memory
+        content = path.read_bytes()
+        tensors = load(content)
+        metadata = _metadata(content)
+        if "retune_format" not in metadata:
+            raise CheckpointError(
+                f"{path} is a safetensors file, but not a ReTune checkpoint (it has no description); "
+                "expected a file written by net.save(path)"
+            )
+        if metadata["retune_format"] != str(FORMAT):
+            raise CheckpointError(
+                f"{path} has checkpoint format {metadata['retune_format']} (written by ReTune "
+                f"{metadata.get('retune_version', 'unknown')}), but this is ReTune {__version__}, which reads "
+                f"format {FORMAT}: install the version that wrote it, or train again"
+            )
         description, notes = parse_json(metadata["description"]), parse_json(metadata.get("notes", "{}"))
         if not isinstance(description, dict) or not isinstance(notes, dict):
             raise ValueError("its description is not a JSON object")
         _require_sane(description)
-        return tensors, description, {str(k): str(v) for k, v in notes.items()}
+        told = {str(k): str(v) for k, v in notes.items()}
+        return Checkpoint(path, tensors, description, told, hashlib.sha256(content).hexdigest())
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». It is truncated, damaged "
-            "or not a safetensors file of ReTune; copy it again, or save it again with net.save(path)"
+            f"{path} cannot be read as a checkpoint ({path.stat().st_size} bytes): «{error}». The file is truncated, "
+            "damaged or not a safetensors file of ReTune; copy it again, or save it again with net.save(path)"
         ) from error
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file that the library has read without a complaint."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
 
 
 @contextmanager
 def made_for(tensors: dict[str, Tensor]) -> Iterator[None]:
-    """Make the network of a description inside this block: it may not take much more memory than its file holds.
+    """Inside this block, a network made from a description may not need much more memory than its file contains.
 
-    Raises:
-        CheckpointError: the description is of a larger network.
+    Raises: CheckpointError: the description requires a larger network.
     """
     held = sum(t.numel() * t.element_size() for t in tensors.values())
     with _Budget(_TIMES * held + _BESIDE):
@@ -108,7 +147,7 @@ def made_for(tensors: dict[str, Tensor]) -> Iterator[None]:
 
 
 class _Budget(TorchDispatchMode):
-    """Refuse a tensor that is larger than a number of bytes, before it is made."""
+    """Refuse a tensor larger than a number of bytes before it is made."""
 
     def __init__(self, most: int):
         super().__init__()
@@ -124,21 +163,22 @@ class _Budget(TorchDispatchMode):
                 count *= max(int(side), 1)
             if 4 * count > self.most and not func.is_view:
                 raise CheckpointError(
-                    f"its description needs a tensor of shape {tuple(size)}, which is far larger than what the file "
-                    "holds; it was changed after it was saved"
+                    f"its description needs a tensor of shape {tuple(size)}, far larger than the content of the file: "
+                    "the description was changed after it was saved"
                 )
         return func(*args, **kwargs)
 
 
 def require_fit(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Whether tensors from a file are the weights of a network.
+    """Check that tensors from a file are the weights of a network.
 
     Args:
         own: the state of the network, with its names, shapes and dtypes.
-        tensors: the tensors of the file. A network may have been saved in another precision, then all of it was.
+        tensors: the tensors of the file. They may have another precision, but all the same.
 
     Raises:
-        CheckpointError: each tensor that is missing, unknown, or of another shape or dtype, with what was expected.
+        CheckpointError: names each tensor that is missing, unknown, or of wrong shape or dtype, with the expected
+            value.
     """
     faults = [f"{name} is missing" for name in own if name not in tensors]
     faults += [f"{name} is unknown to the network" for name in tensors if name not in own]
@@ -163,7 +203,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _require_sane(description: dict[str, Any]) -> None:
-    """Refuse numbers, texts and lists beyond what any network has, before anything is made of them."""
+    """Refuse numbers, texts and lists larger than in any real network, before they are used."""
     waiting: list[tuple[str, Any]] = [("description", description)]
     while waiting:
         name, value = waiting.pop()

@@ -1,8 +1,8 @@
-"""Files are written whole or not at all, and never by way of a file that belongs to somebody else.
+"""Atomic writing of files: a file is written completely or not at all, and other jobs' files are never touched.
 
-A file that is being written has a temporary name, and its writer holds an advisory lock on it. The system releases
-the lock when the writer ends, however it ends. So a temporary file without a lock was left by a process that was
-killed, and can be removed; one with a lock belongs to a job that is still at work in the same folder.
+While a file is written, it has a temporary name, and its writer holds an advisory lock on it. The system always
+releases the lock when the writer ends. So a temporary file without a lock was left by a killed process and can be
+removed. A temporary file with a lock belongs to a job that is still active in the folder.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 fcntl: Any
 try:
     import fcntl
-except ImportError:  # on Windows; a file that is open cannot be removed there, which serves as the lock
+except ImportError:  # on Windows, where an open file cannot be removed; this serves as the lock
     fcntl = None
 
 __all__ = ["is_named", "remove_leftovers", "try_lock", "write_atomically"]
 
-# Short and of one length: the longest name that a folder can hold can be written, too.
+# Short and of fixed length, so that a file with the longest possible name can be written, too.
 _TEMPORARY = re.compile(r"\.retune-[0-9a-f]{16}\.tmp")
-#: A temporary file can be lost between its creation and its lock; so often in a row, it is not by chance.
+#: A temporary file can be lost between its creation and its lock. More losses in a row than this are an error.
 _ATTEMPTS = 20
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write `content` beside `path`, then rename: on any failure the old file stays as it was.
+    """Write `content` beside `path`, then rename. After any failure the old file is unchanged.
 
-    A symbolic link is replaced by the file; what it points to stays as it was.
+    A symbolic link is replaced by the file; its target stays unchanged.
     """
     path = Path(path)
     if path.is_dir():
@@ -43,20 +43,20 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         try:
             if _written(temporary, content, path):
                 return
-        except FileNotFoundError:  # a job that tidied up took the file for a leftover, where there are no locks
+        except FileNotFoundError:  # without locks, a cleaning job may remove the file as a leftover
             if attempt + 1 == _ATTEMPTS or not path.parent.is_dir():
                 raise
         except OSError as error:
             if error.errno is not None and error.filename in (None, str(temporary)):
-                # A full disk does not say what was written, and nobody knows the temporary name.
+                # The error of a full disk names only the temporary file, which the user does not know.
                 raise type(error)(error.errno, error.strerror, str(path)) from error
             raise
     raise OSError(errno.EAGAIN, "another process removes the temporary files as they are written", str(path))
 
 
 def _written(temporary: Path, content: bytes, path: Path) -> bool:
-    """Whether the file could be written; if not, another process removed it before it was locked."""
-    # The permissions that the user's umask allows, as for any new file.
+    """Whether the file was written; if not, another process removed it before it was locked."""
+    # The usual permissions of a new file, by the user's umask.
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     handle = os.open(temporary, flags, 0o666)
     try:
@@ -68,7 +68,7 @@ def _written(temporary: Path, content: bytes, path: Path) -> bool:
             os.fsync(handle)
             if fcntl is not None:
                 os.replace(temporary, path)
-        if fcntl is None:  # Windows renames no open file
+        if fcntl is None:  # Windows cannot rename an open file
             os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -77,9 +77,9 @@ def _written(temporary: Path, content: bytes, path: Path) -> bool:
 
 
 def try_lock(handle: int) -> bool | None:
-    """Whether this process has the lock on an open file now; None where there are no such locks.
+    """Try to lock an open file. Returns whether this process has the lock; None if the system has no such locks.
 
-    The lock goes with the last descriptor of the file, at the latest when the process ends, however it ends.
+    The lock ends with the last descriptor of the file, at the latest when the process ends for any reason.
     """
     if fcntl is None:
         return None
@@ -91,7 +91,7 @@ def try_lock(handle: int) -> bool | None:
 
 
 def is_named(handle: int, path: Path) -> bool:
-    """Whether a path still leads to an open file."""
+    """Whether a path still refers to an open file."""
     try:
         return fcntl is None or os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def is_named(handle: int, path: Path) -> bool:
 
 
 def remove_leftovers(*paths: str | Path) -> None:
-    """Remove what killed processes left in folders while they wrote; files that are being written stay.
+    """Remove the temporary files of killed processes in folders. Files that are being written stay.
 
     Args:
         paths: folders, or files in them.
@@ -107,7 +107,7 @@ def remove_leftovers(*paths: str | Path) -> None:
     for folder in {path if path.is_dir() else path.parent for path in map(Path, paths)}:
         try:
             names = [name for name in os.listdir(folder) if _TEMPORARY.fullmatch(name)]
-        except OSError:  # there is no such folder yet, or none that may be read
+        except OSError:  # the folder does not exist yet, or is not readable
             continue
         for name in names:
             _remove_if_left(folder / name)
@@ -119,10 +119,10 @@ def _remove_if_left(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:  # gone already, in use (Windows), or of another user
+    except OSError:  # already removed, in use (Windows), or owned by another user
         return
     try:
-        if try_lock(handle):  # held while the file is removed, so that nobody begins to write it
+        if try_lock(handle):  # held during the removal, so that no process begins to write the file
             path.unlink(missing_ok=True)
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""Plain data from strangers: JSON and TOML that is too large, too deep or not text is refused with a sentence."""
+"""Plain data from untrusted files. JSON and TOML that are too large, too deep or not text are refused."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "RECORDS", "depth_fault", "parse_json", "text_of"]
 
-#: Runs and descriptions of networks have a few kilobytes, and tables in tables in tables.
+#: Limits for runs and descriptions of networks: they have a few kilobytes and a few nested tables.
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-#: What ReTune itself wrote of many images may be this large.
+#: Size limit for records that ReTune writes about many images.
 RECORDS = 1_000_000_000
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as the next one does
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the same bytes as the next entry
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -27,7 +27,7 @@ def text_of(content: bytes) -> str:
     """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as PowerShell writes it.
 
     Raises:
-        ValueError: another encoding.
+        ValueError: the text has another encoding.
     """
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
@@ -36,7 +36,7 @@ def text_of(content: bytes) -> str:
         raise ValueError(f"it is not text in UTF-8 ({error}); save it with the encoding UTF-8") from error
     if "\0" in text:
         raise ValueError(
-            "it contains zero bytes, as text in UTF-16 without a byte order mark does; save it with the encoding UTF-8"
+            "it contains zero bytes, like text in UTF-16 without a byte order mark; save it with the encoding UTF-8"
         )
     return text.replace("\r\n", "\n")
 
@@ -64,7 +64,7 @@ def parse_json(text: str | bytes, most: int = MAX_BYTES) -> Any:
 
 
 def depth_fault(value: Any) -> str:
-    """What is wrong with the depth of plain data, or nothing."""
+    """A message if plain data are nested too deeply, else ""."""
     level, depth = [value], 0
     while level:
         depth += 1

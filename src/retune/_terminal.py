@@ -1,7 +1,7 @@
-"""Text on its way to a terminal: nothing in it drives the terminal, and no character of it ends the program.
+"""Safe text for a terminal: it cannot control the terminal, and no character can crash the program.
 
-File names, notes in a model and messages of other packages come from strangers. An escape sequence in them could move
-the cursor, rename the window or hide a line, so it is shown as it is written, as ``\\x1b]0;…``.
+File names, notes in a model and messages of other packages are untrusted. An escape sequence in them could move the
+cursor, rename the window or hide a line, so it is printed as visible text, such as ``\\x1b]0;…``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["clean", "clean_line", "cleaned", "make_safe"]
 
-#: Spellings of the characters that we print and that a terminal of another code page may not have.
+#: Replacements for characters that some terminals cannot print.
 _PLAIN = {
     "✓": "[ok]",
     "✗": "[FAILS]",
@@ -54,12 +54,12 @@ _HANDLER = "retune.plain"
 
 
 def clean(text: str) -> str:
-    """The text with every character that does not print, but the line break and the tab, shown as an escape."""
+    """The text with every unprintable character, except line breaks and tabs, shown as an escape."""
     return "".join(c if c in "\n\t" or _prints(c) else _escaped(c) for c in text)
 
 
 def clean_line(text: str) -> str:
-    """The same for a name in a line of its own: line breaks and tabs are shown as escapes too."""
+    """The same for a name on a single line: line breaks and tabs are also shown as escapes."""
     return "".join(c if _prints(c) else _escaped(c) for c in text)
 
 
@@ -75,23 +75,23 @@ def cleaned(data: Any) -> Any:
 
 
 def make_safe() -> None:
-    """Let the streams, the log and the tracebacks of this process print any text at all.
+    """Let the streams, the log and the tracebacks of this process print any text.
 
-    A character that the code page of the terminal lacks is spelt out: σ as ``sigma``, × as ``x``, others as ``?``.
+    A character that the terminal's code page lacks is spelt out: σ as ``sigma``, × as ``x``, others as ``?``.
     """
     codecs.register_error(_HANDLER, _spelt)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:  # a notebook, or a test, may have put something else there
+        if reconfigure is not None:  # a notebook or a test may have replaced the stream
             with contextlib.suppress(ValueError, OSError):
                 reconfigure(errors=_HANDLER)
-    if logging.lastResort is not None:  # how other packages tell of a broken file
+    if logging.lastResort is not None:  # other packages report broken files this way
         logging.lastResort.setFormatter(_CleanFormatter())
     sys.excepthook = _show_traceback
 
 
 def _prints(character: str) -> bool:
-    # isprintable() refuses all spaces but one; macOS puts others into the names of screenshots.
+    # isprintable() accepts only the ordinary space, but macOS uses others in the names of screenshots.
     return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
@@ -100,7 +100,7 @@ def _escaped(character: str) -> str:
 
 
 def _spelt(error: UnicodeError) -> tuple[str, int]:
-    """An error handler for codecs: the next best spelling in ASCII."""
+    """An error handler for codecs: the closest spelling in ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(_in_ascii(c) for c in error.object[error.start : error.end]), error.end
@@ -111,18 +111,18 @@ def _in_ascii(character: str) -> str:
         return _PLAIN[character]
     name = unicodedata.name(character, "")
     if name.startswith(("GREEK SMALL LETTER ", "GREEK CAPITAL LETTER ")):
-        word = name.split()[3].lower().replace("lamda", "lambda")  # Unicode spells it so
+        word = name.split()[3].lower().replace("lamda", "lambda")  # Unicode's own spelling
         return word if "SMALL" in name else word.capitalize()
     if name.startswith("BOX DRAWINGS"):
         return "|" if "VERTICAL" in name else "-"
     if 0xD800 <= ord(character) <= 0xDFFF:
-        return _escaped(character)  # a byte of a file name that is no text
+        return _escaped(character)  # a byte of a file name that is not text
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
     return plain or "?"
 
 
 class _CleanFormatter(logging.Formatter):
-    """Log records without anything that drives the terminal."""
+    """Log records without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return clean(super().format(record))

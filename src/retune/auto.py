@@ -103,7 +103,8 @@ def asked(
         return None
     if gradient is not None and not gradient.restarts:
         raise InvalidParameterError(
-            f"{gradient!r} trains the output at one depth, which no accuracy decides: give depth and restarts, or use "
+            f"{gradient!r} trains the output at a fixed depth, so an accuracy cannot decide the depth: give depth and "
+            "restarts, or use "
             "a rule at the equilibrium (retune.Truncated, retune.Implicit)"
         )
     return Auto(depth == "auto", restarts == "auto", accuracy, limit)
@@ -152,9 +153,9 @@ def choose(
     measured = spectral_radius(Linearised(bound, run.u, products=False), iterations=100, starts=2)
     rate = float(measured.value.max()) ** (1 / layers)
     used = min(max(rate, 1e-6), _SLOWEST)
-    words = [f"errors shrink by {rate:.4g} a layer (power iteration at the equilibrium of the first batch)"]
+    words = [f"errors shrink by {rate:.4g} per layer (power iteration at the equilibrium of the first batch)"]
     if rate > _SLOWEST:
-        words.append(f"too slow to choose by, so {_SLOWEST} is assumed")
+        words.append(f"too slow for a choice, so {_SLOWEST} is assumed")
 
     wanted = _whole(math.log(auto.accuracy) / math.log(used), layers)
     fixed = gradient.fixed_blocks
@@ -172,11 +173,11 @@ def choose(
         expected = min(rate, 1.0) ** (depth * blocks)
         words.append(
             f"{depth * blocks} differentiated layers leave a gradient error of {expected:.1e} "
-            f"({auto.accuracy:.1e} was asked for): depth K = {depth}" + (f" × {blocks} blocks" if blocks > 1 else "")
+            f"({auto.accuracy:.1e} was requested): depth K = {depth}" + (f" × {blocks} blocks" if blocks > 1 else "")
         )
     else:
         expected = auto.accuracy if gradient.rtol is None else gradient.rtol
-        told = "is left as it is" if gradient.rtol is None else "adds blocks until its own tolerance"
+        told = "is not changed" if gradient.rtol is None else "adds blocks until its own tolerance"
         words.append(f"depth K = {depth}, and {gradient!r} {told}")
     if auto.restarts:
         assert run.trace is not None
@@ -214,12 +215,13 @@ def _fit(
     if fits < layers:
         raise InvalidParameterError(
             f"a training step on this batch needs about {in_words(low - slope * (near - layers))} for a block of "
-            f"{layers} layer(s), and memory={in_words(memory)} was given: allow more, or take a smaller batch or crop"
+            f"{layers} layer(s), but memory={in_words(memory)} was given: allow more memory, or use a smaller batch "
+            "or crop"
         )
     if held > memory:
         raise InvalidParameterError(
-            f"the restarts of this batch need about {in_words(held)}, and memory={in_words(memory)} was given: allow "
-            "more, or take a solver that remembers less (Picard, Inertial), or a smaller batch or crop"
+            f"the restarts of this batch need about {in_words(held)}, but memory={in_words(memory)} was given: allow "
+            "more memory, or use a solver with less memory (Picard, Inertial), or a smaller batch or crop"
         )
     if fits < depth:
         words.append(f"{in_words(memory)} hold {fits} layers, {in_words(slope)} each")

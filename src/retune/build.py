@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from deepinv.loss import Loss, SupLoss
+from deepinv.loss.metric import SNR
 from deepinv.models import Denoiser as DeepinvDenoiser
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.potential import Potential
 from deepinv.optim.prior import Prior
-from torch import Tensor
+from torch import Tensor, nn
 
 from retune import weights
 from retune.config import (
@@ -19,6 +22,7 @@ from retune.config import (
     FidelityConfig,
     GradientConfig,
     ModelConfig,
+    OptimiserConfig,
     PriorConfig,
     ProblemConfig,
 )
@@ -29,22 +33,28 @@ from retune.io import list_files
 from retune.io.intensity import read_scaled
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
-from retune.networks import RidgeDenoiser
 from retune.parameters import Positive
 from retune.plugins import require_accepted
-from retune.priors import RED, Denoiser, WaveletL1, WaveletL12
+from retune.priors import RED, Denoiser, WaveletL1, WaveletL12, adapt
 from retune.problems import Problem
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
-from retune.registry import build, is_ours, make, names, takes
+from retune.registry import build, find, is_ours, make, names, takes
 from retune.solve import Stop
 from retune.solvers import AbstractSolver
+from retune.training.data import TrainingData
+from retune.training.options import FitOptions
+from retune.training.penalty import JacobianPenalty
 
 __all__ = [
+    "Built",
     "build",
+    "built",
     "fidelity_of",
+    "loss_of",
     "map_of",
     "network_of",
+    "options_of",
     "prior_of",
     "problem_of",
     "rule_of",
@@ -76,7 +86,8 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
         require_accepted(config.name, "problem.name")
         return OwnPhysics(config.name, sigma=_sigma(config, y), **given)
     arguments = takes("problem", config.name)
-    of_class = [] if is_ours(config.name) else ["options"]
+    # The table of options is for arguments that the section has no field for, or another kind of field.
+    of_class = ["options"] if not is_ours(config.name) or set(config.options) <= set(arguments) else []
     _require_fields(config.name, given, [*(a for a in arguments if a in ProblemConfig.model_fields), *of_class])
     options = given.pop("options", {})
     noise = {"sigma": _sigma(config, y)}
@@ -100,8 +111,8 @@ def _require_fields(problem: str, given: dict[str, Any], has: list[str]) -> None
 def _sigma(config: ProblemConfig, y: Tensor | None) -> Any:
     if config.sigma != "estimate":
         return config.sigma
-    if config.name == "inpaint":
-        raise ConfigError('problem.sigma = "estimate": not from an image with missing pixels; give the noise level')
+    if ":" not in config.name and find(config.name, "problem").cls.has_gaps:
+        raise ConfigError('problem.sigma = "estimate": this is impossible with missing pixels; give the noise level')
     if y is None:
         raise ConfigError(
             'problem.sigma = "estimate": training makes its own measurements, so it needs a level; retune tune '
@@ -133,18 +144,26 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
         return Denoiser(network, config.sigma, config.strength, learn_strength=config.learn_strength, **learned)
     if config.type == "red":
         return RED(network, config.sigma, config.lipschitz, **learned)
-    assert isinstance(network, RidgeDenoiser)
     assert isinstance(config.sigma, float)
-    ridge = network.prior.requires_grad_(config.learn_weights)
+    ridge = _regulariser(network)
+    assert ridge is not None
+    ridge.requires_grad_(config.learn_weights)
     ridge.sigma = Positive(config.sigma, (), learn=config.learn_sigma, name="sigma")
     return ridge
+
+
+def _regulariser(network: nn.Module) -> Any:
+    """The prior with a gradient and a noise level that a network is the proximity operator of; None without one."""
+    prior = getattr(network, "prior", None)
+    able = adapt(prior) if isinstance(prior, Prior) else None
+    return prior if able is not None and able.has_grad and "sigma" in able.tunables() else None
 
 
 def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
     fitting = f"{_SHIPPED[config.type]}-{'color' if channels == 3 else 'gray'}"
     network = weights.load(fitting if config.weights is None else config.weights)
     what = "" if config.weights is None else f"prior.weights = {config.weights!r}: "
-    if config.type == "ridge" and not isinstance(network, RidgeDenoiser):
+    if config.type == "ridge" and _regulariser(network) is None:
         raise ConfigError(
             f'{what}this is a {type(network).__name__}, not a ridge regulariser, which a prior of type "ridge" needs; '
             'for any other denoiser set type = "denoiser"'
@@ -153,8 +172,8 @@ def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
     runs_on_each = known == 1 and config.type != "ridge"
     if known != channels and not runs_on_each:
         raise ConfigError(
-            f"{what}these weights are for images of {known} channel(s), yours have {channels}; "
-            + (f"{fitting} fits" if channels in (1, 3) else f"a grey denoiser is run on each channel: {_GREY}")
+            f"{what}these weights are for images of {known} channel(s), but yours have {channels}; "
+            + (f"{fitting} fits" if channels in (1, 3) else f"a grey denoiser can be applied to each channel: {_GREY}")
             + (", or make the images grey: data.grey = true" if known == 1 else "")
         )
     return network
@@ -199,9 +218,28 @@ def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
 
 
 def rule_of(config: GradientConfig) -> GradientRule:
-    """The gradient rule that the section [gradient] describes."""
+    """The gradient rule that the section [gradient] describes.
+
+    Raises:
+        ConfigError: a number of blocks, a tolerance or an option that the rule does not have.
+    """
     usual = {"blocks": config.blocks} | ({} if config.rtol is None else {"rtol": config.rtol})
-    return make("rule", config.rule, where="gradient.options", options=config.options, usual=usual)
+    plain = GradientConfig()
+    chosen = {k: v for k, v in usual.items() if v != getattr(plain, k)}
+    rule = make(
+        "rule",
+        config.rule,
+        where="gradient.options",
+        options=config.options,
+        usual=usual,
+        given={"gradient": chosen},
+    )
+    if "blocks" in chosen and rule.rtol is not None:
+        raise ConfigError(
+            f"gradient.blocks = {config.blocks}: with a tolerance (rtol = {rule.rtol:g}) the rule {config.rule} takes "
+            "as many blocks as that needs; leave out one of the two, or bound their number: gradient.options.max_blocks"
+        )
+    return rule
 
 
 def solver_of(config: ModelConfig) -> AbstractSolver | None:
@@ -226,6 +264,58 @@ def network_of(config: Config, channels: int) -> Restarted:
         solver=solver_of(model),
         stop=Stop(model.rtol, model.max_layers) if rule.restarts else None,
     )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a run describes, made once: what ``fit(net, data, options)`` takes.
+
+    Attributes:
+        net: the network, with its first weights.
+        data: training and validation images, and the problem.
+        options: how to train; without a folder.
+    """
+
+    net: Restarted
+    data: TrainingData
+    options: FitOptions
+
+
+def built(config: Config) -> Built:
+    """The objects that a run describes. The global generator is seeded: the first weights are drawn from it.
+
+    Raises:
+        RetuneError: see [`problem_of`][retune.build.problem_of], [`training_images`][retune.build.training_images] and
+            [`network_of`][retune.build.network_of].
+    """
+    problem = problem_of(config.problem)
+    images, validation = training_images(config.data)
+    torch.manual_seed(config.seed)
+    net = network_of(config, images[0].shape[0])
+    return Built(net, TrainingData(images, problem, validation), options_of(config))
+
+
+def options_of(config: Config) -> FitOptions:
+    """How a run trains: its sections [data] and [optimiser], and its seed."""
+    optimiser = config.optimiser
+    return FitOptions(
+        steps=optimiser.steps,
+        batch_size=config.data.batch_size,
+        crop=config.data.crop,
+        lr=optimiser.lr,
+        lr_network=optimiser.lr_network,
+        loss=loss_of(optimiser),
+        seed=config.seed,
+        validate_every=optimiser.validate_every,
+        warm_start=optimiser.warm_start,
+        checkpoint_every=optimiser.checkpoint_every,
+    )
+
+
+def loss_of(config: OptimiserConfig) -> Loss | None:
+    """The loss that the section [optimiser] describes; None is mean squared error."""
+    fidelity = SupLoss(SNR(train_loss=True)) if config.loss == "snr" else None
+    return JacobianPenalty(config.penalty, fidelity) if config.penalty else fidelity
 
 
 def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | None]:

@@ -1,4 +1,4 @@
-"""Images: from a folder, from arrays, or the photographs that ship inside scikit-image; and random crops of them."""
+"""Images from folders, arrays, or the photographs inside scikit-image, and random crops of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retune._torch.batch import middle
 from retune.errors import InvalidParameterError, RetuneError, ShapeError, one_line, unknown_name
 from retune.io import SUFFIXES, list_files, read
 from retune.io.arrays import checked, from_array, scaled
 
 __all__ = ["SUFFIXES", "Crop", "as_images", "centres", "draw_crops", "grey", "photograph", "random_crops"]
 
-#: faults that one message lists
+#: maximum number of faults in one message
 _SHOWN = 20
 _PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")
 
@@ -31,8 +32,8 @@ def as_images(source: Any) -> list[Tensor]:
             (N, H, W, C), (H, W, C) or (H, W), or a sequence of files, tensors (C, H, W), or arrays (H, W) or (H, W, C).
 
     Raises:
-        InvalidParameterError: nothing there, or a file that is not an image.
-        ShapeError, NotFiniteError: an image that cannot be used.
+        InvalidParameterError: no images, or a file is not an image.
+        ShapeError, NotFiniteError: an image cannot be used.
     """
     if isinstance(source, str | Path):
         return read_files(list_files(source), lambda path: read(path)[0])
@@ -53,7 +54,7 @@ def as_images(source: Any) -> list[Tensor]:
 
 
 class NamedImages(list[Tensor]):
-    """Images (C, H, W) of files, and for each how errors call it: its file, and its number in a stack."""
+    """The images (C, H, W) of files, each with a name for error messages: its file and its number in a stack."""
 
     def __init__(self, images: Iterable[Tensor], names: Iterable[str]):
         super().__init__(images)
@@ -61,16 +62,16 @@ class NamedImages(list[Tensor]):
 
 
 def read_files(files: Sequence[Path], read_one: Callable[[Path], Tensor], crop: int | None = None) -> NamedImages:
-    """The images of files; whatever is wrong with any of them is said at once.
+    """The images of files. One message reports the faults of all of them.
 
     Args:
         files: images.
-        read_one: reads the images (N, C, H, W) of a file.
-        crop: side of crops that have to fit, and to be batched, so that all have to be grey or all colour.
+        read_one: function that reads the images (N, C, H, W) of a file.
+        crop: side of the crops. They must fit into every image, and all images must be grey or all colour.
 
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: a file that cannot be used. If there are several, or
-            images of different kinds, an InvalidParameterError that names them all.
+        InvalidParameterError, ShapeError, NotFiniteError: a file cannot be used. With several faults, one
+            InvalidParameterError names them all.
     """
     images, names, failures = [], [], []
     for file in files:
@@ -97,8 +98,8 @@ def require_one_kind(named: Sequence[tuple[str, Tensor]], crop: int | None = Non
     """Raise if named images (C, H, W) differ in their number of channels, or some are smaller than a crop.
 
     Raises:
-        ShapeError: with every image that has another number of channels than most.
-        InvalidParameterError: with every image that is too small.
+        ShapeError: names every image whose number of channels differs from most others.
+        InvalidParameterError: names every image that is too small.
     """
     names, images = [name for name, _ in named], [image for _, image in named]
     other, small = _of_other_kinds(names, images), _too_small(names, images, crop)
@@ -118,7 +119,7 @@ def _of_other_kinds(names: Sequence[str], images: Sequence[Tensor]) -> list[str]
     if len(counts) < 2:
         return []
     usual = max(counts, key=lambda c: (counts[c], c))
-    every = f"images with different numbers of channels {sorted(counts)}: train grey and colour separately"
+    every = f"the images have different numbers of channels {sorted(counts)}: train grey and colour separately"
     kinds = {1: "grey", 3: "colour"}
     return [
         f"{name} is {kinds.get(len(x), f'of {len(x)} channels')}, most others are {kinds.get(usual, usual)} ({every})"
@@ -140,7 +141,7 @@ def _of_item(item: Any, name: str) -> Sequence[Tensor]:
     if isinstance(item, tuple | list) and item and isinstance(item[0], Tensor):
         item = item[0]  # a dataset that returns (image, label)
     if isinstance(item, str | Path):
-        return list(read(item)[0])  # several, if it is a stack
+        return list(read(item)[0])  # several images if it is a stack
     if isinstance(item, np.ndarray):
         return [checked(from_array(item, name), name)]
     if isinstance(item, Tensor):
@@ -152,7 +153,7 @@ def photograph(name: str) -> Tensor:
     """A photograph (C, H, W) in [0, 1] that ships inside scikit-image; nothing is downloaded."""
     if name not in _PHOTOGRAPHS:
         raise unknown_name("photograph", name, _PHOTOGRAPHS)
-    import skimage.data  # only here: nothing else needs scikit-image
+    import skimage.data  # imported here, because nothing else in this file needs scikit-image
 
     array = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
     return from_array(np.asarray(array))
@@ -167,12 +168,12 @@ def grey(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image, flipped or not: which image, where, and how.
+    """A part of an image: its image, its position, and its flips.
 
     Attributes:
         image: index of the image.
         top, left, height, width: the part.
-        flips: whether its rows, and its columns, are in reverse order.
+        flips: whether the order of its rows and of its columns is reversed.
     """
 
     image: int
@@ -193,15 +194,14 @@ class Crop:
         return self._flip(self._part(image))
 
     def write(self, image: Tensor, crop: Tensor) -> None:
-        """Put a crop back in its place in an image, flipped back."""
+        """Insert a crop at its place in an image, with its flips undone."""
         self._part(image).copy_(self._flip(crop))
 
 
 def centres(images: Sequence[Tensor], side: int) -> Tensor:
-    """The middle of each image, (N, C, side, side) or as large as the smallest image allows."""
+    """The central part of each image, (N, C, side, side), or smaller if the smallest image requires it."""
     side = min(side, *(n for x in images for n in x.shape[-2:]))
-    tops = [((x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2) for x in images]
-    return torch.stack([x[:, a : a + side, b : b + side] for x, (a, b) in zip(images, tops, strict=True)])
+    return torch.stack([x[middle(x, side)] for x in images])
 
 
 def random_crops(images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator) -> Tensor:
@@ -210,7 +210,7 @@ def random_crops(images: Sequence[Tensor], count: int, size: int | None, generat
     Args:
         images: tensors (C, H, W) of one channel count.
         count: crops to draw.
-        size: side of the crops; None takes whole images, which then must agree in size.
+        size: side of the crops; None takes whole images, which must have the same size.
         generator: source of the randomness.
     """
     return draw_crops(images, count, size, generator)[0]
@@ -219,8 +219,7 @@ def random_crops(images: Sequence[Tensor], count: int, size: int | None, generat
 def draw_crops(
     images: Sequence[Tensor], count: int, size: int | None, generator: torch.Generator, *, flips: bool = True
 ) -> tuple[Tensor, list[Crop]]:
-    """The same as [`random_crops`][retune.data.random_crops], and where each crop comes from; `flips` is whether they
-    are flipped."""
+    """Like [`random_crops`][retune.data.random_crops], but also returns each crop's origin; `flips` allows flips."""
     crops = []
     for _ in range(count):
         index = int(torch.randint(len(images), (), generator=generator))
@@ -239,8 +238,8 @@ def draw_crops(
 
 
 def check_crop(images: Sequence[Tensor], size: int | None) -> None:
-    """Raise if some image is smaller than the crop, or channels differ."""
+    """Refuse images that are smaller than the crop, or differ in their channels."""
     if size is not None and size < 1:
         raise InvalidParameterError(f"crop must be a number of pixels, at least 1, got {size}")
-    names = images.names if isinstance(images, NamedImages) else [f"image {i}" for i in range(len(images))]
+    names = getattr(images, "names", None) or [f"image {i}" for i in range(len(images))]
     require_one_kind(list(zip(names, images, strict=True)), size)

@@ -1,4 +1,4 @@
-"""The demo: a shipped comparison for each of three problems on photographs, and one report of all."""
+"""The demo: one shipped comparison for each of three problems on photographs, and a common report."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = ["METHODS", "PROBLEMS", "run", "run_of"]
 
 PROBLEMS = ("inpaint", "deblur", "denoise")
 METHODS = ("variational", "unrolled", "jfb", "implicit", "retune")
-#: The longest first, so that no core is left waiting at the end.
+#: The longest comes first, so that no core waits at the end.
 _LONGEST_FIRST = ("deblur", "inpaint", "denoise")
-#: A first look.
+#: The settings of a quick demo.
 _QUICK = (
     "model.depth=5", "model.restarts=3", "model.rtol=1e-4", "optimiser.steps=5", "optimiser.validate_every=5",
     "data.batch_size=2", "data.crop=48", "compare.grid=5", "compare.crop=64", "compare.validation_crop=64",
@@ -63,15 +63,15 @@ def run(
 ) -> Results:
     """Compare the methods on each problem; write ``results.json``, the figures and ``report.html`` into `out`.
 
-    The results of a problem are written as soon as it is done. Its networks and its progress are in a folder of its
-    name in `out`.
+    The results of a problem are written as soon as it is done. Its networks and its progress are in a subfolder of
+    `out` with its name.
 
     Args:
         problems: some of ``PROBLEMS``; all by default.
         out: folder of the results.
-        quick: small images and few steps, too few to conclude from.
-        seed: of crops, masks and noise.
-        resume: continue an earlier demo in `out` that was interrupted; otherwise it is begun anew.
+        quick: small images and few steps, too few for conclusions.
+        seed: seed of crops, masks and noise.
+        resume: continue an interrupted demo in `out`; otherwise start from the beginning.
         device: "auto", "cpu", "cuda", …
         console: where to print; the terminal by default.
 
@@ -81,7 +81,7 @@ def run(
     Raises:
         UnknownNameError: the demo has no such problem.
         InvalidParameterError: the device is not available.
-        CheckpointError: `resume`, and the demo in `out` has other settings.
+        CheckpointError: the demo to resume in `out` has other settings.
     """
     console = Console() if console is None else console
     runs = {name: run_of(name, quick=quick, seed=seed) for name in problems or PROBLEMS}
@@ -119,14 +119,14 @@ def run(
 
 
 def _forget(folder: Path) -> None:
-    """Remove what an earlier demo could be continued from."""
+    """Remove the files from which an earlier demo could continue."""
     if (folder / "progress.json").is_file():
         (folder / "progress.json").unlink()
         shutil.rmtree(folder / "training", ignore_errors=True)
 
 
 def _placed(problems: dict[str, ProblemResult], folder: str) -> dict[str, ProblemResult]:
-    """The results of a comparison that was made in a folder inside that of the demo: its pictures are there."""
+    """The results of a comparison in a subfolder of the demo, with paths to its pictures there."""
     for problem in problems.values():
         if problem.images:
             problem.images.truth = [f"{folder}/{path}" for path in problem.images.truth]
@@ -139,7 +139,7 @@ def _placed(problems: dict[str, ProblemResult], folder: str) -> dict[str, Proble
 def _comparisons(
     runs: dict[str, Config], out: Path, device: str, console: Console
 ) -> Generator[tuple[str, Results], None, None]:
-    """The results of each problem as it is done; on a CPU, one process per core.
+    """The results of each problem, as soon as it is done. On a CPU there is one process per core.
 
     The images are small, so two single-threaded processes do twice the work of one process with two threads.
     """
@@ -163,7 +163,7 @@ def _one(run: Config, out: Path, device: str, note: Callable[[str], None] = lamb
 
 @contextlib.contextmanager
 def _status(console: Console):
-    """A line that says what is being done, on a terminal; nothing in a log."""
+    """A status line on a terminal; nothing in a log."""
     if not console.is_terminal:
         yield lambda text: None
         return

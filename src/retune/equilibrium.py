@@ -1,4 +1,4 @@
-"""What a solve returns: the restored image, and for every image of the batch how it got there."""
+"""The result of a solve: the restored images, with status, residual and layers of each image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retune.errors import DivergedError
 
 
 class Status(enum.Enum):
-    """How the iteration ended for one image, from the best end to the worst; ``status.advice`` says what to do."""
+    """How the iteration ended for one image, from best to worst. ``status.advice`` tells what to do."""
 
     CONVERGED = "converged"
     DEPTH_REACHED = "depth reached"
@@ -28,12 +28,12 @@ class Status(enum.Enum):
 
     @property
     def unsettled(self) -> bool:
-        """Whether the image can be used, but is no equilibrium: the tolerance that was asked for was not reached."""
+        """Whether the image is usable but not an equilibrium, because the tolerance was not reached."""
         return self in (Status.MAX_LAYERS, Status.OSCILLATES)
 
     @property
     def advice(self) -> str:
-        """One sentence: what it means, and what to do."""
+        """The meaning of the status, and what to do, in one sentence."""
         return _ADVICE[self]
 
 
@@ -41,11 +41,11 @@ _ADVICE = {
     Status.CONVERGED: (
         "The relative change is below the requested tolerance, over a block of K layers and over its last cycle."
     ),
-    Status.DEPTH_REACHED: "The requested fixed number of layers was run; no tolerance was asked for.",
+    Status.DEPTH_REACHED: "The requested fixed number of layers was run, without a tolerance.",
     Status.MAX_LAYERS: "The tolerance was not reached: raise Stop(max_layers=...) or loosen Stop(rtol=...).",
     Status.OSCILLATES: (
-        "The iterates jump between several images and come back to the same one after K layers, so the image is no "
-        "equilibrium: lower the step size, or find the equilibrium with solver=retune.solvers.Damped() or "
+        "The iterates alternate between several images and return to the same one after K layers, so the image is "
+        "not an equilibrium: lower the step size, or find the equilibrium with solver=retune.solvers.Damped() or "
         "retune.Anderson()."
     ),
     Status.DIVERGED: (
@@ -74,19 +74,19 @@ class Trace:
 
 @dataclass
 class GradientReport:
-    """How accurate the gradient of a training step was; filled in by the backward pass.
+    """The accuracy of the gradient of a training step. The backward pass fills it in.
 
     Attributes:
         rule: the rule that formed the gradient.
-        target: what the gradient is the derivative of ("equilibrium" or "output at depth K").
-        relative_error: (B,) estimated relative error of the adjoint state with respect to the exact one of the
-            target, or None before the backward pass. An estimate from the measured decay of the adjoint
-            increments (THEORY: tail ≤ ratio/(1 − ratio) × last increment), not a proved bound.
+        target: the differentiated quantity ("equilibrium" or "output at depth K").
+        relative_error: (B,) estimated relative error of the adjoint state against the exact adjoint of the target; None
+            before the backward pass. It is estimated from the measured decay of the adjoint increments (remainder ≤
+            ratio/(1 − ratio) × last increment), and is not a proved bound.
         decay: (B,) measured factor by which one block of K layers shrinks the adjoint increments.
-        parameter_error: estimated relative error of the gradient of the parameters, summed over the batch; only where
-            the rule looks at it (``Truncated(rtol=...)``), else None.
-        blocks: number of adjoint blocks that were used.
-        depth: layers that were recorded and differentiated.
+        parameter_error: estimated relative error of the gradient of the parameters, summed over the batch; None unless
+            the rule measures it (``Truncated(rtol=...)``).
+        blocks: number of adjoint blocks used.
+        depth: number of layers recorded and differentiated.
     """
 
     rule: str
@@ -105,12 +105,12 @@ class Equilibrium:
     Attributes:
         image: (B, C, H, W) restored images.
         state: the iterate of the map (wavelet coefficients for synthesis priors, else the image itself).
-        residual: (B,) relative change over K layers: the larger of ‖Φ(u) − u‖/‖Φ(u)‖ over the last block Φ, and of
-            the change over its last cycle times the number of cycles in a block; inf where none was measured (an
-            unrolled network in train mode runs one block, from its start).
+        residual: (B,) relative change over K layers: the larger of ‖Φ(u) − u‖/‖Φ(u)‖ over the last block Φ, and of the
+            change over its last cycle times the number of cycles in a block; inf if it was not measured (an unrolled
+            network in train mode runs a single block from its start).
         status: one [`Status`][retune.Status] per image.
-        layers: (B,) layers run for each image; in train mode with the K that are differentiated.
-        trace: residuals along the way, if asked for.
+        layers: (B,) number of layers run for each image; in train mode including the K differentiated layers.
+        trace: residuals along the solve, if requested.
         gradient: the report of the gradient rule in train mode, else None.
     """
 
@@ -124,11 +124,11 @@ class Equilibrium:
 
     @property
     def converged(self) -> Tensor:
-        """(B,) booleans: which images reached the tolerance."""
+        """Booleans (B,): True for images that reached the tolerance."""
         return torch.tensor([s is Status.CONVERGED for s in self.status])
 
     def raise_for_status(self) -> None:
-        """Raise ``DivergedError`` if any image failed, naming the images and what to do."""
+        """Raise ``DivergedError`` if any image failed. The message names the images and what to do."""
         bad = {i: s for i, s in enumerate(self.status) if s.failed}
         if bad:
             which = ", ".join(f"image {i}: {s.value}" for i, s in bad.items())

@@ -1,8 +1,8 @@
-"""Every exception the package raises on purpose.
+"""All exceptions that the package raises on purpose.
 
-Each message says what was given, what was expected, and how to get it. All derive from
-[`RetuneError`][retune.errors.RetuneError],
-and from the builtin exception that a caller would expect, so that both ``except`` styles work.
+Each message says what was given, what was expected, and how to get it. Every exception derives from
+[`RetuneError`][retune.errors.RetuneError] and from the matching builtin exception, so that ``except`` works with both.
+
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class RetuneError(Exception):
 
 
 class InvalidParameterError(RetuneError, ValueError):
-    """A parameter is outside what is allowed."""
+    """A parameter has a value that is not allowed."""
 
 
 class ShapeError(RetuneError, ValueError):
@@ -25,7 +25,7 @@ class ShapeError(RetuneError, ValueError):
 
 
 class NotFiniteError(RetuneError, ValueError):
-    """NaN or Inf where only finite numbers make sense."""
+    """NaN or Inf in place of finite numbers."""
 
 
 class PhysicsError(RetuneError, TypeError):
@@ -33,34 +33,34 @@ class PhysicsError(RetuneError, TypeError):
 
 
 class UnknownNameError(RetuneError, KeyError):
-    """A name that is not registered; the message gives the nearest known ones."""
+    """A name is not registered; the message gives similar known names."""
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
         return str(self.args[0])
 
 
 class TooManyLevelsError(RetuneError, ValueError):
-    """More wavelet levels than the image allows."""
+    """The image is too small for the number of wavelet levels."""
 
 
 class CutGradientError(RetuneError, RuntimeError):
-    """A rule that differentiates met a map through which no gradient flows."""
+    """A gradient rule needs to differentiate a map, but no gradient flows through the map."""
 
 
 class ConfigError(RetuneError, ValueError):
-    """The description of a run (TOML) is not valid; the message names every field, its value and what is allowed."""
+    """The description of a run (TOML) is invalid; the message names every wrong field and the allowed values."""
 
 
 class DivergedError(RetuneError, RuntimeError):
-    """The iteration diverged or left the finite numbers."""
+    """The iteration diverged, or its values became NaN or Inf."""
 
 
 class CheckpointError(RetuneError, RuntimeError):
-    """A checkpoint cannot be read: truncated, foreign, or of another version."""
+    """A checkpoint cannot be read: it is truncated, from other software, or from another version."""
 
 
 class ProcessLostError(RetuneError, ConnectionError):
-    """Another process of a training that runs in several has ended, so this one cannot go on."""
+    """This process of a multi-process training cannot continue, because another process has ended."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -68,19 +68,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class AdjustedWarning(UserWarning):
-    """An input was usable only after a correction; the message says which."""
+    """An input was corrected before use; the message describes the correction."""
 
 
 class DoubtfulWarning(UserWarning):
-    """An input is used as it is, but may not be what was meant; the message says why."""
+    """An input is used unchanged, but is probably a mistake; the message says why."""
 
 
 class NotConvergedWarning(UserWarning):
-    """An image was returned before it had settled."""
+    """An image was returned before it settled."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
-    """The error for an unregistered `name`, which names the nearest known ones."""
+    """The error for an unregistered `name`; it lists similar known names."""
     choices = sorted(known)
     hint = did_you_mean(name, choices)
     shown = ", ".join(choices) if len(choices) <= 20 else f"{len(choices)} names, among them {', '.join(choices[:8])}"
@@ -90,14 +90,14 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or nothing if no known name is near."""
+    """``"; did you mean 'x'?"``, or "" if no known name is similar."""
     lowered, wanted = {c.lower(): c for c in known}, str(name).lower()
     found = [wanted] if wanted in lowered else difflib.get_close_matches(wanted, lowered, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(lowered[f]) for f in found)}?" if found else ""
 
 
 def wrong_type(name: str, value: object, expected: str, hint: str = "") -> InvalidParameterError:
-    """The error for a `value` that is not `expected` (a phrase with its article); the hint says what to write."""
+    """The error for a `value` that is not `expected` (a phrase with its article); `hint` tells what to write."""
     if isinstance(value, type):
         given = f"the class {value.__name__} itself"
     else:
@@ -107,24 +107,23 @@ def wrong_type(name: str, value: object, expected: str, hint: str = "") -> Inval
 
 
 def require(name: str, value: object, kinds: type | tuple[type, ...], expected: str, hint: str = "") -> None:
-    """Raise [`wrong_type`][retune.errors.wrong_type] unless `value` is of one of `kinds`; a bool is never a number
-    here."""
+    """Raise [`wrong_type`][retune.errors.wrong_type] unless `value` has a type in `kinds`. A bool is not a number."""
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise wrong_type(name, value, expected, hint)
 
 
 def require_whole(name: str, value: object, hint: str = "") -> int:
-    """`value` as an int, if it is a whole number (of NumPy too)."""
+    """`value` as an int, if it is a whole number (also of NumPy)."""
     require(name, value, numbers.Integral, "a whole number", hint)
     return int(value)  # type: ignore[call-overload]
 
 
 def require_real(name: str, value: object, hint: str = "") -> float:
-    """`value` as a float, if it is a real number (of NumPy too)."""
+    """`value` as a float, if it is a real number (also of NumPy)."""
     require(name, value, numbers.Real, "a number", hint)
     return float(value)  # type: ignore[arg-type]
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, for a table."""
+    """The message of an error in one line, for a table."""
     return " ".join(str(error).split())

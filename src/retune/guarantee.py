@@ -1,7 +1,7 @@
-"""What is proved of a map before it is run, and what that rests on.
+"""The proved facts of a map, and their assumptions.
 
-A map states its facts once, in [`guarantee`][retune.AbstractMap.guarantee]; everything that is concluded from them
-(contraction factors, distances, gradient errors) is computed elsewhere, in the same way for every map.
+A map states its facts once, in [`guarantee`][retune.AbstractMap.guarantee]. Contraction factors, distances and gradient
+errors are computed from them elsewhere, in the same way for every map.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Assumption", "Convexity", "Guarantee", "Smoothness", "Subject"]
+__all__ = ["Assumption", "Convexity", "Guarantee", "Known", "Smoothness", "Subject"]
+
+
+class Known(enum.StrEnum):
+    """How a constant such as ``‖A‖²`` is known."""
+
+    EXACT = "exact"
+    ESTIMATED = "estimated"
+    GIVEN = "given"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Assumption:
-    """Something that a bound rests on.
+    """An assumption of a bound.
 
-    Attributes:
-        statement: what is assumed, in one phrase.
-        checked: whether it holds by construction, or was verified here; False if it is only stated.
-        how: how it was checked, or who says so.
-        probability: with which it holds at least; 1 unless it rests on a random start.
-        refuted: whether it was found to be wrong.
+    Attributes: statement: the assumption, in one phrase. checked: whether it holds by construction or was verified
+        here; False if it is only stated. how: how it was checked, or who states it. probability: lower bound of the
+        probability that it holds; 1 unless it depends on a random start. refuted: whether it was found to be wrong.
     """
 
     statement: str
@@ -45,16 +51,16 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Convexity:
-    """What a prior knows of its function g: it is convex, and its ``prox`` is the exact one.
+    """The statement of a prior that its function g is convex and its ``prox`` is exact.
 
-    Your own prior states this by a method ``convexity()``. Without one, nothing is assumed about it. A subclass of
-    one of ReTune's priors states it anew: it may have changed the prox. Such a statement is trusted, tested on random
-    pairs (the prox of a convex function is firmly nonexpansive), and called "not checked" in certificates.
+    Your own prior states this with a method ``convexity()``. Without the method, nothing is assumed. A subclass of a
+    prior of ReTune must state it again, because it may have changed the prox. Such a statement is trusted. It is tested
+    on random pairs (the prox of a convex function is firmly nonexpansive), and certificates call it "not checked".
 
     Attributes:
         strong: m ≥ 0 such that ``g − (m/2)‖·‖²`` is still convex; a number, or a scalar tensor.
         how: the reason, in one phrase.
-        checked: whether it holds by construction of ReTune; ignored in a prior of yours.
+        checked: True if ReTune's construction ensures it; ignored for your own prior.
     """
 
     strong: float | Tensor = 0.0
@@ -64,26 +70,26 @@ class Convexity:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """What a prior knows of its gradient. A prior of yours states it by a method ``smoothness(like)``.
+    """The statement of a prior about its gradient. Your own prior makes it with a method ``smoothness(like)``.
 
     Attributes:
         lipschitz: L_R such that ``‖∇g(a) − ∇g(b)‖ ≤ L_R ‖a − b‖``; a number, or a tensor (1,) or (B,). None if g is
             twice continuously differentiable and bounded from below, and no constant is known.
-        weak_convexity: w ≥ 0 such that ``g + (w/2)‖·‖²`` is convex (0 for convex g); None if that is not known.
+        weak_convexity: w ≥ 0 such that ``g + (w/2)‖·‖²`` is convex (0 for convex g); None if unknown.
         how: the reason, in one phrase.
-        checked: whether it holds by construction of ReTune; ignored in a prior of yours.
-        row: what such a prior is called in the table of guarantees.
+        checked: True if ReTune's construction ensures it; ignored for your own prior.
+        row: name of this kind of prior in the table of guarantees.
     """
 
     lipschitz: float | Tensor | None
     weak_convexity: float | Tensor | None = None
     how: str = "stated by the prior"
     checked: bool = False
-    row: str = "smooth prior with the constant that was given"
+    row: str = "smooth prior with a given constant"
 
 
 class Subject(enum.Enum):
-    """What a statement of convergence is about."""
+    """The subject of a convergence statement."""
 
     ITERATES = "the iterates"
     OBJECTIVE = "the objective"
@@ -93,14 +99,16 @@ class Subject(enum.Enum):
 
 @dataclass(frozen=True)
 class Guarantee:
-    r"""The facts of a map ``T_k(u) = P_k(u − τ_k ∇F(u))`` that bounds are computed from.
+    r"""The facts of a map ``T_k(u) = P_k(u − τ_k ∇F(u))`` from which bounds are computed.
 
-    F is differentiable with an L-Lipschitz gradient, and μ-strongly convex; ``P_k`` is β_k-Lipschitz: 1 for the prox
-    of a convex function, ``1/(1 + γm)`` if it is m-strongly convex, 1 for the identity. Then, if F is convex, T_k is
-    Lipschitz with the constant ``β_k max(|1 − τ_k μ|, |1 − τ_k L|)``: see [`factors`][retune.Guarantee.factors].
+    F is μ-strongly convex and differentiable, with an L-Lipschitz gradient. ``P_k`` is β_k-Lipschitz: 1 for the
+    identity and for the prox of a convex function, ``1/(1 + γm)`` if that function is m-strongly convex. If F is
+    convex, T_k has the Lipschitz constant ``β_k max(|1 − τ_k μ|, |1 − τ_k L|)``: see
+    [`factors`][retune.Guarantee.factors].
 
-    A map that steps along ``∇F = ∇f + λ∇R`` (no prox) states the same facts of the sum: with ``∇f`` L_f-Lipschitz, f
-    μ_f-strongly convex, ``∇R`` L_R-Lipschitz and ``R + (w/2)‖·‖²`` convex (w-weakly convex R; w = 0 if R is convex)::
+    A map that steps along ``∇F = ∇f + λ∇R`` (no prox) states the same facts about the sum. Here ``∇f`` is
+    L_f-Lipschitz, f is μ_f-strongly convex, ``∇R`` is L_R-Lipschitz, and ``R + (w/2)‖·‖²`` is convex (R is w-weakly
+    convex; w = 0 if R is convex)::
 
         Guarantee(
             row="ridge regulariser with bounded slopes",
@@ -115,18 +123,18 @@ class Guarantee:
         )
 
     Attributes:
-        row: what kind of map this is, in the words of the table of guarantees in the documentation.
-        subject: what the statement is about.
-        statement: what is proved, as a predicate of the subject ("converge to a minimiser"); "" if nothing is.
-        convex: whether F is convex and every ``P_k`` is non-expansive, so that factors are proved.
-        lipschitz: L, shape (1,) or (B,), or (layers, 1 or B) where F differs from layer to layer; None if unknown.
-        lipschitz_kind: "exact", "estimated" or "given", from ``retune.DataTerm.sqnorm_kind``.
-        strong_convexity: μ ≥ 0, shape (1,) or (B,); None is 0.
-        strong_convexity_from: where μ comes from, in one phrase.
+        row: the kind of map, named as in the table of guarantees in the documentation.
+        subject: the subject of the statement.
+        statement: the proved predicate of the subject ("converge to a minimiser"); "" if nothing is proved.
+        convex: whether F is convex and every ``P_k`` is nonexpansive, so that factors are proved.
+        lipschitz: L, shape (1,) or (B,), or (layers, 1 or B) if F differs between layers; None if unknown.
+        lipschitz_kind: how ‖A‖² in it is known, as ``retune.DataTerm.sqnorm_kind`` says.
+        strong_convexity: μ ≥ 0, shape (1,) or (B,); None means 0.
+        strong_convexity_from: origin of μ, in one phrase.
         step_sizes: τ_k, shape (layers, 1) or (layers, B); None if the map has none.
-        backward: β_k, shape (layers, 1) or (layers, B); None is 1.
+        backward: β_k, shape (layers, 1) or (layers, B); None means 1.
         image: Lipschitz constant of the function from the state to the image.
-        assumptions: everything the above rests on.
+        assumptions: the assumptions of all these facts.
         monotone: whether the statement is of a solver that keeps the objective from rising
             ([`Descent`][retune.Descent]), and not of plain steps.
     """
@@ -136,7 +144,7 @@ class Guarantee:
     statement: str = ""
     convex: bool = False
     lipschitz: Tensor | None = None
-    lipschitz_kind: str = "unknown"
+    lipschitz_kind: Known = Known.UNKNOWN
     strong_convexity: Tensor | None = None
     strong_convexity_from: str = ""
     step_sizes: Tensor | None = None
@@ -171,10 +179,10 @@ class Guarantee:
 
     @property
     def probability(self) -> float:
-        """With which all assumptions hold at least (union bound)."""
+        """Lower bound of the probability that all assumptions hold (union bound)."""
         return max(0.0, 1 - sum(1 - a.probability for a in self.assumptions))
 
     @property
     def checked(self) -> bool:
-        """Whether nobody has to be believed."""
+        """Whether all assumptions are checked."""
         return all(a.checked for a in self.assumptions)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from retune import _checkpoint
 from retune._registry.describe import description, rebuild
 from retune._registry.entries import kind_base, register
+from retune._torch.batch import per_image_norm
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.equilibrium import Equilibrium, GradientReport, Status
@@ -25,7 +27,6 @@ from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.linearised import per_image_norm
 from retune.operators.data_term import DataTerm
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
@@ -33,14 +34,45 @@ from retune.solvers.damped import Damped
 from retune.solvers.descent import Descent
 from retune.solvers.picard import Picard
 
-__all__ = ["Restarted"]
+__all__ = ["Bound", "Restarted"]
 
+#: The trained parameters with which the gradients of a map were last compared with its values.
+_verified: weakref.WeakKeyDictionary[AbstractMap, frozenset[int]] = weakref.WeakKeyDictionary()
 #: A block that moves an image by less than this share of what one of its cycles does comes back to where it began.
 _RETURNS = 0.1
 #: The default rule for maps that search for their step: near the equilibrium of an energy K layers are far too few.
 _SLOW_MODES = Truncated(rtol=0.02, max_blocks=20, memory=3)
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A network bound to one measurement: all that is constant over the iterations, for whoever iterates it again.
+
+    It holds what the weights were when it was made: bind again after a training step.
+
+    Attributes:
+        y: the measurement.
+        data_term: the data term.
+        map: the map, bound to it.
+    """
+
+    y: Tensor
+    data_term: DataTerm
+    map: BoundMap
+
+    def require(self, y: Tensor, physics: LinearPhysics) -> None:
+        """Refuse another measurement than the one that was bound.
+
+        Raises:
+            InvalidParameterError: another tensor, or another physics.
+        """
+        if y is not self.y or physics is not self.data_term.physics:
+            raise InvalidParameterError(
+                "bound is what another measurement was bound to: give what net.bind(y, physics) returned for these "
+                "two objects, or leave it out"
+            )
 
 
 @register
@@ -108,7 +140,6 @@ class Restarted(Reconstructor):
         if restarts < 0:
             raise InvalidParameterError(f"restarts must be ≥ 0, got {restarts}")
         self.map = map
-        self._verified: frozenset[int] | None = None  # the parameters with which gradients of foreign code were checked
         self.depth, self.restarts = depth, restarts
         rule = _SLOW_MODES if map.backtracks else Truncated()
         self.gradient = rule if gradient is None else gradient
@@ -127,6 +158,10 @@ class Restarted(Reconstructor):
         report: Callable[[Equilibrium], None] | None = None,
     ) -> Tensor:
         """Restore: the image (B, C, H, W).
+
+        Nothing of the network changes, with one exception for training loops of your own: in train mode, what is "auto"
+        and has not been chosen is chosen on this batch, by [`choose`][retune.Restarted.choose]. ``retune.fit`` chooses
+        before its first step.
 
         Args:
             y: measurement.
@@ -154,6 +189,20 @@ class Restarted(Reconstructor):
         return equilibrium.image
 
     @without_autocast
+    def bind(self, y: Tensor, physics: LinearPhysics) -> Bound:
+        """Bind the map to a measurement, for several calls that need the same: `solve`, then `certify`.
+
+        Args:
+            y: measurement.
+            physics: the operator that made it.
+
+        Raises:
+            RetuneError: see [`DataTerm`][retune.DataTerm].
+        """
+        data_term = self.map.data_term(y, physics)
+        return Bound(y, data_term, self.map.bind(data_term))
+
+    @without_autocast
     def solve(
         self,
         y: Tensor,
@@ -164,6 +213,7 @@ class Restarted(Reconstructor):
         adjoint: AdjointMemory | None = None,
         trace: bool = False,
         observe: Callable[[int, Tensor], None] | None = None,
+        bound: Bound | None = None,
     ) -> Equilibrium:
         """Restore, and say how it went; nothing is raised for an image that fails, its status says so.
 
@@ -183,28 +233,33 @@ class Restarted(Reconstructor):
                 its solution; for rules that solve to a tolerance.
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, image), the image being a copy.
+            bound: what [`bind`][retune.Restarted.bind] returned for `y` and `physics`, if you have it.
 
         Raises:
-            InvalidParameterError: `adjoint` in eval mode, or for a rule that solves no adjoint equation.
+            InvalidParameterError: `adjoint` in eval mode, or for a rule that solves no adjoint equation; `bound` of
+                another measurement.
         """
         if adjoint is not None and not (self.training and self.gradient.solves_adjoint):
             mode = "train" if self.training else "eval"
             raise InvalidParameterError(
-                f"adjoint is where an adjoint solve starts, and {self.gradient!r} in {mode} mode solves for none: "
-                "leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
+                f"adjoint is a start for an adjoint solve, but {self.gradient!r} in {mode} mode solves for no "
+                "adjoint: leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
             )
         if self.training and self.auto is not None and self.auto.choice is None:
             chosen = copy.copy(self)  # with the same weights; what is chosen for this call is not kept
             chosen.choose(y, physics)
-            return chosen.solve(y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe)
-        data_term = self.map.data_term(y, physics)
-        bound = self.map.bind(data_term)
+            return chosen.solve(
+                y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe, bound=bound
+            )
+        if bound is None:
+            bound = self.bind(y, physics)
+        bound.require(y, physics)
         if self.training:
-            self._verify(data_term, bound)
-            return self._train(bound, init, stop, adjoint, trace, observe)
+            self._verify(bound.data_term, bound.map)
+            return self._train(bound.map, init, stop, adjoint, trace, observe)
         with torch.no_grad():
-            solution = self._run(bound, init, self.stop if stop is None else stop, trace, observe)
-            return _equilibrium_of(bound.image(solution.u), solution)
+            solution = self._run(bound.map, init, self.stop if stop is None else stop, trace, observe)
+            return _equilibrium_of(bound.map.image(solution.u), solution)
 
     def choose(self, y: Tensor, physics: LinearPhysics) -> Choice | None:
         """Choose what is "auto" on a batch, once; calling the network in train mode does so on its first batch.
@@ -250,8 +305,10 @@ class Restarted(Reconstructor):
         if not torch.is_grad_enabled():
             return
         trained = frozenset(id(p) for p in self.map.parameters() if p.requires_grad)
-        if self._verified != trained and (not is_foreign(self.map) or verify(self.map, data_term, bound.init())):
-            self._verified = trained
+        if _verified.get(self.map) != trained and (
+            not is_foreign(self.map) or verify(self.map, data_term, bound.init())
+        ):
+            _verified[self.map] = trained
 
     def _train(
         self,
@@ -333,7 +390,7 @@ class Restarted(Reconstructor):
         if self.auto is None:
             return options
         choice = self.auto.choice
-        return f"{options}, auto: {'not chosen before the first training batch' if choice is None else choice.why}"
+        return f"{options}, auto: {'to be chosen on the first training batch' if choice is None else choice.why}"
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], auto: dict | None = None, **options: Any) -> Restarted:
@@ -368,15 +425,15 @@ def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
             again = rebuild(told).state_dict()
         except Exception as error:  # a constructor may be anybody's
             raise InvalidParameterError(
-                f"the network cannot be saved, because it could not be made again from its description {told}: "
+                f"the network cannot be saved, because it cannot be rebuilt from its description {told}: "
                 f"{type(error).__name__}: {error}. Check describe(), or save net.state_dict() and rebuild it in Python"
             ) from error
     shapes = [{k: tuple(v.shape) for k, v in w.items()} for w in (weights, again)]
     differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
     if differ:
         raise InvalidParameterError(
-            f"the network cannot be saved: made again from its description, it has other weights "
-            f"({', '.join(differ)}). Check that describe() tells every argument of the constructors, or save "
+            "the network cannot be saved: rebuilt from its description, it has different weights "
+            f"({', '.join(differ)}). Check that describe() includes every argument of the constructors, or save "
             "net.state_dict() and rebuild it in Python"
         )
 

@@ -1,4 +1,4 @@
-"""Scalars and small tables that stay positive, or inside an interval, whatever the optimiser does."""
+"""Scalars and small tables that stay positive, or inside an interval, during any training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,35 @@ from torch import Tensor, nn
 
 from retune.errors import InvalidParameterError, require_real, wrong_type
 
-__all__ = ["Bounded", "Positive", "ScalarParameter", "require_damping"]
+__all__ = ["Bounded", "Positive", "ScalarParameter", "require_damping", "scalars"]
 
 
-_LOG_LIMIT = 40.0  # beyond this exp leaves what products of such numbers can represent in float32
+_LOG_LIMIT = 40.0  # beyond this, products of such exponentials overflow in float32
 
 
 class ScalarParameter(nn.Module, ABC):
     """Base of the constrained parameters: an unconstrained ``raw`` and the map to its constraint.
 
-    ``fit`` gives all of these their own learning rate: they live on a logarithmic (or logistic) scale, where a step
-    means the same at any magnitude.
+    ``fit`` gives these parameters their own learning rate: they have a logarithmic (or logistic) scale, on which a step
+    has the same relative effect at any magnitude.
+
+    Attributes:
+        raw: what is trained.
+        logarithmic: whether adding to ``raw`` multiplies the value.
     """
 
     raw: nn.Parameter
+    logarithmic: bool = False
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The open interval (low, high) that the values stay in; every number by default."""
+        return -math.inf, math.inf
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is trained."""
+        return self.raw.requires_grad
 
     @property
     def value(self) -> Tensor:
@@ -47,6 +62,24 @@ class ScalarParameter(nn.Module, ABC):
         return shown if self.raw.requires_grad else f"{shown}, learn=False"
 
 
+def scalars(module: nn.Module, *, nested: bool = True) -> dict[str, ScalarParameter]:
+    """The scalars and small tables in a map, a prior or a network, by name.
+
+    Each says its open interval and whether it is trained, so that a search can go through them all::
+
+        >>> map_ = retune.ForwardBackward(retune.priors.Denoiser(denoiser, sigma_range=(0.01, 0.2)))
+        >>> {name: p.interval for name, p in retune.parameters.scalars(map_).items()}
+        {'priors.0.sigma': (0.01, 0.2), 'step_size': (0.0, 1.0), 'reg': (0.0, inf)}
+
+    Args:
+        module: where to look.
+        nested: whether to look inside its parts, such as the prior of a map, too. Names are then dotted.
+    """
+    # A tree of modules has no other way to say which of them are parameters: here alone the class is asked for.
+    found = module.named_modules() if nested else module.named_children()
+    return {name: m for name, m in found if isinstance(m, ScalarParameter)}
+
+
 def _table(name: str, value: float | Sequence[float] | Tensor, shape: tuple[int, ...]) -> Tensor:
     if isinstance(value, bool):
         raise wrong_type(name, value, "a number or a table of numbers")
@@ -63,14 +96,16 @@ def _table(name: str, value: float | Sequence[float] | Tensor, shape: tuple[int,
 
 
 class Positive(ScalarParameter):
-    """``exp(raw)``, |raw| limited to 40: a positive, finite table of the given shape, whatever the optimiser does.
+    """``exp(raw)``, |raw| limited to 40: a positive, finite table of the given shape, during any training.
 
     Args:
         value: initial value(s), > 0 and finite.
         shape: shape of the table.
         learn: whether it is trained.
-        name: how errors call it.
+        name: its name in error messages.
     """
+
+    logarithmic = True
 
     def __init__(
         self,
@@ -86,6 +121,11 @@ class Positive(ScalarParameter):
             raise InvalidParameterError(f"{name} must be positive and finite, got {value}")
         self.raw = nn.Parameter(table.log(), requires_grad=learn)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(0, ∞)."""
+        return 0.0, math.inf
+
     def forward(self) -> Tensor:
         """``exp(raw)``, between 4e-18 and 2e17."""
         return self.raw.clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
@@ -100,7 +140,7 @@ class Bounded(ScalarParameter):
         low: lower end, excluded.
         high: upper end, excluded.
         learn: whether it is trained.
-        name: how errors call it.
+        name: its name in error messages.
     """
 
     def __init__(
@@ -122,20 +162,25 @@ class Bounded(ScalarParameter):
         unit = ((table - low) / (high - low) - margin) / (1 - 2 * margin)
         self.raw = nn.Parameter(torch.logit(unit, eps=torch.finfo(table.dtype).eps), requires_grad=learn)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends that were given."""
+        return self.low, self.high
+
     def forward(self) -> Tensor:
-        """The value, kept off the ends by a margin that rounding cannot swallow."""
+        """The value, kept away from the ends by a margin larger than rounding."""
         margin = _margin(self.raw.dtype)
         unit = torch.sigmoid(self.raw) * (1 - 2 * margin) + margin
         return self.low + (self.high - self.low) * unit
 
 
 def _margin(dtype: torch.dtype) -> float:
-    """In float32 sigmoid(17) is exactly 1; this distance from the ends keeps τ < 2/L whatever the optimiser does."""
+    """Distance from the ends that always keeps τ < 2/L: in float32 sigmoid(17) is exactly 1."""
     return math.sqrt(torch.finfo(dtype).eps)
 
 
 def require_damping(strong_convexity: float) -> float:
-    """ε of the added ``½ε‖u‖²``, if it is one.
+    """ε of the added ``½ε‖u‖²``, checked.
 
     Raises:
         InvalidParameterError: not a finite number ≥ 0.

@@ -1,4 +1,4 @@
-"""What a training step will need before it is run: memory, time, and the depth that fits."""
+"""Predict memory and time of a training step, and the depth that fits a memory."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients.base import GradientRule
 from retune.model import Restarted
 from retune.problems.base import Problem
+from retune.problems.given import as_problem
 from retune.solve import Stop
 
 __all__ = ["Plan", "plan"]
 
-#: By what share a layer, or an image, may cost more than the one before and still be called as costly.
+#: Two layers (or images) count as equally costly if their costs differ by at most this share.
 _STEADY = 0.05
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A prediction for one network, image size and batch; printed, in words.
+    """A prediction for one network, image size and batch. It prints as text.
 
     Attributes:
         image_size: (C, H, W).
         batch: B.
         depth, restarts: K and R.
-        step_bytes: peak of a training step, above what is there anyway.
-        resident_bytes: what is there anyway: weights, the two moments of Adam, images and measurements.
-        evaluation_bytes: peak of an evaluation, above the same.
-        step_seconds: one training step.
-        evaluation_seconds: one evaluation of K(R + 1) layers; how many layers an image needs, only a solve can tell.
-        memory: bytes that were allowed, or None.
-        deepest: the largest K that fits, 0 if none does; None without a limit.
-        chosen: for ``depth="auto"`` or ``restarts="auto"``, why K and R are what they are; else "". What has not been
-            chosen yet is chosen here on random images, and in training on the first batch.
+        step_bytes: peak of a training step, in addition to `resident_bytes`.
+        resident_bytes: memory that is always used: weights, the two moments of Adam, images and measurements.
+        evaluation_bytes: peak of an evaluation, in addition to `resident_bytes`.
+        step_seconds: time of one training step.
+        evaluation_seconds: time of one evaluation of K(R + 1) layers. Only a solve can tell how many layers an image
+            needs.
+        memory: allowed bytes, or None.
+        deepest: the largest K that fits; 0 if no K fits; None without a limit.
+        chosen: for ``depth="auto"`` or ``restarts="auto"``, the reason for K and R; else "". Here a missing choice is
+            made on random images; in training it is made on the first batch.
     """
 
     image_size: tuple[int, int, int]
@@ -62,7 +64,7 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the network's own depth fits the memory; None without a limit."""
+        """Whether the depth of the network fits the memory; None without a limit."""
         return None if self.deepest is None else self.depth <= self.deepest
 
     def __str__(self) -> str:
@@ -75,7 +77,7 @@ class Plan:
         ]
         if self.memory is not None and self.deepest is not None:
             verdict = "fits" if self.fits else "does not fit"
-            deepest = f"the deepest that does is {self.deepest}" if self.deepest else "no depth does: lower the batch"
+            deepest = f"the deepest that fits is {self.deepest}" if self.deepest else "no depth fits: lower the batch"
             lines.append(f"  K = {self.depth} {verdict} {in_words(self.memory)}; {deepest}")
         if self.chosen:
             lines.append(f"  chosen: {self.chosen}")
@@ -92,24 +94,26 @@ def plan(
 ) -> Plan:
     """Predict memory and time of a training step and of an evaluation, and the depth that fits a memory.
 
-    Steps of two small depths on batches of one and two images of the real size are run and measured, and of larger
-    ones until a layer and an image show; memory is linear in the depth and in the batch, and time is too once both are
-    large (for a rule that picks its own number of adjoint blocks it is that of its own depth on random data). A depth
-    that is "auto" is chosen as in training, on random images. The network is left as it was.
-    Memory is counted in bytes of tensors (on CUDA as the allocator counts them); workspaces inside an operation, and
-    what an allocator rounds up or keeps, come on top.
+    Training steps of two small depths on batches of one and two images of the real size are run and measured. If the
+    cost of a layer or of an image is not visible, larger steps follow. Memory is linear in the depth and in the batch;
+    time is, too, once both are large. For a rule that chooses its own number of adjoint blocks, time is measured at the
+    network's depth on random data. A depth "auto" is chosen as in training, on random images. The network stays
+    unchanged.
+
+    Memory is counted in bytes of tensors (on CUDA by the allocator). Workspaces inside an operation, and memory that an
+    allocator rounds up or keeps, are extra.
 
     Args:
         net: the network, on its device, with its depth, restarts and gradient rule.
         image_size: (C, H, W).
         batch: B.
-        memory: what is there, in bytes or as ``"8 GB"``; None asks for no depth.
-        problem: what is restored: a problem of ``retune.problems``, or a physics for images of this size;
-            inpainting of half of the pixels if None (a blur costs some images more).
+        memory: the available memory, in bytes or as ``"8 GB"``; None sets no limit.
+        problem: a problem of ``retune.problems``, or a physics for images of this size. Default: inpainting of half of
+            the pixels (a blur needs the memory of a few more images).
 
     Raises:
-        InvalidParameterError: an argument of the wrong kind; a depth that is "auto", and the network's own memory limit
-            holds not even one cycle for this batch.
+        InvalidParameterError: an argument has a wrong type; or the depth is "auto" and the network's memory limit is
+            too small for one cycle of this batch.
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
     batch = require_whole("batch", batch)
@@ -118,18 +122,19 @@ def plan(
             f"image_size must be (channels, height, width) and batch at least 1, got {image_size} and {batch}"
         )
     limit = None if memory is None else as_bytes(memory)
-    return _Planner(net, (image_size[0], image_size[1], image_size[2]), problem).plan(batch, limit)
+    known = None if problem is None else as_problem(problem)
+    return _Planner(net, (image_size[0], image_size[1], image_size[2]), known).plan(batch, limit)
 
 
 class _Planner:
-    def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Problem | LinearPhysics | None):
-        self.net, self.size = copy.copy(given), size  # what "auto" chooses is not for the caller's
+    def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Problem | None):
+        self.net, self.size = copy.copy(given), size  # the choice of "auto" must not change the caller's network
         parameters = list(given.parameters())
         first = parameters[0] if parameters else torch.zeros(())
         self.device, self.dtype = first.device, torch.float32 if first.dtype != torch.float64 else first.dtype
         if problem is None:
-            problem = deepinv.physics.Inpainting(size, mask=0.5, device=self.device)  # pyright: ignore[reportArgumentType]
-            problem = problem.to(self.dtype)
+            physics = deepinv.physics.Inpainting(size, mask=0.5, device=self.device)  # pyright: ignore[reportArgumentType]
+            problem = as_problem(physics.to(self.dtype))
         self.problem = problem
         self.cycle = given.map.layers
         self.depths = (2 * self.cycle, 4 * self.cycle)
@@ -141,12 +146,12 @@ class _Planner:
         try:
             net.choose(*self._measurement(batch)[1:])
             steps = self._steps(batch)
-            # An operator that is met for the first time is examined, which for few layers is the peak.
+            # A new operator is examined first; for few layers this would be the peak.
             once = [self._over_batches(lambda b: self._peak(b, self.cycle, "step", warm=False), batch)]
             evaluation = self._over_batches(lambda b: self._peak(b, net.depth, "evaluation"), batch)
             if net.gradient.restarts and net.restarts > 0:
-                # The restarts come before the tape, so they count by themselves: those of an accelerated solver may
-                # be the peak for few layers, and would hide what a layer costs.
+                # The restarts run before the graph is recorded, so they are measured separately: for few layers an
+                # accelerated solver may be the peak, and would hide the cost of a layer.
                 once.append(evaluation)
             step_seconds, evaluation_seconds = self._seconds(batch)
         finally:
@@ -181,10 +186,11 @@ class _Planner:
         )
 
     def _steps(self, batch: int) -> Callable[[int], float]:
-        """Peak of a step by its depth. Beyond what hides it, memory is linear in the depth and in the batch.
+        """Peak of a step as a function of its depth, linear in the depth and in the batch once a layer is visible.
 
-        What is computed once, whatever the depth and the batch (the norm of a bank of filters), may be the peak of a
-        short step of few images. So both are doubled until a layer shows, at most up to those of the network.
+        Some computations do not depend on depth and batch (the norm of a filter bank). They may be the peak of a short
+        step on few images. So depth and batch are doubled until the cost of a layer shows, at most up to those of the
+        network.
         """
         found: dict[tuple[int, int], int] = {}
 
@@ -194,10 +200,10 @@ class _Planner:
             return found[b, k]
 
         few, more = (self.net.gradient.recorded(k, self.cycle) for k in self.depths)
-        if few == more:  # the depth decides nothing of what is recorded
+        if few == more:  # the recorded memory does not depend on the depth
             whole = self._over_batches(lambda n: peak(n, self.depths[0]), batch)
             return lambda depth: whole
-        # A layer that is differentiated keeps a state at least, and takes as much as the one before.
+        # A differentiated layer stores at least one state, and costs as much as the previous layer.
         state = math.prod(self.size) * torch.finfo(self.dtype).bits // 8
         b, k = 1, self.depths[0]
         while True:
@@ -206,7 +212,7 @@ class _Planner:
             if abs(more - slope) <= _STEADY * slope:
                 break
             grown = (2 * b if 2 * b <= batch else b, 2 * k if 2 * k < self.net.depth else k)
-            if grown == (b, k):  # the network itself is as short: it is measured
+            if grown == (b, k):  # the network itself is this short, so it is measured directly
                 break
             b, k = grown
 
@@ -221,7 +227,7 @@ class _Planner:
         return at
 
     def _over_batches(self, peak: Callable[[int], int], batch: int) -> float:
-        """From a few batches to the one asked for; doubled until an image costs as much as the one before."""
+        """Extrapolate from small batches to the requested one. They are doubled until images cost the same."""
         n, here = 1, peak(1)
         after = peak(2)
         while 2 * n < batch:
@@ -236,10 +242,8 @@ class _Planner:
     def _measurement(self, batch: int) -> tuple[Tensor, Tensor, LinearPhysics]:
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(batch, *self.size, generator=generator, dtype=self.dtype).to(self.device)
-        if isinstance(self.problem, Problem):
-            y, physics = self.problem.measure(x, 0)
-            return x, y, physics
-        return x, self.problem.A(x), self.problem
+        y, physics = self.problem.measure(x, 0)
+        return x, y, physics
 
     def _task(
         self,
@@ -275,8 +279,8 @@ class _Planner:
     def _seconds(self, batch: int) -> tuple[float, float]:
         """One training step of the network, and one evaluation of K(R + 1) layers, for the whole batch."""
         net, (near, far) = self.net, self.depths
-        small = min(batch, 2)  # times of one image are mostly overhead, where images are small
-        # What is done once an image would count many times over in a few layers: the layer is what more of them cost.
+        small = min(batch, 2)  # for small images the time of a single image is mostly overhead
+        # One-time work per image would distort a measurement of few layers, so the cost of a layer is a difference.
         short, long = (self._time(self._task(small, near, "evaluation", r)) for r in (1, 9))
         layer = (long - short) / (8 * near) if long > short else long / (10 * near)
         once = max(long - 10 * near * layer, 0.0)
@@ -299,10 +303,10 @@ class _Planner:
             task()
             _wait(self.device)
             seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds[1:])  # the first one warms up
+        return statistics.median(seconds[1:])  # the first run is a warm-up
 
     def _resident(self, batch: int) -> int:
-        """Weights and Adam's two moments (the gradients are in the step), images and measurements."""
+        """Bytes of weights, Adam's two moments, images and measurements (gradients belong to the step)."""
         weights = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in self.net.parameters())
         x, y, _ = self._measurement(1)
         parts = [x, *([y] if isinstance(y, Tensor) else list(y))]

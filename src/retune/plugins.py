@@ -1,8 +1,8 @@
-"""Code of the user's own: which modules runs and model files may name.
+"""The user's own code: modules that runs and model files may name.
 
-A run, a folder or a model may come from a stranger, so what it names is never imported by itself. The user names the
-code: ``--plugin`` or ``--problem module:function`` on the command line, [`load_plugin`][retune.plugins.load_plugin] in
-Python.
+A run, a folder or a model may come from a stranger, so a name in it never causes an import. The user names the code:
+with ``--plugin`` or ``--problem module:function`` on the command line, or with
+[`load_plugin`][retune.plugins.load_plugin] in Python.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from retune.errors import ConfigError, InvalidParameterError, did_you_mean
+from retune.errors import ConfigError, InvalidParameterError, RetuneError, did_you_mean, one_line
 
 __all__ = ["accept", "given", "is_accepted", "load_plugin", "named_function", "repeat", "require_accepted"]
 
-#: the modules that the user named, and the functions that the user named one by one
+#: the modules and the single functions that the user named
 _modules: dict[str, ModuleType] = {}
 _functions: set[str] = set()
-#: what was passed to [`load_plugin`][retune.plugins.load_plugin], with absolute paths
+#: the arguments of [`load_plugin`][retune.plugins.load_plugin], with absolute paths
 _loaded: list[str] = []
 
 
 def load_plugin(plugin: str | Path) -> ModuleType:
-    """Import a module of yours; runs and models may then name what it defines.
+    """Import your own module. Runs and models may then name its classes and functions.
 
-    The module is executed, so load only code that you trust.
+    Importing executes the module, so load only code that you trust.
 
     Args:
         plugin: the name of a module (installed, or in the working directory), or a Python file.
 
     Raises:
-        InvalidParameterError: no such module or file, it fails, or its name belongs to another module.
+        InvalidParameterError: the module or file does not exist or fails, or another module has its name.
     """
     path = Path(plugin)
     is_file = path.suffix == ".py"
@@ -48,12 +48,12 @@ def load_plugin(plugin: str | Path) -> ModuleType:
 
 
 def accept(function: str) -> None:
-    """Accept this one ``module:function``, because the user named it; it is imported when it is needed."""
+    """Accept this ``module:function``, because the user named it. It is imported when needed."""
     _functions.add(function)
 
 
 def is_accepted(function: str) -> bool:
-    """Whether the user named this ``module:function``, or its module."""
+    """Whether the user named this ``module:function`` or its module."""
     return function in _functions or function.partition(":")[0] in _modules
 
 
@@ -61,18 +61,18 @@ def require_accepted(function: str, where: str) -> None:
     """Refuse a ``module:function`` that the user did not name.
 
     Args:
-        function: what a run or a model names.
-        where: what names it, for the message.
+        function: the ``module:function`` in a run or a model.
+        where: the origin of the name, for the message.
 
     Raises:
-        ConfigError: neither the function nor its module was named by the user.
+        ConfigError: the user named neither the function nor its module.
     """
     if is_accepted(function):
         return
     module = function.partition(":")[0]
     raise ConfigError(
-        f"{where} names the code {function!r}, which would be imported, that is, executed. Only code that you name "
-        f"yourself is imported. If you trust it, add --plugin {module} (or its file) to the command; in Python "
+        f"{where} names the code {function!r}. Importing would execute it, so ReTune imports only code that you name "
+        f"yourself. If you trust it, add --plugin {module} (or its file) to the command; in Python "
         f"call retune.plugins.load_plugin({module!r}) first"
     )
 
@@ -80,11 +80,11 @@ def require_accepted(function: str, where: str) -> None:
 def named_function(name: str) -> Callable[..., Any]:
     """The function ``module:function``.
 
-    A module that was accepted as a whole gives what it, or its package, defines. What it merely imported from
-    elsewhere has to be named by the user.
+    An accepted module gives access to functions that it or its package defines. The user must name functions that it
+    only imports from elsewhere.
 
     Raises:
-        InvalidParameterError: the module cannot be imported, has no such function, or only imported it.
+        InvalidParameterError: the module cannot be imported, has no such function, or only imports it.
     """
     module_name, _, function_name = name.partition(":")
     module = _modules.get(module_name) or import_module(module_name, name)
@@ -95,19 +95,20 @@ def named_function(name: str) -> Callable[..., Any]:
     home = str(getattr(function, "__module__", ""))
     if module_name in _modules and name not in _functions and home.split(".")[0] != module_name.split(".")[0]:
         raise InvalidParameterError(
-            f"{name!r} is not defined in {module_name!r}, which imports it from {home!r}. If you trust it, name the "
+            f"{name!r} is not defined in {module_name!r}: this module imports it from {home!r}. If you trust it, name "
+            "the "
             f"function itself: --problem {name}"
         )
     return function
 
 
 def given() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the user named, for [`repeat`][retune.plugins.repeat] in another process."""
+    """The names from the user, for [`repeat`][retune.plugins.repeat] in another process."""
     return tuple(_loaded), tuple(sorted(_functions))
 
 
 def repeat(named: tuple[Sequence[str], Sequence[str]]) -> None:
-    """Load and accept what the user named in the process that started this one."""
+    """Load and accept the names that the user gave in the parent process."""
     plugins, functions = named
     for plugin in plugins:
         load_plugin(plugin)
@@ -116,15 +117,14 @@ def repeat(named: tuple[Sequence[str], Sequence[str]]) -> None:
 
 
 def import_module(module: str, named: str) -> ModuleType:
-    """Import a module that is installed or in the working directory; `named` is what the user wrote.
+    """Import a module that is installed or in the working directory; `named` is the user's spelling.
 
-    Raises:
-        InvalidParameterError: it is not there, or fails.
+    Raises: InvalidParameterError: the module is missing or fails.
     """
     _search(Path.cwd())
     try:
         return importlib.import_module(module)
-    except Exception as error:  # code of the user's may raise anything
+    except Exception as error:  # the user's code may raise anything
         whole = "" if module == named else f" of {named!r}"
         raise InvalidParameterError(
             f"cannot import the module {module!r}{whole}: {_told(error)}; it must be installed or in the working "
@@ -150,17 +150,19 @@ def _import_file(path: Path) -> ModuleType:
         raise InvalidParameterError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    _search(path.parent)  # for the files beside it
+    _search(path.parent)  # so that it can import files beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise InvalidParameterError(f"{path} fails when it is imported: {_told(error)}") from error
+        # Our own message says what to do; an error of any other kind is shown with its kind.
+        told = one_line(error) if isinstance(error, RetuneError) else _told(error)
+        raise InvalidParameterError(f"{path} fails when it is imported: {told}") from error
     return module
 
 
 def _search(folder: Path) -> None:
-    """Find modules in a folder too, after all others, so that none of it replaces an installed one."""
+    """Search this folder for modules last, so that none replaces an installed module."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

@@ -1,4 +1,4 @@
-"""Names to objects: what is registered, what is saved and loaded again, and plug-ins of the user's."""
+"""Names and objects: registered classes, saved networks, and the user's plug-ins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-# Whatever ReTune has is registered by being imported, before a name is asked for or taken.
+# Importing ReTune's modules registers their classes before any name is looked up or taken.
 from retune import (
     _checkpoint,
     gradients,  # noqa: F401
@@ -19,7 +19,7 @@ from retune import (
     solvers,  # noqa: F401
 )
 from retune._registry.describe import rebuild
-from retune._registry.entries import find, names, register, written
+from retune._registry.entries import find, kind_of, names, register, written
 from retune._registry.make import make, takes
 from retune.errors import CheckpointError, UnknownNameError
 from retune.model import Restarted
@@ -27,6 +27,7 @@ from retune.plugins import load_plugin
 
 __all__ = [
     "build",
+    "find",
     "is_ours",
     "known_name",
     "load",
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def known_name(name: str, kind: str) -> str | None:
-    """The name as a run writes it, or None if no class of that kind is registered under it."""
+    """The name as written in runs, or None if no class of that kind has it."""
     try:
         return written(find(name, kind).name)
     except UnknownNameError:
@@ -50,15 +51,15 @@ def known_name(name: str, kind: str) -> str | None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether the class of that name comes with ReTune."""
+    """Whether the class of that name belongs to ReTune."""
     return find(name).ours
 
 
 def build(description: dict) -> Any:
-    """The object that ``obj.describe()`` described, with freshly initialised weights.
+    """The object of the description ``obj.describe()``, with freshly initialised weights.
 
     Raises:
-        UnknownNameError: a type that is not registered.
+        UnknownNameError: a type is not registered.
     """
     return rebuild(description)
 
@@ -66,33 +67,41 @@ def build(description: dict) -> Any:
 def load(path: str | Path) -> Restarted:
     """A network saved with ``net.save(path)``, in eval mode, on the CPU.
 
-    Classes that are not ReTune's own must have been registered before ([`register`][retune.register]): a file never
-    decides
-    what is imported.
+    Your own classes must be registered first ([`register`][retune.register]): a file never causes an import.
 
     Raises:
-        CheckpointError: the file is missing, truncated, foreign, of another format, or does not fit its description.
+        CheckpointError: the file is missing, truncated, from other software, of another format, or does not fit its
+            description.
     """
-    tensors, description, _ = _checkpoint.read(path)
+    return network_in(_checkpoint.opened(path))
+
+
+def network_in(checkpoint: _checkpoint.Checkpoint) -> Restarted:
+    """The network in a file that was read, in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: see [`load`][retune.load].
+    """
+    path, tensors = checkpoint.path, checkpoint.tensors
     try:
         with _checkpoint.made_for(tensors):
-            net = rebuild(description)
-        if not isinstance(net, Restarted):
-            raise CheckpointError(f"it holds a {type(net).__name__}, where a retune.Restarted was expected")
+            net = rebuild(checkpoint.description)
+        if kind_of(type(net)) != "model":
+            raise CheckpointError(f"it contains a {type(net).__name__}, but a retune.Restarted was expected")
         broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
         if broken:
             raise CheckpointError(f"NaN or Inf in the weights {', '.join(broken)}")
-        # Assigned, not copied, to keep the precision that was saved; in the layout that the network gave its weights.
+        # Tensors are assigned, not copied, to keep the saved precision; their memory layout is that of the network.
         own = net.state_dict()
         _checkpoint.require_fit(own, tensors)
         net.load_state_dict({k: _laid_out(t, own.get(k)) for k, t in tensors.items()}, assign=True)
-    except Exception as error:  # a constructor that gets the arguments of a stranger may raise anything
+    except Exception as error:  # a constructor with arguments from a foreign file may raise anything
         raise CheckpointError(f"{path} does not describe a network that this version can rebuild: {error}") from error
     return net.eval()
 
 
 def _laid_out(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """The tensor with the strides of another one of its shape."""
+    """The tensor with the strides of another tensor of the same shape."""
     if like is None or like.shape != tensor.shape:
         return tensor
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -1,4 +1,4 @@
-"""THE loop: every solver runs in it. It decides when each image stops, and with which status."""
+"""The loop of all solvers. It decides when each image stops, and with which status."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retune._torch.allocator import keep_freed_memory
+from retune._torch.batch import per_image_norm, pick
 from retune.equilibrium import Status, Trace
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solvers.base import AbstractSolver, SolverState
@@ -17,13 +18,13 @@ from retune.solvers.picard import Picard
 
 __all__ = ["Solution", "Stop", "solve"]
 
-#: An iterate this many times larger than the largest of its start and its first block has diverged.
+#: An iterate has diverged if it is this many times larger than its start and the result of its first block.
 GROWTH = 1e4
-#: A relative change of so many units in the last place cannot be told from rounding.
+#: A relative change of up to this many units in the last place counts as rounding.
 ROUNDING = 16
-#: Blocks shorter than this many layers are looked at together.
+#: Blocks shorter than this many layers are checked together.
 LOOK = 5
-#: Images that have stopped leave the batch once at most this share of it is left.
+#: Stopped images leave the batch once at most this share of it is still running.
 STAY = 0.75
 
 Layer = Callable[[Tensor, int], Tensor]
@@ -34,9 +35,9 @@ class Stop:
     """When to stop.
 
     Args:
-        rtol: relative change over K layers below which an image has converged. It is the larger of two: the change
-            ``‖Φ(u) − u‖/‖Φ(u)‖`` over a block of K layers, and the change over the last cycle of that block, times
-            the number of cycles in it. 0 runs exactly `max_layers` layers.
+        rtol: relative change over K layers below which an image has converged. It is the larger of two changes:
+            ``‖Φ(u) − u‖/‖Φ(u)‖`` over a block of K layers, and the change over the last cycle of the block times the
+            number of cycles in the block. 0 runs exactly `max_layers` layers.
         max_layers: upper bound on the number of layers.
     """
 
@@ -44,7 +45,7 @@ class Stop:
     max_layers: int = 2000
 
     def __post_init__(self):
-        # NumPy numbers become plain ones, so that a description of the network is plain data.
+        # Convert NumPy numbers to plain ones, so that the description of the network is plain data.
         object.__setattr__(self, "rtol", require_real("rtol", self.rtol))
         object.__setattr__(self, "max_layers", require_whole("max_layers", self.max_layers))
         if not 0 <= self.rtol < 1 or self.max_layers < 0:
@@ -79,22 +80,22 @@ def solve(
 ) -> Solution:
     """Iterate from `u` until every image has converged, failed, or run out of layers.
 
-    An image that has converged, diverged or become non-finite stops changing, whatever the others of the batch do;
-    the last finite iterate is kept. Where `restrict` can tell the layers of some of the images, a quarter of the batch
-    that has stopped leaves it and costs nothing any more. The images are looked at after every block of `depth`
-    layers, or every five layers if blocks are shorter; each look is one host–device synchronisation, and none with
-    ``rtol=0``.
+    An image that has converged, diverged or become non-finite stops changing, independently of the others; the last
+    finite iterate is kept. If `restrict` can restrict the layers to some images, stopped images leave the batch once
+    they make up a quarter of it, and cost nothing more. The images are checked after every block of `depth` layers, or
+    every five layers if blocks are shorter. Each check is one host–device synchronisation. With ``rtol=0`` there are no
+    checks.
 
-    The residual of an image, with c the cycle, s the layers of the block (s = K but for the last block) and ``u⁻`` the
-    state before the last cycle, is
+    The residual of an image, where c is the length of a cycle, s the number of layers of the block (s = K except for
+    the last block) and ``u⁻`` the state before the last cycle, is
 
     ``max(‖u − u⁻‖ · K/c, ‖Φ(u_0) − u_0‖ · K/s) / ‖u‖``.
 
-    The first part sees the states between the ends of a block. Where the map jumps between p states and p divides the
-    number of cycles in a block, every block ends where it began, and only the first part tells. Such an image ends as
-    ``Status.OSCILLATES``. It stops early if the layers that are left cannot settle it: over a block of change b, the
-    change of a cycle falls by at most about 2b. For a solver that evaluates single cycles (see
-    ``AbstractSolver.unit``) the first part is all there is: where the map is nonexpansive, it bounds the second.
+    The first part detects changes within a block. Suppose the map alternates between p states, and p divides the number
+    of cycles in a block. Then every block ends where it began, and only the first part shows it. Such an image ends as
+    ``Status.OSCILLATES``. It stops early if the remaining layers cannot settle it: over a block of change b, the change
+    of a cycle falls by at most about 2b. A solver that evaluates single cycles (see ``AbstractSolver.unit``) has the
+    first part only; for a nonexpansive map it bounds the second.
 
     Args:
         layer: ``(u, k) -> T_k(u)``.
@@ -102,13 +103,13 @@ def solve(
         solver: the algorithm.
         depth: K, layers per block.
         stop: when to stop.
-        cycle: c, the number of different layers, a divisor of `depth`; `depth` if None: then cycles within a block
-            cannot be seen.
+        cycle: c, the number of different layers, a divisor of `depth`. None means `depth`: cycles within a block are
+            then invisible.
         trace: record the residuals.
-        observe: called at each look with (layers run, copy of the state).
-        restrict: ``index -> layer`` for the images of an index (n,) only, or None if it can't be told.
-        near: whether `u` is thought to be near the end. An accelerating solver then begins after a block of plain
-            steps, which may be all that is needed, at half the price.
+        observe: called at each check with (layers run, copy of the state).
+        restrict: ``index -> layer`` for the images of an index (n,) only; it returns None if this is impossible.
+        near: whether `u` is probably near the equilibrium. An accelerating solver then begins with a block of plain
+            steps, which may be enough, at half the cost.
     """
     keep_freed_memory(u.device)
     cycle = depth if cycle is None else cycle
@@ -119,7 +120,7 @@ def solve(
     current = Picard() if lead else solver
     state = seen = current.init(u)
     run = _Running(u, layer, restrict if stop.rtol > 0 else None)
-    bound = _norm(u)
+    bound = per_image_norm(u)
     history: list[tuple[int, Tensor]] = []
     done = 0
     for r in range(steps):
@@ -129,7 +130,7 @@ def solve(
         if (r + 1) % period and r + 1 < steps:
             continue
         new = state
-        norm = _norm(new.u)
+        norm = per_image_norm(new.u)
         bound = torch.maximum(bound, norm) if r < period else bound
         finite = torch.isfinite(norm) & torch.isfinite(change.cycle) & torch.isfinite(change.block)
         exploded = norm > GROWTH * bound
@@ -152,7 +153,7 @@ def solve(
         if observe is not None:
             observe(done, run.whole(state.u, run.all_u).clone())
         if stop.rtol > 0:
-            going = (code <= _RETURNING).tolist()  # the look
+            going = (code <= _RETURNING).tolist()  # the check
             if not any(going):
                 break
             shrunk = run.shrink(going, state.u, solver)
@@ -176,7 +177,7 @@ def solve(
 
 @dataclass(frozen=True)
 class _Change:
-    """How far a block moved every image, (B,), and how far its last cycle did.
+    """The changes (B,) of every image over a block and over its last cycle.
 
     Attributes:
         block: the change over the block, as a change over K layers.
@@ -191,31 +192,31 @@ class _Change:
     whole: bool = False
 
     def relative_to(self, norm: Tensor) -> _Change:
-        """Both as shares of ‖u‖."""
+        """Both changes relative to ‖u‖."""
         norm = norm.clamp_min(torch.finfo(norm.dtype).tiny)
         return replace(self, block=self.block / norm, cycle=self.cycle / norm)
 
     @property
     def residual(self) -> Tensor:
-        """The larger one, as a change over K layers; a cycle that moves by rounding alone counts for nothing."""
+        """The larger of the two, as a change over K layers. The change of a cycle that is pure rounding is ignored."""
         jitter = ROUNDING * torch.finfo(self.cycle.dtype).eps
         return torch.maximum(torch.where(self.cycle > jitter, self.cycle * self.cycles, 0.0), self.block)
 
     def returns(self, rtol: float) -> Tensor:
-        """Whether the block comes back to its start and a cycle of it does not."""
+        """Whether a block returns to its start although a cycle does not."""
         if not self.whole:
             return torch.zeros_like(self.block, dtype=torch.bool)
         return (self.block <= rtol) & (self.residual > rtol) & (self.cycle > self.block)
 
     def oscillates(self, rtol: float, blocks: float) -> Tensor:
-        """Whether so many further blocks cannot settle it either."""
+        """Whether the given number of further blocks cannot settle the image."""
         return self.returns(rtol) & (self.cycle - 2 * blocks * self.block > rtol / self.cycles)
 
 
 def _block(
     layer: Layer, solver: AbstractSolver, state: SolverState, size: int, cycle: int, depth: int
 ) -> tuple[SolverState, _Change]:
-    """`size` layers by a solver, in one step or in a step a cycle, and how far they moved the images."""
+    """Run `size` layers of a solver, in one step or one step per cycle. Returns the state and its changes."""
     cycle = min(cycle, size)
     last: Tensor | None = None
 
@@ -228,40 +229,40 @@ def _block(
         nonlocal last
         before = layers(z, 0, size - cycle)
         after = layers(before, size - cycle, size)
-        last = None if size == cycle else _norm(after - before)
+        last = None if size == cycle else per_image_norm(after - before)
         return after
 
     if solver.unit == "block":
         state = solver.step(whole, state)
-        moved = _norm(state.change)
+        moved = per_image_norm(state.change)
         change = _Change(moved * (depth / size), moved if last is None else last, depth / cycle)
         return state, replace(change, whole=last is not None and size == depth)
     start = state.u
     for first in range(0, size, cycle):
         state = solver.step(lambda z, first=first: layers(z, first, min(first + cycle, size)), state)
-    last = _norm(state.change)
-    moved = last if solver.accelerates or size <= cycle else _norm(state.u - start)
+    last = per_image_norm(state.change)
+    moved = last if solver.accelerates or size <= cycle else per_image_norm(state.u - start)
     return state, _Change(moved * (depth / size), last, depth / cycle)
 
 
 class _Running:
-    """The images that are still worked on, and what is known of those that have left."""
+    """The running images, and the results of those that have left the batch."""
 
     def __init__(self, u: Tensor, layer: Layer, restrict: Callable[[Tensor], Layer | None] | None):
         batch, device = u.shape[0], u.device
         self.layer, self._restrict = layer, restrict
-        self._index: Tensor | None = None  # which images these are; None: all
+        self._index: Tensor | None = None  # indices of the running images; None: all
         self.code = self.all_code = torch.full((batch,), _RUNNING, dtype=torch.int8, device=device)
         self.residual = self.all_residual = torch.full((batch,), torch.inf, dtype=u.dtype, device=device)
         self.layers = self.all_layers = torch.zeros(batch, dtype=torch.long, device=device)
         self.all_u = u
 
     def whole(self, part: Tensor, everything: Tensor) -> Tensor:
-        """`part` put back in its place among all images."""
+        """`part` inserted in its place among all images."""
         return part if self._index is None else everything.index_copy(0, self._index, part)
 
     def finish(self, u: Tensor) -> None:
-        """Write down how far the images have come."""
+        """Store the results of the running images."""
         self.all_u = self.whole(u, self.all_u)
         self.all_code = self.whole(self.code, self.all_code)
         self.all_residual = self.whole(self.residual, self.all_residual)
@@ -283,7 +284,7 @@ class _Running:
         return keep, part
 
 
-# _RETURNING is running, too: an image that oscillates, but may still settle in the layers that are left.
+# _RETURNING also runs: such an image oscillates, but may still settle in the remaining layers.
 _RUNNING, _RETURNING, _CONVERGED, _OSCILLATES, _DIVERGED, _NOT_FINITE = range(6)
 _STATUS = {
     _RETURNING: Status.OSCILLATES,
@@ -294,19 +295,12 @@ _STATUS = {
 }
 
 
-def _norm(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
-
-
 def _advance(old: SolverState, new: SolverState, move: Tensor) -> SolverState:
-    """The new state for images that move, the old one for those that have stopped."""
-    if move.numel() == 1 and move.device.type == "cpu":  # nothing to select within a batch of one
+    """The new state for running images, the old state for stopped ones."""
+    if move.numel() == 1 and move.device.type == "cpu":  # a batch of one needs no selection
         return new if bool(move) else old
 
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(move.view(-1, *[1] * (a.ndim - 1)), b, a)
-
     memory = tuple(
-        b if a is b or a.shape != b.shape else pick(a, b) for a, b in zip(old.memory, new.memory, strict=True)
+        b if a is b or a.shape != b.shape else pick(move, b, a) for a, b in zip(old.memory, new.memory, strict=True)
     )
-    return SolverState(pick(old.u, new.u), new.change, memory)
+    return SolverState(pick(move, new.u, old.u), new.change, memory)

@@ -50,7 +50,7 @@ def test_a_free_denoiser_is_never_proved(float64):
         assert {n.kind for n in numbers} >= {"estimated", "measured"}
         assert image.row == "any denoiser"
         assert image.statement == ""
-        assert image.verdict.startswith("Nothing is proved of this map in advance; estimated:")
+        assert image.verdict.startswith("Nothing is proved about this map in advance; estimated:")
 
 
 class Bare(AbstractMap):
@@ -264,7 +264,7 @@ def test_an_estimate_above_its_bound_refutes_it(float64):
             assert bool(bounds) is not bool(image.refuted)
     image = images[Boaster, True]
     assert image.statement == ""
-    assert image.verdict.startswith("Nothing is proved: the factor of one layer is at least 0.4, and the bound says")
+    assert image.verdict.startswith("Nothing is proved: the factor of one layer is at least 0.4, but its bound is")
     assert image.assumptions[-1].how.startswith("refuted: ")
     assert image.to_dict()["refuted"] == image.refuted
     assert images[L1Prior, True].rmse.proved.kind == "proved"
@@ -304,7 +304,7 @@ def test_what_is_proved_of_plain_iterates_is_not_said_of_others(float64):
         net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 4, 4, solver=solver)
         image = certify(net, y, Inpainting((1, 8, 8), mask=0.5), **QUICK)[0]
         assert image.statement.startswith(words)
-        assert ("that Anderson does is measured" in image.verdict) is isinstance(solver, Anderson)
+        assert ("for Anderson this is measured" in image.verdict) is isinstance(solver, Anderson)
 
 
 def test_a_series_that_is_cut_short_is_completed_by_its_slowest_mode(float64):
@@ -418,13 +418,13 @@ def test_an_accuracy_that_the_allowed_blocks_do_not_reach_is_not_claimed(rule, f
     claim = certify(net, 1 + rand(1, 1, 4, 4), Denoising(), **QUICK)[0].gradient_error
     assert claim.proved is None
     assert claim.estimated.value == pytest.approx(0.16, rel=1e-2)
-    assert "don't reach" in claim.estimated.how
+    assert "do not reach" in claim.estimated.how
 
 
 def test_an_image_that_fails_is_said_to_fail():
     net = Restarted(ForwardBackward(Transparent(lambda v: 3 * v)), 5, 2)
     image = certify(net, rand(1, 1, 4, 4), Denoising(), **QUICK)[0]
-    assert image.verdict == "The iteration failed (diverged): nothing can be said of this image."
+    assert image.verdict == "The iteration failed (diverged): nothing can be said about this image."
     assert all(c.proved is None and c.estimated is None for c in image.claims.values())
 
 
@@ -432,7 +432,7 @@ def test_where_errors_grow_that_is_said(float64):
     net = Restarted(ForwardBackward(Transparent(lambda v: 1.5 * v), step_size=0.05), 2, 2, stop=Stop(0.0, 4))
     image = certify(net, rand(1, 1, 4, 4), Denoising(), iterations=5, starts=1, max_layers=20)[0]
     assert image.rate.estimated.value == pytest.approx(1.35)
-    assert "no attracting equilibrium" in image.verdict
+    assert "not an attracting equilibrium" in image.verdict
     assert "None" in str(image.to_dict()["claims"]["rmse"][0]["value"])
 
 

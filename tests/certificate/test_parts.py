@@ -10,6 +10,7 @@ from retune import ForwardBackward, Restarted, Stop, Truncated, certify
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import certificate_of, in_a_line
 from retune.maps.base import AbstractMap, BoundMap
+from retune.records import CertifiedImage
 
 
 def image_of(case, layers=6, **options):
@@ -117,4 +118,4 @@ def test_certifying_costs_no_more_layers_than_restoring(rtol, float64):
     image = certificate_of(net, case.y, case.physics, found)
     assert 0 < net.map.count <= took + 2 * net.depth + 6
     assert image.rmse.estimated.value > 0
-    assert "RMSE from its equilibrium" in in_a_line(image.to_dict())
+    assert "RMSE from its equilibrium" in in_a_line(CertifiedImage.model_validate(image.to_dict()))

@@ -101,7 +101,7 @@ def test_without_strong_convexity_no_contraction_is_proved(convexity, float64):
     y = physics.A(rand(1, 1, SIDE, SIDE))
     image = certify(Restarted(GradientStep(ridge(convexity, 1), reg=0.4), 3, 1), y, physics, **QUICK)[0]
     assert image.distance.proved is image.rmse.proved is image.gradient_error.proved is None
-    assert image.strong_convexity == (0.0, "none is known")
+    assert image.strong_convexity == (0.0, "μ is unknown")
     if convexity == "convex":
         assert image.layer_factor.proved.value == pytest.approx(1.0)  # averaged, no contraction
         assert image.statement == "the iterates converge to a minimiser"
@@ -136,7 +136,7 @@ def test_red_with_a_free_denoiser_is_never_proved(float64):
     assert bounds == {"step_size"}
     assert image.step_size.proved.kind == "proved if its unchecked assumptions hold"
     assert image.row == "any denoiser"
-    assert image.verdict.startswith("Nothing is proved of this map in advance")
+    assert image.verdict.startswith("Nothing is proved about this map in advance")
 
 
 def test_added_strong_convexity_is_that_of_the_objective(float64):

@@ -50,7 +50,7 @@ def test_certificates_of_the_command_are_those_of_the_library(model, photos, tmp
 def test_the_middle_of_a_large_image_is_certified(model, photos, tmp_path):
     result, text = invoke("certify", model, photos / "a.npy", "--crop", 16, "--json", tmp_path / "c.json")
     assert result.exit_code == 0, text
-    assert "a.npy (the middle 16×16)" in text
+    assert "a.npy (the central 16×16)" in text
     assert json.loads((tmp_path / "c.json").read_text())["images"][0]["part"] == [16, 16]
 
 
@@ -59,7 +59,7 @@ def test_what_cannot_be_certified_is_named_and_the_others_are_done(model, photos
     result, text = invoke("certify", model, photos, "--json", tmp_path / "c.json", lines=60)
     assert result.exit_code == 1
     assert "empty (0 bytes)" in text
-    assert "1 of 3 images have no certificate, or failed: broken.png" in text
+    assert "1 of 3 images failed or have no certificate: broken.png" in text
     images = json.loads((tmp_path / "c.json").read_text())["images"]
     assert ["certificate" in image for image in images] == [True, True, False]
 
@@ -102,9 +102,9 @@ def test_the_doctor_sees_an_image_in_another_range(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", (255 * smooth()).astype(np.float32))
     result, text = invoke("doctor", tmp_path / "a.tif", "-p", "denoise", "--sigma", 0.1)
     assert result.exit_code == 1
-    assert "that looks like 0 to 255" in text
+    assert "this looks like the scale 0 to 255" in text
     assert "→" in text
-    assert "something is wrong with 1 of 1: a.tif" in text
+    assert "problems or warnings for 1 of 1: a.tif" in text
     assert "looks like 0 to 255" not in invoke("doctor", tmp_path / "a.tif", "-p", "denoise", "--white", 255)[1]
 
 
@@ -118,8 +118,8 @@ def test_the_doctor_takes_a_run_with_changes_on_top(photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "no problem was named"),
-        (["PHOTO"], "no problem was named"),
+        ([], "no problem was given"),
+        (["PHOTO"], "no problem was given"),
         (["no.toml"], "there is no file no.toml"),
         (["deblur", "--size", "12"], "--size 12: expected height and width"),
         (["deblur", "--size", "0x12"], "at least 1×1"),

@@ -17,7 +17,7 @@ from safetensors import safe_open
 import retune
 from commands import command, invoke, smooth
 from retune.comparison.search import line_search
-from retune.comparison.tuning import Tuned
+from retune.comparison.tuning import Tuned, _at
 from retune.config import Config
 
 KEYS = ["variational", "pnp", "unrolled", "jfb", "implicit", "retune"]
@@ -129,7 +129,36 @@ def test_a_folder_of_results_is_not_replaced_and_resume_computes_nothing_twice(c
     assert again == {k: results["problems"]["denoise"]["methods"][k] for k in ("variational", "retune")}
     result, text = invoke("compare", *run, "--set", "model.depth=3", "-o", out, "--resume")
     assert result.exit_code == 1
-    assert "run changed" in text
+    assert "depth = 3" in text  # the message shows what differs
+
+
+def test_a_comparison_of_another_version_is_named_and_left_as_it_is(run, tmp_path):
+    """Version 0.1.0 wrote no format."""
+    progress = tmp_path / "progress.json"
+    for form, says in ((None, "begun with ReTune 0.1.0"), (99, "another version of ReTune (format 99, this one has")):
+        content = {"settings": {"run": "", "train": "", "validation": ""}, "entries": {}}
+        progress.write_text(json.dumps(content | ({} if form is None else {"format": form})))
+        before = progress.read_bytes()
+        result, text = invoke("compare", *run, "-o", tmp_path, "--resume")
+        assert result.exit_code == 1
+        assert says in text
+        assert ("retune-imaging==0.1.0" in text) == (form is None)
+        assert "another --out" in text
+        assert f"--model {tmp_path}" in text
+        assert progress.read_bytes() == before
+
+
+def test_a_search_is_found_again_whatever_step_size_it_chose(run, tmp_path, monkeypatch):
+    """It is kept under the name of the run that it began with."""
+
+    def search(begun, held_out, note):
+        return Tuned(_at(begun, sigma=0.1, step_size=0.5), [{"psnr": 20.0, "sigma": 0.1, "step_size": 0.5}])
+
+    monkeypatch.setattr("retune.comparison.run.grid_search", search)
+    result, text = invoke("compare", *run, "--methods", "pnp", "-o", tmp_path / "out", lines=80)
+    assert result.exit_code == 0, text
+    (section,) = json.loads((tmp_path / "out" / "results.json").read_text())["problems"].values()
+    assert section["methods"]["pnp"]["learned"]["step_size"] == pytest.approx([0.5])
 
 
 def test_more_test_images_are_added_to_what_was_computed(run, tmp_path):

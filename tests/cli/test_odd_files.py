@@ -64,7 +64,7 @@ def test_a_pipe_among_the_results_is_not_waited_for(run, tmp_path, where):
     os.mkfifo(out / ("a.npy.json" if where == "record" else "a.npy"))
     result, text = invoke("restore", run, folder, "-o", out, "--no-certificate")
     assert result.exit_code == 1
-    assert "is there already, and no record says that it is a result" in text
+    assert "already exists, and no record says that it is a result" in text
 
 
 def test_every_fault_of_a_folder_is_named_at_once(tmp_path):

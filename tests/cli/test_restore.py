@@ -18,6 +18,7 @@ from PIL import Image
 import retune
 from commands import SETS, command, commands_without_power, invoke, smooth
 from retune.jobs import restore as restoring
+from retune.jobs.opened import open_model
 
 
 def test_another_kernel_under_the_same_name_is_another_problem(run, photos, tmp_path):
@@ -80,8 +81,9 @@ def test_a_result_without_its_record_is_not_vouched_for(run, photos, tmp_path, m
     monkeypatch.setattr(restoring, "_told", _killed_before_the_record)
     with pytest.raises(KeyboardInterrupt):
         restoring.restore(
+            open_model(run),
             [photos / "b.png"],
-            restoring.Options(run, restoring.model_problem(run, {}), tmp_path / "out", white=200, certificate=False),
+            restoring.Options(tmp_path / "out", white=200, certificate=False),
         )
     monkeypatch.undo()
     result, text = invoke(*arguments)
@@ -257,11 +259,11 @@ def truncated(path):
     ("name", "make", "says"),
     [
         ("bad.png", lambda p: p.write_text("hello"), "cannot be read as an image"),
-        ("bad.png", truncated, "cut off"),
+        ("bad.png", truncated, "truncated or damaged"),
         ("bad.tif", lambda p: p.write_bytes(b""), "empty (0 bytes)"),
         ("bad.png", lambda p: Image.new("RGBA", (20, 20)).save(p), "alpha channel"),
         ("bad.tif", nan_tiff, "contains NaN or Inf (1 of 480 values)"),
-        ("bad.png", lambda p: Image.new("RGB", (20, 20)).save(p), "weights for 1 channels, the image has 3"),
+        ("bad.png", lambda p: Image.new("RGB", (20, 20)).save(p), "weights for 1 channels, but the image has 3"),
         ("bad.npy", lambda p: np.save(p, np.array([{}]), allow_pickle=True), "bad.npy"),
     ],
 )
@@ -303,7 +305,7 @@ def test_a_kernel_that_does_not_sum_to_one_is_said_and_used(run, photos, tmp_pat
         "restore", run, photos / "b.png", "-o", tmp_path / "out", "-p", "deblur", "--kernel", tmp_path / "k.npy"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("sums to 18 (") + done.stderr.count("sums to 18, not to 1: it was divided by that") == 1
+    assert done.stderr.count("sums to 18 (") + done.stderr.count("sums to 18, not to 1: it was divided by its sum") == 1
     assert "UserWarning" not in done.stderr
 
 
@@ -334,7 +336,7 @@ def test_results_never_replace_the_images(run, photos, tmp_path):
     before = (photos / "b.png").read_bytes()
     result, text = invoke("restore", run, photos, "-o", photos)
     assert result.exit_code == 1
-    assert "would replace it" in text
+    assert "would replace the file itself" in text
     assert (photos / "b.png").read_bytes() == before
     (tmp_path / "more").mkdir()
     (tmp_path / "more/b.png").write_bytes(before)
@@ -405,7 +407,7 @@ def test_a_file_without_a_record_is_never_replaced(run, photos, tmp_path):
     for more in ([], ["--again"]):
         result, text = invoke("restore", run, photos, "-o", out, "--device", "cpu", *more)
         assert result.exit_code == 1
-        assert text.count("is there already, and no record says") == 2
+        assert text.count("already exists, and no record says") == 2
     assert (out / "a.tif").read_bytes() == b"mine"
     assert (out / "b.png.json").read_text() == '{"mine": true}'
     assert sorted(p.name for p in out.iterdir()) == ["a.tif", "b.png.json"]
@@ -415,7 +417,7 @@ def test_a_result_that_cannot_be_written_stays_with_its_file(run, photos, tmp_pa
     monkeypatch.setattr("retune.io.tiff.encode", _cannot)
     result, text = invoke("restore", run, photos, "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 1
-    assert "cannot be written with what its file says of itself" in text
+    assert "cannot be written with the metadata of the measured file" in text
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.png", "b.png.json"]
 
 

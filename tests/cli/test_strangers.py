@@ -187,7 +187,7 @@ def test_a_model_reads_no_file_from_elsewhere(run, tmp_path, way):
     words = ["restore", model, tmp_path / "a.npy", "-o", tmp_path / "r", "--device", "cpu"]
     result, text = invoke(*words)
     assert result.exit_code == 1
-    assert "reads no files from elsewhere" in text.replace("read no files", "reads no files")
+    assert "reads no files from other folders" in text.replace("read no files", "reads no files")
     result, text = invoke(*words, "--kernel", secret)
     assert result.exit_code == 0, text
 
@@ -282,5 +282,5 @@ def test_a_training_that_is_terminated_says_how_to_go_on(tmp_path, sharp):
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert f"stopped by SIGTERM; go on with  retune train --resume --out {out}" in err
+    assert f"stopped by SIGTERM; continue with  retune train --resume --out {out}" in err
     assert "Traceback" not in err

@@ -125,7 +125,7 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     images = ["--set", f"data.train={tmp_path / 'twelve'}", "--device", "cpu"]
     result, text = invoke("train", "denoise", *SETS, *images, "-o", tmp_path / "no")
     assert result.exit_code == 1
-    assert "say which intensity is white, for example data.white=4095" in text
+    assert "give the intensity of white, for example data.white=4095" in text
     result, text = invoke("train", "denoise", *SETS, *images, "--set", "data.white=4096.0", "-o", tmp_path / "r")
     assert result.exit_code == 0, text
     same = ["--set", f"data.train={sharp}", "--device", "cpu"]
@@ -140,11 +140,11 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "eight.png")
     result, text = invoke("restore", tmp_path / "r", tmp_path / "eight.png", "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 1
-    assert "4096 cannot be white in it" in text
+    assert "4096 cannot be its white" in text
     for verb in (["restore", "-o", tmp_path / "out"], ["certify"]):
         result, text = invoke(verb[0], tmp_path / "r", sharp, *verb[1:], "--device", "cpu")
         assert result.exit_code == 1
-        assert "4096 as white: say which intensity is white here, for example --white 1" in text
+        assert "4096 as white: give the intensity of white for this file, for example --white 1" in text
 
 
 def test_facts_that_cannot_be_read(tmp_path, run):
@@ -239,7 +239,7 @@ def test_init_prints_a_file_that_trains(tmp_path, sharp):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train"], "no run was named"),
+        (["train"], "no run was given"),
         (["train", "deblurr"], "did you mean 'deblur'"),
         (["train", "deblur", "--set", "model.dpeth=3"], "unknown key model.dpeth; did you mean 'depth'"),
         (["train", "deblur", "--set", "model.depth=0"], "model.depth = 0: it should be greater than or equal to 1"),
@@ -268,7 +268,7 @@ def test_a_run_is_not_overwritten(run, sharp):
     before = {p.name: p.read_bytes() for p in run.iterdir()}
     result, text = invoke("train", "denoise", *SETS, "--set", f"data.train={sharp}", "--set", "seed=3", "-o", run)
     assert result.exit_code == 1
-    assert "holds a run already" in text
+    assert "already contains a run" in text
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
 
 

@@ -106,10 +106,10 @@ def test_what_is_probably_not_meant_is_said(noisy, tmp_path):
     result, text = invoke(*arguments, noisy, "--sigma", 0.2, "-o", tmp_path / "a")
     assert "note:" not in text
     result, text = invoke(*arguments, noisy, "--sigma", 50.0, "-o", tmp_path / "b")
-    assert "σ = 50 was given, and y.npy shows about 0.2" in text
+    assert "σ = 50 was given, but y.npy shows about 0.2" in text
     np.save(tmp_path / "clipped.npy", np.load(noisy).clip(0, 0.6))
     result, text = invoke(*arguments, tmp_path / "clipped.npy", "--sigma", 0.2, "-o", tmp_path / "c")
-    assert "of the values of clipped.npy are 0.6 exactly: clipped, or a border" in text
+    assert "of the values of clipped.npy are 0.6 exactly: the image is clipped, or has a border" in text
     assert result.exit_code == 0, text
 
 
@@ -183,11 +183,11 @@ def test_equivariant_imaging_is_for_what_is_not_measured_at_all(noisy, tmp_path)
     ]
     result, text = invoke(*arguments, "-p", "deblur", "--kernel", "gaussian:0.6")
     assert result.exit_code == 0, text
-    assert "restoring again" in " ".join(text.split())
+    assert "a second restoration" in " ".join(text.split())
     Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask.png")
     result, text = invoke(*arguments, "-p", "inpaint", "--mask", tmp_path / "mask.png")
     assert result.exit_code != 0
-    assert "--loss ei is not for missing pixels" in " ".join(text.split())
+    assert "--loss ei does not work with missing pixels" in " ".join(text.split())
 
 
 def test_resume_needs_only_the_folder_and_ends_the_same(noisy, tmp_path):
@@ -297,7 +297,7 @@ def test_defaults_that_are_better_are_kept(noisy, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "no problem was named"),
+        ([], "no problem was given"),
         (["-p", "denoisee", "--sigma", "0.1"], "did you mean 'denoise'"),
         (["-p", "deblur", "--sigma", "0.1"], "the blur kernel is unknown"),
         (["-p", "inpaint", "--sigma", "0.1"], "--mask FILE"),
@@ -320,8 +320,8 @@ def test_tuning_with_bad_options(noisy, tmp_path, options, says):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-p", "denoise", "--sigma", "0.1"], "no images were named"),
-        (["--resume"], "holds no run of retune tune"),
+        (["-p", "denoise", "--sigma", "0.1"], "no images were given"),
+        (["--resume"], "contains no run of retune tune"),
         (["nowhere.png", "-p", "denoise", "--sigma", "0.1"], "there is no file nowhere.png"),
     ],
 )

@@ -54,16 +54,22 @@ def name_of(block: str) -> str:
 
 
 @pytest.fixture
-def _names_are_given_back():
+def _no_names_but_ours():
     """A block registers classes of its own, as a user's script does; other tests use the same names."""
-    yield
-    for table in (entries._BY_NAME, entries._BY_CLASS):
-        for key in [key for key, entry in table.items() if entry.cls.__module__ == "__main__"]:
+    tables = (entries._BY_NAME, entries._BY_CLASS)
+    others = [{key: entry for key, entry in table.items() if not entry.ours} for table in tables]
+    for table, taken in zip(tables, others, strict=True):
+        for key in taken:
             del table[key]
+    yield
+    for table, taken in zip(tables, others, strict=True):
+        for key in [key for key, entry in table.items() if not entry.ours]:
+            del table[key]
+        table.update(taken)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_names_are_given_back")
+@pytest.mark.usefixtures("_no_names_but_ours")
 @pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{page}: {name_of(block)}" for page, block in PYTHON])
 def test_python(page, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

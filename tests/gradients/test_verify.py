@@ -141,7 +141,7 @@ def test_what_gives_another_answer_each_time_is_refused():
         def forward(self, x, sigma=None):
             return super().forward(x, sigma) + 0.01 * torch.randn_like(x)
 
-    with pytest.raises(retune.errors.InvalidParameterError, match="another result when it is called again"):
+    with pytest.raises(retune.errors.InvalidParameterError, match="a different result for the same image"):
         denoiser_net(Random())(rand(1, 1, 9, 8), Denoising())
 
 

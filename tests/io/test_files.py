@@ -250,10 +250,10 @@ BAD = [
     ("a.jpg", lambda p: p.write_text("hello"), InvalidParameterError, "cannot be read as an image"),
     ("a.tif", lambda p: p.write_text("hello"), InvalidParameterError, "cannot be read as an image"),
     ("a.npy", lambda p: p.write_text("hello"), InvalidParameterError, "cannot be read as an image"),
-    ("a.png", cut, InvalidParameterError, "cut off"),
-    ("b.png", cut_16, InvalidParameterError, "cut off"),
+    ("a.png", cut, InvalidParameterError, "truncated or damaged"),
+    ("b.png", cut_16, InvalidParameterError, "truncated or damaged"),
     ("a.jpg", cut, InvalidParameterError, "truncated"),
-    ("a.tif", cut_tiff, InvalidParameterError, "cut off, damaged or sparse"),
+    ("a.tif", cut_tiff, InvalidParameterError, "truncated, damaged or sparse"),
     ("a.tif", lambda p: p.write_bytes(b""), InvalidParameterError, "empty (0 bytes)"),
     ("a.png", rgba, ShapeError, "alpha channel"),
     ("a.tif", alpha_tiff, ShapeError, "alpha channel"),
@@ -267,7 +267,7 @@ BAD = [
     ("a.jpg", lambda p: Image.new("CMYK", (4, 4)).save(p), InvalidParameterError, "CMYK"),
     ("a.tif", lambda p: Image.new("CMYK", (4, 4)).save(p), InvalidParameterError, "CMYK"),
     ("a.png", lambda p: p.mkdir(), InvalidParameterError, "folder"),
-    ("a.gif", lambda p: p.write_text("x"), InvalidParameterError, "known kind"),
+    ("a.gif", lambda p: p.write_text("x"), InvalidParameterError, "supported format"),
     ("a.png", lambda p: None, InvalidParameterError, "no file"),
 ]
 

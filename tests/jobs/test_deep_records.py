@@ -6,7 +6,7 @@ import pytest
 
 from retune.comparison.ledger import Ledger
 from retune.errors import RetuneError
-from retune.jobs.folder import FACTS, _facts
+from retune.jobs.folder import FACTS, facts_of
 from retune.jobs.tune import earlier
 from retune.records import Results
 
@@ -16,7 +16,7 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        (FACTS, lambda folder: _facts(folder)),
+        (FACTS, lambda folder: facts_of(folder)),
         (FACTS, lambda folder: earlier(folder)),
         ("results.json", lambda folder: Results.read(folder)),
         ("progress.json", lambda folder: Ledger(folder / "progress.json", {}, True)),

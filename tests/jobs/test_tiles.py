@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from deepinv.optim.prior import Tikhonov
 
 import retune
 from retune.build import network_of
@@ -12,7 +13,7 @@ from retune.data import photograph
 from retune.equilibrium import Status
 from retune.errors import InvalidParameterError
 from retune.jobs.restore import Options
-from retune.jobs.tiles import Outcome, _spans, restore_image
+from retune.jobs.tiles import Outcome, _alignment, _spans, restore_image
 from retune.problems import deblur, denoise, inpaint, superres
 
 
@@ -111,7 +112,7 @@ def test_every_tile_is_certified():
 def test_a_tile_without_a_measured_pixel_says_so():
     mask = torch.ones(72, 84)
     mask[:, 40:] = 0
-    with pytest.raises(InvalidParameterError, match="none that was measured"):
+    with pytest.raises(InvalidParameterError, match="contains no measured pixel"):
         restore_image(network(), inpaint(mask=mask), torch.ones(1, 1, 72, 84), tile=16, overlap=8)
 
 
@@ -119,3 +120,14 @@ def test_a_tile_without_a_measured_pixel_says_so():
 def test_bad_options(options):
     with pytest.raises(InvalidParameterError, match="at least 1"):
         restore_image(network(), denoise(0.1), torch.rand(1, 1, 40, 40), **options)
+
+
+def test_tiles_begin_where_every_prior_wants_them_to():
+    class Threes(Tikhonov):
+        alignment = 3
+
+    class Sixteens(Tikhonov):
+        alignment = 16
+
+    assert _alignment(retune.Restarted(retune.ForwardBackward(Sixteens()))) == 16
+    assert _alignment(retune.Restarted(retune.ForwardBackward([Sixteens(), Threes()], layers=2))) == 48

@@ -322,11 +322,14 @@ class NoProx(Prior):
         (lambda: ForwardBackward(L1Prior(), step_size=1.0), "step_size.*between 0 and 1, got 1.0"),
         (lambda: ForwardBackward(L1Prior(), reg=-0.1), "reg must be positive and finite, got -0.1"),
         (lambda: ForwardBackward(L1Prior(), reg=[0.1, 0.2], layers=3), r"reg.*shape \(3,\), got shape \(2,\)"),
-        (lambda: ForwardBackward([L1Prior()] * 2, layers=3), "each of the 3 layers; got 2"),
+        (lambda: ForwardBackward([L1Prior()] * 2, layers=3), r"3 priors \(one for each layer\); got 2"),
         (lambda: ForwardBackward([L1Prior(), WaveletL1()], layers=2), "all work on images, or all on coefficients"),
         (lambda: ForwardBackward(NoProx()), r"exact prox \(has_prox\), got NoProx.*define prox\(x, gamma\)"),
         (lambda: ForwardBackward(torch.nn.ReLU()), r"exact prox \(has_prox\), got ReLU"),
-        (lambda: ForwardBackward(PnP(torch.nn.Identity())), "PnP prior hides its noise level.*retune.priors.Denoiser"),
+        (
+            lambda: ForwardBackward(PnP(torch.nn.Identity())),
+            "PnP prior does not expose its noise level.*retune.priors.Denoiser",
+        ),
         (
             lambda: ForwardBackward([WaveletL1("db2"), WaveletL1("db3")], layers=2),
             "differ in their weights only.*db2.*db3",
@@ -344,7 +347,7 @@ def test_bad_arguments(make, message):
 
 def test_wrong_image_shape():
     bound = CASES["denoise_l1"]().bind()
-    with pytest.raises(ShapeError, match=r"\(2, 2, 8, 8\) for this problem, got \(2, 2, 8, 9\)"):
+    with pytest.raises(ShapeError, match=r"\(2, 2, 8, 8\) for this data term, got \(2, 2, 8, 9\)"):
         bound.state(torch.zeros(2, 2, 8, 9))
 
 

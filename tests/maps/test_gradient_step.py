@@ -232,18 +232,21 @@ def test_a_function_as_prior_has_an_objective():
         (lambda: GradientStep(ridge(), reg=0.0), "reg must be positive and finite, got 0.0"),
         (lambda: GradientStep(ridge(), box=(1, 0)), r"low < high, got \(1, 0\)"),
         (lambda: GradientStep(ridge(), box=3), "two numbers.*got 3"),
-        (lambda: GradientStep(ridge(), prior_lipschitz=2.0), "Ridge has a constant of its own"),
-        (lambda: GradientStep(L1Prior()), "the gradient of L1Prior jumps.*use its prox"),
-        (lambda: GradientStep(L1Prior(), prior_lipschitz=1.0), "the gradient of L1Prior jumps.*whatever"),
-        (lambda: GradientStep(Prior(g=lambda x: x.sum((1, 2, 3)))), "∇R of Prior is not known; give it as prior_lips"),
+        (lambda: GradientStep(ridge(), prior_lipschitz=2.0), "Ridge states its own constant"),
+        (lambda: GradientStep(L1Prior()), "the gradient of L1Prior has jumps.*use its prox"),
+        (lambda: GradientStep(L1Prior(), prior_lipschitz=1.0), "the gradient of L1Prior has jumps.*any value"),
+        (lambda: GradientStep(Prior(g=lambda x: x.sum((1, 2, 3)))), "∇R of Prior is unknown; give it as prior_lips"),
         (lambda: GradientStep(Tikhonov(), prior_lipschitz=-1.0), "positive finite number, got -1.0"),
         (lambda: GradientStep(torch.nn.ReLU()), r"prior must be a deepinv Prior, got ReLU\(\)"),
         (
             lambda: GradientStep(Denoiser(Half())),
             r"got Denoiser, which has none.*priors.RED\(denoiser",
         ),
-        (lambda: GradientStep(PnP(Half()), prior_lipschitz=1.0), "PnP prior hides its noise level.*priors.RED"),
-        (lambda: GradientStep(DeepinvRED(Half()), prior_lipschitz=1.0), "RED prior hides its noise level"),
+        (
+            lambda: GradientStep(PnP(Half()), prior_lipschitz=1.0),
+            "PnP prior does not expose its noise level.*priors.RED",
+        ),
+        (lambda: GradientStep(DeepinvRED(Half()), prior_lipschitz=1.0), "RED prior does not expose its noise level"),
         (
             lambda: GradientStep(Prior(), prior_lipschitz=1.0),
             r"a gradient or a value \(has_grad\), got Prior",
@@ -261,5 +264,5 @@ def test_images_that_do_not_fit():
         with pytest.raises(ShapeError, match="these filters need images"):
             GradientStep(ridge()).bind(DataTerm(rand(*shape), Denoising()))
     bound = GradientStep(ridge()).bind(DataTerm(rand(1, 1, 9, 9), Denoising()))
-    with pytest.raises(ShapeError, match=r"\(1, 1, 9, 9\) for this problem, got \(1, 1, 9, 8\)"):
+    with pytest.raises(ShapeError, match=r"\(1, 1, 9, 9\) for this data term, got \(1, 1, 9, 8\)"):
         bound.state(rand(1, 1, 9, 8))

@@ -118,3 +118,17 @@ def test_a_network_with_an_energy_is_saved_and_loaded(tmp_path, float64):
     torch.testing.assert_close(again(y, deepinv.physics.Denoising()), net(y, deepinv.physics.Denoising()))
     assert again.map.prior.learn_network
     assert again.map.backtracks
+
+
+def test_a_layer_does_not_depend_on_the_states_that_it_has_seen(float64):
+    bound = [retune.GradientStep(Energy(energy(), 0.1), reg=3.0).bind(_term()) for _ in range(2)]
+    near, far = (scale * rand(1, 1, 8, 9, seed=2) for scale in (0.1, 10.0))
+    bound[0].layer(far)
+    bound[1].layer(near)
+    torch.testing.assert_close(bound[0].layer(near), bound[1].layer(near), rtol=0, atol=0)
+
+
+def _term():
+    import deepinv
+
+    return retune.DataTerm(0.5 + 0.2 * rand(1, 1, 8, 9, seed=1), deepinv.physics.Denoising())

@@ -128,7 +128,7 @@ def test_bad_input():
         net(rand(1, 3, 8, 8), 0.1)
     broken = noisy(2, 1, 8, 8)
     broken[1, 0, 3, 3] = torch.nan
-    with pytest.raises(NotFiniteError, match="contains NaN or Inf"):
+    with pytest.raises(NotFiniteError, match="the weights contain NaN or Inf"):
         net(broken, 0.1)
 
 

@@ -67,7 +67,7 @@ def test_nothing_given_is_modified():
 def test_not_finite_measurement(bad):
     y = rand(1, 1, 4, 4)
     y[0, 0, 1, 2] = bad
-    with pytest.raises(NotFiniteError, match=r"1 NaN or Inf of 16 values.*mask them"):
+    with pytest.raises(NotFiniteError, match=r"1 of 16 values of the measurement y are NaN or Inf.*mask them"):
         DataTerm(y, Denoising())
 
 
@@ -124,7 +124,7 @@ def test_linearity_is_not_called_checked_where_the_norm_is_given():
     owner = ForwardBackward(L1Prior())
     for norm, checked in ((None, True), (1.0, False)):
         linear = owner.guarantee(DataTerm(rand(1, 1, 4, 4), physics, sqnorm=norm)).assumptions[0]
-        assert linear.statement == "A is linear, and its adjoint is one"
+        assert linear.statement == "A is linear, and A_adjoint is its adjoint"
         assert linear.checked is checked
 
 
@@ -140,7 +140,7 @@ def test_an_adjoint_that_is_almost_one_is_not_called_checked(dtype):
         guarantee = ForwardBackward(L1Prior()).guarantee(DataTerm(y, physics))
         linear = guarantee.assumptions[0]
         assert linear.checked is checked, linear
-        assert ("more than by rounding" in linear.how) is not checked
+        assert ("more than rounding" in linear.how) is not checked
         assert guarantee.checked is checked
 
 

@@ -48,7 +48,7 @@ def smooth(prior, fidelity, lipschitz):
 @pytest.mark.parametrize(
     ("fidelity", "words"),
     [
-        (L1(), "the gradient of L1 is not Lipschitz.*whatever lipschitz is given.*Use deepinv.optim.L2"),
+        (L1(), "the gradient of L1 is not Lipschitz.*for any value of lipschitz.*Use deepinv.optim.L2"),
         (IndicatorL2(radius=0.1), "the gradient of IndicatorL2 is not Lipschitz"),
         (AmplitudeLoss(), "the gradient of AmplitudeLoss is not Lipschitz"),
         (PoissonLikelihood(), "the gradient of PoissonLikelihood is not Lipschitz.*background above 0"),

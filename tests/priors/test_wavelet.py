@@ -126,8 +126,8 @@ def test_image_prox_is_refused_where_it_has_no_closed_form():
     [
         ({"wavelet": "dbb4"}, UnknownNameError, "unknown wavelet 'dbb4'.*did you mean.*'db4'"),
         ({"wavelet": ["db4", "nothing-like-it"]}, UnknownNameError, "nothing-like-it.*Known"),
-        ({"wavelet": "bior1.3"}, InvalidParameterError, "bior1.3.*not orthogonal.*take one of"),
-        ({"wavelet": []}, InvalidParameterError, "non-empty sequence of names, got none"),
+        ({"wavelet": "bior1.3"}, InvalidParameterError, "bior1.3.*not orthogonal.*use one of"),
+        ({"wavelet": []}, InvalidParameterError, "non-empty sequence of names, got an empty one"),
         ({"levels": 0}, InvalidParameterError, "at least 1, got 0"),
         ({"channels": 0}, InvalidParameterError, "channels.*got 0"),
         ({"weights": 0.0}, InvalidParameterError, "weights must be positive and finite, got 0.0"),
@@ -144,12 +144,12 @@ def test_bad_groups():
     with pytest.raises(UnknownNameError, match=r"unknown group axis 'channels'.*did you mean 'channel'"):
         WaveletL12(over="channels")
     for over in ((), ("band", "band")):
-        with pytest.raises(InvalidParameterError, match="without groups use WaveletL1"):
+        with pytest.raises(InvalidParameterError, match="use WaveletL1 for a prior without groups"):
             WaveletL12(over=over)
 
 
 def test_wrong_number_of_channels():
-    with pytest.raises(ShapeError, match=r"weights for 3 channels, the image has 1.*channels=None"):
+    with pytest.raises(ShapeError, match=r"weights for 3 channels, but the image has 1.*channels=None"):
         WaveletL12(levels=1, channels=3).fn(rand(1, 1, 8, 8))
 
 

@@ -179,7 +179,7 @@ def test_noise_is_estimated_per_channel():
     estimated = estimate_noise(x + levels.view(1, 3, 1, 1) * rand(1, 3, 128, 128))
     assert estimated == pytest.approx(levels.tolist(), rel=0.05)
     assert estimate_noise((x + 0.05 * rand(1, 3, 128, 128))[:, :1]) == pytest.approx(0.05, rel=0.05)
-    with pytest.raises(InvalidParameterError, match="none to be seen"):
+    with pytest.raises(InvalidParameterError, match="no noise is visible"):
         estimate_noise(torch.full((1, 1, 32, 32), 0.5))
 
 

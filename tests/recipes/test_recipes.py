@@ -191,7 +191,7 @@ def test_a_denoiser_is_not_continued_with_other_settings(changed, data, monkeypa
     monkeypatch.setattr(denoiser, "SmallUNet", lambda channels: SmallUNet(channels, (4, 6), 1))
     out = data / "a.safetensors"
     denoiser.main("denoiser-gray", data, out, data / "work", steps=1, **TINY)
-    with pytest.raises(CheckpointError, match=f"{next(iter(changed))}=.*another --work"):
+    with pytest.raises(CheckpointError, match=f"{next(iter(changed))} was .*, now .*another --work"):
         denoiser.main("denoiser-gray", data, out, data / "work", steps=1, **(TINY | changed))
 
 

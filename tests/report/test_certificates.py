@@ -28,7 +28,7 @@ def certificate():
                 },
                 "assumptions": [
                     {"statement": "A is linear", "checked": True, "how": "tried", "probability": 1.0},
-                    {"statement": "g is convex", "checked": False, "how": "you said so", "probability": 1.0},
+                    {"statement": "g is convex", "checked": False, "how": "given by the user", "probability": 1.0},
                 ],
             }
         ],
@@ -52,7 +52,7 @@ def test_rows():
     assert (row.bound, row.bound_kind, row.other, row.other_kind) == ("≤ 3.0·10⁻⁵", "proved", "1.0·10⁻⁵", "estimated")
     assert row.how == "a bound; 10 iterations"
     assert (rows["asymptotic factor per layer"].bound, rows["relative change in 7 layers"].other) == ("–", "–")
-    assert table.assumptions == ["A is linear (checked: tried)", "g is convex (not checked: you said so)"]
+    assert table.assumptions == ["A is linear (checked: tried)", "g is convex (not checked: given by the user)"]
     assert certificate_table(None) == []
 
 
@@ -74,7 +74,7 @@ def test_page_shows_it(tmp_path):
         "Certificate: retune, image 0",
         "within 3e-05 &lt;of it&gt;.",
         "≤ 3.0·10⁻⁵",
-        "not checked: you said so",
+        "not checked: given by the user",
     ):
         assert text in page
 

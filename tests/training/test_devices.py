@@ -26,7 +26,7 @@ def test_a_lost_process_is_one_sentence(told):
         other_processes(TWO, "my-run"),
     ):
         raise RuntimeError(told)
-    with pytest.raises(ProcessLostError, match="begin again"), other_processes(TWO, None):
+    with pytest.raises(ProcessLostError, match="start again"), other_processes(TWO, None):
         raise RuntimeError(told)
 
 

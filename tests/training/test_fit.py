@@ -229,7 +229,7 @@ def test_a_loss_in_decibels_trains_and_one_without_gradient_is_named():
     net = network()
     result = quick(net, validation=images(1), steps=20, lr=0.1, loss=deepinv.loss.SupLoss(metric.SNR(train_loss=True)))
     assert result.best_psnr > result.validation[0].psnr + 1
-    with pytest.raises(InvalidParameterError, match=r"SupLoss\(PSNR\) has no gradient.*take SNR"):
+    with pytest.raises(InvalidParameterError, match=r"SupLoss\(PSNR\) has no gradient.*use SNR"):
         quick(net, loss=deepinv.loss.SupLoss(metric.PSNR(train_loss=True)))
 
 
@@ -241,8 +241,8 @@ def denoising_network(gradient=None, **options):
 @pytest.mark.parametrize(
     ("make", "options", "says"),
     [
-        (denoising_network, {"warm_start": True}, "warm_start asks for a relative change of 0.001"),
-        (denoising_network, {"stop": retune.Stop(1e-3, 10)}, "stop asks for a relative change of 0.001"),
+        (denoising_network, {"warm_start": True}, "warm_start requires a relative change of 0.001"),
+        (denoising_network, {"stop": retune.Stop(1e-3, 10)}, "stop requires a relative change of 0.001"),
         (lambda: denoising_network(retune.Implicit()), {}, "solves for the gradient to a tolerance"),
         (lambda: denoising_network(retune.Truncated(rtol=0.1)), {}, "solves for the gradient to a tolerance"),
         (lambda: denoising_network(depth="auto"), {}, 'depth="auto"'),

@@ -13,6 +13,7 @@ from retune.errors import InvalidParameterError
 from retune.networks import RidgeDenoiser
 from retune.priors import Denoiser, Ridge
 from retune.training.penalty import JacobianPenalty
+from retune.training.settings import called
 
 
 class Gain(nn.Module):
@@ -72,5 +73,11 @@ def test_what_it_cannot_penalise_is_said():
 def test_a_loss_beside_it_without_gradient_is_named():
     net, x = network(0.1), rand(2, 1, 5, 6)
     loss = JacobianPenalty(loss=deepinv.loss.SupLoss(deepinv.loss.metric.PSNR(train_loss=True)))
-    with pytest.raises(InvalidParameterError, match="only the penalty would be learned"):
+    with pytest.raises(InvalidParameterError, match="minimise the penalty only"):
         loss(x_net=x.clone().requires_grad_(), x=x, model=net)
+
+
+def test_a_run_notes_its_weight_and_the_loss_in_it():
+    """By this, a run is not continued with another weight; these words are in the folders of runs."""
+    assert called(JacobianPenalty(0.02)) == "JacobianPenalty(0.02 SupLoss(MSE))"
+    assert called(deepinv.loss.SupLoss(metric=deepinv.loss.metric.MSE())) == "SupLoss(MSE)"

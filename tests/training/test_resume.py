@@ -149,13 +149,13 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     assert not list(tmp_path.glob(".*"))
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(b"\x80\x04pickle")
-    with pytest.raises(CheckpointError, match="cannot be continued from"):
+    with pytest.raises(CheckpointError, match="run cannot continue from"):
         train(network(), tmp_path, resume=True)
 
 
 def test_a_run_is_not_overwritten_nor_continued_with_other_settings(tmp_path):
     train(network(), tmp_path)
-    with pytest.raises(InvalidParameterError, match="holds a run already"):
+    with pytest.raises(InvalidParameterError, match="already contains a run"):
         train(network(), tmp_path)
     with pytest.raises(CheckpointError, match=r"lr was 0\.05, now 0\.1"):
         train(network(), tmp_path, lr=0.1, resume=True)

@@ -1,1 +1,1 @@
-"""The one register of names: which classes have one, how they are described, and how they are made. Loads no torch."""
+"""The register of names: the registered classes, their descriptions, and how to make them. Does not load torch."""

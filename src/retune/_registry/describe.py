@@ -1,8 +1,9 @@
-"""Objects as plain data, and back: the arguments of the constructors of registered classes."""
+"""Conversion of objects to plain data and back, by the constructor arguments of registered classes."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,24 @@ from retune.errors import InvalidParameterError
 
 __all__ = ["by_arguments", "description", "parameters_of", "rebuild", "shown"]
 
-#: Larger tables of numbers belong into the state dict, where they are not text.
+#: Larger tables of numbers belong in the state dict, which does not store them as text.
 _LARGEST = 10_000
 
 
 def description(thing: Any) -> dict[str, Any]:
-    """A registered object as plain data from which ``rebuild`` makes one like it; weights are not in it.
+    """A registered object as plain data. ``rebuild`` makes an equal object from it, without its weights.
 
     Raises:
-        InvalidParameterError: its class, or one in it, is not registered, or an argument cannot be told.
+        InvalidParameterError: the class of the object, or of a part of it, is not registered, or an argument is
+            unknown.
     """
     cls = type(thing)
     entry = entry_of(cls)
     if entry is None:
         raise InvalidParameterError(
             f"a checkpoint cannot describe the {kind_of(cls) or 'object'} {cls.__name__}, because the class is not "
-            "registered, so retune.load could not make one. Write @retune.register above the class where it is defined "
+            "registered: retune.load could not rebuild the object. Write @retune.register above the class where it "
+            "is defined "
             f"(or call retune.register({cls.__name__})); or save net.state_dict() and rebuild the network in Python"
         )
     if entry.describe is not None:
@@ -39,8 +42,13 @@ def description(thing: Any) -> dict[str, Any]:
     return {"type": entry.name} | {k: _plain(v, f"{cls.__name__}.{k}") for k, v in told.items() if k != "type"}
 
 
-def by_arguments(thing: Any) -> dict[str, Any]:
+def by_arguments(thing: Any, without: Collection[str] = (), **kept: Any) -> dict[str, Any]:
     """The name of the class, and the arguments of its constructor, which the object has as attributes.
+
+    Args:
+        thing: the object.
+        without: arguments that are left out, since the state dict has what became of them.
+        kept: values of the arguments that are kept elsewhere.
 
     Raises:
         InvalidParameterError: it keeps no attribute of that name, or holds something that is no plain data.
@@ -49,26 +57,29 @@ def by_arguments(thing: Any) -> dict[str, Any]:
     entry = entry_of(cls)
     told: dict[str, Any] = {"type": cls.__name__ if entry is None else entry.name}
     for name in parameters_of(cls, told_by_name=True):
-        if not hasattr(thing, name):
+        if name in without:
+            continue
+        if name not in kept and not hasattr(thing, name):
             raise InvalidParameterError(
-                f"{cls.__name__} takes {name} and keeps no attribute of that name, so it cannot be described: write "
+                f"{cls.__name__} takes the argument {name} but has no attribute of that name, so it cannot be "
+                "described: write "
                 f"self.{name} = {name} in its constructor, or give the class a method describe()"
             )
-        told[name] = _plain(getattr(thing, name), f"{cls.__name__}.{name}")
+        told[name] = _plain(kept[name] if name in kept else getattr(thing, name), f"{cls.__name__}.{name}")
     return told
 
 
 def shown(thing: Any) -> str:
-    """The object in words, for ``repr``: its class and those arguments that it keeps."""
+    """The object as text, for ``repr``: its class and the arguments that it stores."""
     known = [n for n in parameters_of(type(thing)) if hasattr(thing, n)]
     return f"{type(thing).__name__}({', '.join(f'{n}={getattr(thing, n)!r}' for n in known)})"
 
 
 def parameters_of(cls: type, told_by_name: bool = False) -> dict[str, inspect.Parameter]:
-    """The arguments of a constructor by name, without those that only the base of its kind takes.
+    """The arguments of a constructor by name, without those of the base class of its kind.
 
     Raises:
-        InvalidParameterError: with `told_by_name`, a constructor that takes arguments without names.
+        InvalidParameterError: with `told_by_name`, the constructor takes arguments without names.
     """
     base = base_of(cls)
     above = () if base is None else base.__mro__
@@ -78,19 +89,19 @@ def parameters_of(cls: type, told_by_name: bool = False) -> dict[str, inspect.Pa
     loose = [p for p in found.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
     if loose and told_by_name:
         raise InvalidParameterError(
-            f"the constructor of {cls.__name__} takes {loose[0]}, so its arguments cannot be told by name: name them, "
+            f"the constructor of {cls.__name__} takes {loose[0]}, so its arguments have no names: name each argument, "
             "or give the class a method describe()"
         )
     return {name: p for name, p in found.items() if p not in loose}
 
 
 def rebuild(told: dict[str, Any]) -> Any:
-    """The object that ``description`` told of, with freshly initialised weights.
+    """The object of a description, with freshly initialised weights.
 
-    Only registered classes are made; nothing is imported because it is named here.
+    Only registered classes are made. A name in a description never causes an import.
 
     Raises:
-        UnknownNameError: a type that is not registered.
+        UnknownNameError: a type is not registered.
     """
     arguments = {k: _made(v) for k, v in told.items()}
     cls: Any = find(arguments.pop("type", None)).cls
@@ -104,20 +115,21 @@ def _made(value: Any) -> Any:
 
 
 def _require_all(thing: Any, told: dict[str, Any]) -> None:
-    """Refuse a describe() that was inherited and does not know of the arguments that this class has added."""
+    """Refuse an inherited describe() that omits arguments added by this class."""
     order = type(thing).__mro__
     describes = next(i for i, c in enumerate(order) if "describe" in vars(c))
     makes = next(i for i, c in enumerate(order) if "__init__" in vars(c))
-    lost = [n for n in parameters_of(type(thing)) if n not in told] if makes < describes else []
+    known = {*told, *parameters_of(order[describes])}  # what it leaves out of its own, it leaves out on purpose
+    lost = [n for n in parameters_of(type(thing)) if n not in known] if makes < describes else []
     if lost:
         raise InvalidParameterError(
-            f"{type(thing).__name__} takes {', '.join(lost)}, which its describe() does not tell (it is that of "
-            f"{order[describes].__name__}): give the class a describe() of its own"
+            f"{type(thing).__name__} takes {', '.join(lost)}, but its describe(), inherited from "
+            f"{order[describes].__name__}, does not include this: define describe() in the class itself"
         )
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The value as JSON holds it."""
+    """The value as JSON data."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
@@ -128,20 +140,20 @@ def _plain(value: Any, where: str) -> Any:
         return {str(k): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
     if not isinstance(value, type) and entry_of(type(value)) is not None:
         return description(value)
-    table = getattr(value, "value", value)  # of a constrained parameter, what it stands for
+    table = getattr(value, "value", value)  # for a constrained parameter, its value
     if callable(getattr(table, "tolist", None)):
         size = getattr(table, "size", 0)
         count = table.numel() if callable(size) else size
         if count <= _LARGEST:
             return _plain(table.tolist(), where)
         raise InvalidParameterError(
-            f"{where} holds {count} numbers, too many for a description: keep them in the state dict (a parameter or "
-            "buffer), and describe how the object is made"
+            f"{where} holds {count} numbers, too many for a description: store them in the state dict (as a parameter "
+            "or buffer), and describe only how to make the object"
         )
     if kind_of(type(value)) not in (None, "network"):
-        return description(value)  # says that it is not registered
+        return description(value)  # raises: it is not registered
     kind = "class" if isinstance(value, type) else type(value).__name__
     raise InvalidParameterError(
-        f"{where} is a {kind} ({getattr(value, '__name__', kind)}), which a checkpoint cannot hold: expected numbers, "
-        "words, lists and tables of them, or objects of registered classes (@retune.register)"
+        f"{where} is a {kind} ({getattr(value, '__name__', kind)}), but a checkpoint cannot store it: expected "
+        "numbers, texts, lists and dictionaries of them, or objects of registered classes (@retune.register)"
     )

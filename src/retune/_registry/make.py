@@ -1,4 +1,4 @@
-"""Objects that a run asks for by name, with options: what does not fit is named."""
+"""Objects from the names and options in a run. Errors name the option that does not fit."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def make(
     """An object of a registered class.
 
     Args:
-        kind: what it must be.
+        kind: the required kind.
         name: its name.
-        where: the table of the run that the options stand in, for messages.
-        options: what the user says, by the names of the constructor's arguments. A table with a `type` becomes an
+        where: the table of the run with the options, for messages.
+        options: the user's options, by the names of the constructor's arguments. A table with a `type` becomes an
             object of that registered class.
-        given: what other tables of the run set, by the name of the table; the constructor must take it.
-        usual: what the run has by default; left out where the constructor does not take it.
+        given: values from other tables of the run, by the name of the table; the constructor must accept them.
+        usual: default values of the run; omitted if the constructor does not accept them.
 
     Raises:
         UnknownNameError: no such name.
-        ConfigError: an option that the class does not have or that is missing, or a value that it refuses.
+        ConfigError: an option is unknown or missing, or the class refuses a value.
     """
     cls, has = find(name, kind).cls, parameters_of(find(name, kind).cls)
     arguments = {k: v for k, v in (usual or {}).items() if k in has}

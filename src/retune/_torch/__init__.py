@@ -1,1 +1,1 @@
-"""Questions to torch: functions, graphs, memory."""
+"""Helpers around torch: functions, graphs, memory."""

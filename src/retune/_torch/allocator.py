@@ -1,4 +1,4 @@
-"""One-time advice to the C allocator, worth a factor of two on a CPU."""
+"""A one-time setting of the C allocator that doubles the speed on a CPU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _told = False
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Make glibc keep freed blocks of up to 32 MiB instead of handing them back to the kernel after each use.
+    """Make glibc keep freed blocks of up to 32 MiB instead of returning them to the kernel after each use.
 
-    By default every temporary above a threshold is returned to the kernel when freed and faulted in, page by page,
-    when allocated again; on images of 256×256 the page faults cost more than the arithmetic. glibc raises that
-    threshold to the size of the largest block that was ever freed (mallopt(3), ``M_MMAP_THRESHOLD``), so freeing one
-    large untouched block once is all it takes. Harmless elsewhere.
+    By default glibc returns every freed temporary above a threshold to the kernel. A new allocation then causes a page
+    fault for every page; on images of 256×256 the page faults cost more than the arithmetic. glibc raises the threshold
+    to the size of the largest block freed so far (mallopt(3), ``M_MMAP_THRESHOLD``), so it is enough to free one large
+    untouched block once. On other systems this does no harm.
     """
     global _told
     if not _told and device.type == "cpu":

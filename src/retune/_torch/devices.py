@@ -1,4 +1,4 @@
-"""Whether a device that was asked for is here."""
+"""A check that the requested device is available."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["check_chosen_device", "check_device"]
 
 
 def check_chosen_device(device: str) -> None:
-    """Raise if training was asked for on a device that is not here; one of several processes gets its own."""
+    """Refuse training on a missing device. Each of several processes gets its own device."""
     if device != "auto" and "LOCAL_RANK" not in os.environ:
         check_device(device)
 
 
 def check_device(device: str) -> None:
-    """Raise if there is no such device here."""
+    """Refuse a device that is not available."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:120]
-        if "Expected one of" in reason:  # a list of every kind of device there is anywhere
+        if "Expected one of" in reason:  # torch lists every kind of device that exists
             reason = "no such kind of device"
         raise InvalidParameterError(
             f"device {device!r} is not available here; use cpu, cuda or cuda:1 ({reason})"

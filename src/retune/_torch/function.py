@@ -1,4 +1,4 @@
-"""Functions with derivatives of their own, which cost nothing more where nothing is differentiated."""
+"""Functions with custom derivatives, without extra cost if nothing is differentiated."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def run(cls, *args: Any) -> Any:
-        """``apply``; plain ``forward`` where no derivative of any kind is recorded.
+        """Call ``apply``, or plain ``forward`` if no derivative of any kind is recorded.
 
-        ``apply`` inspects the signature of ``forward`` at every call. In the restarts, which are without graph, that
-        was a tenth of the time of a layer on images of 64×64.
+        ``apply`` inspects the signature of ``forward`` at every call. In the restarts, which run without graph, this
+        took a tenth of the time of a layer on images of 64×64.
         """
         if torch.is_grad_enabled() or _transformed():
             return cls.apply(*args)
@@ -26,7 +26,7 @@ class Function(torch.autograd.Function):
 
 
 def _transformed() -> bool:
-    """Whether forward-mode derivatives, or a transform of torch.func, may be at work; True where torch can't tell."""
+    """Whether forward-mode derivatives or a transform of torch.func may be active; True if torch cannot tell."""
     active = getattr(torch._C, "_are_functorch_transforms_active", None)
     level = getattr(forward_ad, "_current_level", 0)
     return active is None or active() or level >= 0

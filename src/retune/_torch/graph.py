@@ -1,4 +1,4 @@
-"""Questions to autograd's graph."""
+"""Queries of autograd's graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["reaches"]
 
 
 def reaches(out: Tensor, start: Tensor) -> bool:
-    """Whether the graph behind `out` contains `start`: a walk over a few nodes per layer, no computation."""
+    """Whether the graph of `out` contains `start`. It visits a few nodes per layer and computes nothing."""
     if out is start:
         return True
     seen, waiting = set(), [out.grad_fn]

@@ -1,4 +1,4 @@
-"""Bytes of tensor storage that a computation needs at its peak, counted exactly."""
+"""The peak number of bytes in tensor storages during a computation, counted exactly."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2*
 
 
 class StorageMeter(TorchDispatchMode):
-    """Bytes alive, and their peak, of the storages that operations return while the mode is on.
+    """The current and peak bytes of the storages that operations return while this mode is active.
 
-    A storage counts from the operation that returns it until it is freed; memory that an operation needs only within
-    itself (a workspace of an FFT or a convolution) is not seen, nor is what the allocator rounds up or keeps.
+    A storage counts from the operation that returns it until it is freed. Temporary memory inside an operation (the
+    workspace of an FFT or a convolution) is not counted, nor is memory that the allocator rounds up or keeps.
     """
 
     def __init__(self) -> None:
@@ -62,9 +62,9 @@ def _key(t: Tensor) -> int:
 
 
 def peak_of(run: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors alive at once during `run`, above what was alive before.
+    """The peak bytes of tensors during `run`, minus those from before.
 
-    On CUDA it is what the allocator says; elsewhere every storage that an operation returns is followed.
+    On CUDA the allocator reports it. Elsewhere every storage that an operation returns is tracked.
     """
     gc.collect()
     if device.type == "cuda":
@@ -102,7 +102,7 @@ def as_bytes(memory: int | float | str) -> int:
 
 
 def in_words(size: float) -> str:
-    """Bytes as a person reads them, in powers of 1024."""
+    """A number of bytes in readable units, powers of 1024."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""The arithmetic that torch computes in: its rounding, and blocks of code that ask for all of it."""
+"""The precision of torch's arithmetic: its rounding errors, and blocks with full precision."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def sharp(like: Tensor) -> float:
-    """How far an adjoint may be off by rounding alone; right ones are found at 4e-8 in float32 at most.
+    """The largest error of an adjoint that rounding can explain. Correct adjoints have at most 4e-8 in float32.
 
-    An operator that is wrong in a few pixels of n is off by about their share of n, so this is not zero in meaning
-    either: where it is exceeded, nothing is called proved that rests on the adjoint.
+    An operator that is wrong in a few of n pixels has an error of about their share of n, so a small error can be real.
+    If this limit is exceeded, nothing that depends on the adjoint is called proved.
     """
     eps = rounding(like)
     if like.dtype == torch.float64:
@@ -30,13 +30,13 @@ def sharp(like: Tensor) -> float:
 
 
 def rounding(like: Tensor) -> float:
-    """ε of the arithmetic: that of the dtype, or of TF32, in which a GPU may multiply and convolve float32."""
+    """ε of the arithmetic: that of the dtype, or of TF32 if a GPU may use it for float32 products and convolutions."""
     eps = torch.finfo(like.dtype).eps
     if like.device.type != "cuda" or like.dtype != torch.float32:
         return eps
     try:
         tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    except RuntimeError:  # torch's newer switches were used, and it refuses to answer by the older ones
+    except RuntimeError:  # torch refuses to read the older switches after the newer ones were used
         tf32 = True
     return max(eps, 2.0**-10) if tf32 else eps
 
@@ -45,13 +45,13 @@ _full: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
 def wants_full_precision() -> bool:
-    """Whether the call is within ``full_precision``: for code that chooses its arithmetic itself."""
+    """Whether ``full_precision`` is active, for code that chooses its own arithmetic."""
     return _full.get()
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No TF32 and no autocast within: what is proved or compared is meant for the precision of the tensors."""
+    """Switch off TF32 and autocast inside: proofs and comparisons assume the precision of the tensors."""
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
     try:
@@ -70,7 +70,7 @@ def full_precision() -> Iterator[None]:
 
 
 def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, computed in the precision of its tensors wherever it is called: autocast is switched off within."""
+    """`function` with autocast switched off, so that it always computes in the precision of its tensors."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -83,7 +83,7 @@ def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def tolerance(like: Tensor) -> float:
-    """Of two images that should be the same: right operators agree to 1e-6 in float32."""
+    """Tolerance for two images that should be equal: correct operators agree to 1e-6 in float32."""
     if like.dtype == torch.float64:
         return 1e-8
     eps = rounding(like)
@@ -91,7 +91,7 @@ def tolerance(like: Tensor) -> float:
 
 
 def agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two images that should be the same are, up to rounding."""
+    """Whether two images are equal up to rounding."""
     if a.shape != b.shape:
         return False
     scale = torch.linalg.vector_norm(b).clamp_min(torch.finfo(b.real.dtype).tiny)

@@ -9,19 +9,20 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._torch import precision
+from retune._torch.batch import over_images, per_image_norm
 from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved_kind
 from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium, Status
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole
 from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap, guarantee_of
-from retune.maps.linearised import Estimate, Linearised, per_image_norm, spectral_norm, spectral_radius
-from retune.model import Restarted
+from retune.maps.linearised import Estimate, Linearised, spectral_norm, spectral_radius
+from retune.model import Bound, Restarted
 
 __all__ = ["certify"]
 
-_SERIES = 1000  # layers of the adjoint series at most
-#: Rounding errors of one layer, in units of ε (‖u‖ + 2‖u_0‖), that the bounds of distances allow for.
+_SERIES = 1000  # maximum number of layers of the adjoint series
+#: Allowance of the distance bounds for rounding in one layer, in units of ε (‖u‖ + 2‖u_0‖).
 ROUNDING = 8.0
 #: An image within d of an equilibrium moves by at most (1 + ‖J‖) d in a cycle of layers. ‖J‖ is known from below only,
 #: so this is what 1 + ‖J‖ is taken for at least.
@@ -30,7 +31,7 @@ _LEAP = 10.0
 _STEADY = 0.9
 #: Movements by less than so many ε ‖u‖ are rounding.
 _JITTER = 1000.0
-#: By what share an estimate from below must exceed a bound to refute it, beside the error of a finite difference.
+#: An estimate from below refutes a bound if it exceeds it by this share plus the error of a finite difference.
 REFUTES = 1e-3
 
 
@@ -40,46 +41,53 @@ def certify(
     physics: LinearPhysics,
     *,
     result: Equilibrium | None = None,
+    bound: Bound | None = None,
     iterations: int = 20,
     starts: int = 3,
     max_layers: int = 2000,
     learning: bool = True,
 ) -> Certificate:
-    r"""How far a restoration is from its equilibrium, how wrong the K-layer gradient is there, and what that rests on.
+    r"""Certify a restoration: its distance to the equilibrium, the error of the K-layer gradient, and the assumptions.
 
-    Bounds exist where the map states facts that imply them ([`guarantee`][retune.AbstractMap.guarantee]): with ρ
-    the product of the layers' Lipschitz constants over n layers and ``u_n`` the state n layers later,
+    Bounds exist if the map states the facts that imply them ([`guarantee`][retune.AbstractMap.guarantee]). Let ρ be the
+    product of the Lipschitz constants over n layers, and ``u_n`` the state n layers later. Then
 
-    * ``‖u − u*‖ ≤ ‖u_n − u‖/(1 − ρ)``, with n such that ρ ≤ ½ (if `max_layers` allow), so that the bound is at most
+
+    * ``‖u − u*‖ ≤ ‖u_n − u‖/(1 − ρ)``, with n so large that ρ ≤ ½ (if `max_layers` allows), so the bound is at most
       three times the true distance;
-    * the adjoint of the K-layer gradient at the equilibrium has the relative error ``‖w − w*‖/‖w*‖ ≤ ρ_K`` for any
-      loss, and ``ρ_K^M`` with M blocks (arXiv:2506.13239; Bolte, Pauwels, Vaiter, NeurIPS 2023).
+    * the adjoint of the K-layer gradient at the equilibrium has a relative error ``‖w − w*‖/‖w*‖ ≤ ρ_K`` for any loss,
+      and at most ``ρ_K^M`` with M blocks (arXiv:2506.13239; Bolte, Pauwels, Vaiter, NeurIPS 2023).
 
-    Everything else is estimated by power iterations on the Jacobian at the state reached (from below: the true factor
-    is at least the value found, and slow directions that a start hardly contains are found late), or measured. All of
-    it is exact up to rounding, for which the bounds of distances allow ``8 ε (‖u‖ + 2‖u_0‖)`` a layer (ε = 1.2e-7
-    in float32; u_0 the scaled back-projection; TF32 and autocast are switched off meanwhile). Where an estimate from
-    below exceeds a bound, an assumption is wrong: then nothing is called proved, and the verdict says so.
+    All other numbers are measured, or estimated by power iterations on the Jacobian at the final state. Estimates are
+    from below: the true factor is at least the estimate. A power iteration finds slow directions late if its start
+    hardly contains them. If an estimate exceeds a bound, an assumption is wrong: then nothing is called proved, and the
+    verdict says so.
+
+    Bounds assume exact arithmetic. Distance bounds also allow for rounding: ``8 ε (‖u‖ + 2‖u_0‖)`` per layer (ε =
+    1.2e-7 in float32; u_0 is the scaled back-projection). TF32 and autocast are switched off during the computation.
 
     Args:
-        net: the network; used in eval mode, and left as it was.
+        net: the network. It is used in eval mode, and then returned to its former mode.
         y: measurement.
-        physics: the operator that made it.
-        result: what ``net.solve`` returned for it, if you have it; solved now if not.
-        iterations: of each power iteration for a norm (five times as many for the rate).
-        starts: random starts of each power iteration; the spread over them is reported.
-        max_layers: layers that may be run beyond the result.
-        learning: whether the norms of the Jacobians and the error of the gradient are estimated, too. False is for an
-            image that is only restored: no graph is recorded, so the memory is that of the restoration, and the rate
-            comes from finite differences, one layer each: ``5 · iterations · starts`` of them.
+        physics: the operator of the measurement.
+        result: the result of ``net.solve`` for `y`, if you have it; otherwise the solve is done now.
+        bound: the result of ``net.bind`` for `y`, if you have it. Bounds are as exact as what was computed there, so
+            bind within ``torch.no_grad()`` and, on a GPU, without TF32.
+        iterations: number of iterations for a norm (five times as many for the rate).
+        starts: number of random starts of each power iteration; the spread over them is reported.
+        max_layers: maximum number of layers beyond the result.
+        learning: whether to estimate the norms of the Jacobians and the error of the gradient, too. Choose False for an
+            image that is only restored. Then no graph is recorded, so the memory is that of the restoration, and the
+            rate comes from ``5 · iterations · starts`` finite differences of one layer each.
 
     Returns:
-        One entry per image; ``print`` it, or take ``.to_dict()``.
+        A certificate with one entry per image; ``print`` it, or take ``.to_dict()``.
 
     Raises:
         CutGradientError: no gradient flows through the map.
-        InvalidParameterError: an option out of range, or gradients wanted in ``torch.inference_mode()``.
-        ShapeError: `result` is not one of this measurement.
+        InvalidParameterError: an option is out of range, gradients are wanted in ``torch.inference_mode()``, or
+            `bound` belongs to another measurement.
+        ShapeError: `result` does not belong to this measurement.
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
     for name, value in (("iterations", iterations), ("starts", starts), ("max_layers", max_layers)):
@@ -87,25 +95,28 @@ def certify(
             raise InvalidParameterError(f"{name} must be at least 1, got {value}")
     if learning and torch.is_inference_mode_enabled():
         raise InvalidParameterError(
-            "certify records a graph to estimate the error of the gradient, which torch.inference_mode() forbids: "
-            "leave that mode, or use certify(..., learning=False)"
+            "certify records a graph to estimate the error of the gradient, but torch.inference_mode() forbids "
+            "graphs: leave that mode, or call certify(..., learning=False)"
         )
     was_training = net.training
     net.eval()
     try:
         with torch.no_grad(), precision.full_precision():
-            y = _usable(y)
-            result = net.solve(y, physics) if result is None else result
-            data_term = net.map.data_term(y, physics)
-            bound = net.map.bind(data_term).at(result.state)
-            if result.state.shape != bound.init().shape:
+            if bound is None:
+                y = _usable(y)
+                bound = net.bind(y, physics)
+            result = net.solve(y, physics, bound=bound) if result is None else result
+            bound.require(y, physics)
+            there = bound.map.at(result.state)
+            start = there.init().shape
+            if result.state.shape != start:
                 raise ShapeError(
-                    f"result has a state of shape {tuple(result.state.shape)}, but this measurement has one of "
-                    f"{tuple(bound.init().shape)}: give the result of net.solve(y, physics) for the same y"
+                    f"result has a state of shape {tuple(result.state.shape)}, but the state for this measurement has "
+                    f"shape {tuple(start)}: give the result of net.solve(y, physics) for the same y"
                 )
-            guarantee = guarantee_of(net.map, data_term)
+            guarantee = guarantee_of(net.map, bound.data_term)
         with precision.full_precision():
-            return _Survey(net, bound, guarantee, result, iterations, starts, max_layers, learning).certificate()
+            return _Survey(net, there, guarantee, result, iterations, starts, max_layers, learning).certificate()
     finally:
         net.train(was_training)
 
@@ -131,8 +142,7 @@ class _Survey:
         cycles = self.depth // bound.layers
         self.factors = self._expand(guarantee.factors())
         self.block = None if self.factors is None else self._block(self.factors)
-        # Far enough beyond the result that most of its distance has been travelled; that is also the best place to
-        # measure how the map behaves at its equilibrium.
+        # Run on until most of the distance to the equilibrium is covered. The Jacobian is also best measured there.
         ahead = self._ahead(self.block, max_layers)
         self.after_one, self.begins = self._watched(self.u)
         self.u_far, self.ends, self.blocks = self.after_one, self.begins, 1
@@ -152,11 +162,11 @@ class _Survey:
         return None if factors is None else factors.detach().expand(-1, self.batch)
 
     def _block(self, factors: Tensor) -> Tensor:
-        """Of K layers, (B,): the factors of a cycle multiply."""
+        """Factor of K layers, (B,): the product of the factors of the layers."""
         return factors.prod(0) ** (self.depth // self.bound.layers)
 
     def _ahead(self, factor: Tensor | None, max_layers: int) -> int:
-        """Blocks after which less than half of the distance is left; as many as allowed where that never happens."""
+        """Number of blocks that halve the distance; the allowed maximum if none does."""
         most = max(1, max_layers // self.depth)
         if factor is None:
             return min(most, max(1, math.ceil(50 / self.depth)))
@@ -199,7 +209,7 @@ class _Survey:
         return moves & (too_far | steady | torch.tensor(said, device=moves.device))
 
     def _gradient(self, jacobian: Linearised, cycles: int) -> Tensor | None:
-        """Relative error that the rule's M blocks leave, (starts, B), for random loss gradients."""
+        """Relative error of the rule's M blocks, (starts, B), for random loss gradients."""
         rule = self.net.gradient
         if rule.fixed_blocks is None:
             return None
@@ -209,24 +219,24 @@ class _Survey:
         terms = used + max(cycles, min(terms, _SERIES // self.bound.layers))
         terms = -(-terms // cycles) * cycles
         block = (self.rate.value**self.depth).clamp_max(1 - torch.finfo(self.u.dtype).eps)
-        tail = (1 / (1 - block)).reshape(-1, *[1] * (self.u.ndim - 1))
+        tail = over_images(1 / (1 - block), self.u.ndim)
         errors = []
         for seed in range(self.starts):
             term = self._loss_gradient(seed)
             whole, rest = torch.zeros_like(term), torch.zeros_like(term)
-            # w* = Σ_j (Jᵀ)^{Kj} v is what the sum over all cycles is divided into; the error is its part beyond M.
+            # w* = Σ_j (Jᵀ)^{Kj} v is the sum over all blocks; the error is its part beyond block M.
             for j in range(terms):
                 if j % cycles == 0:
                     whole = whole + term
                     rest = rest + term if j >= used else rest
                 term = jacobian.transposed(term)
-            # What is left of the series is of the slowest mode, and geometric.
+            # The slowest mode dominates the rest of the series, which is therefore geometric.
             whole, rest = whole + tail * term, rest + tail * term
             errors.append(per_image_norm(rest) / per_image_norm(whole).clamp_min(torch.finfo(term.dtype).tiny))
         return torch.stack(errors)
 
     def _loss_gradient(self, seed: int) -> Tensor:
-        """``Dᵀ``-like pull-back of white noise on the image: what a random loss would send to the state."""
+        """White noise on the image, pulled back to the state (like ``Dᵀ``): the gradient of a random loss."""
         with torch.enable_grad():
             u = self.u_far.detach().clone().requires_grad_()
             image = self.bound.image(u)
@@ -242,7 +252,7 @@ class _Survey:
         return Certificate(images, self.depth, repr(self.net.gradient))
 
     def _distances(self) -> dict[str, Tensor]:
-        """(B,) state and image distances, by the bound and by the estimated rate; inf where there is none."""
+        """Distances (B,) of state and image, by the bound and by the estimated rate; inf if there is no bound."""
         with torch.no_grad():
             x, far = self.bound.image(self.u), self.bound.image(self.u_far)
             moved, moved_image = per_image_norm(self.u_far - self.u), per_image_norm(far - x)
@@ -252,7 +262,7 @@ class _Survey:
             rate = self.rate.value ** (self.depth * self.blocks)
             left = torch.where(rate < 1, rate / (1 - rate), infinite)
             epsilon = precision.rounding(self.u)
-            # At rest all that moves is rounding, of about ε a layer.
+            # At rest only rounding moves the state, by about ε per layer.
             rest = epsilon * self.depth * found["size"] / (1 - self.rate.value**self.depth)
             estimated = torch.where(rate < 1, moved * (1 + left) + rest, infinite)
             jumps = self._jumps(found["size"], estimated)
@@ -264,13 +274,13 @@ class _Survey:
             found["estimated image"] = torch.where(jumps, infinite, near_image)
             if self.block is not None:
                 q = self.block**self.blocks
-                # What rounding adds to each block, it adds to the equilibrium that is approached. A layer adds up the
-                # state and a step of τ ≤ 2/L along Aᵀy: at most twice the scaled back-projection.
+                # Rounding in each block also moves the equilibrium that is approached. One layer adds to the state a
+                # step of τ ≤ 2/L along Aᵀy: at most twice the scaled back-projection.
                 size = torch.maximum(found["size"], per_image_norm(self.u_far)) + 2 * per_image_norm(self.bound.init())
                 noise = ROUNDING * epsilon * self.depth * size / (1 - self.block)
                 bound = torch.where(q < 1, moved / (1 - q) + noise, infinite)
                 found["proved"] = bound
-                # the state that was run on is within q·bound of the equilibrium, and the image map is Lipschitz
+                # the state after the extra blocks is within q·bound of the equilibrium, and the image map is Lipschitz
                 found["proved image"] = (moved_image + self.guarantee.image * (q * bound + noise)) / pixels
         return found
 
@@ -280,7 +290,7 @@ class _Survey:
         kind = proved_kind(rests)
         refuted = "" if status.failed else self._refuted(i)
         if refuted:
-            rests = (*rests, Assumption("all of this, at this image", False, f"refuted: {refuted}"))
+            rests = (*rests, Assumption("all assumptions, at this image", False, f"refuted: {refuted}"))
 
         def bound(value: Tensor | None, how: str) -> tuple[Number, ...]:
             found = None if value is None or status.failed or refuted else float(value[i])
@@ -296,7 +306,7 @@ class _Survey:
         if facts.step_sizes is not None and facts.step_limit is not None:
             step = (facts.step_sizes / facts.step_limit).amax(0).detach().expand(self.batch)
         mu = 0.0 if facts.strong_convexity is None else float(facts.strong_convexity.expand(self.batch)[i])
-        # The ordinary route is not worth a word; a finite difference is.
+        # Only a finite difference is mentioned, not the ordinary route.
         norm = "" if self.route.startswith("backward") else "Jv by finite differences, "
         by_rate = f"ρ: the estimated rate, {_spread(self.rate, i)}"
         jumps = 0.0 if status.failed else float(distances["jumps"][i])
@@ -320,7 +330,7 @@ class _Survey:
                 bound(None if proved is None else proved / size, far) + estimate(distances["estimated"] / size, by_rate)
             ),
             rmse=Claim(
-                bound(distances.get("proved image"), "the same, of the image")
+                bound(distances.get("proved image"), "the same bound for the image")
                 + estimate(distances["estimated image"], by_rate)
             ),
             gradient_error=self._gradient_claim(i, bound, bool(jumps)),
@@ -328,7 +338,7 @@ class _Survey:
             statement="" if refuted else self._statement(),
             refuted=refuted,
             jumps=jumps,
-            rounding=f"{ROUNDING:g} ε (‖u‖ + 2‖u_0‖) a layer, ε = {precision.rounding(self.u):.1e}",
+            rounding=f"{ROUNDING:g} ε (‖u‖ + 2‖u_0‖) per layer, ε = {precision.rounding(self.u):.1e}",
             assumptions=rests,
             strong_convexity=(mu, facts.strong_convexity_from),
             status=status.value,
@@ -337,7 +347,7 @@ class _Survey:
         )
 
     def _statement(self) -> str:
-        """What is proved is of plain iterates; what another solver does, its residual has measured."""
+        """The convergence statement. Proofs cover plain iterates; for another solver only the residual is measured."""
         solver, found = self.net.solver, self.guarantee
         if not found.statement or (solver.monotone if found.monotone else solver.plain):
             return found.theorem
@@ -345,11 +355,11 @@ class _Survey:
         if found.monotone:
             return f"with solver=retune.Descent(), not with {name}, {found.theorem}"
         if found.subject is Subject.ITERATES:
-            return f"plain iterates {found.statement} (that {name} does is measured)"
-        return f"with plain steps, not those of {name}, {found.theorem}"
+            return f"plain iterates {found.statement} (for {name} this is measured, not proved)"
+        return f"with plain steps instead of {name}, {found.theorem}"
 
     def _refuted(self, i: int) -> str:
-        """Which estimate, all of them from below, exceeds its bound by more than rounding; "" if none does."""
+        """The estimate from below that exceeds its bound by more than rounding, in words; "" if none does."""
         if self.factors is None or self.block is None:
             return ""
         layer, block = float(self.factors.amax(0)[i]), float(self.block[i])
@@ -363,7 +373,7 @@ class _Survey:
         for name, found, limit, by_autograd in pairs:
             slack = REFUTES * limit + (fine if by_autograd else coarse)
             if found is not None and float(found.value[i]) > limit + slack:
-                return f"the {name} is at least {float(found.value[i]):.4g}, and the bound says {limit:.4g}"
+                return f"the {name} is at least {float(found.value[i]):.4g}, but its bound is {limit:.4g}"
         return ""
 
     def _gradient_claim(self, i: int, bound, jumps: bool) -> Claim:
@@ -385,33 +395,36 @@ class _Survey:
             )  # type: ignore[operator]
             assert self.gradient is not None
             if not float(self.rate.value[i]) < 1 or not bool(torch.isfinite(self.gradient[:, i]).all()):
-                how = "the adjoint series does not converge where errors grow"
+                how = "the adjoint series does not converge: errors grow from layer to layer"
                 return Claim((*proved, Number(math.inf, ESTIMATED, how)))
             spread = float(self.gradient[:, i].amax() - self.gradient[:, i].amin())
-            how = f"adjoint series, {self.starts} random losses within {spread:.0e}"
+            how = f"adjoint series, {self.starts} random losses agree within {spread:.0e}"
             return Claim((*proved, Number(float(self.gradient[:, i].amax()), ESTIMATED, how)))
         if rule.rtol is not None:
-            # What was asked for is reached only if the blocks that are allowed get there at the rate of this image.
+            # The rule reaches its tolerance only if max_blocks are enough at the rate of this image.
             reached = float(self.rate.value[i]) ** (self.net.depth * rule.max_blocks)
             if reached <= rule.rtol:
-                how = f"asked for; blocks are added until it is measured (the rate: {_spread(self.rate, i)})"
+                how = (
+                    "the tolerance of the rule: blocks are added until the measured error is below it (the rate: "
+                    f"{_spread(self.rate, i)})"
+                )
                 return Claim((Number(rule.rtol, ESTIMATED, how),))
             if reached < 1:
                 how = f"rate^{self.net.depth * rule.max_blocks} ({_spread(self.rate, i)}): {rule.max_blocks} blocks "
-                how += f"don't reach {rule.rtol:g}"
+                how += f"do not reach {rule.rtol:g}"
                 return Claim((Number(reached, ESTIMATED, how),))
             return Claim()
-        return Claim()  # the rule states nothing, or differentiates its own K layers: not at the equilibrium
+        return Claim()  # the rule states no error, or differentiates its own K layers, which are not at the equilibrium
 
 
 def _usable(y):
-    """A tensor that was made in inference mode cannot enter a graph; its copy can."""
+    """A tensor made in inference mode cannot enter a graph, but its copy can."""
     return y.clone() if isinstance(y, Tensor) and y.is_inference() and not torch.is_inference_mode_enabled() else y
 
 
 def _spread(found: Estimate, i: int) -> str:
-    """What an estimate came from, and how far its starts differ, in words."""
-    return f"{found.iterations} iterations, {found.starts} starts within {float(found.spread[i]):.0e}"
+    """The origin of an estimate and the spread of its starts, in words."""
+    return f"{found.iterations} iterations, {found.starts} starts agree within {float(found.spread[i]):.0e}"
 
 
 def _factor_from(facts: Guarantee, mu: float) -> str:

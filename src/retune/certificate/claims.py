@@ -1,4 +1,4 @@
-"""What a certificate says: numbers, each with its kind and what it rests on."""
+"""The numbers of a certificate, each with its kind and its assumptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONDITIONAL = "proved if its unchecked assumptions hold"
 
 
 def proved_kind(assumptions: tuple[Assumption, ...]) -> str:
-    """How a bound must be called that rests on these: "proved" only if nothing is left to belief or to chance."""
+    """The kind of a bound with these assumptions: "proved" only if none is unchecked or random."""
     if not all(a.checked for a in assumptions):
         return CONDITIONAL
     failure = sum(1 - a.probability for a in assumptions)
@@ -27,11 +27,11 @@ class Number:
 
     Attributes:
         value: the number.
-        kind: "proved" (an upper bound whose assumptions have all been checked), "proved with probability 1 − p" (one
-            of them is a randomised estimate), "proved if its unchecked assumptions hold" (one is not checked),
-            "estimated" (by power iterations: from below) or "measured".
-        how: how it was found; for an estimate with its iterations and spread.
-        assumptions: what a proved number rests on.
+        kind: "proved" (an upper bound; all its assumptions are checked), "proved with probability 1 − p" (an assumption
+            is a randomised estimate), "proved if its unchecked assumptions hold" (an assumption is not checked),
+            "estimated" (from below, by power iterations) or "measured".
+        how: the method; for an estimate with its iterations and spread.
+        assumptions: the assumptions of a proved number.
     """
 
     value: float
@@ -41,7 +41,7 @@ class Number:
 
     @property
     def is_bound(self) -> bool:
-        """Whether it is an upper bound, with or without conditions."""
+        """Whether the number is an upper bound, with or without conditions."""
         return self.kind.startswith(PROVED)
 
     def to_dict(self) -> dict:
@@ -56,7 +56,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Claim:
-    """One quantity, by as many routes as there are: bound, estimate, measurement."""
+    """One quantity by every available method: bound, estimate, measurement."""
 
     numbers: tuple[Number, ...] = ()
 

@@ -11,7 +11,7 @@ from retune.guarantee import Assumption
 
 __all__ = ["Certificate", "ImageCertificate"]
 
-#: Name of a claim, and how it is called; {K} is the depth.
+#: Claims and their labels in the table; {K} is the depth.
 _ROWS = {
     "step_size": "step size ÷ (2/L)",
     "layer_factor": "factor of one layer",
@@ -26,25 +26,25 @@ _ROWS = {
 
 @dataclass(frozen=True)
 class ImageCertificate:
-    """Everything that is claimed of one image.
+    """All claims about one image.
 
     Attributes:
-        step_size: ``τL/2``, the largest of the layers: the step as a share of ``2/L``; below 1 is what is needed.
+        step_size: ``τL/2``, the step as a share of ``2/L``, largest over the layers. It must be below 1.
         layer_factor: Lipschitz constant of one layer (the largest of a cycle).
-        block_factor: of the block of K layers.
+        block_factor: Lipschitz constant of the block of K layers.
         rate: asymptotic factor per layer (spectral radius of the Jacobian at the equilibrium).
         residual: relative change over one block of K layers.
         distance: ``‖u − u*‖`` of the state.
         relative_distance: ``‖u − u*‖/‖u‖``.
         rmse: root mean square difference between image and equilibrium image, in units of intensity.
-        gradient_error: relative error of the adjoint with which the K-layer gradient is formed at the equilibrium.
-        row: which row of the table of guarantees the image stands on.
-        statement: what is proved of the iterates, in one clause; "" if nothing is.
-        assumptions: what that, and every proved number, rests on.
-        strong_convexity: μ, and where it comes from.
+        gradient_error: relative error of the adjoint in the K-layer gradient at the equilibrium.
+        row: the applicable row of the table of guarantees.
+        statement: the theorem about the iterates, in one clause; "" if nothing is proved.
+        assumptions: the assumptions of the statement and of every proved number.
+        strong_convexity: μ and its origin.
         status: how the solve ended.
         layers: layers run by the solve.
-        dtype: the arithmetic that the numbers were computed in.
+        dtype: the precision of the computation.
         refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
             if none does.
         jumps: relative change over a cycle of layers, where the iteration jumps between several states and this one is
@@ -76,7 +76,7 @@ class ImageCertificate:
 
     @property
     def claims(self) -> dict[str, Claim]:
-        """The quantities by name."""
+        """The quantities by name: the fields that are claims, which only their class tells."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Claim)}
 
     @property
@@ -105,11 +105,10 @@ class ImageCertificate:
 
 @dataclass(frozen=True)
 class Certificate:
-    """One [`ImageCertificate`][retune.ImageCertificate] per image of the batch; printed, a short table and a verdict
-    for each.
+    """Certificates of a batch. Printed, each image has a short table and a verdict.
 
     Attributes:
-        images: one entry per image.
+        images: one [`ImageCertificate`][retune.ImageCertificate] per image.
         depth: K.
         gradient: the gradient rule, in words.
     """
@@ -128,7 +127,7 @@ class Certificate:
         return iter(self.images)
 
     def to_dict(self) -> dict:
-        """Plain data that JSON can hold; what the report reads."""
+        """Plain data that JSON can hold. The report reads it."""
         return {"depth": self.depth, "gradient": self.gradient, "images": [i.to_dict() for i in self.images]}
 
     def __str__(self) -> str:
@@ -138,9 +137,9 @@ class Certificate:
 
 
 def _verdict(image: ImageCertificate) -> str:
-    """One sentence: what may be relied on, in the words of its kind."""
+    """The verdict: the strongest reliable statement, in one sentence."""
     if image.status in ("diverged", "not finite"):
-        return f"The iteration failed ({image.status}): nothing can be said of this image."
+        return f"The iteration failed ({image.status}): nothing can be said about this image."
     rate = image.rate.estimated
     near, wrong = image.rmse.proved, image.gradient_error.proved
     if near is not None:
@@ -149,9 +148,9 @@ def _verdict(image: ImageCertificate) -> str:
         if wrong is not None and wrong.value < 1:
             found += f", and the adjoint of the gradient formed there within {_percent(wrong.value)} of the exact one"
         return found + "."
-    about = "" if rate is None else f"near this image a layer leaves {_short(rate.value)} of an error"
+    about = "" if rate is None else f"near this image a layer multiplies an error by {_short(rate.value)}"
     if rate is not None and rate.value >= 1:
-        about = f"near this image errors grow by {_short(rate.value)} a layer, so it is no attracting equilibrium"
+        about = f"near this image errors grow by {_short(rate.value)} per layer, so it is not an attracting equilibrium"
     if image.jumps:
         about = (
             "the iteration jumps between several images, and this is one of them: a cycle of layers moves it by "
@@ -166,7 +165,7 @@ def _verdict(image: ImageCertificate) -> str:
         factor = image.layer_factor.proved
         opening = "Proved" if factor is None else _opening(factor).rstrip(":")
         return f"{opening}: {image.statement}; no rate is proved; estimated: {about}."
-    return f"Nothing is proved of this map in advance; estimated: {about}."
+    return f"Nothing is proved about this map in advance; estimated: {about}."
 
 
 def _opening(number: Number) -> str:
@@ -205,7 +204,7 @@ def _image(certificate: Certificate, i: int) -> str:
 
 
 def _bounds(image: ImageCertificate) -> str:
-    """The heading of the column of bounds; what they are conditional on is in the verdict and the last lines."""
+    """The heading of the column of bounds. The verdict and the last lines name their conditions."""
     kinds = {n.kind for claim in image.claims.values() for n in claim.numbers if n.is_bound}
     return "proved" if not kinds or kinds == {"proved"} else "proved*"
 
@@ -220,7 +219,7 @@ def _cells(claim: Claim) -> tuple[str, str, str]:
 def _short(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
-    if 0.9995 <= value < 1:  # a factor so close to 1 is told by its distance from it
+    if 0.9995 <= value < 1:  # so close to 1, the distance to 1 is more readable
         return f"1 − {1 - value:.1e}"
     if 1 < value < 1.0005:
         return f"1 + {value - 1:.1e}"

@@ -1,4 +1,4 @@
-"""One certificate for an image that was solved in parts: its tiles, or the pages of its file."""
+"""One certificate for an image that was solved in parts (its tiles, or the pages of its file)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ __all__ = ["worst_part"]
 
 
 def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
-    """The certificate that holds for every part: of each number the largest, and a bound only where all have one.
+    """A certificate that holds for every part: the largest of each number, and a bound only if all parts have one.
 
-    It speaks of the parts, each with the equilibrium of its own problem and, for tiles, with its margins; not of how
-    their seams were blended. Bounds that hold with a probability hold together with the sum of their failures (union
-    bound).
+    It covers the parts, each with the equilibrium of its own problem (a tile includes its margins). It does not cover
+    the blending of the seams. The failure probabilities of randomised bounds add up (union bound).
 
     Args:
         parts: their certificates, at least one.
     """
     if len(parts) == 1:
         return parts[0]
-    # The words come from the part with the weakest knowledge.
+    # The texts come from the part with the weakest guarantee.
     weakest = min(parts, key=lambda p: (not p.refuted, p.rmse.proved is not None, bool(p.statement)))
     claims = {name: _claim([p.claims[name] for p in parts]) for name in weakest.claims}
     return replace(
@@ -48,7 +47,7 @@ def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
 
 
 def _claim(claims: Sequence[Claim]) -> Claim:
-    """By each route that every part has."""
+    """One number for each method that every part has."""
     found = []
     for kind in (PROVED, ESTIMATED, MEASURED):
         numbers = [n for claim in claims if (n := next((m for m in claim.numbers if m.kind.startswith(kind)), None))]
@@ -62,7 +61,7 @@ def _claim(claims: Sequence[Claim]) -> Claim:
 
 
 def _together(each: Sequence[tuple[Assumption, ...]]) -> tuple[Assumption, ...]:
-    """What the parts assume, each statement once: the failures of the parts that assume it add up."""
+    """The assumptions of all parts, each once. The failure probabilities of the parts add up."""
     found: dict[tuple[str, bool], list[Assumption]] = {}
     for assumption in (a for assumptions in each for a in assumptions):
         found.setdefault((assumption.statement, assumption.checked), []).append(assumption)

@@ -1,9 +1,8 @@
-"""The certificate of a restoration: what it may cost, and one line of it for a table."""
+"""A certificate at limited cost for a restoration, and its summary in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from deepinv.physics import LinearPhysics
 from torch import Tensor
@@ -11,16 +10,19 @@ from torch import Tensor
 from retune.certificate import ImageCertificate, certify
 from retune.equilibrium import Equilibrium
 from retune.errors import RetuneError, one_line
-from retune.model import Restarted
+from retune.model import Bound, Restarted
+from retune.records import CertifiedImage
 
 __all__ = ["certificate_of", "in_a_line", "sample_certificate"]
 
 
-def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium) -> ImageCertificate:
-    """Certify one restored measurement (1, C, h, w), in about the layers and the memory that restoring it took.
+def certificate_of(
+    net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium, bound: Bound | None = None
+) -> ImageCertificate:
+    """Certify one restored measurement (1, C, h, w) with about the layers and memory of its restoration.
 
-    Half of its layers go beyond the result, to see how far it still moves (one block at least), and half into the
-    power iteration for the rate (five at least); there are at most 2 starts of 100 iterations.
+    Half of the layers run beyond the result, to see how far it still moves (at least one block). The other half serve
+    the power iteration for the rate (at least five layers). There are at most 2 starts of 100 iterations.
     """
     layers = int(found.layers[0])
     starts = 2 if layers >= 100 else 1
@@ -29,6 +31,7 @@ def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equ
         y,
         physics,
         result=found,
+        bound=bound,
         iterations=max(1, min(20, layers // (10 * starts))),
         starts=starts,
         max_layers=max(net.depth, layers // 2),
@@ -36,27 +39,26 @@ def certificate_of(net: Restarted, y: Tensor, physics: LinearPhysics, found: Equ
     )[0]
 
 
-def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> dict[str, Any]:
-    """The certificate of one measurement (1, C, h, w) as plain data, for the report of a training; or its `failure`.
+def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> CertifiedImage:
+    """The certificate of one measurement (1, C, h, w) for the report of a training; or its `failure`.
 
     With the error of the learning gradient, so a graph of a layer is recorded.
     """
     try:
         y, physics = measure()
-        return certify(net, y, physics, iterations=10, starts=2, max_layers=500).to_dict()["images"][0]
-    except (RetuneError, RuntimeError) as error:  # what was learned is worth more than what can be said of it
-        return {"failure": one_line(error)}
+        found = certify(net, y, physics, iterations=10, starts=2, max_layers=500)[0]
+        return CertifiedImage.model_validate(found.to_dict())
+    except (RetuneError, RuntimeError) as error:  # a failed certificate must not lose the trained weights
+        return CertifiedImage(failure=one_line(error))
 
 
-def in_a_line(certificate: dict[str, Any]) -> str:
-    """The distance to the equilibrium and its kind, of what ``ImageCertificate.to_dict()`` returned."""
-    if "failure" in certificate:
-        return f"no certificate: {certificate['failure']}"
-    if jumps := certificate.get("jumps"):
-        return f"no equilibrium: a cycle of layers moves it by {100 * jumps:.2g} %"
-    numbers = certificate["claims"]["rmse"]
-    if not numbers or numbers[0]["value"] is None:
-        return "no distance to the equilibrium is known"
-    best = numbers[0]
-    sign = "≤" if best["kind"].startswith("proved") else "about"
-    return f"{sign} {best['value']:.1e} RMSE from its equilibrium ({best['kind']})"
+def in_a_line(certificate: CertifiedImage) -> str:
+    """The distance to the equilibrium and its kind."""
+    if certificate.failure is not None:
+        return f"no certificate: {certificate.failure}"
+    if certificate.jumps:
+        return f"no equilibrium: a cycle of layers moves it by {100 * certificate.jumps:.2g} %"
+    best = next(iter(certificate.claims.get("rmse", ())), None)
+    if best is None or best.value is None:
+        return "the distance to the equilibrium is unknown"
+    return f"{'≤' if best.proved else 'about'} {best.value:.1e} RMSE from its equilibrium ({best.kind})"

@@ -1,1 +1,1 @@
-"""Command line; one file a verb."""
+"""The command line; one file per verb."""

@@ -1,4 +1,4 @@
-"""Worked examples at the end of a verb's ``--help``."""
+"""Examples at the end of a verb's ``--help``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ F = TypeVar("F", bound=Callable)
 
 
 def examples(*pairs: tuple[str, str]) -> Callable[[F], F]:
-    """Add examples, each a sentence and a command, to the help of a verb."""
+    """Add examples to the help of a verb; each is a sentence and a command."""
 
     def add(verb: F) -> F:
-        # \b keeps click from filling the lines of a paragraph.
+        # \b stops click from reflowing the lines of a paragraph.
         shown = ["\b\nExamples:", *(f"\b\n  # {what}\n  {command}" for what, command in pairs)]
         verb.__doc__ = "\n\n".join([inspect.cleandoc(verb.__doc__ or ""), *shown])
         return verb

@@ -1,4 +1,4 @@
-"""The options that tell a verb what was measured, and which code of the user's it may run."""
+"""The options for the problem of the measurements, and for the user's own code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import typer
 
 if TYPE_CHECKING:
     from retune.config import Config
+    from retune.jobs.opened import OpenedModel
 
 Problem = Annotated[
     str | None,
     typer.Option(
         "--problem",
         "-p",
-        help="denoise, inpaint, deblur, superres, or module:function, which imports and runs code of yours.",
+        help="denoise, inpaint, deblur, superres, or module:function, which imports and runs your own code.",
     ),
 ]
 Kernel = Annotated[
@@ -33,7 +34,7 @@ Sigma = Annotated[
 ]
 KnownSigma = Annotated[
     str | None,
-    typer.Option("--sigma", help="Noise level that the network was made for. It cannot be changed: tune again."),
+    typer.Option("--sigma", help="Noise level of the network. It cannot be changed: tune again for another level."),
 ]
 White = Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
@@ -43,16 +44,16 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py|MODULE",
-        help="Code of yours that the run or the model may name. It is executed. Repeat it for several.",
+        help="Your own module that the run or the model may name. It is executed. Repeat the option for several.",
     ),
 ]
 
 
 def accept_code(plugins: Sequence[str] | None, problem: str | None = None, overrides: Sequence[str] = ()) -> None:
-    """Import the plugins, and accept a function that the user typed; no file may name any other code.
+    """Import the plugins, and accept a function that the user typed. A file may not name any other code.
 
     Raises:
-        RetuneError: a plugin that cannot be imported.
+        RetuneError: a plugin cannot be imported.
     """
     from retune.config.read import overridden
     from retune.plugins import accept, load_plugin
@@ -66,17 +67,16 @@ def accept_code(plugins: Sequence[str] | None, problem: str | None = None, overr
 
 
 def code_words(plugins: Sequence[str] | None, problem: str) -> str:
-    """The options that a later command needs to run the same code, each with a space before it."""
+    """The options that a later command needs to run the same code. Each starts with a space."""
     if plugins:
         return "".join(f" --plugin {plugin}" for plugin in plugins)
     return f" --problem {problem}" if ":" in problem else ""
 
 
 def folder(name: str) -> Path:
-    """The folder that an option names.
+    """The folder of an option.
 
-    Raises:
-        typer.BadParameter: an empty name: most often a variable of the shell that is not set.
+    Raises: typer.BadParameter: the name is empty, often because a shell variable is not set.
     """
     if not str(name).strip():
         raise typer.BadParameter("the name of the folder is empty (is a variable of the shell not set?)")
@@ -91,7 +91,7 @@ def given(
     factor: int | None,
     sigma: str | None,
 ) -> dict[str, Any]:
-    """The fields of the section [problem] that were given, files by their absolute path."""
+    """The given fields of the section [problem], with absolute paths of files."""
     from pathlib import Path
 
     from retune.config.read import absolute
@@ -102,7 +102,7 @@ def given(
 
 
 def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The run with the fields of the section [problem] that were given; another problem keeps none of its own."""
+    """The run with the given fields of the section [problem]. A different problem drops all old fields."""
     from retune.config import from_dict
 
     values = config.model_dump(exclude_unset=True)
@@ -114,33 +114,31 @@ def _levels(text: str) -> Any:
     try:
         levels = [float(part) for part in text.split(",")]
     except ValueError:
-        return text  # "estimate", or something that the validation names
+        return text  # "estimate", or a value that the validation will refuse
     return levels[0] if len(levels) == 1 else levels
 
 
-def unit_of(model: Path, white: float | None) -> tuple[float | None, bool]:
-    """The intensity that counts as white, and whether the network remembers it; then a line says so."""
+def unit_of(model: OpenedModel, white: float | None) -> tuple[float | None, bool]:
+    """The intensity of white, and whether it comes from the network; if so, a line is printed."""
     if white is not None:
         return white, False
     from retune.cli.errors import say
-    from retune.jobs.restore import model_white
 
-    known = model_white(model)
-    if known is not None:
-        say(f"{known:g} counts as white, as when the network was made (--white)")
-    return known, known is not None
+    if model.white is not None:
+        say(f"{model.white:g} counts as white, as in the network's training (--white changes it)")
+    return model.white, model.white is not None
 
 
 def chosen_files(images: Sequence[Path]) -> list[Path]:
-    """The images among files and folders."""
+    """The image files in the given files and folders."""
     from retune import io
 
     files = [file for path in images for file in (io.list_files(path) if path.is_dir() else [path])]
-    return list({file.absolute(): file for file in files}.values())  # each once
+    return list({file.absolute(): file for file in files}.values())  # each file once
 
 
 def chosen_device(device: str) -> str:
-    """ "auto" is a GPU if there is one."""
+    """The device; "auto" means a GPU if available."""
     if device != "auto":
         return device
     import torch

@@ -1,4 +1,4 @@
-"""``retune certify``: how far restorations are from their equilibrium, and whether that is proved."""
+"""``retune certify``: the distance of restorations from their equilibrium, proved or estimated."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 @examples(
-    ("what you can rely on, image by image", "retune certify my-run photos/"),
-    ("another kernel, and all the numbers for a program", "retune certify my-run a.tif --kernel psf.tif --json a.json"),
-    ("a large image, by its middle", "retune certify my-run big.tif --crop 512"),
+    ("certify each image of a folder", "retune certify my-run photos/"),
+    ("use another kernel, and write all numbers as JSON", "retune certify my-run a.tif --kernel psf.tif --json a.json"),
+    ("certify the central part of a large image", "retune certify my-run big.tif --crop 512"),
 )
 def certify(
     model: Annotated[Path, typer.Argument(help="model.safetensors, or the folder of retune train or tune.")],
@@ -25,7 +25,7 @@ def certify(
     json: Annotated[Path | None, typer.Option("--json", help="File for the certificates, as JSON.")] = None,
     crop: Annotated[
         int | None,
-        typer.Option("--crop", help="Certify the middle, so many pixels a side. Above 4 megapixels 1024 by default."),
+        typer.Option("--crop", help="Side of the central part to certify. Default above 4 megapixels: 1024."),
     ] = None,
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
@@ -38,18 +38,17 @@ def certify(
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
-    """Restore images, and say how far each one is from its equilibrium: proved, estimated or measured.
+    """Restore images, and report the distance of each from its equilibrium: proved, estimated or measured.
 
-    The last line of each certificate is the verdict. The images that have no certificate, or whose restoration failed,
-    are named at the end, and the exit status is then 1.
+    The last line of each certificate is the verdict. If an image has no certificate, or its restoration failed, it is
+    named at the end, and the exit status is 1.
     """
     from retune.cli.errors import one_screen, say_error
 
     with one_screen(debug, lambda: "run the command again"):
-        from retune._files import write_atomically
         from retune.errors import InvalidParameterError
         from retune.jobs.certify import certify_files, record
-        from retune.jobs.restore import model_problem
+        from retune.jobs.opened import open_model
 
         if json is not None and json.is_dir():
             raise InvalidParameterError(
@@ -57,29 +56,28 @@ def certify(
             )
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
-        wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        unit, remembered = _problem.unit_of(model, white)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        opened = open_model(model, given, _problem.chosen_device(device))
+        unit, remembered = _problem.unit_of(opened, white)
         certified = certify_files(
-            model,
-            wanted,
+            opened,
             files,
-            device=_problem.chosen_device(device),
             white=unit,
             white_remembered=remembered,
             side=crop,
             note=_show,
         )
         if json is not None:
-            write_atomically(json, record(model, wanted, certified).encode())
+            record(opened, certified).write(json)
         bad = [c.name for c in certified if not c.sound]
         if bad:
-            say_error(f"{len(bad)} of {len(certified)} images have no certificate, or failed: {', '.join(bad)}")
+            say_error(f"{len(bad)} of {len(certified)} images failed or have no certificate:  {', '.join(bad)}")
             raise typer.Exit(1)
 
 
 def _show(done: Certified) -> None:
     from retune.cli.errors import show, title
 
-    part = "" if done.part is None else f" (the middle {done.part[0]}×{done.part[1]})"
+    part = "" if done.part is None else f" (the central {done.part[0]}×{done.part[1]})"
     title(f"{done.name}{part}")
     show(f"{done.certificate if done.certificate is not None else done.failure}\n")

@@ -1,4 +1,4 @@
-"""``retune compare``: every method on the problem and images of a run, with the same effort."""
+"""``retune compare``: all methods on the problem and images of a run, with equal effort."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_devi
 
 
 @examples(
-    ("the six methods on the photographs of ReTune, for your own blur", "retune compare my.toml --out comparison"),
+    ("compare the six methods on ReTune's photographs, for your own blur", "retune compare my.toml --out comparison"),
     (
-        "on your own images: some to learn from, some to tune on, some to report on",
+        "use your own images for training, tuning and testing",
         "retune compare my.toml --set data.train=a/ --set data.validation=b/ --set compare.test=c/ -o comparison",
     ),
     (
-        "two methods only, with three learning rates each",
+        "compare two methods only, with three learning rates each",
         "retune compare my.toml --methods retune,implicit --set compare.lr=[0.02,0.05,0.1]",
     ),
-    ("go on after an interruption", "retune compare my.toml --out comparison --resume"),
-    ("networks that are trained already", "retune compare my.toml --methods none --model my-run --model run2"),
+    ("continue after an interruption", "retune compare my.toml --out comparison --resume"),
+    ("compare networks that are already trained", "retune compare my.toml --methods none --model my-run --model run2"),
 )
 def compare(
-    config: Annotated[str, typer.Argument(help="A TOML file, or the name of a run that ships.")],
+    config: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped run.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", parser=folder, help="Folder of results, figures and report.html.")
     ] = Path("retune-comparison"),
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help="variational,pnp,unrolled,jfb,implicit,retune: some of these, or none."),
+        typer.Option("--methods", help="One or more of variational,pnp,unrolled,jfb,implicit,retune; or none."),
     ] = None,
     models: Annotated[
-        list[Path] | None, typer.Option("--model", help="A network trained before, also scored; repeat it.")
+        list[Path] | None, typer.Option("--model", help="A trained network to compare; repeat the option for several.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A field, as model.depth=5; repeat it for several.")
+        list[str] | None, typer.Option("--set", help="A field, such as model.depth=5; repeat the option for several.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the seed of the run.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue what is in the folder.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed, in place of the run's own.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the comparison in the folder.")] = False,
     plugins: Plugins = None,
     device: Device = "auto",
     debug: Debug = False,
@@ -48,12 +48,12 @@ def compare(
     """Compare methods on your problem: grid search, Plug-and-Play, unrolled, JFB, implicit gradient, ReTune.
 
     The trained methods start from the best point of the grid search on the validation images. All of them get the same
-    crops, noise, steps and learning rates. The folder gets a table (also as CSV and JSON), figures, the networks and
-    one report.html.
+    crops, noise, steps and learning rates. The folder gets a table (also as CSV and JSON), figures, the networks and a
+    file report.html.
     """
     from retune.cli.errors import one_screen, say
 
-    how = f"go on with the same command and --resume: what is in {out} is not computed again"
+    how = f"continue with the same command and --resume: the results in {out} are kept"
     with one_screen(debug, lambda: how):
         from rich.console import Console
 
@@ -91,4 +91,4 @@ def compare(
         )
         page = write_all(results, out)
         terminal_table(cleaned(results), console)
-        show(f"\nOpen {page} in a browser; results.csv, results.json and models/ are beside it.")
+        show(f"\nOpen {page} in a browser; results.csv, results.json and models/ are in the same folder.")

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 @examples(
-    ("the operator that a run describes", "retune doctor my.toml"),
-    ("a kernel and images that it blurred", "retune doctor photos/ --problem deblur --kernel psf.tif --sigma 0.02"),
-    ("images with a run of your own, and the findings for a program", "retune doctor my.toml a.tif --json a.json"),
-    ("a run whose operator is code of yours", "retune doctor my.toml --plugin my_physics.py"),
+    ("examine the operator of a run", "retune doctor my.toml"),
+    ("examine a kernel and blurred images", "retune doctor photos/ --problem deblur --kernel psf.tif --sigma 0.02"),
+    ("examine images with your own run, and write the findings as JSON", "retune doctor my.toml a.tif --json a.json"),
+    ("examine a run with your own physics", "retune doctor my.toml --plugin my_physics.py"),
 )
 def doctor(
     what: Annotated[
-        list[Path] | None, typer.Argument(help="A run (TOML file, or the name of one that ships), then images.")
+        list[Path] | None, typer.Argument(help="A run (a TOML file, or the name of a shipped run), then images.")
     ] = None,
     size: Annotated[
-        str, typer.Option("--size", help="Height x width of the image that the operator is made for, without images.")
+        str, typer.Option("--size", help="Height x width of the image for the operator, if no image is given.")
     ] = "128x128",
     json: Annotated[Path | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
     problem: _problem.Problem = None,
@@ -40,17 +40,15 @@ def doctor(
     plugins: _problem.Plugins = None,
     debug: _problem.Debug = False,
 ) -> None:
-    """Examine a blur, mask or noise level and images measured with it: say what is wrong and what to do.
+    """Examine a blur, mask or noise level, and images measured with it: report faults and their remedies.
 
     The exit status is 1 if there is a problem or a warning.
     """
     from retune.cli.errors import one_screen, say_error
 
     with one_screen(debug, lambda: "run the command again"):
-        import json as text
-
-        from retune._files import write_atomically
         from retune.jobs.doctor import examine
+        from retune.records import Examinations
 
         _problem.accept_code(plugins, problem)
         fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
@@ -58,16 +56,15 @@ def doctor(
         files = _problem.chosen_files(rest)
         found = examine(config, files, size=_size(size), white=white, note=_show)
         if json is not None:
-            facts = {"format": 1, "examined": [e.to_dict() for e in found]}
-            write_atomically(json, text.dumps(facts, indent=1).encode())
+            Examinations(format=1, examined=[e.record() for e in found]).write(json)
         bad = [e.name for e in found if not e.ok]
         if bad:
-            say_error(f"something is wrong with {len(bad)} of {len(found)}: {', '.join(bad)}")
+            say_error(f"problems or warnings for {len(bad)} of {len(found)}:  {', '.join(bad)}")
             raise typer.Exit(1)
 
 
 def _run_and_images(what: list[Path], fields: dict) -> tuple[Config, list[Path]]:
-    """The run that is named first, if one is, with the options on top; the rest are images."""
+    """The run from the first argument, if it is one, changed by the options; the rest are images."""
     from retune import config as runs
     from retune.errors import ConfigError
     from retune.jobs.inputs import require_kernel
@@ -75,7 +72,7 @@ def _run_and_images(what: list[Path], fields: dict) -> tuple[Config, list[Path]]
     named = what and (what[0].suffix == ".toml" or (str(what[0]) in runs.shipped() and not what[0].exists()))
     if not named and "name" not in fields:
         raise ConfigError(
-            "no problem was named: retune doctor my.toml, or retune doctor IMAGES --problem deblur (or denoise, "
+            "no problem was given: retune doctor my.toml, or retune doctor IMAGES --problem deblur (or denoise, "
             "inpaint, superres, module:function)"
         )
     if named:
@@ -98,6 +95,6 @@ def _size(text: str) -> tuple[int, int]:
 def _show(found: Examined) -> None:
     from retune.cli.errors import show, title
 
-    part = "" if found.part is None else f" (the middle {found.part[0]}×{found.part[1]})"
+    part = "" if found.part is None else f" (the central {found.part[0]}×{found.part[1]})"
     title(f"{found.name}{part}")
     show(f"{found.diagnosis if found.diagnosis is not None else found.failure}\n")

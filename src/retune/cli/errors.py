@@ -1,4 +1,4 @@
-"""How a verb ends when something is wrong: one message, no traceback, a non-zero exit status."""
+"""Errors of a verb: one message without traceback, and a non-zero exit status."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def one_screen(debug: bool = False, go_on: Callable[[], str] = lambda: "") -> It
     Ctrl-C and SIGTERM end the verb with exit status 128 + number of the signal (130 and 143), as shells expect it.
 
     Args:
-        debug: whether the user asked for tracebacks.
-        go_on: gives the sentence that says how to go on after an interruption.
+        debug: whether to show tracebacks.
+        go_on: function that returns a sentence on how to continue after an interruption.
     """
     before = warnings.showwarning
     warnings.showwarning = _say_warning
@@ -34,6 +34,7 @@ def one_screen(debug: bool = False, go_on: Callable[[], str] = lambda: "") -> It
         with _terminable():
             yield
     except (RetuneError, OSError, MemoryError, RuntimeError) as error:
+        # Exceptions are told apart by their classes: that is what they have them for.
         if debug or not (isinstance(error, RetuneError | OSError) or _is_for_want_of_memory(error)):
             raise
         say_error(_text(error))
@@ -49,13 +50,13 @@ def one_screen(debug: bool = False, go_on: Callable[[], str] = lambda: "") -> It
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, instead of ending the process at once and without a word."""
+    """Let SIGTERM end the block like Ctrl-C. By default it would end the process at once and without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one would interrupt the message
+        signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the message
         raise Interrupted(number)
 
     before = signal.signal(signal.SIGTERM, stop) or signal.SIG_DFL
@@ -66,40 +67,40 @@ def _terminable() -> Iterator[None]:
 
 
 def _say_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """One line for ours; nothing for what other packages tell programmers."""
+    """One line for ReTune's own warnings; nothing for warnings that other packages address to programmers."""
     if issubclass(category, AdjustedWarning | DoubtfulWarning | NotConvergedWarning):
         typer.echo(typer.style("note: ", fg="yellow", bold=True) + clean(str(message)), err=True)
 
 
 def show(text: str, end: str = "\n") -> None:
-    """Text on the standard output. Every verb prints by this function, `title`, `say` or `say_error`."""
+    """Print text on the standard output. Every verb prints with this function, `title`, `say` or `say_error`."""
     typer.echo(clean(text) + end, nl=False)
 
 
 def title(text: str) -> None:
-    """A heading of one line on the standard output."""
+    """Print a heading of one line on the standard output."""
     typer.echo(typer.style(clean_line(text), bold=True))
 
 
 def say(text: str) -> None:
-    """A line on the standard error output."""
+    """Print a line on the standard error output."""
     typer.echo(clean(text), err=True)
 
 
 def say_error(text: str) -> None:
-    """A message on the standard error output, marked as an error."""
+    """Print a message on the standard error output, marked as an error."""
     typer.echo(typer.style("error: ", fg="red", bold=True) + clean(text), err=True)
 
 
 def how_to_resume(verb: str, out: Path, more: str = "") -> str:
-    """How to go on with an interrupted run; one that wrote no checkpoint yet begins again."""
+    """How to continue an interrupted run. Without a checkpoint it must start again."""
     if any(out.glob("checkpoint-*.safetensors")):
-        return f"go on with  retune {verb} --resume --out {out}{more}"
-    return "it has no checkpoint yet: run the command again"
+        return f"continue with  retune {verb} --resume --out {out}{more}"
+    return "there is no checkpoint yet: run the command again"
 
 
 def _is_for_want_of_memory(error: BaseException) -> bool:
-    """PyTorch raises a RuntimeError: a class of its own on CUDA, the plain class on the CPU."""
+    """For missing memory PyTorch raises a RuntimeError: its own subclass on CUDA, the plain class on the CPU."""
     told = str(error)
     signs = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(sign in told for sign in signs)

@@ -1,6 +1,6 @@
-"""The command ``retune``. Every verb imports what it needs when it runs, so that ``--help`` is instant.
+"""The command ``retune``. Every verb imports its modules when it runs, so that ``--help`` is instant.
 
-Help is plain text: typer's panels would import rich and a Markdown parser, which takes longer than all the rest.
+Help is plain text: typer's panels would import rich and a Markdown parser, which takes longer than everything else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from retune.cli.tune import tune
 
 
 class _Command(TyperGroup):
-    """The command, on any terminal: what it prints is cleaned, also where it repeats a word of the command line."""
+    """The command, on any terminal. Its output is cleaned, also where it repeats the command line."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         make_safe()
@@ -36,7 +36,7 @@ class _Command(TyperGroup):
         try:
             status = super().main(*args, standalone_mode=False, **extra)
         except Exception as error:
-            told = getattr(error, "format_message", None)  # only an error in the usage of the command has this
+            told = getattr(error, "format_message", None)  # only errors in the usage of the command have this method
             if told is None:
                 raise
             text = clean(told())

@@ -1,4 +1,4 @@
-"""``retune restore``: a trained network on the user's images."""
+"""``retune restore``: apply a trained network to images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from retune.cli._help import examples
 
 
 @examples(
-    ("all images of a folder, as the network was trained", "retune restore my-run photos/ --out restored"),
     (
-        "another kernel, and two files at a time",
+        "restore all images of a folder, with the problem of the training",
+        "retune restore my-run photos/ --out restored",
+    ),
+    (
+        "use another kernel, and restore two files at a time",
         "retune restore my-run a.tif b.tif --kernel psf.tif --workers 2 --out restored",
     ),
-    ("a network for a physics of your own", "retune restore my-run a.tif --plugin my_physics.py --out restored"),
-    ("12-bit data in 16-bit files, in tiles", "retune restore my-run big.tif --white 4095 --tile 1024 --out restored"),
+    ("use a network for your own physics", "retune restore my-run a.tif --plugin my_physics.py --out restored"),
+    (
+        "restore 12-bit data in 16-bit files, in tiles",
+        "retune restore my-run big.tif --white 4095 --tile 1024 --out restored",
+    ),
 )
 def restore(
     model: Annotated[Path, typer.Argument(help="model.safetensors, or the folder of retune train.")],
@@ -33,46 +39,46 @@ def restore(
     white: _problem.White = None,
     plugins: _problem.Plugins = None,
     tile: Annotated[
-        int | None, typer.Option("--tile", help="Side of the tiles; 0 for none. Above 4 megapixels 1024 by default.")
+        int | None, typer.Option("--tile", help="Side of the tiles; 0 for none. Default above 4 megapixels: 1024.")
     ] = None,
     overlap: Annotated[int, typer.Option("--overlap", help="Margin around a tile, in pixels.")] = 96,
     workers: Annotated[int, typer.Option("--workers", help="Files restored at the same time.")] = 1,
     again: Annotated[bool, typer.Option("--again", help="Restore finished images again.")] = False,
     certificate: Annotated[
-        bool, typer.Option("--certificate/--no-certificate", help="Certify each image: at most doubles the time.")
+        bool, typer.Option("--certificate/--no-certificate", help="Certify each image; at most doubles the time.")
     ] = True,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
-    """Restore images with a trained network. Each result is stored as its image was: 16 bits in, 16 bits out.
+    """Restore images with a trained network. Each result has the format of its image: 16 bits in, 16 bits out.
 
     Each image also gets a record with a certificate. A broken file does not stop the others: it is named at the end,
-    and the exit status is 1. Running the command again restores only what is missing or has changed.
+    and the exit status is 1. Running the command again restores only missing or changed images.
     """
     from retune.cli.errors import one_screen, say, say_error
 
     with one_screen(debug, lambda: "run the command again: finished images are not restored twice"):
         from retune._terminal import clean_line
-        from retune.jobs.restore import Options, Row, model_problem
+        from retune.jobs.opened import open_model
+        from retune.jobs.restore import Options, Row
         from retune.jobs.restore import restore as run
 
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
-        wanted = model_problem(model, _problem.given(problem, kernel, boundary, mask, factor, sigma))
-        unit = _problem.unit_of(model, white)
-        chosen = _problem.chosen_device(device)
-        options = Options(model, wanted, out, chosen, tile, overlap, *unit, again, certificate)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        opened = open_model(model, given, _problem.chosen_device(device))
+        options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate)
         done: list[Row] = []
 
         def note(row: Row) -> None:
             done.append(row)
             say(f"{len(done)}/{len(files)}  {clean_line(row.file.name)}: {row.result}")
 
-        rows = run(files, options, workers, note)
+        rows = run(opened, files, options, workers, note)
         _table(rows)
         failed = [row for row in rows if row.result == "failed"]
         if failed:
-            rest = f"; the others are in {out}" if len(failed) < len(rows) else ""
+            rest = f"; the other results are in {out}" if len(failed) < len(rows) else ""
             say_error(f"{len(failed)} of {len(rows)} files failed{rest}")
             raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""``retune train``: learn what a TOML file describes."""
+"""``retune train``: train the network that a TOML file describes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from retune.cli._problem import Debug, Device, Plugins, accept_code, code_words,
 
 
 @examples(
-    ("write a commented file to start from, and edit it", "retune train --init deblur > my.toml"),
-    ("train what it describes", "retune train my.toml --out my-run"),
-    ("change a field or two without editing", "retune train my.toml --set optimiser.steps=500 --set seed=1 -o run2"),
+    ("write a commented TOML file, and edit it", "retune train --init deblur > my.toml"),
+    ("train with it", "retune train my.toml --out my-run"),
+    ("change fields without editing the file", "retune train my.toml --set optimiser.steps=500 --set seed=1 -o run2"),
     (
-        "go on after an interruption, from the last checkpoint",
+        "continue after an interruption, from the last checkpoint",
         "retune train --resume --out my-run",
     ),
-    ("a physics of your own, in a file", "retune train my.toml --plugin my_physics.py --out my-run"),
+    ("use your own physics, in a file", "retune train my.toml --plugin my_physics.py --out my-run"),
 )
 def train(
-    config: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a run that ships.")] = None,
+    config: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped run.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", parser=folder, help="Folder of the run.")] = Path("retune-run"),
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A field, as model.depth=5; repeat it for several.")
+        list[str] | None, typer.Option("--set", help="A field, such as model.depth=5; repeat the option for several.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
     init: Annotated[str | None, typer.Option("--init", help="Print a commented file to start from.")] = None,
@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Learn a restoration from sharp images, for your own blur, mask or noise.
 
-    The run is a TOML file, and every field has a default. The folder gets the resolved run, its seed, versions and a
+    A run is a TOML file; every field has a default. The folder gets the resolved run, its seed, versions and a
     fingerprint of the data, two checkpoints and a log. At the end it gets model.safetensors, for retune restore.
     """
     from retune.cli.errors import how_to_resume, one_screen, show
@@ -51,19 +51,18 @@ def train(
         if config is None:
             if not resume or not saved.is_file():
                 raise ConfigError(
-                    f"no run was named: retune train my.toml (one of {', '.join(sorted(runs.shipped()))} ships; --init "
-                    f"writes one to start from); --resume needs none if {saved} is there"
+                    f"no run was given: retune train my.toml (shipped runs: {', '.join(sorted(runs.shipped()))}; "
+                    f"--init writes one to start from); --resume needs no run if {saved} exists"
                 )
             config = str(saved)
         accept_code(plugins, None, overrides or [])
         run = runs.load(config, overrides or [])
 
-        import json
-
         from retune.certificate.quick import in_a_line
         from retune.jobs.folder import MODEL
         from retune.jobs.train import CERTIFICATE
         from retune.jobs.train import train as learn
+        from retune.records import TrainingCertificate
         from retune.training.devices import first_process
 
         result = learn(run, out, resume=resume, device=device)
@@ -71,7 +70,7 @@ def train(
             return
         score = "" if result.best_psnr is None else f", validation {result.best_psnr:.2f} dB (step {result.best_step})"
         show(f"{len(result.steps)} steps in {result.seconds:.0f} s, loss {result.steps[-1].loss:.3e}{score}")
-        facts = json.loads((out / CERTIFICATE).read_text(encoding="utf-8"))
-        show(f"{facts['image']}: {in_a_line(facts['certificate'])}")
+        found = TrainingCertificate.parsed((out / CERTIFICATE).read_bytes(), str(out / CERTIFICATE))
+        show(f"{found.image}: {in_a_line(found.certificate)}")
         words = code_words(plugins, run.problem.name)
         show(f"{out / MODEL}: restore images with  retune restore {out} IMAGES --out FOLDER{words}")

@@ -1,4 +1,4 @@
-"""``retune tune``: the parameters of a restoration from the measurements alone."""
+"""``retune tune``: choose the parameters of a restoration from the measurements alone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @examples(
-    ("noise of a known level", "retune tune noisy.tif --problem denoise --sigma 0.05 --out my-tune"),
+    ("tune for noise of a known level", "retune tune noisy.tif --problem denoise --sigma 0.05 --out my-tune"),
     (
-        "a folder of blurred images, the noise level estimated",
+        "tune for a folder of blurred images, with estimated noise level",
         "retune tune photos/ -p deblur --kernel psf.tif --sigma estimate --out my-tune",
     ),
-    ("then restore them", "retune restore my-tune photos/ --out restored"),
-    ("go on after an interruption", "retune tune --resume --out my-tune"),
+    ("then restore the images", "retune restore my-tune photos/ --out restored"),
+    ("continue after an interruption", "retune tune --resume --out my-tune"),
 )
 def tune(
     images: Annotated[list[Path] | None, typer.Argument(help="Files and folders of measurements.")] = None,
@@ -43,18 +43,19 @@ def tune(
         str | None, typer.Option("--run", help="A TOML file with the prior and model; a wavelet norm by default.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A field, as optimiser.steps=40; repeat it for several.")
+        list[str] | None,
+        typer.Option("--set", help="A field, such as optimiser.steps=40; repeat the option for several."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
     plugins: _problem.Plugins = None,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
-    """Choose strength, step size and weights for your images, without any sharp ones.
+    """Choose strength, step size and weights for your images, without sharp images.
 
-    The error is estimated from the measurements (Stein's lemma, splitting) and made small through the equilibrium.
-    The folder gets checkpoints, tune.json with what was chosen and how sure that is, and model.safetensors, for
-    retune restore and retune certify.
+    The error is estimated from the measurements (Stein's lemma, splitting) and minimised at the equilibrium. The folder
+    gets checkpoints, tune.json with the chosen values and their uncertainty, and model.safetensors for retune restore
+    and retune certify.
     """
     from retune.cli.errors import how_to_resume, one_screen, say_error, show
 
@@ -69,14 +70,14 @@ def tune(
             config, files, white, loss = job.earlier(out)
         else:
             if not images:
-                raise ConfigError("no images were named: retune tune IMAGES --problem denoise --sigma 0.05")
+                raise ConfigError("no images were given: retune tune IMAGES --problem denoise --sigma 0.05")
             files = _problem.chosen_files(images)
             if run is not None:
                 config = _problem.on_top(runs.load(run), given, overrides or [])
             elif "name" in given:
                 config = job.starting_run({"sigma": "estimate", **given}, overrides or [])
             else:
-                raise ConfigError("no problem was named: --problem denoise, inpaint, deblur, superres, module:function")
+                raise ConfigError("no problem was given: --problem denoise, inpaint, deblur, superres, module:function")
         tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device)
         _tell(tuned)
         own = _problem.code_words(plugins, config.problem.name)
@@ -84,7 +85,7 @@ def tune(
         if tuned.left_out:
             for name, why in tuned.left_out.items():
                 say_error(why if name in why else f"{name}: {why}")
-            say_error(f"{len(tuned.left_out)} of {len(files)} files were left out; the others were used")
+            say_error(f"{len(tuned.left_out)} of {len(files)} files were not used; the others were")
             raise typer.Exit(1)
 
 
@@ -97,7 +98,9 @@ def _tell(tuned: Tuned) -> None:
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
     show(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
     guessed = tuned.loss.guesses
-    what = "by the error of the measurement and of restoring again" if guessed else "of the noise-free measurement"
+    what = (
+        "from the error of the measurement and of a second restoration" if guessed else "of the noise-free measurement"
+    )
     show(f"defaults      {_decibel(found.before, what)}")
     sure = "" if found.after is None or found.before is None else _sure(found.uncertainty)
     show(f"tuned         {_decibel(found.after, what)}{sure}")
@@ -108,11 +111,11 @@ def _tell(tuned: Tuned) -> None:
             show("              most of the image, and the error there is larger")
     else:
         show("              the estimated error is 0 or less: the noise level is not σ, or the values were")
-        show("              clipped (retune doctor finds out)")
+        show("              clipped (check with retune doctor)")
     if not found.better:
         show("              the defaults have the smaller estimated error and are kept")
     elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
-        show("              the gain is within chance")
+        show("              the gain is statistically insignificant")
     show(f"certificate   {in_a_line(tuned.certificate)}")
     for name, values in tuned.parameters.items():
         show(f"{name:<13} {_values(values)}")

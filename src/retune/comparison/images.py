@@ -91,8 +91,8 @@ def _sharp(run: Config) -> list[list[_Sharp]]:
         return [[_Sharp(shade(photograph(n)), _MIDDLES.get(n)) for n in names] for names in _PHOTOGRAPHS]
     if data.validation is None or test == "photographs":
         raise ConfigError(
-            "a comparison tunes on images of its own and reports on others: set data.validation and compare.test "
-            "to folders (or leave these and data.train as they are, for photographs that ship)"
+            "a comparison needs separate images for training, tuning and testing: set data.validation and "
+            "compare.test to folders (or leave these and data.train at their defaults, for shipped photographs)"
         )
     train, validation = training_images(data)
     assert validation is not None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from retune._files import write_atomically
-from retune._plain import RECORDS, parse_json
+from pydantic import TypeAdapter, ValidationError
+
 from retune.errors import CheckpointError, InvalidParameterError
+from retune.records import Progress, Record
+from retune.records.settings import require_same
 
 __all__ = ["Ledger"]
+
+T = TypeVar("T", bound=Record | int)
+#: What the file is; version 0.1.0 wrote none.
+FORMAT = 2
 
 
 class Ledger:
@@ -28,30 +33,47 @@ class Ledger:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
-        self.path, self.settings = path, settings
-        self.entries: dict[str, Any] = {}
+        self.path, self._progress = path, Progress(format=FORMAT, settings=settings, entries={})
         if not path.exists():
             return
         if not resume:
             raise InvalidParameterError(
-                f"{path.parent} holds results already; continue them with --resume, or choose another folder with --out"
+                f"{path.parent} already contains results; continue them with --resume, or choose another folder with "
+                "--out"
             )
         try:
-            saved = parse_json(path.read_bytes(), RECORDS)
-            before, self.entries = saved["settings"], saved["entries"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); choose another folder with --out") from error
-        names = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
-        if names:
-            raise CheckpointError(
-                f"{path} is of other settings, so it cannot be continued: {', '.join(names)} changed. Use the same, or "
-                "another folder with --out"
-            )
+            saved = Progress.parsed(path.read_bytes(), str(path))
+        except InvalidParameterError as error:
+            raise CheckpointError(f"{error}; choose another folder with --out") from error
+        if saved.format != FORMAT:
+            raise CheckpointError(_of_another_version(path, saved.format))
+        require_same(path, saved.settings, settings, "another folder with --out")
+        self._progress = saved
 
-    def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result of that name; computed, and kept, if it is not there."""
-        if name not in self.entries:
-            self.entries[name] = compute()
-            content = {"settings": self.settings, "entries": self.entries}
-            write_atomically(self.path, json.dumps(content, allow_nan=False).encode())
-        return self.entries[name]
+    def once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """The result of that name, a record of that kind or a number; computed, and kept, if it is not there.
+
+        Raises:
+            CheckpointError: what is in the file is something else.
+        """
+        entries, form = self._progress.entries, TypeAdapter(kind)
+        if name not in entries:
+            found = compute()
+            entries[name] = form.dump_python(found, mode="json", exclude_unset=True)
+            self._progress.write(self.path, indent=None)
+            return found
+        try:
+            return form.validate_python(entries[name])
+        except ValidationError as error:
+            raise CheckpointError(f"{self.path}: the entry {name!r} cannot be read; remove the file") from error
+
+
+def _of_another_version(path: Path, form: int | None) -> str:
+    begun = "ReTune 0.1.0" if form is None else f"another version of ReTune (format {form}, this one has {FORMAT})"
+    earlier = ", with  pip install retune-imaging==0.1.0" if form is None else ""
+    return (
+        f"{path} is of a comparison that was begun with {begun}. This version computes other things for the same run, "
+        f"so it cannot continue it. Finish it with the version that began it{earlier}, or begin again with "
+        f"another --out. What is in {path.parent} stays as it is, and networks that were trained there can "
+        f"be scored as they are: --model {path.parent / 'models' / 'retune.safetensors'}"
+    )

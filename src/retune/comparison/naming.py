@@ -19,9 +19,7 @@ _REPORTED = ("test", "every", "crop", "certify", "certified", "memory", "about")
 
 def before_testing(run: Config) -> Config:
     """What decides the networks: more test images may be added to a comparison."""
-    reported = {
-        k: v for k, v in run.compare if k not in ("test", "every", "crop", "certify", "certified", "memory", "about")
-    }
+    reported = {k: v for k, v in run.compare if k not in _REPORTED}
     return run.model_copy(update={"compare": CompareConfig(**reported)})
 
 

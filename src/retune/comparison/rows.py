@@ -18,7 +18,8 @@ from retune._files import write_atomically
 from retune._version import __version__
 from retune.config import Config
 from retune.records import Results
-from retune.records.results import FORMAT, Distance, horizons
+from retune.records.certificates import Distance
+from retune.records.results import FORMAT, horizons
 
 __all__ = ["header", "means", "write_picture", "write_results"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from rich.progress import track
 from retune._files import remove_leftovers
 from retune._torch.devices import check_device
 from retune._torch.memory import peak_of
-from retune.build import problem_of
+from retune.build import options_of, problem_of
 from retune.comparison.images import Images, images_of
 from retune.comparison.ledger import Ledger
 from retune.comparison.methods import METHODS, PNP, Method, methods_of
@@ -25,12 +25,13 @@ from retune.comparison.tuning import Tuned, grid_search, method_network, run_of_
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
-from retune.jobs.restore import model_file
-from retune.jobs.train import loss_of
+from retune.jobs.opened import open_network
 from retune.model import Restarted
-from retune.records import MethodResult, ProblemResult, Results
+from retune.problems.base import Problem
+from retune.records import ImageScores, MethodResult, ProblemResult, Results, Searched, Trained
 from retune.registry import load
 from retune.training.checkpoints import fingerprint
+from retune.training.data import TrainingData
 from retune.training.fit import fit
 
 __all__ = ["KEYS", "compare"]
@@ -79,29 +80,29 @@ def compare(
     known = methods_of(run)
     chosen = [known[k] if k in known else _unknown(k, known) for k in (known if methods is None else methods)]
     if not chosen and not models:
-        raise InvalidParameterError("nothing to compare: name methods, or trained models")
+        raise InvalidParameterError("nothing to compare: give methods or trained models")
     for key in (*run.compare.run_on, *run.compare.certified):
         if key not in known:
             _unknown(key, known)
     if run.optimiser.warm_start:
         raise InvalidParameterError(
             "optimiser.warm_start: the methods are compared from the same starts; set it to false, or train with "
-            "retune train and give the result as a model"
+            "retune train and give the result with --model"
         )
     check_device(device)
-    for path in models:
-        load(model_file(path))  # a wrong one is said before anything is computed
+    opened = {key: (path, *open_network(path)) for key, path in model_names(models).items()}  # a wrong one is said now
     out, start = Path(out), time.perf_counter()
-    images = images_of(run)
+    images, problem = images_of(run), problem_of(run.problem)
+    data = TrainingData(images.train, problem, images.validation)
     settings = {
         "run": to_toml(before_testing(run)),
-        "train": fingerprint(images.train),
-        "validation": fingerprint(list(images.validation)),
+        "train": data.fingerprint,
+        "validation": data.validation_fingerprint,
     }
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out / "progress.json", settings, resume)
     remove_leftovers(out, *(out / name for name in ("images", "models", "figures") if (out / name).is_dir()))
-    job = _Job(run, out, images, ledger, device, note, progress)
+    job = _Job(run, out, images, problem, data, ledger, device, note, progress)
     section = {
         "title": title_of(run.problem.name),
         "description": " ".join(filter(None, (run.compare.about, images.describe()))),
@@ -109,7 +110,7 @@ def compare(
         **job.pictures(),
     }
     rows: list[tuple[str, Callable[[], MethodResult]]] = [(m.key, lambda m=m: job.row(m)) for m in chosen]
-    rows += [(key, lambda path=path: job.row_of_model(path)) for key, path in model_names(models).items()]
+    rows += [(key, lambda model=model: job.row_of_model(*model)) for key, model in opened.items()]
     done: dict[str, MethodResult] = {}
     results = None
     for key, make in rows:
@@ -126,10 +127,21 @@ def compare(
 class _Job:
     """One comparison: what is shared by the methods."""
 
-    def __init__(self, run: Config, out: Path, images: Images, ledger: Ledger, device: str, note: Note, progress: bool):
+    def __init__(
+        self,
+        run: Config,
+        out: Path,
+        images: Images,
+        problem: Problem,
+        data: TrainingData,
+        ledger: Ledger,
+        device: str,
+        note: Note,
+        progress: bool,
+    ):
         self.run, self.out, self.images, self.ledger = run, out, images, ledger
         self.device, self.note, self.progress = device, note, progress
-        self.problem = problem_of(run.problem)
+        self.problem, self.data = problem, data
         self.channels = images.test[0].shape[0]
         x = images.validation.to(device)
         self.held_out: Pair = (x, *self.problem.measure(x, run.seed + 11))
@@ -157,16 +169,17 @@ class _Job:
     def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
-        tuned = self.tuned(self.run_of(method))
+        start = self.run_of(method)
+        tuned = self.tuned(start)
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
-            facts = {"seconds": self.ledger.entries[f"grid/{grid_name(run)}"]["seconds"]}
+            facts = {"seconds": tuned.seconds}
         else:
             net, facts = self.trained(method, run)
             failure = facts.pop("failure", None)
         if run.compare.memory:
-            facts["memory"] = self.ledger.once(f"memory/{method.key}", lambda: self.memory(method, run))
+            facts["memory"] = self.ledger.once(f"memory/{method.key}", int, lambda: self.memory(method, run))
         save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem, self.run.data.white)
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
         if method.rule is None:  # the others only start there
@@ -182,18 +195,18 @@ class _Job:
     def tuned(self, run: Config) -> Tuned:
         """The run at the best point of its grid; methods with the same prior share the search."""
 
-        def search() -> dict:
+        def search() -> Searched:
             start = time.perf_counter()
             found = grid_search(run, self.held_out, self.note)
             model, prior = found.run.model, found.run.prior
             best = {"reg": model.reg, "step_size": model.step_size, "sigma": prior.sigma}
-            return {"best": best, "tried": found.tried, "seconds": time.perf_counter() - start}
+            return Searched(best=best, tried=found.tried, seconds=time.perf_counter() - start)
 
-        entry = self.ledger.once(f"grid/{grid_name(run)}", search)
-        best = entry["best"]
+        entry = self.ledger.once(f"grid/{grid_name(run)}", Searched, search)
+        best = entry.best
         model = run.model.model_copy(update={"reg": best["reg"], "step_size": best["step_size"]})
         prior = run.prior.model_copy(update={"sigma": best["sigma"]})
-        return Tuned(run.model_copy(update={"model": model, "prior": prior}), entry["tried"])
+        return Tuned(run.model_copy(update={"model": model, "prior": prior}), entry.tried, entry.seconds)
 
     def trained(self, method: Method, run: Config) -> tuple[Restarted, dict]:
         """The network at the learning rate of the best validation PSNR."""
@@ -201,38 +214,25 @@ class _Job:
         found = []
         for lr in rates:
             name = f"{method.key}-{lr:g}"
-            entry = self.ledger.once(f"train/{name}", lambda lr=lr, name=name: self._train(method, run, lr, name))
+            entry = self.ledger.once(
+                f"train/{name}", Trained, lambda lr=lr, name=name: self._train(method, run, lr, name)
+            )
             found.append((entry, self.out / "training" / name / MODEL))
-        best, path = max(found, key=lambda f: f[0]["psnr_validation"])
-        seconds = sum(entry["seconds"] for entry, _ in found)
-        return load(path).to(self.device), best | {"seconds": seconds}
+        best, path = max(found, key=lambda f: f[0].psnr_validation)
+        seconds = sum(entry.seconds for entry, _ in found)
+        return load(path).to(self.device), best.plain() | {"seconds": seconds}
 
-    def _train(self, method: Method, run: Config, lr: float, name: str) -> dict:
+    def _train(self, method: Method, run: Config, lr: float, name: str) -> Trained:
         self.note(f"{method.label}: training, lr = {lr:g}")
-        options, folder = run.optimiser, self.out / "training" / name
+        folder = self.out / "training" / name
+        options = replace(
+            options_of(run), lr=lr, device=self.device, progress=self.progress, folder=folder, resume=True
+        )
         torch.manual_seed(run.seed)
         net = method_network(method, run, self.channels)
         entry: dict = {"lr": lr, "failure": None, "psnr_validation": -1e9, "seconds": None}
         try:
-            result = fit(
-                net,
-                self.images.train,
-                self.problem,
-                validation=self.images.validation,
-                steps=options.steps,
-                batch_size=run.data.batch_size,
-                crop=run.data.crop,
-                lr=lr,
-                lr_network=options.lr_network,
-                loss=loss_of(options),
-                seed=run.seed,
-                device=self.device,
-                validate_every=options.validate_every,
-                progress=self.progress,
-                folder=folder,
-                checkpoint_every=options.checkpoint_every,
-                resume=True,
-            )
+            result = fit(net, self.data, options)
             entry |= {
                 "seconds": result.seconds,
                 "gradient_error": gradient_error(method, result),
@@ -243,7 +243,7 @@ class _Job:
         except DivergedError as error:  # a row of the table, not the end of the comparison
             entry["failure"], entry["seconds"] = str(error), 0.0
         save_model(net.cpu(), folder / MODEL, run.problem, run.data.white)
-        return entry
+        return Trained.model_validate(entry)
 
     def memory(self, method: Method, run: Config) -> int:
         """Bytes at the peak of a training step; of a restoration of the same crops, if nothing is trained."""
@@ -261,13 +261,10 @@ class _Job:
 
         return peak_of(step, torch.device(self.device))
 
-    def row_of_model(self, path: Path) -> MethodResult:
+    def row_of_model(self, path: Path, net: Restarted, digest: str) -> MethodResult:
         """A network that was trained before."""
-        file = model_file(path)
-        net = load(file).to(self.device)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         self.note(str(path))
-        row = self.scored(f"model-{digest}", net)
+        row = self.scored(f"model-{digest[:12]}", net.to(self.device))
         return MethodResult.model_validate(
             row | {"label": path.name, "how": "trained before, as it is", "learned": learned(net)}
         )
@@ -278,7 +275,7 @@ class _Job:
         self.note(f"{key}: {count} test image(s)")
         return means(
             [
-                self.ledger.once(self._name(key, i), lambda i=i: self._score_image(key, net, i))
+                self.ledger.once(self._name(key, i), ImageScores, lambda i=i: self._score_image(key, net, i)).plain()
                 for i in track(range(count), f"{key}: test images", transient=True, disable=not self.progress)
             ]
         )
@@ -293,7 +290,7 @@ class _Job:
         compare = self.run.compare
         return i < compare.certify and (not compare.certified or key in compare.certified)
 
-    def _score_image(self, key: str, net: Restarted, i: int) -> dict:
+    def _score_image(self, key: str, net: Restarted, i: int) -> ImageScores:
         run, pair = self.run, self.pair(i)
         model = run.model
         far = run.compare.multiples
@@ -303,7 +300,7 @@ class _Job:
             row["image"] = write_picture(self.out, f"{self.images.places[i]}-{key}", image)
         if self._is_certified(key, i):
             row["certificate"] = certified(net, pair)
-        return row
+        return ImageScores.model_validate(row)
 
 
 def _unknown(key: str, known: Iterable[str]) -> Method:

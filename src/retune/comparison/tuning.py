@@ -27,7 +27,8 @@ class Tuned:
     """A run with the values of the best validation PSNR, and what was tried."""
 
     run: Config
-    tried: list[dict]
+    tried: list[dict[str, float]]
+    seconds: float = 0.0
 
     @property
     def remark(self) -> str | None:

@@ -1,4 +1,4 @@
-"""A run as a TOML file: what it restores, with which prior and model, how it learns, from what.
+"""A run as a TOML file: its problem, prior, model, training and data.
 
 Example:
     >>> config = load("my.toml", ["model.depth=5"])  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What is wrong with a run, in words: one line a field."""
+"""The faults of a run in words, one line per field."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from retune.errors import did_you_mean
 
 __all__ = ["faults_of"]
 
-#: A file that is no run may have thousands of faults, and the first ones tell.
+#: A file that is not a run may have thousands of faults; the first ones are enough.
 _READ = 200
 
 
 def faults_of(error: ValidationError, values: dict) -> list[str]:
-    """One line a field: its name, the value, what is allowed, the nearest known key."""
+    """One line per field: its name, its value, the allowed values, the most similar known key."""
     messages: dict[str, list[str]] = {}
     lines: dict[str, str] = {}
     for one in error.errors(include_url=False, include_context=False)[:_READ]:
@@ -29,14 +29,14 @@ def faults_of(error: ValidationError, values: dict) -> list[str]:
             hint = did_you_mean(_short(str(one["loc"][-1])), known) or _elsewhere(str(one["loc"][-1]))
             lines[name] = f"unknown key {name}{hint or ';'} known here: {', '.join(known)}"
             continue
-        if not location:  # of fields that do not go together; the message names them
+        if not location:  # for incompatible fields; the message names them
             lines[one["msg"]] = one["msg"].removeprefix("Value error, ")
             continue
         given: Any = values
         for part in location:
             given = given.get(part) if isinstance(given, dict) else None
         messages.setdefault(name, []).append(one["msg"].removeprefix("Value error, "))
-        # A field of several kinds fails once for each of them; then its description says what it may be.
+        # A field with several types fails once for each type; its description then tells the allowed values.
         message = messages[name][0].replace("Input should", "it should") if len(messages[name]) == 1 else "not allowed"
         description = section.model_fields[location[-1]].description
         lines[name] = f"{name} = {_short(as_toml(given))}: {message}. {description}".rstrip()
@@ -44,12 +44,12 @@ def faults_of(error: ValidationError, values: dict) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """A long text is not repeated in full."""
+    """A long text is shortened."""
     return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"
 
 
 def _place(location: tuple) -> tuple[list[str], type[BaseModel]]:
-    """The part of an error's location that is made of keys, and the section that it leads to."""
+    """The keys in an error's location, and their section."""
     parts: list[str] = []
     section: type[BaseModel] = Config
     for part in location:

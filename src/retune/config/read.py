@@ -26,7 +26,7 @@ _FILES = (
     ("data", "validation"),
     ("compare", "test"),
 )
-#: of the faults of a run, this many are listed
+#: maximum number of listed faults of a run
 _LISTED = 20
 _BACKSLASHES = (
     "in TOML a backslash between double quotes begins an escape (\\t is a tab): write paths between single quotes, "
@@ -35,12 +35,12 @@ _BACKSLASHES = (
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a run from a TOML file, or by the name of a shipped one, with ``"section.field=value"`` overrides.
+    """Read a run from a TOML file, or a shipped run by its name, with ``"section.field=value"`` overrides.
 
     The file is text in UTF-8, or in UTF-16 with a byte order mark. Paths in it are relative to its own folder.
 
     Raises:
-        ConfigError: no such file, not TOML, or not a run; every fault is named.
+        ConfigError: the file is missing, not TOML, or not a run; the message names every fault.
     """
     found = Path(path)
     if not found.is_file() and str(path) in shipped():
@@ -49,7 +49,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         hint = did_you_mean(path, shipped())
         raise ConfigError(
             f"there is no file {path}{hint or ';'} shipped runs: {', '.join(sorted(shipped()))}. "
-            "retune train --init deblur > my.toml writes one to start from"
+            "To start from an example: retune train --init deblur > my.toml"
         )
     return from_dict(_with_paths(_parsed(found), found.parent), overrides, str(found))
 
@@ -58,7 +58,9 @@ def _parsed(path: Path) -> dict[str, Any]:
     """The tables of a TOML file."""
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise ConfigError(f"{path} has {size} bytes; a run is a TOML file of a few kilobytes, of {MAX_BYTES} at most")
+        raise ConfigError(
+            f"{path} has {size} bytes; a run is a TOML file of a few kilobytes, at most {MAX_BYTES} bytes"
+        )
     text = ""
     try:
         text = text_of(path.read_bytes())
@@ -67,16 +69,15 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} is nested too deeply to be a run: expected tables and lists in at most {MAX_DEPTH} levels"
         ) from None
-    except ValueError as error:  # of TOML, of the encoding, or an integer with thousands of digits
+    except ValueError as error:  # from TOML, from the encoding, or from an integer with thousands of digits
         hint = f". {_BACKSLASHES[0].upper()}{_BACKSLASHES[1:]}" if "\\" in text else ""
         raise ConfigError(f"{path} is not a TOML file: {error}{hint}") from error
 
 
 def from_dict(values: dict, overrides: Iterable[str] = (), source: str = "the run") -> Config:
-    """A run of plain data, with overrides.
+    """Make a run from plain data, with overrides.
 
-    Raises:
-        ConfigError: every fault is named.
+    Raises: ConfigError: the data are not a run; the message names every fault.
     """
     too_deep = depth_fault(values)
     if too_deep:
@@ -96,10 +97,9 @@ def from_dict(values: dict, overrides: Iterable[str] = (), source: str = "the ru
 
 
 def overridden(overrides: Iterable[str]) -> dict[str, Any]:
-    """The fields that ``"section.field=value"`` overrides give, and no others.
+    """The fields in ``"section.field=value"`` overrides only.
 
-    Raises:
-        ConfigError: one that is not of this form.
+    Raises: ConfigError: an override does not have this form.
     """
     values: dict[str, Any] = {}
     for text in overrides:
@@ -108,7 +108,7 @@ def overridden(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def shipped() -> dict[str, Path]:
-    """The runs that come with the package, by name."""
+    """The shipped runs, by name."""
     return {p.stem: p for p in sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))}
 
 
@@ -122,7 +122,7 @@ def _override(values: dict, text: str) -> None:
     except RecursionError:
         raise ConfigError(f"--set {key}: the value is nested too deeply, expected {MAX_DEPTH} levels at most") from None
     except ValueError:
-        value = given.strip()  # words need no quotes on the command line
+        value = given.strip()  # on the command line, texts need no quotes
     place = values
     for part in parts[:-1]:
         place = place.setdefault(part, {})
@@ -135,9 +135,9 @@ def _override(values: dict, text: str) -> None:
 
 
 def absolute(given: Any, folder: Path) -> Any:
-    """The absolute path of a file or folder that is there, taken relative to `folder`; anything else as it is.
+    """The absolute path of an existing file or folder, relative to `folder`. Anything else stays unchanged.
 
-    A path with backslashes is one with slashes, where there is no file with a backslash in its name.
+    Backslashes in a path count as slashes, unless a file has a backslash in its name.
     """
     if not isinstance(given, str):
         return given
@@ -145,13 +145,13 @@ def absolute(given: Any, folder: Path) -> Any:
         try:
             if (folder / written).exists():
                 return str((folder / written).resolve())
-        except (OSError, ValueError):  # a name that no file can have: too long, or with a zero byte
+        except (OSError, ValueError):  # an impossible file name: too long, or with a zero byte
             return given
     return given
 
 
 def _with_paths(values: dict, folder: Path) -> dict:
-    """Relative paths made absolute, so that the resolved run means the same from everywhere."""
+    """Make relative paths absolute, so that the resolved run is valid in any working directory."""
     for section, key in _FILES:
         table = values.get(section)
         given = table.get(key) if isinstance(table, dict) else None
@@ -161,7 +161,7 @@ def _with_paths(values: dict, folder: Path) -> dict:
 
 
 def _broken_paths(values: dict) -> list[str]:
-    """The paths with a tab, a line break or the like in them: what became of their backslashes."""
+    """Faults of paths with control characters, such as tabs and line breaks: they come from backslashes in TOML."""
     faults = []
     for section, key in _FILES:
         table = values.get(section)

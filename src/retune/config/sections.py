@@ -1,4 +1,4 @@
-"""The sections of a run, and what each field may be."""
+"""The sections of a run, and the allowed values of each field."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False, strict=True)]
 Level = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
-# Counts are bounded far above anything useful: beyond, a run would give no answer for hours, or fill the memory.
+# Counts are bounded far above useful values: beyond, a run would take hours or fill the memory.
 Count = Annotated[StrictInt, Field(ge=1, le=10_000_000)]
 Layers = Annotated[StrictInt, Field(ge=1, le=10_000)]
 Levels = Annotated[StrictInt, Field(ge=1, le=32)]
@@ -44,19 +44,19 @@ Multiple = Annotated[StrictInt, Field(ge=2, le=10_000)]
 class Section(BaseModel):
     """A table of a run."""
 
-    # The sentence below each field is its description, here, in the starting point and in the documentation.
+    # The sentence below each field is its description, also in the commented TOML file and in the documentation.
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    #: whether the section is written where every field has its default
+    #: whether to write the section if every field has its default
     spoken: ClassVar[bool] = True
 
     def has(self, name: str) -> bool:
-        """Whether the field means anything, given the others."""
+        """Whether the field applies, given the other fields."""
         return True
 
 
 class ProblemConfig(Section):
-    """What was measured: y = A x + noise."""
+    """The problem of the measurements: y = A x + noise."""
 
     name: str = "deblur"
     """denoise, inpaint, deblur or superres; a registered problem; or any deepinv physics as module:function."""
@@ -65,9 +65,9 @@ class ProblemConfig(Section):
     kernel: str | None = None
     """Blur kernel: gaussian:SIGMA, uniform:SIDE, motion:LENGTH@DEGREES, three-motions, or a file (deblur, superres)."""
     boundary: Literal["reflect", "circular", "valid"] | None = None
-    """What the blur sees beyond the border: reflect, circular, or (deblur) valid if the sensor saw more."""
+    """Boundary of the blur: reflect, circular, or (deblur) valid if light from beyond the image reached the sensor."""
     keep: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
-    """Share of pixels that are measured (inpaint), where no mask is given."""
+    """Share of measured pixels (inpaint), if no mask is given."""
     mask: str | None = None
     """Image file, black where nothing was measured (inpaint)."""
     factor: Literal[2, 3, 4] | None = None
@@ -84,10 +84,10 @@ class ProblemConfig(Section):
 
 
 def _registered(kind: str, name: str, also: tuple[str, ...] = ("auto",)) -> str:
-    """The name as a run writes it, if a class of the kind is registered under it."""
+    """The name as written in runs, if a class of the kind is registered under it."""
     if name in also:
         return name
-    # Here and not above: whoever names no class need not wait until all of them are loaded.
+    # Imported here, so that a run without class names does not wait until all classes are loaded.
     from retune.registry import known_name, names
 
     found = known_name(name, kind)
@@ -95,16 +95,16 @@ def _registered(kind: str, name: str, also: tuple[str, ...] = ("auto",)) -> str:
         known = [*also, *(n for n in names(kind) if n not in also)]
         listed = " or ".join([", ".join(f"'{n}'" for n in known[:-1])] * (len(known) > 1) + [f"'{known[-1]}'"])
         raise ValueError(
-            f"Input should be {listed}{did_you_mean(name, known)} (a {kind} of your own is known once it is "
-            "registered: on the command line add --plugin FILE.py)"
+            f"Input should be {listed}{did_you_mean(name, known)} (your own {kind} must be registered: on the command "
+            "line add --plugin FILE.py)"
         )
     return found
 
 
 _NETWORKS = ("denoiser", "red", "ridge")
-#: the kinds of prior that have fields of their own here; any other is a registered class with options
+#: the types of prior with their own fields here; any other type is a registered class with options
 _FAMILIES = ("wavelet", *_NETWORKS)
-#: the kinds of prior that have each field; type belongs to all
+#: the types of prior that have each field; every prior has a type
 _KINDS = {
     "norm": ("wavelet",),
     "wavelet": ("wavelet",),
@@ -125,40 +125,40 @@ _KINDS = {
 
 
 class PriorConfig(Section):
-    """What is known of images: a weighted norm of wavelet coefficients, a denoiser, or a ridge regulariser."""
+    """The prior: a weighted norm of wavelet coefficients, a denoiser, or a ridge regulariser."""
 
     type: str = "wavelet"
     """wavelet; denoiser: Plug-and-Play; red: a step along x − D(x); ridge: learned filters; or a registered prior."""
     norm: Literal["l12", "l1"] = "l12"
-    """l12 groups channels and bands of a position; l1 takes every coefficient by itself (wavelet)."""
+    """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
     wavelet: str | list[str] = "db4"
     """An orthogonal wavelet (haar, db2 … db38, sym2 …, coif1 …), or several for a union of bases."""
     levels: Levels = 5
-    """Scales (wavelet); crops need 2**levels pixels on a side."""
+    """Number of scales (wavelet); crops need sides of 2**levels pixels."""
     weights_per_channel: StrictBool = True
-    """Whether every colour channel has weights of its own (wavelet)."""
+    """Whether every colour channel has separate weights (wavelet)."""
     coarse: StrictBool = False
-    """Whether the coarse approximation is penalised too (wavelet)."""
+    """Whether the coarse approximation is also penalised (wavelet)."""
     margin: Annotated[StrictInt, Field(ge=0, le=10_000)] = 0
-    """Pixels restored beyond the borders, at least; with 0, wavelets may make opposite borders adjacent (wavelet)."""
+    """Minimum number of pixels restored beyond the borders; 0 may make opposite borders adjacent (wavelet)."""
     weights: str | None = None
-    """Of a network: a name that ships (denoiser-color, ridge-convex-gray, …), or a file; by default what fits."""
+    """Weights of a network: a shipped name (denoiser-color, ridge-convex-gray, …) or a file; default: what fits."""
     learn_weights: StrictBool = False
     """Whether the weights of the network are trained, at optimiser.lr_network, or frozen (denoiser, red, ridge)."""
     sigma: Positive | list[Positive] = 0.05
-    """Noise level that the network takes, intensities in [0, 1]: one, or one per layer of an untied cycle."""
+    """Noise level of the network for intensities in [0, 1]: one, or one per layer of an untied cycle."""
     learn_sigma: StrictBool = True
     """Whether this noise level is learned."""
     strength: Share | list[Share] | None = None
-    """α of (1 − α)x + αD(x), one or one per layer (denoiser); the denoiser as it is by default."""
+    """α of (1 − α)x + αD(x), one or one per layer (denoiser); default: 1."""
     learn_strength: StrictBool = True
     """Whether α is learned."""
     bfloat16: StrictBool = False
-    """Whether the network computes in bfloat16 while it is trained, which is faster (denoiser, red)."""
+    """Whether the network computes in bfloat16 during training, which is faster (denoiser, red)."""
     lipschitz: Positive = 2.0
-    """What is taken as the Lipschitz constant of x − D(x) for the step size (red); it is not checked."""
+    """The Lipschitz constant of x − D(x) for the step size (red); it is not checked."""
     box: StrictBool = False
-    """Whether intensities are held in [0, 1] (red, ridge)."""
+    """Whether intensities are restricted to [0, 1] (red, ridge)."""
     options: dict[str, Any] = {}
     """Arguments of a registered prior: a table [prior.options]."""
 
@@ -175,13 +175,13 @@ class PriorConfig(Section):
     @classmethod
     def _of_a_class(cls, options: dict, info: ValidationInfo) -> dict:
         if options and info.data.get("type") in _FAMILIES:
-            raise ValueError(f'a prior of type "{info.data["type"]}" has fields of its own instead of options')
+            raise ValueError(f'a prior of type "{info.data["type"]}" has its own fields instead of options')
         return options
 
     @field_validator(*_KINDS)
     @classmethod
     def _of_this_type(cls, value: Any, info: ValidationInfo) -> Any:
-        # Only what was given comes here, not the defaults; a type that is none has been named already.
+        # Only given fields come here, not defaults; an unknown type was already reported.
         kind, kinds = info.data.get("type"), _KINDS[str(info.field_name)]
         if kind is not None and kind not in kinds:
             raise ValueError(f'a prior of type "{kind}" has no {info.field_name} (type = {" or ".join(kinds)} has)')
@@ -193,12 +193,12 @@ class PriorConfig(Section):
 
 
 class MapConfig(Section):
-    """Which map is iterated."""
+    """The map of the iteration."""
 
     spoken = False
 
     type: str = "auto"
-    """forward_backward, gradient_step or a registered map; auto takes what suits the prior."""
+    """forward_backward, gradient_step or a registered map; auto chooses by the prior."""
     options: dict[str, Any] = {}
     """More arguments of the map: a table [map.options]."""
 
@@ -209,7 +209,7 @@ class MapConfig(Section):
 
 
 class FidelityConfig(Section):
-    """How far an image may be from the measurement."""
+    """The data fidelity: the distance between an image and the measurement."""
 
     spoken = False
 
@@ -225,30 +225,30 @@ class FidelityConfig(Section):
 
 
 class ModelConfig(Section):
-    """How often the map is iterated, and where its parameters start."""
+    """The number of iterations, and the initial parameters."""
 
     depth: Layers = 10
-    """K, layers in a block: what is differentiated at once. More layers, more exact gradients, more memory."""
+    """K, layers in a block, which is differentiated at once. More layers: more exact gradients, more memory."""
     restarts: Annotated[StrictInt, Field(ge=0, le=100_000)] = 10
-    """R, blocks run in training before the one that is differentiated. More restarts, closer to the equilibrium."""
+    """R, blocks in training before the differentiated one. More restarts come closer to the equilibrium."""
     layers: Layers = 1
-    """Different layers in a cycle: 1 ties all weights."""
+    """Number of different layers in a cycle: 1 ties all weights."""
     step_size: Share = 0.9
-    """s, where the step is 2s/L: between 0 and 1."""
+    """s in (0, 1); the step size is 2s/L."""
     learn_step_size: StrictBool = True
     """Whether the step size is learned."""
     reg: Positive = 0.05
-    """λ, the strength of the prior, at the start; Plug-and-Play has none."""
+    """Initial λ, the strength of the prior; Plug-and-Play has no λ."""
     learn_reg: StrictBool = True
     """Whether the strength is learned."""
     solver: str = "auto"
-    """picard (plain restarts), damped, anderson, inertial or a registered solver; auto damps where a map may expand."""
+    """picard (plain restarts), damped, anderson, inertial or a registered solver; auto damps maps that may expand."""
     solver_options: dict[str, Any] = {}
     """Arguments of the solver: a table [model.solver_options]."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
     """Relative change over a block below which a restoration is settled."""
     max_layers: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 2000
-    """Layers after which a restoration is given up as not settled."""
+    """Maximum number of layers of a restoration."""
 
     @field_validator("solver")
     @classmethod
@@ -264,14 +264,14 @@ class ModelConfig(Section):
 
 
 class GradientConfig(Section):
-    """How the derivative of the equilibrium is formed."""
+    """The rule for the derivative of the equilibrium."""
 
     rule: str = "truncated"
-    """truncated is ReTune; unrolled trains the output after K layers; implicit solves the adjoint; or one of yours."""
+    """truncated is ReTune; unrolled trains the output after K layers; implicit solves for the adjoint; or your own."""
     blocks: Layers = 1
-    """How often the recorded block is pulled back (truncated): more blocks, more exact."""
+    """Number of pull-backs through the recorded block (truncated): more blocks are more exact."""
     rtol: Share | None = None
-    """Relative error of the adjoint to reach, instead of a number of blocks."""
+    """Required relative error of the adjoint, in place of a number of blocks."""
     options: dict[str, Any] = {}
     """More arguments of the rule: a table [gradient.options]."""
 
@@ -282,24 +282,24 @@ class GradientConfig(Section):
 
 
 class DataConfig(Section):
-    """What it is learned from."""
+    """The training data."""
 
     train: str = "photographs"
-    """Folder or file of sharp images; "photographs" takes some that ship inside scikit-image."""
+    """Folder or file of sharp images; "photographs" uses some from scikit-image."""
     validation: str | None = None
-    """Folder or file of images that decide which weights are kept; none keeps the last."""
+    """Folder or file of images that decide which weights are kept; without them the last weights are kept."""
     white: Positive | None = None
-    """Intensity that counts as 1 in the files; by default the largest of an integer type, and 1 for floats."""
+    """Intensity that counts as 1 in the files; default: the largest value of an integer type, and 1 for floats."""
     crop: Count = 64
     """Side of the random square crops."""
     batch_size: Crops = 4
     """Crops per step."""
     grey: StrictBool = False
-    """Whether colour images are made grey first."""
+    """Whether colour images are converted to grey."""
 
 
 class OptimiserConfig(Section):
-    """How it is learned: Adam with a cosine schedule."""
+    """The training: Adam with a cosine schedule."""
 
     steps: Count = 200
     """Training steps."""
@@ -308,44 +308,44 @@ class OptimiserConfig(Section):
     lr_network: Positive = 1e-4
     """Learning rate of all other parameters."""
     loss: Literal["mse", "snr"] = "mse"
-    """mse: mean squared error; snr: decibels, in which easy and difficult crops weigh the same."""
+    """mse: mean squared error; snr: decibels, which give easy and difficult crops the same weight."""
     penalty: Level = 0.0
-    """Weight of the spectral norm of the denoiser's Jacobian in the loss (denoiser, red); 0 for none."""
+    """Weight in the loss of the spectral norm of the denoiser's Jacobian (denoiser, red); 0 switches it off."""
     warm_start: StrictBool = False
     """Whether each training image remembers its equilibrium: fewer restarts, larger checkpoints (retune train only)."""
     validate_every: Count | None = None
-    """Steps between validations; a fifth of all by default."""
+    """Steps between validations; default: a fifth of all steps."""
     checkpoint_every: Count = 20
-    """Steps between checkpoints: what is lost at most when the power fails."""
+    """Steps between checkpoints: at most these are lost in a power failure."""
 
 
 class CompareConfig(Section):
-    """What retune compare reports on, and the effort that each method may spend."""
+    """The test images of retune compare, and the allowed effort of each method."""
 
     test: str = "photographs"
-    """Folder or file of sharp images that no method sees before; "photographs" takes two that ship."""
+    """Folder or file of sharp images that no method has seen; "photographs" uses two shipped images."""
     every: Count = 1
-    """Report on every n-th of them."""
+    """Report on every n-th test image."""
     crop: Count | None = None
-    """Side of the central part of each of them; whole images by default."""
+    """Side of the central part of each test image; default: whole images."""
     validation_every: Count = 1
     """Tune on every n-th validation image."""
     validation_crop: Count = 128
     """Side of the central part of each validation image."""
     grid: Annotated[StrictInt, Field(ge=4, le=10_000)] = 12
-    """Values tried by each grid search."""
+    """Number of values of each grid search."""
     lr: list[Positive] = []
-    """Learning rates that every learned method is trained with, the best is kept; only optimiser.lr if empty."""
+    """Learning rates to try for every learned method; the best result is kept. Empty: only optimiser.lr."""
     reg_range: tuple[Positive, Positive] = (5e-4, 5.0)
     """Smallest and largest λ of the grid search."""
     far: Multiple | Annotated[list[Multiple], Field(min_length=1, max_length=100)] = 10
-    """How many times longer than in training every method is run, to see whether it stays: a number, or several."""
+    """Runs longer than the training depth by these factors, to see whether the result stays: a number, or several."""
     run_on: list[str] = []
-    """Methods that are run on even after they have settled, which takes longer and shows that they stay."""
+    """Methods that continue even after they have settled: slower, but it shows that they stay."""
     certify: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 1
-    """Test images whose distance to the equilibrium is certified, the first ones."""
+    """Number of test images, from the first, whose distance to the equilibrium is certified."""
     certified: list[str] = []
-    """Methods whose restorations are certified; all by default."""
+    """Methods whose restorations are certified; default: all."""
     memory: StrictBool = True
     """Whether the memory of a training step is measured."""
     about: str = ""
@@ -360,7 +360,7 @@ class CompareConfig(Section):
 
     @property
     def multiples(self) -> tuple[int, ...]:
-        """The values of `far`, in ascending order."""
+        """The values of `far` in ascending order."""
         return tuple(sorted(set(self.far if isinstance(self.far, list) else [self.far])))
 
 
@@ -368,31 +368,32 @@ class Config(Section):
     """A run."""
 
     seed: Annotated[StrictInt, Field(ge=0, lt=2**62)] = 0
-    """Decides crops, operators and noise."""
+    """Seed of crops, operators and noise."""
     problem: ProblemConfig = ProblemConfig()
-    """What was measured."""
+    """The problem of the measurements."""
     prior: PriorConfig = PriorConfig()
-    """What is known of images."""
+    """The prior of the images."""
     map: MapConfig = MapConfig()
-    """Which map is iterated."""
+    """The map of the iteration."""
     data_fidelity: FidelityConfig = FidelityConfig()
-    """How the measurement is fitted."""
+    """The data fidelity."""
     model: ModelConfig = ModelConfig()
-    """How often it is iterated."""
+    """The number of iterations."""
     gradient: GradientConfig = GradientConfig()
-    """How the derivative is formed."""
+    """The gradient rule."""
     data: DataConfig = DataConfig()
-    """What it is learned from."""
+    """The training data."""
     optimiser: OptimiserConfig = OptimiserConfig()
-    """How it is learned."""
+    """The training."""
     compare: CompareConfig = CompareConfig()
-    """What methods are compared on."""
+    """The comparison."""
 
     @model_validator(mode="after")
     def _penalised(self) -> Config:
         if self.optimiser.penalty and self.prior.type not in ("denoiser", "red"):
             raise ValueError(
-                f"optimiser.penalty = {self.optimiser.penalty}: the penalty is one on a denoiser, and the prior is of "
-                f'type "{self.prior.type}"; leave it out, or set prior.type to denoiser or red'
+                f"optimiser.penalty = {self.optimiser.penalty}: the penalty applies to denoisers only, and the prior "
+                "has "
+                f'type "{self.prior.type}"; leave the penalty out, or set prior.type to denoiser or red'
             )
         return self

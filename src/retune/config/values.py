@@ -1,4 +1,4 @@
-"""Single values as TOML writes them."""
+"""Single values as TOML text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def as_toml(value: Any) -> str:
-    """The value as TOML writes it."""
+    """The value as TOML text."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -24,5 +24,5 @@ def as_toml(value: Any) -> str:
 
 
 def as_key(key: str) -> str:
-    """The key as TOML writes it: in quotes, if it is not made of letters, digits, - and _ alone."""
+    """The key as TOML text: in quotes unless it consists of letters, digits, - and _ only."""
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)

@@ -1,4 +1,4 @@
-"""The operator and the measurement are examined before anybody trains on them."""
+"""Examine an operator and a measurement before training on them."""
 
 from retune.diagnosis.doctor import doctor
 from retune.diagnosis.findings import Diagnosis, Finding, Severity

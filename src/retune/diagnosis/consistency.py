@@ -1,4 +1,4 @@
-"""Whether y can have come from this operator, alone and with the image that it was made of."""
+"""Check whether this operator can have produced y, with and without the true image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images
 from retune.diagnosis.copies import duplicate
 from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
@@ -18,14 +19,14 @@ __all__ = ["check_consistency", "check_pair", "check_shape"]
 # Steps that tell most right operators, and those before anything is warned of. Of y = Ax, k steps leave at most
 # ‖A‖‖x‖/(2k + 1) (Nemirovskii, *USSR Comput. Math.* 26(2), 1986), however fine the texture of x.
 _STEPS, _MORE = 20, 200
-# Photographs blurred with the right kernel stay below 1.4 (texture), a wrong one is above where noise permits.
-_MISFIT = 1.6  # times what noise leaves
+# Photographs blurred with the right kernel stay below 1.4 (texture). A wrong kernel exceeds it at low noise.
+_MISFIT = 1.6  # times the residual of pure noise
 _BORDER = 1.6  # times the misfit of the interior
 _FLOOR = 2e-3  # of the range of y: rounding of 8-bit images
 
 
 def check_shape(exam: Exam) -> Iterator[Finding]:
-    """Whether A maps an image to something of the shape of y."""
+    """Check that A maps an image to the shape of y."""
     try:
         made = [tuple(p.shape) for p in parts(exam.physics.A(exam.probe(0)))]  # pyright: ignore[reportCallIssue]
     except FAILURES:
@@ -44,7 +45,7 @@ def check_shape(exam: Exam) -> Iterator[Finding]:
 
 
 def check_consistency(exam: Exam) -> Iterator[Finding]:
-    """The least-squares residual of y against that of white noise of the estimated level."""
+    """Compare the least-squares residual of y with that of white noise of the estimated level."""
     y = exam.y
     if not exam.sound or exam.sqnorm is None or not isinstance(y, Tensor) or y.ndim != 4 or y.is_complex():
         return
@@ -61,7 +62,7 @@ def check_consistency(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "consistency",
             Severity.OK,
-            "A can explain any y, so the residual says nothing",
+            "A can explain any y, so this check cannot find an error",
             "",
             {"share_of_noise_left": share},
         )
@@ -81,9 +82,9 @@ def check_consistency(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "consistency",
             Severity.WARNING,
-            f"y contradicts A at the borders: the residual there is {at_border:.1f} times what noise leaves, inside "
-            f"{within:.1f} times",
-            "The boundary condition is not that of the scene: use valid, reflect or replicate padding, or crop.",
+            f"y contradicts A at the borders: the residual is {at_border:.1f} times that of noise there, {within:.1f} "
+            "times inside",
+            "The boundary condition does not fit the scene: use valid, reflect or replicate padding, or crop.",
             numbers,
         )
     elif ratio > _MISFIT:
@@ -91,7 +92,7 @@ def check_consistency(exam: Exam) -> Iterator[Finding]:
             "consistency",
             Severity.WARNING,
             f"y contradicts A: the residual is {about}",
-            "The kernel is too wide or wrong, y is saturated, or the noise is not white: compare with a measured "
+            "The kernel is too wide or wrong, or y is saturated, or the noise is not white: compare with a measured "
             "point or edge.",
             numbers,
         )
@@ -117,7 +118,7 @@ def _contradicts(numbers: dict[str, float]) -> bool:
 
 
 def check_pair(exam: Exam, x: Tensor) -> Iterator[Finding]:
-    """A measured pair: y against ``a·Ax + b``, and against the operator with its kernel turned round."""
+    """Check a measured pair: compare y with ``a·Ax + b``, also with the kernel turned by 180°."""
     y = exam.y
     if not exam.linear or not isinstance(y, Tensor):
         return
@@ -127,7 +128,7 @@ def check_pair(exam: Exam, x: Tensor) -> Iterator[Finding]:
     if scale == 0 or y.is_complex():
         return
     gain, offset, left = _fit(made, y)
-    # Away from the borders, where another boundary condition would hide what the kernel does.
+    # Compare away from the borders: a wrong boundary condition would hide the effect of the kernel.
     inside = _border(exam, y.shape[-2:], 8)[1].to(y.device) if y.ndim == 4 else torch.ones(y.shape[-1:]).bool()
     rest = _fit(made[..., inside], y[..., inside])[2] / scale
     turned = _turned(exam, x.to(exam.device, exam.dtype), made.shape)
@@ -140,8 +141,8 @@ def check_pair(exam: Exam, x: Tensor) -> Iterator[Finding]:
         yield Finding(
             "pair",
             Severity.PROBLEM,
-            f"the kernel is applied flipped: turned by 180° it leaves {other:.1%} of the contrast of y unexplained, "
-            f"as it is {rest:.1%}",
+            f"the kernel is applied flipped: it leaves {rest:.1%} of the contrast of y unexplained, turned by 180° "
+            f"only {other:.1%}",
             "Give the physics kernel.flip(-2, -1): deepinv convolves, and your kernel was meant for a correlation.",
             numbers,
         )
@@ -149,8 +150,8 @@ def check_pair(exam: Exam, x: Tensor) -> Iterator[Finding]:
         yield Finding(
             "pair",
             Severity.WARNING,
-            f"y is displaced by {shift[0]:+d} rows and {shift[1]:+d} columns from Ax",
-            "Register the two images, or roll the kernel by as much.",
+            f"y is shifted by {shift[0]:+d} rows and {shift[1]:+d} columns relative to Ax",
+            "Register the two images, or roll the kernel by the same amount.",
             numbers,
         )
     elif abs(gain - 1) > 0.1 or abs(offset) > 0.05 * max(float(y.amax() - y.amin()), 1e-12):
@@ -166,7 +167,7 @@ def check_pair(exam: Exam, x: Tensor) -> Iterator[Finding]:
             "pair",
             Severity.WARNING,
             f"{fits}, which is {left / _expected(exam, y):.1f} times what the noise explains",
-            "The kernel, the boundary or the registration of the pair is off.",
+            "The kernel, the boundary or the registration of the pair is wrong.",
             numbers,
         )
     else:
@@ -174,7 +175,7 @@ def check_pair(exam: Exam, x: Tensor) -> Iterator[Finding]:
 
 
 def _mask_and_data(exam: Exam, y: Tensor, mask: Tensor) -> Finding:
-    """What a mask cannot have made: values where nothing is observed, zeros where something is."""
+    """Find values that contradict the mask: nonzero where nothing is observed, zero where something is."""
     unseen, seen = mask == 0, mask != 0
     sigma = 0.0 if exam.sigma is None else float(exam.sigma.max())
     outside = _rms(y[unseen]) if bool(unseen.any()) else 0.0
@@ -186,7 +187,7 @@ def _mask_and_data(exam: Exam, y: Tensor, mask: Tensor) -> Finding:
             "consistency",
             Severity.PROBLEM,
             f"y is not 0 where the mask observes nothing (rms {outside:.3g}, observed pixels {inside:.3g})",
-            "The mask does not belong to y, or is inverted; if y is a whole picture, multiply it by the mask.",
+            "The mask does not belong to y, or it is inverted. If y is a whole picture, multiply it by the mask.",
             numbers,
         )
     if zeros > 0.05 and bool(unseen.any()):
@@ -194,7 +195,7 @@ def _mask_and_data(exam: Exam, y: Tensor, mask: Tensor) -> Finding:
             "consistency",
             Severity.WARNING,
             f"{zeros:.1%} of the pixels that the mask observes are exactly 0",
-            "The mask seems to keep pixels that were not measured; restoration would fit these zeros.",
+            "The mask seems to mark pixels as measured that were not: a restoration would reproduce these zeros.",
             numbers,
         )
     return Finding("consistency", Severity.OK, "y fits the mask: 0 where nothing is observed", "", numbers)
@@ -224,7 +225,7 @@ class _LeastSquares:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
+    return over_images((a * b).flatten(1).sum(1), a.ndim)
 
 
 def _rms(t: Tensor) -> float:
@@ -232,7 +233,7 @@ def _rms(t: Tensor) -> float:
 
 
 def _border(exam: Exam, size: torch.Size, share: int = 1000) -> tuple[Tensor, Tensor]:
-    """(H, W) booleans: a band along the border as wide as half the kernel (and 1/share of a side), and the rest."""
+    """Masks (H, W) of the border and the interior; the border is half a kernel (at least 1/share of a side) wide."""
     taps = getattr(exam.physics, "filter", None)
     wide = max(taps.shape[-2:]) // 2 if isinstance(taps, Tensor) else 0
     band = min(max(2, wide, min(size) // share), min(size) // 4)
@@ -242,7 +243,7 @@ def _border(exam: Exam, size: torch.Size, share: int = 1000) -> tuple[Tensor, Te
 
 
 def _fit(made: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Least squares ``y ≈ a·made + b``: (a, b, norm of the rest)."""
+    """Least squares ``y ≈ a·made + b``: returns (a, b, norm of the residual)."""
     m, z = made.double().flatten(), y.double().flatten()
     centred = m - m.mean()
     gain = float((centred * z).sum() / centred.square().sum().clamp_min(1e-300))
@@ -251,7 +252,7 @@ def _fit(made: Tensor, y: Tensor) -> tuple[float, float, float]:
 
 
 def _shift(made: Tensor, y: Tensor) -> tuple[tuple[int, int], float]:
-    """The displacement of y against `made` that correlates best, and the norm of the rest after undoing it."""
+    """The shift of y against `made` with the best correlation, and the residual's norm after undoing it."""
     if y.ndim != 4:
         return (0, 0), _fit(made, y)[2]
     a, b = (t.double() - t.double().mean((-2, -1), keepdim=True) for t in (made, y))
@@ -267,7 +268,7 @@ def _shift(made: Tensor, y: Tensor) -> tuple[tuple[int, int], float]:
 
 
 def _turned(exam: Exam, x: Tensor, shape: torch.Size) -> Tensor | None:
-    """What the operator with its kernel turned by 180° makes of x, if the operator has a kernel or a square adjoint."""
+    """The result on x of the operator with its kernel turned by 180°; needs a kernel or a square adjoint."""
     taps = kernel_of(exam.physics)
     try:
         if taps is not None:
@@ -281,7 +282,7 @@ def _turned(exam: Exam, x: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def _expected(exam: Exam, y: Tensor) -> float:
-    """The norm of noise of the estimated level, with room for rounding to 8 bits."""
+    """The norm of noise of the estimated level, with an allowance for rounding to 8 bits."""
     assert exam.sigma is not None
     sigma = exam.sigma.clamp_min(_FLOOR * float(y.amax() - y.amin()))
     return float((sigma.square().sum() * y[0, 0].numel()) ** 0.5)

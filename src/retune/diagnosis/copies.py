@@ -1,4 +1,4 @@
-"""Copies of a physics, also in another precision; the caller's is never touched."""
+"""Copies of a physics, also in another precision. The caller's physics is never changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def duplicate(physics: Physics) -> Physics:
-    """A deep copy; generators and tensors with a graph, which ``copy`` refuses, are copied by hand."""
+    """A deep copy. ``copy`` refuses generators and tensors with a graph, so these are copied by hand."""
     memo: dict[int, object] = {}
     for module in physics.modules():
         for value in (*vars(module).values(), *module._buffers.values()):
@@ -30,14 +30,14 @@ def duplicate(physics: Physics) -> Physics:
                 memo[id(value)] = value.detach().clone()
     twin = copy.deepcopy(physics, memo)
     for module in twin.modules():
-        # deepinv keeps an automatic adjoint here, a closure over the physics that it was made for.
+        # deepinv keeps an automatic adjoint here, a closure over the original physics.
         if getattr(module, "_auto_grad_adjoint_fn", None) is not None:
             vars(module)["_auto_grad_adjoint_fn"] = None
     return twin
 
 
 def cast(physics: Physics, dtype: torch.dtype) -> Physics:
-    """A copy in another precision: real tensors in `dtype`, complex ones in the complex type that belongs to it.
+    """A copy in another precision: real tensors become `dtype`, complex tensors the matching complex type.
 
     ``physics.to(dtype)`` would turn complex buffers into real ones and lose their imaginary part.
     """
@@ -63,7 +63,7 @@ def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def cut_by_torch(physics: Physics, x: Tensor) -> float | None:
-    """How far ``physics.to(float64)`` is from the physics (relative), if complex buffers make them differ; else None.
+    """Relative error of ``physics.to(float64)`` against the physics; None without complex buffers.
 
     `physics` must be in float64 already, and `x` too.
     """
@@ -71,7 +71,7 @@ def cut_by_torch(physics: Physics, x: Tensor) -> float | None:
     if not any(t is not None and t.is_complex() for t in tensors):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that it discards the imaginary part: that is what is measured
+        warnings.simplefilter("ignore")  # torch warns that it discards the imaginary part; here that loss is measured
         wrong = duplicate(physics).to(torch.float64)
         try:
             found, expected = parts(wrong.A(x)), parts(physics.A(x))

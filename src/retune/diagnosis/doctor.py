@@ -1,4 +1,4 @@
-"""The examination: which checks are made, in which order."""
+"""The examination: its checks and their order."""
 
 from __future__ import annotations
 
@@ -34,33 +34,34 @@ def doctor(
     x: Tensor | None = None,
     img_size: tuple[int, int, int] | None = None,
 ) -> Diagnosis:
-    r"""Examine a forward operator, and a measurement if there is one, before training on them.
+    r"""Examine a forward operator, and optionally a measurement, before training on them.
 
-    Looks at: linearity and ``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and float32; ‖A‖², its kind and its scale; what A does
-    not see (unobserved pixels, the smallest eigenvalue of AᵀA); which guarantees can hold (arXiv:2506.13239); the
-    kernel (sum, centre, sides), whether A convolves or correlates with it, and A's boundary condition. Of y: NaN and
-    Inf, range, clipping, noise level, and whether A can have made it. Whatever is found is a finding, not an error.
+    Checks of A: linearity, and ``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and float32; ‖A‖² and its scale; the null space
+    (unobserved pixels, the smallest eigenvalue of AᵀA); the guarantees that can hold (arXiv:2506.13239); the kernel
+    (sum, centre, sides), whether A convolves or correlates with it, and the boundary condition. Checks of y: NaN and
+    Inf, range, clipping, noise level, and whether A can have produced it. A fault is reported as a finding; it raises
+    no error.
 
-    Everything runs on a deep copy, without gradient, with random streams of its own: the physics, y and the global
-    generator are left as they are. Cost: some 40 evaluations of AᵀA for the norm, unless it is known exactly, 40
-    each for the null space and the consistency of y, and a few more.
+    The checks run on a deep copy, without gradients and with their own random streams. The physics, y and the global
+    generator stay unchanged. Cost: about 40 evaluations of AᵀA for the norm (none if it is known exactly), 40 each for
+    the null space and the consistency of y, and a few more.
 
     Args:
         physics: any deepinv ``Physics``.
         y: its measurement, a tensor (B, ...) or a deepinv ``TensorList``.
-        kernel: the blur that you believe in, as the image of a point: see [`kernel`][retune.problems.kernel]. By
-            default that of the physics (deepinv's ``physics.filter``).
-        x: the image (B, C, H, W) that y was measured of, if known (a test chart, or a point source): y is then
-            compared with Ax, also with the kernel turned by 180°.
-        img_size: (C, H, W), where neither y, x nor the physics tells the image size.
+        kernel: the blur that you expect, as the image of a point; see [`kernel`][retune.problems.kernel]. Default: the
+            kernel of the physics (deepinv's ``physics.filter``).
+        x: the true image (B, C, H, W) behind y, if known (a test chart or a point source). y is then compared with Ax,
+            also with the kernel turned by 180°.
+        img_size: (C, H, W); needed if neither y, x nor the physics tells the image size.
 
     Returns:
         A [`Diagnosis`][retune.Diagnosis]: prints as a table; ``.ok``, ``.findings``, ``.to_dict()``.
 
     Raises:
-        PhysicsError: `physics` is no deepinv ``Physics``.
-        InvalidParameterError: nothing tells the image size; x or `img_size` is not what it should be.
-        ShapeError: y is neither a tensor nor a list of tensors; x is no batch of images.
+        PhysicsError: `physics` is not a deepinv ``Physics``.
+        InvalidParameterError: the image size is unknown; x or `img_size` is invalid.
+        ShapeError: y is neither a tensor nor a list of tensors; x is not a batch of images.
         UnknownNameError, NotFiniteError: the kernel cannot be read.
     """
     if not isinstance(physics, Physics):
@@ -100,14 +101,14 @@ def _prepare(physics: Physics, y, x, img_size) -> tuple[Exam, list[Finding]]:
     findings: list[Finding] = []
     try:
         twin = duplicate(physics)
-    except Exception as error:  # whatever the user's object raises when it is copied
+    except Exception as error:  # the user's object may raise anything when it is copied
         twin = physics
         findings.append(
             Finding(
                 "copy",
                 Severity.NOTE,
-                f"the physics cannot be copied («{short(error)}»), so it was examined itself",
-                "Keep open files and handles out of the physics.",
+                f"the physics cannot be copied («{short(error)}»), so the original was examined",
+                "Do not store open files or handles in the physics.",
             )
         )
     first = None if y is None else parts(y)[0]

@@ -1,4 +1,4 @@
-"""What is examined: a copy of the physics, the image size, and probes."""
+"""The object of the examination: a copy of the physics, the image size, and probe images."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from torch import Tensor
 
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import InvalidParameterError, ShapeError
+from retune.guarantee import Known
 from retune.operators.images import parts, unsupported
 from retune.operators.kinds import makes_pictures, measured, resizable
 
 __all__ = ["FAILURES", "Exam", "complex_images", "image_shape", "short"]
 
-#: What a physics raises when it is given something that it cannot take.
+#: Errors that a physics raises on unsuitable input.
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
-#: Side of the probe for a physics that takes any size.
+#: Side of the probe image for a physics that accepts any size.
 SIDE = 32
 
 
 @dataclass
 class Exam:
-    """The physics (a copy), the shape of its images, and what earlier checks have established.
+    """A copy of the physics, the shape of its images, and the results of earlier checks.
 
     Attributes:
-        physics: the copy that is examined.
+        physics: the copy under examination.
         shape: (B, C, H, W) of the image.
-        y: the measurement, None if none was given or if it does not fit.
-        linear, adjoint: whether A is linear, and A_adjoint its adjoint; None before that is known.
+        y: the measurement; None if not given, or if it does not fit.
+        linear, adjoint: whether A is linear, and whether A_adjoint is its adjoint; None until checked.
         sqnorm: ‖A‖² per image, once known.
-        supported: whether its images are real ones of shape (B, C, H, W).
+        supported: whether its images are real and have shape (B, C, H, W).
         sigma: estimated noise level (B, C) of y, once known.
     """
 
@@ -45,7 +46,7 @@ class Exam:
     linear: bool | None = None
     adjoint: bool | None = None
     sqnorm: Tensor | None = None
-    sqnorm_kind: str = ""
+    sqnorm_kind: Known = Known.UNKNOWN
     sigma: Tensor | None = None
     supported: bool = True
 
@@ -60,14 +61,14 @@ class Exam:
         return bool(self.supported and self.linear and self.adjoint)
 
     def probe(self, seed: int, dtype: torch.dtype | None = None) -> Tensor:
-        """A standard normal image, from a stream of its own; the same for every image of the batch."""
+        """A standard normal image from its own random stream, the same for every image of the batch."""
         generator = torch.Generator().manual_seed(20260101 + seed)
         one = torch.randn(self.shape[1:], generator=generator, dtype=torch.float64)
         return one.to(self.device, dtype or self.dtype).expand(self.shape).clone()
 
     @cached_property
     def pictures(self) -> bool:
-        """Whether y is a picture: what is known of the range and the noise of images applies to it."""
+        """Whether y is a picture, so that the usual range and noise of images apply to it."""
         try:
             return bool(self.linear) and makes_pictures(self.physics, self.probe(0))
         except FAILURES:
@@ -75,7 +76,7 @@ class Exam:
 
     @cached_property
     def measured(self) -> Tensor | None:
-        """Booleans of the shape of y: whether the image can change a value at all; None if all can, or not known."""
+        """Booleans of the shape of y: True where the image influences the value. None if everywhere, or unknown."""
         try:
             seen = measured(self.physics, [self.probe(6), self.probe(7)]) if self.linear else None
         except FAILURES:
@@ -97,11 +98,11 @@ def short(error: Exception) -> str:
 def image_shape(
     physics: Physics, y: Any, x: Tensor | None, img_size: tuple[int, int, int] | None
 ) -> tuple[torch.Size, Finding | None]:
-    """(B, C, H, W) of the images, and the finding about it: from x, `img_size`, y, or what the physics says of itself.
+    """The image shape (B, C, H, W) and the finding about it. Sources: x, `img_size`, y, or the physics itself.
 
     Raises:
-        InvalidParameterError: nothing tells the size.
-        ShapeError: y is of volumes or sequences, which are not supported.
+        InvalidParameterError: the size is unknown.
+        ShapeError: y contains volumes or sequences, which are not supported.
     """
     batch = None if y is None else len(parts(y)[0])
     if x is not None:
@@ -138,13 +139,13 @@ def image_shape(
         finding = finding or Finding(
             "shape",
             Severity.NOTE,
-            f"no image size was given: examined on images {channels}×{side}×{side}",
+            f"no image size was given: the examination used images {channels}×{side}×{side}",
             "Give y or img_size=(C, H, W) to examine the size that you will use.",
             {"img_size": list(own)},
         )
     if own is None:
         raise InvalidParameterError(
-            f"the image size of {type(physics).__name__} is not known"
+            f"the image size of {type(physics).__name__} is unknown"
             + (f" ({trouble})" if trouble else "")
             + ": give img_size=(C, H, W), or a measurement y that fits"
         )
@@ -184,6 +185,6 @@ def _own_size(physics: Physics) -> tuple[int, int, int] | None:
 
 
 def _batch(physics: Physics) -> int:
-    """Images that the physics expects: a mask or a kernel for each, else 1."""
+    """The batch size that the physics expects: one image per mask or kernel, else 1."""
     held = [getattr(physics, name, None) for name in ("mask", "filter")]
     return max([1, *[t.shape[0] for t in held if isinstance(t, Tensor) and t.ndim >= 4]])

@@ -1,4 +1,4 @@
-"""What an examination returns: findings with a severity, numbers and one sentence of advice."""
+"""The result of an examination: findings with a severity, numbers and one sentence of advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDTH = 110
 
 
 class Severity(enum.Enum):
-    """How much a finding matters, from nothing to do to must be repaired."""
+    """How serious a finding is: from OK (nothing to do) to PROBLEM (repair it first)."""
 
     OK = "ok"
     NOTE = "note"
@@ -29,13 +29,13 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        check: what was looked at ("adjoint", "norm", "convolution", …).
+        check: name of the check ("adjoint", "norm", "convolution", …).
         severity: ok, note (worth knowing), warning (results will suffer) or problem (repair it before training).
-        found: what was measured, in words.
-        advice: what to do about it, one sentence; empty where there is nothing to do.
+        found: the observation, in words.
+        advice: what to do about it, in a sentence or two; empty if there is nothing to do.
         numbers: the measured numbers by name, as plain data.
     """
 
@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The result of [`doctor`][retune.doctor]; prints as a short table, the gravest finding first.
+    """The result of [`doctor`][retune.doctor]; prints as a short table, the most serious finding first.
 
     Attributes:
         subject: what was examined: the physics, the image size, the precision.
@@ -70,16 +70,16 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing graver than a note was found."""
+        """True if no finding is more serious than a note."""
         return self.worst.rank < Severity.WARNING.rank
 
     @property
     def worst(self) -> Severity:
-        """The gravest severity."""
+        """The severity of the most serious finding."""
         return max((f.severity for f in self.findings), key=lambda s: s.rank, default=Severity.OK)
 
     def of(self, check: str) -> tuple[Finding, ...]:
-        """The findings of one check, empty if it could not be made or does not apply."""
+        """The findings of one check; empty if the check was impossible or does not apply."""
         return tuple(f for f in self.findings if f.check == check)
 
     def to_dict(self) -> dict:

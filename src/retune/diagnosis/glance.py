@@ -1,4 +1,4 @@
-"""A glance at measurements: what makes it unlikely that they are what they are said to be."""
+"""A quick look at measurements before restoration: clipping, and a noise level that does not fit."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
+from retune._torch.batch import middle
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.base import Problem
 from retune.problems.noise import estimate_noise
 
 __all__ = ["doubts"]
 
-#: Share of equal values, at the smallest or the largest one, from which on they are taken to be clipped.
+#: An image counts as clipped if this share of its values equals its minimum or its maximum.
 _CLIPPED = 0.01
-#: Side of what is looked at.
+#: Side of the central part that is examined.
 _LOOKED_AT = 512
 
 
 def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator[str]:
-    """What makes it unlikely that the measurements (1, C, h, w), each with its name, are ``A x`` plus noise of σ.
+    """Reasons to doubt that the named measurements (1, C, h, w) are ``A x`` plus noise of level σ.
 
-    One sentence about each thing, with the first measurement that shows it. Of a large one the middle is looked at.
+    One sentence for each kind of doubt; it names the first measurement that shows it. Only the central part of a large
+    measurement is examined.
     """
     clipped, noise = [], []
     for name, y in measured:
-        part = (..., *(slice(max(0, (n - _LOOKED_AT) // 2), (n + _LOOKED_AT) // 2) for n in y.shape[-2:]))
+        part = middle(y, _LOOKED_AT)
         try:
             seen = problem.observed(y)
-        except (InvalidParameterError, ShapeError):  # it is refused, with the reason, where it is restored
+        except (InvalidParameterError, ShapeError):  # the restoration refuses this file, and gives the reason
             continue
         values = y = y[part]
         if seen is not None:
@@ -43,24 +45,24 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
             continue
         try:
             seen = np.max(estimate_noise(y))
-        except InvalidParameterError:  # an image without any
+        except InvalidParameterError:  # an image without noise
             continue
         given = np.max(problem.sigma)
-        # Fine texture counts as noise, so that less than what is seen is usual, and much more is not.
+        # Fine texture counts as noise: a given σ below the estimate is usual, one far above it is not.
         if not seen / 30 < given < 3 * seen:
-            noise.append(f"σ = {given:.3g} was given, and {name} shows about {seen:.2g}")
+            noise.append(f"σ = {given:.3g} was given, but {name} shows about {seen:.2g}")
     if clipped:
         yield (
-            f"{clipped[0]}{_and_others(clipped)}: clipped, or a border or background without noise. y = A x + noise "
-            "allows for neither, and what is estimated of the error is then off: keep values below black and above "
-            "white, and cut borders off, if you can"
+            f"{clipped[0]}{_and_others(clipped)}: the image is clipped, or has a border or background without noise. "
+            "Neither fits y = A x + noise, so error estimates will be wrong. If you can, keep values below black and "
+            "above white, and crop borders"
         )
     if noise:
         yield (
-            f"{noise[0]}{_and_others(noise)}. The noise level is the standard deviation where 1 is white (levels of 8 "
-            "bits divided by 255); --sigma estimate takes it from the images"
+            f"{noise[0]}{_and_others(noise)}. Give σ as a standard deviation on the scale where 1 is white (for 8-bit "
+            "levels, divide by 255), or estimate it from the images: --sigma estimate"
         )
 
 
 def _and_others(found: Sequence[str]) -> str:
-    return f" (and so in {len(found) - 1} other image(s))" if len(found) > 1 else ""
+    return f" (and similarly in {len(found) - 1} other image(s))" if len(found) > 1 else ""

@@ -1,4 +1,4 @@
-"""The impulse response of an operator, and what it has in common with a kernel."""
+"""The impulse response of an operator, and how it matches a kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retune.operators.kinds import resizable
 
 __all__ = ["Match", "Response", "best_match", "impulse_response", "padded_index"]
 
-#: The eight ways to lay a kernel down, and what each is called.
+#: The eight orientations of a kernel, by name.
 ORIENTATIONS = {
     "as it is": lambda k: k,
     "rotated by 180° (a correlation instead of a convolution)": lambda k: k.flip(-2, -1),
@@ -24,20 +24,20 @@ ORIENTATIONS = {
     "rotated by 270°": lambda k: k.mT.flip(-1),
     "mirrored along the other diagonal": lambda k: k.mT.flip(-2, -1),
 }
-# Responses are the same when they correlate at least so well.
+# Two responses count as equal from this correlation on.
 SAME = 0.999
 
 
 @dataclass(frozen=True)
 class Response:
-    """What A makes of a point in the middle of the image.
+    """The image under A of a point in the middle.
 
     Attributes:
         image: (C, H, W), the point at `centre` of the image grid; a subsampled blur is given at full resolution.
         centre: (row, column) of the point.
-        kind: "same", "valid" or "subsampled": how the measurement relates to the image.
-        step: subsampling.
-        invariant: whether a point elsewhere gives the same response, moved.
+        kind: "same", "valid" or "subsampled": how the grid of the measurement relates to that of the image.
+        step: subsampling factor.
+        invariant: whether a point elsewhere gives the same response, shifted.
     """
 
     image: Tensor
@@ -49,7 +49,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Match:
-    """How a kernel is best laid over a response."""
+    """The best fit of a kernel to a response."""
 
     orientation: str
     correlation: float
@@ -57,7 +57,7 @@ class Match:
     gain: float
 
     def centred(self, kernel_size: torch.Size | tuple[int, ...]) -> bool:
-        """Whether the middle of the kernel lies on the point; of an even side, either of its two middle samples."""
+        """Whether the kernel's middle lies on the point; for an even side, either middle sample will do."""
         rows, cols = kernel_size[-2:]
         if "90" in self.orientation or "270" in self.orientation or self.orientation.startswith(("trans", "mirr")):
             rows, cols = cols, rows
@@ -65,7 +65,7 @@ class Match:
 
 
 def impulse_response(exam: Exam, kernel_size: tuple[int, int] | None) -> Response | None:
-    """The response, or None where A is not a map from images to images of the same channels on the same grid."""
+    """The response, or None if A does not map images to images with the same channels on the same grid."""
     exam = _roomy(exam, kernel_size)
     channels, height, width = exam.shape[1:]
     try:
@@ -96,7 +96,7 @@ def impulse_response(exam: Exam, kernel_size: tuple[int, int] | None) -> Respons
 
 
 def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
-    """A blur takes any size: the image is made large enough that the borders stay out of the way."""
+    """A blur takes any size, so the image is made large enough to keep the borders out of the response."""
     taps = getattr(exam.physics, "filter", None)
     if not isinstance(taps, Tensor) or _step_of(exam) > 1 or not resizable(exam.physics):
         return exam
@@ -117,7 +117,7 @@ def _step_of(exam: Exam) -> int:
 
 def _response(exam: Exam, place: tuple[int, int], kind: str, step: int, out: tuple[int, int]) -> Tensor:
     height, width = exam.shape[-2:]
-    if kind == "subsampled":  # a row of A is the response turned round: y_p = Σ_d h(d) x_{p − d}
+    if kind == "subsampled":  # a row of A is the response turned by 180°: y_p = Σ_d h(d) x_{p − d}
         y = torch.zeros(exam.shape[0], exam.shape[1], *out, dtype=exam.dtype, device=exam.device)
         # In "valid" mode sample i stands at the full-resolution row s·i of the cropped image.
         row, col = (min(p // step, n - 1) for p, n in zip(place, out, strict=True))
@@ -135,7 +135,7 @@ def _response(exam: Exam, place: tuple[int, int], kind: str, step: int, out: tup
 
 
 def _cropped(exam: Exam) -> tuple[int, int]:
-    """Rows and columns that a "valid" blur leaves out above and to the left."""
+    """Rows and columns that a "valid" blur crops at the top and at the left."""
     taps = getattr(exam.physics, "filter", None)
     if getattr(exam.physics, "padding", None) != "valid" or not isinstance(taps, Tensor):
         return 0, 0
@@ -146,18 +146,18 @@ def _cropped(exam: Exam) -> tuple[int, int]:
 def best_match(response: Response, kernel: Tensor) -> Match | None:
     """The orientation and the shift at which `kernel` (1 or C, h, w) correlates best with the response.
 
-    Among orientations that do equally well (symmetric kernels) the kernel as it is comes first, and a shift of zero
-    before any other. None if the image is too small to tell.
+    If several orientations fit equally well (symmetric kernels), the unchanged kernel and a shift of zero are
+    preferred. None if the image is too small to tell.
     """
     height, width = response.image.shape[-2:]
-    image = response.image.double()  # the squares of large operators do not fit into float32
+    image = response.image.double()  # the squares of large responses overflow in float32
     found: list[Match] = []
     for name, lay in ORIENTATIONS.items():
         laid = lay(kernel.to(image))
         h, w = laid.shape[-2:]
         if 2 * h > height or 2 * w > width:
             return None
-        # its centre at the centre of the response; of an even side, the sample after the middle
+        # the kernel's centre goes to the centre of the response; for an even side, the sample after the middle
         grid = F.pad(laid, (0, width - w, 0, height - h)).expand_as(image)
         grid = torch.roll(grid, (response.centre[0] - h // 2, response.centre[1] - w // 2), (-2, -1))
         spectra = torch.fft.rfft2(image) * torch.fft.rfft2(grid).conj()
@@ -165,7 +165,7 @@ def best_match(response: Response, kernel: Tensor) -> Match | None:
         norms = float(grid.norm() * image.norm())
         if not 0 < norms < float("inf"):
             return None
-        # an even side has its centre between two pixels: either is right
+        # an even side has its centre between two pixels, and both count as centred
         middles = [(i, j) for i in range(2 - h % 2) for j in range(2 - w % 2)]
         for shift in dict.fromkeys([*middles, _peak(cross)]):
             value = float(cross[shift])
@@ -185,7 +185,7 @@ def _peak(cross: Tensor) -> tuple[int, int]:
 
 
 def padded_index(n: int, before: int, after: int, mode: str) -> Tensor:
-    """Which sample of n stands at each place −before … n + after − 1, for a boundary condition."""
+    """For each position −before … n + after − 1, the index (0 … n − 1) of its sample under a boundary condition."""
     i = torch.arange(-before, n + after)
     if mode == "circular":
         return i % n

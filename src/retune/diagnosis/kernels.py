@@ -1,4 +1,4 @@
-"""The kernel by itself, how the physics lays it down, and what it assumes beyond the border."""
+"""Checks of the kernel, of how the physics applies it, and of the boundary condition."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ _BOUNDARIES = {
     "replicate": (Severity.OK, "continues the edge pixels outwards: a fair assumption on photographs", ""),
     "circular": (
         Severity.NOTE,
-        "wraps around: what leaves the image on one side comes in on the other",
-        "Right for simulated data made the same way; on photographs it causes ringing from the borders: use "
-        "reflect or valid boundaries, or taper the edges.",
+        "the image continues on the opposite side",
+        "Correct for data that were simulated with this boundary. On photographs it causes ringing from the borders: "
+        "use reflect or valid boundaries, or taper the edges.",
     ),
     "zeros": (
         Severity.NOTE,
-        "takes everything outside the image to be black",
-        "Photographs are not black outside: their borders will come out too bright; use reflect or valid boundaries.",
+        "assumes black outside the image",
+        "Scenes are rarely black outside the image, so restored borders come out too bright: use reflect or valid "
+        "boundaries.",
     ),
     "valid": (
         Severity.OK,
-        "assumes nothing: the measurement is smaller than the image, whose border is seen only in part",
+        "assumes nothing: the measurement is smaller than the image, and shows the border of the image only in part",
         "",
     ),
 }
 
 
 def check_kernel(kernel: Tensor) -> Iterator[Finding]:
-    """The kernel (B, C, h, w) by itself: sum, sign, centre, side."""
+    """Check the kernel (B, C, h, w): its sum, signs, centre and sides."""
     sums = [float(s) for s in kernel.double().sum((-2, -1)).flatten()]
     off, h, w = _centroid(kernel), kernel.shape[-2], kernel.shape[-1]
     numbers = {"sum": sums, "centroid": off, "size": [h, w], "least": float(kernel.min())}
@@ -51,7 +52,7 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
             "kernel",
             Severity.WARNING,
             f"the kernel sums to {wrong:.4g}, not 1: it changes the brightness",
-            "Divide the kernel by its sum in every channel, unless the camera really gains or loses light.",
+            "Divide each channel of the kernel by its sum, unless the camera really gains or loses light.",
             numbers,
         )
     if float(kernel.min()) < -1e-6 * float(kernel.abs().max()):
@@ -59,8 +60,8 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
         yield Finding(
             "kernel",
             Severity.NOTE,
-            f"the kernel has negative values (least {float(kernel.min()):.2g})",
-            "Right for a resampling filter; the blur of a lens or of a motion is nonnegative.",
+            f"the kernel has negative values (minimum {float(kernel.min()):.2g})",
+            "This is correct for a resampling filter. The blur of a lens or of motion is nonnegative.",
             numbers,
         )
     if off is not None and max(map(abs, off)) > 0.5 + 1e-3:
@@ -68,8 +69,9 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
         yield Finding(
             "kernel",
             Severity.WARNING,
-            f"its centre of mass is {off[0]:+.2f} rows and {off[1]:+.2f} columns from the middle of the array",
-            "The restored image will be displaced by as much: centre the kernel, or expect the shift.",
+            f"the kernel's centre of mass is {off[0]:+.2f} rows and {off[1]:+.2f} columns away from the middle of its "
+            "array",
+            "The restored image will be shifted by the same amount: centre the kernel, or expect the shift.",
             numbers,
         )
     if h % 2 == 0 or w % 2 == 0:
@@ -77,8 +79,8 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
         yield Finding(
             "kernel",
             Severity.NOTE,
-            f"a side of {h}×{w} is even: the kernel has no middle pixel",
-            "Libraries differ by one pixel here: pad the kernel to odd sides to be sure.",
+            f"the kernel is {h}×{w}: with an even side it has no middle pixel",
+            "Libraries place such a kernel one pixel apart: pad it to odd sides to be sure.",
             numbers,
         )
     if good:
@@ -86,7 +88,7 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
 
 
 def check_convolution(exam: Exam, kernel: Tensor) -> Iterator[Finding]:
-    """Whether A convolves with the kernel, and not with the kernel turned, moved or scaled."""
+    """Check that A convolves with the kernel, not with a turned, shifted or scaled copy."""
     if exam.linear is False:
         return
     response = impulse_response(exam, (kernel.shape[-2], kernel.shape[-1]))
@@ -94,9 +96,9 @@ def check_convolution(exam: Exam, kernel: Tensor) -> Iterator[Finding]:
         yield Finding(
             "convolution",
             Severity.WARNING,
-            f"{exam.name} is no convolution: "
-            + ("its output is no image" if response is None else "points at two places blur differently"),
-            "A kernel describes a convolution only: leave the kernel out, or give the physics that it belongs to.",
+            f"{exam.name} is not a convolution:  "
+            + ("its output is not an image" if response is None else "points at two places are blurred differently"),
+            "A kernel describes a convolution only: leave the kernel out, or give the physics that uses it.",
         )
         return
     match = best_match(response, kernel[0])
@@ -104,7 +106,7 @@ def check_convolution(exam: Exam, kernel: Tensor) -> Iterator[Finding]:
         yield Finding(
             "convolution",
             Severity.NOTE,
-            f"the image is too small for a kernel of {kernel.shape[-2]}×{kernel.shape[-1]} to tell how it is laid down",
+            f"the image is too small to test how A applies a kernel of {kernel.shape[-2]}×{kernel.shape[-1]}",
             "Give an image size of at least twice the kernel.",
         )
         return
@@ -122,9 +124,9 @@ def _judge(match: Match, kernel: Tensor) -> Finding:
         return Finding(
             "convolution",
             Severity.PROBLEM,
-            f"A blurs with another kernel than the one given (best correlation {match.correlation:.3f}, "
+            f"A blurs with a different kernel than the one given (best correlation {match.correlation:.3f}, "
             f"{match.orientation})",
-            "Build the physics with this kernel, or examine it with the kernel that it holds.",
+            "Build the physics with your kernel, or give doctor the kernel of the physics.",
             numbers,
         )
     if match.orientation != "as it is":
@@ -134,15 +136,16 @@ def _judge(match: Match, kernel: Tensor) -> Finding:
             "convolution",
             Severity.PROBLEM,
             f"your kernel is {name}A uses it {match.orientation}",
-            f"Give the physics {turn}: a point must come out as the kernel itself.",
+            f"Give the physics {turn}: the image of a point must be the kernel itself.",
             numbers,
         )
     if not match.centred(kernel.shape):
         return Finding(
             "convolution",
             Severity.WARNING,
-            f"A convolves with the kernel, but moves the image: {match.shift[0]:+d} rows, {match.shift[1]:+d} columns",
-            "Roll the kernel back to the middle of its array, or check where the FFT takes its origin.",
+            f"A convolves with the kernel, but shifts the image:  {match.shift[0]:+d} rows, {match.shift[1]:+d} "
+            "columns",
+            "Roll the kernel to the middle of its array, or check where the FFT has its origin.",
             numbers,
         )
     if abs(match.gain - 1) > _SUM:
@@ -154,14 +157,14 @@ def _judge(match: Match, kernel: Tensor) -> Finding:
             numbers,
         )
     symmetric = _turned_difference(kernel) < 1e-3
-    text = "a point comes out as the kernel: A convolves, centred"
+    text = "A convolves with the kernel, centred: the image of a point is the kernel"
     if symmetric:
-        text += " (the kernel is the same when turned by 180°, so a correlation would give the same)"
+        text += " (a rotation by 180° leaves this kernel unchanged, so a correlation would give the same result)"
     return Finding("convolution", Severity.OK, text, "", numbers | {"symmetric": symmetric})
 
 
 def check_boundary(exam: Exam) -> Iterator[Finding]:
-    """Which boundary condition reproduces what A makes of noise."""
+    """Find the boundary condition that reproduces A on a noise image."""
     if exam.linear is False:
         return
     response = impulse_response(exam, None)
@@ -182,8 +185,8 @@ def check_boundary(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "boundary",
             Severity.NOTE,
-            f"none of the usual boundary conditions reproduces A (nearest: {mode}, {errors[mode]:.1%} off)",
-            "Check what A does beyond the border of the image.",
+            f"no usual boundary condition reproduces A (closest: {mode}, relative error {errors[mode]:.1%})",
+            "Check what A assumes beyond the border of the image.",
             {"errors": errors},
         )
         return
@@ -196,7 +199,7 @@ def _boundary(mode: str, numbers: dict) -> Finding:
 
 
 def _support(response: Response) -> tuple[int, int, int, int] | None:
-    """How far the response reaches (above, below, left, right); None if it is a single point or fills the image."""
+    """How far the response reaches (up, down, left, right); None if it is a single point or fills the image."""
     strong = (response.image.abs() > 1e-5 * response.image.abs().max()).any(0)
     rows, cols = strong.any(1).nonzero().flatten(), strong.any(0).nonzero().flatten()
     row, col = response.centre
@@ -212,7 +215,7 @@ def _error(x: Tensor, y: Tensor, response: Response, support: tuple[int, int, in
     row, col = response.centre
     taps = response.image[:, row - above : row + below + 1, col - left : col + right + 1]
     height, width = x.shape[-2:]
-    # y_p = Σ_d h(d) x_{p − d}: what lies above is reached by the taps below
+    # y_p = Σ_d h(d) x_{p − d}: the taps below the centre reach the pixels above it
     if mode == "zeros":
         padded = F.pad(x, (right, left, below, above))
     else:
@@ -225,7 +228,7 @@ def _error(x: Tensor, y: Tensor, response: Response, support: tuple[int, int, in
 
 
 def _centroid(kernel: Tensor) -> list[float] | None:
-    """Rows and columns from the middle of the array to the centre of mass, of the channel that is farthest off."""
+    """Rows and columns from the middle of the array to the centre of mass, for the channel with the largest offset."""
     weights = kernel.double().flatten(0, 1)
     total = weights.sum((-2, -1))
     if bool((total.abs() <= 1e-3 * weights.abs().sum((-2, -1))).any()):

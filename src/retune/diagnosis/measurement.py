@@ -1,9 +1,10 @@
-"""The measurement by itself: finite, in range, not clipped, and how noisy."""
+"""Checks of the measurement: finite values, range, clipping and noise level."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,14 +16,13 @@ from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
 from retune.operators.images import parts
 from retune.operators.kinds import mask_of
-from retune.problems.noise import ChannelGaussianNoise
 
 __all__ = ["check_finite", "check_noise", "check_values", "noise_level"]
 
 _MAD = 0.6744897501960817  # the median of |N(0, 1)|
 _ENOUGH = 100  # samples for a median
 _WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
-_SMALL = 16  # sides below this leave too few wavelet coefficients
+_SMALL = 16  # smaller sides have too few wavelet coefficients
 
 
 def check_finite(y) -> Iterator[Finding]:
@@ -42,12 +42,12 @@ def check_finite(y) -> Iterator[Finding]:
 
 
 def check_values(exam: Exam) -> Iterator[Finding]:
-    """The range of y against that of A applied to images in [0, 1], and clipping."""
+    """Compare the range of y with that of A applied to images in [0, 1], and check for clipping."""
     y = exam.y
     if not isinstance(y, Tensor) or y.is_complex():
         return
     if exam.linear and not exam.pictures:
-        return  # Fourier data, random projections and differences have no white level and are negative at times
+        return  # Fourier data, random projections and differences have no white level and can be negative
     seen = _observed(exam)
     values = y if seen is None else y[seen]
     if values.numel() == 0:
@@ -62,36 +62,36 @@ def check_values(exam: Exam) -> Iterator[Finding]:
 
 
 def _range(low: float, high: float, shown_low: float, shown_high: float, noise: float, numbers: dict) -> Finding:
-    """`low` and `high` in units of what A makes of a white image."""
+    """`low` and `high` are in units of A applied to a white image."""
     text = f"y lies in [{shown_low:.4g}, {shown_high:.4g}]"
     if high > 3 + 6 * noise and high > 4 * noise:
         # noise and overshoot may exceed the white level
         white = next((w for w in _WHITE if high <= 1.25 * w + 6 * noise), None)
-        scale = "some other unit" if white is None else f"0 to {white}"
+        scale = "of some other unit" if white is None else f"0 to {white}"
         return Finding(
             "range",
             Severity.PROBLEM,
-            f"{text}: that looks like {scale}, where images in [0, 1] are expected",
-            f"Divide y by {white or 'its white level'}: λ, σ and denoisers are made for [0, 1].",
+            f"{text}: this looks like the scale {scale}, but images in [0, 1] are expected",
+            f"Divide y by {white or 'its white level'}: λ, σ and denoisers assume [0, 1].",
             numbers,
         )
     if low < -0.3 - 6 * noise:
         return Finding(
             "range",
             Severity.WARNING,
-            f"{text}: negative beyond what noise explains, as if it were standardised or in [−1, 1]",
-            "Bring images to [0, 1] first, for example (y + 1)/2 for [−1, 1].",
+            f"{text}: more negative than noise explains, as if y were standardised or in [−1, 1]",
+            "Scale images to [0, 1] first, for example with (y + 1)/2 from [−1, 1].",
             numbers,
         )
     if 0 <= high < 0.05:
         return Finding(
             "range",
             Severity.WARNING,
-            f"{text}: very dark, as if it had been divided by the white level twice",
+            f"{text}: very dark, as if y had been divided by the white level twice",
             "Check the scale: images in [0, 1] are expected.",
             numbers,
         )
-    return Finding("range", Severity.OK, f"{text}, as images in [0, 1] give", "", numbers)
+    return Finding("range", Severity.OK, f"{text}, as expected for images in [0, 1]", "", numbers)
 
 
 def _clipping(values: Tensor, low: float, high: float, noise: float) -> Iterator[Finding]:
@@ -106,27 +106,28 @@ def _clipping(values: Tensor, low: float, high: float, noise: float) -> Iterator
             "clipping",
             Severity.WARNING if noisy else Severity.NOTE,
             f"{ends} exactly: y was clipped" + ("" if noisy else ", or the scene is flat there"),
-            "Clipped values contradict y = Ax + noise: expose for the highlights, keep values below 0, or mask them.",
+            "Clipped values contradict y = Ax + noise: avoid saturation, keep values below 0, or mask the clipped "
+            "pixels.",
             {"share_low": shares["low"], "share_high": shares["high"]},
         )
     else:
         yield Finding(
             "clipping",
             Severity.OK,
-            f"{shares['low']:.2%} of the values are the smallest one, {shares['high']:.2%} the largest",
+            f"{shares['low']:.2%} of the values equal the minimum, {shares['high']:.2%} the maximum",
             "",
             {"share_low": shares["low"], "share_high": shares["high"]},
         )
 
 
 def check_noise(exam: Exam) -> Iterator[Finding]:
-    """The noise level of y, by channel, against the one that the physics declares."""
+    """Compare the noise level of y, per channel, with the level of the physics."""
     y = exam.y
     if not isinstance(y, Tensor) or y.ndim != 4 or y.is_complex():
-        yield _unknown("y is no batch of real images")
+        yield _unknown("y is not a batch of real images")
         return
     if exam.linear and not exam.pictures:
-        yield _unknown("y is no picture: A makes values of both signs of nonnegative images")
+        yield _unknown("y is not a picture: A maps nonnegative images to values of both signs")
         return
     sigma, how = noise_level(y, _observed(exam))
     if sigma is None:
@@ -144,13 +145,16 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
     }
     text = f"σ ≈ {_levels(by_channel)} ({how})"
     if spread is not None and spread > 2.5:
-        text += f"; it differs {spread:.1f}-fold over the image, so texture or the signal enters: unreliable"
+        text += (
+            f"; unreliable: it varies {spread:.1f}-fold over the image, so texture or signal-dependent noise "
+            "contributes"
+        )
     if declared is None:
         note = kind is not None or (spread is not None and spread > 2.5)
         advice = (
-            f"The physics has {kind}: this is an average over the image."
+            f"The physics has {kind}: the estimate is an average over the image."
             if kind
-            else ("Give sigma yourself where you know it." if note else "")
+            else ("Give sigma yourself if you know it." if note else "")
         )
         yield Finding("noise", Severity.NOTE if note else Severity.OK, text, advice, numbers)
         return
@@ -162,8 +166,8 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
             "noise",
             Severity.WARNING,
             f"{text}, but the physics says {_levels(declared)}",
-            "Give the physics the noise that y has: data weights, denoisers and SURE take σ from it"
-            + (" (strong texture also raises the estimate)." if bool(above.any()) else "."),
+            "Give the physics the noise level of y: data weights, denoisers and SURE use it"
+            + (" (strong texture can also raise the estimate)." if bool(above.any()) else "."),
             numbers,
         )
     else:
@@ -171,12 +175,12 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
 
 
 def noise_level(y: Tensor, seen: Tensor | None = None) -> tuple[Tensor | None, str]:
-    """Standard deviation (B, C) of the noise in images (B, C, H, W), and how it was found, or why not.
+    """Standard deviation (B, C) of the noise in images (B, C, H, W), and the method; or None and the reason.
 
     Whole images: the median of the finest diagonal wavelet coefficients, scikit-image's ``estimate_sigma`` (Donoho
-    and Johnstone, *Biometrika* 81(3), 1994). With a mask (`seen`, True where observed) only observed pixels enter:
-    the median of ``|a − b − c + d|/2`` over 2×2 blocks that are wholly observed; where fewer than 100 are, of
-    ``|a − b|/√2`` over observed neighbours, which image gradients raise. All are upper estimates on textures.
+    and Johnstone, *Biometrika* 81(3), 1994). With a mask (`seen`, True where observed), only observed pixels are used:
+    the median of ``|a − b − c + d|/2`` over fully observed 2×2 blocks; with fewer than 100 such blocks, the median of
+    ``|a − b|/√2`` over observed neighbours, which image gradients raise. Texture raises all these estimates.
     """
     if seen is None:
         if min(y.shape[-2:]) < _SMALL:
@@ -199,7 +203,7 @@ def _wavelet_level(plane: np.ndarray) -> float:
     if float(plane.max()) == float(plane.min()):
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the median of no coefficient at all: there is no noise
+        warnings.simplefilter("ignore")  # no coefficients are left for the median: there is no noise
         level = float(np.asarray(estimate_sigma(plane)))
     return level if np.isfinite(level) else 0.0
 
@@ -216,9 +220,9 @@ def _masked_level(plane: Tensor, seen: Tensor) -> tuple[float | None, str]:
 
 
 def _observed(exam: Exam) -> Tensor | None:
-    """(B, C, H, W) booleans if some values of y are not measured, else None.
+    """Booleans (B, C, H, W) of the measured values; None if all values are measured.
 
-    Of a mask with weights, only the largest count: the others scale the noise, too.
+    In a mask with weights, only pixels of the largest weight count: the other weights scale the noise, too.
     """
     if not isinstance(exam.y, Tensor):
         return None
@@ -232,7 +236,7 @@ def _observed(exam: Exam) -> Tensor | None:
 
 
 def _reach(exam: Exam) -> float | None:
-    """The largest value that A makes of a white image; None where that says nothing (differences, sinograms of 0)."""
+    """The largest value of A applied to a white image; None if it is near 0 (differences) and so tells nothing."""
     if not exam.linear:
         return None
     try:
@@ -245,7 +249,7 @@ def _reach(exam: Exam) -> float | None:
 
 
 def _spread(y: Tensor) -> float | None:
-    """Largest over smallest estimate on the four quarters of the image, of the worst image."""
+    """Largest over smallest estimate on the four quarters of an image; the worst image of the batch counts."""
     height, width = (n // 2 for n in y.shape[-2:])
     if min(height, width) < _SMALL:
         return None
@@ -256,11 +260,11 @@ def _spread(y: Tensor) -> float | None:
 
 
 def _declared(model: object, channels: int) -> tuple[Tensor | None, str | None]:
-    if isinstance(model, ChannelGaussianNoise) or type(model) is GaussianNoise:
-        sigma = model.sigma.detach().double().cpu().flatten()
+    if type(model) is GaussianNoise or getattr(model, "is_gaussian", False):
+        sigma = cast(GaussianNoise, model).sigma.detach().double().cpu().flatten()
         return (sigma.expand(channels), None) if len(sigma) in (1, channels) else (None, None)
     if isinstance(model, ZeroNoise) or not isinstance(model, NoiseModel):
-        return None, None  # deepinv's default: nothing is said of the noise
+        return None, None  # deepinv's default: the noise level is not set
     return None, type(model).__name__
 
 
@@ -270,4 +274,4 @@ def _levels(sigma: Tensor) -> str:
 
 
 def _unknown(why: str) -> Finding:
-    return Finding("noise", Severity.NOTE, f"not estimated: {why}", "Give sigma yourself where it is needed.")
+    return Finding("noise", Severity.NOTE, f"not estimated: {why}", "Give sigma yourself if you need it.")

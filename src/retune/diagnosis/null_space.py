@@ -1,4 +1,4 @@
-"""What the operator does not see, and which guarantees can hold with it."""
+"""The null space of the operator, and the guarantees that its properties allow."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._torch.batch import image_norm
+from retune._torch.batch import image_norm, over_images
 from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.guarantee import Known
 from retune.operators.facts import facts, normal_operator
 from retune.operators.images import parts
 from retune.operators.kinds import eigenvalues, mask_of
@@ -24,7 +25,7 @@ _ITERATIONS = 40
 
 
 def check_null_space(exam: Exam) -> Iterator[Finding]:
-    """λ_min(AᵀA): exact for diagonalised operators, 0 where there are fewer measurements than pixels."""
+    """Check λ_min(AᵀA): exact for diagonalised operators, 0 if there are fewer measurements than pixels."""
     if exam.sqnorm is None or not bool((exam.sqnorm > 0).all()):
         return
     assert isinstance(exam.physics, LinearPhysics)
@@ -42,13 +43,15 @@ def check_null_space(exam: Exam) -> Iterator[Finding]:
         weak = float((power < _WEAK * top).double().mean())
         numbers = {"lambda_min": least, "kind": "exact", "share_weak": weak}
         if least > _WEAK * top:
-            yield Finding("null space", Severity.OK, f"none: the smallest |m|² is {least:.2e} (exact)", "", numbers)
+            yield Finding(
+                "null space", Severity.OK, f"no null space: the smallest |m|² is {least:.2e} (exact)", "", numbers
+            )
         else:
             yield Finding(
                 "null space",
                 Severity.NOTE,
                 f"the smallest |m|² is {least:.1e} (exact); {weak:.1%} of the frequencies are below {_WEAK:g}·‖A‖²",
-                "These frequencies come from the prior alone: expect them smooth, not restored.",
+                "The prior alone determines these frequencies: expect them to be smooth, not restored.",
                 numbers,
             )
         return
@@ -57,8 +60,9 @@ def check_null_space(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "null space",
             Severity.NOTE,
-            f"{rows} measurements for {pixels} pixels: at least {share:.1%} of the image space is not seen",
-            "What is not seen comes from the prior alone.",
+            f"{rows} measurements for {pixels} pixels: A does not see at least {share:.1%} of the dimensions of the "
+            "image",
+            "The prior alone determines the unseen part of the image.",
             {"lambda_min": 0.0, "kind": "exact", "share_unseen": share},
         )
         return
@@ -67,33 +71,35 @@ def check_null_space(exam: Exam) -> Iterator[Finding]:
         "null space",
         Severity.OK if bound > 1e-3 * top else Severity.NOTE,
         f"λ_min(AᵀA) is at most {bound:.1e} (the Rayleigh quotient after {_ITERATIONS} iterations, an upper bound)",
-        "" if bound > 1e-3 * top else "The directions that A hardly sees come from the prior: expect them smooth.",
+        ""
+        if bound > 1e-3 * top
+        else "The prior determines the directions that A hardly sees: expect them to be smooth.",
         {"lambda_min": bound, "kind": "estimated", "iterations": _ITERATIONS},
     )
 
 
 def check_guarantees(exam: Exam, null_space: tuple[Finding, ...]) -> Iterator[Finding]:
-    """Which rows of the table of guarantees can hold with this operator, and why."""
+    """Tell which rows of the table of guarantees can hold with this operator, and why."""
     if not exam.sound or exam.sqnorm is None or not bool((exam.sqnorm > 0).all()):
         yield Finding(
             "guarantees",
             Severity.PROBLEM,
-            "none can hold: they need a linear A, its true adjoint and a norm ‖A‖ > 0",
+            "no guarantee can hold: each needs a linear A, its true adjoint and a norm ‖A‖ > 0",
             "Repair the problems above first.",
             {"convex": False, "contraction": False},
         )
         return
-    exact = exam.sqnorm_kind == "exact"
+    exact = exam.sqnorm_kind == Known.EXACT
     numbers = null_space[0].numbers if null_space else {}
     mu, top = float(numbers.get("lambda_min", 0.0)), float(exam.sqnorm.max())
     proved = numbers.get("kind") == "exact" and exact and mu > _WEAK * top
     convex = "convex prior: converges to a minimiser for every step below 2/L, " + (
-        "proved (‖A‖² is exact)" if exact else f"up to the {FAILURE:g} chance that ‖A‖² is underestimated"
+        "proved (‖A‖² is exact)" if exact else f"unless ‖A‖² is underestimated (probability below {FAILURE:g})"
     )
     if proved:
         contraction = (
-            f"T is a contraction, ρ ≤ {1 - mu / top:.4g} at τ = 1/L, proved from A for priors on the image or in one "
-            "orthonormal wavelet (sides divisible by 2^levels, no margin)"
+            f"T is a contraction, ρ ≤ {1 - mu / top:.4g} at τ = 1/L, proved from A, for priors on the image itself or "
+            "in one orthonormal wavelet basis (sides divisible by 2^levels, no margin)"
         )
     else:
         reason = "A has a null space" if mu <= _WEAK * top else "λ_min(AᵀA) is not known exactly"
@@ -101,9 +107,9 @@ def check_guarantees(exam: Exam, null_space: tuple[Finding, ...]) -> Iterator[Fi
     yield Finding(
         "guarantees",
         Severity.OK,
-        f"{convex}; {contraction}; ridge prior (GradientStep): a convex one as above, with a weakly convex one the "
-        "objective decreases with every layer; a denoiser as prior: none in advance, the rate is measured at the "
-        "equilibrium",
+        f"{convex}; {contraction}; ridge prior (GradientStep): as above if it is convex; if it is weakly convex, "
+        "every layer decreases the objective; denoiser as prior: nothing is proved in advance, the rate is measured "
+        "at the equilibrium",
         "",
         {
             "convex": "proved" if exact else "estimated",
@@ -123,21 +129,21 @@ def _mask_finding(exam: Exam, mask: Tensor) -> Finding:
     share = f"{high:.1%}" if high - low < 5e-4 else f"{low:.1%} to {high:.1%}"
     numbers = {"share_unobserved": unseen, "lambda_min": least, "kind": "exact"}
     if high == 0:
-        text = f"none: every pixel is observed, with weights from {least**0.5:.3g} to {top**0.5:.3g}"
+        text = f"no null space: every pixel is observed, with weights from {least**0.5:.3g} to {top**0.5:.3g}"
         return Finding("null space", Severity.OK, text, "", numbers)
     return Finding(
         "null space",
         Severity.NOTE if high <= 0.95 else Severity.WARNING,
         f"{share} of the pixels are not observed",
-        "They come from the prior alone"
-        + ("." if high <= 0.95 else ": with so few left, check that the mask is not inverted."),
+        "The prior alone determines them"
+        + ("." if high <= 0.95 else "; with so few observed pixels, check that the mask is not inverted."),
         numbers,
     )
 
 
 def _smallest(normal: Callable[[Tensor], Tensor], start: Tensor, sqnorm: Tensor) -> float:
-    """A Rayleigh quotient of AᵀA, driven down by a power iteration on ‖A‖² I − AᵀA: never below λ_min."""
-    shift = sqnorm.reshape(-1, 1, 1, 1)
+    """A Rayleigh quotient of AᵀA, lowered by a power iteration on ‖A‖² I − AᵀA. It never falls below λ_min."""
+    shift = over_images(sqnorm, start.ndim)
     v = start / image_norm(start)
     for _ in range(_ITERATIONS):
         w = shift * v - normal(v)

@@ -1,4 +1,4 @@
-"""The operator by itself: linear, with a true adjoint in both precisions, and of what norm."""
+"""Checks of the operator: linearity, the adjoint in both precisions, and the norm."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from retune.diagnosis.copies import cast, cut_by_torch
 from retune.diagnosis.exam import FAILURES, Exam, short
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import RetuneError
+from retune.guarantee import Known
 from retune.operators.adjoint import repair
 from retune.operators.facts import REFUSED, facts
 from retune.operators.images import parts
@@ -20,14 +21,14 @@ from retune.operators.norm import FAILURE, SAFETY
 
 __all__ = ["check_adjoint", "check_linear", "check_norm"]
 
-# Relative errors: rounding is below the first, an operator that is wrong by construction above the second.
+# Relative errors: rounding stays below the first limit, a wrong operator exceeds the second.
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-6}
 _WRONG = REFUSED
 _COUNT = 3
 
 
 def check_linear(exam: Exam) -> Iterator[Finding]:
-    """``A(2a + b) = 2 A(a) + A(b)``, ``A(0) = 0``, and the same answer twice."""
+    """Check ``A(2a + b) = 2 A(a) + A(b)``, ``A(0) = 0``, and that A returns the same result twice."""
     a, b = exam.probe(0), exam.probe(1)
     try:
         one, again, two, both, zero = (exam.physics.A(v) for v in (a, a, b, 2 * a + b, torch.zeros_like(a)))
@@ -51,8 +52,8 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "linearity",
             Severity.PROBLEM,
-            f"A gives another answer for the same image (relative difference {random:.1e})",
-            "Move what is random out of A, into the noise model.",
+            f"A gives different results for the same image (relative difference {random:.1e})",
+            "Move randomness out of A, into the noise model.",
             numbers,
         )
     elif offset > limit:
@@ -75,7 +76,7 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "linearity",
             Severity.PROBLEM,
-            f"A is linear (to {error:.1e}) but {exam.name} is no deepinv LinearPhysics, so it has no adjoint",
+            f"A is linear (to {error:.1e}) but {exam.name} is not a deepinv LinearPhysics, so it has no adjoint",
             "Wrap it: deepinv.physics.LinearPhysics(A=..., A_adjoint=...), or img_size=... in place of A_adjoint.",
             numbers,
         )
@@ -84,7 +85,7 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
 
 
 def check_adjoint(exam: Exam) -> Iterator[Finding]:
-    """``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and in float32, on copies."""
+    """Check ``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and in float32, on copies."""
     errors, failures, wrong_type = {}, {}, []
     copied = True
     for dtype in (torch.float64, torch.float32):
@@ -114,33 +115,33 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
     measured = ", ".join(f"{e:.1e} in {_name(d)}" for d, e in errors.items())
     worst = max(errors.values())
     exact = errors.get(torch.float64, 0.0)
-    # An operator that computes in float32 inside is judged by the rounding of float32.
+    # An operator with float32 arithmetic inside is judged by the rounding of float32.
     limit = _ROUNDING[torch.float32 if any(text.startswith("float64") for text in wrong_type) else torch.float64]
     exam.adjoint = worst <= _WRONG
     if not worst <= _WRONG:
         severity, advice = (
             Severity.PROBLEM,
-            f"{_repair(exam)}. ReTune refuses a wrong adjoint: the iteration would descend on nothing.",
+            f"{_repair(exam)}. ReTune refuses a wrong adjoint: the iteration would not minimise any objective.",
         )
     elif exact > limit:
         severity, advice = (
             Severity.WARNING,
             (
-                "A_adjoint is only close to the adjoint, so that the equilibrium is that of another data term. "
+                "A_adjoint is only close to the adjoint, so the equilibrium belongs to a different data term.  "
                 f"{_repair(exam)}."
             ),
         )
     elif errors.get(torch.float32, 0.0) > _ROUNDING[torch.float32]:
-        severity, advice = Severity.WARNING, "In float32 digits are lost: rescale the operator, or work in float64."
+        severity, advice = Severity.WARNING, "The operator loses digits in float32: rescale it, or work in float64."
     else:
         severity, advice = Severity.OK, ""
     if wrong_type and severity is Severity.OK:
-        severity, advice = Severity.NOTE, "Inputs are converted inside the physics, so float64 gains nothing."
+        severity, advice = Severity.NOTE, "The physics converts its input, so float64 brings no extra accuracy."
     if failures and severity is Severity.OK:
         severity = Severity.NOTE
-        advice = "Build the physics in the precision of your images; it cannot be used in the other one."
+        advice = "Build the physics in the precision of your images; it fails in the other precision."
         if not copied:
-            advice = "It was tested in the precision that it was built in only, for it cannot be copied."
+            advice = "Only the precision that it was built in was tested, for it cannot be copied."
     for dtype, text in failures.items():
         measured += f"; {_name(dtype)} could not be tested: «{text}»"
     for text in wrong_type:
@@ -153,13 +154,13 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
                 "precision",
                 Severity.NOTE,
                 f"physics.to(torch.float64) would change A by {cut:.0%}: torch drops the imaginary part of its buffers",
-                f"Build {exam.name} anew in the precision that you need instead of casting it.",
+                f"Build {exam.name} in the precision that you need; do not cast it.",
                 {"change": cut},
             )
 
 
 def check_norm(exam: Exam) -> Iterator[Finding]:
-    """‖A‖², and whether its scale is convenient."""
+    """Check ‖A‖² and its scale."""
     if not exam.sound:
         return
     assert isinstance(exam.physics, LinearPhysics)
@@ -168,20 +169,20 @@ def check_norm(exam: Exam) -> Iterator[Finding]:
         found = facts(exam.physics, like, exam.physics.A(like))
     except RetuneError as error:
         exam.adjoint = False
-        yield Finding("norm", Severity.PROBLEM, short(error), "Repair the operator: ReTune refuses it as it is.")
+        yield Finding("norm", Severity.PROBLEM, short(error), "Repair the operator: ReTune refuses it.")
         return
     exam.sqnorm, exam.sqnorm_kind = found.sqnorm, found.sqnorm_kind
     low, high = float(found.sqnorm.min()), float(found.sqnorm.max())
-    numbers = {"sqnorm": [float(v) for v in found.sqnorm], "kind": found.sqnorm_kind}
+    numbers = {"sqnorm": [float(v) for v in found.sqnorm], "kind": found.sqnorm_kind.value}
     if high <= 0:
         yield Finding(
             "norm", Severity.PROBLEM, "‖A‖² = 0: the operator is zero", "Check the mask or the kernel.", numbers
         )
         return
-    if found.sqnorm_kind == "exact":
+    if found.sqnorm_kind == Known.EXACT:
         how = "exact"
     else:
-        how = f"a Lanczos estimate times {SAFETY}, too small with a probability below {FAILURE:g}"
+        how = f"a Lanczos estimate times {SAFETY}; with probability below {FAILURE:g} it is too small"
     value = f"{high:.4g}" if high - low <= 1e-6 * high else f"{low:.4g} to {high:.4g}"
     yield Finding("norm", Severity.OK, f"‖A‖² = {value} ({how})", "", numbers)
     if low >= 0.1 and high <= 10:
@@ -191,7 +192,7 @@ def check_norm(exam: Exam) -> Iterator[Finding]:
         "scale",
         severity,
         f"‖A‖² = {value} is far from 1",
-        f"Divide A and y by ‖A‖ = {high**0.5:.4g}, so that the usual λ, σ and tolerances fit.",
+        f"Divide A and y by ‖A‖ = {high**0.5:.4g}, so that the usual values of λ, σ and tolerances apply.",
         numbers,
     )
 
@@ -202,15 +203,18 @@ def _repair(exam: Exam) -> str:
 
 
 def _mismatch(exam: Exam, physics, dtype: torch.dtype) -> tuple[float, torch.dtype]:
-    """max |⟨Au, v⟩ − ⟨u, Aᵀv⟩| / (‖Au‖ ‖v‖), and the real dtype that came out."""
+    """max |⟨Au, v⟩ − ⟨u, Aᵀv⟩| / (‖Au‖ ‖v‖), and the real dtype of the result."""
     worst, found = 0.0, dtype
     for seed in range(_COUNT):
         u, other = exam.probe(seed, dtype), exam.probe(seed + 10, dtype)
-        left, v = parts(physics.A(u)), physics.A(u + other)  # correlated: a wrong scale shows as well as a wrong place
+        left, v = (
+            parts(physics.A(u)),
+            physics.A(u + other),
+        )  # correlated with Au, so that a wrong scale is found as well as a wrong position
         back = physics.A_adjoint(v)
         product = sum(inner(p, q) for p, q in zip(left, parts(v), strict=True))
         error = abs(product - inner(u, back)) / max(_norm(left) * _norm(v), 1e-30)
-        # also where A maps everything to 0, and NaN counts as the worst
+        # also if A maps everything to 0; NaN counts as the worst
         worst = max(worst, error if error == error else float("inf"))
         found = back.dtype
     return worst, found

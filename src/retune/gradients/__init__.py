@@ -1,4 +1,4 @@
-"""How the gradient through the equilibrium is formed; one rule a file."""
+"""Rules for the gradient through the equilibrium; one rule per file."""
 
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.implicit import Implicit

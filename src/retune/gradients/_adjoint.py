@@ -8,35 +8,34 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images, per_image_norm
 from retune.equilibrium import GradientReport
 from retune.gradients._residual import first_direction, minimal_residual
 from retune.gradients.base import AdjointMemory
 
 __all__ = ["AdjointBlocks"]
 
-# A term this many times larger than the first: the block is no contraction there, and the sum means nothing.
+# If a term is this many times larger than the first, the block is not a contraction and the sum is meaningless.
 _RUNAWAY = 10.0
 
 
 class AdjointBlocks:
     r"""Pulls a gradient v back through a recorded block ``Φ(u_in) = u_out`` several times.
 
-    ``w_0 = v``, ``w_m = v + Jᵀ w_{m−1}`` with J the Jacobian of the block, so ``w_{M−1}`` in place of v gives the
-    gradient of M times as many layers with the memory of one block. The increments ``i_m = Jᵀ i_{m−1}`` have the
-    measured ratio ``r = ‖i_m‖/‖i_{m−1}‖``, and the rest of the series is at most about ``‖i_m‖ r/(1 − r)``.
+    ``w_0 = v``, ``w_m = v + Jᵀ w_{m−1}`` with J the Jacobian of the block, so using ``w_{M−1}`` in place of v gives the
+    gradient of M times as many layers at the memory of one block. The increments ``i_m = Jᵀ i_{m−1}`` have the measured
+    ratio ``r = ‖i_m‖/‖i_{m−1}‖``. The remainder of the series is at most about ``‖i_m‖ r/(1 − r)``.
 
     Args:
         report: filled in by the backward pass.
         blocks: M, or None to continue until `rtol`.
         rtol: continue until the estimated remaining error of the adjoint, relative to w, is below this.
         max_blocks: upper bound on M.
-        parameters: continue until this is also so of the gradient of everything that the block depends on. An adjoint
-            with an error of 1 % can give a gradient with one of 10 %, where large contributions cancel.
-        memory: directions kept to solve for w by minimal residuals instead of summing the series, if `rtol` is given;
-            0 sums the series.
-        known: where to start. The start is the first direction: it is scaled to leave the least residual, which the
-            series, or the minimal residuals, then go on from. A bad start costs one extra product with Jᵀ and
-            nothing else.
+        parameters: apply `rtol` also to the gradient with respect to everything the block depends on. If large
+            contributions cancel, an adjoint with 1 % error can give a gradient with 10 % error.
+        memory: with `rtol`, number of directions kept to solve for w by minimal residuals; 0 sums the series instead.
+        known: the start. It is the first direction, scaled for the smallest residual; the series or the minimal
+            residuals continue from there. A bad start costs one extra product with Jᵀ and nothing else.
     """
 
     def __init__(
@@ -54,29 +53,29 @@ class AdjointBlocks:
         self._parameters = parameters and blocks is None
         self._known = known if blocks is None and max_blocks > 1 else None
         self._gain: Tensor | None = None
-        self._met: Tensor | None = None  # the gain, where it is to be remembered
-        self._left: Tensor | None = None  # share of the residual that the start left
+        self._met: Tensor | None = None  # the gain, if it must be remembered
+        self._left: Tensor | None = None  # share of the residual after the start
         self._seen: tuple[Tensor | None, Tensor, Tensor, Tensor] | None = None
 
     def enter(self, u: Tensor, sources: Sequence[Tensor] = ()) -> Tensor:
         """The state to start the recorded block from.
 
-        Not a leaf: a leaf would be kept, with its gradient, until the whole backward pass is over. It hangs on the
-        `sources`, to which it passes no gradient, because ``torch.autograd.grad`` walks only the paths to what it
-        was asked for, and the head of the graph must be on one of them for the error to be measured.
+        It is not a leaf: a leaf would be kept, with its gradient, until the whole backward pass is over. It depends on
+        the `sources`, but passes no gradient to them. The reason: ``torch.autograd.grad`` visits only the paths to its
+        inputs, and the head of the graph must be on such a path for the error to be measured.
         """
         handle = torch.zeros((), dtype=u.dtype, device=u.device, requires_grad=True)
         return _Tap.apply(u.detach(), self._last_increment, handle, *sources)  # type: ignore[return-value]
 
     def leave(self, u_in: Tensor, u_out: Tensor) -> Tensor:
-        """The output to hand on: its backward pass runs the series, then goes through the block once more."""
+        """The output for the loss. Its backward pass runs the series, then goes through the block once more."""
         leaves = _leaves(u_out, u_in) if self._parameters else []
 
         def parameter_gradient(w: Tensor) -> Tensor:
             grads = torch.autograd.grad(u_out, leaves, w, retain_graph=True, allow_unused=True)
             return torch.cat([g.flatten().to(w) for g in grads if g is not None])
 
-        if self._blocks == 1:  # nothing to pull back, and nothing that would keep u_out alive during the last pass
+        if self._blocks == 1:  # nothing to pull back, and u_out need not stay alive during the last pass
 
             def pull_back(v: Tensor) -> Tensor:
                 return self._solve(lambda w: w, v)
@@ -100,7 +99,7 @@ class AdjointBlocks:
         if self._known is None:
             return self._series(vjp, v, None, None, parameter_gradient)
         w = self._series(vjp, v, *self._known.recall(v), parameter_gradient)
-        ones = torch.ones_like(_norm(v))
+        ones = torch.ones_like(per_image_norm(v))
         self._known.keep(w, *(ones if x is None else x for x in (self._met, self._left)))
         return w
 
@@ -125,37 +124,37 @@ class AdjointBlocks:
             )
             self._report.blocks, self._gain = found.products + 1, found.gain
             self._met, self._left = found.gain, found.left
-            self._seen = (found.w - v, _norm(found.w), _norm(v), found.alive)
+            self._seen = (found.w - v, per_image_norm(found.w), per_image_norm(v), found.alive)
             return found.w
         w = increment = v
-        size = _norm(v)
+        size = per_image_norm(v)
         first, alive = size, torch.ones_like(size, dtype=torch.bool)
         limit = self._max_blocks if self._blocks is None else self._blocks
-        # On an accelerator each look at the numbers stalls it: look now and then.
+        # On an accelerator each read of the numbers stalls it, so read only now and then.
         every = 1 if v.device.type == "cpu" else 8
         used, before, earliest = 1, None, 0
         if start is not None:
             w, increment = first_direction(vjp, v, start)
-            w, size, used = w + increment, _norm(increment), 2
+            w, size, used = w + increment, per_image_norm(increment), 2
             self._left = size / first.clamp_min(_tiny(size))
         while used < limit:
             last, increment = increment, vjp(increment)
-            new = _norm(increment)
+            new = per_image_norm(increment)
             alive = alive & torch.isfinite(new) & (new <= _RUNAWAY * first)
-            increment = torch.where(_like(alive, increment), increment, torch.zeros_like(increment))
+            increment = torch.where(over_images(alive, increment.ndim), increment, torch.zeros_like(increment))
             w = w + increment
             used += 1
             ratio, size = new / size.clamp_min(_tiny(size)), new
             if self._blocks is None and used % every == 0:
-                # The slow modes take over from block to block, so the ratio still grows: continue its growth,
-                # and be careful while only one ratio is known.
+                # The share of slow modes increases from block to block, so the ratio still grows: extrapolate its
+                # growth, with caution while only one ratio is known.
                 growing = None if before is None else (ratio / before.clamp_min(_tiny(size))).clamp_min(1.0)
                 ahead = ratio.sqrt() if growing is None else ratio * growing
                 if gain is not None:
                     ahead = torch.maximum(ahead, 1 - 1 / gain.clamp_min(1.0))
                 tail = torch.where(ahead < 1, new * ahead / (1 - ahead).clamp_min(_tiny(size)), torch.inf)
-                # A term that is all rounding has no ratio that says anything.
-                small = (tail <= (self._rtol or 0.0) * _norm(w)) | (new <= _rounding(w))
+                # The ratio of terms that consist of rounding is meaningless.
+                small = (tail <= (self._rtol or 0.0) * per_image_norm(w)) | (new <= _rounding(w))
                 if used >= earliest and not bool((alive & ~small & (new > 0)).any()):
                     if parameter_gradient is None:
                         break
@@ -169,14 +168,14 @@ class AdjointBlocks:
         if before is not None:
             self._met = 1 / (1 - before.clamp(0.0, 0.9999))
             self._met = self._met if gain is None else torch.maximum(self._met, gain)
-        # With one block w is v: nothing of the size of a state is kept during the last pass.
-        self._seen = (None if used == 1 else w - v, _norm(w), size, alive)
+        # With one block w = v, so nothing of the size of a state is kept during the last pass.
+        self._seen = (None if used == 1 else w - v, per_image_norm(w), size, alive)
         return w
 
     def _settled(self, parameter_gradient: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], bool]:
-        """Whether the parameter gradient has settled: from one accepted w to the next, by its change.
+        """Whether the parameter gradient has settled, judged by its change from one accepted w to the next.
 
-        Where the residual has become q times as large meanwhile, about ``q/(1 − q)`` of the change is still to come.
+        If the residual has shrunk by the factor q meanwhile, about ``q/(1 − q)`` of the change is still to come.
         """
         before: tuple[Tensor, Tensor] | None = None
 
@@ -201,26 +200,26 @@ class AdjointBlocks:
         increment: Tensor,
         ahead: Tensor,
     ) -> int:
-        """How many blocks are wanting until the rest of the parameter gradient is below `rtol`; 0 if none."""
+        """Number of blocks still needed for a remainder of the parameter gradient below `rtol`; 0 if reached."""
         q = float(ahead.nan_to_num(0.0).clamp(0.0, 0.999).max())
         size = float(torch.linalg.vector_norm(parameter_gradient(w)))
-        # A single term can be small by cancellation: of the last two, the one that foretells more.
+        # A single term can be small by cancellation, so the larger prediction of the last two counts.
         found = [float(torch.linalg.vector_norm(parameter_gradient(i))) for i in (last, increment)]
         rest = max(q * found[0], found[1]) * q / (1 - q)
         wanted = (self._rtol or 0.0) * size
-        if rest <= wanted or bool((_norm(increment) <= _rounding(w)).all()):
+        if rest <= wanted or bool((per_image_norm(increment) <= _rounding(w)).all()):
             self._report.parameter_error = rest / size if size > 0 else 0.0
             return 0
-        # Where everything cancels (size 0) only rounding ends the series.
+        # If everything cancels (size 0), only rounding ends the series.
         return max(1, min(50, math.ceil(math.log(max(wanted, 1e-30) / rest) / math.log(q)))) if q > 0 else 1
 
     def _last_increment(self, grad: Tensor) -> None:
-        """The final pass through the block also yields ``Jᵀ w_{M−1}``, hence the next increment for nothing."""
-        if self._seen is None:  # the graph was walked without the series
+        """The final pass through the block also yields ``Jᵀ w_{M−1}``, so the next increment costs nothing."""
+        if self._seen is None:  # autograd visited the graph without the series
             return
         added, total, size, alive = self._seen
         self._seen = None
-        following = _norm(grad if added is None else grad - added)
+        following = per_image_norm(grad if added is None else grad - added)
         tiny = _tiny(size)
         if self._gain is not None:  # `following` is the true residual ‖v + Jᵀw − w‖
             error = torch.where(alive, self._gain * following / total.clamp_min(tiny), torch.inf)
@@ -230,14 +229,14 @@ class AdjointBlocks:
         ratio = following / size.clamp_min(tiny)
         tail = following / (1 - ratio).clamp_min(tiny)
         error = torch.where(alive & (ratio < 1), tail / total.clamp_min(tiny), torch.inf)
-        # A series that ended because its term is 0, or rounding, is exact; one that was stopped as a runaway is not.
+        # A series whose last term is 0, or rounding, is exact; a diverging series that was stopped is not.
         exact = alive & ((size == 0) | (following <= 4 * torch.finfo(total.dtype).eps * total))
         self._report.decay = torch.where(exact, 0.0, torch.where(alive, ratio, torch.inf)).detach()
         self._report.relative_error = torch.where(exact, following / total.clamp_min(tiny), error).detach()
 
 
 class _Tap(torch.autograd.Function):
-    """The identity at the head of the graph, which hands the gradient that arrives to a function."""
+    """The identity at the head of the graph. It passes the incoming gradient to a function."""
 
     @staticmethod
     def forward(ctx, u, receive, handle, *sources):
@@ -266,7 +265,7 @@ class _Relay(torch.autograd.Function):
 
 
 def _leaves(u_out: Tensor, u_in: Tensor) -> list[Tensor]:
-    """Every leaf that the block depends on otherwise than through its input: parameters, a learned mask, y."""
+    """Every leaf on which the block depends other than through its input: parameters, a learned mask, y."""
     found, seen, waiting = [], {u_in.grad_fn}, [u_out.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -280,17 +279,9 @@ def _leaves(u_out: Tensor, u_in: Tensor) -> list[Tensor]:
     return found
 
 
-def _norm(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
-
-
 def _rounding(w: Tensor) -> Tensor:
     """‖w‖ per image times a few units of rounding."""
-    return 4 * torch.finfo(w.dtype).eps * _norm(w)
-
-
-def _like(mask: Tensor, u: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (u.ndim - 1))
+    return 4 * torch.finfo(w.dtype).eps * per_image_norm(w)
 
 
 def _tiny(x: Tensor) -> float:

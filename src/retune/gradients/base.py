@@ -1,4 +1,4 @@
-"""What a gradient rule is: a way to form ``∂u*/∂θ`` that receives the solve as a function."""
+"""The interface of gradient rules. A rule forms ``∂u*/∂θ`` and receives the solve as a function."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["AdjointMemory", "GradientRule"]
 
 @dataclass(frozen=True)
 class AdjointMemory:
-    """Where the solution of the adjoint equation ``(I − Jᵀ) w = v`` may start, and who is told where it ended.
+    """A warm start for the adjoint equation ``(I − Jᵀ) w = v``, and a place to store its solution.
 
-    It changes the number of products with Jᵀ and nothing else: the equation is solved to the same tolerance.
+    It changes only the number of products with Jᵀ: the equation is solved to the same tolerance.
 
     Attributes:
-        recall: given v, the start (like v; zero for unknown images), and the gain (B,) that an earlier solve has met.
-            A solve that begins near its end does not meet the slow modes, and without that gain it would underestimate
-            its error. Called by the backward pass.
+        recall: function of v that returns the start (shaped like v; zero for unknown images) and the gain (B,) of an
+            earlier solve. A solve that starts near its solution does not see the slow modes; without the earlier gain
+            it would underestimate its error. The backward pass calls this function.
         keep: called with the solution w, its gain (B,), an estimate of ``‖(I − Jᵀ)⁻¹‖``, and the share ``‖r‖/‖v‖`` (B,)
-            of the residual that the start left: 1 if the start did not help.
+            of the residual after the start (1 if the start did not help).
     """
 
     recall: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -40,19 +40,18 @@ class AdjointMemory:
 
 @kind_base("rule")
 class GradientRule(ABC):
-    """How the gradient of the equilibrium is formed. Holds options only; never looks inside a solver.
+    """A rule for the gradient of the equilibrium. It holds options only, and never looks inside a solver.
 
-    A rule supplies [`__call__`][retune.GradientRule.__call__]. Whoever works with rules (the choice of "auto",
-    [`plan`][retune.plan],
-    [`certify`][retune.certify], [`fit`][retune.fit]) asks the attributes and methods below, never the class; their
-    defaults
-    suit a rule that differentiates one block of K layers at the equilibrium, of which nothing else is known.
+    A rule supplies [`__call__`][retune.GradientRule.__call__]. The users of rules (the choice of "auto",
+    [`plan`][retune.plan], [`certify`][retune.certify], [`fit`][retune.fit]) ask the attributes and methods below, never
+    the class. The defaults fit a rule that differentiates one block of K layers at the equilibrium and states nothing
+    else.
 
     Attributes:
-        restarts: whether the rule differentiates at the equilibrium, and so needs the restarts. A rule without restarts
+        restarts: whether the rule differentiates at the equilibrium and so needs restarts. A rule without restarts
             trains the output at depth K.
-        rtol: the relative error of the adjoint that the rule goes on to; None if it does not go by an error.
-        max_blocks: with `rtol`, how often the recorded layers are pulled back at most.
+        rtol: the relative error of the adjoint at which the rule stops; None if the rule has no tolerance.
+        max_blocks: with `rtol`, the maximum number of pull-backs through the recorded layers.
     """
 
     restarts: bool = True
@@ -61,32 +60,32 @@ class GradientRule(ABC):
 
     @property
     def solves_adjoint(self) -> bool:
-        """Whether the adjoint equation is solved to a tolerance, so that it may start anywhere."""
+        """Whether the rule solves the adjoint equation to a tolerance, so that any start is allowed."""
         return self.rtol is not None
 
     @property
     def fixed_blocks(self) -> int | None:
-        """M, if the gradient is the sum of M pull-backs of a block of K layers, whatever the error; else None.
+        """M, if the gradient is always the sum of M pull-backs of a block of K layers; else None.
 
         At the equilibrium of a ρ-contraction the adjoint then has a relative error of at most ``ρ^{K M}``.
         """
         return None
 
     def with_blocks(self, blocks: int) -> GradientRule:
-        """The same rule with M blocks; asked only of rules with [`fixed_blocks`][retune.GradientRule.fixed_blocks]."""
+        """The same rule with M blocks, only for rules with [`fixed_blocks`][retune.GradientRule.fixed_blocks]."""
         return self
 
     def recorded(self, depth: int, layers: int) -> int:
-        """How many layers are recorded for the backward pass: K, unless the rule needs fewer.
+        """Number of layers recorded for the backward pass: K, unless the rule needs fewer.
 
         Args:
             depth: K.
-            layers: different layers in a cycle of the map.
+            layers: number of different layers in a cycle of the map.
         """
         return depth
 
     def cheap(self) -> GradientRule:
-        """A rule that needs as much memory in a training step, and little time: [`plan`][retune.plan] measures it."""
+        """A quick rule with the same memory in a training step; [`plan`][retune.plan] measures it instead."""
         return self
 
     @abstractmethod
@@ -98,13 +97,13 @@ class GradientRule(ABC):
         Args:
             bound: the map, bound to the data term.
             depth: K.
-            solve: runs the restarts without graph and returns the state reached; for a rule without restarts, the
-                first state, with its graph.
-            adjoint: where the adjoint may start; given only to a rule that solves for it.
+            solve: runs the restarts without graph and returns the final state; for a rule without restarts it returns
+                the first state, with its graph.
+            adjoint: a warm start for the adjoint; only for a rule that solves for the adjoint.
         """
 
     def default_stop(self, depth: int) -> Stop:
-        """When a network trained by this rule stops in eval mode, unless told otherwise."""
+        """The default stopping rule, in eval mode, of a network trained with this rule."""
         return Stop()
 
     def describe(self) -> dict:
@@ -116,15 +115,15 @@ class GradientRule(ABC):
 
 
 def few_blocks(rtol: float, max_blocks: int, memory: int) -> tuple[float, int]:
-    """A tolerance and a bound with which a rule that solves to a tolerance is as large as it gets, and soon done.
+    """A tolerance and a bound that make a rule reach its full memory quickly.
 
-    A series has all its memory from the third pull-back on; minimal residuals once all directions are there.
+    A series uses its full memory from the third pull-back on, minimal residuals once all directions are stored.
     """
     return (rtol, min(max_blocks, memory + 3)) if memory else (0.5, min(max_blocks, 4))
 
 
 def require_graph(out: Tensor, start: Tensor, rule: GradientRule) -> None:
-    """Refuse a map whose output does not depend, for autograd, on the state it was given."""
+    """Refuse a map whose output, for autograd, does not depend on its input state."""
     if torch.is_grad_enabled() and not reaches(out, start):
         raise CutGradientError(
             f"{type(rule).__name__} differentiates through the map, but no gradient flows from its output to its "

@@ -20,16 +20,16 @@ __all__ = ["Implicit"]
 @register
 @dataclass(frozen=True)
 class Implicit(GradientRule):
-    r"""The implicit function theorem: ``Bᵀ (I − J)^{-T} v``, the linear system solved to `rtol`.
+    r"""The implicit function theorem: ``Bᵀ (I − J)^{-T} v``, with the linear system solved to `rtol`.
 
     One cycle of the map is recorded (one layer if the weights are tied), and pulled back until the estimated error is
-    below `rtol` for every image (Bai, Kolter, Koltun, *Deep equilibrium models*, NeurIPS 2019). The system is solved by
-    minimal residuals (truncated GCR), and each step gains at least as much as a term of the Neumann series.
+    below `rtol` for every image (Bai, Kolter, Koltun, *Deep equilibrium models*, NeurIPS 2019). Minimal residuals
+    (truncated GCR) solve the system; each step gains at least as much as a term of the Neumann series.
 
     Args:
         rtol: relative error of the adjoint, in (0, 1).
-        max_blocks: bound on the number of pull-backs; if it is met, the report says what error was left.
-        memory: directions kept by the truncated GCR, each two states; 0 sums the Neumann series instead.
+        max_blocks: bound on the number of pull-backs; if it is reached, the report gives the remaining error.
+        memory: number of directions kept by the truncated GCR, two states each; 0 sums the Neumann series instead.
 
     Raises:
         InvalidParameterError: an argument out of range.
@@ -50,7 +50,7 @@ class Implicit(GradientRule):
             )
 
     def recorded(self, depth: int, layers: int) -> int:
-        """One cycle, whatever the depth."""
+        """One cycle, for any depth."""
         return layers
 
     def cheap(self) -> Implicit:
@@ -67,5 +67,5 @@ class Implicit(GradientRule):
         u_in = blocks.enter(solve(), bound.sources)
         u_out = bound.block(u_in, self.recorded(depth, bound.layers))
         require_graph(u_out, u_in, self)
-        # without a graph this is inference within train mode
+        # without a graph, this is inference in train mode
         return (blocks.leave(u_in, u_out) if u_out.requires_grad else u_out), report

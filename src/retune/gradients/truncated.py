@@ -22,23 +22,22 @@ __all__ = ["Truncated"]
 class Truncated(GradientRule):
     r"""Restart without graph to ``u_R ≈ u*``, then differentiate one block of K layers started there.
 
-    With ``J = ∂_u T(u*)`` and ``B = ∂_θ T(u*)`` this gives ``Σ_{k<K} J^k B`` in place of ``(I − J)^{-1} B``: at
-    u* the relative error of the adjoint is at most ρ^K for a ρ-contraction; that of the gradient is at most ``ρ^K
-    ‖∂_θ u*‖ ‖∇ℓ‖``, which is relatively more where large contributions cancel. K = 1 is ordinary
-    Jacobian-free backpropagation (Fung et al., *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*,
-    NeurIPS 2023), general K is ReTune (Davy, Briceño-Arias, Pustelnik, arXiv:2506.13239).
+    With ``J = ∂_u T(u*)`` and ``B = ∂_θ T(u*)`` this gives ``Σ_{k<K} J^k B`` in place of ``(I − J)^{-1} B``. For a
+    ρ-contraction at u*, the relative error of the adjoint is at most ρ^K. The error of the gradient is at most ``ρ^K
+    ‖∂_θ u*‖ ‖∇ℓ‖``; its relative error is larger if large contributions cancel. K = 1 is ordinary Jacobian-free
+    backpropagation (Fung et al., *JFB*, AAAI 2022; Bolte, Pauwels, Vaiter, *One-step differentiation*, NeurIPS 2023);
+    general K is ReTune (Davy, Briceño-Arias, Pustelnik, arXiv:2506.13239).
 
     With ``blocks=M`` the same recorded block is pulled back M times: the gradient of K·M layers at the memory of K.
-    With ``rtol`` it is pulled back until the estimated error is below it: that of the adjoint for every image, and
-    that of the gradient of the batch, which where large contributions cancel is relatively larger. Both report the
-    error that was left.
+    With ``rtol`` it is pulled back until two estimated errors are below `rtol`: the error of the adjoint, for every
+    image, and the error of the gradient of the batch. The report gives the remaining error in both cases.
 
     Args:
         blocks: M ≥ 1; ignored if `rtol` is given.
         rtol: requested relative error of the adjoint and of the gradient, in (0, 1).
         max_blocks: bound on M when `rtol` decides.
-        memory: with `rtol`, directions kept to solve the adjoint equation by minimal residuals (truncated GCR), each
-            two states; never worse than the series block by block. 0 sums the series.
+        memory: with `rtol`, number of directions kept to solve the adjoint equation by minimal residuals (truncated
+            GCR), two states each. Each block gains at least as much as in the series. 0 sums the series.
 
     Raises:
         InvalidParameterError: an argument out of range.
@@ -90,5 +89,5 @@ class Truncated(GradientRule):
         u_in = blocks.enter(solve(), bound.sources)
         u_out = bound.block(u_in, depth)
         require_graph(u_out, u_in, self)
-        # without a graph this is inference within train mode
+        # without a graph, this is inference in train mode
         return (blocks.leave(u_in, u_out) if u_out.requires_grad else u_out), report

@@ -21,9 +21,9 @@ __all__ = ["Unrolled"]
 class Unrolled(GradientRule):
     """The K-layer network itself: no restart, and the exact gradient of its output.
 
-    What is learned is tied to the depth: in eval mode the network stops after K layers, as it was trained, and
-    running it longer means nothing (Gregor and LeCun, *Learning fast approximations of sparse coding*, ICML 2010;
-    Monga, Li, Eldar, *Algorithm unrolling*, IEEE SPM 2021).
+    The learned parameters belong to the depth: in eval mode the network stops after K layers, as in training. Running
+    it longer has no meaning (Gregor and LeCun, *Learning fast approximations of sparse coding*, ICML 2010; Monga, Li,
+    Eldar, *Algorithm unrolling*, IEEE SPM 2021).
     """
 
     restarts = False
@@ -34,7 +34,7 @@ class Unrolled(GradientRule):
         """See [`GradientRule`][retune.GradientRule]."""
         start = solve()
         if not start.requires_grad:
-            start = start.detach().requires_grad_()  # only so that a cut can be seen
+            start = start.detach().requires_grad_()  # only to detect a cut graph
         u = bound.block(start, depth)
         require_graph(u, start, self)
         zero = u.new_zeros(u.shape[0])
@@ -42,5 +42,5 @@ class Unrolled(GradientRule):
         return u, report
 
     def default_stop(self, depth: int) -> Stop:
-        """Exactly the depth that was trained."""
+        """Exactly the trained depth."""
         return Stop(rtol=0.0, max_layers=depth)

@@ -1,4 +1,4 @@
-"""Whether what autograd says of a map is the derivative of what it computes: looked at once, where code is foreign."""
+"""A check, for foreign code, that autograd returns the true derivative of a map. It runs once."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from retune.operators.data_term import DataTerm
 
 __all__ = ["is_foreign", "verify"]
 
-# Relative size of the finite differences: their error is about as large, and rounding over it 1e-4 in float32.
+# Relative size of the finite differences. Their error is of the same size; rounding adds about 1e-4 in float32.
 _STEP = 1e-3
-# Arithmetic that is no finer than this drowns them.
+# Coarser arithmetic than this drowns them.
 _FINE = 1e-6
-# A kink or a curvature makes less of a difference, a part that is cut most often more.
+# A kink or curvature causes a smaller deviation than this; a cut part usually causes a larger one.
 _TOLERANCE = 0.2
-# Parameters up to this size are looked at one by one: σ, strengths, weights of scales.
+# Parameters up to this size are tested one by one: σ, strengths, weights of scales.
 _SMALL = 64
 _OURS = ("retune.", "torch.", "deepinv.optim.data_fidelity", "deepinv.optim.distance")
 
 
 def is_foreign(map_: AbstractMap) -> bool:
-    """Whether a map holds modules that are neither ours nor torch's: only those are looked at."""
+    """Whether a map contains modules from outside ReTune and torch. Only such maps are tested."""
     return any(not type(m).__module__.startswith(_OURS) for m in map_.modules())
 
 
 def verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
     r"""Compare products with ``∂T/∂u`` and ``∂T/∂θ`` with finite differences of T along random directions.
 
-    With ``d`` the finite difference, ``⟨d, d⟩`` against ``⟨Tᵀd, v⟩`` for the direction v: one evaluation of a cycle of
-    layers for the state, one for each small parameter and one for all large ones; without TF32 and autocast. A map that
-    gives another answer for the same state (dropout), or tensors of less than 32 bits, are not looked at.
+    Let ``d`` be the finite difference along the direction v: ``⟨d, d⟩`` is compared with ``⟨Tᵀd, v⟩``. This costs one
+    evaluation of a cycle for the state, one for each small parameter and one for all large parameters together, without
+    TF32 and autocast. Maps with random output (dropout) and tensors of fewer than 32 bits are not tested.
 
     Args:
         map_: the map.
@@ -44,19 +44,21 @@ def verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
         u: a state, best at the equilibrium.
 
     Returns:
-        Whether it could be looked at.
+        Whether the map could be tested.
 
     Raises:
-        CutGradientError: they contradict each other, so a part of the map detaches.
+        CutGradientError: the two derivatives contradict each other, so a part of the map detaches.
     """
     with full_precision():
         return rounding(u) <= _FINE and _verify(map_, data_term, u.detach())
 
 
 def _verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
+    # A step size that is searched for follows the parameters, without a gradient: it is held.
+    first = map_.bind(data_term).at(u)
 
     def layers(at: Tensor) -> Tensor:
-        bound = map_.bind(data_term)
+        bound = map_.bind(data_term).with_steps_of(first)
         return bound.block(at, bound.layers)
 
     with torch.enable_grad():
@@ -66,7 +68,7 @@ def _verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
         return False  # cut altogether: the gradient rule says so
     with torch.no_grad():
         base = out.detach()
-        # Some kernels add up in another order each time; what is drawn at random differs by far more.
+        # Some kernels sum in a different order each time; random output differs by far more.
         again = torch.linalg.vector_norm(layers(u) - base)
         if not bool(again <= 1e-2 * _STEP * torch.linalg.vector_norm(base)):
             return False
@@ -75,7 +77,7 @@ def _verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
             difference = moved - base
             size = difference.square().sum()
             if not float(size) > (1e-3 * _STEP) ** 2 * float(base.square().sum()):
-                continue  # what has no effect has no gradient
+                continue  # a parameter without effect has no gradient
             leaves = [state if t is u else t for t, _ in tensors]
             found = torch.autograd.grad(out, leaves, difference, retain_graph=True, allow_unused=True)
             pairs = zip(found, (d for _, d in tensors), strict=True)
@@ -84,12 +86,13 @@ def _verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
                 what = (
                     f"no gradient flows to {name}, although it changes the result"
                     if told == 0
-                    else f"along a random change of {name} the layers change by {float(size) ** 0.5:.1e}, and by "
-                    f"{told / float(size) ** 0.5:.1e} if their gradient were right"
+                    else f"along a random change of {name} the layers change by {float(size) ** 0.5:.1e}, but their "
+                    f"gradient predicts {told / float(size) ** 0.5:.1e}"
                 )
                 raise CutGradientError(
                     f"{what}: a part of the prior or denoiser detaches (as in x - net(x.detach())). Use one that is "
-                    "differentiable throughout, or freeze what is not to be learned (requires_grad_(False))"
+                    "differentiable throughout, or freeze the parameters that need not be learned "
+                    "(requires_grad_(False))"
                 )
     return True
 
@@ -97,7 +100,7 @@ def _verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:
 def _directions(
     map_: nn.Module, u: Tensor, layers: Callable[[Tensor], Tensor], generator: torch.Generator
 ) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]], Tensor]]:
-    """What is changed, by how much, and what the layers make of it; parameters are put back."""
+    """Each changed part, the size of the change, and its effect on the layers. Parameters are restored afterwards."""
 
     def direction(t: Tensor) -> Tensor:
         noise = torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device)
@@ -114,7 +117,7 @@ def _directions(
         steps = [direction(p) for p in parameters]
         try:
             for p, d in zip(parameters, steps, strict=True):
-                p.data = p.data + d  # not in place: the graph of the first evaluation is still to be used
+                p.data = p.data + d  # not in place: the graph of the first evaluation is still needed
             moved = layers(u)
         finally:
             for p, k in zip(parameters, kept, strict=True):

@@ -1,8 +1,8 @@
 """Reading and writing of image files: 8/16-bit PNG, TIFF (with stacks), JPEG, BMP and NPY, grey or colour.
 
-What a file says of itself (bits, resolution, colour profile, axes of a stack) is kept in a
-[`Layout`][retune.io.Layout], so that a
-restored image can be written the way the measured one was.
+A [`Layout`][retune.io.Layout] keeps the properties of a file (bits, resolution, colour profile, axes of a stack), so
+that a restored image can be written in the same way as the measured one.
+
 
 >>> from retune import io
 >>> images, layout = io.read("measured.tif")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Between arrays as files hold them, (H, W) or (H, W, C), and image tensors (C, H, W) on the scale [0, 1]."""
+"""Conversion between arrays from files, (H, W) or (H, W, C), and image tensors (C, H, W) scaled to [0, 1]."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def from_array(array: np.ndarray, name: str = "array", top: float | None = None)
 
     Args:
         array: pixels.
-        name: how errors call the image.
-        top: integers are divided by it; by default by the largest of their type, see ``scaled``.
+        name: name of the image in error messages.
+        top: integers are divided by it; default: the largest value of their type, see ``scaled``.
 
     Raises:
-        ShapeError: another shape.
+        ShapeError: unsupported shape.
         InvalidParameterError: not real numbers.
     """
     if array.ndim == 2:
@@ -30,12 +30,12 @@ def from_array(array: np.ndarray, name: str = "array", top: float | None = None)
             f"{name}: expected a grey (H, W) or colour (H, W, 3) image, got {array.shape}{_shape_advice(array.shape)}"
         )
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise InvalidParameterError(f"{name}: expected an array of real numbers, got one of {array.dtype}")
+        raise InvalidParameterError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
     native = np.ascontiguousarray(array.transpose(2, 0, 1)).astype(array.dtype.newbyteorder("="), copy=False)
     if top is None or array.dtype.kind not in "iu":
         return scaled(torch.from_numpy(native), name)
     default = torch.get_default_dtype()
-    exact = torch.float64 if array.dtype.itemsize > 2 else default  # float32 has the integers up to 2**24
+    exact = torch.float64 if array.dtype.itemsize > 2 else default  # float32 represents all integers up to 2**24
     return torch.from_numpy(native.astype(np.float64)).to(exact) / top
 
 
@@ -44,23 +44,24 @@ def to_array(image: Tensor, dtype: np.dtype, top: float | None = None, *, single
 
     Args:
         image: the image.
-        dtype: of the array.
-        top: the integer that 1 becomes, by default the largest of the type; 1 for integers that were not scaled.
-        single: whether a grey image gets an axis for its one channel, (H, W, 1).
+        dtype: type of the array.
+        top: the integer for the value 1; default: the largest value of the type. Use 1 for integers that were not
+            scaled.
+        single: whether a grey image gets a channel axis, (H, W, 1).
 
     Raises:
-        NotFiniteError: NaN or Inf, which integers cannot hold.
+        NotFiniteError: NaN or Inf in an image for an integer type.
     """
     image = image.detach().cpu()
     if dtype.kind in "iu":
         if not bool(torch.isfinite(image).all()):
-            raise NotFiniteError(f"the image has NaN or Inf, which a file of {dtype} cannot hold")
+            raise NotFiniteError(f"the image has NaN or Inf, but a file of {dtype} cannot store them")
         limits = np.iinfo(dtype)
         unit = limits.max if top is None else top
         high = unit if dtype.kind == "u" and unit > 1 else limits.max
-        if dtype.itemsize == 8:  # no float is 2**63 - 1; this is the one below
+        if dtype.itemsize == 8:  # no float equals 2**63 - 1; this is the next smaller float
             high = np.nextafter(float(limits.max), 0)
-        if dtype.itemsize > 2:  # float32 has the integers up to 2**24
+        if dtype.itemsize > 2:  # float32 represents all integers up to 2**24
             image = image.double()
         array = np.clip((image * unit).round_().numpy(), limits.min, high).astype(dtype)
     else:
@@ -69,10 +70,10 @@ def to_array(image: Tensor, dtype: np.dtype, top: float | None = None, *, single
 
 
 def scaled(image: Tensor, name: str = "image") -> Tensor:
-    """Floats as they are; 8 and 16-bit unsigned integers divided by the largest of their type; booleans as 0 and 1.
+    """Floats unchanged; 8-bit and 16-bit unsigned integers divided by the maximum of their type; booleans as 0 and 1.
 
     Raises:
-        InvalidParameterError: other integers, whose range of intensities is not known.
+        InvalidParameterError: other integers, because their range of intensities is unknown.
     """
     if image.is_floating_point():
         return image.float() if image.dtype == torch.float16 else image
@@ -81,14 +82,14 @@ def scaled(image: Tensor, name: str = "image") -> Tensor:
     if image.dtype not in (torch.uint8, torch.uint16):
         kind = str(image.dtype).removeprefix("torch.")
         raise InvalidParameterError(
-            f"{name} holds numbers of type {kind}, whose range of intensities is not known; convert it to uint8, "
+            f"{name} holds numbers of type {kind}: their range of intensities is unknown; convert it to uint8, "
             "uint16, or floats in [0, 1]"
         )
     return image.to(torch.get_default_dtype()) / torch.iinfo(image.dtype).max
 
 
 def checked(image: Tensor, name: str, *, finite: bool = True) -> Tensor:
-    """The image, if it is one (C, H, W), of finite numbers unless `finite` is false."""
+    """The image, after a check that it is (C, H, W) and, unless `finite` is false, finite."""
     if image.ndim != 3 or 0 in image.shape:
         raise ShapeError(f"{name}: expected an image (C, H, W), got shape {tuple(image.shape)}")
     if finite and not torch.isfinite(image).all():

@@ -1,4 +1,4 @@
-"""What a codec hands over: the pixels, what the stacked axes are, and what to write back beside the pixels."""
+"""The result of a codec: the pixels, the stacked axes, and the metadata."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ class Coded:
 
     Attributes:
         array: pixels (stack …, H, W) or (stack …, H, W, C).
-        colour: whether the last axis is one of channels.
-        metadata: what the same codec writes back: resolution, colour profile, names of the stacked axes, …
-        bits: of each sample, where there are fewer than the type of the array has; the largest sample is then
-            ``2**bits - 1``.
+        colour: whether the last axis is the channel axis.
+        metadata: data for the same codec to write back: resolution, colour profile, names of the stacked axes, …
+        bits: bits of each sample, if fewer than the array type has; the largest sample is then ``2**bits - 1``.
     """
 
     array: np.ndarray

@@ -1,4 +1,4 @@
-"""Image files by their suffix."""
+"""Reading and writing image files; the suffix decides the format."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 
 @dataclass(frozen=True)
 class Layout:
-    """How an image was stored, so that another can be stored the same way.
+    """How an image was stored, so that another image can be stored in the same way.
 
     Attributes:
-        suffix: of the file, in lower case, with its dot.
-        dtype: of the pixels.
+        suffix: suffix of the file, in lower case, with its dot.
+        dtype: type of the pixels.
         stack: lengths of the stacked axes, () for a single image.
         size: (H, W) of the image.
-        metadata: what goes back into the file beside the pixels: resolution, colour profile, orientation, …
-        bits: of each sample, where there are fewer than the type has (12 bits, packed).
-        single: whether a grey image has an axis for its one channel, (H, W, 1).
+        metadata: data written to the file beside the pixels: resolution, colour profile, orientation, …
+        bits: bits of each sample, if fewer than the type has (12 bits, packed).
+        single: whether a grey image has a channel axis, (H, W, 1).
     """
 
     suffix: str
@@ -48,7 +48,7 @@ class Layout:
 
     @property
     def top(self) -> int | None:
-        """The intensity that is read as 1: the largest of 8, 16 or fewer bits; None for other integers and floats."""
+        """The intensity that is read as 1: the largest value of up to 16 bits; None for other integers and floats."""
         if self.bits is not None:
             return 2**self.bits - 1
         return int(np.iinfo(self.dtype).max) if self.dtype.kind == "u" and self.dtype.itemsize <= 2 else None
@@ -57,18 +57,18 @@ class Layout:
 def read(path: str | Path, *, any_integers: bool = False, finite: bool = True) -> tuple[Tensor, Layout]:
     """The images (N, C, H, W) of a file, integers scaled to [0, 1], and how they were stored.
 
-    N is 1, but for stacks (multi-page TIFF, NPY of shape (N, H, W, C)). Palettes are expanded to colours.
+    N is 1, except for stacks (multi-page TIFF, NPY of shape (N, H, W, C)). Palettes are expanded to colours.
 
     Args:
-        path: the file; its suffix says of which kind it is, and only that kind is read.
-        any_integers: whether integers whose range of intensities is not known (int16, uint32, …) are read too, as they
-            are. ``Layout.top`` is None then.
+        path: the file. Its suffix decides the format, and only this format is read.
+        any_integers: whether to read integers with an unknown range of intensities (int16, uint32, …), too. They are
+            not scaled, and ``Layout.top`` is None.
         finite: whether NaN and Inf are refused.
 
     Raises:
-        InvalidParameterError: no such file, empty, truncated, not an image, an unknown suffix, an alpha channel,
-            numbers whose range is not known. Nothing is ever unpickled.
-        ShapeError: an array that is not an image.
+        InvalidParameterError: the file is missing, empty, truncated, or not an image; it has an unknown suffix, an
+            alpha channel, or numbers with an unknown range. Nothing is ever unpickled.
+        ShapeError: the array is not an image.
         NotFiniteError: NaN or Inf.
     """
     path = Path(path)
@@ -76,11 +76,11 @@ def read(path: str | Path, *, any_integers: bool = False, finite: bool = True) -
 
 
 def load(path: str | Path, *, alpha: bool = False) -> Coded:
-    """The content of an image file as it is stored.
+    """The unscaled content of an image file.
 
     Args:
-        path: the file; its suffix says of which kind it is, and only that kind is read.
-        alpha: whether an alpha channel is handed over as the last channel, and not refused.
+        path: the file. Its suffix decides the format, and only this format is read.
+        alpha: whether an alpha channel is returned as the last channel; if not, it is refused.
 
     Raises:
         InvalidParameterError, ShapeError: see ``read``.
@@ -88,9 +88,9 @@ def load(path: str | Path, *, alpha: bool = False) -> Coded:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise InvalidParameterError(f"{path} is not an image of a known kind ({', '.join(SUFFIXES)})")
+        raise InvalidParameterError(f"{path} is not an image of a supported format ({', '.join(SUFFIXES)})")
     require_file(path)
-    content = path.read_bytes()  # readers that are handed a path leave it open when they fail
+    content = path.read_bytes()  # readers that get a path do not close the file if they fail
     if not content:
         raise InvalidParameterError(f"{path} is empty (0 bytes)")
     try:
@@ -99,7 +99,7 @@ def load(path: str | Path, *, alpha: bool = False) -> Coded:
         raise type(error)(f"{path}: {error}") from error
     except MemoryError:
         raise
-    except Exception as error:  # each reader has exceptions of its own
+    except Exception as error:  # each reader has its own exceptions
         raise InvalidParameterError(f"{path} cannot be read as an image: «{_first_line(error)}»") from error
 
 
@@ -110,7 +110,7 @@ def require_file(path: Path) -> None:
     if not path.exists():
         raise InvalidParameterError(f"there is no file {path}")
     if not path.is_file():
-        raise InvalidParameterError(f"{path} is not an ordinary file, but a pipe, a socket or a device")
+        raise InvalidParameterError(f"{path} is a pipe, a socket or a device, not an ordinary file")
 
 
 def _decode(content: bytes, suffix: str, alpha: bool) -> Coded:
@@ -124,18 +124,18 @@ def _decode(content: bytes, suffix: str, alpha: bool) -> Coded:
 
 
 def _array(content: bytes) -> Coded:
-    """The array of an NPY file, if all of it is there: memory is not reserved for a false header."""
+    """The array of an NPY file. Its size is checked first, so that a false header cannot reserve memory."""
     file = io.BytesIO(content)
     if content[:6] == np.lib.format.MAGIC_PREFIX:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)
         if not dtype.hasobject and math.prod(shape) * dtype.itemsize > len(content) - file.tell():
-            raise ValueError(f"the file is cut off, or damaged: it does not hold an array of shape {shape}")
+            raise ValueError(f"the file is truncated or damaged: it does not contain an array of shape {shape}")
         file.seek(0)
     array = np.load(file, allow_pickle=False)
     if not isinstance(array, np.ndarray):
-        raise InvalidParameterError("it holds several arrays; save the image alone, with numpy.save")
+        raise InvalidParameterError("it holds several arrays; save only the image, with numpy.save")
     return Coded(array, array.ndim >= 3)
 
 
@@ -150,7 +150,7 @@ def _batch(coded: Coded, path: Path, any_integers: bool, finite: bool) -> tuple[
         path.suffix.lower(), array.dtype.newbyteorder("="), leading, (0, 0), coded.metadata, coded.bits, single
     )
     top = 1 if layout.top is None and any_integers else layout.top
-    if array.ndim <= last:  # one image; from_array says what is wrong with another shape
+    if array.ndim <= last:  # one image; from_array reports a wrong shape
         images = checked(from_array(array, name, top), name, finite=finite)[None]
     else:
         stack = array.reshape(math.prod(leading), *array.shape[-last:])
@@ -162,14 +162,14 @@ def _batch(coded: Coded, path: Path, any_integers: bool, finite: bool) -> tuple[
 
 
 def write(path: str | Path, images: Tensor, layout: Layout) -> None:
-    """Write images (N, C, H, W) the way `layout` says, atomically: an existing file stays as it was if this fails.
+    """Write images (N, C, H, W) as `layout` tells. If this fails, an existing file stays unchanged.
 
-    JPEG loses a little (quality 98). A resolution is rescaled if the size is another.
+    JPEG is slightly lossy (quality 98). The resolution is rescaled if the image size differs from the layout's.
 
     Raises:
-        ShapeError: not as many images as the layout has, or not grey or colour.
+        ShapeError: the number of images differs from the layout's, or the images are not grey or colour.
         NotFiniteError: NaN or Inf for a file of integers.
-        InvalidParameterError: what describes the image cannot be written, such as a resolution that is too large.
+        InvalidParameterError: the metadata cannot be written, for example a too large resolution.
         OSError: the file cannot be written (full disk, no permission).
     """
     path = Path(path)
@@ -187,9 +187,9 @@ def write(path: str | Path, images: Tensor, layout: Layout) -> None:
         raise type(error)(f"{path}: {error}") from error
     except MemoryError:
         raise
-    except Exception as error:  # each writer has exceptions of its own
+    except Exception as error:  # each writer has its own exceptions
         raise InvalidParameterError(
-            f"{path} cannot be written with what its file says of itself: «{_first_line(error)}»"
+            f"{path} cannot be written with the metadata of the measured file: «{_first_line(error)}»"
         ) from error
     write_atomically(path, content)
 
@@ -211,8 +211,7 @@ def _encode(coded: Coded, suffix: str, factor: float) -> bytes:
 def list_files(path: str | Path) -> Sequence[Path]:
     """The image files of a folder, sorted by name; or the file itself.
 
-    Raises:
-        InvalidParameterError: nothing there.
+    Raises: InvalidParameterError: no such file or folder, or no image in it.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The unit of intensities: what brings those of a file to [0, 1], where networks learn."""
+"""The scale of intensities: the factor from a file's values to [0, 1], the range of the networks."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def intensity_scale(
     *,
     remembered: bool = False,
 ) -> float:
-    """The factor that brings the intensities of a file, as they were read, to [0, 1].
+    """The factor that scales the intensities of a file, as read, to [0, 1].
 
     Args:
-        file: how errors call the images.
-        images: as read: integers of up to 16 bits are scaled by the largest of their type.
+        file: name of the images in error messages.
+        images: the images as read (integers of up to 16 bits are scaled by the largest value of their type).
         layout: how they were stored.
-        white: intensity, in the units of the file, that counts as 1; by default the largest of an integer type, and 1
-            for floats.
-        option: how errors say to give it.
-        remembered: whether `white` is what a network was made with, and not what was said of this file.
+        white: intensity, in the units of the file, that counts as 1; default: the largest value of an integer type, and
+            1 for floats.
+        option: how error messages tell to give it.
+        remembered: whether `white` comes from the network and not from the user for this file.
 
     Raises:
-        InvalidParameterError: `white` is no intensity, or more than the file can hold; a remembered one that makes the
-            image all but black, or far brighter than white; or, without one, integers whose range is not known, or
-            floats that are not in [0, 1].
+        InvalidParameterError: `white` is not an intensity, or more than the file can hold; or a remembered `white`
+            makes the image almost black or far too bright; or, without `white`, integers have an unknown range or
+            floats are not in [0, 1].
     """
     require_white(white)
     finite = images[images.isfinite()] if images.is_floating_point() else images
@@ -47,13 +47,13 @@ def intensity_scale(
     if layout.top is None and layout.dtype.kind in "iu":
         example = next((n for n in (255, 1023, 4095, 16383, 65535) if n >= high), f"{high:.0f}")
         raise InvalidParameterError(
-            f"{file} is stored as {layout.dtype.name}, with intensities from {low:.10g} to {high:.10g}, and that type "
-            f"does not tell which one is white: say it, for example {option}{example}"
+            f"{file} is stored as {layout.dtype.name}, with intensities from {low:.10g} to {high:.10g}, and this type "
+            f"does not tell which intensity is white: give it, for example {option}{example}"
         )
     if layout.top is None and (high > 3 or low < -3):
         raise InvalidParameterError(
-            f"{file} has intensities from {low:.4g} to {high:.4g}, but networks learn on [0, 1]: say which intensity "
-            f"is white, for example {option}4095"
+            f"{file} has intensities from {low:.4g} to {high:.4g}, but networks need [0, 1]: give the intensity of "
+            f"white, for example {option}4095"
         )
     return 1.0
 
@@ -62,14 +62,14 @@ def _scale_of(file: Path, layout: Layout, white: float, high: float, option: str
     largest = layout.top
     if layout.dtype.kind in "iu" and white > (most := largest or int(np.iinfo(layout.dtype).max)):
         raise InvalidParameterError(
-            f"{file} is stored as {_stored(layout)}, up to {most}, so {white:g} cannot be white in it: say which "
-            f"intensity is, for example {option}{most}"
+            f"{file} is stored as {_stored(layout)}, up to {most}, so {white:g} cannot be its white: give the "
+            f"intensity of white, for example {option}{most}"
         )
     scale = (largest or 1) / white
     if remembered and not 0.02 < high * scale < 3:
         raise InvalidParameterError(
-            f"{file} has intensities up to {high * (largest or 1):.4g}, but the network was made with {white:g} as "
-            f"white: say which intensity is white here, for example {option}{largest or 1}"
+            f"{file} has intensities up to {high * (largest or 1):.4g}, but the network uses {white:g} as white: give "
+            f"the intensity of white for this file, for example {option}{largest or 1}"
         )
     return scale
 
@@ -90,6 +90,6 @@ def read_scaled(file: Path, white: float | None, option: str) -> Tensor:
 
 
 def require_white(white: float | None) -> None:
-    """Raise if `white` is given and no intensity."""
+    """Refuse a given `white` that is not an intensity."""
     if white is not None and not 0 < white < float("inf"):
         raise InvalidParameterError(f"white must be a positive intensity, got {white}")

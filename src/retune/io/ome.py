@@ -10,9 +10,9 @@ _DATA = re.compile(r"<(\w+:)?TiffData\b(?:[^>]*/>|.*?</(?:\w+:)?TiffData\s*>)", 
 
 
 def restored(xml: str, frames: int, factor: float) -> str:
-    """The description of an image with `factor` times as many pixels a side, whose pages are in the order of its axes.
+    """The description of an image with `factor` times as many pixels per side and its pages in the order of its axes.
 
-    Everything else stays as it is: channels, exposure times, units, annotations.
+    Everything else stays unchanged: channels, exposure times, units, annotations.
     """
     found = list(_DATA.finditer(xml))
     if found:

@@ -1,4 +1,4 @@
-"""What Pillow reads and writes well: JPEG, BMP, and the ordinary PNG."""
+"""The formats that Pillow reads and writes well: JPEG, BMP, and ordinary PNG."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ __all__ = ["decode", "encode"]
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _MOST = 65535
-#: No JPEG or BMP file has more: a block of 8×8 pixels takes at least a bit. Memory is not reserved for a false header.
+#: Maximum number of pixels per byte of JPEG or BMP: a block of 8×8 pixels takes at least a bit. A false header cannot
+#: reserve memory.
 _PIXELS_A_BYTE = 1024
 _lock = threading.Lock()
 
 
 def decode(content: bytes, kind: str, *, alpha: bool = False) -> Coded:
-    """Pixels and, for JPEG and BMP, what comes with them.
+    """Pixels and, for JPEG and BMP, their metadata.
 
     Args:
         content: the file.
-        kind: Pillow's name of the format; no other of its decoders looks at the content.
-        alpha: whether an alpha channel is handed over as the last channel, and not refused.
+        kind: Pillow's name of the format; only this decoder reads the content.
+        alpha: whether an alpha channel is returned as the last channel; if not, it is refused.
 
     Raises:
         ShapeError: an alpha channel.
-        InvalidParameterError: colours that are not red, green and blue, or several images.
+        InvalidParameterError: the colours are not red, green and blue, or there are several images.
     """
     with _any_size(), Image.open(io.BytesIO(content), formats=[kind]) as image:
         metadata = _metadata(image, kind)
         if kind != "PNG" and image.width * image.height > _PIXELS_A_BYTE * len(content):
-            raise ValueError("the file is cut off, or damaged: it is too short for its number of pixels")
+            raise ValueError("the file is truncated or damaged: it is too short for its number of pixels")
         image.load()
         if image.mode == "P":
             image = image.convert(image.palette.mode if image.palette else "RGB")
@@ -51,7 +52,8 @@ def decode(content: bytes, kind: str, *, alpha: bool = False) -> Coded:
             return Coded(np.array(image), True, metadata)
         if image.mode in _ALPHA:
             raise ShapeError(
-                "it has an alpha channel, which cannot be restored; drop the alpha channel first (in ImageMagick: "
+                "it has an alpha channel, and ReTune cannot restore it; remove the alpha channel first (in "
+                "ImageMagick: "
                 "convert IN -alpha off OUT)"
             )
         if image.mode != "RGB" and image.mode not in _GREY:
@@ -60,10 +62,10 @@ def decode(content: bytes, kind: str, *, alpha: bool = False) -> Coded:
 
 
 def encode(coded: Coded, kind: str, factor: float) -> bytes:
-    """A JPEG (quality 98, no colour subsampling: the least loss) or BMP file; see ``retune.io.png.encode``.
+    """A JPEG (quality 98, without colour subsampling, for the smallest loss) or BMP file; see ``retune.io.png.encode``.
 
     Raises:
-        InvalidParameterError: a resolution that is too large for the format after it was multiplied with `factor`.
+        InvalidParameterError: the resolution times `factor` is too large for the format.
     """
     metadata = dict(coded.metadata)
     density = metadata.pop("density", None)
@@ -71,7 +73,7 @@ def encode(coded: Coded, kind: str, factor: float) -> bytes:
         metadata["dpi"] = tuple(float(v) * factor for v in metadata["dpi"])
         if max(metadata["dpi"]) > _MOST:
             raise InvalidParameterError(
-                f"a resolution of {max(metadata['dpi']):g} pixels per inch is more than a {kind} file can hold "
+                f"a resolution of {max(metadata['dpi']):g} pixels per inch is more than a {kind} file can store "
                 f"({_MOST}): remove the resolution from the file, or save it as TIFF"
             )
     options: dict[str, Any] = {"dpi": metadata["dpi"]} if "dpi" in metadata else {}
@@ -98,13 +100,13 @@ def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
 
 
 def _with_density(content: bytes, unit: int, density: tuple[int, int], factor: float) -> bytes:
-    """The JPEG file with the pixel density of its header set: Pillow rounds, and knows no ratio without a unit."""
+    """The JPEG file with the pixel density set in its header. Pillow rounds it, and supports no ratio without unit."""
     if content[2:4] != b"\xff\xe0" or content[6:11] != b"JFIF\0":
         return content
     wanted = [round(v * factor) for v in density] if unit else list(density)
     if max(wanted) > _MOST:
         raise InvalidParameterError(
-            f"its resolution of {density[0]}×{density[1]}, times {factor:g}, is more than a JPEG file can hold "
+            f"its resolution of {density[0]}×{density[1]}, times {factor:g}, is more than a JPEG file can store "
             f"({_MOST}): remove the resolution from the file, or save it as TIFF"
         )
     return content[:13] + struct.pack(">BHH", unit, *wanted) + content[18:]
@@ -112,7 +114,7 @@ def _with_density(content: bytes, unit: int, density: tuple[int, int], factor: f
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Pillow takes large images for an attack; here they are the user's own."""
+    """Switch off Pillow's size limit against attacks: the images are the user's own."""
     with _lock:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

@@ -1,7 +1,7 @@
-"""Whether a TIFF file holds every pixel that it declares.
+"""A check that a TIFF file contains every pixel that it declares.
 
-A reader puts zeros where pixels are missing, and reserves memory for as many as are declared. So both are checked
-before anything is read.
+A reader fills missing pixels with zeros, and reserves memory for all declared pixels. So both are checked before
+anything is read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from retune.errors import InvalidParameterError
 
 __all__ = ["require_all_pixels"]
 
-#: How many bytes one byte can stand for at most, by compression: none, LZW, two of zlib, PackBits.
+#: Maximum number of bytes that one byte can expand to, by compression: none, LZW, two kinds of zlib, PackBits.
 _MOST = {1: 1, 5: 4096, 8: 1040, 32946: 1040, 32773: 64}
 _MOST_OF_OTHERS = 100_000
 
@@ -22,12 +22,12 @@ def require_all_pixels(series: Any, page: Any, length: int) -> None:
     """Raise unless the pixels of all pages of a series lie within a file of `length` bytes.
 
     Raises:
-        InvalidParameterError: pages in other files, or pixels that are missing or cut off.
+        InvalidParameterError: pages are in other files, or pixels are missing or truncated.
     """
     if series.is_multifile or any(p is None for p in series.pages):
         raise InvalidParameterError(
-            "it holds only some of the planes that it declares: the others are in other files, or missing; save all of "
-            "them in one file (in ImageJ: Bio-Formats Importer, then Save As TIFF)"
+            "it holds only some of the planes that it declares: the others are missing or in other files; save all "
+            "planes in one file (in ImageJ: Bio-Formats Importer, then Save As TIFF)"
         )
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 8 * page.dtype.itemsize
     if series.dataoffset is not None:
@@ -51,6 +51,6 @@ def require_all_pixels(series: Any, page: Any, length: int) -> None:
 def _require(condition: bool) -> None:
     if not condition:
         raise InvalidParameterError(
-            "it is cut off, damaged or sparse: it does not hold all the pixels that it declares; copy it again, or "
-            "save it with all of its pixels"
+            "it is truncated, damaged or sparse: it does not contain all the pixels that it declares; copy it again, "
+            "or save it with all its pixels"
         )

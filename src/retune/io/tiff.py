@@ -1,6 +1,6 @@
 """TIFF: grey or colour, one page or a stack, integers of any number of bits or floats.
 
-Files of ImageJ, OME-TIFF and files of tifffile stay what they are. All of them keep the tags that describe the image.
+Files of ImageJ, OME-TIFF and files of tifffile keep their kind. All files keep the tags that describe the image.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from retune.io.storage import require_all_pixels
 
 __all__ = ["decode", "encode"]
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks on damaged files come as errors anyway
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # damaged files raise errors anyway
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3
-#: compressions that a result is written with again, as tifffile calls them
+#: compressions that are also used for the result, with tifffile's names
 _LOSSLESS = {5: "lzw", 8: "zlib", 32946: "zlib", 32773: "packbits", 34925: "lzma", 50000: "zstd"}
 #: photometric interpretations whose three samples are not red, green and blue
 _OTHER_COLOURS = {5: "CMYK", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*"}
-#: tags that describe the image whatever its pixels are: they are copied byte by byte
+#: tags that describe the image independently of its pixels: they are copied byte by byte
 _OF_THE_IMAGE = (
     *(269, 271, 272, 274, 285, 305, 306, 315, 316, 33432, 37510),  # document, camera, orientation, page, software, …
     *(301, 318, 319, 700, 33723, 34377, 34735, 34736, 34737, 37724, 42112, 42113, 50838, 50839),
 )
-#: tags that describe where the pixels are, so they hold for as many pixels only
+#: tags that describe pixel positions: they are valid only for the same number of pixels
 _OF_THE_GRID = (286, 287, 33550, 33922, 34264)
 _DESCRIPTION = 270
 _MOST = 2**32 - 1
@@ -40,20 +40,20 @@ _MOST = 2**32 - 1
 def decode(content: bytes, *, alpha: bool = False) -> Coded:
     """Pixels (stack …, H, W[, C]) of a TIFF file that holds one series of images.
 
-    White-is-zero integers are inverted; floats, whose largest value is unknown, keep their values.
+    White-is-zero integers are inverted. Floats are not, because their largest value is unknown.
 
     Args:
         content: the file.
-        alpha: whether further samples (alpha) are handed over as the last channels, and not refused.
+        alpha: whether further samples (alpha) are returned as the last channels; if not, they are refused.
 
     Raises:
         ShapeError: an alpha channel.
-        InvalidParameterError: pages of different sizes, colours that are not red, green and blue, pixels that are
+        InvalidParameterError: the pages have different sizes, the colours are not red, green and blue, or pixels are
             missing or in other files.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         if not file.pages:
-            raise InvalidParameterError("it has no image in it")
+            raise InvalidParameterError("it contains no image")
         series = file.series[0]
         page: Any = series.keyframe
         _refuse(file, page, alpha)
@@ -64,7 +64,7 @@ def decode(content: bytes, *, alpha: bool = False) -> Coded:
         if colour:
             array = np.moveaxis(array, axes.index("S"), -1)
             axes = axes.replace("S", "")
-        elif axes[-3:-1] == "YX" and array.shape[-1] == 1:  # an axis for the one channel
+        elif axes[-3:-1] == "YX" and array.shape[-1] == 1:  # an axis for a single channel
             colour, axes = True, axes[:-1]
         if "Y" in axes and "X" in axes and axes[-2:] != "YX":
             raise ShapeError(
@@ -84,7 +84,7 @@ def encode(coded: Coded, factor: float) -> bytes:
     """A TIFF file; see ``retune.io.png.encode``.
 
     Raises:
-        InvalidParameterError: a resolution that is too large for TIFF after it was multiplied with `factor`.
+        InvalidParameterError: the resolution times `factor` is too large for TIFF.
     """
     known, array = coded.metadata, coded.array
     rgb = coded.colour and array.shape[-1] == 3
@@ -107,7 +107,7 @@ def encode(coded: Coded, factor: float) -> bytes:
     file = {"byteorder": known["byteorder"], "bigtiff": known["bigtiff"]}
     with tifffile.TiffWriter(out, imagej=known["imagej"] is not None, **file) as writer:
         pages = known["pages"]
-        if len(pages) > 1:  # pages that were described one by one
+        if len(pages) > 1:  # pages with separate descriptions
             for part, (description, tags) in zip(array, pages, strict=True):
                 kept = {"extratags": _of_size(tags, factor), "description": description}
                 writer.write(part, **options | kept, metadata=None, contiguous=False)
@@ -117,7 +117,7 @@ def encode(coded: Coded, factor: float) -> bytes:
 
 
 def _description(known: dict[str, Any], rgb: bool, shape: tuple[int, ...], factor: float) -> dict[str, Any]:
-    """How the file says what it holds: as ImageJ, OME, or tifffile do, or in words."""
+    """The kind of the file's description: that of ImageJ, OME or tifffile, or free text."""
     if known["imagej"] is not None:
         return {"metadata": {**known["imagej"], "axes": known["axes"] + ("S" if rgb else "")}}
     if known["ome"] is not None:
@@ -128,8 +128,8 @@ def _description(known: dict[str, Any], rgb: bool, shape: tuple[int, ...], facto
 def _refuse(file: tifffile.TiffFile, page: Any, alpha: bool) -> None:
     if page.extrasamples and not alpha:
         raise ShapeError(
-            "it has an alpha channel, or other samples beside the colours, which cannot be restored; drop the alpha "
-            "channel first (in ImageMagick: convert IN -alpha off OUT)"
+            "it has an alpha channel, or other samples beside the colours, and ReTune cannot restore them; remove "
+            "the alpha channel first (in ImageMagick: convert IN -alpha off OUT)"
         )
     if int(page.photometric) in _OTHER_COLOURS:
         raise InvalidParameterError(
@@ -137,13 +137,13 @@ def _refuse(file: tifffile.TiffFile, page: Any, alpha: bool) -> None:
         )
     sizes = sorted({tuple(s.shape) for s in file.series})
     if len(sizes) > 1:
-        raise InvalidParameterError(f"its pages have different shapes ({sizes}); save them as files of their own")
+        raise InvalidParameterError(f"its pages have different shapes ({sizes}); save them as separate files")
     if len(file.series) > 1:
-        raise InvalidParameterError(f"it holds {len(file.series)} separate series; save them as files of their own")
+        raise InvalidParameterError(f"it holds {len(file.series)} separate series; save them as separate files")
 
 
 def _inverted(array: np.ndarray, bits: int | None) -> np.ndarray:
-    """White for black, in integers; floats and signed integers as they are."""
+    """Integers with black and white exchanged; floats and signed integers unchanged."""
     if array.dtype == bool:
         return ~array
     if array.dtype.kind != "u":
@@ -153,7 +153,7 @@ def _inverted(array: np.ndarray, bits: int | None) -> np.ndarray:
 
 
 def _expanded(array: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colours (…, 3) of palette indices; in 8 bits, if the palette has no more."""
+    """The colours (…, 3) of palette indices, in 8 bits if that is enough for the palette."""
     colours = np.asarray(palette, np.uint16).T
     if not (colours % 257).any():
         colours = (colours // 257).astype(np.uint8)
@@ -193,7 +193,7 @@ def _metadata(file: tifffile.TiffFile, page: Any, series: Any) -> dict[str, Any]
 
 
 def _resolution(page: Any) -> tuple[tuple[tuple[int, int], tuple[int, int]] | None, int]:
-    """Both resolutions as fractions and their unit; None where the file has none, or 0 or 1/0."""
+    """Both resolutions as fractions, and their unit; None if they are missing, 0 or 1/0."""
     try:
         found = page.tags[282].value, page.tags[283].value
         (a, b), (c, d) = ((int(n), int(m)) for n, m in found)
@@ -211,7 +211,7 @@ def _times(fraction: tuple[int, int], factor: float) -> tuple[int, int] | float:
     value = fraction[0] / fraction[1] * factor
     if value > _MOST:
         raise InvalidParameterError(
-            f"its resolution of {fraction[0] / fraction[1]:g}, times {factor:g}, is more than a TIFF file can hold "
+            f"its resolution of {fraction[0] / fraction[1]:g}, times {factor:g}, is more than a TIFF file can store "
             f"({_MOST}): remove the resolution from the file (its tags 282 and 283)"
         )
     return value
@@ -223,13 +223,13 @@ def _raw(file: tifffile.TiffFile, tag: Any) -> bytes:
 
 
 def _described(file: tifffile.TiffFile, page: Any) -> bytes | None:
-    """The description as bytes, since it may be of any encoding."""
+    """The description as bytes, because it may have any encoding."""
     tag = page.tags.get(_DESCRIPTION)
     return None if tag is None else _raw(file, tag).rstrip(b"\0") or None
 
 
 def _copied(file: tifffile.TiffFile, page: Any) -> list[tuple[int, int, int, bytes, bool]]:
-    """Tags to be copied, as tifffile takes them: code, type, count, bytes, and whether on the first page only."""
+    """The tags to copy, in the form of tifffile: code, type, count, bytes, and whether only for the first page."""
     found = [page.tags.get(code) for code in (*_OF_THE_IMAGE, *_OF_THE_GRID)]
     return [(int(t.code), int(t.dtype), int(t.count), _raw(file, t), t.code != 274) for t in found if t is not None]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from retune._torch.batch import middle
 from retune._torch.streams import seeded, stream
 from retune.model import Restarted
-from retune.parameters import ScalarParameter
+from retune.parameters import scalars
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
 from retune.training.unsupervised import ErrorEstimate
@@ -48,8 +48,7 @@ class Scene:
             made = Measurements(problem, crops=large)
             packed = made.pack(y)[None]
             if large:
-                rows, cols = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in y.shape[-2:])
-                packed = packed[..., rows, cols]
+                packed = packed[middle(y, side)]
             self._parts.append(made.measure(packed))
 
     def __iter__(self):
@@ -102,10 +101,6 @@ class Comparison:
     better: bool
     uncertainty: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dict(self.__dict__)
-
 
 def compare_errors(before: Tensor, after: Tensor) -> Comparison:
     """Compare blocks of estimated errors, pair by pair."""
@@ -127,8 +122,8 @@ def indistinguishable(
 
     None for maps without a strength that is learned.
     """
-    reg = getattr(net.map, "reg", None)
-    if not isinstance(reg, ScalarParameter) or not reg.raw.requires_grad:
+    reg = scalars(net.map).get("reg")
+    if reg is None or not reg.learned or not reg.logarithmic:
         return None
     kept = reg.raw.detach().clone()
     as_good = [1.0]
@@ -147,11 +142,7 @@ def indistinguishable(
 
 def learned(net: Restarted) -> dict[str, list[float]]:
     """The values of all parameters on a constrained scale, by name."""
-    return {
-        name: m.value.flatten().tolist()
-        for name, m in net.map.named_modules()
-        if isinstance(m, ScalarParameter) and m.raw.requires_grad
-    }
+    return {name: p.value.flatten().tolist() for name, p in scalars(net.map).items() if p.learned}
 
 
 def _standard_error(values: Tensor) -> float:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from retune._torch.devices import check_device
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate import Certificate, certify
-from retune.config import ProblemConfig
 from retune.errors import InvalidParameterError
 from retune.io.intensity import require_white
 from retune.jobs.failures import failure
 from retune.jobs.inputs import middle, read_measured
-from retune.jobs.restore import WHOLE, model_file
-from retune.registry import load
+from retune.jobs.opened import OpenedModel
+from retune.jobs.restore import WHOLE
+from retune.records import Certificates, CertifiedFile
 
 __all__ = ["AUTO_SIDE", "Certified", "certify_files", "record"]
 
@@ -53,23 +50,21 @@ class Certified:
         """Whether there is a certificate, of a restoration that did not fail."""
         return self.certificate is not None and all(i.status not in _FAILED for i in self.certificate)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
+    def record(self) -> CertifiedFile:
+        """What a file says of it."""
         told = {"name": self.name, "part": self.part, "seconds": round(self.seconds, 3)}
         if self.certificate is None:
-            return told | {"failure": self.failure}
-        return told | {"certificate": self.certificate.to_dict()}
+            return CertifiedFile.model_validate(told | {"failure": self.failure})
+        return CertifiedFile.model_validate(told | {"certificate": self.certificate.to_dict()})
 
 
 _FAILED = ("diverged", "not finite")
 
 
 def certify_files(
-    model: Path,
-    problem: ProblemConfig,
+    model: OpenedModel,
     files: Sequence[Path],
     *,
-    device: str = "cpu",
     white: float | None = None,
     white_remembered: bool = False,
     side: int | None = None,
@@ -78,10 +73,8 @@ def certify_files(
     """Certify every image; one that fails does not stop the others.
 
     Args:
-        model: file written by ``net.save`` or the folder of ``retune train``.
-        problem: what was measured.
+        model: the network, with its problem; see ``retune.jobs.opened.open_model``.
         files: images.
-        device: "cpu", "cuda", …
         white: intensity (in the units of the files) that counts as 1.
         white_remembered: whether that is what the network was made with, and not what was said of these files.
         side: certify at most this many pixels a side, in the middle; 0 always takes the whole image, None takes the
@@ -89,49 +82,46 @@ def certify_files(
         note: told of each image as it is done.
 
     Raises:
-        RetuneError, OSError: the model cannot be read, or the device is not here.
+        InvalidParameterError: an option out of range.
     """
     if side is not None and side < 0:
         raise InvalidParameterError(f"crop must be a number of pixels, or 0 for the whole image, got {side}")
     require_white(white)
-    check_device(device)
-    net = load(model_file(model)).to(device)
     done: list[Certified] = []
     for file in files:
         try:
-            measured = read_measured(file, problem, white, remembered=white_remembered)
+            measured = read_measured(file, model.problem, white, remembered=white_remembered)
         except Exception as error:
             done.append(Certified(file.name, None, failure(error)))
             note(done[-1])
             continue
         for name, y in measured:
-            done.append(_certify_one(net, problem, name, y.to(device), side))
+            done.append(_certify_one(model, name, y.to(model.device), side))
             note(done[-1])
     return done
 
 
-def _certify_one(net: Any, config: ProblemConfig, name: str, y: Tensor, side: int | None) -> Certified:
+def _certify_one(model: OpenedModel, name: str, y: Tensor, side: int | None) -> Certified:
     start, part = time.perf_counter(), None
     try:
-        problem = problem_of(config, y)
+        problem = problem_of(model.problem, y)
         if side is None:
             side = AUTO_SIDE if y.shape[-1] * y.shape[-2] > WHOLE else 0
         if side:
             problem, y = middle(problem, y, side)
             part = (y.shape[-2], y.shape[-1])
-        certificate = certify(net, y, problem.operator(y))
+        certificate = certify(model.net, y, problem.operator(y))
     except Exception as error:
         return Certified(name, None, failure(error), part, time.perf_counter() - start)
     return Certified(name, certificate, "", part, time.perf_counter() - start)
 
 
-def record(model: Path, problem: ProblemConfig, certified: Sequence[Certified]) -> str:
-    """All of it as JSON, with what it is about."""
-    facts = {
-        "format": 1,
-        "retune": __version__,
-        "model_sha256": hashlib.sha256(model_file(model).read_bytes()).hexdigest(),
-        "problem": json.loads(problem.model_dump_json()),
-        "images": [c.to_dict() for c in certified],
-    }
-    return json.dumps(facts, indent=1)
+def record(model: OpenedModel, certified: Sequence[Certified]) -> Certificates:
+    """All of it, with what it is about."""
+    return Certificates(
+        format=1,
+        retune=__version__,
+        model_sha256=model.digest,
+        problem=json.loads(model.problem.model_dump_json()),
+        images=[c.record() for c in certified],
+    )

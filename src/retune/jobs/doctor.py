@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from retune.errors import InvalidParameterError
 from retune.jobs.failures import failure
 from retune.jobs.inputs import middle, read_measured
 from retune.problems.base import Problem
+from retune.records import ExaminedFile
 
 __all__ = ["SIDE", "Examined", "examine"]
 
@@ -44,10 +44,10 @@ class Examined:
         """Whether nothing graver than a note was found."""
         return self.diagnosis is not None and self.diagnosis.ok
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
+    def record(self) -> ExaminedFile:
+        """What a file says of it."""
         found = {"failure": self.failure} if self.diagnosis is None else {"diagnosis": self.diagnosis.to_dict()}
-        return {"name": self.name, "ok": self.ok, "part": self.part, **found}
+        return ExaminedFile.model_validate({"name": self.name, "ok": self.ok, "part": self.part, **found})
 
 
 def examine(

@@ -15,7 +15,7 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "AL
 def failure(error: Exception) -> str:
     """Why a file failed: our own message, or the kind of an error that nobody expected and where it happened."""
     told = one_line(error)
-    if isinstance(error, RetuneError | OSError):
+    if isinstance(error, RetuneError | OSError):  # exceptions are told apart by their classes
         return told
     if isinstance(error, MemoryError) or any(sign in told for sign in _NO_MEMORY):
         return (

@@ -16,14 +16,15 @@ import deepinv
 import torch
 
 from retune._files import write_atomically
-from retune._plain import RECORDS, parse_json
 from retune._version import __version__
 from retune.config import Config, ProblemConfig, load, to_toml
 from retune.errors import CheckpointError, InvalidParameterError
 from retune.io import SUFFIXES
 from retune.model import Restarted
+from retune.records import RunFacts
+from retune.records.settings import changes
 
-__all__ = ["CERTIFICATE", "FACTS", "MODEL", "RUN", "TUNED", "prepare", "problem_files", "save_model"]
+__all__ = ["CERTIFICATE", "FACTS", "MODEL", "RUN", "TUNED", "facts_of", "prepare", "problem_files", "save_model"]
 
 MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
 CERTIFICATE, TUNED = "certificate.json", "tune.json"
@@ -48,20 +49,20 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
     if not resume or not (out / RUN).is_file():
         return  # left to the training, which overwrites no run
     before, now = (_decisive(c) for c in (load(out / RUN), config))
-    files, recorded = problem_files(config.problem), _facts(out).get("files", {})
-    changed = [f"{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]
+    files, recorded = problem_files(config.problem), facts_of(out).files
+    changed = changes(before, now)
     changed += [f"the file of the {k} has changed" for k, digest in files.items() if recorded.get(k, digest) != digest]
     if changed:
         raise CheckpointError(
-            f"{out} holds another run, which cannot be continued exactly: {'; '.join(changed)}. Leave the fields out "
-            f"(--resume --out {out} needs no more), or choose another folder with --out"
+            f"{out} contains a run with other settings, so it cannot continue exactly:  {'; '.join(changed)}. Leave "
+            f"these fields out (--resume --out {out} is enough), or choose another folder with --out"
         )
 
 
 def _require_own(config: Config, out: Path, resume: bool) -> None:
     """Raise if a file would be replaced that is not of a run."""
     try:
-        ours = "retune" in _facts(out).get("versions", {})
+        ours = "retune" in facts_of(out).versions
     except CheckpointError:
         ours = False
     if ours:
@@ -71,18 +72,22 @@ def _require_own(config: Config, out: Path, resume: bool) -> None:
         found.remove(RUN)  # a run that was put there to be begun with --resume
     if found:
         raise InvalidParameterError(
-            f"{out} holds {', '.join(found)}, which would be replaced, and no {FACTS} of a run that says whose they "
-            "are: choose another folder with --out, or move them"
+            f"{out} contains {', '.join(found)} but no {FACTS} of a run, so these files may belong to something else "
+            "and would be replaced: choose another folder with --out, or move the files"
         )
 
 
-def _facts(out: Path) -> dict[str, Any]:
+def facts_of(out: Path) -> RunFacts:
+    """What a run was begun with; nothing is known of one that has no ``run.json``.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    path = out / FACTS
     try:
-        return dict(parse_json((out / FACTS).read_bytes(), RECORDS)) if (out / FACTS).is_file() else {}
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{out / FACTS} cannot be read («{error}»): put it back, or begin anew in another folder"
-        ) from error
+        return RunFacts.parsed(path.read_bytes(), str(path)) if path.is_file() else RunFacts()
+    except InvalidParameterError as error:
+        raise CheckpointError(f"{error}: restore this file, or start again in another folder") from error
 
 
 def _decisive(config: Config) -> dict[str, Any]:
@@ -133,19 +138,19 @@ def _copied(config: ProblemConfig, folder: Path) -> ProblemConfig:
 
 def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
     """Write the resolved run, and its facts: seed, versions, fingerprint of the data, and what else there is."""
-    facts = {
-        "seed": config.seed,
-        "data": data,
-        "files": problem_files(config.problem),
-        "versions": {
+    facts = RunFacts(
+        seed=config.seed,
+        data=data,
+        files=problem_files(config.problem),
+        versions={
             "retune": __version__,
             "torch": torch.__version__,
             "deepinv": deepinv.__version__,
             "python": platform.python_version(),
         },
         **more,
-    }
+    )
     kept = config.model_copy(update={"problem": _copied(config.problem, out)})
     # First the one that says that the folder is ours: the process may be killed between the two.
-    write_atomically(out / FACTS, json.dumps(facts, indent=1).encode())
+    facts.write(out / FACTS)
     write_atomically(out / RUN, to_toml(kept).encode())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from retune import io
+from retune._torch.batch import window
 from retune.build import problem_of
 from retune.config import ProblemConfig
 from retune.errors import ConfigError
@@ -74,7 +75,7 @@ def middle(problem: Problem, y: Tensor, side: int) -> tuple[Problem, Tensor]:
     """
     if max(y.shape[-2:]) <= side:
         return problem, y
-    rows, cols = (torch.arange(max(0, (n - side) // 2), min(n, (n - side) // 2 + side)) for n in y.shape[-2:])
+    rows, cols = (torch.arange(n)[window(n, side)] for n in y.shape[-2:])
     return problem.part(rows, cols), y[..., rows, :][..., cols]
 
 
@@ -83,5 +84,5 @@ def require_kernel(problem: ProblemConfig) -> None:
     if problem.name == "deblur" and problem.kernel is None:
         raise ConfigError(
             "the blur kernel is unknown: pass --kernel gaussian:1.6, --kernel motion:15@30, or an image, NPY or TIFF "
-            "file of it"
+            "file of the kernel"
         )

@@ -9,34 +9,30 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from retune import _checkpoint, io
+from retune import io
 from retune._files import remove_leftovers
-from retune._plain import parse_json
-from retune._torch.devices import check_device
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
-from retune.config import ProblemConfig, from_dict
-from retune.errors import CheckpointError, ConfigError, DivergedError, InvalidParameterError
+from retune.errors import DivergedError, InvalidParameterError
 from retune.io.files import require_file
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.failures import failure
-from retune.jobs.folder import MODEL, problem_files
-from retune.jobs.inputs import known_noise, require_kernel, without_gaps
+from retune.jobs.folder import problem_files
+from retune.jobs.inputs import known_noise, without_gaps
+from retune.jobs.opened import OpenedModel, model_problem, model_white
 from retune.jobs.results import FORMAT, Result
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.workers import workers as processes
 from retune.model import Restarted
-from retune.plugins import require_accepted
 from retune.problems.base import Problem
-from retune.registry import load
+from retune.records import CertifiedImage, RestoredImage
 
 __all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
 
@@ -50,10 +46,7 @@ class Options:
     """How to restore.
 
     Attributes:
-        model: file written by ``net.save`` or the folder of ``retune train``.
-        problem: what was measured.
         out: folder of the results.
-        device: "cpu", "cuda", …
         tile: side of the tiles; 0 restores every image at once, None tiles those above 4 megapixels.
         overlap: margin around a tile.
         white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
@@ -63,10 +56,7 @@ class Options:
         certificate: certify every image, which at most about doubles the time.
     """
 
-    model: Path
-    problem: ProblemConfig
     out: Path
-    device: str = "cpu"
     tile: int | None = None
     overlap: int = 96
     white: float | None = None
@@ -85,79 +75,12 @@ class Row:
     seconds: float = 0.0
 
 
-def model_file(model: Path) -> Path:
-    """The weights: the file itself, or the model of a run's folder."""
-    return model / MODEL if model.is_dir() else model
-
-
-def model_problem(model: Path, given: dict[str, Any]) -> ProblemConfig:
-    """The problem that a network was trained for, with what the user says of their own put on top.
-
-    Raises:
-        CheckpointError: the network says nothing of a problem, or a file that it names is not beside it.
-        ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
-    """
-    file = model_file(model)
-    _, _, notes = _checkpoint.read(file)
-    try:
-        told = parse_json(notes.get("problem", "{}"))
-    except ValueError:
-        told = {}
-    if not isinstance(told, dict) or given.get("name", told.get("name")) != told.get("name"):
-        told = {}
-    if not {**told, **given}.get("name"):
-        raise CheckpointError(f"{model} does not say which problem it restores; name it: --problem deblur")
-    if ":" in str(told.get("name")) and "name" not in given:
-        require_accepted(str(told["name"]), str(model))
-    _require_same_noise(model, told, given)
-    named = {}
-    for key in {"kernel", "mask"} & told.keys() - given.keys():
-        name = told[key]
-        if not isinstance(name, str) or Path(name).suffix.lower() not in io.SUFFIXES:
-            continue
-        beside = file.parent / PureWindowsPath(name).name  # which knows both kinds of slashes
-        if not beside.is_file():
-            raise CheckpointError(
-                f"{file} was made with the {key} in {name}, which is not beside it. A model reads no files from "
-                f"elsewhere: put it there, as {beside}, or give it with --{key}"
-            )
-        if beside.resolve().parent != file.parent.resolve():
-            raise CheckpointError(
-                f"{beside} is a link to {beside.resolve()}, and a model reads no files from elsewhere: give it with "
-                f"--{key}"
-            )
-        named[key] = str(beside.resolve())
-    problem = from_dict({"problem": {**told, **named, **given}}, source="the problem").problem
-    if not told:
-        require_kernel(problem)
-    return problem
-
-
-def _require_same_noise(model: Path, told: dict[str, Any], given: dict[str, Any]) -> None:
-    """Refuse another noise level than the one that the network was made for: it is in the weights."""
-    if "sigma" not in given or given["sigma"] == told.get("sigma"):
-        return
-    made = f"{model} was made for sigma = {told['sigma']}" if "sigma" in told else f"{model} knows no noise level"
-    raise ConfigError(
-        f"--sigma {given['sigma']} cannot change a restoration: {made}, and its weights and strengths were learned for "
-        "its own noise. Leave --sigma out; for another noise level tune a network: retune tune IMAGES --problem "
-        f"{given.get('name', told.get('name', 'denoise'))} --sigma {given['sigma']} --out FOLDER"
-    )
-
-
-def model_white(model: Path) -> float | None:
-    """The intensity that counted as 1 in the files that a network was trained or tuned on, if that was said."""
-    _, _, notes = _checkpoint.read(model_file(model))
-    try:
-        white = float(notes["white"])
-        require_white(white)
-    except (KeyError, TypeError, ValueError):
-        return None
-    return white
-
-
 def restore(
-    files: Sequence[Path], options: Options, workers: int = 1, note: Callable[[Row], None] = lambda row: None
+    model: OpenedModel,
+    files: Sequence[Path],
+    options: Options,
+    workers: int = 1,
+    note: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
     """Restore files; a broken one does not stop the others.
 
@@ -167,6 +90,7 @@ def restore(
     is not replaced. Several jobs may write into one folder at a time.
 
     Args:
+        model: the network, with its problem; see ``retune.jobs.opened.open_model``.
         files: images.
         options: how.
         workers: processes that restore files at the same time.
@@ -176,8 +100,8 @@ def restore(
         One row a file, in the order of the files.
 
     Raises:
-        RetuneError, OSError: nothing can be restored: the model cannot be read, the folder cannot be written, two
-            files have one name, results would replace the images.
+        RetuneError, OSError: nothing can be restored: the folder cannot be written, two files have one name, results
+            would replace the images.
     """
     names: dict[str, Path] = {}
     for file in files:
@@ -188,14 +112,16 @@ def restore(
             )
         names[file.name] = file
         if file.resolve().parent == options.out.resolve():
-            raise InvalidParameterError(f"the result of {file} would replace it; choose another folder with --out")
+            raise InvalidParameterError(
+                f"the result of {file} would replace the file itself; choose another folder with --out"
+            )
     if workers < 1:
         raise InvalidParameterError(f"workers must be at least 1, got {workers}")
-    job = _Job(options)
+    job = _Job(model, options)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: dict[Path, Row] = {}
     remove_leftovers(options.out)
-    with closing(_rows(files, options, job, workers)) as found:  # whatever happens here, the processes are stopped
+    with closing(_rows(files, job, workers)) as found:  # whatever happens here, the processes are stopped
         for row in found:
             rows[row.file] = row
             note(row)
@@ -203,12 +129,12 @@ def restore(
     return [rows[file] for file in files]
 
 
-def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> Generator[Row, None, None]:
+def _rows(files: Sequence[Path], job: _Job, workers: int) -> Generator[Row, None, None]:
     if workers == 1 or len(files) < 2:
         yield from (job.run(file) for file in files)
         return
     threads = max(1, torch.get_num_threads() // workers)
-    with processes(workers, _start, options, threads) as submit:
+    with processes(workers, _start, job.model, job.options, threads) as submit:
         waiting = {submit(_run, file): file for file in files}
         for done in as_completed(waiting):
             try:
@@ -220,9 +146,9 @@ def _rows(files: Sequence[Path], options: Options, job: _Job, workers: int) -> G
 _worker: list[_Job] = []
 
 
-def _start(options: Options, threads: int) -> None:
+def _start(model: OpenedModel, options: Options, threads: int) -> None:
     torch.set_num_threads(threads)
-    _worker.append(_Job(options))
+    _worker.append(_Job(model, options))
 
 
 def _run(file: Path) -> Row:
@@ -232,20 +158,16 @@ def _run(file: Path) -> Row:
 class _Job:
     """A network, ready to restore files one after the other."""
 
-    def __init__(self, options: Options):
-        self.options = options
-        path = model_file(options.model)
-        check_device(options.device)
-        self.net = load(path).to(options.device)
-        self.model_digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    def __init__(self, model: OpenedModel, options: Options):
+        self.model, self.options = model, options
         if options.tile is not None and options.tile < 0:
             raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
         if options.overlap < 1:
             raise InvalidParameterError(f"overlap must be at least 1, got {options.overlap}")
         require_white(options.white)
         # The noise level decided what was learned, and is not asked for here: an image without noise has none.
-        self.problem = problem_of(known_noise(options.problem))  # if wrong, then for all files
-        self.problem_files = problem_files(options.problem)
+        self.problem = problem_of(known_noise(model.problem))  # if wrong, then for all files
+        self.problem_files = problem_files(model.problem)
 
     def run(self, file: Path) -> Row:
         """Restore one file; whatever goes wrong with it is told in the row."""
@@ -257,31 +179,31 @@ class _Job:
                 return Row(file, "done before")
             outcome = self._restore(file, result)
             seconds = time.perf_counter() - start
-            told = _told(outcome, seconds)
-            result.record(facts | told)
+            told = _told(facts, outcome, seconds)
+            result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
-            if "certificate" in told:
-                detail += f", {in_a_line(told['certificate'])}"
+            if told.certificate is not None:
+                detail += f", {in_a_line(told.certificate)}"
             return Row(file, "restored", detail, seconds)
         except Exception as error:
             return Row(file, "failed", failure(error), time.perf_counter() - start)
 
-    def _facts(self, file: Path) -> dict[str, Any]:
+    def _facts(self, file: Path) -> RestoredImage:
         options = self.options
         require_file(file)
-        return {
-            "format": FORMAT,
-            "retune": __version__,
-            "file": file.name,
-            "image_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "model_sha256": self.model_digest,
+        return RestoredImage(
+            format=FORMAT,
+            retune=__version__,
+            file=file.name,
+            image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            model_sha256=self.model.digest,
             # Files by what they are, not where: the folder of the network may have been moved.
-            "problem": json.loads(options.problem.model_dump_json(exclude=set(self.problem_files))),
-            "problem_files": self.problem_files,
-            "tile": options.tile,
-            "overlap": options.overlap,
-            "white": options.white,
-        }
+            problem=json.loads(self.model.problem.model_dump_json(exclude=set(self.problem_files))),
+            problem_files=self.problem_files,
+            tile=options.tile,
+            overlap=options.overlap,
+            white=options.white,
+        )
 
     def _restore(self, file: Path, result: Result) -> Outcome:
         options = self.options
@@ -289,8 +211,8 @@ class _Job:
         scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
         restored, worst = [], None
         for image in (images * scale).to(torch.get_default_dtype()):
-            y = without_gaps(self.problem, image[None], str(file)).to(options.device)
-            restored_one, outcome = _restore_one(self.net, self.problem, options, y)
+            y = without_gaps(self.problem, image[None], str(file)).to(self.model.device)
+            restored_one, outcome = _restore_one(self.model.net, self.problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
         assert worst is not None
@@ -311,9 +233,8 @@ def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) 
     return image, outcome
 
 
-def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
-    certified = {"certificate": worst_part(outcome.certificates).to_dict()} if outcome.certificates else {}
-    return {
+def _told(facts: RestoredImage, outcome: Outcome, seconds: float) -> RestoredImage:
+    told = {
         "status": outcome.status.value,
         "advice": outcome.status.advice,
         "residual": outcome.residual if outcome.residual < float("inf") else None,
@@ -321,4 +242,7 @@ def _told(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "tiles": outcome.tiles,
         "kind": "measured",
         "seconds": round(seconds, 3),
-    } | certified
+    }
+    if outcome.certificates:
+        told["certificate"] = CertifiedImage.model_validate(worst_part(outcome.certificates).to_dict())
+    return facts.model_copy(update=told)

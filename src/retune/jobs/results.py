@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from retune._files import write_atomically
 from retune._version import __version__
 from retune.errors import InvalidParameterError
+from retune.records import RestoredImage
 
 __all__ = ["Result"]
 
@@ -40,42 +39,40 @@ class Result:
             for path in (self.image, self._record):
                 if path.is_symlink() or path.exists():
                     raise InvalidParameterError(
-                        f"{path} is there already, and no record says that it is a result of retune restore: it was "
-                        "left as it is. Choose another folder with --out, or move the file"
+                        f"{path} already exists, and no record says that it is a result of retune restore, so it was "
+                        "not changed. Choose another folder with --out, or move the file"
                     )
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> RestoredImage | None:
         """The record that is there, if it is one of ours."""
         if not self._record.is_file():  # reading a pipe may never end
             return None
         try:
-            found = json.loads(self._record.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
+            self._content = self._record.read_bytes()
+        except FileNotFoundError:
             return None
-        ours = isinstance(found, dict) and "retune" in found and found.get("file") == self._name
-        return found if ours else None
+        return RestoredImage.of(self._content, self._name)
 
-    def is_of(self, facts: dict[str, Any], certified: bool) -> bool:
+    def is_of(self, facts: RestoredImage, certified: bool) -> bool:
         """Whether the image is there, made with the same facts, and with a certificate if there has to be one."""
         before = self.before
-        if before is None or not self.image.is_file() or (certified and "certificate" not in before):
+        if before is None or not self.image.is_file() or (certified and before.certificate is None):
             return False
-        return {k: before.get(k) for k in facts} == facts
+        return before.made_as(facts)
 
     @contextmanager
     def being_written(self) -> Iterator[None]:
         """While the image is written; if that fails, the record is again what it was."""
-        mark = {"format": FORMAT, "retune": __version__, "file": self._name, "status": "being written"}
-        self.record(mark)
+        self.record(RestoredImage(format=FORMAT, retune=__version__, file=self._name, status="being written"))
         try:
             yield
         except BaseException:
             if self.before is None:
                 self._record.unlink(missing_ok=True)
             else:
-                self.record(self.before)
+                write_atomically(self._record, self._content)
             raise
 
-    def record(self, told: dict[str, Any]) -> None:
+    def record(self, told: RestoredImage) -> None:
         """Write the record."""
-        write_atomically(self._record, json.dumps(told, indent=1).encode())
+        told.write(self._record)

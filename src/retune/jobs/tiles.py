@@ -9,12 +9,14 @@ around to the opposite side, and those of a tile do not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from retune._torch.precision import full_precision
 from retune.certificate import ImageCertificate
 from retune.certificate.quick import certificate_of
 from retune.equilibrium import Status
@@ -100,7 +102,7 @@ def restore_image(
         except ShapeError as error:  # it speaks of an image, and means the tile
             size = "×".join(map(str, seen.shape[-2:]))
             raise ShapeError(
-                f"in a tile of {size} pixels, with its margins: {error}. Take larger tiles, or none (--tile 0)"
+                f"in a tile of {size} pixels, with its margins: {error}. Use larger tiles, or none (--tile 0)"
             ) from error
         worst = outcome if worst is None else worst.worse(outcome)
         factor = image.shape[-1] // len(col.seen)
@@ -117,10 +119,12 @@ def restore_image(
 
 def _solve(net: Restarted, problem: Problem, y: Tensor, certify: bool) -> tuple[Tensor, Outcome]:
     physics = problem.operator(y)
-    found = net.solve(y, physics)
+    with torch.no_grad(), full_precision():  # what is certified is certified for this data term
+        bound = net.bind(y, physics)
+    found = net.solve(y, physics, bound=bound)
     outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]))
     if certify and not outcome.status.failed:
-        outcome = replace(outcome, certificates=(certificate_of(net, y, physics, found),))
+        outcome = replace(outcome, certificates=(certificate_of(net, y, physics, found, bound),))
     return problem.frame(found.image), outcome
 
 
@@ -182,5 +186,5 @@ def _spans(length: int, tile: int, overlap: int, step: int, wraps: bool) -> list
 
 
 def _alignment(net: Restarted) -> int:
-    """Tiles begin at multiples of this: where the coarsest wavelets of the whole image do."""
-    return max([8, *(p.alignment for p in priors_of(net))])
+    """Tiles begin at multiples of this: where the coarsest wavelets of the whole image do, for every prior."""
+    return math.lcm(8, *(p.alignment for p in priors_of(net)))

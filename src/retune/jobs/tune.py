@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,26 @@ import torch
 from deepinv.loss import Loss
 from torch import Tensor
 
-from retune._files import remove_leftovers, write_atomically
-from retune._plain import RECORDS, parse_json
+from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
-from retune.build import network_of, problem_of
+from retune.build import network_of, options_of, problem_of
 from retune.certificate.quick import sample_certificate
 from retune.config import Config, from_dict, load, shipped
-from retune.data import as_images, require_one_kind
+from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.failures import failure
-from retune.jobs.folder import FACTS, MODEL, RUN, TUNED, prepare, save_model
+from retune.jobs.folder import MODEL, RUN, TUNED, facts_of, prepare, save_model
 from retune.jobs.inputs import read_measured, require_kernel
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
+from retune.records import CertifiedImage, EstimatedGain, TuneFacts, TuneResult
+from retune.records.results import finite
 from retune.solve import Stop
-from retune.training.checkpoints import fingerprint
+from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
 from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
@@ -66,7 +66,7 @@ class Tuned:
         factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
         seconds: of the learning.
-        certificate: of the restoration of the first measurement (the middle of a large one), as plain data.
+        certificate: of the restoration of the first measurement (the middle of a large one).
         left_out: why, by file, for those that could not be used.
     """
 
@@ -76,12 +76,21 @@ class Tuned:
     factors: tuple[float, float] | None
     parameters: dict[str, list[float]]
     seconds: float
-    certificate: dict[str, Any]
+    certificate: CertifiedImage
     left_out: dict[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**self.__dict__, "comparison": self.comparison.to_dict()}
+    def record(self) -> TuneResult:
+        """What ``tune.json`` says of it."""
+        return TuneResult(
+            loss=str(self.loss),
+            sigma=list(self.sigma) if isinstance(self.sigma, tuple) else self.sigma,
+            comparison=EstimatedGain(**self.comparison.__dict__),
+            factors=self.factors,
+            parameters={name: [finite(v) for v in values] for name, values in self.parameters.items()},
+            seconds=self.seconds,
+            certificate=self.certificate,
+            left_out=self.left_out,
+        )
 
 
 def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -114,12 +123,15 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
         CheckpointError: there is none.
     """
     try:
-        facts = parse_json((out / FACTS).read_bytes(), RECORDS)["tuned"]
-        return load(out / RUN), [Path(p) for p in facts["images"]], facts["white"], facts["loss"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{out} holds no run of retune tune to continue; start one: retune tune IMAGES --problem denoise"
-        ) from error
+        facts = facts_of(out).tuned
+        if facts is not None:
+            return load(out / RUN), [Path(p) for p in facts.images], facts.white, facts.loss
+        cause = None
+    except (OSError, ValueError, CheckpointError) as error:
+        cause = error
+    raise CheckpointError(
+        f"{out} contains no run of retune tune to continue; start a run: retune tune IMAGES --problem denoise"
+    ) from cause
 
 
 def tune(
@@ -171,43 +183,38 @@ def tune(
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     estimate, criterion, words = _losses(config, problem, loss)
     made = Measurements(problem, crops=problem.has_parts)
-    packed = as_images([made.pack(y) for y in measured])
+    data = TrainingData([made.pack(y) for y in measured], made)
     torch.manual_seed(config.seed)
     _, channels, height, width = measured[0].shape
     net = network_of(config, problem.image_size((channels, height, width))[0])
-    if isinstance(estimate, SureEquivariant):
+    if words.guesses:
         _strength_only(net)
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):
         remove_leftovers(out)
-        facts = {"images": [str(f.resolve()) for f in usable.files], "white": white, "loss": loss}
-        prepare(_where(config, usable.files), out, fingerprint(packed), resume, tuned=facts)
+        facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
+        prepare(_where(config, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
-        result = fit(
-            net,
-            packed,
-            made,
-            steps=config.optimiser.steps,
-            batch_size=config.data.batch_size,
+        options = replace(
+            options_of(config),
             crop=min(config.data.crop, smallest) if problem.has_parts else None,
-            lr=config.optimiser.lr,
-            lr_network=config.optimiser.lr_network,
             loss=criterion,
-            seed=config.seed,
+            validate_every=None,
+            warm_start=False,
             device=device,
             progress=progress,
             folder=out,
-            checkpoint_every=config.optimiser.checkpoint_every,
             resume=resume,
             flips=made.can_flip,
             stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
         )
+        result = fit(net, data, options)
         scene = Scene(problem, measured)
         comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed)
         certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
         chosen = learned(net)
         tuned = Tuned(words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out)
-        write_atomically(out / RESULT, json.dumps(tuned.to_dict(), indent=1).encode())
+        tuned.record().write(out / RESULT)
         save_model(net, out / MODEL, config.problem, white)
     return tuned
 
@@ -290,7 +297,8 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
     if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
-                f"--loss {loss} is not for missing pixels: the other losses see more there; leave --loss at auto"
+                f"--loss {loss} does not work with missing pixels: the default loss sees more of the error; leave "
+                "--loss at auto"
             )
         split = SureSplit(problem.sigma)
         return split, split, Estimate.SPLIT

@@ -150,15 +150,15 @@ def _end_with_parent() -> None:
 
 def _how_it_ended(code: int | None, killed_for_memory: int) -> str:
     if code is None or code >= 0:
-        return f"the process that worked on it ended by itself, with exit status {code}"
+        return f"the process for this file ended by itself, with exit status {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = "unknown"
-    said = f"the process that worked on it was ended by signal {-code} ({name})"
+    said = f"the process for this file was ended by signal {-code} ({name})"
     if name == "SIGKILL" and killed_for_memory > 0:
-        return f"{said}: the system had no memory left; run the command again with fewer --workers or a smaller --tile"
-    return f"{said}; run the command again to do what is left"
+        return f"{said}: the system had no free memory; run the command again with fewer --workers or a smaller --tile"
+    return f"{said}; run the command again for the remaining files"
 
 
 def _killed_for_memory() -> int:

@@ -1,4 +1,4 @@
-"""The maps that are iterated."""
+"""The maps ``T`` of the iteration."""
 
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.forward_backward import ForwardBackward

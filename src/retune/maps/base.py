@@ -1,4 +1,4 @@
-"""What is iterated: a map ``T_θ``, and that map bound to a problem."""
+"""The map ``T_θ`` of the iteration, and the same map bound to a data term."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune.guarantee import Assumption, Guarantee
 from retune.operators.data_term import DataTerm
-from retune.parameters import ScalarParameter
+from retune.parameters import scalars
 from retune.priors.capabilities import priors_of
 from retune.priors.origin import descends_from_ours, is_ours, stated_by_ours
 from retune.solvers.base import Objective
@@ -24,16 +24,15 @@ __all__ = ["AbstractMap", "BoundMap", "guarantee_of"]
 class BoundMap(ABC):
     """A map bound to a [`DataTerm`][retune.DataTerm]: plain functions of the state u, constants computed once.
 
-    Nothing here keeps an iterate; calling a method twice with the same u gives the same result.
+    It keeps no iterate: a method called twice with the same u gives the same result.
 
     Attributes:
         layers: number of different layers in a cycle.
-        sources: the tensors through which gradient leaves the map other than by u (its weights, and Aᵀy if y is
-            differentiated). The gradient rules need them to measure their error under ``torch.autograd.grad``,
-            which walks only the paths to what it was asked for; without them the report is filled in by
-            ``.backward()`` alone.
-        owner: the map that was bound, and
-        data_term: what it was bound to. With both, [`select`][retune.BoundMap.select] binds it to some of the images.
+        sources: the tensors, other than u, through which gradient leaves the map: its weights, and Aᵀy if y requires a
+            gradient. The gradient rules need them to measure their error under ``torch.autograd.grad``, which visits
+            only the paths to its inputs. Without `sources`, only ``.backward()`` fills in the report.
+        owner: the map before it was bound.
+        data_term: its data term. [`select`][retune.BoundMap.select] uses both to bind the map to some of the images.
     """
 
     layers: int
@@ -55,15 +54,14 @@ class BoundMap(ABC):
 
     @abstractmethod
     def state(self, image: Tensor) -> Tensor:
-        """A state whose image is the given one, to start from."""
+        """A state with the given image, as a starting point."""
 
     def image_adjoint(self, image: Tensor) -> Tensor:
-        """The adjoint of [`image`][retune.BoundMap.image], where that is linear; by default
-        [`state`][retune.BoundMap.state]."""
+        """The adjoint of a linear [`image`][retune.BoundMap.image]; the default is [`state`][retune.BoundMap.state]."""
         return self.state(image)
 
     def select(self, index: Tensor) -> BoundMap | None:
-        """The map bound to the images `index` (n,) alone; None where that cannot be told for its operator or prior."""
+        """The map bound to the images `index` (n,) only; None if its operator or prior cannot be restricted."""
         if self.owner is None or self.data_term is None or not self.owner.per_image:
             return None
         part = self.data_term.select(index)
@@ -81,8 +79,12 @@ class BoundMap(ABC):
         """
         return self
 
+    def with_steps_of(self, other: BoundMap) -> BoundMap:
+        """This map with the step sizes that another binding of it has searched for; itself, if its steps are fixed."""
+        return self
+
     def block(self, u: Tensor, depth: int) -> Tensor:
-        """``Φ^K(u)``: `depth` layers, from the beginning of the cycle."""
+        """``Φ^K(u)``: `depth` layers, starting with the first layer of the cycle."""
         for k in range(depth):
             u = self.layer(u, k)
         return u
@@ -90,7 +92,7 @@ class BoundMap(ABC):
 
 @kind_base("map")
 class AbstractMap(nn.Module, ABC):
-    """``T_θ``: holds weights only; no iterate, no measurement, no counter.
+    """``T_θ``. It holds weights only: no iterate, no measurement, no counter.
 
     Attributes:
         layers: number of different layers in a cycle (1 = tied weights).
@@ -112,30 +114,29 @@ class AbstractMap(nn.Module, ABC):
         return DataTerm(y, physics)
 
     def problem(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """The name that [`data_term`][retune.AbstractMap.data_term] had in version 0.1; it goes in 0.3."""
-        warnings.warn("map.problem(...) is called map.data_term(...) now", DeprecationWarning, stacklevel=2)
+        """Old name of [`data_term`][retune.AbstractMap.data_term] (version 0.1); it will be removed in 0.3."""
+        warnings.warn("map.problem(...) was renamed: call map.data_term(...)", DeprecationWarning, stacklevel=2)
         return self.data_term(y, physics)
 
     @abstractmethod
     def bind(self, data_term: DataTerm) -> BoundMap:
-        """Bind to a problem: whatever is constant over the iterations is computed here, once, differentiably."""
+        """Bind to a data term. Constants of the iteration are computed here, once and differentiably."""
 
     def describe(self) -> dict:
-        """Constructor arguments as plain data, from which the map can be rebuilt: by attributes of their names."""
+        """Constructor arguments as plain data, read from attributes of the same names; they rebuild the map."""
         return by_arguments(self)
 
     def guarantee(self, data_term: DataTerm) -> Guarantee:
-        """What is proved of the iterates of this map on a data term, and what that rests on: by default nothing.
+        """The proved facts of this map on a data term, and their assumptions. By default nothing is proved.
 
-        Override it to state the facts of a map: a few numbers from which [`certify`][retune.certify] computes the rest.
-        How
-        is shown in [`Guarantee`][retune.Guarantee].
+        Override this method to state the facts of your map: a few numbers from which [`certify`][retune.certify]
+        computes the rest. [`Guarantee`][retune.Guarantee] shows an example.
         """
         return Guarantee()
 
     def learned(self) -> dict[str, list]:
         """The scalars and small tables of the map and of its (first) prior, as plain data for reports."""
-        own = {n: m.value.flatten().tolist() for n, m in self.named_children() if isinstance(m, ScalarParameter)}
+        own = {n: p.value.flatten().tolist() for n, p in scalars(self, nested=False).items()}
         of_prior = [p.learned() for p in priors_of(self)][:1]
         return {**own, **(of_prior[0] if of_prior else {})}
 
@@ -153,17 +154,17 @@ class AbstractMap(nn.Module, ABC):
 
 
 def guarantee_of(map_: AbstractMap, data_term: DataTerm) -> Guarantee:
-    """What is proved of a map: what it states, as far as it may be relied on.
+    """The reliable part of a map's own statement.
 
-    A map of this package states facts of its own class. A subclass, or a map with a method that was replaced, may do
-    another thing: without a ``guarantee`` of its own, nothing is proved of it; with one, this is trusted.
+    A map of this package states facts about its own class. A subclass, or a map with a replaced method, may behave
+    differently. Without its own ``guarantee`` nothing is proved about it; its own ``guarantee`` is trusted.
     """
     name = type(map_).__name__
     if is_ours(map_) or not descends_from_ours(map_, AbstractMap):
         return map_.guarantee(data_term)
     if stated_by_ours(map_, "guarantee"):
-        how = "it was changed, so it does not inherit what ReTune proved; state it in its own guarantee()"
-        return Guarantee(assumptions=(Assumption(f"{name} is the map that it was made from", False, how),))
+        how = "it was changed, so the proofs of the original map do not apply; define its own guarantee()"
+        return Guarantee(assumptions=(Assumption(f"{name} behaves like the original map", False, how),))
     stated = map_.guarantee(data_term)
-    assumption = Assumption(f"{name} is what it states of itself", False, f"stated by {name}.guarantee()")
+    assumption = Assumption(f"the statements of {name} about itself are true", False, f"stated by {name}.guarantee()")
     return replace(stated, assumptions=(*stated.assumptions, assumption)) if stated.convex else stated

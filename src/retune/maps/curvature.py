@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images, per_image_norm
+
 __all__ = ["largest_curvature"]
 
 
@@ -18,23 +20,18 @@ def largest_curvature(gradient: Callable[[Tensor], Tensor], u: Tensor, products:
     inference mode, too.
 
     Args:
-        gradient: ``∇F``, (B, …) → (B, …), each image for itself.
+        gradient: ``∇F``, (B, …) → (B, …), for each image separately.
         u: the states.
-        products: with the Hessian, each as costly as one gradient.
+        products: number of products with the Hessian; each costs one gradient.
     """
-    shape = (-1, *[1] * (u.ndim - 1))
     tiny = torch.finfo(u.dtype).tiny
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(u.shape[1:], generator=generator, dtype=u.dtype).to(u.device).expand(u.shape)
     here = gradient(u)
-    h = torch.finfo(u.dtype).eps ** 0.5 * _norm(u).clamp_min(1.0)
-    size = _norm(v)
+    h = over_images(torch.finfo(u.dtype).eps ** 0.5 * per_image_norm(u).clamp_min(1.0), u.ndim)
+    size = per_image_norm(v)
     for _ in range(products):
-        v = v / size.clamp_min(tiny).view(shape)
-        v = (gradient(u + h.view(shape) * v) - here) / h.view(shape)
-        size = _norm(v)
+        v = v / over_images(size.clamp_min(tiny), u.ndim)
+        v = (gradient(u + h * v) - here) / h
+        size = per_image_norm(v)
     return size
-
-
-def _norm(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)

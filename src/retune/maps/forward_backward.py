@@ -13,8 +13,9 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments, description
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
 from retune.guarantee import Guarantee
@@ -34,30 +35,30 @@ __all__ = ["ForwardBackward"]
 class ForwardBackward(AbstractMap):
     r"""``T(u) = prox_{τλg}(u − τ (Dᵀ∇f(Du) + εu))``, ``x = D u``.
 
-    The step size is ``τ = 2s/L`` with ``s ∈ (0, 1)`` learned through a sigmoid and ``L = ‖A‖²/σ² + ε`` from the
-    problem, so ``0 < τ < 2/L`` whatever the training does: for convex g the map is averaged and, with tied weights, its
-    iterates converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An
-    untied cycle is averaged too; it converges to a fixed point of the composition, if there is one. For our
-    synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow); for any other deepinv prior D is
-    the identity. With [`Denoiser`][retune.priors.Denoiser] the prox is a denoiser (Plug-and-Play), λ has no effect and
-    is
-    not learned, and convergence is not guaranteed.
+    The step size is ``τ = 2s/L``. A sigmoid keeps the learned s in (0, 1), and ``L = ‖A‖²/σ² + ε`` comes from the
+    problem, so training cannot leave ``0 < τ < 2/L``. For convex g the map is averaged. With tied weights its iterates
+    converge to a minimiser of ``f + λg`` (Combettes and Wajs, *Multiscale Model. Simul.* 4(4), 2005). An untied cycle
+    is averaged, too; its iterates converge to a fixed point of the composition, if one exists.
+
+    For ReTune's synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow). For any other deepinv prior
+    D is the identity. With [`Denoiser`][retune.priors.Denoiser] the prox is a denoiser (Plug-and-Play): λ has no effect
+    and is not learned, and convergence is not guaranteed.
 
     Args:
-        prior: a prior with an exact ``prox``, or a denoiser; one prior per layer as a sequence, if untied.
+        prior: a prior with an exact ``prox``, or a denoiser; for untied layers a sequence, one prior per layer.
         data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient, ``L2()`` by default.
         step_size: s in ``τ = 2s/L``, strictly between 0 and 1; one number or one per layer.
         reg: λ > 0; one number or one per layer.
-        layers: number of different layers in a cycle: 1 ties the weights, K gives each of K layers its own.
+        layers: number of different layers in a cycle: 1 ties the weights, K gives each of K layers its own weights.
         learn_step_size: whether s is trained.
         learn_reg: whether λ is trained.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it.
-        strong_convexity: ε ≥ 0: adds ``½ε‖u‖²`` to the objective, so that for convex g the map is a contraction, with
-            factor at most ``max(|1 − τε|, |1 − τL|)`` for any A. It pulls the state (for a wavelet prior all
-            coefficients, the coarse ones too) towards 0, so keep it small beside ``‖A‖²/σ²``.
+        strong_convexity: ε ≥ 0 adds ``½ε‖u‖²`` to the objective. For convex g the map is then a contraction for any A,
+            with factor at most ``max(|1 − τε|, |1 − τL|)``. The term pulls the state (all wavelet coefficients, also
+            the coarse ones) towards 0, so keep ε small compared with ``‖A‖²/σ²``.
 
     Raises:
-        InvalidParameterError: a parameter out of range, or a prior without a prox of its own.
+        InvalidParameterError: a parameter out of range, or a prior without a prox.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class ForwardBackward(AbstractMap):
 
     @property
     def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the priors treat every image of a batch as if it were alone."""
+        """Whether the priors treat every image of a batch independently of the others."""
         return all(adapt(p).per_image for p in self.priors)
 
     def describe(self) -> dict:
@@ -102,22 +103,19 @@ class ForwardBackward(AbstractMap):
         first = adapt(self.priors[0])
         if len(self.priors) > 1 and first.shares_layers:
             raise InvalidParameterError(
-                "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, whose "
-                "network the layers share, or save net.state_dict() and rebuild the network in Python"
+                "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, shared "
+                "by all layers, or save net.state_dict() and rebuild the network in Python"
             )
-        return {
-            "type": "ForwardBackward",
-            "prior": description(self.priors[0]),
-            "data_fidelity": description(self.data_fidelity),
-            "layers": self.layers,
-            "learn_step_size": self.step_size.raw.requires_grad,
-            "learn_reg": self.reg.raw.requires_grad,
-            "strong_convexity": self.strong_convexity,
-            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
-        }
+        return by_arguments(
+            self,
+            without={"step_size", "reg"} | (set() if self.lipschitz is not None else {"lipschitz"}),
+            prior=self.priors[0],
+            learn_step_size=self.step_size.raw.requires_grad,
+            learn_reg=self.reg.raw.requires_grad,
+        )
 
     def extra_repr(self) -> str:
-        """What is not in a submodule, for ``repr``."""
+        """The settings outside of submodules, for ``repr``."""
         return f"strong_convexity={self.strong_convexity:g}" if self.strong_convexity else ""
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
@@ -129,17 +127,16 @@ class ForwardBackward(AbstractMap):
         return _BoundForwardBackward(self, data_term)
 
     def guarantee(self, data_term: DataTerm) -> Guarantee:
-        """What is proved if every g is known to be convex with an exact prox, and what that rests on.
+        """The proved facts, if every g is known to be convex with an exact prox; otherwise nothing is proved.
 
-        With ``F = f∘D + ½ε‖·‖²``: L = ``‖A‖²/σ² + ε``, and μ = ``min |m|²/σ² + ε`` where A is diagonalised and D is
-        orthonormal (or the identity), else ε: a redundant frame has directions that ``AD`` does not see. For a prior
-        that states nothing, nothing is proved.
+        For ``F = f∘D + ½ε‖·‖²``, L = ``‖A‖²/σ² + ε``. If A is diagonalised and D is orthonormal (or the identity), μ =
+        ``min |m|²/σ² + ε``; otherwise μ = ε, because ``AD`` does not see some directions of a redundant frame.
         """
         return forward_backward_guarantee(self, data_term)
 
 
 class _GradientStep(Function):
-    """``u − τ r``. As ``addcmul``, but the derivative in τ needs no temporary of the size of a state."""
+    """``u − τ r``, like ``addcmul``; its derivative in τ needs no temporary of the size of a state."""
 
     generate_vmap_rule = True
 
@@ -168,7 +165,7 @@ class _Layer:
 
 
 class _BoundForwardBackward(BoundMap):
-    """Per layer: the normal operator, the frame both ways, the prox, and two vector operations."""
+    """Cost per layer: the normal operator, the frame in both directions, the prox, and two vector operations."""
 
     def __init__(self, owner: ForwardBackward, data_term: DataTerm):
         self.owner, self.data_term, self.layers = owner, data_term, owner.layers
@@ -185,10 +182,10 @@ class _BoundForwardBackward(BoundMap):
         self._weight = data_term.inverse_variance if quadratic else 1.0
         self._gradient = None if quadratic else data_term.grad
         self._target = self._scaled(self.image_adjoint(data_term.adjoint_y)) if quadratic else None
-        self._start_scale = (1 / (data_term.lipschitz if quadratic else data_term.sqnorm)).reshape(-1, 1, 1, 1)
-        # A denoiser fills black holes slowly, and with a small σ never: there the start is part of the method.
+        self._start_scale = over_images(1 / (data_term.lipschitz if quadratic else data_term.sqnorm))
+        # A denoiser fills black holes slowly, and with a small σ never, so the start has its holes filled.
         self._holes = None if owner.nonexpansive else data_term.holes
-        # On an orthonormal basis a multiple of the identity stays one: denoising needs no transform at all.
+        # In an orthonormal basis a multiple of the identity stays one, so denoising needs no transform.
         scaled = quadratic and data_term.normal_scale is not None
         isometric = self._frame is None or self._frame.orthonormal
         self._scalar = data_term.normal_scale if scaled and isometric else None
@@ -198,12 +195,12 @@ class _BoundForwardBackward(BoundMap):
         """τ and γ = τλ of every layer, (1 or B, 1, 1, 1)."""
         steps = 2 * owner.step_size().to(data_term.device, data_term.dtype)
         regs = owner.reg().to(data_term.device, data_term.dtype)
-        inverse_l = (1 / (data_term.lipschitz + owner.strong_convexity)).reshape(-1, 1, 1, 1)
+        inverse_l = over_images(1 / (data_term.lipschitz + owner.strong_convexity))
         taus = [steps[k] * inverse_l for k in range(owner.layers)]
         return taus, [tau * regs[k] for k, tau in enumerate(taus)]
 
     def init(self) -> Tensor:
-        """``Aᵀy/‖A‖²``, the scaled back-projection; with a denoiser, the holes of a mask are filled in."""
+        """``Aᵀy/‖A‖²``, the scaled back-projection. For a denoiser the holes of a mask are filled in."""
         if self._target is None:
             assert self.data_term is not None
             start = self.state(self.data_term.adjoint_y * self._start_scale)
@@ -286,7 +283,7 @@ class _BoundForwardBackward(BoundMap):
     def state(self, image: Tensor) -> Tensor:
         if image.shape != self._shape:
             raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this problem, got {tuple(image.shape)}"
+                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
             )
         return image if self._frame is None else self._frame.extension(image)
 
@@ -298,7 +295,7 @@ def _prox_of(bound: BoundPrior, owner: ForwardBackward) -> Callable[[Tensor], Te
     if bound.prox is None:
         names = ", ".join(dict.fromkeys(type(p).__name__ for p in owner.priors))
         raise InvalidParameterError(
-            f"{names} declares has_prox = True, but its bind(...) returned a BoundPrior without prox: set it there"
+            f"{names} declares has_prox = True, but its bind(...) returned a BoundPrior without prox: set prox there"
         )
     return bound.prox
 
@@ -309,7 +306,7 @@ def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:
         raise wrong_type("prior", prior, "a deepinv Prior with an exact prox", hint)
     if isinstance(prior, Sequence):
         if len(prior) != layers:
-            raise InvalidParameterError(f"give one prior, or one for each of the {layers} layers; got {len(prior)}")
+            raise InvalidParameterError(f"give one prior, or {layers} priors (one for each layer); got {len(prior)}")
         priors = list(prior)
     else:
         priors = require_prox(prior, "ForwardBackward").per_layer(layers)

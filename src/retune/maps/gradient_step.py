@@ -13,8 +13,9 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
 from retune.maps.base import AbstractMap, BoundMap
@@ -35,13 +36,14 @@ __all__ = ["GradientStep"]
 class GradientStep(AbstractMap):
     r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x) + εx))``: projected gradient descent on ``f + λR + ½ε‖·‖²``.
 
-    The step size is ``τ = 2s/(L_f + λ L_R + ε)`` with ``s ∈ (0, 1)`` learned through a sigmoid, ``L_f = ‖A‖²/σ²`` from
-    the problem, ``L_R`` from the prior, and ε = 0 unless it is given. If those are Lipschitz constants, the objective
-    decreases with every layer, whatever the training does; for convex ``f + λR`` T is averaged and the iterates
-    converge to a minimiser. For a
-    convex ridge regulariser that holds by construction; for a weakly convex one the objective still decreases and every
-    limit point is stationary (Attouch, Bolte, Svaiter, Math. Program. 137, 2013). For [`RED`][retune.priors.RED] the
-    constant is a guess, and convergence is not guaranteed.
+    The step size is ``τ = 2s/(L_f + λ L_R + ε)``. A sigmoid keeps the learned s in (0, 1). ``L_f = ‖A‖²/σ²`` comes from
+    the problem, ``L_R`` from the prior; ε is 0 by default.
+
+    If these are Lipschitz constants, every layer decreases the objective, whatever the learned values. If ``f + λR`` is
+    also convex, T is averaged and the iterates converge to a minimiser. A convex ridge regulariser ensures both by
+    construction. With a weakly convex one the objective still decreases, and every limit point is stationary (Attouch,
+    Bolte, Svaiter, Math. Program. 137, 2013). For [`RED`][retune.priors.RED] the constant is a guess, and convergence
+    is not guaranteed.
 
     An [`Energy`][retune.priors.Energy] has a value and no known constant. Then the step size is searched for, by
     [`Descent`][retune.Descent], and the objective decreases all the same, whatever the weights. What is differentiated
@@ -53,18 +55,20 @@ class GradientStep(AbstractMap):
         data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient, ``L2()`` by default.
         step_size: s, strictly between 0 and 1; one number or one per layer.
         reg: λ > 0; one number or one per layer.
-        layers: number of different layers in a cycle; filters and networks are shared, s, λ (and σ) are per layer.
-        box: (low, high), the intensities allowed; None leaves the image free.
+        layers: number of different layers in a cycle. The layers share filters and networks; each has its own s and λ
+            (and σ).
+        box: (low, high), the allowed intensities; None does not restrict the image.
         learn_step_size: whether s is trained.
         learn_reg: whether λ is trained.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it.
         prior_lipschitz: Lipschitz constant of ``∇R`` for a prior that does not state it.
-        strong_convexity: ε ≥ 0: adds ``½ε‖x‖²`` to the objective. With ε > 0 and a convex ridge regulariser the map is
-            a contraction for any A; a ρ-weakly convex one needs ``ε + μ > λρ``, with μ the strong convexity of f. It
-            pulls the image towards 0, so keep it small beside ``‖A‖²/σ²``.
+        strong_convexity: ε ≥ 0 adds ``½ε‖x‖²`` to the objective. With ε > 0 and a convex ridge regulariser the map is a
+            contraction for any A. A ρ-weakly convex regulariser needs ``ε + μ > λρ``, where μ is the strong convexity
+            of f. The term pulls the image towards 0, so keep ε small compared with ``‖A‖²/σ²``.
 
     Raises:
-        InvalidParameterError: a parameter out of range, or a prior without a gradient or without a known constant.
+        InvalidParameterError: a parameter out of range, or a prior without a gradient or without a known Lipschitz
+            constant.
     """
 
     def __init__(
@@ -109,23 +113,18 @@ class GradientStep(AbstractMap):
 
     @property
     def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the prior treats every image of a batch as if it were alone."""
+        """Whether the prior treats every image of a batch independently of the others."""
         return adapt(self.prior).per_image
 
     def describe(self) -> dict:
         """See [`AbstractMap`][retune.AbstractMap]."""
-        return {
-            "type": "GradientStep",
-            "prior": description(self.prior),
-            "data_fidelity": description(self.data_fidelity),
-            "layers": self.layers,
-            "box": None if self.box is None else list(self.box),
-            "learn_step_size": self.step_size.raw.requires_grad,
-            "learn_reg": self.reg.raw.requires_grad,
-            "strong_convexity": self.strong_convexity,
-            **({} if self.lipschitz is None else {"lipschitz": self.lipschitz}),
-            **({} if self.prior_lipschitz is None else {"prior_lipschitz": self.prior_lipschitz}),
-        }
+        unknown = {name for name in ("lipschitz", "prior_lipschitz") if getattr(self, name) is None}
+        return by_arguments(
+            self,
+            without={"step_size", "reg"} | unknown,
+            learn_step_size=self.step_size.raw.requires_grad,
+            learn_reg=self.reg.raw.requires_grad,
+        )
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -137,12 +136,12 @@ class GradientStep(AbstractMap):
 
     @torch.no_grad()
     def guarantee(self, data_term: DataTerm) -> Guarantee:
-        """See [`AbstractMap`][retune.AbstractMap]: what follows from what the prior states of its gradient."""
+        """See [`AbstractMap`][retune.AbstractMap]: facts from the prior's statement about its gradient."""
         if self.backtracks:
             return backtracking_guarantee(self, data_term)
         prior = self._smoothness(data_term.adjoint_y)
         reg = self.reg().to(data_term.lipschitz)[:, None]  # (layers, 1)
-        # each layer steps along an F of its own λ: (layers, 1 or B)
+        # F differs between layers, as each has its own λ: (layers, 1 or B)
         lipschitz = data_term.lipschitz + self.strong_convexity + reg * prior.lipschitz
         steps = 2 * self.step_size().to(lipschitz)[:, None] / lipschitz
         assumption = self._assumption(prior, data_term)
@@ -169,16 +168,16 @@ class GradientStep(AbstractMap):
         )
 
     def _smoothness(self, like: Tensor) -> Smoothness:
-        """What is known of ∇R; the number that was given, where one was."""
+        """The facts about ∇R: the given constant if there is one, else the prior's statement."""
         if self.prior_lipschitz is not None:
-            how = f"{type(self.prior).__name__}: a number that was given"
+            how = f"{type(self.prior).__name__}: the constant was given"
             return Smoothness(like.new_tensor([self.prior_lipschitz]), how=how)
         known = smoothness_of(self.prior, like)
         assert known is not None
         return replace(known, lipschitz=torch.as_tensor(known.lipschitz).to(like).reshape(-1))
 
     def _assumption(self, prior: Smoothness, data_term: DataTerm) -> Assumption:
-        """That ∇R has its constant; where nobody checked it, random images may refute it."""
+        """The assumption that ∇R has its constant. Random images may refute an unchecked constant."""
         statement = "∇R is L_R-Lipschitz"
         if prior.checked:
             return Assumption(statement, True, prior.how)
@@ -186,7 +185,7 @@ class GradientStep(AbstractMap):
         (bound,) = bind_cycle([self.prior], data_term.shape, [like.new_ones(())])
         assert bound.grad is not None
         if bool((steepest(bound.grad, like) > torch.as_tensor(prior.lipschitz)).any()):
-            return Assumption(statement, False, "refuted: it changes faster on random images", refuted=True)
+            return Assumption(statement, False, "refuted: ∇R changes faster on random images", refuted=True)
         return Assumption(statement, False, prior.how)
 
     def _statement(self, convex: bool) -> tuple[Subject, str]:
@@ -197,9 +196,9 @@ class GradientStep(AbstractMap):
         return (Subject.OBJECTIVE, "decreases with every layer") if self.layers == 1 else (Subject.NONE, "")
 
     def _source(self, data_term: DataTerm, room: Tensor, weak: Tensor) -> str:
-        """Where μ comes from."""
+        """The origin of μ."""
         if not bool((room > 0).any()):
-            return "none is known"
+            return "μ is unknown"
         parts = ["A"] if bool((data_term.strong_convexity > 0).any()) else []
         if self.strong_convexity:
             parts.append(f"the added ½ε‖x‖², ε = {self.strong_convexity:g}")
@@ -209,10 +208,12 @@ class GradientStep(AbstractMap):
         """``f(x) + λR(x) + ½ε‖x‖²`` per image, shape (B,), for a prior with a value.
 
         Raises:
-            InvalidParameterError: a prior without a value (RED).
+            InvalidParameterError: the prior has no value (RED).
         """
         if not adapt(self.prior).has_value:
-            raise InvalidParameterError(f"{type(self.prior).__name__} has a gradient but no value, so no objective")
+            raise InvalidParameterError(
+                f"{type(self.prior).__name__} has a gradient but no value, so the objective is unknown"
+            )
         value = data_term.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
         return value + 0.5 * self.strong_convexity * x.square().flatten(1).sum(1) if self.strong_convexity else value
 
@@ -236,7 +237,7 @@ class _Layer:
 
 
 class _BoundGradientStep(BoundMap):
-    """Per layer: the normal operator, the gradient of the prior, and three vector operations."""
+    """Cost per layer: the normal operator, the gradient of the prior, and three vector operations."""
 
     def __init__(self, owner: GradientStep, data_term: DataTerm):
         self.owner, self.data_term, self.layers = owner, data_term, owner.layers
@@ -253,21 +254,21 @@ class _BoundGradientStep(BoundMap):
                     "without grad: set it there"
                 )
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
-            self._layers.append(_Layer(-(2 * steps[k] / total).reshape(-1, 1, 1, 1), regs[k], bound[k]))
+            self._layers.append(_Layer(-over_images(2 * steps[k] / total), regs[k], bound[k]))
         self._first_constant = data_term.lipschitz + regs[0] * constant + self._damping
         self._backtracks = self._searches = owner.backtracks  # no step size is known yet
 
     def init(self) -> Tensor:
-        """``Aᵀy/‖A‖²``, the holes of a mask filled in, inside the box."""
+        """``Aᵀy/‖A‖²`` with the holes of a mask filled in, projected onto the box."""
         assert self.data_term is not None
-        start = self.data_term.adjoint_y / self.data_term.sqnorm.reshape(-1, 1, 1, 1)
+        start = self.data_term.adjoint_y / over_images(self.data_term.sqnorm)
         holes = self.data_term.holes
         return self._project(start if holes is None else fill(start, holes))
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
         if self._searches:
-            self._take_step(u)
+            self._take_step(self.init())  # not at u: the layer is one function, whatever state it meets first
         step = self._layers[k % self.layers]
         return self._project(torch.addcmul(u, self._gradient(u, step), step.minus_step))
 
@@ -284,12 +285,22 @@ class _BoundGradientStep(BoundMap):
         here._take_step(u)
         return here
 
+    def with_steps_of(self, other: BoundMap) -> BoundMap:
+        """See [`BoundMap`][retune.BoundMap]."""
+        steps = getattr(other, "_layers", None)
+        if not self._backtracks or steps is None:
+            return self
+        here = copy.copy(self)
+        here._layers = [replace(mine, minus_step=s.minus_step) for mine, s in zip(self._layers, steps, strict=True)]
+        here._searches = False
+        return here
+
     def _take_step(self, u: Tensor) -> None:
         (layer,) = self._layers
         with torch.no_grad():
             found = largest_curvature(lambda x: self._gradient(x, layer), u.detach())
             step = 1 / torch.maximum(found, self._first_constant.min() * 1e-3)
-        self._layers, self._searches = [replace(layer, minus_step=-step.reshape(-1, 1, 1, 1))], False
+        self._layers, self._searches = [replace(layer, minus_step=-over_images(step))], False
 
     def objective(self) -> Objective | None:
         """See [`BoundMap`][retune.BoundMap]: ``f + λR + ½ε‖·‖²`` and the box, for one layer."""
@@ -330,7 +341,7 @@ class _BoundGradientStep(BoundMap):
     def state(self, image: Tensor) -> Tensor:
         if image.shape != self._shape:
             raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this problem, got {tuple(image.shape)}"
+                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
             )
         return self._project(image)
 
@@ -356,7 +367,7 @@ def _unbounded(prior: Prior) -> bool:
 
 
 def _check_constant(prior: Prior, constant: float | None) -> None:
-    """That exactly one of them is there: a constant that was given, or one that the prior states."""
+    """Require exactly one constant: a given one, or the one that the prior states."""
     name = type(prior).__name__
     if constant is not None and not 0 < constant < float("inf"):
         raise InvalidParameterError(f"prior_lipschitz must be a positive finite number, got {constant}")
@@ -368,12 +379,12 @@ def _check_constant(prior: Prior, constant: float | None) -> None:
         and callable(getattr(prior, "smoothness", None))
     ):
         raise InvalidParameterError(
-            f"prior_lipschitz={constant} was given, but {name} has a constant of its own (Ridge computes it, "
-            "RED(lipschitz=...) is told); leave it out"
+            f"prior_lipschitz={constant} was given, but {name} states its own constant (Ridge computes it, RED takes "
+            "it as lipschitz=...); leave prior_lipschitz out"
         )
     if constant is None and stated is None:
         raise InvalidParameterError(
-            f"the Lipschitz constant of ∇R of {name} is not known; give it as prior_lipschitz=..., or state it in the "
+            f"the Lipschitz constant of ∇R of {name} is unknown; give it as prior_lipschitz=..., or state it in the "
             "prior's smoothness(like), so that the step size can be kept below 2/L"
         )
 

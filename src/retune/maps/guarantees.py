@@ -1,4 +1,4 @@
-"""What is proved of forward–backward iterations, from what their parts are known to be."""
+"""The proved facts of forward–backward iterations, derived from the facts of their parts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
+from retune._torch.batch import over_images
 from retune._torch.precision import sharp
-from retune.guarantee import Assumption, Convexity, Guarantee, Subject
+from retune.guarantee import Assumption, Convexity, Guarantee, Known, Subject
 from retune.operators.data_term import DataTerm
 from retune.operators.pairs import violates_firmness
 from retune.parameters import Bounded, Positive
@@ -31,7 +32,7 @@ class Backtracking(Protocol):
 
 
 class Splitting(Protocol):
-    """What a forward–backward map has to say for its guarantee."""
+    """The attributes of a forward–backward map that its guarantee uses."""
 
     layers: int
     priors: nn.ModuleList
@@ -41,12 +42,12 @@ class Splitting(Protocol):
 
 
 def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
-    """What a bound rests on that uses ``L`` of the data term: linearity, ‖A‖², the fidelity's own constant."""
+    """The assumptions of a bound that uses ``L`` of the data term: linearity, ‖A‖², the constant of the fidelity."""
     name = type(data_term.physics).__name__
-    found = [Assumption("A is linear, and its adjoint is one", *_linearity(data_term))]
-    if data_term.sqnorm_kind == "exact":
+    found = [Assumption("A is linear, and A_adjoint is its adjoint", *_linearity(data_term))]
+    if data_term.sqnorm_kind == Known.EXACT:
         found.append(Assumption("‖A‖² is exact", True, f"{name} is diagonalised, or a circular convolution"))
-    elif data_term.sqnorm_kind == "estimated":
+    elif data_term.sqnorm_kind == Known.ESTIMATED:
         found.append(
             Assumption(
                 "‖A‖² is not above its estimate",
@@ -57,7 +58,7 @@ def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
             )
         )
     else:
-        found.append(Assumption("‖A‖² is the number that was given", False, "you said so: DataTerm(sqnorm=...)"))
+        found.append(Assumption("‖A‖² has the given value", False, "given by the user: DataTerm(sqnorm=...)"))
     if not data_term.quadratic:
         found += _of_fidelity(data_term)
     return tuple(found)
@@ -66,24 +67,24 @@ def smooth_assumptions(data_term: DataTerm) -> tuple[Assumption, ...]:
 def _of_fidelity(data_term: DataTerm) -> list[Assumption]:
     facts, name = data_term.fidelity, type(data_term.data_fidelity).__name__
     convex = "is convex, and " if facts.convex else ""
-    how = facts.how if facts.checked else f"{facts.how}; trusted, and not refuted by random images"
+    how = facts.how if facts.checked else f"{facts.how}; trusted: random images did not refute it"
     found = [Assumption(f"{name} {convex}has a gradient with this Lipschitz constant", facts.checked, how)]
     low, high = facts.domain
     if low > -math.inf or high < math.inf:
-        statement = f"A x stays between {low:g} and {high:g}, where {name} has its constant"
-        found.append(Assumption(statement, False, "not looked at"))
+        statement = f"A x stays between {low:g} and {high:g}, the range on which the constant of {name} holds"
+        found.append(Assumption(statement, False, "not examined"))
     return found
 
 
 def _linearity(data_term: DataTerm) -> tuple[bool, str]:
-    if data_term.sqnorm_kind == "given":
-        return False, "not looked at where ‖A‖² is given: DataTerm(sqnorm=...)"
+    if data_term.sqnorm_kind == Known.GIVEN:
+        return False, "not tested, because ‖A‖² is given: DataTerm(sqnorm=...)"
     name, found = type(data_term.physics).__name__, data_term.adjoint_mismatch
     if found is None:
         return True, f"{name}: by construction"
     if found <= sharp(data_term.adjoint_y):
-        return True, f"{name}: on random images, the adjoint to {found:.0e}"
-    return False, f"{name}: on random images the adjoint is off by {found:.0e}, more than by rounding"
+        return True, f"{name}: tested on random images, the adjoint agrees to {found:.0e}"
+    return False, f"{name}: on random images the error of the adjoint is {found:.0e}, more than rounding"
 
 
 def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarantee:
@@ -108,10 +109,10 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
         row=stated.row,
         subject=Subject.ITERATES if bounded else Subject.OBJECTIVE,
         statement="converge to a stationary point of the energy" if bounded else "never rises",
-        lipschitz_kind="estimated",
+        lipschitz_kind=Known.ESTIMATED,
         monotone=True,
         assumptions=(
-            Assumption("A is linear, and its adjoint is one", *_linearity(data_term)),
+            Assumption("A is linear, and A_adjoint is its adjoint", *_linearity(data_term)),
             Assumption("R is smooth, definable and bounded from below", stated.checked, stated.how),
             Assumption("every step size is found by backtracking, and the iterates stay bounded", bounded, how),
         ),
@@ -123,8 +124,8 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
     lipschitz = data_term.lipschitz + owner.strong_convexity
     steps = 2 * owner.step_size.value.to(lipschitz)[:, None] / lipschitz
     gammas = steps * owner.reg.value.to(steps)[:, None]
-    priors = [owner.priors[k % len(owner.priors)] for k in range(owner.layers)]  # a denoiser serves every layer
-    bound = bind_cycle(list(owner.priors), data_term.shape, [g.reshape(-1, 1, 1, 1) for g in gammas])  # type: ignore[arg-type]
+    priors = [owner.priors[k % len(owner.priors)] for k in range(owner.layers)]  # all layers share a denoiser
+    bound = bind_cycle(list(owner.priors), data_term.shape, [over_images(g) for g in gammas])  # type: ignore[arg-type]
     known = [convexity_of(p) for p in priors]  # type: ignore[arg-type]
     of_priors = _of_priors(priors, known, bound, data_term)
     mu, source = _strong_convexity(owner, data_term, bound[0])
@@ -154,14 +155,14 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
 def _of_priors(
     priors: Sequence[nn.Module], known: Sequence[Convexity | None], bound: Sequence[BoundPrior], data_term: DataTerm
 ) -> list[Assumption]:
-    """What each prior states, each statement once; where nobody checked it, random pairs may refute it."""
+    """The statements of the priors, each once. Random pairs may refute an unchecked statement."""
     found: dict[Assumption, None] = {}
     for prior, fact, own in zip(priors, known, bound, strict=True):
         name = type(prior).__name__
-        statement = f"{name} is convex, with its exact prox"
+        statement = f"{name} is convex, and its prox is exact"
         if fact is None:
             if is_inherited(prior):  # type: ignore[arg-type]
-                how = "it was changed, so it does not inherit what ReTune proved; state it in its own convexity()"
+                how = "it was changed, so the proofs of the original prior do not apply; define its own convexity()"
                 found[Assumption(statement, False, how)] = None
             continue
         like = data_term.adjoint_y if own.frame is None else own.frame.analysis(data_term.adjoint_y)
@@ -190,15 +191,15 @@ def _statement(layers: int, contracts: bool, exists: bool) -> tuple[Subject, str
 
 
 def _strong_convexity(owner: Splitting, data_term: DataTerm, first: BoundPrior) -> tuple[Tensor, str]:
-    """μ of ``f(Du) + ½ε‖u‖²`` in u, and where it comes from."""
+    """μ of ``f(Du) + ½ε‖u‖²`` in u, and its origin."""
     added = torch.full_like(data_term.lipschitz, owner.strong_convexity)
     square = first.frame is None or first.frame.orthonormal
     mu = data_term.strong_convexity if square else torch.zeros_like(data_term.strong_convexity)
     sources = []
     if bool((mu > 0).any()):
-        sources.append("the least singular value of A, known exactly")
+        sources.append("the smallest singular value of A, known exactly")
     elif not square and bool((data_term.strong_convexity > 0).any()):
         sources.append("0 from A: the frame D is not orthonormal, so AD is not injective")
     if owner.strong_convexity:
         sources.append(f"the added ½ε‖u‖², ε = {owner.strong_convexity:g}")
-    return mu + added, " and ".join(sources) or "none is known"
+    return mu + added, " and ".join(sources) or "μ is unknown"

@@ -1,4 +1,4 @@
-"""How a block of layers behaves near a state: products with its Jacobian, and power iterations on them."""
+"""The linearisation of a block of layers at a state: Jacobian products and power iterations."""
 
 from __future__ import annotations
 
@@ -7,33 +7,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retune._torch.batch import image_norm, over_images, per_image_norm
 from retune.errors import CutGradientError
 from retune.maps.base import BoundMap
 
-__all__ = ["Estimate", "Linearised", "per_image_norm", "spectral_norm", "spectral_radius"]
-
-
-def per_image_norm(u: Tensor) -> Tensor:
-    """Euclidean norm of every image, shape (B,)."""
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
+__all__ = ["Estimate", "Linearised", "spectral_norm", "spectral_radius"]
 
 
 class Linearised:
-    """The Jacobian J of one cycle of a bound map at a state, from graphs that are recorded once.
+    """The Jacobian J of one cycle of a bound map at a state. Its graphs are recorded once.
 
-    ``Jᵀw`` is a backward pass. ``Jv`` is the derivative of ``w ↦ Jᵀw``, hence a backward pass through the backward
-    pass; where a layer forbids that, it is the finite difference ``(T(u + hv) − T(u))/h``.
+    ``Jᵀw`` is a backward pass. ``Jv`` is the derivative of ``w ↦ Jᵀw``, so it is a backward pass through the backward
+    pass. If a layer forbids that, ``Jv`` is the finite difference ``(T(u + hv) − T(u))/h``.
 
     Args:
         bound: the map; its cycle is recorded, so the memory is that of one cycle.
         u: the state, leading axis B; the images are independent of each other.
-        products: whether ``Jv`` is wanted besides ``Jᵀw``.
-        graph: False records nothing: ``Jv`` is a finite difference, which costs one cycle and its memory without
-            graph, and there is no ``Jᵀw``.
+        products: whether ``Jv`` is needed as well as ``Jᵀw``.
+        graph: False records no graph. ``Jv`` is then a finite difference, at the cost and memory of one cycle without
+            graph, and ``Jᵀw`` is not available.
 
     Attributes:
-        route: how ``Jv`` is formed, in words.
-        graph: whether ``Jᵀw`` is there.
+        route: the method for ``Jv``, in words.
+        graph: whether ``Jᵀw`` is available.
 
     Raises:
         CutGradientError: no gradient flows through the map.
@@ -67,7 +63,7 @@ class Linearised:
         try:
             self._product(torch.zeros_like(self._u))
         except RuntimeError as error:
-            # Cut entirely, or in one of several paths: autograd has no type of error for either.
+            # The graph is cut entirely, or in one of several paths. autograd has no error type for either.
             if any(words in str(error) for words in ("once_differentiable", "not implemented", "not have been used")):
                 return False
             raise
@@ -89,23 +85,23 @@ class Linearised:
         return torch.autograd.grad(self._pulled, self._w, v, retain_graph=True)[0]
 
     def _difference(self, v: Tensor) -> Tensor:
-        """The step is a compromise between rounding and curvature: ``√eps`` of the size of the state."""
+        """The step balances rounding and curvature: ``√eps`` times the size of the state."""
         with torch.no_grad():
             eps = torch.finfo(v.dtype).eps
             size = per_image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
-            h = (eps**0.5 * per_image_norm(self._u).clamp_min(1.0) / size).reshape(-1, *[1] * (v.ndim - 1))
+            h = over_images(eps**0.5 * per_image_norm(self._u).clamp_min(1.0) / size, v.ndim)
             return (self._bound.block(self._u + h * v, self._bound.layers) - self._out) / h
 
     def last_change(self) -> Tensor:
-        """The direction of ``T(u) − u``, mostly slow modes if u was iterated to; random where 0 or not finite."""
+        """The direction of ``T(u) − u``: mostly slow modes after an iteration. Random if it is 0 or not finite."""
         with torch.no_grad():
             change = self._out - self._u
             size = per_image_norm(change)
-            useless = ((size == 0) | ~torch.isfinite(size)).reshape(-1, *[1] * (change.ndim - 1))
+            useless = over_images((size == 0) | ~torch.isfinite(size), change.ndim)
             return torch.where(useless, self.random(0), _unit(change))
 
     def random(self, seed: int) -> Tensor:
-        """A random direction of norm 1 in every image: the same for all of them, and for any batch."""
+        """A random direction of norm 1, the same for every image and any batch size."""
         generator = torch.Generator().manual_seed(seed)
         one = torch.randn(self._u.shape[1:], generator=generator, dtype=self._u.dtype)
         return _unit(one.to(self._u.device).expand(self._u.shape))
@@ -116,10 +112,10 @@ class Estimate:
     """The result of power iterations from several starts.
 
     Attributes:
-        value: (B,) the largest over the starts.
-        spread: (B,) largest less smallest.
-        iterations: of each start.
-        starts: how many.
+        value: (B,) the largest value over the starts.
+        spread: (B,) largest minus smallest value.
+        iterations: number of iterations of each start.
+        starts: number of starts.
     """
 
     value: Tensor
@@ -129,7 +125,7 @@ class Estimate:
 
 
 def spectral_norm(jacobian: Linearised, cycles: int = 1, iterations: int = 20, starts: int = 3) -> Estimate:
-    """``‖J^cycles‖₂`` per image by power iterations on ``(J^c)ᵀJ^c``: each value is a lower bound of it."""
+    """``‖J^cycles‖₂`` per image by power iterations on ``(J^c)ᵀJ^c``: each value is a lower bound."""
     found = []
     for seed in range(starts):
         v, size = jacobian.random(seed), None
@@ -146,9 +142,10 @@ def spectral_norm(jacobian: Linearised, cycles: int = 1, iterations: int = 20, s
 def spectral_radius(jacobian: Linearised, iterations: int = 100, starts: int = 3) -> Estimate:
     """The asymptotic rate of one cycle per image: the growth of ``(Jᵀ)^n w`` over the last half of the iterations.
 
-    The geometric mean over that half, so that a pair of complex eigenvalues, whose norms oscillate, does no harm.
-    Without graph it is the growth of ``J^n v``, which has the same rate. The first start is the last change, which
-    holds the slow modes of ``J`` and, where J is nearly symmetric, those of ``Jᵀ``: a random one hardly contains them.
+    It is the geometric mean over that half, because norms oscillate for a pair of complex eigenvalues. Without graph it
+    is the growth of ``J^n v``, which has the same rate. The first start is the last change of the iteration. It
+    contains the slow modes of ``J`` and, if J is nearly symmetric, those of ``Jᵀ``; a random start hardly contains
+    them.
     """
     found = []
     multiply = jacobian.transposed if jacobian.graph else jacobian.product
@@ -170,17 +167,16 @@ def _gather(found: list[Tensor], iterations: int) -> Estimate:
 
 
 def _largest(v: Tensor) -> Tensor:
-    """The largest entry of every image, in the axes of v: what can be squared when divided by it."""
-    return v.flatten(1).abs().amax(1).clamp_min(torch.finfo(v.dtype).tiny).reshape(-1, *[1] * (v.ndim - 1))
+    """The largest entry of every image, in the axes of v. Divided by it, v can be squared without overflow."""
+    return over_images(v.flatten(1).abs().amax(1).clamp_min(torch.finfo(v.dtype).tiny), v.ndim)
 
 
 def _size(v: Tensor) -> Tensor:
-    """``‖v‖`` per image, also where the squares would underflow: a deep block leaves 1e-24 of an error."""
+    """``‖v‖`` per image, safe against underflow of the squares: a deep block reduces an error to 1e-24."""
     largest = _largest(v)
     return largest.flatten() * per_image_norm(v / largest)
 
 
 def _unit(v: Tensor) -> Tensor:
     v = v / _largest(v)
-    size = per_image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
-    return v / size.reshape(-1, *[1] * (v.ndim - 1))
+    return v / image_norm(v).clamp_min(torch.finfo(v.dtype).tiny)

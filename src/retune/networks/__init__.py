@@ -1,4 +1,4 @@
-"""Denoisers of our own: what [`weights`][retune.weights] has trained weights for."""
+"""ReTune's own denoisers; [`weights`][retune.weights] has trained weights for them."""
 
 from retune.networks.energy import BoundEnergy, EnergyNet
 from retune.networks.ridge import RidgeDenoiser

@@ -13,6 +13,7 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.function import Function
 from retune.errors import InvalidParameterError, ShapeError, require_whole
@@ -20,30 +21,30 @@ from retune.priors.noise_level import noise_level
 
 __all__ = ["BoundEnergy", "EnergyNet"]
 
-#: Pixels by which an image is continued on each side: its margin is regularised like the rest.
+#: Number of pixels by which an image is extended on each side, so that its margin is regularised like the rest.
 MARGIN = 4
 
 
 @register
 class EnergyNet(Denoiser):
-    r"""``R_σ(x) = σ² · ½‖N(Ex/σ)‖²``: N is a smooth U-Net, E continues the image beyond its border.
+    r"""``R_σ(x) = σ² · ½‖N(Ex/σ)‖²``: N is a smooth U-Net, E extends the image beyond its border.
 
-    R is bounded from below by 0 and has as many derivatives as one likes, whatever the weights. So a descent with
-    backtracking on ``f + λR`` never rises and comes to rest, also after any training. By construction
-    ``R_{tσ}(tx) = t² R_σ(x)`` for every t > 0: one network serves all noise levels and intensity ranges, and the
-    biases act on the image in units of the noise.
+    R is bounded from below by 0 and infinitely differentiable, for any weights. So a descent with backtracking on
+    ``f + λR`` never rises and settles, also after any training. By construction ``R_{tσ}(tx) = t² R_σ(x)`` for every t
+    > 0: one network serves all noise levels and intensity ranges, and the biases act on the image in units of the
+    noise.
 
     Called as a denoiser it takes one step, ``D_σ(x) = x − ∇R_σ(x)``, with the gradient
 
     ``∇R_σ(x) = σ Eᵀ J_N(Ex/σ)ᵀ N(Ex/σ)``.
 
-    The gradient is computed by a pass through N and one through its transpose, both written out. So it needs no graph,
-    and training differentiates it once, like any other network.
+    The gradient is computed by a pass through N and a pass through its transpose, both implemented explicitly. So it
+    needs no graph, and training differentiates it once, like any other network.
 
     N has the layout of [`SmallUNet`][retune.networks.SmallUNet]: the image is folded to half its size; residual blocks
     ``h + W₂ a(W₁h + b)`` with ``a(t) = ½(t + √(t² + 1))`` at each scale; an output of four channels at half size for
-    each channel of the image. E repeats the border by 4 pixels, and further at the right and below up to a multiple
-    of ``2**len(features)``; it is a part of the energy.
+    each channel of the image. E repeats the border by 4 pixels, and by more at the right and at the bottom, up to a
+    multiple of ``2**len(features)``. E is a part of the energy.
 
     Sources: Hurault, Leclaire, Papadakis, *Gradient step denoiser for convergent Plug-and-Play*, ICLR 2022 (½‖N‖²);
     Zou, Liu, Wohlberg, Kamilov, *Deep equilibrium learning of explicit regularization functionals for imaging inverse
@@ -55,7 +56,7 @@ class EnergyNet(Denoiser):
         blocks: residual blocks per scale, on the way down and on the way up.
 
     Raises:
-        InvalidParameterError: no feature, no block, no channel.
+        InvalidParameterError: no features, no blocks or no channels.
     """
 
     #: noise levels that the shipped weights were trained for
@@ -79,14 +80,7 @@ class EnergyNet(Denoiser):
         self.tail = _conv3(features[0], 4 * channels, bias=True)
         self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data; the weights themselves are in the state dict."""
-        return {
-            "type": "EnergyNet",
-            "channels": self.channels,
-            "features": list(self.features),
-            "blocks": self.blocks,
-        }
+    describe = by_arguments
 
     @property
     def alignment(self) -> int:
@@ -101,13 +95,13 @@ class EnergyNet(Denoiser):
             like: an image (B, C, H, W).
 
         Raises:
-            ShapeError: another number of channels, or not a batch of images.
-            InvalidParameterError: a noise level that is not positive and finite, or of a shape that fits no batch.
+            ShapeError: wrong number of channels, or not a batch of images.
+            InvalidParameterError: a noise level that is not positive and finite, or has a wrong shape.
         """
         if like.ndim != 4 or like.shape[1] != self.channels:
             raise ShapeError(
                 f"this energy is for images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
-                f"{tuple(like.shape)}; load the weights for the other kind"
+                f"{tuple(like.shape)}; load weights for this number of channels"
             )
         level = noise_level(sigma, like)
         if level.device.type == "cpu" and not bool((level > 0).all()):
@@ -122,17 +116,17 @@ class EnergyNet(Denoiser):
             sigma: noise level on the scale of x: a number, or a tensor (), (B,) or (B, 1, 1, 1).
 
         Raises:
-            ShapeError: another number of channels.
+            ShapeError: wrong number of channels.
             InvalidParameterError: a noise level that is not positive and finite.
         """
         return x - self.at(sigma, x).grad(x)
 
     def output(self, z: Tensor) -> Tensor:
-        """``N(z)`` for a continued image in units of the noise, (B, 4C, H/2, W/2)."""
+        """``N(z)`` for an extended image in units of the noise, (B, 4C, H/2, W/2)."""
         return self._through(z)[0]
 
     def _through(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """``N(z)``, and the slopes of the activations on the way."""
+        """``N(z)``, and the slopes of the activations."""
         slopes: list[Tensor] = []
         *encoder, bottom = cast(list[_Stage], list(self.encoder))
         h, skips = self.head(pixel_unshuffle(z, 2)), []
@@ -179,15 +173,17 @@ class BoundEnergy:
         return self._image(self.net._back(out, slopes))
 
     def fn_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, for the price of the gradient."""
+        """Value and gradient, at the cost of the gradient."""
         out, slopes = self.net._through(self._scaled(x))
         return self._value(out), self._image(self.net._back(out, slopes))
 
     def hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """``v ↦ ∇²R(x) v``, with what depends on x computed once; without graph."""
+        """``v ↦ ∇²R(x) v``, without graph. The parts that depend on x are computed once."""
         with torch.inference_mode(False), torch.enable_grad():
             point = x.detach().clone().requires_grad_()
-            here = replace(self, sigma=self.sigma.detach().clone())  # made in inference mode, it could not be kept
+            here = replace(
+                self, sigma=self.sigma.detach().clone()
+            )  # autograd cannot store a tensor made in inference mode
             gradient = here.grad(point)
 
         def product(v: Tensor) -> Tensor:
@@ -210,7 +206,7 @@ class BoundEnergy:
 
 
 class _Frame(NamedTuple):
-    """By how many pixels an image of `height` × `width` is continued."""
+    """The number of pixels by which an image of `height` × `width` is extended."""
 
     height: int
     width: int
@@ -227,7 +223,7 @@ class _Frame(NamedTuple):
         return pad(x, (MARGIN, self.right, MARGIN, self.bottom), mode="replicate")
 
     def fold(self, z: Tensor) -> Tensor:
-        """``Eᵀ z``: what lies beyond the border is added to it."""
+        """``Eᵀ z``: values beyond the border are added to the border."""
         for axis, size in ((-2, self.height), (-1, self.width)):
             before, inside, after = z.split([MARGIN, size, z.shape[axis] - MARGIN - size], axis)
             first = before.sum(axis, keepdim=True)
@@ -277,12 +273,12 @@ class _Residual(nn.Module):
     def __init__(self, features: int):
         super().__init__()
         self.first, self.second = _conv3(features, features, bias=True), _conv3(features, features, bias=False)
-        with torch.no_grad():  # the blocks start near the identity, whatever their number
+        with torch.no_grad():  # the blocks start near the identity, for any number of them
             self.second.weight.mul_(0.1)
 
 
 class _Stage(nn.Module):
-    """Residual blocks at one scale, both ways."""
+    """Residual blocks at one scale, and their transpose."""
 
     def __init__(self, features: int, blocks: int):
         super().__init__()

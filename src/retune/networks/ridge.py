@@ -1,4 +1,4 @@
-"""A ridge regulariser as a denoiser: its denoising problem, solved to tolerance."""
+"""A ridge regulariser as a denoiser: it solves its denoising problem to a tolerance."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from deepinv.models import Denoiser
 from torch import Tensor
 from torch.nn.functional import pad
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.gradients import GradientRule, Truncated
 from retune.maps.base import BoundMap
@@ -26,19 +27,19 @@ __all__ = ["Denoising", "RidgeDenoiser"]
 class RidgeDenoiser(Denoiser):
     r"""``D_σ(y) = argmin_x ½‖x − y‖² + R_σ(x)`` for a ridge regulariser R.
 
-    The problem is convex (R is convex, or 1-weakly convex), so its solution is the proximity operator of R: it has one
-    value, whatever the solver, and for convex R it is firmly nonexpansive. The image is extended at its border by the
-    reach of the filters (by reflection, or repetition where it is too small), so that its margin is regularised like
-    the rest, and the problem is solved on the extension. A change of the image within reach of its border is
-    repeated there, so D_σ as a whole is firmly nonexpansive only for changes further inside.
+    The problem is convex (R is convex or 1-weakly convex). Its solution is the proximity operator of R: it is unique,
+    and for convex R it is firmly nonexpansive.
 
-    With a graph (training, or an image or noise level that requires one) the equilibrium is differentiated by the
-    gradient rule.
+    The image is extended at its border by the reach of the filters (by reflection, or by repetition if it is too
+    small), so the margin is regularised like the interior. The problem is solved on the extended image. A change near
+    the border also changes the extension, so D_σ as a whole is firmly nonexpansive only for changes further inside.
 
-    In eval mode, the first denoising that runs out of layers before it has settled warns.
+    With a graph (in training, or if the image or the noise level requires a gradient), the gradient rule differentiates
+    the equilibrium. In eval mode, the first denoising that has not settled after the maximum number of layers warns.
 
     Args:
-        prior: the regulariser; what is trained, and what other maps can take as it is.
+        prior: the regulariser; what is trained, and what other maps can take as it is. A run with a prior of type
+            "ridge" takes it from any denoiser that has one, with a gradient and a noise level.
         depth: K, layers that are differentiated.
         gradient: the gradient rule, ``Truncated(rtol=0.02)`` by default.
         solver: accelerates the gradient descent; Anderson by default.
@@ -62,23 +63,16 @@ class RidgeDenoiser(Denoiser):
 
     @property
     def channels(self) -> int:
-        """Channels of the images that it denoises."""
+        """Number of channels of the images."""
         return self.prior.channels
 
     def describe(self) -> dict:
-        """What the weights belong to, as plain data."""
-        return {
-            "type": "RidgeDenoiser",
-            "prior": description(self.prior),
-            "depth": self.depth,
-            "gradient": description(self.gradient),
-            "solver": description(self.solver),
-            "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
-        }
+        """The architecture of the weights, as plain data."""
+        return by_arguments(self, stop={"rtol": self.stop.rtol, "max_layers": self.stop.max_layers})
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], **options: Any) -> RidgeDenoiser:
-        """The network that [`describe`][retune.networks.RidgeDenoiser.describe] told of, with other weights."""
+        """The network from the result of [`describe`][retune.networks.RidgeDenoiser.describe], with fresh weights."""
         return cls(stop=Stop(**stop), **options)
 
     def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:
@@ -89,14 +83,14 @@ class RidgeDenoiser(Denoiser):
             sigma: noise level on the scale of x: a number, or a tensor () or (B,).
 
         Raises:
-            ShapeError: another number of channels.
+            ShapeError: wrong number of channels.
             NotFiniteError: NaN or Inf in the images.
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ShapeError(
                 f"this regulariser is for images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
-                f"{tuple(x.shape)}; load the weights for the other kind, or use retune.priors.Denoiser, which can run "
-                "a grey denoiser on every channel"
+                f"{tuple(x.shape)}; load weights for this number of channels, or use retune.priors.Denoiser, which "
+                "can apply a grey denoiser to every channel"
             )
         height, width = x.shape[-2:]
         reach = self.prior.filters.reach
@@ -115,14 +109,14 @@ class RidgeDenoiser(Denoiser):
         solution = solve(bound.layer, y, solver=self.solver, depth=1, stop=self.stop)
         if any(s.failed for s in solution.status):
             raise NotFiniteError(
-                "the denoising problem has no finite solution: the image contains NaN or Inf, or the weights do"
+                "the denoising problem has no finite solution: the image or the weights contain NaN or Inf"
             )
         if not self.training and not self._warned and any(s.unsettled for s in solution.status):
-            self._warned = True  # inside another iteration it would be said in every layer
+            self._warned = True  # inside another iteration every layer would repeat the warning
             warnings.warn(
                 f"the denoising problem had not settled after {self.stop.max_layers} layers (largest relative change "
-                f"{float(solution.residual.max()):.1e} a layer, tolerance {self.stop.rtol:.1e}); raise max_layers or "
-                "loosen rtol of stop=Stop(...). Further cases are not reported",
+                f"{float(solution.residual.max()):.1e} per layer, tolerance {self.stop.rtol:.1e}); raise max_layers or "
+                "loosen rtol of stop=Stop(...). This warning is shown once",
                 NotConvergedWarning,
                 stacklevel=2,
             )
@@ -138,11 +132,11 @@ class Denoising(BoundMap):
         self.prior, self._y = prior, y
         low = (1 - prior.weak_convexity).clamp_min(0)
         high = 1 + prior.profile.curvature[1]
-        # 2/(m + M) is the fastest constant step; a little less, so that it stays below 2/M when m vanishes.
-        self._step = (1.95 / (low + high)).reshape(-1, 1, 1, 1)
+        # 2/(m + M) is the fastest constant step; a slightly smaller step stays below 2/M even if m vanishes.
+        self._step = over_images(1.95 / (low + high), y.ndim)
 
     def init(self) -> Tensor:
-        """The image that is denoised."""
+        """The image to denoise."""
         return self._y
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:

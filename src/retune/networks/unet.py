@@ -11,6 +11,7 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require_whole
 from retune.priors.noise_level import noise_level
@@ -24,10 +25,10 @@ class SmallUNet(Denoiser):
 
     The image is folded to half its size (four pixels become four channels, as in FFDNet), a constant map of value σ is
     appended, and a U-Net of residual blocks predicts the noise, which is subtracted. Without biases the network is
-    homogeneous, ``D_{tσ}(t x) = t D_σ(x)`` for t > 0, so it is not tied to one intensity range and extends gracefully
-    to noise levels that it has not seen (Mohan et al., *Robust and interpretable blind image denoising via bias-free
-    convolutional neural networks*, ICLR 2020). The layout is that of DRUNet (Zhang et al., *Plug-and-Play image
-    restoration with deep denoiser prior*, TPAMI 2021), thirty times smaller.
+    homogeneous: ``D_{tσ}(t x) = t D_σ(x)`` for t > 0. So it is not tied to one intensity range, and it generalises to
+    unseen noise levels (Mohan et al., *Robust and interpretable blind image denoising via bias-free convolutional
+    neural networks*, ICLR 2020). The layout is that of DRUNet (Zhang et al., *Plug-and-Play image restoration with deep
+    denoiser prior*, TPAMI 2021), thirty times smaller.
 
     Args:
         channels: channels of the image, 1 or 3 for the shipped weights.
@@ -35,7 +36,7 @@ class SmallUNet(Denoiser):
         blocks: residual blocks per scale, on the way down and on the way up.
 
     Raises:
-        InvalidParameterError: no feature, no block, no channel.
+        InvalidParameterError: no features, no blocks or no channels.
     """
 
     #: noise levels that the shipped weights were trained for
@@ -59,14 +60,7 @@ class SmallUNet(Denoiser):
         self.tail = _conv3(features[0], 4 * channels)
         self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data; the weights themselves are in the state dict."""
-        return {
-            "type": "SmallUNet",
-            "channels": self.channels,
-            "features": list(self.features),
-            "blocks": self.blocks,
-        }
+    describe = by_arguments
 
     def forward(self, x: Tensor, sigma: float | Tensor, **_ignored) -> Tensor:
         """Denoise.
@@ -76,14 +70,14 @@ class SmallUNet(Denoiser):
             sigma: noise level on the scale of x: a number, or a tensor (), (B,) or (B, 1, 1, 1).
 
         Raises:
-            ShapeError: another number of channels.
-            InvalidParameterError: a noise level that is negative, not finite, or of a shape that fits no batch.
+            ShapeError: wrong number of channels.
+            InvalidParameterError: a noise level that is negative, not finite, or has a wrong shape.
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ShapeError(
                 f"this network denoises images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
-                f"{tuple(x.shape)}; load the weights for the other kind, or use retune.priors.Denoiser, which can run "
-                "a grey network on every channel"
+                f"{tuple(x.shape)}; load weights for this number of channels, or use retune.priors.Denoiser, which "
+                "can apply a grey network to every channel"
             )
         height, width = x.shape[-2:]
         step = 2 ** len(self.features)
@@ -109,7 +103,7 @@ class _Residual(nn.Module):
     def __init__(self, features: int):
         super().__init__()
         self.first, self.second = _conv3(features, features), _conv3(features, features)
-        with torch.no_grad():  # the blocks start near the identity, whatever their number
+        with torch.no_grad():  # the blocks start near the identity, for any number of them
             self.second.weight.mul_(0.1)
 
     def forward(self, h: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Facts about a forward operator, and the data term that is built on it."""
+"""Facts about a forward operator, and the data term that uses it."""

@@ -1,4 +1,4 @@
-"""How a wrong adjoint is repaired: advice that was tried before it is given."""
+"""Advice on how to repair a wrong adjoint. It is tried out before it is given."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _RIGHT = 1e-5
 
 
 def repair(physics: LinearPhysics, like: Tensor) -> str:
-    """What to do about an A_adjoint that is not the adjoint of A, for images shaped as `like`; one sentence.
+    """Advice, in one sentence, for an A_adjoint that is not the adjoint of A, for images shaped as `like`.
 
-    The adjoint that deepinv derives from A by automatic differentiation is tried first: it is wrong as well where A has
-    a ``backward`` of its own, or leaves torch.
+    deepinv can derive the adjoint from A by automatic differentiation. This is tried first, because it is also wrong if
+    A defines its own ``backward`` or leaves torch.
     """
     if getattr(physics, "adjoint_via_backprop", None) is False:
         return f"Build {type(physics).__name__} with adjoint_via_backprop=True: its adjoint is then exact"
     if _derivative_is_right(physics, like):
         size = tuple(like.shape[1:])
         return (
-            f"Use deepinv.physics.LinearPhysics(A=physics.A, img_size={size}) in its place: deepinv derives the "
-            "adjoint from A (tried here: it is right)"
+            f"Use deepinv.physics.LinearPhysics(A=physics.A, img_size={size}) instead: deepinv derives the adjoint "
+            "from A (a test has shown that it is right)"
         )
     return (
-        "Correct A_adjoint. Leaving it out does not help here: the adjoint that deepinv would derive from A by "
-        "automatic differentiation is not right either"
+        "Correct A_adjoint. Leaving it out does not help here: the adjoint that deepinv derives from A by automatic "
+        "differentiation is also wrong"
     )
 
 
@@ -41,7 +41,7 @@ def _derivative_is_right(physics: LinearPhysics, like: Tensor) -> bool:
     a, c = (torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device) for _ in range(2))
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            twin = copy.deepcopy(physics)  # some physics keep what they are given, here tensors of a derivative
+            twin = copy.deepcopy(physics)  # some physics store their input, here tensors with a graph
             derived = LinearPhysics(A=twin.A, img_size=tuple(like.shape[1:]))
             derived.A_adjoint(twin.A(c))
             copy.deepcopy(twin)
@@ -50,5 +50,5 @@ def _derivative_is_right(physics: LinearPhysics, like: Tensor) -> bool:
         left = sum(inner(p, q) for p, q in zip(parts(image), parts(other), strict=True))
         norms = [sum(inner(p, p) for p in parts(y)) ** 0.5 for y in (image, other)]
         return abs(left - inner(a, back)) <= _RIGHT * norms[0] * norms[1]
-    except Exception:  # whatever A raises when it is differentiated: then it cannot be
+    except Exception:  # A may raise anything when it is differentiated; then it is not differentiable
         return False

@@ -18,9 +18,9 @@ class BlurNormal:
     A 25×25 kernel costs two FFT pairs instead of two direct convolutions. For ``padding="circular"``, P and S are
     the identity, ``AᵀA`` is one FFT pair, and ``sqnorm = max |ĥ|²`` is exact.
 
-    For a deepinv ``Downsampling`` by s, S also keeps only every s-th row and column. On a circular grid whose sides
-    are multiples of s, ``AAᵀ`` is again a circular convolution, on the coarse grid: its spectrum is the mean of
-    ``|ĥ|²`` over the s² frequencies that alias to one, whose maximum is ``sqnorm``, exact.
+    For a deepinv ``Downsampling`` by s, S also keeps only every s-th row and column. On a circular grid whose sides are
+    multiples of s, ``AAᵀ`` is a circular convolution on the coarse grid. Its spectrum is the mean of ``|ĥ|²`` over the
+    s² frequencies that alias to the same one, and ``sqnorm`` is exactly the maximum of this spectrum.
 
     Args:
         physics: a deepinv ``Blur`` or ``Downsampling`` with a filter (1 or B, 1 or C, h, w).
@@ -37,7 +37,7 @@ class BlurNormal:
         self.size = (shape[-2], shape[-1])
         self.mode = {"zeros": "constant", "zero": "constant"}.get(physics.padding, physics.padding)
         above, left = h // 2, w // 2
-        # deepinv's even kernels need one sample fewer above and to the left.
+        # deepinv's even kernels need one sample less at the top and at the left.
         self.pad = (left - (w - 1) % 2, left, above - (h - 1) % 2, above)
         if self.mode in ("circular", "valid"):
             grid, self.pad = self.size, (0, 0, 0, 0)
@@ -51,12 +51,17 @@ class BlurNormal:
         self.power = (spectrum * self.conjugate).real
         self.step = int(physics.factor) if isinstance(physics, Downsampling) else 1
         self.sqnorm = _peak(kernel.detach(), grid, self.step) if self.mode == "circular" else None
-        first = (0, 0) if self.mode == "circular" else (h - 1, w - 1)  # where no sample wrapped around
+        first = (0, 0) if self.mode == "circular" else (h - 1, w - 1)  # the first position without wrap-around
         self.kept = (slice(first[0], None, self.step), slice(first[1], None, self.step))
+
+    @property
+    def eigenvalues(self) -> Tensor | None:
+        """Those of AᵀA, where they are the squares of the spectrum: on a circular grid that keeps every sample."""
+        return self.power if self.mode == "circular" and self.step == 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """``AᵀA x``, shape (B, C, H, W) → (B, C, H, W)."""
-        if self.mode == "circular" and self.step == 1:
+        if self.eigenvalues is not None:
             return torch.fft.irfft2(torch.fft.rfft2(x) * self.power, s=self.grid)
         padded = F.pad(x, self.pad, mode=self.mode) if any(self.pad) else x
         blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * self.spectrum, s=self.grid)
@@ -74,14 +79,14 @@ class BlurNormal:
         return chosen
 
     def _unpad(self, z: Tensor) -> Tensor:
-        """The adjoint of the padding: what was copied out is added back."""
+        """The adjoint of the padding: it adds the padded values back to the pixels they were copied from."""
         left, right, above, below = self.pad
         z = _fold(z, -2, above, below, self.mode)
         return _fold(z, -1, left, right, self.mode)
 
 
 class SubsampleNormal:
-    """``x ↦ AᵀA x`` for bare subsampling: every s-th row and column is kept, the rest is 0."""
+    """``x ↦ AᵀA x`` for subsampling without filter: it keeps every s-th row and column and sets the rest to 0."""
 
     def __init__(self, step: int):
         self.step = step
@@ -93,7 +98,7 @@ class SubsampleNormal:
         return out
 
     def select(self, index: Tensor, batch: int) -> SubsampleNormal:
-        """The same for any images; see ``retune.operators.restrict.Restrictable``."""
+        """The same operator for any images; see ``retune.operators.restrict.Restrictable``."""
         return self
 
 
@@ -121,4 +126,4 @@ def _fold(z: Tensor, dim: int, before: int, after: int, mode: str) -> Tensor:
             out.narrow(dim, 0, 1).add_(head.sum(dim, keepdim=True))
         if after:
             out.narrow(dim, n - 1, 1).add_(tail.sum(dim, keepdim=True))
-    return out  # "constant": the padding was zeros, nothing comes back
+    return out  # "constant": the padding was zeros, so nothing is added back

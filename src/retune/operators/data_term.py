@@ -1,4 +1,4 @@
-"""The restoration problem ``y = A x + noise``, with everything that is constant over the iterations."""
+"""The data term of ``y = A x + noise``, with all constants of the iteration."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._torch.batch import over_images
 from retune._torch.precision import without_autocast
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.operators.facts import facts, normal_operator
@@ -25,54 +26,54 @@ from retune.operators.restrict import Restrictable
 
 __all__ = ["DataTerm"]
 
-# The shapes and constants for which a fidelity was tried on random images.
+# The shapes and constants for which a fidelity was tested on random images.
 _tried: weakref.WeakKeyDictionary[DataFidelity, set[tuple]] = weakref.WeakKeyDictionary()
 
 
 class DataTerm:
-    r"""A linear restoration problem, bound to its measurement.
+    r"""The data term ``f(x; y) = d(Ax, y)`` of a linear restoration problem, bound to its measurement.
 
-    The data term is ``f(x; y) = d(Ax, y)``; for deepinv's ``L2(sigma)`` that is ``‖Ax − y‖² / (2σ²)``, with gradient
-    ``(AᵀA x − Aᵀy)/σ²`` and Lipschitz constant ``L = ‖A‖²/σ²``. ``Aᵀy`` and ``‖A‖²`` are computed once.
+    For deepinv's ``L2(sigma)`` it is ``‖Ax − y‖² / (2σ²)``, with gradient ``(AᵀA x − Aᵀy)/σ²`` and Lipschitz constant
+    ``L = ‖A‖²/σ²``. ``Aᵀy`` and ``‖A‖²`` are computed once.
 
-    ``‖A‖²`` is exact where the physics is diagonalised (deepinv's ``DecomposablePhysics`` with orthonormal factors) or
-    a circular convolution. Otherwise it is estimated: a Lanczos value times a safety factor of 1.05, with as many
-    steps as make the probability that the product underestimates ‖A‖² smaller than 1e-6 for each image, for any
-    spectrum, in exact arithmetic and for a random start (Kuczyński and Woźniakowski, SIAM J. Matrix Anal. Appl. 13(4),
-    1992; the start here is drawn once, independently of A). It is computed once for a physics and an image size, and
-    again when a tensor, an array, or a plain attribute of the physics changes (but not when a tensor is changed through
-    ``.data``, which torch does not count).
+    ``‖A‖²`` is exact if the physics is diagonalised (deepinv's ``DecomposablePhysics`` with orthonormal factors) or a
+    circular convolution. Otherwise it is estimated: a Lanczos value times a safety factor of 1.05. The number of steps
+    makes the probability that this product underestimates ‖A‖² smaller than 1e-6 for each image, for any spectrum, in
+    exact arithmetic and for a random start (Kuczyński and Woźniakowski, SIAM J. Matrix Anal. Appl. 13(4), 1992; the
+    start here is drawn once, independently of A). The norm is computed once per physics and image size. It is computed
+    again when a tensor, an array, or a plain attribute of the physics changes. A change through ``.data`` is not
+    noticed, because torch does not count it.
 
     Args:
         y: measurement, a tensor (B, ...) or a deepinv ``TensorList``, all finite.
         physics: any deepinv ``LinearPhysics``.
-        data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient; ``L2()`` if None. Its constants are known for
-            deepinv's, and stated by yours ([`FidelityFacts`][retune.FidelityFacts]).
+        data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient; ``L2()`` if None. The constants of deepinv's
+            fidelities are known; your own states them ([`FidelityFacts`][retune.FidelityFacts]).
         sqnorm: ‖A‖² if you know it (a float, or a tensor of shape (B,)); then nothing is estimated.
-        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it. It is tried
-            on random images, which can refute it and prove nothing.
+        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it. It is
+            tested on random images, which can refute it but not prove it.
 
     Attributes:
         shape: (B, C, H, W) of the image.
         adjoint_y: ``Aᵀy``, in the image's shape.
         sqnorm: ‖A‖², shape (1,) or (B,).
-        sqnorm_kind: "exact", "estimated" or "given".
-        sqnorm_safety, sqnorm_failure: of an estimate: the factor that is in it, and the probability that it is too
-            small all the same.
-        adjoint_mismatch: ``|⟨Aa, Ac⟩ − ⟨a, AᵀAc⟩|/(‖Aa‖ ‖Ac‖)`` for random images a and c; None where A and its
-            adjoint are right by construction of deepinv, or where nothing was looked at (``sqnorm=...``).
-        fidelity: what is known of the fidelity.
+        sqnorm_kind: how that is known ([`Known`][retune.Known]): exact, estimated or given.
+        sqnorm_safety, sqnorm_failure: for an estimate, its safety factor, and the probability that it is still too
+            small.
+        adjoint_mismatch: ``|⟨Aa, Ac⟩ − ⟨a, AᵀAc⟩|/(‖Aa‖ ‖Ac‖)`` for random images a and c. None if deepinv's
+            construction ensures the adjoint, or if it was not tested (``sqnorm=...``).
+        fidelity: the known facts about the fidelity.
         lipschitz: L, shape (1,) or (B,).
         strong_convexity: μ ≥ 0 such that ``f − (μ/2)‖·‖²`` is known to be convex, shape (1,) or (B,): ``min |m|²/σ²``
-            for a diagonalised operator or a circular convolution; 0 where nothing is known.
+            for a diagonalised operator or a circular convolution; 0 if unknown.
 
     Raises:
-        PhysicsError: the physics is not linear, its adjoint is not one, its images are complex, or its numbers are too
+        PhysicsError: the physics is not linear, its adjoint is wrong, its images are complex, or its numbers are too
             large or too small for the precision.
         ShapeError: ``y`` does not fit the physics, or the images are not (B, C, H, W).
         NotFiniteError: NaN or Inf in ``y`` or in ``Aᵀy``.
-        InvalidParameterError: a fidelity whose gradient has no Lipschitz constant, or none that is known, or one that
-            is larger than stated; ``y`` of whole numbers, of 16 bits, or in another precision than the physics.
+        InvalidParameterError: the gradient of the fidelity has no Lipschitz constant, or an unknown one, or a larger
+            one than stated; or ``y`` has whole numbers, 16-bit floats, or a different precision than the physics.
     """
 
     def __init__(
@@ -95,11 +96,11 @@ class DataTerm:
             if not torch.isfinite(part.detach()).all():
                 bad = int((~torch.isfinite(part.detach())).sum())
                 raise NotFiniteError(
-                    f"the measurement y has {bad} NaN or Inf of {part.numel()} values; mask them out "
+                    f"{bad} of {part.numel()} values of the measurement y are NaN or Inf; mask them out "
                     "(deepinv.physics.Inpainting) or replace them before restoring"
                 )
         if isinstance(y, Tensor) and y.is_inference() and not torch.is_inference_mode_enabled():
-            y = y.clone()  # autograd cannot keep a tensor that was made in inference mode
+            y = y.clone()  # autograd cannot store a tensor that was made in inference mode
         self.y = y
         self.physics = physics
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
@@ -108,30 +109,30 @@ class DataTerm:
         require_images(self.adjoint_y)
         if not torch.isfinite(self.adjoint_y.detach()).all():
             raise NotFiniteError(
-                "Aᵀy has NaN or Inf although y is finite: the adjoint of the physics is broken, or its numbers are too "
-                "large for the precision (then divide A and y by ‖A‖)"
+                "Aᵀy has NaN or Inf although y is finite: the adjoint of the physics is broken, or its numbers are "
+                "too large for the precision (if so, divide A and y by ‖A‖)"
             )
 
         found = facts(physics, self.adjoint_y, y, known_sqnorm=sqnorm)
         self.sqnorm, self.sqnorm_kind = found.sqnorm, found.sqnorm_kind
         self.sqnorm_safety, self.sqnorm_failure = SAFETY, FAILURE
         self.adjoint_mismatch = found.mismatch
-        # A = √a·(an isometry) is common (denoising) and makes the normal operator a multiplication by a number.
+        # If A = √a·(an isometry), as in denoising, the normal operator is a multiplication by a number.
         self.normal_scale = found.normal_scale
 
         self.fidelity = facts_of_fidelity(self.data_fidelity, y, lipschitz)
         constant = torch.as_tensor(self.fidelity.lipschitz).to(self.sqnorm)
         self.lipschitz = self.sqnorm * constant
         if not bool((self.lipschitz > 0).all()):
-            raise PhysicsError("the forward operator is zero: ‖A‖² = 0, so there is nothing to restore from")
+            raise PhysicsError("the forward operator is zero: ‖A‖² = 0, so the measurement contains no information")
         known = torch.zeros_like(self.sqnorm) if found.floor is None else found.floor
         self.strong_convexity = known * self.fidelity.strong
         self._normal = normal_operator(physics, found)
-        self._chosen: Tensor | None = None  # which images of the batch that physics is for; None: all
+        self._chosen: Tensor | None = None  # the images of the batch that this data term is for; None: all
         self._try_constant()
 
     def _try_constant(self) -> None:
-        """Whether random images refute the constant of a fidelity that has to be trusted; once for each number."""
+        """Refuse an unchecked fidelity constant that random images refute. Each constant is tested once."""
         if self.fidelity.checked:
             return
         tried = _tried.setdefault(self.data_fidelity, set())
@@ -139,15 +140,15 @@ class DataTerm:
         if key in tried:
             return
         low, high = self.fidelity.domain
-        around = self.adjoint_y.detach() / self.sqnorm.reshape(-1, 1, 1, 1)
+        around = self.adjoint_y.detach() / over_images(self.sqnorm, self.adjoint_y.ndim)
         if low == -math.inf and high == math.inf:
             found = steepest(self.grad, around)
             if bool((found > self.lipschitz).any()):
                 worst = float((found / self.lipschitz).max())
                 raise InvalidParameterError(
                     f"the gradient of {type(self.data_fidelity).__name__} changes {worst:.3g} times faster than its "
-                    f"Lipschitz constant allows ({self.fidelity.how}): give a larger constant, or, if its gradient "
-                    "jumps, a smooth fidelity such as deepinv.optim.L2"
+                    f"Lipschitz constant allows ({self.fidelity.how}): give a larger constant; if its gradient has "
+                    "jumps, use a smooth fidelity such as deepinv.optim.L2"
                 )
         tried.add(key)
 
@@ -189,7 +190,7 @@ class DataTerm:
 
     @property
     def quadratic(self) -> bool:
-        """Whether ``f`` is ``‖Ax − y‖²/(2σ²)``, so that its gradient is ``(AᵀA x − Aᵀy)/σ²``."""
+        """Whether ``f`` is ``‖Ax − y‖²/(2σ²)``, with gradient ``(AᵀA x − Aᵀy)/σ²``."""
         return self.fidelity.quadratic
 
     @property
@@ -204,7 +205,7 @@ class DataTerm:
 
     @property
     def holes(self) -> Tensor | None:
-        """Where a mask lets nothing through, broadcastable to the images; None where that is not known."""
+        """The pixels that a mask blocks, broadcastable to the images; None if unknown."""
         holes = holes_of(self.physics)
         if holes is None or self._chosen is None or len(holes) == 1:
             return holes
@@ -215,14 +216,15 @@ class DataTerm:
         """``∇f(x)``, shape (B, C, H, W)."""
         if self.quadratic:
             return (self._normal(x) - self.adjoint_y) * self.inverse_variance
-        # deepinv's Potential.grad sets requires_grad_ on what it is given, so it gets a view of its own.
+        # deepinv's Potential.grad calls requires_grad_ on its input, so it gets a separate view.
         return self.data_fidelity.grad(x.view_as(x), self.y, self.physics)
 
     def select(self, index: Tensor) -> DataTerm | None:
-        """The data term of the images `index` (n,) alone; None where that cannot be told for the operator.
+        """The data term of the images `index` (n,) only; None if the operator cannot be restricted.
 
         It has everything that an iteration needs. Its ``physics`` is still that of the whole batch.
         """
+        # Restrictable is a protocol: this asks for the method `select`, not for a class.
         if not self.quadratic or not isinstance(self._normal, Restrictable):
             return None
         part, batch = copy.copy(self), self.batch
@@ -240,11 +242,11 @@ class DataTerm:
         """``f(x)`` per image, shape (B,).
 
         Raises:
-            InvalidParameterError: a data term of some of the images, by [`select`][retune.DataTerm.select].
+            InvalidParameterError: this data term was restricted to some images by [`select`][retune.DataTerm.select].
         """
         if self._chosen is not None:
             raise InvalidParameterError(
-                "a data term of some of the images has a gradient and no value: take the value of the whole batch, "
-                "before select(...)"
+                "a data term restricted to some images has a gradient but no value: compute the value of the whole "
+                "batch, before select(...)"
             )
         return self.data_fidelity.fn(x, self.y, self.physics)

@@ -1,4 +1,4 @@
-"""Facts about a forward operator that are worth knowing once: linearity, ‖A‖², a fast normal operator."""
+"""Cached facts about a forward operator: linearity, ‖A‖², a fast normal operator."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ from torch import Tensor, nn
 from retune._torch.batch import image_norm, inner
 from retune._torch.precision import agree, full_precision, without_autocast
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
+from retune.guarantee import Known
 from retune.operators.adjoint import repair
 from retune.operators.blur import BlurNormal, SubsampleNormal
 from retune.operators.images import parts
 from retune.operators.norm import SAFETY, lanczos_sqnorm
 from retune.operators.restrict import DiagonalNormal
 
-#: An adjoint further off, relative to ‖Aa‖ ‖Ac‖ on random images, is refused.
+#: An adjoint with a larger error, relative to ‖Aa‖ ‖Ac‖ on random images, is refused.
 REFUSED = 2e-3
-#: ‖A‖ may be so large, and its inverse as well: beyond, squares of gradients leave the range of the precision.
+#: Largest allowed ‖A‖ and 1/‖A‖: beyond it, squares of gradients leave the range of the precision.
 _REACH = {torch.float32: 1e7, torch.float64: 1e60}
-# Diagonalised by construction, so there is nothing to check each time a fresh mask is drawn.
+# Diagonalised by construction, so no check is needed for each new mask.
 _TRUSTED = (Inpainting, Denoising, BlurFFT)
-# What torch keeps in a module besides its own attributes.
+# Attributes of a module that torch itself maintains.
 _BOOKKEEPING = frozenset(vars(nn.Module())) | {"training"}
-# How deep lists in lists are looked into.
+# Maximum depth of nested lists that are searched.
 _NESTED = 4
-# What deepinv's Downsampling computes anew at every call: it follows from the filter and the image size.
+# Attributes that deepinv's Downsampling recomputes at every call, from the filter and the image size.
 _DERIVED = {"Fh", "Fhc", "Fh2", "imsize_dynamic"}
 
 
 @dataclass(frozen=True)
 class OperatorFacts:
-    """What is known of a physics for one image size; see [`DataTerm`][retune.DataTerm]."""
+    """The known facts about a physics for one image size; see [`DataTerm`][retune.DataTerm]."""
 
     sqnorm: Tensor
-    sqnorm_kind: str
+    sqnorm_kind: Known
     normal_scale: float | None
-    normal: Callable[[Tensor], Tensor] | None  # None: the physics' own route
+    normal: Callable[[Tensor], Tensor] | None  # None: the physics' own A_adjoint_A
     floor: Tensor | None = None  # a lower bound on the least eigenvalue of AᵀA, if one is known exactly
-    mismatch: float | None = None  # of A and A_adjoint on random images; None where it was not looked for
+    mismatch: float | None = None  # error of A_adjoint on random images; None if not tested
     composed: bool = False  # whether the physics' own A_adjoint_A differs from A_adjoint after A
 
 
@@ -59,7 +60,7 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
     Raises:
         PhysicsError: A is not linear, A_adjoint is not its adjoint, or ‖A‖² is out of the range of the precision.
         ShapeError: y does not fit.
-        InvalidParameterError: a norm was given that is none.
+        InvalidParameterError: the given norm is invalid.
     """
     if known_sqnorm is not None:
         sqnorm = torch.as_tensor(known_sqnorm, dtype=like.dtype, device=like.device).reshape(-1)
@@ -67,8 +68,8 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
             raise InvalidParameterError(
                 f"sqnorm = ‖A‖² must be positive and finite, one number or one per image, got {known_sqnorm}"
             )
-        return OperatorFacts(sqnorm, "given", None, None)
-    if isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED:  # a few operations: cheaper than a look-up
+        return OperatorFacts(sqnorm, Known.GIVEN, None, None)
+    if isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED:  # a few operations, cheaper than a cache look-up
         if parts(y)[0].shape != like.shape:  # a mask broadcasts, and would turn a grey measurement into colour
             raise ShapeError(
                 f"the measurement of shape {tuple(parts(y)[0].shape)} does not fit {type(physics).__name__}, whose "
@@ -77,7 +78,7 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
         return _in_range(_diagonal_facts(physics, like), physics)
     key, tensors = _fingerprint(physics, like)
     held = _cache.get(physics)
-    # The cache holds the tensors themselves, so that `is` cannot be fooled by reused memory.
+    # The cache holds the tensors themselves: a comparison by `is` then stays valid when memory is reused.
     if held is not None and held[0] == key and all(a is b for a, b in zip(held[1], tensors, strict=True)):
         return held[2]
     found = _in_range(_examine(physics, like.detach(), y), physics)
@@ -86,7 +87,7 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
 
 
 def _in_range(found: OperatorFacts, physics: LinearPhysics) -> OperatorFacts:
-    """Refuse a norm that is too large or too small for the precision; 0 is for the caller to judge."""
+    """Refuse a norm that is too large or too small for the precision. The caller handles 0."""
     reach = _REACH[found.sqnorm.dtype]
     for value in found.sqnorm.double().sqrt().tolist():
         if not (value == 0 or 1 / reach <= value <= reach):
@@ -98,8 +99,8 @@ def _out_of_scale(physics: LinearPhysics, norm: float, dtype: torch.dtype) -> Ph
     reach = _REACH[dtype]
     return PhysicsError(
         f"{type(physics).__name__} is out of scale for {str(dtype).removeprefix('torch.')}: ‖A‖ is about {norm:.3g}, "
-        f"and the squares that are computed need ‖A‖ from {1 / reach:.0e} to {reach:.0e}; divide A and y by ‖A‖, so "
-        "that it is near 1"
+        f"but its squares fit into this precision only for ‖A‖ from {1 / reach:.0e} to {reach:.0e}; divide A and y by "
+        "‖A‖, so that the norm is near 1"
     )
 
 
@@ -115,7 +116,7 @@ def _composed(physics: LinearPhysics) -> Callable[[Tensor], Tensor]:
 
 
 def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
-    """What tells that a physics has changed: its plain attributes by value, its tensors by identity and version."""
+    """A key that changes with the physics: plain attributes by value, tensors by identity and version."""
     tensors: list[Tensor] = []
     plain: list[Any] = [tuple(like.shape), like.dtype, like.device]
 
@@ -124,7 +125,7 @@ def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
             tensors.append(value)
         elif isinstance(value, int | float | complex | str):
             plain.append((name, value))
-        elif isinstance(value, np.ndarray | np.generic):  # NumPy counts no versions
+        elif isinstance(value, np.ndarray | np.generic):  # NumPy has no version counter
             plain.append(
                 (name, value.shape, str(value.dtype), hashlib.sha256(np.ascontiguousarray(value).data).digest())
             )
@@ -138,24 +139,24 @@ def _fingerprint(physics: nn.Module, like: Tensor) -> tuple[Any, list[Tensor]]:
 
     for name, module in physics.named_modules():
         if "noise_model" in name or "sensor_model" in name:
-            continue  # they do not enter A
+            continue  # they do not affect A
         derived = _DERIVED if isinstance(module, Downsampling) else set()
         ours = {k: v for k, v in sorted(vars(module).items()) if k not in derived and k not in _BOOKKEEPING}
         for key, value in {**ours, **module._buffers, **module._parameters}.items():
             if key not in derived:
                 add(f"{name}.{key}", value)
-    # A tensor made in inference mode does not count its changes: a fresh object never compares equal. Changes through
-    # ``.data`` are not counted either, and not seen: that is what it is for.
+    # A tensor made in inference mode has no version counter, so its entry never compares equal. Changes through
+    # ``.data`` are not counted either; this is the purpose of ``.data``.
     return (tuple(plain), tuple(object() if t.is_inference() else t._version for t in tensors)), tensors
 
 
 def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
-    # What is cached outlives the block that asked: autograd refuses tensors that were made in inference mode.
+    # The cache outlives the caller's inference mode, and autograd refuses tensors that were made in it.
     with torch.inference_mode(False), torch.no_grad(), full_precision():
         probes = _probes(like)
         mismatch = _check_linear(physics, like, y, probes)
         if isinstance(physics, DecomposablePhysics) and _is_diagonalised(physics, next(probes)):
-            # Cached, so nothing here may hold on to the physics, nor freeze a mask that is being learned.
+            # This is cached, so it must not keep the physics alive, nor freeze a learned mask.
             known = _diagonal_facts(physics, like)
             return OperatorFacts(known.sqnorm, known.sqnorm_kind, None, None, known.floor, mismatch)
         normal, exact = _fast_normal(physics, like)
@@ -163,21 +164,22 @@ def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
         if normal is not None and not agree(normal(probe), physics.A_adjoint_A(probe)):
             normal, exact = None, None
         if exact is not None:
-            floor = _floor(normal.power).to(like) if isinstance(normal, BlurNormal) and type(physics) is Blur else None
-            return OperatorFacts(exact.to(like), "exact", None, normal, floor, mismatch)
+            power = getattr(normal, "eigenvalues", None)
+            floor = None if power is None else _floor(power).to(like)
+            return OperatorFacts(exact.to(like), Known.EXACT, None, normal, floor, mismatch)
         composed = normal is None and not _own_normal_is_right(physics, probe)
         route = normal or (_composed(physics) if composed else physics.A_adjoint_A)
         sqnorm = lanczos_sqnorm(route, next(probes)) * SAFETY
-        return OperatorFacts(sqnorm, "estimated", None, normal, None, mismatch, composed)
+        return OperatorFacts(sqnorm, Known.ESTIMATED, None, normal, None, mismatch, composed)
 
 
 def _own_normal_is_right(physics: LinearPhysics, probe: Tensor) -> bool:
-    """Whether A_adjoint_A, which a physics may define anew, is A followed by A_adjoint."""
+    """Whether A_adjoint_A, which a physics may override, equals A followed by A_adjoint."""
     if type(physics).A_adjoint_A is LinearPhysics.A_adjoint_A:
         return True
     try:
         return agree(physics.A_adjoint_A(probe), physics.A_adjoint(physics.A(probe)))
-    except Exception:  # whatever a method that nobody called before raises: the two others were called and work
+    except Exception:  # an untested method may raise anything; A and A_adjoint were called and work
         return False
 
 
@@ -190,15 +192,15 @@ def _diagonal_facts(physics: DecomposablePhysics, like: Tensor) -> OperatorFacts
     if mask.numel() == 1 and not mask.requires_grad:
         scale = float(power)
         only = power.detach().to(like).reshape(1)
-        return OperatorFacts(only, "exact", scale, DiagonalNormal(power.detach().reshape(()), None), only)
+        return OperatorFacts(only, Known.EXACT, scale, DiagonalNormal(power.detach().reshape(()), None), only)
     batched = mask.ndim == power.ndim and mask.shape[0] == like.shape[0] and mask.ndim >= 4 and len(like) > 1
     sqnorm = power.detach().flatten(1).amax(1) if batched else power.detach().max().reshape(1)
     normal = DiagonalNormal(power, None if type(physics) is Inpainting else (physics.V, physics.V_adjoint))
-    return OperatorFacts(sqnorm.to(like), "exact", None, normal, _floor(power if batched else power[None]).to(like))
+    return OperatorFacts(sqnorm.to(like), Known.EXACT, None, normal, _floor(power if batched else power[None]).to(like))
 
 
 def _floor(power: Tensor) -> Tensor:
-    """The least entry of each row of |m|², less what rounding (of an FFT) may have added to it; (1,) or (B,)."""
+    """The smallest entry of each row of |m|², minus the possible rounding error of an FFT; (1,) or (B,)."""
     flat = power.detach().flatten(1)
     margin = 16 * torch.finfo(flat.dtype).eps * flat.amax(1)
     least = flat.amin(1)
@@ -206,7 +208,7 @@ def _floor(power: Tensor) -> Tensor:
 
 
 def _is_diagonalised(physics: DecomposablePhysics, probe: Tensor) -> bool:
-    """Whether the factors are orthonormal on a random image and AᵀA is what they say it is."""
+    """Whether the factors are orthonormal on a random image and give the true AᵀA."""
     mask = physics.mask
     if not isinstance(mask, Tensor):
         return False
@@ -215,7 +217,7 @@ def _is_diagonalised(physics: DecomposablePhysics, probe: Tensor) -> bool:
     actual = physics.A_adjoint(physics.A(probe))
     if not (agree(physics.V(physics.V_adjoint(probe)), probe) and agree(claimed, actual)):
         return False
-    # V could still be oblique; a power iteration is a lower bound of the norm and would exceed max |m|².
+    # V could still be oblique. Then a power iteration, a lower bound of the norm, would exceed max |m|².
     v = probe
     for _ in range(10):
         v = physics.A_adjoint_A(v / image_norm(v).clamp_min(1e-30))
@@ -223,22 +225,22 @@ def _is_diagonalised(physics: DecomposablePhysics, probe: Tensor) -> bool:
 
 
 def _probes(like: Tensor) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(20250614)  # its own stream: the caller's seed is left alone
-    while True:  # the same for every image, so that an image alone has the norm that it has in a batch
+    generator = torch.Generator().manual_seed(20250614)  # a separate stream keeps the caller's seed unchanged
+    while True:  # the same start for every image, so that a norm does not depend on the batch
         one = torch.randn(like.shape[1:], generator=generator, dtype=like.dtype).to(like.device)
         yield one.expand(like.shape).clone()
 
 
 def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator[Tensor]) -> float:
-    """Refuse what is no linear operator with an adjoint; how far the adjoint is off, relative to ‖Aa‖ ‖Ac‖."""
+    """Refuse an operator that is not linear or has a wrong adjoint. Returns its error relative to ‖Aa‖ ‖Ac‖."""
     a, b = next(probes), next(probes)
     image_a, image_b, both = physics.A(a), physics.A(b), physics.A(2 * a + b)
     name = type(physics).__name__
     for got, one, two in zip(parts(both), parts(image_a), parts(image_b), strict=True):
         if not agree(got, 2 * one + two):
             raise PhysicsError(
-                f"{name} is not linear: A(2a + b) differs from 2A(a) + A(b). Only linear operators have the "
-                "guarantees used here; move offsets and saturation out of A"
+                f"{name} is not linear: A(2a + b) differs from 2A(a) + A(b). The guarantees here hold for linear "
+                "operators only; move offsets and saturation out of A"
             )
     expected = [tuple(p.shape[1:]) for p in parts(image_a)]
     given = [tuple(p.shape[1:]) for p in parts(y)]
@@ -247,7 +249,7 @@ def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator
             f"{name} contradicts the measurement: A maps images {tuple(like.shape[1:])} to {expected}, "
             f"but y has {given}"
         )
-    # With 2a + b, not b: independent images are all but orthogonal, and hide a wrong scale or a wrong place.
+    # Use 2a + b, not b: independent images are almost orthogonal, which hides a wrong scale or position.
     left = sum(inner(p, q) for p, q in zip(parts(image_a), parts(both), strict=True))
     back = physics.A_adjoint(both)
     right = inner(a, back)
@@ -256,7 +258,7 @@ def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator
     if tiny or (back.isinf().any() and not back.isnan().any()):
         raise _out_of_scale(physics, sum(inner(p, p) for p in parts(image_a)) ** 0.5 / inner(a, a) ** 0.5, like.dtype)
     mismatch = abs(left - right) / max(scale, 1e-300)
-    if not mismatch <= REFUSED:  # also where it is NaN
+    if not mismatch <= REFUSED:  # also if it is NaN
         raise PhysicsError(
             f"A_adjoint of {name} is not the adjoint of A: ⟨Aa, Ac⟩ = {left:.6g} but ⟨a, AᵀAc⟩ = {right:.6g}. "
             f"{repair(physics, like)}"
@@ -267,7 +269,7 @@ def _check_linear(physics: LinearPhysics, like: Tensor, y: Any, probes: Iterator
 def _fast_normal(
     physics: LinearPhysics, like: Tensor
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | None] | tuple[None, None]:
-    """A route to AᵀA faster than the physics' own, if one is known, and ‖A‖² where that route gives it exactly."""
+    """A faster AᵀA than the physics' own, if one is known, and the exact ‖A‖² if this method gives it."""
     if isinstance(physics, Downsampling) and type(physics) is Downsampling and physics.filter is None:
         return SubsampleNormal(int(physics.factor)), like.new_ones(1)
     if isinstance(physics, Blur | Downsampling) and type(physics) in (Blur, Downsampling):

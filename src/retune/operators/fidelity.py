@@ -1,4 +1,4 @@
-"""What is known of a data fidelity ``d(u, y)``, as a function of u = Ax: convexity, constants, domain."""
+"""Facts about a data fidelity ``d(u, y)`` as a function of u = Ax: convexity, constants, domain."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ POSITIVE = (0.0, math.inf)
 
 @dataclass(frozen=True)
 class FidelityFacts:
-    """What is known of ``u ↦ d(u, y)`` for one measurement y.
-
-    A fidelity of yours states it by a method ``facts(y)``::
+    """Facts about ``u ↦ d(u, y)`` for one measurement y. Your own fidelity states them with a method ``facts(y)``::
 
         class Weighted(deepinv.optim.DataFidelity):
             \"\"\"``½‖w (u − y)‖²``.\"\"\"
@@ -43,19 +41,19 @@ class FidelityFacts:
                 high, low = float(self.w.max()) ** 2, float(self.w.min()) ** 2
                 return retune.FidelityFacts(lipschitz=high, convex=True, strong=low, how="½‖w(u − y)‖²")
 
-    It is trusted, tried on random images, and called "not checked" in certificates.
+    The statement is trusted, tested on random images, and called "not checked" in certificates.
 
     Attributes:
-        lipschitz: Lipschitz constant of ``∇_u d(u, y)`` on the domain, a number or a tensor (B,); None if there is
-            none, so that no step size is small enough.
+        lipschitz: Lipschitz constant of ``∇_u d(u, y)`` on the domain, a number or a tensor (B,); None if it does not
+            exist: then no step size is small enough.
         convex: whether d is convex in u.
         strong: m ≥ 0 such that ``d − (m/2)‖·‖²`` is still convex in u.
         domain: (low, high), the values of u for which all of this holds.
         has_prox: whether ``prox_d`` is exact.
         quadratic: whether d is ``(strong/2) ‖u − y‖²``.
         how: the reason, in one phrase.
-        checked: whether it holds by construction; ignored in a fidelity of yours.
-        instead: what to use where there is no Lipschitz constant.
+        checked: whether it holds by construction; ignored for your own fidelity.
+        instead: an alternative, if there is no Lipschitz constant.
     """
 
     lipschitz: float | Tensor | None
@@ -70,15 +68,15 @@ class FidelityFacts:
 
 
 def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None) -> FidelityFacts:
-    """What is known of a fidelity: deepinv's by exact type, another one as it states in ``facts(y)``.
+    """The facts about a fidelity: by exact type for deepinv's, otherwise from its method ``facts(y)``.
 
     Args:
         fidelity: the data fidelity.
         y: the measurement.
-        given: the Lipschitz constant that the user gave, if one was.
+        given: the Lipschitz constant from the user, or None.
 
     Raises:
-        InvalidParameterError: no Lipschitz constant exists, or none is known, or one was given that is too small.
+        InvalidParameterError: the Lipschitz constant does not exist, is unknown, or was given too small.
     """
     name = type(fidelity).__name__
     known = _of_deepinv(fidelity, y)
@@ -88,25 +86,25 @@ def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None
     if known is None:
         if given is None:
             raise InvalidParameterError(
-                f"the Lipschitz constant of {name} is not known: give the fidelity a method facts(y) that returns "
+                f"the Lipschitz constant of {name} is unknown: give the fidelity a method facts(y) that returns "
                 "retune.FidelityFacts(lipschitz=...), or give the number as ForwardBackward(..., lipschitz=...) or "
-                "DataTerm(..., lipschitz=...), so that the step size can be kept below 2/L; deepinv.optim.L2 has one"
+                "DataTerm(..., lipschitz=...), so that the step size stays below 2/L; deepinv.optim.L2 states its own"
             )
         number = float(given)
         if not 0 < number < math.inf:
             raise InvalidParameterError(f"lipschitz must be a positive finite number, got {given}")
-        return FidelityFacts(number, how="lipschitz=..., a number that was given")
+        return FidelityFacts(number, how="given by the user: lipschitz=...")
     if known.lipschitz is None:
         raise InvalidParameterError(
-            f"the gradient of {name} is not Lipschitz ({known.how}), so no step size is small enough, whatever "
-            f"lipschitz is given: the iteration would stop at a point that is no minimiser. Use {known.instead}"
+            f"the gradient of {name} is not Lipschitz ({known.how}), so no step size is small enough, for any value "
+            f"of lipschitz: the iteration would stop at a point that is not a minimiser. Use {known.instead}"
         )
     if given is None:
         return known
     own = float(torch.as_tensor(known.lipschitz).max())
     if not float(given) >= (1 - 1e-6) * own:
         raise InvalidParameterError(
-            f"lipschitz={given} was given, but the constant of {name} is {own:.6g} ({known.how}); leave it out"
+            f"lipschitz={given} was given, but the constant of {name} is {own:.6g} ({known.how}); leave lipschitz out"
         )
     return replace(known, lipschitz=float(given))
 
@@ -141,7 +139,7 @@ def _of_deepinv(fidelity: Any, y: Any) -> FidelityFacts | None:
 
 
 def _of_poisson(fidelity: Any, y: Tensor) -> FidelityFacts:
-    """deepinv's gradient is ``gain (1 − y/(u/gain + b))``, and its slope ``y/(u/gain + b)²`` is at most y/b² there."""
+    """deepinv's gradient is ``gain (1 − y/(u/gain + b))``; its slope ``y/(u/gain + b)²`` is at most y/b² for u ≥ 0."""
     gain, background = float(fidelity.d.gain), float(fidelity.d.bkg)
     if not background > 0:
         how = "it is unbounded where Ax = 0"
@@ -155,7 +153,7 @@ def _of_poisson(fidelity: Any, y: Tensor) -> FidelityFacts:
 
 
 def _together(parts: Sequence[FidelityFacts]) -> FidelityFacts:
-    """Of a sum over stacked measurements: the largest constant, and what all of them have."""
+    """Facts about a sum over stacked measurements: the largest constant, and the properties shared by all."""
     return FidelityFacts(
         lipschitz=max(float(torch.as_tensor(p.lipschitz).max()) for p in parts),
         convex=all(p.convex for p in parts),
@@ -179,7 +177,7 @@ def _describe_log_poisson(fidelity: LogPoissonLikelihood) -> dict:
     return {"N0": float(fidelity.N0), "mu": float(fidelity.mu)}
 
 
-# deepinv's own cannot describe themselves.
+# deepinv's fidelities have no describe method.
 kind_base("fidelity")(DataFidelity)
 register(L2, describe=_describe_l2)
 register(PoissonLikelihood, describe=_describe_poisson)

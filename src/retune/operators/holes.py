@@ -1,4 +1,4 @@
-"""Pixels that no measurement touches, filled in from those around them: where an iteration starts."""
+"""Fill unobserved pixels from their neighbours, for the start of an iteration."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 __all__ = ["fill", "holes_of", "without_gaps"]
 
-#: Times the share of its surroundings, by weight, that is known: from 1 on a hole takes their mean.
+#: Factor on the known share (by weight) of a hole's surroundings. From a product of 1 on, the hole takes their mean.
 _ENOUGH = 16
 
 
 def holes_of(physics: LinearPhysics) -> Tensor | None:
-    """Where the mask of an inpainting is 0, broadcastable to the image; None for any other operator."""
+    """The pixels where the mask of an inpainting is 0, broadcastable to the image; None for other operators."""
     mask = physics.mask if isinstance(physics, Inpainting) else None
     return mask.detach() == 0 if isinstance(mask, Tensor) and mask.ndim == 4 else None
 
 
 def without_gaps(y: Any, physics: LinearPhysics) -> Any:
-    """The measurement of an inpainting, with 0 for NaN and Inf where its mask is 0; any other as it is.
+    """The measurement of an inpainting, with NaN and Inf replaced by 0 where its mask is 0. Others stay unchanged.
 
     Cameras and other software write NaN where nothing was measured. The operator ignores these pixels, but 0·NaN is
     NaN.
@@ -34,13 +34,13 @@ def without_gaps(y: Any, physics: LinearPhysics) -> Any:
 
 
 def fill(x: Tensor, holes: Tensor) -> Tensor:
-    """`x` (B, C, H, W) with its holes filled in, channel by channel; the other pixels as they are.
+    """`x` (B, C, H, W) with its holes filled in, channel by channel. The other pixels stay unchanged.
 
-    A pyramid of averages of what is known, each level filled from the next coarser one (pull and push; Gortler,
-    Grzeszczuk, Szeliski and Cohen, *The Lumigraph*, SIGGRAPH 1996, §3.4), so that holes may be of any size; small ones
-    take the mean of the 5×5 around them with binomial weights (normalised convolution).
+    The known pixels form a pyramid of averages, and each level is filled from the next coarser one (pull and push;
+    Gortler, Grzeszczuk, Szeliski and Cohen, *The Lumigraph*, SIGGRAPH 1996, §3.4). So holes may have any size. A small
+    hole takes the mean of its 5×5 neighbourhood with binomial weights (normalised convolution).
     """
-    with torch.autocast(x.device.type, enabled=False):  # a start is no place to save bits, and lerp wants one dtype
+    with torch.autocast(x.device.type, enabled=False):  # keep full precision: lerp needs a single dtype
         return _fill(x, holes)
 
 
@@ -54,10 +54,10 @@ def _fill(x: Tensor, holes: Tensor) -> Tensor:
 
 
 def _level(x: Tensor, weight: Tensor) -> Tensor:
-    """A level of weighted means `x`, filled from the next one where its weight is below 1."""
+    """A level of weighted means `x`, filled from the next level where its weight is below 1."""
     if max(x.shape[-2:]) == 1:
         return x * (weight > 0)
-    # One pixel of the four that is known is enough to know the coarser one.
+    # A coarse pixel is known if at least one of its four pixels is known.
     coarse = avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
     mean = avg_pool2d(x * weight, 2, ceil_mode=True, count_include_pad=False)
     mean = mean / coarse.clamp_min(torch.finfo(x.dtype).tiny)

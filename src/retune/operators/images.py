@@ -1,4 +1,4 @@
-"""Which images an operator may have here: batches (B, C, H, W) of real numbers, in float32 or float64."""
+"""The supported images of an operator: batches (B, C, H, W) of real numbers, in float32 or float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMPLEX = (
 
 
 def parts(y: object) -> list[Tensor]:
-    """The tensors of a measurement: one, or those of deepinv's TensorList for stacked physics.
+    """The tensors of a measurement: a single one, or the entries of deepinv's TensorList for stacked physics.
 
     Raises:
         ShapeError: not a measurement.
@@ -36,7 +36,7 @@ def parts(y: object) -> list[Tensor]:
 
 
 def unsupported(image: Tensor) -> str | None:
-    """Why a back-projection ``Aᵀy`` is no batch of images that can be restored, and what to do; None if it is one."""
+    """The reason why a back-projection ``Aᵀy`` is not a supported batch of images, with advice; None if it is."""
     shape = tuple(image.shape)
     if len(shape) == 5 and 0 not in shape:
         return (
@@ -52,7 +52,7 @@ def unsupported(image: Tensor) -> str | None:
 
 
 def require_images(image: Tensor) -> None:
-    """Refuse a back-projection that is no batch of real images.
+    """Refuse a back-projection that is not a batch of real images.
 
     Raises:
         ShapeError: not (B, C, H, W), or empty.
@@ -80,7 +80,7 @@ def require_precision(y: object) -> None:
 
 
 def other_precision(y: object, physics: LinearPhysics) -> str | None:
-    """What to do where y and the tensors of the physics differ in precision; None where they do not."""
+    """Advice if y and the tensors of the physics differ in precision; else None."""
     given = {p.real.dtype if p.is_complex() else p.dtype for p in parts(y)}
     held: set[torch.dtype] = set()
     for name, tensor in (*physics.named_parameters(), *physics.named_buffers()):

@@ -1,4 +1,4 @@
-"""What kind of operator a deepinv physics is: the only place that asks its type."""
+"""The kind of a deepinv physics. Only this file asks its type."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from deepinv.physics import (
 )
 from torch import Tensor
 
-from retune.operators.blur import BlurNormal
+from retune.guarantee import Known
 from retune.operators.facts import OperatorFacts
 
 __all__ = ["eigenvalues", "kernel_of", "makes_pictures", "mask_of", "measured", "resizable", "with_kernel"]
 
-#: A picture may undershoot by this share of its largest value (resampling filters, sharpening).
+#: A picture may be negative by up to this share of its maximum (resampling filters, sharpening).
 _UNDERSHOOT = 0.5
 _POINTS = 8
 
@@ -55,19 +55,24 @@ def resizable(physics: Physics) -> bool:
 
 
 def eigenvalues(physics: LinearPhysics, found: OperatorFacts) -> Tensor | None:
-    """The eigenvalues of AᵀA, where A is diagonalised exactly; None elsewhere."""
-    if isinstance(found.normal, BlurNormal) and found.normal.mode == "circular" and found.normal.step == 1:
-        return found.normal.power
-    if isinstance(physics, DecomposablePhysics) and found.sqnorm_kind == "exact" and isinstance(physics.mask, Tensor):
+    """The eigenvalues of AᵀA if A is diagonalised exactly; else None."""
+    power = getattr(found.normal, "eigenvalues", None)
+    if power is not None:
+        return power
+    if (
+        isinstance(physics, DecomposablePhysics)
+        and found.sqnorm_kind == Known.EXACT
+        and isinstance(physics.mask, Tensor)
+    ):
         return physics.mask.detach().abs().square()
     return None
 
 
 def measured(physics: Physics, probes: Sequence[Tensor]) -> Tensor | None:
-    """Which values of y the image can change at all: booleans of the shape of y; None where y is a list.
+    """The values of y that depend on the image: booleans of the shape of y; None if y is a list.
 
-    A value that A sets to 0 whatever the image is (a masked pixel, also inside a composition; a ray beside the object)
-    is 0 for every random image in `probes`, and the others are not, with probability 1.
+    A may set a value to 0 for any image (a masked pixel, also inside a composition; a ray beside the object). Such a
+    value is 0 for every random image in `probes`; any other value is not, with probability 1.
     """
     seen: Tensor | None = None
     for probe in probes:
@@ -79,9 +84,9 @@ def measured(physics: Physics, probes: Sequence[Tensor]) -> Tensor | None:
 
 
 def makes_pictures(physics: Physics, like: Tensor) -> bool:
-    """Whether A makes nonnegative measurements of nonnegative images, up to the ringing of a filter.
+    """Whether A maps nonnegative images to nonnegative measurements, up to the ringing of a filter.
 
-    Random projections, Fourier data and differences do not: the range and the noise of a picture say nothing of them.
+    Random projections, Fourier data and differences do not: the usual range and noise of pictures do not apply.
     """
     generator = torch.Generator().manual_seed(20260105)
     pixels = like[0].numel()

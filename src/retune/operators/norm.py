@@ -18,15 +18,15 @@ FAILURE = 1e-6
 
 
 def lanczos_sqnorm(normal: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Largest Ritz value of AᵀA per image, shape (B,): never above ‖A‖² up to rounding; inf where AᵀA overflows.
+    """Largest Ritz value of AᵀA per image, shape (B,). Up to rounding it is at most ‖A‖². It is inf if AᵀA overflows.
 
-    The number of steps k makes the probability that ``SAFETY`` times the value is below ‖A‖² at most ``FAILURE``:
-    for a start uniform on the sphere of R^n, P(θ_k < (1 − ε)‖A‖²) ≤ 1.648 √n exp(−√ε (2k − 1))
-    (Kuczyński and Woźniakowski, SIAM J. Matrix Anal. Appl. 13(4):1094-1122, 1992).
+    With k steps, ``SAFETY`` times the value is below ‖A‖² with probability at most ``FAILURE``: for a start uniform on
+    the sphere of R^n, P(θ_k < (1 − ε)‖A‖²) ≤ 1.648 √n exp(−√ε (2k − 1)) (Kuczyński and Woźniakowski, SIAM J. Matrix
+    Anal. Appl. 13(4):1094-1122, 1992).
     """
     n = start[0].numel()
     epsilon = 1 - 1 / SAFETY
-    # Norms are of AᵀA/s, with s near ‖A‖²: the squares of what an operator of 1e10 returns do not fit into float32.
+    # Norms are computed for AᵀA/s with s near ‖A‖²: with ‖A‖ = 1e10, squares would overflow in float32.
     unit = start / image_norm(start).clamp_min(torch.finfo(start.dtype).tiny)
     first = normal(unit)
     scale = first.abs().amax((1, 2, 3), keepdim=True)
@@ -45,7 +45,7 @@ def lanczos_sqnorm(normal: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
         beta = image_norm(w)
         diagonal.append(alpha)
         off.append(beta)
-        # After an exact breakdown w is 0 and only zeros are appended, which leave the largest value alone.
+        # After an exact breakdown w is 0. Only zeros are appended, and the largest value does not change.
         previous, v = v, w / beta.clamp_min(tiny)
     main = torch.cat(diagonal, 1).flatten(1).double()
     side = torch.cat(off, 1).flatten(1).double()[:, :-1]

@@ -1,4 +1,4 @@
-"""Random pairs of images that can refute what is stated of a function; they prove nothing."""
+"""Random pairs of images that can refute a statement about a function. They cannot prove it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from retune._torch.batch import per_image_norm
+
 __all__ = ["steepest", "violates_firmness"]
 
-# By what share a difference must exceed a bound to refute it, beside rounding.
+# A difference refutes a bound if it exceeds it by this share, in addition to rounding.
 _SLACK = 1e-3
 _SIZES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 def _pairs(around: Tensor, scale: Tensor):
-    """Pairs at several distances: independent ones, and a multiple of one (which straddles the same thresholds)."""
+    """Pairs at several distances: independent images, and multiples of an image (which cross the same thresholds)."""
     generator = torch.Generator().manual_seed(20250615)
     for size in _SIZES:
         a, b = (
@@ -32,17 +34,18 @@ def _scale(like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def steepest(gradient: Callable[[Tensor], Tensor], around: Tensor) -> Tensor:
-    """The largest ``‖G(a) − G(b)‖/‖a − b‖`` found for a gradient G, per image, shape (B,): a lower bound of its
-    Lipschitz constant, less what rounding may have added.
+    """The largest ``‖G(a) − G(b)‖/‖a − b‖`` of a gradient G over the pairs, per image, shape (B,).
+
+    Minus the possible rounding error, it is a lower bound of the Lipschitz constant of G.
     """
     around = around.detach()
     rounding = 100 * torch.finfo(around.dtype).eps
     found = around.new_zeros(len(around))
     for a, b in _pairs(around, _scale(around)):
         one, two = gradient(a), gradient(b)
-        apart = torch.linalg.vector_norm((a - b).flatten(1), dim=1)
-        moved = torch.linalg.vector_norm((one - two).flatten(1), dim=1)
-        noise = rounding * torch.linalg.vector_norm(one.flatten(1), dim=1)
+        apart = per_image_norm(a - b)
+        moved = per_image_norm(one - two)
+        noise = rounding * per_image_norm(one)
         slope = (moved - noise) / apart.clamp_min(torch.finfo(around.dtype).tiny)
         found = torch.maximum(found, slope.nan_to_num(torch.inf))
     return found / (1 + _SLACK)
@@ -50,8 +53,9 @@ def steepest(gradient: Callable[[Tensor], Tensor], around: Tensor) -> Tensor:
 
 @torch.no_grad()
 def violates_firmness(prox: Callable[[Tensor], Tensor], like: Tensor) -> bool:
-    """Whether a prox is found not to be firmly nonexpansive, ``‖p − q‖² ≤ ⟨p − q, a − b⟩``, as a prox of a convex
-    function is.
+    """Whether a pair shows that a prox is not firmly nonexpansive, ``‖p − q‖² ≤ ⟨p − q, a − b⟩``.
+
+    The prox of a convex function is firmly nonexpansive.
     """
     like = like.detach()
     for a, b in _pairs(torch.zeros_like(like), _scale(like)):

@@ -1,4 +1,4 @@
-"""What is known of an operator, for some of the images of a batch."""
+"""Restricting the facts about an operator to some images of a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DiagonalNormal", "Restrictable", "rows"]
 
 @runtime_checkable
 class Restrictable(Protocol):
-    """A normal operator that knows what it is for some of its images."""
+    """A normal operator that can be restricted to some of its images."""
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """``AᵀA x``."""
@@ -47,5 +47,5 @@ class DiagonalNormal:
 
 
 def rows(constant: Tensor, index: Tensor, batch: int) -> Tensor:
-    """The entries of the images `index`, if a constant (with the axes of a batch of images) has one per image."""
+    """The entries for the images `index`, if a constant has one entry per image of the batch."""
     return constant[index] if batch > 1 and constant.ndim >= 4 and constant.shape[0] == batch else constant

@@ -1,4 +1,4 @@
-"""Priors that deepinv lacks. Each of them is an ordinary deepinv ``Prior``, too."""
+"""Priors beyond those of deepinv. Each is also an ordinary deepinv ``Prior``."""
 
 from retune.priors.base import AbstractPrior, BoundPrior, SynthesisPrior
 from retune.priors.capabilities import adapt, priors_of

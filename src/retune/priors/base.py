@@ -1,4 +1,4 @@
-"""What a prior can do, and how a map asks for it."""
+"""The interface of priors: their capabilities, and the functions that a map uses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
 from retune._registry.entries import kind_base
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import ScalarParameter
@@ -24,7 +25,7 @@ kind_base("network")(nn.Module)
 
 
 class Frame(Protocol):
-    """A tight frame ``x = D u`` with ``D Dᵀ = I``: how a state u that is not the image is turned into the image."""
+    """A tight frame ``x = D u`` with ``D Dᵀ = I``. It turns a state u of coefficients into the image x."""
 
     @property
     def orthonormal(self) -> bool:
@@ -33,7 +34,7 @@ class Frame(Protocol):
 
     @property
     def cropped(self) -> bool:
-        """Whether D cuts something off, so that several states have the same image."""
+        """Whether D crops the image, so that several states have the same image."""
         ...
 
     def synthesis(self, u: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class Frame(Protocol):
         ...
 
     def extension(self, x: Tensor) -> Tensor:
-        """A state with the image x that is a good start: ``D u = x``."""
+        """A good start: a state u with the image x, ``D u = x``."""
         ...
 
 
@@ -53,14 +54,14 @@ class Frame(Protocol):
 class BoundPrior:
     """A prior for one image shape, one layer and one strength γ: plain functions of the state u.
 
-    Calling a function twice with the same u gives the same result. What a prior cannot do is None.
+    A function called twice with the same u gives the same result. Functions that the prior does not have are None.
 
     Attributes:
         prox: ``v ↦ prox_{γg}(v)``, same shape as v.
         grad: ``u ↦ ∇g(u)`` (without γ), same shape as u.
         fn: ``u ↦ γ g(u)`` per image, shape (B,).
         fn_and_grad: ``u ↦ (γ g(u), ∇g(u))``, where both together cost less than one after the other.
-        frame: how a state becomes an image; None where the state is the image.
+        frame: the frame that turns a state into an image; None if the state is the image.
     """
 
     prox: Callable[[Tensor], Tensor] | None = None
@@ -71,12 +72,11 @@ class BoundPrior:
 
 
 class AbstractPrior(Prior, ABC):
-    r"""A prior that says what it can do. Every prior of ReTune is one, and yours can be.
+    r"""A prior that declares its capabilities. It is the base class of ReTune's priors, and can be that of yours.
 
-    It is an ordinary deepinv ``Prior``, too. Maps ask for the attributes below, and never for the class. A plain
-    deepinv ``Prior`` works without any of this: [`adapt`][retune.priors.adapt] reads what it can do from its methods.
-
-    A prior with a proximity operator of its own needs these few lines::
+    It is also an ordinary deepinv ``Prior``. Maps ask for the attributes below, never for the class. A plain deepinv
+    ``Prior`` works, too: [`adapt`][retune.priors.adapt] derives its capabilities from its methods. Your own prior with
+    a proximity operator needs these few lines::
 
         class Shrink(retune.AbstractPrior):
             has_prox = True
@@ -88,18 +88,20 @@ class AbstractPrior(Prior, ABC):
                 return retune.Convexity(strong=1.0, how="½‖x‖²")
 
     Attributes:
-        has_prox: whether [`bind`][retune.AbstractPrior.bind] gives a proximity operator (or what stands in its place,
-        such as a denoiser).
-        has_grad: whether it gives a gradient.
-        has_value: whether it gives a value.
-        may_expand: whether its prox (or the step along its gradient) may move two images apart, as a free denoiser
-            may. The restarts of such a map are damped by default, and it starts from an image without holes.
-        per_image: whether it treats every image of a batch as if it were alone.
-        uses_strength: whether γ has an effect. It has none on a denoiser; λ is not learned then.
-        on_coefficients: whether the state is not the image, but its coefficients in a frame (``BoundPrior.frame``).
-        shares_layers: whether one object serves all layers of a cycle, with a table of parameters for each.
-        alignment: tiles of a large image begin at multiples of this number of pixels, so that the prior does the same
-            on a tile as on the whole image.
+        has_prox: whether [`bind`][retune.AbstractPrior.bind] returns a proximity operator (or a substitute, such as a
+            denoiser).
+        has_grad: whether it returns a gradient.
+        has_value: whether it returns a value.
+        may_expand: whether its prox (or the step along its gradient) can increase the distance of two images, as an
+            unconstrained denoiser can. The restarts of such a map are damped by default, and the start has its holes
+            filled.
+        per_image: whether it treats every image of a batch independently of the others.
+        uses_strength: whether γ has an effect. It has none on a denoiser; λ is then not learned.
+        on_coefficients: whether the state consists of coefficients in a frame (``BoundPrior.frame``) and not of the
+            image itself.
+        shares_layers: whether one object serves all layers of a cycle, with a table of parameters for each layer.
+        alignment: tiles of a large image begin at multiples of this number of pixels, so that the prior acts on a tile
+            as on the whole image.
         trains_in_bfloat16: whether it computes in bfloat16 in train mode.
     """
 
@@ -116,36 +118,35 @@ class AbstractPrior(Prior, ABC):
 
     @abstractmethod
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
-        """The prior for images of one shape, in one layer of a cycle, at one strength. Parameters are taken once.
+        """The prior for images of one shape, in one layer of a cycle, at one strength. Parameters are read once.
 
         Args:
             shape: (B, C, H, W) of the images.
-            layer: which layer of the cycle, from 0.
+            layer: index of the layer in the cycle, from 0.
             gamma: γ = τλ, shape (), (1, 1, 1, 1) or (B, 1, 1, 1), with the dtype and the device of the images.
 
         Raises:
-            ShapeError: images that this prior is not made for.
+            ShapeError: the prior does not support images of this shape.
         """
 
     def bind_cycle(self, shape: Sequence[int], gammas: Sequence[Tensor]) -> Sequence[BoundPrior]:
-        """[`bind`][retune.AbstractPrior.bind] for the layers 0, 1, …: override it where the layers can share what is
-        computed."""
+        """[`bind`][retune.AbstractPrior.bind] for the layers 0, 1, …. Override it if layers can share computations."""
         return [self.bind(shape, layer, gamma) for layer, gamma in enumerate(gammas)]
 
     def per_layer(self, layers: int) -> Sequence[Prior]:
-        """The priors of a cycle with `layers` layers: one that serves them all, or copies with weights of their own.
+        """The priors of a cycle with `layers` layers: one prior for all of them, or copies with separate weights.
 
         Raises:
-            InvalidParameterError: it has parameters for another number of layers.
+            InvalidParameterError: the prior has parameters for a different number of layers.
         """
         return [self, *(copy.deepcopy(self) for _ in range(layers - 1))]
 
     def convexity(self) -> Convexity | None:
-        """What is known of g; None if nothing is."""
+        """The known convexity of g; None if unknown."""
         return None
 
     def smoothness(self, like: Tensor) -> Smoothness | None:
-        """What is known of ∇g, for images with the dtype and the device of `like`; None if nothing is."""
+        """The known constants of ∇g, for images with the dtype and the device of `like`; None if unknown."""
         return None
 
     def networks(self, shape: Sequence[int]) -> Sequence[Callable[[Tensor], Tensor]]:
@@ -153,7 +154,7 @@ class AbstractPrior(Prior, ABC):
         return ()
 
     def tunables(self) -> dict[str, ScalarParameter]:
-        """Scalars and small tables that can be tuned by hand or by a search (noise level, strength, weights)."""
+        """Scalars and small tables for tuning by hand or by a search (noise level, strength, weights)."""
         return {}
 
     def learned(self) -> dict[str, list]:
@@ -161,17 +162,16 @@ class AbstractPrior(Prior, ABC):
         return {name: p.value.flatten().tolist() for name, p in self.tunables().items()}
 
     def hold_scales(self) -> None:
-        """Stop learning what weights the scales of an image against each other; without scales, nothing happens."""
+        """Stop training the weights of the scales; a prior without scales does nothing."""
 
 
 class SynthesisPrior(AbstractPrior):
     r"""A prior on the coefficients u of a tight frame D, with ``x = D u`` and ``D Dᵀ = I``.
 
     Maps use [`bind`][retune.SynthesisPrior.bind], which is exact for every image size. As an ordinary deepinv prior on
-    images ([`fn`][retune.SynthesisPrior.fn],
-    [`prox`][retune.SynthesisPrior.prox]), it is the analysis form ``g(Dᵀx)``, whose prox is ``D prox_g(Dᵀ ·)`` exactly
-    when D is orthonormal:
-    one wavelet, sides divisible by ``2**levels``, and no margin.
+    images ([`fn`][retune.SynthesisPrior.fn], [`prox`][retune.SynthesisPrior.prox]) it is the analysis form ``g(Dᵀx)``.
+    The prox of this form is exactly ``D prox_g(Dᵀ ·)`` if D is orthonormal: one wavelet, sides divisible by
+    ``2**levels``, and no margin.
     """
 
     explicit_prior = True
@@ -211,7 +211,7 @@ class SynthesisPrior(AbstractPrior):
         """``prox_{γ g∘Dᵀ}(x)``, shape (B, C, H, W).
 
         Raises:
-            InvalidParameterError: D is not orthonormal for this image size, so that no closed form exists.
+            InvalidParameterError: D is not orthonormal for this image size, so there is no closed form.
         """
         bound = self._on_images(x, gamma)
         frame = bound.frame
@@ -220,10 +220,11 @@ class SynthesisPrior(AbstractPrior):
         if not frame.orthonormal:
             raise InvalidParameterError(
                 f"the image-domain prox has no closed form for images {tuple(x.shape[-2:])}: it needs one wavelet, "
-                "sides divisible by 2**levels and no margin. retune.ForwardBackward takes any, in the synthesis form"
+                "sides divisible by 2**levels and no margin. retune.ForwardBackward accepts any size, because it "
+                "uses the synthesis form"
             )
         return frame.synthesis(bound.prox(frame.analysis(x)))
 
     def _on_images(self, x: Tensor, gamma: float | Tensor) -> BoundPrior:
         strength = torch.as_tensor(gamma, dtype=x.dtype, device=x.device)
-        return self.bind(x.shape, 0, strength.reshape(-1, 1, 1, 1) if strength.ndim else strength)
+        return self.bind(x.shape, 0, over_images(strength, x.ndim) if strength.ndim else strength)

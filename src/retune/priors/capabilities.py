@@ -1,6 +1,6 @@
-"""What any prior can do: ReTune's own say it, and for deepinv's and yours it is read from their methods.
+"""The capabilities of any prior. ReTune's priors declare them; for others they are derived from the methods.
 
-This is the only place that knows the classes of deepinv's priors.
+Only this file knows the classes of deepinv's priors.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ __all__ = [
     "smoothness_of",
 ]
 
-#: deepinv's priors whose prox is exact, with the strong convexity of each: known by exact type.
+#: deepinv's priors with an exact prox, and their strong convexity, by exact type.
 _CLOSED_FORM = {L1Prior: 0.0, Tikhonov: 1.0, ZeroPrior: 0.0}
-#: deepinv's priors that have kinks: no number is a Lipschitz constant of their gradient.
+#: deepinv's priors with kinks: their gradient has no Lipschitz constant.
 _KINKED = (L1Prior, L12Prior, TVPrior, TVL1Prior, WaveletPrior)
-#: deepinv's priors that are a denoiser with a noise level of its own.
+#: deepinv's priors that wrap a denoiser with its own noise level.
 _HIDDEN_LEVEL = {PnP: "Denoiser", deepinv_priors.RED: "RED"}
 
 
 def adapt(prior: nn.Module) -> AbstractPrior:
-    """A prior as one that says what it can do: itself, or a view of a plain deepinv ``Prior``.
+    """A prior with declared capabilities: the prior itself, or a view of a plain deepinv ``Prior``.
 
     A plain ``Prior`` has a prox if its class defines ``prox`` (deepinv's default only approximates one), a gradient if
-    it defines ``grad`` or has a value, and a value if it defines ``fn`` or was made from a function. It may say more by
-    the same names as [`AbstractPrior`][retune.AbstractPrior]: ``may_expand``, ``per_image``, ``convexity()``,
-    ``smoothness(like)``,
-    ``describe()``. A subclass of one of ReTune's priors that defines another ``prox`` or ``grad``, and no ``bind``, is
-    taken as a plain prior: its own function is used.
+    it defines ``grad`` or has a value, and a value if it defines ``fn`` or was made from a function. It may declare
+    more under the names of [`AbstractPrior`][retune.AbstractPrior]: ``may_expand``, ``per_image``, ``convexity()``,
+    ``smoothness(like)``, ``describe()``. A subclass of a prior of ReTune that overrides ``prox`` or ``grad`` but not
+    ``bind`` counts as a plain prior: its own function is used.
 
     Raises:
-        InvalidParameterError: not a deepinv ``Prior``.
+        InvalidParameterError: `prior` is not a deepinv ``Prior``.
     """
     if not isinstance(prior, Prior):
         raise wrong_type("prior", prior, "a deepinv Prior", 'for example retune.priors.WaveletL12("db4", levels=4)')
+    # Deriving from AbstractPrior is how a prior says that it declares what it can do; asked here and in _Plain only.
     if isinstance(prior, AbstractPrior) and not _goes_before_bind(prior):
         return prior
     return _Plain(prior)
@@ -67,10 +67,10 @@ def priors_of(module: nn.Module) -> list[AbstractPrior]:
 
 
 def bind_cycle(priors: Sequence[Prior], shape: Sequence[int], gammas: Sequence[Tensor]) -> list[BoundPrior]:
-    """The priors of a cycle bound to images of `shape`, one for each γ; one prior serves all layers, or each its own.
+    """The priors of a cycle, bound to images of `shape`, one for each γ. Give one prior for all layers, or one each.
 
     Raises:
-        InvalidParameterError: a prior whose functions do not depend on their input alone.
+        InvalidParameterError: the output of a prior does not depend on its input alone.
     """
     if len(priors) == 1:
         bound = list(adapt(priors[0]).bind_cycle(shape, gammas))
@@ -80,10 +80,10 @@ def bind_cycle(priors: Sequence[Prior], shape: Sequence[int], gammas: Sequence[T
 
 
 def convexity_of(prior: Prior) -> Convexity | None:
-    """What is known of the function of a prior: by its exact type, or as its own ``convexity()`` states it.
+    """The known convexity of a prior: by its exact type, or from its own ``convexity()``.
 
-    What one of our classes states holds for objects of this class. A subclass may have changed anything, so it does not
-    inherit the statement: it makes one of its own, which is not checked.
+    A statement by a class of ReTune holds for objects of exactly this class. A subclass may have changed anything, so
+    it does not inherit the statement. It can make its own, which is not checked.
     """
     if type(prior) in _CLOSED_FORM and not is_changed(prior):
         return Convexity(_CLOSED_FORM[type(prior)], f"{type(prior).__name__}, closed form", checked=True)
@@ -91,22 +91,21 @@ def convexity_of(prior: Prior) -> Convexity | None:
 
 
 def smoothness_of(prior: Prior, like: Tensor) -> Smoothness | None:
-    """What is known of the gradient of a prior, in the same way."""
+    """The known constants of a prior's gradient, obtained in the same way."""
     if type(prior) is Tikhonov and not is_changed(prior):
         return Smoothness(like.new_ones(1), like.new_zeros(1), "½‖x‖²", checked=True)
     return _stated(prior, "smoothness", like)
 
 
 def is_inherited(prior: Prior) -> bool:
-    """Whether a prior would inherit a statement of our class that does not hold for it."""
+    """Whether a prior inherits a statement from a class of ReTune that need not hold for it."""
     return not is_as_made(prior) and any(stated_by_ours(prior, n) for n in ("convexity", "smoothness"))
 
 
 def require_prox(prior: Prior, by: str) -> AbstractPrior:
-    """The prior as one with a prox.
+    """The prior with declared capabilities, checked to have a prox.
 
-    Raises:
-        InvalidParameterError: it has none; the message says what to use, and how to declare one.
+    Raises: InvalidParameterError: it has no prox; the message names alternatives and shows how to declare a prox.
     """
     _check_level(prior, "Denoiser")
     hint = "take a gradient step on a smooth prior: retune.GradientStep(prior)"
@@ -117,17 +116,16 @@ def require_prox(prior: Prior, by: str) -> AbstractPrior:
 
 
 def require_grad(prior: Prior, by: str) -> AbstractPrior:
-    """The prior as one with a Lipschitz gradient.
+    """The prior with declared capabilities, checked to have a Lipschitz gradient.
 
-    Raises:
-        InvalidParameterError: it has none; the message says what to use, and how to declare one.
+    Raises: InvalidParameterError: it has no such gradient; the message names alternatives and shows how to declare one.
     """
     _check_level(prior, "RED")
     able = adapt(prior)
     if type(prior) in _KINKED:
         raise InvalidParameterError(
-            f"the gradient of {type(prior).__name__} jumps, so that no step size is small enough for {by}, whatever "
-            "prior_lipschitz is given; use its prox: retune.ForwardBackward(prior)"
+            f"the gradient of {type(prior).__name__} has jumps, so no step size is small enough for {by}, for any "
+            "value of prior_lipschitz; use its prox: retune.ForwardBackward(prior)"
         )
     if not able.has_grad:
         hint = "use retune.priors.Ridge or retune.priors.RED(denoiser, sigma), or its prox in retune.ForwardBackward"
@@ -138,8 +136,8 @@ def require_grad(prior: Prior, by: str) -> AbstractPrior:
 def _lacks(prior: object, by: str, capability: str, what: str, method: str, hint: str) -> InvalidParameterError:
     name = type(prior).__name__
     return InvalidParameterError(
-        f"{by} needs a prior with {what} ({capability}), got {name}, which has none; {hint}. In a class of yours, "
-        f"define {method} in a deepinv Prior, or set {capability} = True and return it from bind(...) in a "
+        f"{by} needs a prior with {what} ({capability}), got {name}, which has none; {hint}. In your own class, define "
+        f"{method} in a deepinv Prior, or set {capability} = True and return it from bind(...) in a "
         "retune.AbstractPrior"
     )
 
@@ -148,7 +146,8 @@ def _check_level(prior: Prior, instead: str) -> None:
     for kind in _HIDDEN_LEVEL:
         if isinstance(prior, kind):
             raise InvalidParameterError(
-                f"deepinv's {type(prior).__name__} prior hides its noise level, so it cannot be learned; write "
+                f"deepinv's {type(prior).__name__} prior does not expose its noise level, so it cannot be learned; "
+                "write "
                 f"retune.priors.{instead}(prior.denoiser, sigma=10 / 255)"
             )
 
@@ -159,18 +158,20 @@ def _stated(prior: Prior, name: str, *given: Tensor) -> Any:
     if fact is None or is_as_made(prior):
         return fact
     if stated_by_ours(prior, name):
-        return None if fact.checked else fact  # a proof is not inherited; a guess is one as before
+        # A proof is not inherited; a guess is one as before. That no constant is known, as of an energy, is no proof.
+        unknown = getattr(fact, "lipschitz", 0.0) is None
+        return fact if not fact.checked else replace(fact, checked=False) if unknown else None
     return replace(fact, checked=False)
 
 
 def _goes_before_bind(prior: AbstractPrior) -> bool:
-    """Whether a function on images was redefined further down than the one that maps use."""
+    """Whether a subclass redefined a function on images after the function that maps use."""
     own = min(definer(prior, n) for n in ("bind", "bind_cycle", "bind_coefficients", "_function"))
     return any(definer(prior, name) < own for name in ("prox", "grad"))
 
 
 def _steady(prior: Prior, bound: BoundPrior, shape: Sequence[int], gamma: Tensor) -> BoundPrior:
-    """The same, its functions without a memory."""
+    """The same prior with functions that keep no memory."""
     if is_ours(prior) or (type(prior) in _CLOSED_FORM and not is_changed(prior)):
         return bound
     like = torch.zeros(tuple(shape), dtype=gamma.dtype, device=gamma.device)
@@ -183,12 +184,12 @@ def _steady(prior: Prior, bound: BoundPrior, shape: Sequence[int], gamma: Tensor
 
 
 def _defines(prior: Prior, name: str) -> bool:
-    """Whether a function is another one than deepinv's default."""
+    """Whether a function differs from deepinv's default."""
     return name in vars(prior) or getattr(type(prior), name) is not getattr(Potential, name)
 
 
 class _Plain(AbstractPrior):
-    """A view of a deepinv prior: its own methods, with the strength in the shape that they take."""
+    """A view of a deepinv prior: it calls the prior's own methods with the strength in the right shape."""
 
     def __init__(self, prior: Prior):
         super().__init__()
@@ -207,11 +208,11 @@ class _Plain(AbstractPrior):
 
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
         prior: Any = self.prior
-        # deepinv's wavelets take one number an image, (B,), and no other shape
+        # deepinv's wavelets accept only one number per image, (B,)
         strength: Any = gamma.flatten() if isinstance(prior, WaveletPrior) else gamma
         return BoundPrior(
             prox=(lambda v: prior.prox(v, gamma=strength)) if self.has_prox else None,
-            # deepinv's Potential.grad sets requires_grad_ on what it is given, so it gets a view of its own.
+            # deepinv's Potential.grad calls requires_grad_ on its input, so it gets a separate view.
             grad=(lambda u: prior.grad(u.view_as(u))) if self.has_grad else None,
             fn=(lambda u: prior.fn(u) * strength.flatten()) if self.has_value else None,
         )

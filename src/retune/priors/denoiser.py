@@ -1,8 +1,9 @@
-"""Plug-and-Play: any denoiser in the place of a proximity operator, or of a gradient."""
+"""Plug-and-Play: any denoiser in place of a proximity operator or of a gradient."""
 
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -26,18 +27,17 @@ from retune.priors.noise_level import check_range, doubt_noise_level, noise_leve
 
 __all__ = ["RED", "Denoiser", "DenoiserPrior"]
 
-#: Share of its range by which a σ at an end of it is moved inside, where it has a derivative and can be learned.
+#: A σ at an end of its range is moved inside by this share of the range. There it has a derivative and can be learned.
 _INSIDE = 1e-3
 
 
 class DenoiserPrior(AbstractPrior):
-    """What [`Denoiser`][retune.priors.Denoiser] and [`RED`][retune.priors.RED] share: the denoiser, its noise level(s),
-    and the checks.
+    """Common base of [`Denoiser`][retune.priors.Denoiser] and [`RED`][retune.priors.RED], with the checks.
 
     Attributes:
         denoiser: the network.
-        sigma: its noise level on the scale of the image, one number or one per layer of the cycle; None if it takes
-            none.
+        sigma: its noise level on the scale of the image, one number or one per layer of the cycle; None for a denoiser
+            without noise level.
         trains_in_bfloat16: whether the network computes in bfloat16 in train mode.
     """
 
@@ -59,16 +59,18 @@ class DenoiserPrior(AbstractPrior):
         require("denoiser", denoiser, nn.Module, "a denoiser (nn.Module)", hint)
         if isinstance(denoiser, Prior):
             raise InvalidParameterError(
-                f"denoiser must be a network, got the prior {type(denoiser).__name__}; take the network out of it "
-                "(deepinv's PnP keeps it as prior.denoiser)"
+                f"denoiser must be a network, got the prior {type(denoiser).__name__}; give the network inside it "
+                "(for deepinv's PnP, prior.denoiser)"
             )
         self.explicit_prior = False
         self.denoiser = denoiser.eval()
         self.learn_denoiser = learn_denoiser
         if not isinstance(bfloat16, bool):
-            raise wrong_type("bfloat16", bfloat16, "True or False", "True computes the network in it while it trains")
+            raise wrong_type(
+                "bfloat16", bfloat16, "True or False", "True computes the network in bfloat16 in train mode"
+            )
         self.trains_in_bfloat16 = bfloat16
-        self.training = False  # deepinv's algorithms keep priors in lists, where their train() and eval() find none
+        self.training = False  # deepinv's algorithms keep priors in lists, which train() and eval() do not reach
         for parameter in denoiser.parameters():
             parameter.requires_grad_(learn_denoiser)
         self.sigma: ScalarParameter | None = None
@@ -76,17 +78,17 @@ class DenoiserPrior(AbstractPrior):
             self.sigma = _noise_levels(sigma, sigma_range or getattr(denoiser, "sigma_range", None), learn_sigma)
 
     def fn(self, x: Tensor, *args, **kwargs) -> Tensor:
-        """A denoiser is not known to belong to a function.
+        """Refused: a denoiser need not be the prox of a function.
 
         Raises:
             InvalidParameterError: always.
         """
         raise InvalidParameterError(
-            f"{type(self).__name__} has no value, only a denoiser; a prior with both is retune.priors.Ridge"
+            f"{type(self).__name__} has no value, only a denoiser; retune.priors.Ridge has both"
         )
 
     def train(self, mode: bool = True):
-        """The denoiser stays in eval mode: dropout or batch statistics would make every layer another map."""
+        """The denoiser stays in eval mode: dropout or batch statistics would make every layer a different map."""
         super().train(mode)
         self.denoiser.eval()
         return self
@@ -96,16 +98,15 @@ class DenoiserPrior(AbstractPrior):
         return {} if self.sigma is None else {"sigma": self.sigma}
 
     def per_layer(self, layers: int) -> Sequence[DenoiserPrior]:
-        """The prior of a cycle: one that shares the network, with one σ per layer (itself, if it has that already).
+        """The prior of a cycle: it shares the network and has one σ per layer. If this prior already fits, it is used.
 
-        Raises:
-            InvalidParameterError: σ was given for another number of layers.
+        Raises: InvalidParameterError: σ was given for a different number of layers.
         """
         sizes = [table.raw.numel() for table in self.tunables().values()]
         if any(n not in (1, layers) for n in sizes):
             raise InvalidParameterError(
-                f"the prior has parameters for {max(sizes)} layers, the map has a cycle of {layers}: give one number, "
-                f"or {layers}"
+                f"the prior has parameters for {max(sizes)} layers, but the map has a cycle of {layers} layers: give "
+                f"one number, or {layers} numbers"
             )
         if all(n == layers for n in sizes):
             return [self]
@@ -119,35 +120,41 @@ class DenoiserPrior(AbstractPrior):
         count = 1 if self.sigma is None else self.sigma.raw.numel()
         return [self._network(shape, self._sigma(layer)) for layer in range(count)]
 
+    @property
+    def _sigma_range(self) -> tuple[float, float] | None:
+        """The noise levels that the denoiser takes; None if any."""
+        low, high = (0.0, math.inf) if self.sigma is None else self.sigma.interval
+        return None if math.isinf(high) else (low, high)
+
     def _sigma(self, layer: int) -> Tensor | None:
         return None if self.sigma is None else _entry(self.sigma(), layer)
 
     @abstractmethod
     def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """What one layer applies to images of `shape`, at the noise level `sigma`, its parameters taken once."""
+        """The function that one layer applies to images of `shape` at noise level `sigma`. Parameters are read once."""
 
     def _at(self, x: Tensor, sigma: float | Tensor | None) -> Callable[[Tensor], Tensor]:
-        """For deepinv's calls: σ given there goes before the prior's own."""
+        """For calls from deepinv: their σ takes precedence over the prior's own."""
         given = None if sigma is None or self.sigma is None else self._level(x, sigma)
         return self._function(x.shape, 0, self._sigma(0) if given is None else given)
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """A σ that was given with the images, looked at (a tensor on an accelerator is not: that would stall it)."""
-        if isinstance(self.sigma, Bounded) and (not isinstance(sigma, Tensor) or sigma.device.type == "cpu"):
-            check_range(sigma, self.sigma.low, self.sigma.high)
+        """A σ given with the images, checked. A tensor on an accelerator is not checked: that would stall it."""
+        if self._sigma_range and (not isinstance(sigma, Tensor) or sigma.device.type == "cpu"):
+            check_range(sigma, *self._sigma_range)
         return noise_level(sigma, x).flatten()
 
     def _network(self, shape: Sequence[int], sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """The denoiser for images of `shape`: σ in place, a grey network run on every channel, its output checked."""
+        """The denoiser for images of `shape`, with σ set and checked output. A grey network runs on every channel."""
         batch, channels = shape[:2]
         known = getattr(self.denoiser, "channels", None)
         known = known if isinstance(known, int) else None
         split = known == 1 and channels > 1
         if known is not None and known != channels and not split:
             raise ShapeError(
-                f"{type(self.denoiser).__name__} denoises images of {known} channels, the problem has images "
-                f"{tuple(shape)} of {channels}; use a denoiser for {channels} channel(s), or a grey one, which is run "
-                "on every channel"
+                f"{type(self.denoiser).__name__} denoises images with {known} channel(s), but the images "
+                f"{tuple(shape)} have {channels}; use a denoiser for {channels} channel(s), or a grey denoiser, which "
+                "is applied to every channel"
             )
         levels = () if sigma is None else (sigma.flatten(),)
         if levels and split:
@@ -155,7 +162,7 @@ class DenoiserPrior(AbstractPrior):
         elif levels:
             levels = (levels[0].expand(batch),)
         plain = partial(self._call, levels=levels)
-        call: Callable[[Tensor], Tensor] | None = None  # known after the first call, whose output is looked at
+        call: Callable[[Tensor], Tensor] | None = None  # set by the first call, whose output is checked
 
         def denoise(x: Tensor) -> Tensor:
             nonlocal call
@@ -170,19 +177,19 @@ class DenoiserPrior(AbstractPrior):
             out = (call or plain)(inside)
             if version is not None and x._version != version:
                 raise InvalidParameterError(
-                    f"{type(self.denoiser).__name__} changes its input in place, and the iteration still needs it: its "
-                    "equilibrium would be another one. Let it work on x.clone()"
+                    f"{type(self.denoiser).__name__} changes its input in place, but the iteration still needs this "
+                    "input: the equilibrium would change. Let it work on x.clone()"
                 )
             if not isinstance(out, Tensor) or out.shape != inside.shape:
                 given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ShapeError(
-                    f"{type(self.denoiser).__name__} must return an image of the shape it is given, "
-                    f"{tuple(inside.shape)}, and returned {given}"
+                    f"{type(self.denoiser).__name__} must return an image of its input's shape {tuple(inside.shape)}, "
+                    f"but returned {given}"
                 )
             if out.dtype != inside.dtype:
                 raise InvalidParameterError(
-                    f"{type(self.denoiser).__name__} must return an image in floating point, as it is given, and "
-                    f"returned one in {out.dtype}"
+                    f"{type(self.denoiser).__name__} must return an image in floating point like its input, but "
+                    f"returned {out.dtype}"
                 )
             if torch.is_grad_enabled() and x.requires_grad and not reaches(out, x):
                 raise CutGradientError(
@@ -200,10 +207,10 @@ class DenoiserPrior(AbstractPrior):
         return denoise
 
     def _call(self, x: Tensor, levels: Sequence[Tensor]) -> Tensor:
-        """The network itself; torch's complaint about channels in the words of images."""
+        """The network itself. torch's error about channels is explained in terms of images."""
         coarse = self.trains_in_bfloat16 and self.training and not wants_full_precision()
         try:
-            # The iteration itself stays in the precision of the images; autocast leaves float64 alone.
+            # The iteration itself keeps the precision of the images. autocast does not change float64.
             with torch.autocast(x.device.type, torch.bfloat16) if coarse else nullcontext():
                 out = self.denoiser(x, *(level.to(x) for level in levels))
             return out.to(x.dtype) if isinstance(out, Tensor) and out.is_floating_point() else out
@@ -212,22 +219,22 @@ class DenoiserPrior(AbstractPrior):
             if own != x.dtype:
                 kind = type(self.denoiser).__name__
                 raise InvalidParameterError(
-                    f"{kind} has weights in {own}, the images are in {x.dtype}: convert one, with "
+                    f"{kind} has weights in {own}, but the images are {x.dtype}: convert one of them, with "
                     f"denoiser.to({x.dtype}) or images.to({own})"
                 ) from error
             if "channels" not in str(error):
                 raise
             raise ShapeError(
                 f"{type(self.denoiser).__name__} cannot take images {tuple(x.shape)} with {x.shape[1]} channel(s): "
-                f"{error}. Use a denoiser for as many channels; one for grey images is run on every channel if it has "
-                "an attribute channels = 1"
+                f"{error}. Use a denoiser for this number of channels. A grey denoiser is applied to every channel if "
+                "it has an attribute channels = 1"
             ) from error
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; weights and noise levels are in the state dict.
 
         Raises:
-            InvalidParameterError: a network whose class is not registered.
+            InvalidParameterError: the class of the network is not registered.
         """
         network = description(self.denoiser)
         given = {"type": type(self).__name__, "denoiser": network, "learn_denoiser": self.learn_denoiser}
@@ -235,7 +242,7 @@ class DenoiserPrior(AbstractPrior):
         if self.sigma is None:
             return given | {"sigma": None}
         learned = {"learn_sigma": self.sigma.raw.requires_grad, "sigma": _plain(self.sigma)}
-        bounds = {"sigma_range": [self.sigma.low, self.sigma.high]} if isinstance(self.sigma, Bounded) else {}
+        bounds = {} if self._sigma_range is None else {"sigma_range": list(self._sigma_range)}
         return given | learned | bounds
 
 
@@ -244,29 +251,30 @@ class Denoiser(DenoiserPrior):
     r"""``prox ← (1 − α)x + α D_σ(x)``: Plug-and-Play.
 
     In [`ForwardBackward`][retune.ForwardBackward] this gives ``T(x) = D_σ(x − τ∇f(x))`` (PnP-FBS; Venkatakrishnan,
-    Bouman,
-    Wohlberg, *Plug-and-Play priors for model based reconstruction*, GlobalSIP 2013). The strength γ = τλ has no effect:
-    a denoiser has σ instead, which is learned through the equilibrium, and α, the averaging of Ryu et al. (*Plug-and-
-    Play methods provably converge with properly trained denoisers*, ICML 2019), a knob also for denoisers without σ.
+    Bouman, Wohlberg, *Plug-and-Play priors for model based reconstruction*, GlobalSIP 2013). The strength γ = τλ has no
+    effect. A denoiser has two other parameters, learned through the equilibrium: its noise level σ, and α, the
+    averaging of Ryu et al. (*Plug-and-Play methods provably converge with properly trained denoisers*, ICML 2019),
+    which also adjusts denoisers without σ.
 
-    Nothing is known in advance of the convergence for a free denoiser; the residual says whether an image settled.
+    For an unconstrained denoiser, convergence is not known in advance; the residual shows whether an image settled.
 
     Args:
         denoiser: any ``nn.Module(x, sigma)`` (deepinv denoisers, [`weights`][retune.weights]), or ``nn.Module(x)`` with
-            ``sigma=None``. A grey one of known channel count is run on every channel of a colour image.
-        sigma: noise level on the scale of the image; a sequence gives one per layer of an untied cycle, None calls the
-            denoiser without it.
-        strength: α in (0, 1); a sequence gives one per layer, None leaves the denoiser as it is (α = 1).
+            ``sigma=None``. A denoiser known to be grey is applied to every channel of a colour image.
+        sigma: noise level on the scale of the image. A sequence gives one per layer of an untied cycle; None calls the
+            denoiser without a noise level.
+        strength: α in (0, 1). A sequence gives one per layer; None means α = 1.
         learn_sigma: whether σ is trained.
         learn_strength: whether α is trained.
         learn_denoiser: whether the weights of the denoiser are trained; sets ``requires_grad`` of its parameters.
-        sigma_range: (low, high), the values that σ may take; the denoiser's own ``sigma_range`` by default, else any
-            positive number. A σ within a thousandth of the range of an end starts that far inside: it can be learned.
-        bfloat16: compute the network in bfloat16 in train mode (autocast; ``net.train()``, as [`fit`][retune.fit] calls
-            it): up to twice as fast where the hardware knows it. State, operator, weights and their updates keep their
-            precision, and in eval mode everything does. Iterates in training then rest up to a relative change of 2e-3
-            to 3e-3 per block (measured with the shipped networks), so [`fit`][retune.fit] refuses it beside a tolerance
-            that asks for more; the gradient of the weights differs by about 10 % at an equilibrium.
+        sigma_range: (low, high), the allowed values of σ. Default: the denoiser's own ``sigma_range`` if it has one,
+            else any positive number. A σ at an end of the range starts a thousandth of the range inside, so that it can
+            be learned.
+        bfloat16: compute the network in bfloat16 in train mode (autocast). This is up to twice as fast on hardware that
+            supports it. State, operator, weights and their updates keep their precision, and so does everything in eval
+            mode. Iterates in training then settle only to a relative change of 2e-3 to 3e-3 per block (measured with
+            the shipped networks), so [`fit`][retune.fit] refuses bfloat16 together with a smaller tolerance. The
+            gradient of the weights differs by about 10 % at an equilibrium.
 
     Raises:
         InvalidParameterError: no network, σ outside its range, α outside (0, 1).
@@ -307,7 +315,7 @@ class Denoiser(DenoiserPrior):
         """See [`AbstractPrior`][retune.AbstractPrior]; γ has no effect.
 
         Raises:
-            ShapeError: images with a number of channels that the denoiser cannot take.
+            ShapeError: the denoiser does not support the number of channels.
         """
         return BoundPrior(prox=self._function(shape, layer, self._sigma(layer)))
 
@@ -323,7 +331,7 @@ class Denoiser(DenoiserPrior):
 
         Args:
             x: images (B, C, H, W).
-            sigma: instead of the prior's own, a number or one per image.
+            sigma: a number, or one per image, in place of the prior's own.
         """
         return self._at(x, sigma)(x)
 
@@ -342,14 +350,14 @@ class RED(DenoiserPrior):
     r"""``∇R ← x − D_σ(x)``: regularisation by denoising, for [`GradientStep`][retune.GradientStep].
 
     Romano, Elad, Milanfar, *The little engine that could*, SIAM J. Imaging Sci. 10(4), 2017. For a gradient-step
-    denoiser (``D = I − ∇g``) it is the gradient of g; for any other it is a map, not a gradient (Reehorst and
-    Schniter, IEEE TCI 5(1), 2019), and the equilibrium is that of the map.
+    denoiser (``D = I − ∇g``) it is the gradient of g. For any other denoiser it is a map but not a gradient (Reehorst
+    and Schniter, IEEE TCI 5(1), 2019): the equilibrium then need not minimise an objective.
 
     Args:
         denoiser: as for [`Denoiser`][retune.priors.Denoiser].
         sigma: as for [`Denoiser`][retune.priors.Denoiser].
-        lipschitz: what is taken as the Lipschitz constant of ``x − D_σ(x)`` for the step size. 2 is right for a
-            nonexpansive D; it is not checked.
+        lipschitz: the Lipschitz constant of ``x − D_σ(x)`` for the step size. 2 is correct for a nonexpansive D. It is
+            not checked.
         learn_sigma: whether σ is trained.
         learn_denoiser: whether the weights of the denoiser are trained.
         sigma_range: as for [`Denoiser`][retune.priors.Denoiser].
@@ -389,13 +397,13 @@ class RED(DenoiserPrior):
         """See [`AbstractPrior`][retune.AbstractPrior].
 
         Raises:
-            ShapeError: images with a number of channels that the denoiser cannot take.
+            ShapeError: the denoiser does not support the number of channels.
         """
         return BoundPrior(grad=self._function(shape, layer, self._sigma(layer)))
 
     def smoothness(self, like: Tensor) -> Smoothness:
-        """The constant that was given: it is not checked."""
-        how = f"{type(self).__name__}: a number that was given"
+        """The given constant, which is not checked."""
+        how = f"{type(self).__name__}: the constant was given"
         return Smoothness(like.new_tensor([self.lipschitz_guess]), None, how, row="any denoiser")
 
     def grad(self, x: Tensor, sigma: float | Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from retune._registry.describe import description
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require
 from retune.guarantee import Smoothness
@@ -37,22 +37,22 @@ class _Network(Protocol):
 class Energy(AbstractPrior):
     r"""``R_σ(x)`` of an [`EnergyNet`][retune.networks.EnergyNet]: smooth, bounded from below, with value and gradient.
 
-    No constant of its gradient is known, and none is needed: ``retune.GradientStep(Energy(net))`` searches for its step
-    sizes ([`Descent`][retune.Descent]). The objective ``f + λR_σ`` never rises, whatever was learned.
+    No Lipschitz constant of its gradient is known or needed: ``retune.GradientStep(Energy(net))`` searches for its step
+    sizes ([`Descent`][retune.Descent]). The objective ``f + λR_σ`` never rises, for any learned weights.
 
     For Gaussian noise of level s in the image, ``σ = s`` and ``λ = 1`` make ``½‖x − y‖² + λR_σ(x)`` a denoising
     problem. For another data term ``‖Ax − y‖²/(2s²)``, begin with ``λ = 1/σ²``.
 
-    It is an ordinary deepinv ``Prior``, too: ``fn(x, sigma)`` and ``grad(x, sigma)``.
+    It is also an ordinary deepinv ``Prior``: ``fn(x, sigma)`` and ``grad(x, sigma)``.
 
     Args:
         network: the energy. A grey one is applied to every channel of a colour image, and the values are added.
-        sigma: noise level for which the energy is taken, on the scale of the image.
+        sigma: noise level of the energy, on the scale of the image.
         learn_sigma: whether σ is trained.
         learn_network: whether the weights of the network are trained.
 
     Raises:
-        InvalidParameterError: a network without an energy, or σ out of its range.
+        InvalidParameterError: the network has no energy, or σ is out of its range.
     """
 
     explicit_prior = True
@@ -81,32 +81,27 @@ class Energy(AbstractPrior):
 
     @property
     def alignment(self) -> int:  # type: ignore[override]
-        """See [`AbstractPrior`][retune.AbstractPrior]: the network folds the image, so tiles keep to its grid."""
+        """See [`AbstractPrior`][retune.AbstractPrior]: the network folds the image, so tiles must follow its grid."""
         return int(getattr(self.network, "alignment", 1))
 
     def describe(self) -> dict:
-        """Constructor arguments as plain data; weights and σ are in the state dict."""
-        return {
-            "type": "Energy",
-            "network": description(self.network),
-            "learn_sigma": self.sigma.raw.requires_grad,
-            "learn_network": self.learn_network,
-        }
+        """Constructor arguments as plain data. Weights and σ are in the state dict."""
+        return by_arguments(self, without=("sigma",), learn_sigma=self.sigma.raw.requires_grad)
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundPrior:
         """R at one noise level (one per image), for images shaped as `like` (B, C, H, W).
 
         Args:
             sigma: noise level: a number, a tensor () or (B,); None takes the prior's own.
-            like: an image whose shape, dtype and device are taken.
+            like: an image with the shape, dtype and device to use.
 
         Raises:
-            ShapeError: images of other channels.
+            ShapeError: wrong number of channels.
         """
         network = cast(_Network, self.network)
         level = self.sigma().to(like).reshape(1, 1, 1, 1) if sigma is None else noise_level(sigma, like)
         if like.ndim != 4:
-            raise ShapeError(f"an energy is of images (B, C, H, W), got {tuple(like.shape)}")
+            raise ShapeError(f"an energy needs images (B, C, H, W), got shape {tuple(like.shape)}")
         batch, channels = like.shape[:2]
         if network.channels != 1 or channels == 1:
             bound = network.at(level, like)
@@ -138,7 +133,7 @@ class Energy(AbstractPrior):
         )
 
     def smoothness(self, like: Tensor) -> Smoothness:
-        """See [`AbstractPrior`][retune.AbstractPrior]: arbitrarily often differentiable, no constant."""
+        """See [`AbstractPrior`][retune.AbstractPrior]: infinitely differentiable, without a known constant."""
         return Smoothness(None, None, "½‖N‖² of a smooth network", checked=True, row="explicit energy")
 
     def tunables(self) -> dict[str, ScalarParameter]:

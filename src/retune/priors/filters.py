@@ -14,29 +14,29 @@ from retune.errors import InvalidParameterError, ShapeError, require_whole
 
 __all__ = ["BoundFilters", "FilterBank"]
 
-# Frequencies per axis at which the symbol is sampled, at least this many times the degree of |ŵ|².
+# Minimum number of sampled frequencies per axis, as a multiple of the degree of |ŵ|².
 _OVERSAMPLING = 12
-# Side of the blocks that the last transposed convolution writes at once; one output channel alone uses no vector unit.
+# Side of the blocks that the last transposed convolution writes at once: a single output channel is not vectorised.
 _FOLD = 4
 
 
 class FilterBank(nn.Module):
     r"""``W x = (w_i * x)_i`` with zero-mean filters and ``‖W‖ ≤ 1`` for images of every size.
 
-    The filters are a multi-convolution, ``W = W_J ∘ … ∘ W_1`` with small kernels, which makes large filters from few
-    weights (Goujon et al., IEEE TCI 2023). Responses are taken where the whole filter fits into the image ("valid"),
-    so no value outside the image is invented.
+    The filters are a multi-convolution ``W = W_J ∘ … ∘ W_1`` of small kernels: large filters with few weights (Goujon
+    et al., IEEE TCI 2023). Responses are computed only where the whole filter fits into the image ("valid"), so no
+    value outside the image is needed.
 
-    ``‖W‖²`` is at most the largest value over all frequencies of the symbol ``λ_max(Σ_i ŵ_i ŵ_iᴴ)``, because the
-    valid responses are part of those on the infinite grid. The symbol is sampled on a grid of M×M frequencies; for
-    a unit vector v, ``vᴴ(Σ_i ŵ_i ŵ_iᴴ)v`` is a trigonometric polynomial of degree d in each variable (d + 1 the side
-    of the filters), and such a polynomial exceeds its largest sample by at most ``1/cos(πd/M)`` per variable
-    (Ehlich and Zeller, Math. Z. 86, 1964). The filters are divided by the square root of that bound. So the bound is
-    proved, up to rounding, and training cannot break it.
+    ``‖W‖²`` is at most the maximum over all frequencies of the symbol ``λ_max(Σ_i ŵ_i ŵ_iᴴ)``, because the valid
+    responses are part of those on the infinite grid. The symbol is sampled on a grid of M×M frequencies. For a unit
+    vector v, ``vᴴ(Σ_i ŵ_i ŵ_iᴴ)v`` is a trigonometric polynomial of degree d in each variable, where d + 1 is the side
+    of the filters. Such a polynomial exceeds its largest sample at most by the factor ``1/cos(πd/M)`` per variable
+    (Ehlich and Zeller, Math. Z. 86, 1964). The filters are divided by the square root of this bound. So ``‖W‖ ≤ 1`` is
+    proved, up to rounding, for any trained weights.
 
     Args:
-        channels: channels of the image, features in between, number of filters.
-        sizes: odd or even side of the kernels of each convolution.
+        channels: channels of the image, intermediate features, number of filters.
+        sizes: side of the kernels of each convolution, odd or even.
 
     Attributes:
         reach: side of the composed filters minus one.
@@ -57,21 +57,17 @@ class FilterBank(nn.Module):
         for a, b, s in zip(channels, channels[1:], sizes, strict=False):
             self.weights.append(nn.Parameter(torch.randn(b, a, s, s) / math.sqrt(a * s * s)))
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {"channels": list(self.channels), "sizes": list(self.sizes)}
-
     def kernels(self) -> Tensor:
         """The composed, normalised filters (N, C, reach + 1, reach + 1), as cross-correlations."""
         return _compose(self._normalised())
 
     def bind(self, dtype: torch.dtype, device: torch.device) -> BoundFilters:
-        """Normalise once, for many applications to images of this dtype and device."""
+        """Normalise once, for repeated use on images of this dtype and device."""
         weights = [w.to(device, dtype) for w in self._normalised()]
         return BoundFilters(tuple(weights), _folded(weights[0]), self.channels[0], self.reach)
 
     def _normalised(self) -> list[Tensor]:
-        # A first filter without mean makes every composed filter one.
+        # If the first filters have zero mean, all composed filters have.
         first = self.weights[0] - self.weights[0].mean((2, 3), keepdim=True)
         weights = [first, *self.weights[1:]]
         scale = norm_bound(_compose(weights)).clamp_min(1e-20).rsqrt()
@@ -92,7 +88,7 @@ def norm_bound(kernels: Tensor) -> Tensor:
         steps = torch.arange(degree + 1, device=kernels.device, dtype=torch.float64)
         phase = -2 * math.pi / grid * (rows * steps[:, None] + columns * steps[None, :])
         probe = torch.polar(torch.ones_like(phase), phase) * direction[:, None, None]
-    # At the largest sample the symbol is |Σ_c v_c ŵ_ic|², and v may be held fixed: the derivative is the same.
+    # At the largest sample the symbol is |Σ_c v_c ŵ_ic|². The derivative is the same for fixed v.
     parts = torch.view_as_real(probe).to(kernels.dtype)
     response = torch.einsum("ncij,cijr->nr", kernels, parts)
     return response.square().sum() / math.cos(math.pi * degree / grid) ** 2
@@ -111,7 +107,7 @@ class BoundFilters:
         """``W x``: (B, C, H, W) → (B, N, H − reach, W − reach).
 
         Raises:
-            ShapeError: an image of other channels, or smaller than a filter.
+            ShapeError: the channels differ, or the image is smaller than a filter.
         """
         self.check(x.shape)
         for w in self.weights:
@@ -119,10 +115,10 @@ class BoundFilters:
         return x
 
     def check(self, shape: Sequence[int]) -> None:
-        """Whether images of this shape can be filtered.
+        """Refuse images of a shape that cannot be filtered.
 
         Raises:
-            ShapeError: other channels, or smaller than a filter.
+            ShapeError: the channels differ, or the images are smaller than a filter.
         """
         if len(shape) != 4 or shape[1] != self.channels or min(shape[-2:]) <= self.reach:
             raise ShapeError(
@@ -143,7 +139,7 @@ class BoundFilters:
 
 
 def _compose(weights: Sequence[Tensor]) -> Tensor:
-    """One filter bank that does what the convolutions do one after the other."""
+    """A single filter bank equal to the composition of the convolutions."""
     composed = weights[0]
     for w in weights[1:]:
         images = composed.transpose(0, 1)
@@ -152,7 +148,7 @@ def _compose(weights: Sequence[Tensor]) -> Tensor:
 
 
 def _folded(weight: Tensor) -> Tensor:
-    """Filters that compute the transposed convolution for `_FOLD`×`_FOLD` pixels at a time, as output channels."""
+    """Filters that compute the transposed convolution for blocks of `_FOLD`×`_FOLD` pixels, as output channels."""
     filters, channels, k, _ = weight.shape
     before = -(-(k - 1) // _FOLD) * _FOLD
     side = before + _FOLD

@@ -1,4 +1,4 @@
-"""Priors and denoisers that remember something between two calls: found out, and isolated where that is possible."""
+"""Detect priors and denoisers that keep a memory between calls, and isolate it if possible."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from retune.priors.origin import is_ours
 
 __all__ = ["is_known", "snapshot", "steady"]
 
-# Relative differences of two calls with the same input: above the first, the state of the module is restored after
-# every call; above the second, in spite of that, the module is refused.
+# Limits on the relative difference of two calls with the same input. Above the first, the state of the module is
+# restored after every call. If the difference still exceeds the second, the module is refused.
 _ROUNDING, _REFUSED = 16.0, 1e-9
-# What a module was found to be, in train mode and in eval mode: whether its state has to be restored.
+# Cached result per module, for train mode and eval mode: whether its state must be restored.
 _found: weakref.WeakKeyDictionary[nn.Module, dict[bool, bool]] = weakref.WeakKeyDictionary()
 _BOOKKEEPING = frozenset(vars(nn.Module())) | {"training"}
 
@@ -25,22 +25,22 @@ _BOOKKEEPING = frozenset(vars(nn.Module())) | {"training"}
 def steady(
     module: nn.Module, function: Callable[[Tensor], Tensor], shape: Sequence[int], like: Tensor, name: str
 ) -> Callable[[Tensor], Tensor]:
-    """`function`, which calls `module`, such that the same input always gives the same output.
+    """A version of `function`, which calls `module`, that returns the same output for the same input.
 
-    An iteration has an equilibrium only if its layers depend on nothing but the state. A prox that goes on from where
-    its last call ended (as deepinv's ``TVPrior`` does) breaks that. The function is called three times, for two inputs
-    in turn, once for every module; ReTune's own modules are known, and are not called. Where the outputs differ, the
-    state of the module (attributes, buffers) is put back after each call.
+    An iteration has an equilibrium only if its layers depend on the state alone. A prox that continues from its last
+    call, such as deepinv's ``TVPrior``, violates this. For each module the function is tested once, with three calls on
+    two alternating inputs; ReTune's own modules need no test. If the outputs differ, the state of the module
+    (attributes, buffers) is restored after each call.
 
     Args:
-        module: what might remember something.
-        function: what is called; it computes in `module`.
+        module: the module that may keep a memory.
+        function: the function to call; it uses `module`.
         shape: shape of its inputs.
         like: a tensor with their dtype and device.
-        name: how a message calls the function.
+        name: name of the function in messages.
 
     Raises:
-        InvalidParameterError: the outputs differ although the state of the module was put back.
+        InvalidParameterError: the outputs differ although the state of the module was restored.
     """
     if is_ours(module):
         return function
@@ -56,10 +56,9 @@ def steady(
             change = _differ(_isolated(module, function), shape, like)
             if not change <= max(_REFUSED, 100 * torch.finfo(like.dtype).eps):
                 raise InvalidParameterError(
-                    f"{name} gives another result when it is called again with the same image (relative change "
-                    f"{change:.1e}): it is random, or it remembers something between calls that is not in its "
-                    "attributes or buffers. The iteration would have no equilibrium; use one that depends on its "
-                    "input alone"
+                    f"{name} gives a different result for the same image (relative change {change:.1e}): it is "
+                    "random, or it keeps a memory outside its attributes and buffers. The iteration would have no "
+                    "equilibrium; use a prior or denoiser that depends on its input alone"
                 )
         known[mode] = restores
     return _isolated(module, function) if known[mode] else function
@@ -78,7 +77,7 @@ def _differ(function: Callable[[Tensor], Tensor], shape: Sequence[int], like: Te
 
 
 def _isolated(module: nn.Module, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`function`, after which the attributes and buffers of `module` are as before."""
+    """A version of `function` that leaves the attributes and buffers of `module` unchanged."""
 
     def call(x: Tensor) -> Tensor:
         undo = snapshot(module)
@@ -91,12 +90,12 @@ def _isolated(module: nn.Module, function: Callable[[Tensor], Tensor]) -> Callab
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether ``steady`` has nothing left to try on a module, in its present mode."""
+    """Whether ``steady`` has already tested a module in its present mode."""
     return is_ours(module) or module.training in _found.get(module, {})
 
 
 def snapshot(module: nn.Module) -> Callable[[], None]:
-    """Notes the attributes and buffers of a module and of its parts; the function returned puts them back."""
+    """Save the attributes and buffers of a module and its submodules. The returned function restores them."""
     parts: list[tuple[nn.Module, dict[str, Any], dict[str, Tensor | None]]] = []
     contents: list[tuple[Any, Any]] = []
     for part in module.modules():
@@ -119,7 +118,7 @@ def snapshot(module: nn.Module) -> Callable[[], None]:
 
 
 def _note(value: Any, contents: list[tuple[Any, Any]]) -> None:
-    """Copies what may be changed in place: tensors, lists and dictionaries, and what is in them."""
+    """Copy values that can change in place: tensors, lists and dictionaries, recursively."""
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         contents.append((value, value.detach().clone()))
     elif isinstance(value, list | dict):

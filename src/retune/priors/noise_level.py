@@ -1,4 +1,4 @@
-"""One way to read a noise level, for every denoiser."""
+"""Reading and checking the noise level of a denoiser."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retune._torch.batch import over_images
 from retune.errors import DoubtfulWarning, InvalidParameterError, require_real, wrong_type
 
 __all__ = ["check_range", "doubt_noise_level", "noise_level"]
 
 
-def doubt_noise_level(sigma: float | Sequence[float]) -> None:
+def doubt_noise_level(sigma: float | Sequence[float], stacklevel: int = 4) -> None:
     """Warn of a standard deviation above 1, that is, above the whole range [0, 1] of intensities.
+
+    Args:
+        sigma: one level or several.
+        stacklevel: how many calls above here the user's line is.
 
     Warns:
         DoubtfulWarning: one that was probably meant on a scale of 0…255.
@@ -28,7 +33,7 @@ def doubt_noise_level(sigma: float | Sequence[float]) -> None:
             f"sigma={largest:g} is more noise than the whole range [0, 1] of intensities: for a level of {largest:g} "
             f"on images of 0…255 give sigma={largest:g}/255 = {largest / 255:.4f}, and divide the images by 255 too",
             DoubtfulWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
@@ -37,7 +42,7 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
 
     Raises:
         InvalidParameterError: negative, NaN or infinite; a tensor that is neither a scalar nor one number per image.
-            (The values of a tensor on an accelerator are not looked at: that would stall it in every iteration.)
+            (Values of a tensor on an accelerator are not checked: that would stall every iteration.)
     """
     if not isinstance(sigma, Tensor):
         value = require_real("sigma", sigma)
@@ -53,14 +58,13 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
             f"sigma must be finite and ≥ 0 on the scale of the image, got values from {float(sigma.min())} to "
             f"{float(sigma.max())}"
         )
-    return sigma.to(x.device, x.dtype).reshape(-1, 1, 1, 1)
+    return over_images(sigma.to(x.device, x.dtype), x.ndim)
 
 
 def check_range(sigma: Any, low: float, high: float) -> None:
-    """Whether noise levels, a number or several, are such as a denoiser takes.
+    """Refuse noise levels that a denoiser does not support.
 
-    Raises:
-        InvalidParameterError: one outside [low, high], or no number.
+    Raises: InvalidParameterError: a level is not a number, or outside [low, high].
     """
     try:
         levels = torch.as_tensor(sigma, dtype=torch.float64)
@@ -70,5 +74,6 @@ def check_range(sigma: Any, low: float, high: float) -> None:
     if not bool(((levels >= low - slack) & (levels <= high + slack)).all()):
         raise InvalidParameterError(
             f"sigma={sigma} is outside the range of this denoiser, {low:.4g} ≤ sigma ≤ {high:.4g} on the scale of the "
-            "image (images are in [0, 1]: divide a level of 0…255 by 255); sigma_range= overrides the range"
+            "image (images are in [0, 1]: divide a level on 0…255 by 255); the argument sigma_range overrides this "
+            "range"
         )

@@ -1,4 +1,4 @@
-"""Whether an object is exactly what its package made: facts that were proved of a class hold for nothing else."""
+"""Tests whether an object is unmodified: the proved facts of a class hold only then."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["definer", "descends_from_ours", "is_as_made", "is_changed", "is_ours
 
 
 def is_ours(module: nn.Module) -> bool:
-    """Whether an object is of a class of this package (not of a subclass), none of whose methods were replaced."""
+    """Whether an object is of a class of this package (not of a subclass) and has no replaced method."""
     return _package(type(module)) == "retune" and not is_changed(module)
 
 
 def is_as_made(module: nn.Module) -> bool:
-    """Whether this holds for all its parts, too; those of torch are known as well."""
+    """Whether this also holds for all submodules; modules of torch are accepted, too."""
     return is_ours(module) and all(
         is_ours(m) or (type(m).__module__.startswith("torch.nn.modules.") and not is_changed(m))
         for m in module.modules()
@@ -23,13 +23,13 @@ def is_as_made(module: nn.Module) -> bool:
 
 
 def is_changed(module: nn.Module) -> bool:
-    """Whether a method of an object was replaced by another function, or a hook was put on it."""
+    """Whether a method of an object was replaced, or has a hook."""
     replaced = any(callable(value) and hasattr(type(module), name) for name, value in vars(module).items())
     return replaced or bool(module._forward_hooks) or bool(module._forward_pre_hooks)
 
 
 def definer(instance: Any, name: str) -> int:
-    """Where a method comes from: -1 for the object itself, else the place of the class in its order of resolution."""
+    """The origin of a method: -1 for the object itself, else the index of its class in the resolution order."""
     if name in vars(instance):
         return -1
     kinds = type(instance).__mro__
@@ -37,7 +37,7 @@ def definer(instance: Any, name: str) -> int:
 
 
 def descends_from_ours(instance: Any, base: type) -> bool:
-    """Whether a class of this package other than `base` is among those that an object was made from."""
+    """Whether an object's base classes include a class of this package other than `base`."""
     kinds = type(instance).__mro__
     return any(k is not base and issubclass(k, base) and _package(k) == "retune" for k in kinds)
 

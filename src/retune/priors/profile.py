@@ -16,11 +16,11 @@ __all__ = ["BoundProfile", "Profile"]
 
 CONVEX = "convex"
 CONVEXITY = (CONVEX, "weakly convex")
-#: The noise level at which the parameters mean what they say.
+#: The reference noise level of the parameters.
 SIGMA_0 = 25 / 255
-#: Between these noise levels the polynomials are followed: those of the recipe. Beyond, they would go anywhere.
+#: The polynomials are used between these noise levels, which the training covered. Beyond them they are unreliable.
 SIGMA_RANGE = (2 / 255, 55 / 255)
-# Powers of log(σ/σ₀) beyond the second are divided by powers of this, so that all are of one size at σ = σ₀/12.
+# Powers of log(σ/σ₀) above the second are divided by powers of this, so that all are equally large at σ = σ₀/12.
 _REACH = 2.5
 _LOG_LIMIT = 40.0
 
@@ -28,23 +28,25 @@ _LOG_LIMIT = 40.0
 class Profile(nn.Module):
     r"""N even potentials ``ψ_i`` whose derivative is an odd linear spline, with curvature bounded by construction.
 
-    ``ψ_i'(t) = Σ_j c_ij clip(t, −T_ij, T_ij)``: linear between knots ``0 < T_i1 < … < T_iJ``, with slope ``s_ij``
-    on piece j, and constant beyond the last knot. The slopes are confined,
+    ``ψ_i'(t) = Σ_j c_ij clip(t, −T_ij, T_ij)``: linear between knots ``0 < T_i1 < … < T_iJ``, with slope ``s_ij`` on
+    piece j, and constant beyond the last knot. The slopes are bounded,
 
     - convex: ``0 < s_ij < μ(σ)``, so ψ is convex;
     - weakly convex: ``−1 < s_ij < μ(σ)``, so ``ψ + ½t²`` is convex,
 
-    and ``max_ij |s_ij|`` bounds ``|ψ''|``. Knots scale with the noise level, ``T_ij(σ) = T_j σ / a_i(σ)``, and
-    ``log μ`` and ``log a_i`` are polynomials in ``log σ`` from 2/255 to 55/255, and constant beyond: for more noise the
-    potentials scale with it, ``ψ_σ(t) = s² ψ_{σ/s}(t/s)``, for less they fade as its variance, ``ψ_σ = s² ψ_{σ/s}``, so
-    that an image without noise stays as it is. Source of the idea: Goujon, Neumayer, Unser, *Learning weakly convex
-    regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (there: one profile, σ-splines).
+    and ``max_ij |s_ij|`` bounds ``|ψ''|``. Knots scale with the noise level, ``T_ij(σ) = T_j σ / a_i(σ)``, and ``log
+    μ`` and ``log a_i`` are polynomials in ``log σ`` from 2/255 to 55/255, and constant outside. Above this range the
+    potentials scale with the noise, ``ψ_σ(t) = s² ψ_{σ/s}(t/s)``. Below it they decrease with its variance, ``ψ_σ = s²
+    ψ_{σ/s}``, so an image without noise stays unchanged. Source of the idea: Goujon, Neumayer, Unser, *Learning weakly
+    convex regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (who use one profile with splines in
+    σ).
 
     Args:
         filters: N.
         knots: J.
         convexity: "convex" or "weakly convex".
-        powers: coefficients of the polynomials in ``log σ``; 1 for one law at all noise levels.
+        powers: number of coefficients of the polynomials in ``log σ``; 1 uses the same potentials, scaled, at all noise
+            levels.
     """
 
     def __init__(self, filters: int, knots: int = 4, convexity: str = "convex", powers: int = 3):
@@ -66,10 +68,6 @@ class Profile(nn.Module):
         with torch.no_grad():
             self.scale[:, 0] = math.log(4.0)
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {"knots": self.knots, "convexity": self.convexity, "powers": self.powers}
-
     def bind(self, sigma: Tensor) -> BoundProfile:
         """The potentials at noise levels σ (1 or B, 1, 1, 1), on the scale of the image."""
         low, high = SIGMA_RANGE
@@ -89,7 +87,7 @@ class Profile(nn.Module):
 
 
 def _exp(exponent: Tensor) -> Tensor:
-    """Positive and finite, whatever the optimiser does."""
+    """A positive and finite exponential, for any value that the optimiser reaches."""
     return exponent.clamp(-_LOG_LIMIT, _LOG_LIMIT).exp()
 
 
@@ -109,7 +107,7 @@ class BoundProfile:
 
     @property
     def curvature(self) -> tuple[Tensor, Tensor]:
-        """(least, greatest) value of ψ'' per image, shape (B,); beyond the last knot it is 0."""
+        """(minimum, maximum) of ψ'' per image, shape (B,); beyond the last knot ψ'' is 0."""
         flat = self.slopes.flatten(1)
         return flat.amin(1).clamp_max(0), flat.amax(1).clamp_min(0)
 
@@ -136,7 +134,7 @@ class BoundProfile:
         return total
 
 
-# On a CPU a few channels at a time: what is read again is still in the processor's cache.
+# On a CPU a few channels at a time, so that values read again are still in the processor's cache.
 _SLICE = 4
 
 
@@ -146,7 +144,7 @@ def _slices(r: Tensor) -> list[slice]:
 
 
 class _Derivative(Function):
-    """``Σ_j c_j clip(r, −T_j, T_j)``. Autograd would keep and mask one state per knot; this keeps r alone."""
+    """``Σ_j c_j clip(r, −T_j, T_j)``. Autograd would store and mask one state per knot; this stores r only."""
 
     @staticmethod
     def forward(r, limits, jumps):
@@ -170,7 +168,7 @@ class _Derivative(Function):
     def backward(ctx, grad):  # type: ignore[override]
         r, limits, jumps = ctx.saved_tensors
         learned = any(ctx.needs_input_grad[1:])
-        if torch.is_grad_enabled():  # a second derivative may be wanted, or torch.func is at work
+        if torch.is_grad_enabled():  # a second derivative may be needed, or torch.func is active
             return _recorded_backward(grad, r, limits, jumps, learned)
         grad_r = torch.empty_like(r)
         by_limit = r.new_zeros(r.shape[0], *limits.shape[1:]) if learned else None
@@ -222,7 +220,7 @@ class _Derivative(Function):
 def _recorded_backward(
     grad: Tensor, r: Tensor, limits: Tensor, jumps: Tensor, learned: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The same backward pass in operations that autograd records, nothing in place."""
+    """The same backward pass in operations that autograd records, without in-place changes."""
     slope, by_limit, by_jump = torch.zeros_like(r), [], []
     for j in range(limits.shape[2]):
         limit, jump = limits[:, :, j], jumps[:, :, j]

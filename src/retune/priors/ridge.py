@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import Positive, ScalarParameter
@@ -26,14 +27,13 @@ __all__ = ["BoundRidge", "Ridge"]
 
 @register
 class Ridge(AbstractPrior):
-    r"""``R_σ(x) = Σ_i Σ_p ψ_{i,σ}((w_i * x)_p)``, smooth, with the constants of its gradient known.
+    r"""``R_σ(x) = Σ_i Σ_p ψ_{i,σ}((w_i * x)_p)``, a smooth function whose gradient has known constants.
 
-    With ``‖W‖ ≤ 1`` (``FilterBank``) and ``m ≤ ψ'' ≤ M``
-    (``Profile``), ``∇R = Wᵀψ'(W·)`` is ``max(M, −m)``-Lipschitz and R is ``−m``-weakly
-    convex: convex for ``convexity="convex"``, and such that ``R + ½‖·‖²`` is convex for ``"weakly convex"``. So
-    ``½‖x − y‖² + R`` is convex in both cases. This holds by construction, whatever the training does.
+    With ``‖W‖ ≤ 1`` (``FilterBank``) and ``m ≤ ψ'' ≤ M`` (``Profile``), ``∇R = Wᵀψ'(W·)`` is ``max(M, −m)``-Lipschitz
+    and R is ``−m``-weakly convex. R is convex for ``convexity="convex"``; for ``"weakly convex"``, ``R + ½‖·‖²`` is
+    convex. So ``½‖x − y‖² + R`` is convex in both cases. This holds by construction, for any trained weights.
 
-    It is an ordinary deepinv ``Prior``, too: ``fn(x, sigma)`` and ``grad(x, sigma)``.
+    It is also an ordinary deepinv ``Prior``: ``fn(x, sigma)`` and ``grad(x, sigma)``.
 
     Args:
         channels: channels of the image (1 grey, 3 colour).
@@ -41,8 +41,8 @@ class Ridge(AbstractPrior):
         sizes: sides of the kernels of the multi-convolution.
         knots: pieces of the spline on each side of 0.
         convexity: "convex" or "weakly convex".
-        powers: coefficients of the polynomials in log σ that the potentials follow.
-        sigma: noise level for which the potentials are taken, on the scale of the image; learnable.
+        powers: number of coefficients of the polynomials in log σ for the potentials.
+        sigma: noise level of the potentials, on the scale of the image; learnable.
         learn_sigma: whether σ is trained.
         learn_filters: whether filters and potentials are trained.
     """
@@ -80,22 +80,21 @@ class Ridge(AbstractPrior):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data; weights and σ are in the state dict."""
-        return {
-            "type": "Ridge",
-            "channels": self.channels,
-            "features": list(self.filters.channels[1:]),
-            "sizes": list(self.filters.sizes),
-            **self.profile.describe(),
-            "learn_sigma": self.sigma.raw.requires_grad,
-            "learn_filters": self.learn_filters,
-        }
+        return by_arguments(
+            self,
+            without=("sigma",),
+            features=self.filters.channels[1:],
+            sizes=self.filters.sizes,
+            **{name: getattr(self.profile, name) for name in ("knots", "convexity", "powers")},
+            learn_sigma=self.sigma.raw.requires_grad,
+        )
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundRidge:
-        """R at one noise level (one per image), its constants computed once, for images shaped as `like`.
+        """R at one noise level (or one per image), with constants computed once, for images shaped as `like`.
 
         Args:
             sigma: noise level: a number, a tensor () or (B,); None takes the prior's own.
-            like: an image (B, C, H, W) whose dtype and device are taken.
+            like: an image (B, C, H, W) with the dtype and device to use.
         """
         level = self.sigma().to(like).reshape(1, 1, 1, 1) if sigma is None else noise_level(sigma, like)
         return BoundRidge(self.filters.bind(like.dtype, like.device), self.profile.bind(level))
@@ -108,14 +107,14 @@ class Ridge(AbstractPrior):
         """See [`AbstractPrior`][retune.AbstractPrior]: filters and potentials are bound once for all layers.
 
         Raises:
-            ShapeError: images of other channels, or smaller than a filter.
+            ShapeError: the channels differ, or the images are smaller than a filter.
         """
         ridge = self.at(None, gammas[0])
         ridge.filters.check(shape)
         return [BoundPrior(grad=ridge.grad, fn=lambda u, g=g: ridge.fn(u) * g.flatten()) for g in gammas]
 
     def convexity(self) -> Convexity | None:
-        """Convex potentials of linear filters make a convex function, whatever was learned."""
+        """A sum of convex potentials of linear filters is convex, for any learned weights."""
         return Convexity(0.0, self._how, checked=True) if self.profile.convexity == CONVEX else None
 
     def smoothness(self, like: Tensor) -> Smoothness:
@@ -168,7 +167,7 @@ class BoundRidge:
         return self.filters.adjoint(self.profile.derivative(self.filters(x)))
 
     def hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """``v ↦ ∇²R(x) v = Wᵀ (ψ''(W x) · W v)``, with what depends on x computed once."""
+        """``v ↦ ∇²R(x) v = Wᵀ (ψ''(W x) · W v)``. The parts that depend on x are computed once."""
         curvature = self.profile.second_derivative(self.filters(x))
         return lambda v: self.filters.adjoint(curvature * self.filters(v))
 

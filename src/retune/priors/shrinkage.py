@@ -23,7 +23,7 @@ class _SoftThreshold(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        # The output alone gives both derivatives, and is needed by the next layer anyway.
+        # The output alone determines both derivatives, and the next layer needs it anyway.
         ctx.save_for_backward(output, inputs[1])
 
     @staticmethod
@@ -39,16 +39,16 @@ class _SoftThreshold(Function):
 def soft_threshold(v: Tensor, threshold: Tensor) -> Tensor:
     r"""``prox_{t|·|}(v) = sign(v) max(|v| − t, 0)`` elementwise; ``t ≥ 0`` broadcasts to v.
 
-    ``∂u/∂v`` is 1 on the support and 0 elsewhere, ``∂u/∂t = −sign(u)``; where ``t = 0`` it is the identity.
+    ``∂u/∂v`` is 1 on the support and 0 elsewhere, ``∂u/∂t = −sign(u)``; for ``t = 0`` the prox is the identity.
     """
     return _SoftThreshold.run(v, threshold)  # type: ignore[return-value]
 
 
 def newton_steps(ratio: float, dtype: torch.dtype) -> int:
-    """Newton steps that solve the group prox to rounding, for squared weights that differ by `ratio` in a group.
+    """Number of Newton steps that solve the group prox to rounding, if squared weights in a group differ by `ratio`.
 
-    A bound for the worst group, found over groups of 2 to 27 entries with weights at both ends of the range and
-    entries that differ by up to three decades; most groups need half as many.
+    It covers the worst group in a search over groups of 2 to 27 entries, with weights at both ends of the range and
+    entries that differ by up to three decades. Most groups need half as many steps.
     """
     if ratio <= 1.0 + 1e-7:
         return 0
@@ -60,12 +60,13 @@ def newton_steps(ratio: float, dtype: torch.dtype) -> int:
 def _root(
     power: Tensor, threshold: Tensor, weight2: Tensor, reach: Tensor, steps: int, dims: tuple[int, ...]
 ) -> Tensor:
-    r"""The s ≥ 0 with ``Σ power/(s + reach)² = 1`` (0 if there is none), reach = t w², by Newton on ``1/√Σ − 1``.
+    r"""The s ≥ 0 with ``Σ power/(s + reach)² = 1`` (0 without a root), reach = t w², by Newton on ``1/√Σ − 1``.
 
-    That function of s is concave and increasing (and linear when all w are equal), so Newton from a point below
-    the root increases monotonically to it: the device by which Moré and Sorensen (1983) solve the secular equation.
-    On ``φ(s) = Σ − 1`` itself Newton also rises monotonically, but from far below gains only a factor 3/2 per step.
-    The start ``√Σpower − t·mean(w²)``, with the mean weighted by power, is below the root by Jensen's inequality.
+    That function of s is concave and increasing (and linear when all w are equal), so Newton's method from a point
+    below the root increases monotonically to the root. Moré and Sorensen (1983) solve the secular equation in this way.
+    On ``φ(s) = Σ − 1`` itself Newton's method also increases monotonically, but far below the root it gains only a
+    factor 3/2 per step. By Jensen's inequality the start ``√Σpower − t·mean(w²)``, with the mean weighted by power, is
+    below the root.
     """
     tiny = torch.finfo(power.dtype).tiny
     total = power.sum(dims, keepdim=True)
@@ -73,7 +74,7 @@ def _root(
         return (total.sqrt() - reach.amax(dims, keepdim=True)).clamp_min(0)
     mean = (power * weight2).sum(dims, keepdim=True) / total.clamp_min(tiny)
     s = (total.sqrt() - threshold * mean).clamp_min(0)
-    # On a CPU a look at the numbers is free; the error left after a last step δ is at most 1.5 δ²/(s + least reach).
+    # On a CPU reading the numbers is free. After a last step δ the error is at most 1.5 δ²/(s + smallest reach).
     least = reach.amin(dims, keepdim=True) * _last_step(power.dtype) if power.device.type == "cpu" else None
     for _ in range(steps):
         inverse = (s + reach).reciprocal_()
@@ -82,11 +83,11 @@ def _root(
         slope = term.mul_(inverse).sum(dims, keepdim=True)
         step = (total.sqrt() - 1).mul_(total).div_(slope.clamp_min_(tiny))  # a group of zeros has slope 0
         following = (s + step).clamp_min_(0)
-        # One maximum: to compare every group and then ask for `all` takes four times as long.
+        # A single maximum: comparing every group and calling `all` takes four times as long.
         if least is not None and float(step.sub_(s, alpha=_last_step(s.dtype)).sub_(least).amax()) <= 0:
             return following
         s = following
-        del inverse, term  # else two of these would be alive at once
+        del inverse, term  # otherwise two of these would be in memory at once
     return s
 
 
@@ -95,9 +96,9 @@ def _last_step(dtype: torch.dtype) -> float:
 
 
 class _GroupShrink(Function):
-    """On a whole packed tensor: groups over `dims` (from the end) of the details (B, C, M, 3, P), the rest passed on.
+    """The group prox on a packed tensor: groups over `dims` of the details (B, C, M, 3, P); the rest is unchanged.
 
-    Where the weights are the same along an axis of the group, only the sum of squares along it matters.
+    If the weights are equal along an axis of the group, only the sum of squares along this axis matters.
     """
 
     @staticmethod
@@ -126,7 +127,7 @@ class _GroupShrink(Function):
         """Implicit derivative of the optimality condition ``u − v + t D u/s = 0``, ``D = diag(w²)``, ``s = ‖Wu‖``.
 
         With ``b = D u/s``: ``(diag(1 + t w²/s) − (t/s) b bᵀ) du = dv − b dt − t Σ_j ∂b/∂w²_j dw²_j``; the matrix is
-        symmetric, and is inverted by Sherman and Morrison. The Newton steps are not differentiated.
+        symmetric, and the Sherman–Morrison formula inverts it. The Newton steps are not differentiated.
         """
         out, t, d = ctx.saved_tensors
         positions, dims = ctx.positions, ctx.dims
@@ -142,10 +143,12 @@ class _GroupShrink(Function):
         squares = gather(u * u)
         total = (d * squares).sum(dims, keepdim=True)
         alive = total > 0
-        safe = torch.where(alive, total, torch.ones_like(total)).sqrt()  # s; of 0 it would have no second derivative
-        # 1/(1 + t w²/s); 0 in a group that is 0, unless t = 0 makes the prox the identity there too
+        safe = torch.where(
+            alive, total, torch.ones_like(total)
+        ).sqrt()  # s; the square root of 0 has no second derivative
+        # 1/(1 + t w²/s); it is 0 in a group that is 0, unless t = 0, where the prox is the identity
         shrink = torch.where(alive | (t == 0), safe, torch.zeros_like(safe)) / (safe + t * d).clamp_min(tiny)
-        # The tape is still whole when this runs for the last layer, so what lives here is the peak of a step.
+        # The whole graph is still in memory when this runs for the last layer, so its tensors set the peak of a step.
         det = _times(d * shrink, squares).sum(dims, keepdim=True) / (safe * safe)
         det = torch.where(alive, det, torch.ones_like(det)).clamp_min(tiny)
         zb = _times(_times(gather(u * g), shrink), d).sum(dims, keepdim=True) / (safe * det)  # ⟨z, b⟩
@@ -166,7 +169,7 @@ class _GroupShrink(Function):
     def vmap(info, in_dims, v, threshold, weight2, positions, dims, steps):  # type: ignore[override]
         def batched(x: Tensor, dim: int | None, ndim: int) -> Tensor:
             x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            return x.reshape(len(x), *[1] * (ndim - x.ndim), *x.shape[1:])  # broadcast behind the new axis
+            return x.reshape(len(x), *[1] * (ndim - x.ndim), *x.shape[1:])  # broadcast after the new axis
 
         v = batched(v, in_dims[0], 0)
         threshold, weight2 = (
@@ -197,10 +200,10 @@ def _shared(weight2: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
 def group_shrink(
     v: Tensor, threshold: Tensor, weight2: Tensor, positions: int, dims: tuple[int, ...], steps: int
 ) -> Tensor:
-    r"""``prox_{t‖W·‖}`` of every group, exact, in the variable itself.
+    r"""``prox_{t‖W·‖}`` of every group, exact.
 
-    For each group ``prox(v) = 0`` if ``‖W⁻¹v‖ ≤ t``, else ``u_i = s v_i/(s + t w_i²)`` with the only root s > 0 of
-    ``Σ_i w_i² v_i²/(s + t w_i²)² = 1``, which is ``s = ‖Wu‖``.
+    For each group ``prox(v) = 0`` if ``‖W⁻¹v‖ ≤ t``, else ``u_i = s v_i/(s + t w_i²)``, where ``s = ‖Wu‖`` is the only
+    root s > 0 of ``Σ_i w_i² v_i²/(s + t w_i²)² = 1``.
 
     Args:
         v: packed coefficients (B, C, M, 3P + coarse).

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
 from retune.guarantee import Convexity
 from retune.parameters import Positive, ScalarParameter
@@ -26,7 +28,7 @@ _AXES = {"channel": 1, "band": 3}
 
 
 class _WaveletPrior(SynthesisPrior):
-    """What both priors share: the frame, the weights, and how weights meet the packed coefficients."""
+    """Common base of both priors: the frame, the weights, and their layout on the packed coefficients."""
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class _WaveletPrior(SynthesisPrior):
         channels = None if channels is None else require_whole("channels", channels)
         self.wavelets = (wavelet,) if isinstance(wavelet, str) else tuple(wavelet)
         if not self.wavelets:
-            raise InvalidParameterError("wavelet must be a name or a non-empty sequence of names, got none")
+            raise InvalidParameterError("wavelet must be a name or a non-empty sequence of names, got an empty one")
         for name in self.wavelets:
             filters(name)
         if levels < 1:
@@ -69,11 +71,11 @@ class _WaveletPrior(SynthesisPrior):
 
     @property
     def alignment(self) -> int:  # type: ignore[override]
-        """The coarsest wavelets of a tile lie where those of the whole image do."""
+        """Aligns the coarsest wavelets of a tile with those of the whole image."""
         return 2**self.levels
 
     def tunables(self) -> dict[str, ScalarParameter]:
-        """The weights of channels and bands, and those of the scales."""
+        """The weights of channels and bands, and the weights of the scales."""
         return {"weights": self.weights, "scale_weights": self.scale_weights}
 
     def learned(self) -> dict[str, list]:
@@ -81,35 +83,29 @@ class _WaveletPrior(SynthesisPrior):
         return {"weights": self.weights.value[:, 0].tolist(), "scale_weights": self.scale_weights.value[0].tolist()}
 
     def hold_scales(self) -> None:
-        """The weights of the scales, and of channels and bands, are not trained any more."""
+        """Stop training the weights of scales, channels and bands."""
         self.learn = False
         self.requires_grad_(False)
 
     def describe(self) -> dict:
-        """Constructor arguments as plain data; the weights themselves are in the state dict."""
-        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else list(self.wavelets)
-        return {
-            "type": type(self).__name__,
-            "wavelet": wavelet,
-            "levels": self.levels,
-            "channels": self.channels,
-            "coarse": self.coarse,
-            "learn": self.learn,
-            **({"margin": self.margin} if self.margin else {}),  # as it was said before there were any
-        }
+        """Constructor arguments as plain data. The weights are in the state dict."""
+        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
+        # A margin of 0 is left out, as it was before there were any.
+        without = {"weights", "scale_weights"} | (set() if self.margin else {"margin"})
+        return by_arguments(self, without, wavelet=wavelet)
 
     def convexity(self) -> Convexity:
-        """A sum of norms with positive weights: convex, with the exact prox, whatever was learned."""
+        """A sum of norms with positive weights is convex, with an exact prox, for any learned weights."""
         return Convexity(0.0, f"{type(self).__name__}: norms with positive weights, prox in closed form", checked=True)
 
     def frame(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> WaveletFrame:
         """The tight frame for images (B, C, H, W)."""
         if self.channels is not None and shape[1] != self.channels:
             raise ShapeError(
-                f"this prior has weights for {self.channels} channels, the image has {shape[1]} "
-                f"(shape {tuple(shape)}). A prior with channels=None shares its weights among any channels; on the "
-                "command line, train on images of the same kind (data.grey = true makes them grey), or with "
-                "prior.weights_per_channel = false"
+                f"this prior has weights for {self.channels} channels, but the image has {shape[1]} (shape "
+                f"{tuple(shape)}). Use a prior with channels=None, which shares its weights between all channels. On "
+                "the command line, train on images with the same channels (data.grey = true makes them grey), or "
+                "with prior.weights_per_channel = false"
             )
         return WaveletFrame(self.wavelets, self.levels, (shape[-2], shape[-1]), dtype, device, self.margin)
 
@@ -135,45 +131,36 @@ class _WaveletPrior(SynthesisPrior):
         return gamma * weights[None, ..., None]
 
 
-def _five(gamma: Tensor) -> Tensor:
-    """γ as (1 or B, 1, 1, 1, 1)."""
-    return gamma.reshape(-1, 1, 1, 1, 1)
-
-
-def _four(gamma: Tensor) -> Tensor:
-    return gamma.reshape(-1, 1, 1, 1)
-
-
 @register
 class WaveletL1(_WaveletPrior):
     r"""Weighted ℓ1 norm of wavelet details: ``g(u) = Σ_{j,c,b,p} α_j w_{cb} |u_{jcbp}|``, ``x = D u``.
 
     Its prox is a soft threshold per coefficient. j counts scales (fine to coarse), c channels, b the three bands
-    (horizontal, vertical, diagonal), p positions; with several wavelets each has weights of its own, and D is the
-    tight frame ``[D_1 … D_M]/√M``. The coarse approximation is kept once, and not penalised unless asked.
+    (horizontal, vertical, diagonal), p positions; several wavelets have separate weights, and D is then the tight frame
+    ``[D_1 … D_M]/√M``. The coarse approximation is not penalised by default.
 
     Args:
         wavelet: an orthogonal PyWavelets wavelet, or several for a union of bases.
         levels: number of scales.
-        channels: number of channels with weights of their own; None shares the weights between all channels.
+        channels: number of channels with separate weights; None shares the weights between all channels.
         weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
         scale_weights: initial ``α``, one positive number or a table (M, levels).
-        coarse: also penalise the coarse approximation, with weights of its own.
-        margin: pixels, at least, that are restored beyond the image and cut off. The wavelets are periodised: without
-            a margin, and with sides divisible by ``2**levels``, opposite borders are neighbours, and what is different
-            there rings. 8 are enough for "db4". D is redundant then, and the way to the equilibrium longer: take few
-            levels and an accelerated solver.
+        coarse: also penalise the coarse approximation, with separate weights.
+        margin: minimum number of pixels that are restored beyond the image and cropped. Periodic wavelets are
+            orthonormal, but they make opposite borders adjacent. Without a margin, and with sides divisible by
+            ``2**levels``, a difference between opposite borders causes ringing. 8 pixels are enough for "db4". With a
+            margin D is redundant and convergence is slower: use few levels and an accelerated solver.
         learn: whether the weights are trained.
 
     Raises:
-        UnknownNameError: unknown wavelet; the nearest names are given.
-        InvalidParameterError: a wavelet that is not orthogonal, weights that are not positive.
+        UnknownNameError: unknown wavelet; the message gives similar names.
+        InvalidParameterError: a wavelet is not orthogonal, or a weight is not positive.
     """
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See [`SynthesisPrior`][retune.SynthesisPrior]."""
-        details = (_five(gamma) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
-        coarse = self._coarse_threshold(frame, _four(gamma))
+        details = (over_images(gamma, 5) * self._weights(frame) * self._scales_by_position(frame)).flatten(-2)
+        coarse = self._coarse_threshold(frame, over_images(gamma))
         if coarse is None:
             coarse = details.new_zeros(1, 1, 1, 1)
         coarse = coarse.expand(*details.shape[:-1], frame.basis.coarse)
@@ -190,27 +177,27 @@ class WaveletL12(_WaveletPrior):
     r"""Weighted mixed norm of wavelet details: ``g(u) = Σ_{j,p} α_j ‖W u_{jp}‖₂``, ``W = diag(w)``.
 
     A group collects, at one scale and position, the coefficients of all channels and of the three bands
-    (``over=("channel", "band")``), or of either. Edges that colour channels or orientations share are kept together,
-    and the learned weights say how much each channel and band is trusted. The prox is exact and in the variable
-    itself (``retune.priors.shrinkage.group_shrink``), so that learned weights do not slow the iteration.
+    (``over=("channel", "band")``), or of either. Edges that are common to colour channels or orientations are kept
+    together. The learned weights tell how far each channel and band is trusted. The prox is exact
+    (``retune.priors.shrinkage.group_shrink``), so learned weights do not slow the iteration.
 
     Args:
         wavelet: an orthogonal PyWavelets wavelet, or several for a union of bases (groups do not mix bases).
         levels: number of scales.
-        over: what a group collects: ("channel", "band"), ("channel",) or ("band",).
-        channels: number of channels with weights of their own; None shares the weights between all channels.
+        over: the axes of a group: ("channel", "band"), ("channel",) or ("band",).
+        channels: number of channels with separate weights; None shares the weights between all channels.
         weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
         scale_weights: initial ``α``, one positive number or a table (M, levels).
         coarse: also penalise the coarse approximation, by a weighted ℓ1 norm.
-        margin: pixels, at least, that are restored beyond the image and cut off. The wavelets are periodised: without
-            a margin, and with sides divisible by ``2**levels``, opposite borders are neighbours, and what is different
-            there rings. 8 are enough for "db4". D is redundant then, and the way to the equilibrium longer: take few
-            levels and an accelerated solver.
+        margin: minimum number of pixels that are restored beyond the image and cropped. Periodic wavelets are
+            orthonormal, but they make opposite borders adjacent. Without a margin, and with sides divisible by
+            ``2**levels``, a difference between opposite borders causes ringing. 8 pixels are enough for "db4". With a
+            margin D is redundant and convergence is slower: use few levels and an accelerated solver.
         learn: whether the weights are trained.
 
     Raises:
-        UnknownNameError: unknown wavelet or group axis; the nearest names are given.
-        InvalidParameterError: a wavelet that is not orthogonal, weights that are not positive, no group axis.
+        UnknownNameError: unknown wavelet or group axis; the message gives similar names.
+        InvalidParameterError: a wavelet is not orthogonal, a weight is not positive, or there is no group axis.
     """
 
     def __init__(
@@ -243,27 +230,24 @@ class WaveletL12(_WaveletPrior):
                 raise unknown_name("group axis", axis, _AXES)
         if not self.over or len(set(self.over)) != len(self.over):
             raise InvalidParameterError(
-                f"over must name 'channel', 'band' or both, each once, got {over!r}; without groups use WaveletL1"
+                f"over must name 'channel', 'band' or both, each once, got {over!r}; use WaveletL1 for a prior "
+                "without groups"
             )
-
-    def describe(self) -> dict:
-        """See [`SynthesisPrior`][retune.SynthesisPrior]."""
-        return {**super().describe(), "over": list(self.over)}
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See [`SynthesisPrior`][retune.SynthesisPrior]."""
         dims = tuple(sorted(_AXES[a] for a in self.over))
         weights = self._weights(frame)
         spread = weights.detach().amax(dims) / weights.detach().amin(dims)
-        # One look at the weights per solve decides how many Newton steps the prox needs in every layer.
+        # The weights are read once per solve, to find the number of Newton steps of the prox in every layer.
         steps = newton_steps(float(spread.max()) ** 2, frame.basis.dtype)
         bound = _GroupNorm(
-            threshold=_five(gamma) * self._scales_by_position(frame),
+            threshold=over_images(gamma, 5) * self._scales_by_position(frame),
             weights=weights,
             positions=frame.basis.positions,
             dims=dims,
             steps=steps,
-            coarse=self._coarse_threshold(frame, _four(gamma)),
+            coarse=self._coarse_threshold(frame, over_images(gamma)),
         )
         return BoundPrior(prox=bound.prox, fn=bound.fn, frame=frame)
 

@@ -1,4 +1,4 @@
-"""Orthonormal periodised wavelet bases of any image size, all coefficients packed in one tensor."""
+"""Orthonormal periodised wavelet bases for any image size. All coefficients are packed in one tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["WaveletBasis", "WaveletFrame", "max_levels"]
 
 
 def max_levels(height: int, width: int) -> int:
-    """How many levels an image allows: the coarse approximation keeps at least one sample per axis."""
+    """The maximum number of levels of an image: the coarse approximation keeps at least one sample per axis."""
     return max(0, int(math.log2(max(1, min(height, width)))))
 
 
@@ -29,21 +29,21 @@ class WaveletBasis:
     The image (H, W) is zero-padded by `margin` pixels and to multiples of ``2**levels``; on that domain the transform W
     is orthonormal. ``analysis = W ∘ pad`` and ``synthesis = crop ∘ Wᵀ`` are each other's adjoint, and ``synthesis ∘
     analysis`` is the identity: the rows of ``D = crop ∘ Wᵀ`` are a tight frame, ``D Dᵀ = I``. Since W is periodised,
-    the pixels that are cropped lie between opposite borders of the image; without any, these are neighbours.
+    the cropped pixels lie between opposite borders of the image. Without cropped pixels, opposite borders are adjacent.
 
-    The packed coefficients have length ``N = H' W'``: first the details as (3, P), P counting the positions of all
-    levels from fine to coarse, then the coarse approximation. The three bands are (low, high), (high, low) and
-    (high, high) filters along (rows, columns): vertical, horizontal and diagonal edges.
+    The packed coefficients have length ``N = H' W'``: first the details as (3, P), where P counts the positions of all
+    levels from fine to coarse, then the coarse approximation. The three bands are (low, high), (high, low) and (high,
+    high) filters along (rows, columns): vertical, horizontal and diagonal edges.
 
     Args:
         wavelet: name of an orthogonal PyWavelets wavelet ("db4", "sym8", "coif2", "haar", …).
         levels: number of levels, at least 1.
         size: (H, W).
-        margin: pixels, at least, between opposite borders.
+        margin: minimum number of pixels between opposite borders.
 
     Raises:
         UnknownNameError, InvalidParameterError: see ``filters``.
-        TooManyLevelsError: more levels than the image allows; the message says how many fit.
+        TooManyLevelsError: more levels than the image allows; the message gives the maximum.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class WaveletBasis:
 
     @property
     def orthonormal(self) -> bool:
-        """Whether ``Dᵀ D = I`` too: no padding was needed."""
+        """Whether also ``Dᵀ D = I``, because no padding was needed."""
         return self.padded == self.size
 
     def analysis(self, x: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ class WaveletBasis:
         return _Analysis.run(x, self)  # type: ignore[return-value]
 
     def extension(self, x: Tensor) -> Tensor:
-        """Coefficients (..., N) of the image continued by its mirror images: ``D u = x``, with no jump at the borders.
+        """Coefficients (..., N) of the image extended by mirroring: ``D u = x``, without a jump at the borders.
 
-        ``Dᵀ x`` has the same image, but is that of a scene which is black outside of it.
+        ``Dᵀ x`` also has the image x, but corresponds to a scene that is black outside.
         """
         for axis in (-2, -1):
             n, cut = self.size[axis], self.padded[axis] - self.size[axis]
@@ -112,9 +112,7 @@ class WaveletBasis:
         return _Synthesis.run(u, self)  # type: ignore[return-value]
 
     def unpack(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Views of the packed (..., N): the coarse approximation (..., h, w), and per level, fine to coarse,
-        the details (..., 3, h, w).
-        """
+        """Views of the packed (..., N): coarse (..., h, w), and per level, fine to coarse, details (..., 3, h, w)."""
         details = u[..., : 3 * self.positions].unflatten(-1, (3, self.positions))
         coarse = u[..., 3 * self.positions :].unflatten(-1, self.band_shapes[-1])
         per_level = [
@@ -132,7 +130,7 @@ class WaveletBasis:
         coarse, per_level = self.unpack(out)
         for (rows, cols), details, shape in zip(self._plans, per_level, self.band_shapes, strict=True):
             bands = analyse_level(current, rows, cols)
-            if rows.exact and cols.exact:  # straight from the windows to their place, in one pass
+            if rows.exact and cols.exact:  # copy from the windows to the final place in one pass
                 split = bands.shape[3:]
                 details[:, 0].view(-1, *split).copy_(bands[:, 0, 1])
                 details[:, 1:].view(-1, 2, *split).copy_(bands[:, 1])
@@ -157,7 +155,7 @@ class WaveletBasis:
 
 @lru_cache(maxsize=64)
 def _mirrors(n: int, cut: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which of n pixels is at each of `cut` places behind them, mirrored at the end, and at the start that follows."""
+    """For each of `cut` positions after n pixels, its pixel's index: mirrored at the end, then at the next start."""
     places = np.stack([np.arange(n, n + cut), np.arange(-cut, 0)]) % (2 * n)
     with torch.inference_mode(False):
         behind, before = torch.as_tensor(np.minimum(places, 2 * n - 1 - places), device=device)
@@ -165,7 +163,7 @@ def _mirrors(n: int, cut: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class _Linear(Function):
-    """A linear map whose derivative is itself and whose adjoint is known: nothing is saved for the backward pass."""
+    """A linear map with a known adjoint. It saves nothing for the backward pass."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -228,7 +226,7 @@ class WaveletFrame:
 
     @property
     def basis(self) -> WaveletBasis:
-        """The first basis; all share the same layout."""
+        """The first basis; all have the same layout."""
         return self.bases[0]
 
     @property
@@ -238,7 +236,7 @@ class WaveletFrame:
 
     @property
     def cropped(self) -> bool:
-        """Whether D cuts something off, so that states of the same image differ by what is outside of it."""
+        """Whether D crops the image; states of the same image can then differ outside of it."""
         return not self.basis.orthonormal
 
     def shape(self, batch: int, channels: int) -> tuple[int, int, int, int]:
@@ -252,9 +250,9 @@ class WaveletFrame:
         return torch.stack([b.analysis(x) for b in self.bases], 2) * self._scale
 
     def extension(self, x: Tensor) -> Tensor:
-        """Coefficients (B, C, M, N) of an image (B, C, H, W), ``D u = x``, to start from: of its mirror images outside.
+        """Coefficients (B, C, M, N) of an image (B, C, H, W) extended by mirroring, as a start: ``D u = x``.
 
-        ``Dᵀ x`` if nothing is outside.
+        This is ``Dᵀ x`` if D does not crop.
         """
         return torch.stack([b.extension(x) for b in self.bases], 2) * self._scale
 

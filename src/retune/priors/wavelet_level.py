@@ -1,7 +1,7 @@
 """One level of a periodised orthonormal wavelet transform, as a few small matrix products.
 
-The filters come from PyWavelets. The transform is our own, because it is the whole cost of an iteration: along each
-axis it is a banded matrix, applied to overlapping windows of the images.
+The filters come from PyWavelets. The transform is implemented here for speed, because it dominates the cost of an
+iteration. Along each axis it is a banded matrix, applied to overlapping windows of the images.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from retune.errors import InvalidParameterError, unknown_name
 
 __all__ = ["AxisPlan", "analyse_level", "axis_plan", "filters", "synthesise_level"]
 
-_DENSE = 64  # up to this length the whole periodised matrix is the faster product
-# Short windows do little superfluous work; much shorter, and the products run slowly.
+_DENSE = 64  # up to this length the product with the full periodised matrix is faster
+# Short windows waste little work, but in much shorter windows the products are slow.
 _BLOCKS = (16, 20, 24, 18, 22, 14, 12, 26, 28, 32, 30)
 
 
@@ -27,7 +27,7 @@ def filters(wavelet: str) -> tuple[np.ndarray, np.ndarray]:
     """Low- and high-pass filters (each of even length) of an orthogonal PyWavelets wavelet.
 
     Raises:
-        UnknownNameError: no such wavelet; the nearest names are given.
+        UnknownNameError: no such wavelet; the message gives similar names.
         InvalidParameterError: the wavelet exists but is not orthogonal.
     """
     orthogonal = _orthogonal_names()
@@ -35,7 +35,7 @@ def filters(wavelet: str) -> tuple[np.ndarray, np.ndarray]:
         if wavelet in pywt.wavelist():  # pyright: ignore[reportAttributeAccessIssue]
             raise InvalidParameterError(
                 f"wavelet {wavelet!r} is not orthogonal, so its transform has no exact prox; "
-                "take one of the families haar, db, sym or coif"
+                "use one of the families haar, db, sym or coif"
             )
         raise unknown_name("wavelet", wavelet, orthogonal)
     found = pywt.Wavelet(wavelet)  # pyright: ignore[reportAttributeAccessIssue]
@@ -51,13 +51,13 @@ def _orthogonal_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """The one-level transform along an axis of even length n, as windows times a small matrix."""
+    """The one-level transform along an axis of even length n: products of windows with a small matrix."""
 
     n: int
     block: int  # samples (and coefficients) per window
     count: int  # windows
-    halo: int  # further samples that an analysis window needs
-    lead: int  # coefficients before its own that a synthesis window needs
+    halo: int  # extra samples of an analysis window
+    lead: int  # extra coefficients before those of a synthesis window
     analysis: Tensor  # (block, block + halo), low-pass rows first
     synthesis: Tensor  # (block, 2·window), low and high interleaved
     synthesis_apart: tuple[Tensor, ...]  # (window, block) for low and for high, or both stacked if there is one window
@@ -74,18 +74,18 @@ class AxisPlan:
 
     @property
     def exact(self) -> bool:
-        """Whether the windows end where the axis does."""
+        """Whether the windows end exactly at the end of the axis."""
         return self.samples == self.n
 
 
 @lru_cache(maxsize=256)
 def axis_plan(wavelet: str, n: int, dtype: torch.dtype, device: torch.device) -> AxisPlan:
-    """The plan of an axis, made once for a wavelet, length, dtype and device."""
+    """The plan of an axis, cached by wavelet, length, dtype and device."""
     low, high = filters(wavelet)
     taps = len(low)
     if n <= max(_DENSE, 2 * taps):
         block, count, halo, lead = n, 1, 0, 0
-        matrix = np.zeros((n, n))  # the filters wrap around as often as they need to
+        matrix = np.zeros((n, n))  # long filters wrap around several times
         for k in range(n // 2):
             for j in range(taps):
                 matrix[k, (2 * k + j) % n] += low[j]
@@ -120,7 +120,7 @@ def axis_plan(wavelet: str, n: int, dtype: torch.dtype, device: torch.device) ->
 def analyse_level(x: Tensor, rows: AxisPlan, cols: AxisPlan) -> Tensor:
     """One level of images (n, H, W) → a view (n, 2, 2, ·, ·, ·, ·) of its four subbands, low before high.
 
-    Each axis of a subband comes as (windows, block/2), because that is how the products leave it.
+    Each axis of a subband has the shape (windows, block/2), as the products return it.
     """
     n = x.shape[0]
     if rows.count == cols.count == 1:
@@ -139,7 +139,7 @@ def _analyse_rows(x: Tensor, rows: AxisPlan, cols: AxisPlan) -> Tensor:
     n, height, width = x.shape
     tall, wide = rows.samples + rows.halo, cols.samples + cols.halo
     line = n * wide
-    # With the images side by side all windows of a pass are one batch of products, without a copy.
+    # With the images side by side, all windows of a pass form one batch of products without a copy.
     buffer = x.new_empty(tall, n, wide)
     inner = buffer[:, :, :width]
     inner[:height].copy_(x.transpose(0, 1))
@@ -154,7 +154,7 @@ def _analyse_rows(x: Tensor, rows: AxisPlan, cols: AxisPlan) -> Tensor:
 def synthesise_level(coarse: Tensor, details: Tensor, rows: AxisPlan, cols: AxisPlan) -> Tensor:
     """The inverse: coarse (n, H/2, W/2) and details (n, 3, H/2, W/2) → a view (n, H, windows, block) of the images.
 
-    W = windows·block. Rows and columns beyond the image are left where the windows overshoot it.
+    W = windows·block. If the windows extend beyond the image, the extra rows and columns remain.
     """
     n, _, height, width = details.shape
     if rows.count == cols.count == 1:

@@ -41,11 +41,11 @@ def names() -> list[str]:
 
 
 def get(name: str, **options) -> Problem:
-    """The problem of that name: one of these, or one that was registered ([`register`][retune.register]).
+    """Make the problem of that name: a ready-made one, or one that you registered ([`register`][retune.register]).
 
     Raises:
         UnknownNameError: no such problem.
-        InvalidParameterError: an option that it does not have, or a value out of range.
+        InvalidParameterError: an unknown option, or a value out of range.
     """
     cls = find(name, "problem").cls
     try:

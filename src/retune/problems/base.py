@@ -1,4 +1,4 @@
-"""What a ready-made restoration problem is: a recipe for deepinv physics, for any image size and seed."""
+"""The base class of restoration problems: a recipe that makes deepinv physics for any image size and seed."""
 
 from __future__ import annotations
 
@@ -48,48 +48,48 @@ class Problem(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """The deepinv physics for images (C, H, W); what is random in the operator is drawn from `seed`."""
+        """The deepinv physics for images (C, H, W). A random operator is drawn from `seed`."""
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """The physics of a measurement (B, C, h, w) that was really made, to restore from.
+        """The physics of a real measurement (B, C, h, w), for its restoration.
 
         Raises:
-            InvalidParameterError: the operator of a real measurement is not known, only how to draw one.
+            InvalidParameterError: the operator is random, so the one behind a real measurement is unknown.
             ShapeError: the measurement does not fit the operator.
         """
         size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
         return self.physics(size, batch=len(y), dtype=y.dtype, device=y.device)
 
-    #: whether opposite borders of an image are neighbours
+    #: whether the boundary is periodic: opposite borders of an image are neighbours
     wraps: bool = False
-    #: whether values are missing in a measurement, so that ``observed`` is not None
+    #: whether measurements have missing values; ``observed`` then tells where
     has_gaps: bool = False
     #: whether an image has more pixels than its measurement
     subsamples: bool = False
-    #: whether the mirror image of a measurement is one of the mirror image of the scene
+    #: whether a mirrored scene gives the mirrored measurement
     mirrors: bool = False
-    #: whether a part of a measurement can be restored by itself, see ``part``
+    #: whether a part of a measurement can be restored by itself; see ``part``
     has_parts: bool = True
 
     def observed(self, y: Tensor) -> Tensor | None:
-        """Where a real measurement (B, C, h, w) holds values: booleans of its shape; None if everywhere.
+        """Where a real measurement (B, C, h, w) has values: booleans of its shape, or None if everywhere.
 
         Raises:
-            InvalidParameterError: it is unknown which.
-            ShapeError: the measurement does not fit.
+            InvalidParameterError: the observed pixels are unknown.
+            ShapeError: the measurement does not fit the problem.
         """
         return None
 
     def require_known(self) -> None:
-        """Refuse a problem whose operator is random, so that no real measurement can be restored with it.
+        """Refuse a problem with a random operator: it cannot restore real measurements.
 
         Raises:
-            InvalidParameterError: what is missing, and how to give it.
+            InvalidParameterError: the message says what is missing and how to give it.
         """
         return None
 
     def crop(self) -> Problem:
-        """The problem of a crop of a measurement that was really made, whatever its boundary is.
+        """The problem of a crop of a real measurement. The boundary of the whole does not matter.
 
         Raises:
             InvalidParameterError: a part cannot be restored by itself.
@@ -133,15 +133,15 @@ class Problem(ABC):
         physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)
         if getattr(physics.noise_model, "rng", None) is not None:
             return physics(x, seed=seed + 1), physics
-        with seeded(seed + 1, x.device):  # a noise model of yours may know torch's own generator only
+        with seeded(seed + 1, x.device):  # a user's noise model may use torch's global generator only
             return physics(x), physics
 
     def describe(self) -> dict:
-        """The name and the options, as plain data: the arguments of the constructor, by attributes of their names."""
+        """The name and the constructor's arguments as plain data, read from attributes of the same names."""
         return {"name": self.name} | {k: v for k, v in by_arguments(self).items() if k != "type"}
 
     def identity(self) -> str:
-        """What decides the measurements, in words; a kernel or mask from a file is what it holds, wherever it lies."""
+        """A text that identifies the measurement process; a kernel or mask from a file enters by content, not path."""
         told = self.describe()
         for key in ("kernel", "mask"):
             held, name = getattr(self, key, None), told.get(key)
@@ -152,7 +152,7 @@ class Problem(ABC):
         return _said(self.name, told)
 
     def _once(self, key: tuple, make: Callable[[], LinearPhysics]) -> LinearPhysics:
-        """The operator for `key`, made at the first call: what is known of it (norm, spectrum) is kept with it."""
+        """The operator for `key`, made at the first call and kept, together with its norm and spectrum."""
         made: dict[tuple, LinearPhysics] = getattr(self, "_made", {})
         if key not in made:
             with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
@@ -161,7 +161,7 @@ class Problem(ABC):
         return made[key]
 
     def __getstate__(self) -> dict:
-        """Without the operators that were made: they hold generators, which do not pickle, and are made again."""
+        """Leave out the operators: they hold generators, which cannot be pickled. They are made again when needed."""
         return {k: v for k, v in vars(self).items() if k != "_made"}
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Blur kernels by name, or from a file; each of sum 1."""
+"""Blur kernels by name or from a file, normalised to sum 1."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from retune.errors import (
     unknown_name,
     wrong_type,
 )
+from retune.problems.files import one_image
 
 __all__ = ["kernel"]
 
@@ -41,16 +42,16 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
     Args:
         spec: ``"gaussian:1.6"`` (standard deviation in pixels), ``"uniform:9"`` (side), ``"motion:15@30"`` (length in
             pixels, angle in degrees counter-clockwise from the horizontal), ``"three-motions"`` (25-tap vertical,
-            horizontal and diagonal lines for the red, green and blue channel, as in arXiv:2506.13239), an image or
-            NPY file (normalised to sum 1, per channel), or a tensor or array (h, w), (C, h, w) or (1, C, h, w), used
-            as it is.
+            horizontal and diagonal lines for the red, green and blue channel, as in arXiv:2506.13239), the path of an
+            image or NPY file (normalised to sum 1 per channel), or a tensor or array (h, w), (C, h, w) or (1, C, h, w),
+            which is used unchanged.
 
     Raises:
-        UnknownNameError: no kernel and no file of that name.
-        InvalidParameterError, ShapeError, NotFiniteError: one that cannot be used.
+        UnknownNameError: no kernel or file has that name.
+        InvalidParameterError, ShapeError, NotFiniteError: the kernel cannot be used.
 
     Warns:
-        AdjustedWarning: a kernel in a file did not sum to 1, and was normalised.
+        AdjustedWarning: a kernel from a file did not sum to 1 and was normalised.
     """
     if isinstance(spec, Tensor):
         return _checked(spec)
@@ -94,16 +95,16 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
 
 
 def _require_small(spec: str, side: float) -> None:
-    """Refuse a kernel larger than any image, before memory is taken for it."""
+    """Refuse a kernel larger than any image before allocating it."""
     if side > _LARGEST:
         raise InvalidParameterError(
-            f"the blur kernel {spec!r} has about {side:.3g} pixels on a side, expected at most {_LARGEST}; its numbers "
-            "are in pixels"
+            f"the blur kernel {spec!r} has about {side:.3g} pixels on a side, expected at most {_LARGEST}; give its "
+            "numbers in pixels"
         )
 
 
 def antialiasing(spec: str | Tensor | np.ndarray | None, factor: int) -> Tensor | None:
-    """The filter before subsampling by `factor`: one by name, none, or any blur kernel; (1, 1 or C, h, w)."""
+    """The filter applied before subsampling by `factor`: a name, None, or any blur kernel (1, 1 or C, h, w)."""
     if spec is None:
         return None
     if isinstance(spec, str):
@@ -131,14 +132,16 @@ def _from_file(path: Path) -> Tensor:
         taps = taps[:, :1]  # a grey kernel, saved as a colour image
     total = taps.sum((-2, -1), keepdim=True)
     if not bool((total > 1e-12 * taps.abs().sum()).all()):
-        raise InvalidParameterError(f"the blur kernel {path} sums to {total.flatten().tolist()}; it must be positive")
+        raise InvalidParameterError(
+            f"the blur kernel {path} sums to {total.flatten().tolist()}; the sum must be positive"
+        )
     if bool(((total - 1).abs() > 1e-3).any()):
-        # Integers cannot sum to 1; what was written down as a float may have been meant otherwise.
+        # Integers cannot sum to 1, so the message says "integers"; a sum of floats may be intended.
         unit = "" if is_float else " (integers)"
         shown = ", ".join(f"{t:.6g}" for t in total.flatten().tolist())
         warnings.warn(
-            f"the blur kernel {path} sums to {shown}{unit}, not to 1: it was divided by that, so that the blur keeps "
-            "the brightness",
+            f"the blur kernel {path} sums to {shown}{unit}, not to 1: it was divided by its sum, so that the blur "
+            "keeps the brightness",
             AdjustedWarning,
             stacklevel=4,
         )
@@ -147,25 +150,15 @@ def _from_file(path: Path) -> Tensor:
 
 def _taps(path: Path) -> tuple[Tensor, bool]:
     """The numbers of a file as they are, (1, C, h, w), and whether they are floats."""
-    coded = io.load(path, alpha=True)
-    array = coded.array
-    if array.dtype.kind not in "biuf":
-        raise InvalidParameterError(f"the blur kernel {path} holds {array.dtype} numbers; expected real ones")
-    channels = array if coded.colour else array[..., None]
-    if channels.ndim == 4 and len(channels) == 1:
-        channels = channels[0]
-    if channels.ndim == 4:
-        raise ShapeError(f"{path} holds {len(channels)} images, a blur kernel is one")
-    if channels.ndim != 3 or channels.shape[-1] > 4 or 0 in channels.shape:
-        raise ShapeError(f"the blur kernel {path} must be one image (h, w) or (h, w, 3), got shape {array.shape}")
+    channels = one_image(path, "the blur kernel", "(h, w) or (h, w, 3)")
     if channels.shape[-1] in (2, 4):
         if not bool((channels[..., -1] == channels[..., -1].max()).all()):
             raise ShapeError(f"the blur kernel {path} has transparent pixels; remove its alpha channel")
-        channels = channels[..., :-1]  # an opaque alpha channel says nothing
+        channels = channels[..., :-1]  # an opaque alpha channel carries no information
     taps = torch.from_numpy(np.ascontiguousarray(channels.astype(np.float64).transpose(2, 0, 1)))[None]
     if not bool(torch.isfinite(taps).all()):
         raise NotFiniteError(f"the blur kernel {path} contains NaN or Inf")
-    return taps.to(torch.get_default_dtype()), array.dtype.kind == "f"
+    return taps.to(torch.get_default_dtype()), channels.dtype.kind == "f"
 
 
 def _three_motions() -> Tensor:
@@ -177,7 +170,7 @@ def _three_motions() -> Tensor:
 
 
 def _line(length: int, degrees: float) -> Tensor:
-    """A line through the centre, sampled finely and spread bilinearly on the pixels it crosses."""
+    """A line through the centre, sampled finely; each sample is spread bilinearly over its pixels."""
     reach = (length - 1) / 2
     half = math.ceil(reach)
     side = 2 * half + 1

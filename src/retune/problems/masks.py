@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError
-from retune.io.files import load
+from retune.problems.files import one_image
 
 __all__ = ["parts_of_mask", "read_mask"]
 
@@ -18,13 +18,13 @@ def read_mask(given: str | Path | Tensor) -> Tensor:
     """A mask (1, 1 or C, H, W) of zeros and ones.
 
     Args:
-        given: an image file, black where nothing was measured (of any type of number: labels, too; where the colours
-            are the same everywhere, an alpha channel is taken, transparent where nothing was measured), or a tensor
-            (H, W), (C, H, W) or (1, C, H, W).
+        given: an image file, or a tensor (H, W), (C, H, W) or (1, C, H, W). The file is black where nothing was
+            measured; any number type will do, labels included. If its colours are the same everywhere, its alpha
+            channel is the mask: transparent where nothing was measured.
 
     Raises:
-        ShapeError: several images, or not an image.
-        InvalidParameterError: neither black nor white somewhere, or nothing measured at all.
+        ShapeError: not exactly one image.
+        InvalidParameterError: more than two values, or black everywhere.
     """
     name = "the mask" if isinstance(given, Tensor) else f"the mask {given}"
     mask = given if isinstance(given, Tensor) else _of_file(Path(given))
@@ -36,7 +36,7 @@ def read_mask(given: str | Path | Tensor) -> Tensor:
         shown = ", ".join(f"{v:.3g}" for v in values[:5].tolist())
         raise InvalidParameterError(
             f"{name} has {len(values)} different values ({shown}, …), expected 0 where nothing was measured and one "
-            "other value elsewhere; JPEG files do not keep masks, PNG files do"
+            "other value elsewhere; save masks as PNG: JPEG compression changes their values"
         )
     if not bool(values[-1] > 0):
         raise InvalidParameterError(f"{name} is black everywhere: nothing was measured")
@@ -46,35 +46,27 @@ def read_mask(given: str | Path | Tensor) -> Tensor:
 
 def _of_file(path: Path) -> Tensor:
     """The numbers of a file as they are, (1, C, H, W)."""
-    coded = load(path, alpha=True)
-    array = coded.array
-    if array.dtype.kind not in "biuf":
-        raise InvalidParameterError(f"the mask {path} holds {array.dtype} numbers; expected real ones")
-    channels = array if coded.colour else array[..., None]
-    if channels.ndim == 4 and len(channels) == 1:
-        channels = channels[0]
-    if channels.ndim != 3 or channels.shape[-1] > 4 or 0 in channels.shape:
-        raise ShapeError(f"the mask {path} must be one image (H, W) or (H, W, 1 to 4), got shape {array.shape}")
+    channels = one_image(path, "the mask", "(H, W) or (H, W, 1 to 4)")
     if channels.shape[-1] in (2, 4):
         colours, alpha = channels[..., :-1], channels[..., -1:]
         if bool((alpha == alpha.max()).all()):
             channels = colours  # opaque
         elif bool((colours[alpha[..., 0] > 0] == colours[alpha[..., 0] > 0][:1]).all()):
-            channels = alpha  # one colour, drawn where it was measured
+            channels = alpha  # a single colour, painted where pixels were measured
         else:
             raise ShapeError(f"the mask {path} has both colours and transparency; remove its alpha channel")
     if bool((channels != channels).any()):
         raise InvalidParameterError(f"the mask {path} contains NaN; expected 0 where nothing was measured")
-    # Labels of 32 and 64 bits differ beyond what a float can tell, but only 0 matters here.
+    # A float cannot tell all 32-bit and 64-bit labels apart, but only 0 matters here.
     numbers = channels.astype(np.float64)
     return torch.from_numpy(np.ascontiguousarray(numbers.transpose(2, 0, 1)))[None]
 
 
 def parts_of_mask(mask: Tensor, img_size: tuple[int, int, int], batch: int, generator: torch.Generator) -> Tensor:
-    """The mask for images of its size; a random part of it, (B, ·, H, W), for each image that is smaller.
+    """The mask for images of its size. Each smaller image gets its own random part; the shape is (B, ·, H, W).
 
     Raises:
-        ShapeError: images larger than the mask, or with other channels.
+        ShapeError: the images are larger than the mask, or their channels differ.
     """
     height, width = mask.shape[-2:]
     if height < img_size[1] or width < img_size[2] or mask.shape[1] not in (1, img_size[0]):

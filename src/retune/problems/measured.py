@@ -1,4 +1,4 @@
-"""Measurements that were really made, cut into crops to learn from."""
+"""Real measurements, cut into crops for training."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ __all__ = ["Measurements"]
 
 
 class Measurements(Problem):
-    """Measurements as they were made: ``measure`` hands out crops of them with their operator, adding no noise.
+    """Real measurements: ``measure`` returns crops with their operator, and adds no noise.
 
-    What lies beyond the border of a crop has been blurred into it, so that a crop of a blurred image is a "valid"
-    blur of a larger one, whatever the boundary of the whole is. A crop of a masked image takes its part of the mask
-    along, as the last channels of what ``pack`` makes.
+    Light from beyond the border of a crop was blurred into it. So a crop of a blurred image is a "valid" blur of a
+    larger image, whatever the boundary of the whole image. A crop of a masked image keeps its part of the mask, in the
+    last channels of the result of ``pack``.
 
     Args:
-        problem: what was measured.
-        crops: whether crops are asked for; if not, only whole measurements can be.
+        problem: the problem of the measurements.
+        crops: whether crops will be drawn; if False, only whole measurements are available.
 
     Raises:
-        InvalidParameterError: crops of a problem whose operator is known for whole images only, or a mask that is not
-            known.
+        InvalidParameterError: crops are wanted, but the operator works on whole images only; or the mask is unknown.
     """
 
     def __init__(self, problem: Problem, crops: bool = True):
@@ -39,11 +38,11 @@ class Measurements(Problem):
 
     @property
     def can_flip(self) -> bool:
-        """Whether the mirror image of a measurement is one of the mirror image of the scene."""
+        """Whether a mirrored scene gives the mirrored measurement."""
         return self.of.mirrors
 
     def pack(self, y: Tensor) -> Tensor:
-        """A measurement (1, C, h, w) as an image (C or more, h, w) to draw crops from."""
+        """A measurement (1, C, h, w) as an image (C or more, h, w) from which crops are drawn."""
         seen = self.of.observed(y)  # the shapes are compared here
         if seen is None:
             return y[0]
@@ -71,7 +70,7 @@ class Measurements(Problem):
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
         """Refused: nothing is simulated here."""
-        raise InvalidParameterError("measurements that were made have operators of their own: see measure")
+        raise InvalidParameterError("real measurements bring their own operators: call measure instead of physics")
 
     def describe(self) -> dict:
         """See [`Problem`][retune.problems.Problem]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,8 +58,9 @@ class Inpaint(Problem):
     Args:
         keep: share of pixels kept, in (0, 1].
         sigma: noise level, or one per channel.
-        mask: where it was measured, instead of a random share: an image file, black where nothing was; or a tensor
-            (H, W), (C, H, W) or (1, C, H, W) of zeros and ones. Images smaller than the mask get a random part of it.
+        mask: the measured pixels, in place of a random share: an image file that is black where nothing was measured,
+            or a tensor (H, W), (C, H, W) or (1, C, H, W) of zeros and ones. An image smaller than the mask gets a
+            random part of the mask.
     """
 
     name = "inpaint"
@@ -84,7 +86,7 @@ class Inpaint(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """A mask of its own for every image of the batch; drawn on the CPU, so the same on every device."""
+        """One mask per image of the batch. It is drawn on the CPU, so it is the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         if self.mask is None:
             mask = (torch.rand(batch, 1, *img_size[1:], generator=generator) < self.keep).to(dtype)
@@ -93,7 +95,7 @@ class Inpaint(Problem):
         return self._masked(img_size, mask, device)
 
     def operator(self, y: Tensor) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]; it needs the mask."""
+        """See [`Problem`][retune.problems.Problem]; the mask must be known."""
         self.require_known()
         assert self.mask is not None
         if self.mask.shape[-2:] != y.shape[-2:] or self.mask.shape[1] not in (1, y.shape[1]):
@@ -105,8 +107,8 @@ class Inpaint(Problem):
         """See [`Problem`][retune.problems.Problem]."""
         if self.mask is None:
             raise InvalidParameterError(
-                "which pixels were measured is not known: give the mask, an image file that is black where nothing "
-                "was measured (--mask FILE, or mask= in the section [problem])"
+                "the mask is unknown: give an image file that is black where nothing was measured (--mask FILE, or "
+                "mask= in the section [problem])"
             )
 
     def observed(self, y: Tensor) -> Tensor | None:
@@ -116,7 +118,7 @@ class Inpaint(Problem):
         return mask.expand(y.shape) > 0
 
     def crop(self) -> Problem:
-        """See [`Problem`][retune.problems.Problem]; a crop takes its part of the mask along."""
+        """See [`Problem`][retune.problems.Problem]; a crop keeps its part of the mask."""
         return self
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
@@ -126,7 +128,7 @@ class Inpaint(Problem):
         mask = self.mask[..., rows, :][..., cols]
         if not bool(mask.any()):
             raise InvalidParameterError(
-                f"a tile of {len(rows)}×{len(cols)} pixels has none that was measured; use larger tiles (--tile)"
+                f"a tile of {len(rows)}×{len(cols)} pixels contains no measured pixel; use larger tiles (--tile)"
             )
         return Inpaint(mask=mask, sigma=self.sigma)
 
@@ -140,14 +142,34 @@ class Inpaint(Problem):
         return {"name": self.name, **drawn, "sigma": self.sigma}
 
 
+class _Fixed(Problem):
+    """A problem whose operator does not depend on the seed, so that all images of one size share it."""
+
+    @abstractmethod
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
+        """The operator for images (C, H, W)."""
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
+        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
+
+
 @register
-class Deblur(Problem):
+class Deblur(_Fixed):
     """``y = k * x + ε``.
 
     Args:
         kernel: see [`kernel`][retune.problems.kernel].
-        boundary: "reflect" (deepinv ``Blur``), "circular" (deepinv ``BlurFFT``), or "valid": the image goes on beyond
-            the border of the measurement, by what the kernel reaches.
+        boundary: "reflect" (deepinv ``Blur``), "circular" (deepinv ``BlurFFT``), or "valid": the image is larger than
+            the measurement by the reach of the kernel.
         sigma: noise level, or one per channel.
     """
 
@@ -166,19 +188,6 @@ class Deblur(Problem):
         self.kernel, self.boundary = make_kernel(kernel), boundary
         self.wraps = boundary == "circular"
 
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]."""
-        # The operator does not depend on the seed, so one serves all images of a size.
-        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
-
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
         """See [`Problem`][retune.problems.Problem]."""
         if self.boundary != "valid":
@@ -194,7 +203,7 @@ class Deblur(Problem):
         return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
 
     def crop(self) -> Problem:
-        """See [`Problem`][retune.problems.Problem]: what lies beyond the border of a crop was blurred into it."""
+        """See [`Problem`][retune.problems.Problem]: a crop has a valid boundary."""
         return Deblur(self.kernel, "valid", self.sigma)
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
@@ -207,7 +216,7 @@ class Deblur(Problem):
         noise = gaussian_noise(self.sigma, device)
         if self.boundary == "circular":
             return BlurFFT(img_size, filter=taps, device=device, noise_model=noise)
-        large = max(taps.shape[2:]) > 7  # where convolution by FFT is the faster
+        large = max(taps.shape[2:]) > 7  # from this size on, convolution by FFT is faster
         return Blur(filter=taps, padding=self.boundary, use_fft=large, device=torch.device(device), noise_model=noise)
 
     def describe(self) -> dict:
@@ -216,20 +225,20 @@ class Deblur(Problem):
 
 
 @register
-class Superres(Problem):
-    """``y = S (k * x) + ε``: an antialiasing filter, then every s-th row and column is kept (deepinv ``Downsampling``).
+class Superres(_Fixed):
+    """``y = S (k * x) + ε``: antialiasing, then every s-th row and column is kept (deepinv ``Downsampling``).
 
-    Images (H, W) of any size: y is ⌈H/s⌉ × ⌈W/s⌉, made of the rows 0, s, 2s, …, and the restored image has the size
-    of x again. If a side is not a multiple of s, the last kept sample stands for fewer than s pixels; nothing is
+    x (H, W) may have any size. y has ⌈H/s⌉ × ⌈W/s⌉ pixels, from the rows and columns 0, s, 2s, …. The restored image
+    has the size of x. If a side is not a multiple of s, the last sample stands for fewer than s pixels; nothing is
     cropped or resized. With a "circular" boundary and sides that are multiples of s, ‖A‖² is known exactly.
 
-    The filters of even side (those by name, for even s) are centred as deepinv centres them, between two pixels;
-    relative to a resampling that aligns pixel areas (Pillow), y is displaced by (s − 2)/2 pixels of x.
+    For even s the named filters have even sides. deepinv centres them between two pixels. Compared with a resampling
+    that aligns pixel areas, as in Pillow, y is shifted by (s − 2)/2 pixels of x.
 
     Args:
         factor: s ≥ 2, usually 2, 3 or 4.
-        kernel: "bicubic", "bilinear", "sinc" (for the factor s, deepinv's), None for bare subsampling, or what
-            [`kernel`][retune.problems.kernel] takes.
+        kernel: "bicubic", "bilinear", "sinc" (deepinv's filters for the factor s), None for subsampling without a
+            filter, or any argument of [`kernel`][retune.problems.kernel].
         boundary: "reflect" or "circular".
         sigma: noise level, or one per channel.
     """
@@ -254,18 +263,6 @@ class Superres(Problem):
         self.kernel, self.boundary = antialiasing(kernel, self.factor), boundary
         self.wraps = boundary == "circular"
 
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
-        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
-
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         taps = None if self.kernel is None else self.kernel.to(device=device, dtype=dtype)
         if taps is not None:
@@ -280,7 +277,7 @@ class Superres(Problem):
         )
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See [`Problem`][retune.problems.Problem]; sides that were no multiples of s are rounded up to one."""
+        """See [`Problem`][retune.problems.Problem]; sides of x are rounded up to a multiple of s."""
         return measured[0], measured[1] * self.factor, measured[2] * self.factor
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
@@ -300,11 +297,12 @@ class Superres(Problem):
 
 
 def _require_fit(taps: Tensor, img_size: tuple[int, int, int], boundary: str) -> None:
-    """Refuse a kernel that does not fit the channels, or the size, of the images."""
+    """Refuse a kernel that does not fit the channels or the size of the images."""
     if taps.shape[1] not in (1, img_size[0]):
         raise ShapeError(f"the blur has kernels for {taps.shape[1]} channels, the image has {img_size[0]}")
     if any(k > n for k, n in zip(taps.shape[2:], img_size[1:], strict=True)):
         raise InvalidParameterError(
             f"the blur kernel {tuple(taps.shape[2:])} is too large for images {tuple(img_size[1:])} with "
-            f"{boundary} boundary: it may not be larger than the image; use larger images or crops, or crop the kernel"
+            f"{boundary} boundary: the kernel may not be larger than the image; use larger images or crops, or crop "
+            "the kernel"
         )

@@ -1,4 +1,4 @@
-"""Noise that deepinv lacks: Gaussian with one level per channel."""
+"""Gaussian noise with one level per channel, which deepinv lacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ class ChannelGaussianNoise(NoiseModel):
     Args:
         sigma: standard deviations, one per channel, in the units of the image.
         rng: generator on the device of the images, for reproducible noise.
+
+    Attributes:
+        is_gaussian: that ``sigma`` holds the standard deviations of white Gaussian noise. A noise model of yours may
+            say the same.
     """
+
+    is_gaussian = True
 
     def __init__(self, sigma: Sequence[float], rng: torch.Generator | None = None):
         super().__init__(rng=rng)  # pyright: ignore[reportArgumentType] - None is its default
@@ -44,7 +50,7 @@ def noise_levels(sigma: float | Sequence[float] | np.ndarray | Tensor) -> float 
     """One standard deviation, or one per channel, as plain floats.
 
     Raises:
-        InvalidParameterError: not numbers, or not standard deviations.
+        InvalidParameterError: not a number, or not a valid standard deviation.
     """
     given = _plain(sigma)
     many = isinstance(given, list | tuple)
@@ -61,21 +67,22 @@ def _plain(value: Any) -> Any:
 
 
 def gaussian_noise(sigma: float | Sequence[float], device: torch.device | str = "cpu") -> NoiseModel:
-    """The noise model for one level, or one level per channel, with a generator of its own."""
+    """The noise model, with its own generator, for one level or one level per channel."""
     levels = noise_levels(sigma)
     rng = torch.Generator(device=device)
     return ChannelGaussianNoise(levels, rng=rng) if isinstance(levels, tuple) else GaussianNoise(levels, rng=rng)
 
 
 def estimate_noise(y: Tensor) -> float | tuple[float, ...]:
-    """The standard deviation of white Gaussian noise in images (B, C, H, W), per channel if there are several.
+    """The standard deviation of white Gaussian noise in images (B, C, H, W), one per channel.
 
-    From the median of the finest diagonal wavelet coefficients (Donoho and Johnstone, *Biometrika* 81(3), 1994), as
-    in scikit-image; the mean over the batch. Fine texture counts as noise, so expect some per cent too much on
-    photographs. Not for images with missing pixels, nor after resampling or JPEG, which colour the noise.
+    It comes from the median of the finest diagonal wavelet coefficients (Donoho and Johnstone, *Biometrika* 81(3),
+    1994), as in scikit-image, averaged over the batch. Fine texture counts as noise: expect an estimate that is some
+    per cent too high on photographs. Do not use it on images with missing pixels, or after resampling or JPEG
+    compression: both correlate the noise.
 
     Raises:
-        InvalidParameterError: no noise to be seen, as in constant images.
+        InvalidParameterError: no visible noise, as in constant images.
     """
     from skimage.restoration import estimate_sigma
 
@@ -83,6 +90,7 @@ def estimate_noise(y: Tensor) -> float | tuple[float, ...]:
     levels = np.mean([np.atleast_1d(estimate_sigma(one, channel_axis=-1)) for one in images], axis=0)
     if not np.isfinite(levels).all() or levels.min() < 1e-7:
         raise InvalidParameterError(
-            f"the noise level cannot be estimated: there is none to be seen ({levels.tolist()}). Give it: --sigma 0.01"
+            f"the noise level cannot be estimated: no noise is visible (estimate {levels.tolist()}). Give the level, "
+            "e.g. --sigma 0.01"
         )
     return float(levels[0]) if len(levels) == 1 else tuple(float(v) for v in levels)

@@ -1,4 +1,4 @@
-"""Any deepinv physics of the user's, by ``module:function``."""
+"""Your own deepinv physics, named as ``module:function``."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["OwnPhysics"]
 
 
 class OwnPhysics(Problem):
-    """``y = A x + ε`` with a physics that your own function makes.
+    """``y = A x + ε`` with physics from your own function.
 
     The function is called as ``function(img_size=(C, H, W), device=..., **options)`` and returns a deepinv
-    ``LinearPhysics``. Its module is imported, that is, executed, so name only code that you trust. Python finds modules
-    that are installed or in the working directory. A run or a model cannot name a function here by itself: see
+    ``LinearPhysics``. Importing its module executes it, so name only code that you trust. Python finds modules that are
+    installed or in the working directory. A run or a model file cannot name a function without your consent: see
     [`require_accepted`][retune.plugins.require_accepted].
 
-    A restoration knows only the measurement, and presumes an image of the same size. Where the sizes differ
-    (subsampling, tomography), give the function an attribute ``image_size``: a function from the size (C, h, w) of a
-    measurement to the size of the image, such as ``function.image_size = lambda c, h, w: (c, 2 * h, 2 * w)``.
+    A restoration knows only the measurement, and assumes that the image has the same size. If the sizes differ
+    (subsampling, tomography), give the function an attribute ``image_size``. It maps the size (C, h, w) of a
+    measurement to the size of the image, for example ``function.image_size = lambda c, h, w: (c, 2 * h, 2 * w)``.
 
     Args:
         name: ``"module:function"``.
-        sigma: noise level, or one per channel, for a physics without a noise model (deepinv's default, ``ZeroNoise``).
-            A noise model that your function sets is kept; sigma is then what estimates of the error take for the level.
-        options: further arguments of the function.
+        sigma: noise level, or one per channel. It applies to physics without a noise model (deepinv's default,
+            ``ZeroNoise``). A noise model that your function sets is kept; error estimates then use sigma as the level.
+        options: further keyword arguments of the function.
 
     Raises:
         InvalidParameterError: no such module, or no such function in it.
-        PhysicsError: it returns something else.
+        PhysicsError: the function does not return a ``LinearPhysics``.
     """
 
     has_parts = False
@@ -59,22 +59,22 @@ class OwnPhysics(Problem):
         """See [`Problem`][retune.problems.Problem]."""
         try:
             physics = self._function(img_size=img_size, device=device, **self.options)
-        except Exception as error:  # code of the user's may raise anything, and stops one file, not all
+        except Exception as error:  # the user's code may raise anything; an error must stop one file, not all
             raise InvalidParameterError(
                 f"{self.name} was called as function(img_size={img_size}, device={str(device)!r}, …), with the options "
                 f"{self.options}, and failed: {_told(error)}"
             ) from error
         if not isinstance(physics, LinearPhysics):
             raise PhysicsError(f"{self.name} must return a deepinv LinearPhysics, got {type(physics).__name__}")
-        if type(physics.noise_model) is ZeroNoise:  # deepinv's default: the function says nothing of the noise
+        if type(physics.noise_model) is ZeroNoise:  # deepinv's default: the function did not set a noise model
             physics.set_noise_model(gaussian_noise(self.sigma, device))
         return physics.to(device)  # not dtype: that would drop the imaginary part of its spectra
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The size that the function's own ``image_size`` gives, else the size of the measurement.
+        """The size from the function's attribute ``image_size``; without one, the size of the measurement.
 
         Raises:
-            InvalidParameterError: it fails, or gives no size (C, H, W).
+            InvalidParameterError: ``image_size`` fails, or does not return (C, H, W).
         """
         rule = getattr(self._function, "image_size", None)
         if rule is None:
@@ -94,14 +94,15 @@ class OwnPhysics(Problem):
         made = tuple(physics.A(y.new_zeros(1, *size)).shape[1:])
         if made != tuple(y.shape[1:]):
             raise ShapeError(
-                f"{self.name} makes measurements {made} of images {size}, but this one is {tuple(y.shape[1:])}; tell "
-                "the size of the image behind a measurement: function.image_size = lambda c, h, w: (c, 2 * h, 2 * w)"
+                f"{self.name} makes measurements {made} from images {size}, but this measurement is "
+                f"{tuple(y.shape[1:])}; tell the size of the image behind a measurement: function.image_size = lambda "
+                "c, h, w: (c, 2 * h, 2 * w)"
             )
         return physics
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
-        """Refused: the effect of your physics on a part of an image is unknown."""
-        raise InvalidParameterError(f"{self.name} is known for whole images only: restore without tiles (--tile 0)")
+        """Refused: it is unknown how your physics acts on a part of an image."""
+        raise InvalidParameterError(f"{self.name} works on whole images only: restore without tiles (--tile 0)")
 
     def describe(self) -> dict:
         """See [`Problem`][retune.problems.Problem]."""

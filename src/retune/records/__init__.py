@@ -2,32 +2,60 @@
 
 from retune.records.base import Number as Number
 from retune.records.base import Record
-from retune.records.results import (
+from retune.records.certificates import (
+    Certificates,
     Certified,
+    CertifiedFile,
     CertifiedImage,
     Claim,
+    TrainingCertificate,
+)
+from retune.records.examinations import Examinations, ExaminedFile, FindingRecord, Findings
+from retune.records.progress import ImageScores, Progress, Searched, Trained
+from retune.records.restored import RestoredImage
+from retune.records.results import (
     Curve,
     MethodResult,
     Pictures,
     ProblemResult,
     Results,
+    Scores,
     Training,
     Verdict,
 )
 from retune.records.results import (
     Methods as Methods,
 )
+from retune.records.runs import CheckpointFacts, EstimatedGain, RunFacts, TuneFacts, TuneResult
 
 __all__ = [
+    "Certificates",
     "Certified",
+    "CertifiedFile",
     "CertifiedImage",
+    "CheckpointFacts",
     "Claim",
     "Curve",
+    "EstimatedGain",
+    "Examinations",
+    "ExaminedFile",
+    "FindingRecord",
+    "Findings",
+    "ImageScores",
     "MethodResult",
     "Pictures",
     "ProblemResult",
+    "Progress",
     "Record",
+    "RestoredImage",
     "Results",
+    "RunFacts",
+    "Scores",
+    "Searched",
+    "Trained",
     "Training",
+    "TrainingCertificate",
+    "TuneFacts",
+    "TuneResult",
     "Verdict",
 ]

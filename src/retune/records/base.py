@@ -6,15 +6,30 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Strict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    Strict,
+    StringConstraints,
+    ValidationError,
+    WrapValidator,
+)
 
 from retune._files import write_atomically
+from retune._plain import RECORDS, parse_json
 from retune.errors import InvalidParameterError
 
-__all__ = ["Number", "Record"]
+__all__ = ["Number", "Record", "Text"]
 
-#: A number that may be unknown; text and truth values are not numbers.
-Number = Annotated[float | None, Strict()]
+#: A number that may be unknown; text and truth values are not numbers. A whole number is written as one.
+Number = Annotated[
+    float | None,
+    Strict(),
+    WrapValidator(lambda value, check: value if type(value) is int else check(value)),
+    PlainSerializer(lambda value: value, return_type=Any),
+]
+Text = Annotated[str, StringConstraints(strict=True)]
 
 _EXPECTED = {
     "dict_type": "a table",
@@ -23,6 +38,7 @@ _EXPECTED = {
     "float_type": "a number or null",
     "string_type": "text",
     "bool_type": "true or false",
+    "int_type": "a whole number or null",
     "missing": "a value",
     "too_short": "at least one entry",
 }
@@ -52,17 +68,34 @@ class Record(BaseModel):
         except ValidationError as error:
             raise InvalidParameterError(f"{source}: {_fault(error)}") from error
 
+    @classmethod
+    def parsed(cls, content: bytes | str, source: str) -> Self:
+        """The record in the content of a file.
+
+        Raises:
+            InvalidParameterError: it is not JSON, too large or nested too deeply; or as ``checked``.
+        """
+        try:
+            values = parse_json(content, RECORDS)
+        except ValueError as error:
+            raise InvalidParameterError(f"{source} cannot be read: «{error}»") from error
+        return cls.checked(values, source)
+
     def plain(self) -> dict[str, Any]:
         """What the file contains: the entries that were given."""
         return self.model_dump(mode="json", exclude_unset=True)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, indent: int | None = 1) -> None:
         """Write the file, whole or not at all.
+
+        Args:
+            path: the file.
+            indent: of each level; None writes one line, which is several times faster for long lists.
 
         Raises:
             ValueError: a number is infinite or not a number, which JSON cannot hold.
         """
-        write_atomically(path, json.dumps(self.plain(), indent=1, allow_nan=False).encode())
+        write_atomically(path, json.dumps(self.plain(), indent=indent, allow_nan=False).encode())
 
 
 def _fault(error: ValidationError) -> str:
@@ -75,4 +108,4 @@ def _fault(error: ValidationError) -> str:
         return f"{place}: {fault['msg'].removeprefix('Value error, ')}"
     shown = "missing" if fault["type"] == "missing" else repr(fault["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{place} is {shown}, expected {_EXPECTED.get(fault['type'], fault['msg'])}"
+    return f"{place or 'the content'} is {shown}, expected {_EXPECTED.get(fault['type'], fault['msg'])}"

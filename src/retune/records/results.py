@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field, StrictBool, StringConstraints, field_validator, model_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from retune._plain import RECORDS, parse_json
 from retune.errors import InvalidParameterError
-from retune.records.base import Number, Record
+from retune.records.base import Number, Record, Text
+from retune.records.certificates import Certified, Distance
 
 __all__ = [
-    "Certified",
-    "CertifiedImage",
-    "Claim",
     "Curve",
-    "Distance",
     "MethodResult",
     "Methods",
     "Pictures",
     "ProblemResult",
     "Results",
+    "Scores",
     "Training",
     "Verdict",
     "horizons",
@@ -37,48 +34,6 @@ FORMAT = 1
 _EXPECTED = 'expected a results.json written by "retune demo" or "retune compare"'
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LONGER = re.compile(r"(psnr|residual)_([1-9]\d*)x")
-Text = Annotated[str, StringConstraints(strict=True)]
-
-
-class Distance(StrEnum):
-    """How the distance to the equilibrium is known."""
-
-    PROVED = "proved"
-    ESTIMATED = "estimated"
-
-
-class Claim(Record):
-    """One number of a certificate."""
-
-    value: Number
-    """The number; None where it is not known."""
-    kind: Text
-    """proved, proved under assumptions, estimated, or measured."""
-    how: Text
-    """How it was found."""
-
-    @property
-    def proved(self) -> bool:
-        """Whether it is a bound, under assumptions or without."""
-        return self.kind.startswith(Distance.PROVED)
-
-
-class CertifiedImage(Record):
-    """The certificate of one image."""
-
-    claims: dict[str, list[Claim]] = Field(default_factory=dict)
-    """Numbers by the name of the quantity."""
-    verdict: Text | None = None
-    row: Text | None = None
-    assumptions: list[dict[str, Any]] = Field(default_factory=list)
-    rounding: Text | None = None
-
-
-class Certified(Record):
-    """The certificates of a method."""
-
-    depth: Number = None
-    images: list[CertifiedImage] = Field(default_factory=list)
 
 
 class Curve(Record):
@@ -104,19 +59,13 @@ class Training(Record):
     loss: list[Number] = Field(default_factory=list)
 
 
-class MethodResult(Record):
-    """A row of the table.
+class Scores(Record):
+    """How well a method restores, over one test image or all of them.
 
     PSNR and residual after n times the trained depth are called ``psnr_<n>x`` and ``residual_<n>x``. What is
     unknown is None or left out.
     """
 
-    label: Text | None = None
-    how: Text | None = None
-    failure: Text | None = None
-    """Why the training failed, if it did."""
-    remark: Text | None = None
-    """What a reader must know of it."""
     psnr: Number = None
     """Mean over the test images, dB."""
     psnr_per_image: list[Number] | None = None
@@ -127,22 +76,9 @@ class MethodResult(Record):
     layers_run: list[Number] | None = None
     status: list[Text] | None = None
     residual: Number = None
-    gradient_error: Number = None
-    distance: Number = None
-    """The largest relative distance to the equilibrium that is certified."""
-    distance_kind: Distance | None = None
-    seconds: Number = None
-    """Of training or tuning."""
     seconds_restoring: Number = None
     """Of one test image."""
-    memory: Number = None
-    """Bytes at the peak of a training step."""
-    images: list[Text] | None = None
-    """Files of the restored images, relative to the folder of the results."""
     curve: Curve | None = None
-    training: Training | None = None
-    learned: dict[str, Any] | None = None
-    """Parameters by name."""
     certificate: Certified | None = None
 
     @model_validator(mode="after")
@@ -151,6 +87,30 @@ class MethodResult(Record):
             if _LONGER.fullmatch(key) and (isinstance(value, bool) or not isinstance(value, int | float | None)):
                 raise ValueError(f"{key} is {value!r}, expected a number or null")
         return self
+
+
+class MethodResult(Scores):
+    """A row of the table."""
+
+    label: Text | None = None
+    how: Text | None = None
+    failure: Text | None = None
+    """Why the training failed, if it did."""
+    remark: Text | None = None
+    """What a reader must know of it."""
+    gradient_error: Number = None
+    distance: Number = None
+    """The largest relative distance to the equilibrium that is certified."""
+    distance_kind: Distance | None = None
+    seconds: Number = None
+    """Of training or tuning."""
+    memory: Number = None
+    """Bytes at the peak of a training step."""
+    images: list[Text] | None = None
+    """Files of the restored images, relative to the folder of the results."""
+    training: Training | None = None
+    learned: dict[str, Any] | None = None
+    """Parameters by name."""
 
     @property
     def horizons(self) -> list[int]:
@@ -266,8 +226,8 @@ class Results(Record):
             raise InvalidParameterError(f"{source} is not a result file of ReTune (it has no «format»); {_EXPECTED}")
         if values["format"] != FORMAT:
             raise InvalidParameterError(
-                f"{source} has format {values['format']!r} (written by ReTune {values.get('retune', 'unknown')}), this "
-                f"version reads format {FORMAT}: use the version that wrote it, or run the command again"
+                f"{source} has format {values['format']!r} (written by ReTune {values.get('retune', 'unknown')}), but "
+                f"this version reads format {FORMAT}: use the version that wrote it, or run the command again"
             )
         return super().checked(values, source)
 

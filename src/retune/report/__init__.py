@@ -1,6 +1,6 @@
-"""Tables, figures, one self-contained HTML page; reads result files, never models.
+"""Tables, figures, and a self-contained HTML page. Reads result files, never models.
 
-The caller writes ``results.json`` and the images it names into a folder; everything here is computed from these::
+The caller writes ``results.json`` and its images into a folder. Everything here is computed from these files::
 
     results = Results.read(folder)
     write_all(results, folder)  # figures/*.png and report.html
@@ -35,10 +35,10 @@ def write_all(results: Results, folder: str | Path, console: Console | None = No
     Args:
         results: the results.
         folder: the output folder; the images that `results` names are looked up in it.
-        console: if given, the tables are printed on it as well.
+        console: if given, the tables are also printed on it.
 
     Raises:
-        InvalidParameterError: an image that `results` names is missing.
+        InvalidParameterError: an image named in `results` is missing.
     """
     folder = Path(folder)
     page = write_report(results, folder, write_figures(results, folder))

@@ -9,7 +9,7 @@ from retune.report.numbers import MISSING, power
 
 __all__ = ["CertificateRow", "CertificateTable", "certificate_table"]
 
-#: The claims that a report shows, and how it calls them; {K} is the depth.
+#: The claims that a report shows, with their labels; {K} is the depth.
 CLAIMS = {
     "step_size": "step size ÷ (2/L)",
     "layer_factor": "factor of one layer",
@@ -24,7 +24,7 @@ CLAIMS = {
 
 @dataclass(frozen=True)
 class CertificateRow:
-    """One quantity: the bound with its kind, and the estimate or measurement with how it was found."""
+    """One quantity: the bound with its kind, and the estimate or measurement with its method."""
 
     name: str
     bound: str
@@ -49,8 +49,8 @@ def certificate_table(certificate: Certified | None, names: list[str] | None = N
     """One table per image.
 
     Args:
-        certificate: of a result file; None for no table.
-        names: what the images are called.
+        certificate: the certificate in a result file; None for no table.
+        names: names of the images.
     """
     if certificate is None:
         return []
@@ -88,7 +88,7 @@ def _row(name: str, numbers: list[Claim]) -> CertificateRow:
 
 
 def _number(value: float | None) -> str:
-    """A factor that rounds to 1 without being 1 is told by its distance from it."""
+    """A factor as text; if it rounds to 1 but is not 1, as its distance from 1."""
     if value is not None and value != 1 and abs(value - 1) < 0.05:
         return f"1 {'−' if value < 1 else '+'} {power(abs(value - 1))}"
     return power(value)

@@ -16,12 +16,12 @@ from retune.report.palette import MUTED, PAPER, Look, looks
 
 _SIZE = (7.4, 4.5)
 
-#: More than this many dB below the best, a curve leaves the axis, so that tenths of a dB stay visible.
+#: The axis ends this many dB below the best curve, so that tenths of a dB stay visible.
 _DEPTH_OF_VIEW = 7.0
 
 
 def fitting(text: str, length: int) -> str:
-    """Somebody's words for a figure: cut to `length`, and never read as a formula."""
+    """Text from a user for a figure: cut to `length`, and never interpreted as a formula."""
     text = text if len(text) <= length else text[: length - 1].rstrip() + "…"
     return text.replace("$", r"\$")
 
@@ -71,7 +71,7 @@ def training_figure(problem: ProblemResult, heading: str) -> Figure | None:
     for name, method in problem.methods.items():
         loss = np.array(method.training.loss if method.training else [], dtype=float)
         if len(loss) > 1 and (loss > 0).all() and np.isfinite(loss).all():
-            width = max(1, len(loss) // 8)  # a running mean: each step sees other crops
+            width = max(1, len(loss) // 8)  # a running mean, because each step sees different crops
             curves[name] = np.arange(width, len(loss) + 1), np.convolve(loss, np.ones(width) / width, "valid")
     if not curves:
         return None
@@ -118,7 +118,7 @@ def _draw(
     value: Callable[[float], str],
     labels: Methods | None = None,
 ) -> None:
-    """The curves, the depths they were trained at, and a label at the end of each."""
+    """The curves, their trained depths, and a label at the end of each curve."""
     labels = methods if labels is None else labels
     look = looks(labels)
     right = max(float(x[-1]) for x, _ in curves.values())
@@ -147,7 +147,7 @@ def _draw(
 
 
 def _neighbours(depths: list[float], ratio: float = 3.0) -> list[list[float]]:
-    """Groups of depths too close on the axis to be labelled one by one."""
+    """Groups of depths that are too close on the axis for separate labels."""
     groups: list[list[float]] = []
     for depth in depths:
         if groups and depth < ratio * groups[-1][-1]:
@@ -160,7 +160,7 @@ def _neighbours(depths: list[float], ratio: float = 3.0) -> list[list[float]]:
 def _label_ends(
     axes: Axes, curves: dict, look: dict[str, Look], methods: Methods, value: Callable[[float], str]
 ) -> None:
-    """Names at the right margin, moved apart where curves end together, each tied to its end by a thin line."""
+    """Names at the right margin. They are moved apart if curves end close together; a thin line leads to each end."""
     axes.autoscale_view()
     texts = {
         name: "\n".join(filter(None, (fitting(label(methods[name], name), 26), value(float(y[-1])))))
@@ -196,7 +196,7 @@ def _fraction(axes: Axes, x: float, left: float, right: float) -> float:
 
 
 def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Places in [0, 1] near the wanted ones (ascending) that do not overlap: neighbours are merged into blocks."""
+    """Positions in [0, 1] near the wanted ones (ascending) that do not overlap: neighbours are merged into blocks."""
     blocks: list[tuple[float, list[int]]] = []
     for i, place in enumerate(wanted):
         blocks.append((place, [i]))

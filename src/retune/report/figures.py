@@ -1,6 +1,7 @@
 """Figures: pictures side by side, PSNR and residual against the number of layers, training loss.
 
-Drawn on ``Figure`` objects, never through pyplot: a caller's backend, open figures and rcParams stay as they are.
+They are drawn on ``Figure`` objects, not through pyplot: the caller's backend, open figures and rcParams stay
+unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from retune.report.pictures import Row, read_rows
 
 DPI = 130
 
-# Of the pictures, in inches.
+# Sizes of the pictures, in inches.
 _CELL, _GAP, _MARGIN, _TOP, _CAPTION = 1.95, 0.06, 0.2, 0.98, 0.30
 
 _FONTS = ("Inter", "Source Sans 3", "Source Sans Pro", "Open Sans", "Noto Sans", "Helvetica Neue", "Liberation Sans")
@@ -36,13 +37,13 @@ def write_figures(results: Results, folder: str | Path) -> dict[str, Path]:
 
     Args:
         results: the results.
-        folder: where the images that they name are.
+        folder: the folder of their images.
 
     Returns:
-        Paths by name: ``<problem>-images``, ``-psnr``, ``-residual`` and ``-training``; what has no data is left out.
+        Paths by name: ``<problem>-images``, ``-psnr``, ``-residual`` and ``-training``; figures without data are left
+        out.
 
-    Raises:
-        InvalidParameterError: an image that is named is missing.
+    Raises: InvalidParameterError: a named image is missing.
     """
     folder = Path(folder)
     written = {}
@@ -98,7 +99,7 @@ def _write(figure: Figure, path: Path) -> Path:
 
 
 def _pictures(rows: list[Row], heading: str, methods: Methods) -> Figure | None:
-    """A column per method; per photograph the pictures, the enlarged part below, the PSNR below that."""
+    """One column per method. For each photograph: the pictures, the enlarged part below, then the PSNR."""
     look, winning = looks(methods), winners(methods)
     rows = [row for row in rows if row.pictures]
     if not rows:
@@ -108,7 +109,7 @@ def _pictures(rows: list[Row], heading: str, methods: Methods) -> Figure | None:
     height = _TOP + sum(_ratio(row.pictures[0].pixels) + _zoom_ratio(row) for row in rows) * _CELL
     height += len(rows) * (2 * _GAP + _CAPTION)
     figure = Figure(figsize=(width, height))
-    # One set of axes in inches from the top left corner: some thirty of them would take seconds.
+    # A single set of axes, in inches from the top left corner: thirty sets would take seconds.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.text(_MARGIN, 0.34, fitting(heading, 80), fontsize=15, fontweight="bold", va="center")
     y = _TOP
@@ -149,13 +150,13 @@ def _zoom_ratio(row: Row) -> float:
 def _paste(axes: Axes, x: float, y: float, pixels: np.ndarray) -> float:
     """Draw a picture as wide as a column; return where it ends."""
     bottom = y + _ratio(pixels) * _CELL
-    sharp = pixels.shape[1] < 2 * _CELL * DPI  # enlarged pixels stay pixels
+    sharp = pixels.shape[1] < 2 * _CELL * DPI  # enlarged pixels stay sharp
     axes.imshow(pixels, extent=(x, x + _CELL, bottom, y), interpolation="nearest" if sharp else "antialiased")
     return bottom
 
 
 def _wrap(text: str, width: int = 22) -> str:
-    """At most two lines, for a column of pictures."""
+    """The title of a column of pictures, in at most two lines."""
     if len(text) <= width:
         return text
     cut = text.rfind(" ", 0, width + 1)

@@ -1,4 +1,4 @@
-"""The page: one HTML file that holds everything it shows."""
+"""The HTML page: a single file with all its content."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from retune.report.palette import looks
 from retune.report.pictures import data_uri, pixels_uri, read_rows
 from retune.report.summary import headlines, summary
 
-#: Entries of the results that say how they were made, besides the command, the time and the versions.
+#: Entries of the results about their making, besides the command, the time and the versions.
 _MADE = ("seed", "device", "threads", "cores")
 
 
 @dataclass(frozen=True)
 class _Section:
-    """What the template shows of one problem."""
+    """The data of one problem for the template."""
 
     key: str
     title: str
@@ -54,18 +54,18 @@ class _Section:
 
 
 def write_report(results: Results, folder: str | Path, figures: dict[str, Path] | None = None) -> Path:
-    """Write ``report.html``, which needs no other file, no network and no script.
+    """Write ``report.html``. The page needs no other file, no network and no script.
 
     Args:
         results: the results.
-        folder: where the images that it names are, and where the page goes.
-        figures: what [`write_figures`][retune.report.write_figures] returned; drawn now if not given.
+        folder: the folder of the named images and of the page.
+        figures: the result of [`write_figures`][retune.report.write_figures]; drawn now if not given.
 
     Returns:
         The path of the page.
 
     Raises:
-        InvalidParameterError: an image that `results` names is missing.
+        InvalidParameterError: an image named in `results` is missing.
     """
     folder = Path(folder)
     figures = write_figures(results, folder) if figures is None else figures
@@ -117,7 +117,7 @@ def _section(results: Results, name: str, folder: Path, figures: dict[str, Path]
 
 
 def _certificates(problem: ProblemResult) -> list[CertificateTable]:
-    """Those of the methods that have one, image by image."""
+    """The certificates of the methods that have one, image by image."""
     names = problem.images.names if problem.images else None
     found = []
     for name, method in problem.methods.items():
@@ -127,7 +127,7 @@ def _certificates(problem: ProblemResult) -> list[CertificateTable]:
 
 
 def _rows(problem: ProblemResult, folder: Path) -> list[dict]:
-    """The pictures, each with its enlarged part, and the place of that part in per cent."""
+    """The pictures, each with its enlarged part and the position of this part in per cent."""
     look = looks(problem.methods)
     rows = []
     for row in read_rows(problem, folder):
@@ -182,7 +182,7 @@ def _table(problem: ProblemResult, columns: list[Column]) -> list[dict]:
 
 
 def _alt(problem: ProblemResult, name: str, kind: str) -> str:
-    """A figure in words."""
+    """A description of a figure in words."""
     heading, methods = title(problem, name), problem.methods
     if kind == "psnr":
         last = longest(methods.values())

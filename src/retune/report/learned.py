@@ -1,4 +1,4 @@
-"""What each method learned, as a table: λ, step size, weights per channel and band, weights per scale."""
+"""The learned parameters of each method as a table: λ, step size, weights per channel and band, weights per scale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BANDS = ("H", "V", "D")
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, and the tint that shows how far it is from 1."""
+    """A number, and a tint for its distance from 1."""
 
     text: str
     tint: str = ""
@@ -30,10 +30,10 @@ class Learned:
 
 
 def learned_table(problem: ProblemResult) -> Learned | None:
-    """The parameters of the methods that report any; None if none does.
+    """The parameters of all methods that report them; None if no method does.
 
     Weights are (channels, 3) or (channels, wavelets, 3), scale weights (levels,) or (wavelets, levels); several
-    wavelets become several columns. Of parameters that differ from layer to layer the range is shown.
+    wavelets become several columns. If a parameter differs between layers, its range is shown.
     """
     found = {
         name: {key: _array(value) for key, value in (method.learned or {}).items()}
@@ -97,7 +97,7 @@ def _range(array: np.ndarray | None) -> str:
 
 
 def _cells(array: np.ndarray | None, shape: tuple[int, ...]) -> list[Cell]:
-    """As many cells as the columns; weights shared by the channels are repeated."""
+    """One cell per column; weights shared by the channels are repeated."""
     if array is None:
         return [Cell(MISSING)] * math.prod(shape)
     try:
@@ -110,7 +110,7 @@ def _cells(array: np.ndarray | None, shape: tuple[int, ...]) -> list[Cell]:
 
 
 def _tint(value: float) -> str:
-    """Blue above 1 (penalised more), orange below, stronger with the distance; readable on light and dark."""
+    """Blue above 1 (penalised more), orange below 1, stronger with the distance; readable on light and dark pages."""
     if not value > 0 or math.isinf(value):
         return ""
     strength = min(abs(math.log2(value)) / 2, 1) * 0.45

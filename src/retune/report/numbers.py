@@ -1,4 +1,4 @@
-"""How numbers are written, in the terminal and on the page alike, and the columns of the tables."""
+"""The format of numbers, in the terminal and on the page, and the columns of the tables."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from retune.records import MethodResult, Methods, ProblemResult, Results, Verdict
-from retune.records.results import Distance, finite, horizons, longest
+from retune.records.certificates import Distance
+from retune.records.results import finite, horizons, longest
 
 MISSING = "–"
 
-#: A fall by this many dB when run longer is marked as one.
+#: A fall by at least this many dB when run longer is marked.
 FALL = 0.1
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _special(value: float | None) -> str:
-    """What is not a finite number."""
+    """Text for a value that is not a finite number."""
     if value is None:
         return MISSING
     if math.isnan(value):
@@ -37,7 +38,7 @@ def decimal(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A change in dB: three decimals where they matter, two where they don't."""
+    """A change in dB: three decimals for small changes, else two."""
     if value is None or not math.isfinite(value):
         return _special(value)
     text = decimal(value, 3 if abs(value) < 0.1 else 2)
@@ -55,7 +56,7 @@ def power(value: float | None) -> str:
 
 
 def duration(value: float | None) -> str:
-    """Seconds as a person says them."""
+    """A duration in readable units."""
     if value is None or not math.isfinite(value):
         return _special(value)
     if value < 100:
@@ -81,20 +82,20 @@ def plain(value: object) -> str:
 
 
 def falls(method: MethodResult) -> bool:
-    """Whether running longer does visible harm."""
+    """Whether the PSNR falls visibly when the method runs longer."""
     moved = method.change
     return moved is not None and not moved >= -FALL
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of methods: its heading, what it means, a method's entry as text and as a number."""
+    """A column of the table of methods: its heading, its meaning, and a method's entry as text and as a number."""
 
     short: str
     long: str
     text: Callable[[MethodResult], str]
     value: Callable[[MethodResult], float | None]
-    best: Callable | None = None  # max, min, or None where there is no better
+    best: Callable | None = None  # max, min, or None if no value is better
 
 
 def _certified(method: MethodResult) -> str:
@@ -110,15 +111,15 @@ def _column(short: str, long: str, key: str, write: Callable, best: Callable | N
 _RESULT = (
     _column("PSNR", "PSNR of the result, dB", "psnr", decimal, max),
     _column("SSIM", "Structural similarity of the result", "ssim", lambda v: decimal(v, 3), max),
-    _column("trained\ndepth", "PSNR at the depth it was trained for, dB", "psnr_trained", decimal),
+    _column("trained\ndepth", "PSNR at the trained depth, dB", "psnr_trained", decimal),
 )
 _COST = (
     _column("residual", "Relative residual of the result", "residual", power),
     _column("gradient\nerror", "Relative error of the training gradient", "gradient_error", power),
     Column(
         "distance",
-        "Certified distance to the equilibrium, relative, the largest of the images that have a certificate: "
-        "≤ proved, ≈ estimated",
+        "Certified relative distance to the equilibrium, largest over the images with a certificate: ≤ proved, ≈ "
+        "estimated",
         _certified,
         lambda method: method.distance,
     ),
@@ -126,8 +127,8 @@ _COST = (
     _column("s per\nimage", "Seconds of restoring one test image", "seconds_restoring", lambda v: decimal(v, 2)),
     _column(
         "memory,\nMB",
-        "Peak memory of the tensors of a training step, in 10⁶ bytes (of a restoration of the same crops, if nothing "
-        "is trained)",
+        "Peak memory of the tensors of a training step, in 10⁶ bytes (without training: of a restoration of the same "
+        "crops)",
         "memory",
         lambda v: decimal(None if v is None else v / 1e6, 1),
     ),
@@ -135,13 +136,13 @@ _COST = (
 
 
 def columns_of(methods: Sequence[MethodResult]) -> list[Column]:
-    """The columns in which some method has an entry."""
+    """The columns in which at least one method has an entry."""
     columns = [*_RESULT, *_longer(methods), *_COST]
     return [c for c in columns if any(c.value(m) is not None for m in methods)]
 
 
 def _longer(methods: Sequence[MethodResult]) -> list[Column]:
-    """What became of the PSNR when the methods were run on."""
+    """Columns for the PSNR when the methods run longer."""
     columns = [
         Column(
             f"at\n{n}×",
@@ -153,13 +154,13 @@ def _longer(methods: Sequence[MethodResult]) -> list[Column]:
     ]
     last = longest(methods)
     if last is not None:
-        long = f"PSNR at {last} times the trained depth less PSNR of the output, dB"
+        long = f"PSNR at {last} times the trained depth minus PSNR of the output, dB"
         columns.append(Column(f"change\nto {last}×", long, lambda m: signed(m.change), lambda m: m.change))
     return columns
 
 
 def best_methods(methods: Methods, column: Column) -> set[str]:
-    """The methods that share the best value of a column, as it is written; none where there is no contest."""
+    """The methods that share the best printed value of a column; empty if there is nothing to compare."""
     found = {name: column.value(method) for name, method in methods.items()}
     values = {name: value for name, value in found.items() if finite(value) is not None}
     if column.best is None or len(values) < 2:
@@ -169,22 +170,22 @@ def best_methods(methods: Methods, column: Column) -> set[str]:
 
 
 def winners(methods: Methods) -> set[str]:
-    """The methods that share the best PSNR, which figures and tables emphasise."""
+    """The methods that share the best PSNR. Figures and tables emphasise them."""
     return best_methods(methods, _RESULT[0])
 
 
 def label(method: MethodResult, name: str) -> str:
-    """How a method is called."""
+    """The label of a method."""
     return method.label or name
 
 
 def title(problem: ProblemResult, name: str) -> str:
-    """How a problem is called."""
+    """The title of a problem."""
     return problem.title or name
 
 
 def about(results: Results, verdict: Verdict) -> str:
-    """The title of the problem that a verdict is about; empty if it is about all of them."""
+    """The title of the problem of a verdict; empty if the verdict covers all problems."""
     name = verdict.problem
     if name is None:
         return ""
@@ -192,7 +193,7 @@ def about(results: Results, verdict: Verdict) -> str:
 
 
 def remarks(problem: ProblemResult) -> list[str]:
-    """What a reader must know of single rows: a training that failed, a run that ended before it had settled."""
+    """Remarks on single rows: a failed training, or a run that ended before it settled."""
     found = []
     for name, method in problem.methods.items():
         if method.failure:

@@ -1,7 +1,8 @@
 """Colours and lines of the methods, the same in every figure and on the page.
 
-Colours after Okabe and Ito's palette, which stays apart under all common colour-vision deficiencies; lines also differ
-in width and dash, so that two methods that coincide are both seen, and a grey print can be read.
+The colours follow Okabe and Ito's palette, which stays distinguishable under all common colour-vision deficiencies.
+Lines also differ in width and dash, so that both of two coinciding curves are visible, and a grey print is readable.
+
 """
 
 from __future__ import annotations
@@ -14,14 +15,10 @@ INK, MUTED, GRID, PAPER = "#1d2733", "#5c6874", "#e4e8ec", "#ffffff"
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn.
+    """The line style of a method.
 
-    Attributes:
-        colour: of the line.
-        text: a darker shade of it, readable as text on white.
-        width: of the line, in points.
-        dash: a matplotlib line style.
-        layer: higher is drawn on top.
+    Attributes: colour: colour of the line. text: a darker shade, readable as text on white. width: width of the line,
+        in points. dash: a matplotlib line style. layer: higher layers are drawn on top.
     """
 
     colour: str
@@ -32,7 +29,7 @@ class Look:
 
 
 _KNOWN = {
-    # the implicit gradient lies on ReTune wherever the theory holds: a thin dashed line over a thick one shows both
+    # if the theory holds, implicit gradient and ReTune coincide: a thin dashed line over a thick one shows both
     "retune": Look("#0072b2", "#00558a", 3.8, "-", 4),
     "implicit": Look("#e69f00", "#8f5f00", 1.9, (0, (4, 2)), 5),
     "unrolled": Look("#d55e00", "#b04a00", 2.0),
@@ -49,7 +46,7 @@ _OTHERS = (
 
 
 def looks(methods: Mapping[str, object]) -> dict[str, Look]:
-    """The look of each method; unknown ones take further colours in turn."""
+    """The line style of each method. Unknown methods take further colours in turn."""
     unknown = [name for name in methods if name not in _KNOWN]
     further = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(unknown)}
     return {name: _KNOWN.get(name) or further[name] for name in methods}

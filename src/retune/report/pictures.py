@@ -1,4 +1,4 @@
-"""Pictures of a problem: reading, the part worth a closer look, and encoding."""
+"""The pictures of a problem: reading, choosing the enlarged part, encoding."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from retune.errors import InvalidParameterError
 from retune.records import Pictures, ProblemResult
 from retune.report.numbers import decimal, label
 
-#: Pictures with a shorter side than this are shown whole only.
+#: Pictures with a side below this have no enlarged part.
 ZOOM_FROM = 96
 
 #: Side of the enlarged part, as a share of the shorter side; its height is two thirds of its width.
 _ZOOM = 0.36
 
-#: Pictures longer than this are averaged down for the page.
+#: Pictures with a longer side are reduced by averaging for the page.
 _PAGE_SIDE = 640
 
 
@@ -44,10 +44,10 @@ class Picture:
 
     Attributes:
         key: "truth", "measurement", or the name of a method.
-        title: for people.
+        title: title for readers.
         note: its PSNR, as text; empty for the truth.
         pixels: (H, W, 3), in [0, 1].
-        path: of its file.
+        path: path of its file.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """An address that holds the picture: its file as it is, or averaged down if it is large."""
+        """A data URL with the picture: its file unchanged, or reduced by averaging if it is large."""
         factor = -(-max(self.pixels.shape[:2]) // _PAGE_SIDE)
         if factor == 1:
             return data_uri(self.path.read_bytes())
@@ -69,7 +69,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """One test photograph: its name, what is shown of it, and the part that is enlarged."""
+    """One test photograph: its name, its pictures, and the enlarged part."""
 
     name: str
     pictures: list[Picture]
@@ -80,7 +80,7 @@ def read_rows(problem: ProblemResult, folder: Path) -> list[Row]:
     """A row per test photograph: truth, measurement, and each method's restoration.
 
     Raises:
-        InvalidParameterError: a picture is named that is missing, unreadable, or outside the folder.
+        InvalidParameterError: a named picture is missing, unreadable, or outside the folder.
     """
     images = problem.images or Pictures()
     methods = problem.methods
@@ -105,7 +105,7 @@ def read_rows(problem: ProblemResult, folder: Path) -> list[Row]:
 
 
 def _measured(picture: Picture, truth: Picture) -> Picture:
-    """With its PSNR, as it is shown (clipped), under a measurement that is an image of the truth's size."""
+    """The measurement with its PSNR after clipping, if it has the size of the truth."""
     if picture.key != "measurement" or truth.key != "truth" or picture.pixels.shape != truth.pixels.shape:
         return picture
     error = float(np.mean((picture.pixels - truth.pixels) ** 2))
@@ -116,7 +116,7 @@ def _measured(picture: Picture, truth: Picture) -> Picture:
 def _read(folder: Path, name: str) -> tuple[np.ndarray, Path]:
     path = (folder / str(name)).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise InvalidParameterError(f"the results name the image {name!r}, which is outside their folder {folder}")
+        raise InvalidParameterError(f"the results name the image {name!r}, but it is outside their folder {folder}")
     try:
         pixels = mpl_image.imread(path, format="png")
     except (OSError, SyntaxError, ValueError) as error:
@@ -130,7 +130,7 @@ def _read(folder: Path, name: str) -> tuple[np.ndarray, Path]:
 
 
 def interesting(truth: np.ndarray) -> Window | None:
-    """The most detailed part of a picture; chosen from the truth alone, so that it favours no method."""
+    """The most detailed part of a picture. It is chosen from the truth alone, so that it favours no method."""
     side = min(truth.shape[:2])
     if side < ZOOM_FROM:
         return None
@@ -140,7 +140,7 @@ def interesting(truth: np.ndarray) -> Window | None:
     detail = np.zeros_like(grey)
     detail[1:, :] += np.abs(np.diff(grey, axis=0))
     detail[:, 1:] += np.abs(np.diff(grey, axis=1))
-    # The square root keeps one hard edge from outweighing a rich texture.
+    # With the square root, a single sharp edge does not outweigh rich texture.
     total = np.pad(np.sqrt(detail), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
     top, left = np.unravel_index(int(sums.argmax()), sums.shape)
@@ -148,12 +148,12 @@ def interesting(truth: np.ndarray) -> Window | None:
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG as an address that holds it."""
+    """A PNG as a data URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def pixels_uri(pixels: np.ndarray) -> str:
-    """Pixels as an address that holds them."""
+    """Pixels as a data URL."""
     buffer = io.BytesIO()
     mpl_image.imsave(buffer, np.ascontiguousarray((pixels * 255).round().astype(np.uint8)), format="png")
     return data_uri(buffer.getvalue())

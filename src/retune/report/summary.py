@@ -1,4 +1,4 @@
-"""The report in a few sentences, with numbers that are computed from the results."""
+"""The report in a few sentences, with numbers computed from the results."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from retune.records import ProblemResult, Results
 from retune.records.results import finite, longest
-from retune.report.numbers import decimal, title
+from retune.report.numbers import FALL, decimal, label, title
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that stands for a problem: ReTune's PSNR, and what to compare it with."""
+    """The figure that stands for a problem: the best PSNR, whose it is, and what to compare it with."""
 
     key: str
     title: str
@@ -21,31 +21,30 @@ class Headline:
 
 
 def headlines(results: Results) -> list[Headline]:
-    """One per problem that ReTune was run on."""
+    """One for each problem in which some method has a PSNR."""
     found = []
     for key, problem in results.problems.items():
-        psnr = _psnr(problem, "retune")
-        if psnr is None:
+        ranked = _ranked(problem)
+        if not ranked:
             continue
-        lines = []
-        measured = problem.psnr_measurement
-        if measured is not None:
-            lines.append(f"the measurement has {decimal(measured)} dB")
-        for name, words in (("variational", "best single λ"), ("implicit", "implicit gradient")):
-            other = _psnr(problem, name)
-            if other is not None:
-                lines.append(f"{_plus(psnr - other)} dB against the {words}")
-        found.append(Headline(key, title(problem, key), decimal(psnr), lines))
+        best, others = ranked[0], ranked[1:]
+        lines = [_list(best.labels)]
+        if others:
+            lines.append(f"next, {_plus(others[0].psnr - best.psnr)} dB: {_list(others[0].labels)}")
+        if problem.psnr_measurement is not None:
+            lines.append(f"the measurement has {decimal(problem.psnr_measurement)} dB")
+        found.append(Headline(key, title(problem, key), decimal(best.psnr), lines))
     return found
 
 
 def summary(results: Results) -> list[str]:
-    """Sentences in plain words; what the results do not contain is not mentioned."""
+    """Sentences in plain words. Missing results are not mentioned."""
     sentences = [
-        "ReTune learns the weights of an image prior at the point where the restoration no longer changes. Running the "
-        "network longer should then do no harm; this report shows whether that is so, and what it costs."
+        "All methods restore the same test images from the same measurements; they differ in how their parameters are "
+        "chosen. At an equilibrium the restoration no longer changes, so running a network longer should do no harm; "
+        "this report shows whether that is so, and what each method costs."
     ]
-    sentences += [text for part in (_gain, _gap, _longer) if (text := part(results))]
+    sentences += [text for part in (_best, _gain, _longer) if (text := part(results))]
     verdicts = results.verdicts
     if verdicts:
         held = sum(v.holds for v in verdicts)
@@ -56,71 +55,89 @@ def summary(results: Results) -> list[str]:
             f"{len(verdicts) - held} {'does' if len(verdicts) - held == 1 else 'do'} not."
         )
     if results.quick:
-        sentences.append("This was a quick run, with too few training steps to conclude anything from.")
+        sentences.append("This was a quick run, with too few training steps for conclusions.")
     return sentences
 
 
-def _psnr(problem: ProblemResult, name: str) -> float | None:
-    return finite(problem.methods[name].psnr) if name in problem.methods else None
+@dataclass(frozen=True)
+class _Place:
+    """Methods that share a PSNR, as it is written."""
+
+    psnr: float
+    labels: list[str]
 
 
-def _differences(results: Results, other: str) -> dict[str, float]:
-    """ReTune's PSNR less that of another method, by the title of the problem."""
-    found = {}
+def _ranked(problem: ProblemResult) -> list[_Place]:
+    """The methods of a problem, the best first; those without a PSNR are left out."""
+    places: list[_Place] = []
+    known = [(p, label(m, name)) for name, m in problem.methods.items() if (p := finite(m.psnr)) is not None]
+    for psnr, name in sorted(known, key=lambda found: -found[0]):
+        if places and decimal(places[-1].psnr) == decimal(psnr):
+            places[-1].labels.append(name)
+        else:
+            places.append(_Place(psnr, [name]))
+    return places
+
+
+def _best(results: Results) -> str:
+    """The method of the best PSNR in every problem with a contest, and how far it is ahead."""
+    won = []
     for key, problem in results.problems.items():
-        ours, theirs = _psnr(problem, "retune"), _psnr(problem, other)
-        if ours is not None and theirs is not None:
-            found[title(problem, key).lower()] = ours - theirs
-    return found
-
-
-def _gain(results: Results) -> str:
-    gains = _differences(results, "variational")
-    if not gains:
+        ranked = _ranked(problem)
+        if len(ranked) > 1:
+            best, following = ranked[0], ranked[1]
+            ahead = f"{decimal(best.psnr - following.psnr)} dB ahead of {_list(following.labels)}"
+            won.append(f"that of {_list(best.labels)} in {title(problem, key).lower()} ({ahead})")
+    if not won:
         return ""
     tests = (results.settings or {}).get("test")
     where = "On the test images"
     if isinstance(tests, list) and tests:
-        where = f"On {_count(len(tests))} photograph{'s' * (len(tests) > 1)} that no method was trained or tuned on"
-    each = [f"{_plus(gain)} dB in {name}" for name, gain in gains.items()]
-    each = [*each[:-2], " and ".join(each[-2:])]
-    return (
-        f"{where}, its PSNR differs from that of the best single regularisation weight λ (grid search) by "
-        f"{', '.join(each)}."
-    )
+        where = f"On {_count(len(tests))} photograph{'s' * (len(tests) > 1)} that no method used for training or tuning"
+    return f"{where}, the best PSNR is {_list(won)}."
 
 
-def _gap(results: Results) -> str:
-    gaps = _differences(results, "implicit")
-    if not gaps:
+def _gain(results: Results) -> str:
+    """What the other methods gain over the one that everybody has: a single λ."""
+    gains = []
+    for problem in results.problems.values():
+        single = problem.methods.get("variational")
+        base = None if single is None else finite(single.psnr)
+        others = [finite(m.psnr) for name, m in problem.methods.items() if name != "variational"]
+        gains += [] if base is None else [psnr - base for psnr in others if psnr is not None]
+    if not gains:
         return ""
-    largest = max(abs(gap) for gap in gaps.values())
-    return f"Between it and training with the implicit gradient lie at most {_up(largest)} dB."
+    low, high = _plus(min(gains)), _plus(max(gains))
+    by = f"by {low} dB" if low == high else f"by {low} to {high} dB"
+    return f"From the best single regularisation weight λ (grid search), the others differ {by}."
 
 
 def _longer(results: Results) -> str:
-    """How far ReTune and the unrolled network move when run as much longer as was tried."""
+    """How far the methods move when run as much longer as was tried."""
     moved: dict[str, list[float]] = {}
-    for name in ("retune", "unrolled"):
-        values = [finite(p.methods[name].change) for p in results.problems.values() if name in p.methods]
-        moved[name] = [v for v in values if v is not None]
-    if not moved["retune"]:
-        return ""
-    last = longest(results.methods)
-    most = _up(max(map(abs, moved["retune"])))
-    text = f"Run {last} times longer than in training, its PSNR changes by at most {most} dB"
-    if moved["unrolled"]:
-        worst = min(moved["unrolled"])
-        text += (
-            f", while that of the ordinary unrolled network falls by up to {decimal(-worst)} dB"
-            if worst <= -0.01
-            else "; that of the ordinary unrolled network does not fall either"
-        )
-    return text + "."
+    for problem in results.problems.values():
+        for name, method in problem.methods.items():
+            change = finite(method.change)
+            if change is not None:
+                moved.setdefault(label(method, name), []).append(change)
+    steady = {name: max(map(abs, values)) for name, values in moved.items() if min(values) >= -FALL}
+    falling = {name: -min(values) for name, values in moved.items() if name not in steady}
+    parts = []
+    if steady:
+        parts.append(f"the PSNR of {_list(list(steady))} changes by at most {_up(max(steady.values()))} dB")
+    if falling:
+        whose = "that" if steady else "the PSNR"
+        parts.append(f"{whose} of {_list(list(falling))} falls by up to {decimal(max(falling.values()))} dB")
+    return f"Run {longest(results.methods)} times longer than in training, {', and '.join(parts)}." if parts else ""
+
+
+def _list(words: list[str]) -> str:
+    """«a», «a and b», «a, b and c»."""
+    return " and ".join([*[", ".join(words[:-1])][: len(words) > 1], words[-1]])
 
 
 def _up(value: float) -> str:
-    """Rounded up, since it is said to be a bound."""
+    """Rounded up, because it is a bound."""
     digits = 2 if value >= 0.01 else 4
     return decimal(max(math.ceil(round(value * 10**digits, 6)), 1) / 10**digits, digits)
 

@@ -23,7 +23,7 @@ from retune.report.numbers import (
     winners,
 )
 
-#: For terminals that cannot show them.
+#: Replacements for terminals that cannot show some characters.
 _ASCII = {
     "✓": "[ok]",
     "✗": "[FAILS]",
@@ -41,7 +41,7 @@ _ASCII |= dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True))
 
 
 def terminal_table(results: Results, console: Console) -> None:
-    """Print a table per problem, and whether each claim holds.
+    """Print a table for each problem, and whether each claim holds.
 
     Args:
         results: the results.
@@ -60,7 +60,7 @@ def terminal_table(results: Results, console: Console) -> None:
 
 
 def _text(text: str, console: Console, look: str = "") -> Text:
-    """Text as it is (labels are no markup), in characters that the terminal has."""
+    """Literal text (labels are not markup), in characters that the terminal supports."""
     if not console.encoding.lower().startswith("utf"):
         for sign, plain in _ASCII.items():
             text = text.replace(sign, plain)
@@ -69,14 +69,12 @@ def _text(text: str, console: Console, look: str = "") -> Text:
 
 
 def _tables(problem: ProblemResult, heading: str, console: Console) -> list[Table]:
-    """One table, or as many as the width of the terminal asks for, with the methods in each."""
+    """One table, or several if the terminal is narrow. Each contains all methods."""
     methods = problem.methods
     names = {name: _text(label(method, name), console) for name, method in methods.items()}
     padding = 1 if console.width >= 100 else 0
     room = console.width - max(12, *(n.cell_len for n in names.values())) - padding
-    parts = _that_fit(
-        columns_of([*methods.values()]), methods, room, 1 + padding
-    )  # rich puts a space beside the padding
+    parts = _that_fit(columns_of([*methods.values()]), methods, room, 1 + padding)  # rich adds a space to the padding
     tables, winning = [], winners(methods)
     for number, columns in enumerate(parts):
         table = Table(
@@ -105,7 +103,7 @@ def _tables(problem: ProblemResult, heading: str, console: Console) -> list[Tabl
 
 
 def _that_fit(columns: Sequence[Column], methods: Methods, room: int, between: int) -> list[list[Column]]:
-    """The columns in groups, each as many as there is room for, at least one."""
+    """The columns in groups. A group has as many columns as fit, at least one."""
     parts: list[list[Column]] = [[]]
     left = room
     for column in columns:

@@ -1,4 +1,4 @@
-"""How the fixed point is reached; one algorithm a file."""
+"""Solvers for the fixed point; one algorithm per file."""
 
 from retune.solvers.anderson import Anderson
 from retune.solvers.base import AbstractSolver, Objective, SolverState

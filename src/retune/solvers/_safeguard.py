@@ -1,4 +1,4 @@
-"""What keeps an extrapolation honest: every image remembers its best point, and goes back to it."""
+"""The safeguard of extrapolations: every image keeps its best point and returns to it after a failure."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Safeguard", "norm", "pick"]
+from retune._torch.batch import pick
 
-#: More plain steps than anyone runs.
+__all__ = ["Safeguard"]
+
+#: A number of plain steps that is never reached.
 LONGEST_PAUSE = 2**20
 
 
 class Safeguard(NamedTuple):
-    """Per image: Φ of the best point so far, its residual, and how many plain steps are still to be taken.
+    """For each image: Φ of the best point so far, its residual, and the number of plain steps to come.
 
-    An extrapolation fails when the residual exceeds `growth` times the least one, or when over `patience` evaluations
-    the least one did not fall (with `compare`: no more than at the rate of the last plain steps).
-    Then the image goes back to Φ of its best point and takes plain steps: `pause` where the extrapolations up to then
-    gained more than plain steps would have, else twice as many as after the failure before. So n evaluations hold at
-    most about log₂ n excursions in a row that don't pay, of at most `patience` evaluations each, however Φ behaves.
+    An extrapolation fails if the residual exceeds `growth` times the smallest one, or if the smallest one did not fall
+    over `patience` evaluations (with `compare`: not faster than at the rate of the last plain steps). The image then
+    returns to Φ of its best point and takes plain steps: `pause` of them if the extrapolations gained more than plain
+    steps would have, else twice as many as after the previous failure. So n evaluations contain at most about log₂ n
+    consecutive useless excursions, of at most `patience` evaluations each, whatever Φ is.
 
     Attributes:
-        best: Φ of the point with the least residual.
+        best: Φ of the point with the smallest residual.
         least: (B,) that residual.
-        last: (B,) residual of the point that the next one is Φ of, if it is a plain step.
+        last: (B,) if the next point is a plain step, the residual of the current point.
         rate: (B,) factor by which the last plain step changed the residual.
-        start: (B,) least residual when the extrapolations that are on trial began.
-        age: (B,) how many they are.
-        waits: (B,) plain steps still to be taken.
+        start: (B,) smallest residual at the beginning of the current extrapolations.
+        age: (B,) number of the current extrapolations.
+        waits: (B,) number of plain steps to come.
         pause: (B,) plain steps after the next failure.
     """
 
@@ -44,7 +46,7 @@ class Safeguard(NamedTuple):
 
     @classmethod
     def begin(cls, u: Tensor, pause: int) -> Safeguard:
-        """Before the first evaluation; the second one is a plain step, too."""
+        """The safeguard before the first evaluation. The second evaluation is a plain step, too."""
         unknown = u.new_full((u.shape[0],), torch.inf)
         zeros = u.new_zeros(u.shape[0], dtype=torch.long)
         return cls(u, unknown, unknown, torch.ones_like(unknown), unknown, zeros, zeros + 2, zeros + pause)
@@ -60,7 +62,7 @@ class Safeguard(NamedTuple):
             growth: see the class.
             patience: see the class.
             pause: see the class.
-            compare: whether gains are held against the rate of plain steps; else any gain will do.
+            compare: whether a gain must exceed that of plain steps; if not, any gain counts.
         """
         better = residual < self.least  # never true for NaN, which the loop handles
         least = torch.where(better, residual, self.least)
@@ -85,18 +87,3 @@ class Safeguard(NamedTuple):
             waits=torch.where(failed, wait, (self.waits - 1).clamp_min(0)),
             pause=torch.where(failed, (2 * wait).clamp_max(LONGEST_PAUSE), torch.where(over, wait, self.pause)),
         ), failed
-
-
-def norm(u: Tensor) -> Tensor:
-    """‖u‖ per image."""
-    return torch.linalg.vector_norm(u.flatten(1), dim=1)
-
-
-def pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """`yes` for the images of the mask, else `no`; one of the two themselves where the mask can be looked at freely."""
-    if mask.device.type == "cpu":  # on an accelerator, a look would wait for it
-        if bool(mask.all()):
-            return yes
-        if not bool(mask.any()):
-            return no
-    return torch.where(mask.view(-1, *[1] * (yes.ndim - 1)), yes, no)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images, per_image_norm, pick
 from retune.errors import InvalidParameterError, require_real, require_whole
-from retune.solvers._safeguard import Safeguard, norm, pick
+from retune.solvers._safeguard import Safeguard
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Anderson"]
 
-#: Evaluations in a row, in turns: accelerated, and plain ones from the start.
+#: Length of a turn: accelerated evaluations and plain ones alternate.
 TURN = 200
 
 
@@ -24,23 +25,23 @@ class Anderson(AbstractSolver):
 
     From the last m points ``z_i`` and residuals ``f_i = Φ(z_i) − z_i`` the next point is ``Σ α_i Φ(z_i)``, where
     ``Σ α_i = 1`` minimise ``‖Σ α_i f_i‖² + ε Σ ‖f_i‖² α_i²`` (Walker and Ni, *SIAM J. Numer. Anal.* 49(4), 2011). The
-    term with ε keeps the m×m system regular, also when points coincide. Φ is one cycle of the map's layers.
+    term with ε keeps the m×m system regular, even if points coincide. Φ is one cycle of the map's layers.
 
-    Safeguard: an image whose residual exceeds `growth` times its smallest one, or that gained nothing in `patience`
-    evaluations, goes back to Φ of its best point, forgets its history, and takes plain steps before it extrapolates
-    again: `pause`, and twice as many after each further trial that did not pay. What is returned is always Φ of some
-    point.
+    Safeguard: an extrapolation fails if the residual exceeds `growth` times its smallest value, or if an image gained
+    nothing in `patience` evaluations. The image then returns to Φ of its best point, drops its history, and takes plain
+    steps before it extrapolates again: `pause` of them, and twice as many after each further useless trial. The result
+    is always Φ of some point.
 
-    And whatever Φ does, it needs **at most twice the evaluations of plain steps, and 200 more**: after every 200
-    evaluations, the next 200 go to plain steps from the start, which go on where they were left. Meanwhile the best
-    point of the others is returned where it is better.
+    Whatever Φ is, the solver needs **at most 200 evaluations more than twice those of plain steps**. After every 200
+    accelerated evaluations, the next 200 are plain steps from the original start; they continue where they stopped
+    before. The better of the two points is returned.
 
     Args:
-        memory: m ≥ 2, points kept; the memory cost is 2m + 4 states.
-        regularisation: ε > 0, relative to the squared residuals; never less than the rounding error of the state.
+        memory: m ≥ 2, number of points kept; they cost the memory of 2m + 4 states.
+        regularisation: ε > 0, relative to the squared residuals; at least the rounding error of the state.
         growth: factor > 1 by which the residual may exceed its smallest value.
-        pause: plain steps after a first fall-back.
-        patience: evaluations in which something must be gained.
+        pause: number of plain steps after the first failure.
+        patience: number of evaluations within which the residual must fall.
     """
 
     unit = "cycle"
@@ -72,8 +73,8 @@ class Anderson(AbstractSolver):
         past = u.new_zeros(batch, self.memory, u[0].numel())
         gram = u.new_zeros(batch, self.memory, self.memory, dtype=torch.float64)
         count = u.new_zeros(batch, dtype=torch.long)
-        # the plain iterate, and evaluations in all; then of the others the point to evaluate; Φ and residuals of the
-        # last points; their products; how many, and where the next goes
+        # the plain iterate, and the number of evaluations; then, for the accelerated iteration, the point to evaluate;
+        # Φ and residuals of the last points; their products; their number, and the slot of the next
         memory = (u, count, u, past, past.clone(), gram, count, count, *Safeguard.begin(u, self.pause))
         return SolverState(u, torch.zeros_like(u), memory)
 
@@ -84,7 +85,7 @@ class Anderson(AbstractSolver):
         point = pick(plain, walk, z)
         image = block(point)
         change = image - point
-        size = norm(change)
+        size = per_image_norm(change)
         before = Safeguard(*rest)
         guard, failed = before.watch(
             image, size, growth=self.growth, patience=self.patience, pause=self.pause, compare=False
@@ -93,7 +94,7 @@ class Anderson(AbstractSolver):
         flat_image, flat_change, turn = image.flatten(1), change.flatten(1), plain[:, None]
         images[row, slot] = torch.where(turn, images[row, slot], flat_image)
         residuals[row, slot] = torch.where(turn, residuals[row, slot], flat_change)
-        # With the long axis last in both factors: on a CPU ten times faster than the product with a column.
+        # The long axis is last in both factors: on a CPU this is ten times faster than a product with a column.
         products = torch.bmm(flat_change[:, None], residuals.transpose(1, 2))[:, 0].double()
         updated = gram.clone()
         updated[row, slot], updated[row, :, slot] = products, products
@@ -105,13 +106,13 @@ class Anderson(AbstractSolver):
         following = pick((held > 1) & (guard.waits == 0), mixed, image)
         following, u = (pick(failed, guard.best, v) for v in (following, image))
         held = torch.where(failed, 0, held)
-        # In a turn of plain steps the others stay as they are, and their best is returned where it is better.
+        # In a turn of plain steps the accelerated iteration rests; its best point is returned if it is better.
         guard = Safeguard(*(pick(plain, old, new) for old, new in zip(before, guard, strict=True)))
         better = plain & (before.least < size)
         shrink = torch.where(better, before.least / size.clamp_min(torch.finfo(size.dtype).tiny), 1)
         return SolverState(
             pick(better, before.best, pick(plain, image, u)),
-            change * shrink.view(-1, *[1] * (u.ndim - 1)),  # its size is the residual of what is returned
+            change * over_images(shrink, u.ndim),  # its size is the residual of the returned point
             (
                 pick(plain, image, walk),
                 taken + 1,
@@ -126,7 +127,7 @@ class Anderson(AbstractSolver):
         )
 
     def _weights(self, gram: Tensor, kept: Tensor, slot: Tensor, rounding: float) -> Tensor:
-        """α (B, m) from the products of the residuals; points that are not kept get weight 0."""
+        """α (B, m) from the products of the residuals; unused points get weight 0."""
         age = (slot[:, None] - torch.arange(self.memory, device=kept.device)) % self.memory
         used = age < kept[:, None]
         newest = torch.diagonal(gram, dim1=1, dim2=2).gather(1, slot[:, None])
@@ -139,14 +140,3 @@ class Anderson(AbstractSolver):
         matrix = torch.where(torch.isfinite(matrix), matrix, torch.eye(self.memory, dtype=matrix.dtype).to(matrix))
         alpha = torch.linalg.solve_ex(matrix, used.double())[0]
         return alpha / alpha.sum(1, keepdim=True)
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {
-            "type": "Anderson",
-            "memory": self.memory,
-            "regularisation": self.regularisation,
-            "growth": self.growth,
-            "pause": self.pause,
-            "patience": self.patience,
-        }

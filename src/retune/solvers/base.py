@@ -1,4 +1,4 @@
-"""What an algorithm for ``Φ(u) = u`` supplies: ``init`` and ``step``. The loop is in ``retune.solve``."""
+"""The interface of an algorithm for ``Φ(u) = u``: ``init`` and ``step``. The loop is in ``retune.solve``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["AbstractSolver", "Objective", "SolverState"]
 
 
 class SolverState(NamedTuple):
-    """The state of a solver: a returned value, never an attribute.
+    """The state of a solver: a returned value, not an attribute.
 
     Attributes:
         u: the current iterate, leading axis B.
         change: ``Φ(z) − z`` at the point z where Φ was last evaluated; its size is the residual.
-        memory: tensors that the algorithm carries along, each with leading axis B.
+        memory: further tensors of the algorithm, each with leading axis B.
     """
 
     u: Tensor
@@ -32,16 +32,16 @@ class SolverState(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a map minimises, ``F = q + s + h``, as plain functions of the state u with leading axis B.
+    """The objective of a map, ``F = q + s + h``, as plain functions of the state u with leading axis B.
 
     Attributes:
-        quadratic: ``u ↦ ∇q(u)``, q a quadratic form (the data term of Gaussian noise); zeros where there is none.
+        quadratic: ``u ↦ ∇q(u)``, q a quadratic form (the data term of Gaussian noise); zeros if there is no such part.
         smooth: ``u ↦ (s(u), ∇s(u))``, the value per image in float64, shape (B,).
         smooth_value: ``u ↦ s(u)``, which may cost less.
-        lipschitz: where a search for the Lipschitz constant of ``∇(q + s)`` may begin, shape (1,) or (B,).
-        backward: ``(v, τ) ↦ prox_{τh}(v)``, τ of shape (B, 1, 1, 1); the identity where there is no h.
-        rest: ``u ↦ h(u)`` per image; None where h is 0 for all states that `backward` returns.
-        select: the objective of the images of an index (n,); None where that cannot be told.
+        lipschitz: initial value for a search of the Lipschitz constant of ``∇(q + s)``, shape (1,) or (B,).
+        backward: ``(v, τ) ↦ prox_{τh}(v)``, τ of shape (B, 1, 1, 1); the identity if h = 0.
+        rest: ``u ↦ h(u)`` per image; None if h is 0 for all states that `backward` returns.
+        select: the objective of the images of an index (n,); None if it cannot be restricted.
     """
 
     quadratic: Callable[[Tensor], Tensor]
@@ -65,16 +65,17 @@ class Objective:
 
 @kind_base("solver")
 class AbstractSolver(ABC):
-    """An algorithm that finds the fixed point of Φ. Holds options only.
+    """An algorithm that finds the fixed point of Φ. It holds options only.
 
     Attributes:
-        unit: what Φ is: "block", the K layers of the network, or "cycle", the shortest run of layers with the same
-            fixed point (one layer if the weights are tied). Acceleration gains most from single cycles. Damping needs
-            them: what jumps to and fro between two states is at rest for a block of an even number of cycles.
-        accelerates: whether its steps cost more than those of plain restarts, to save some of them. Such a solver
-            leaves the first block to plain steps where the iteration begins near its end, and may stop within a block.
-        monotone: whether it keeps the objective of the map from rising.
-        plain: whether its iterates are those of Φ itself, so that what is proved of those holds for them.
+        unit: the meaning of Φ: "block", the K layers of the network, or "cycle", the shortest sequence of layers with
+            the same fixed point (one layer if the weights are tied). Acceleration gains most from single cycles.
+            Damping needs single cycles: an iteration that alternates between two states looks settled to a block of an
+            even number of cycles.
+        accelerates: whether a step costs more than a plain restart in order to need fewer steps. If the iteration
+            starts near its equilibrium, such a solver takes plain steps in the first block. It may stop within a block.
+        monotone: whether the objective of the map never rises.
+        plain: whether its iterates are those of Φ itself, so that proofs about them apply.
     """
 
     unit: ClassVar[Literal["block", "cycle"]] = "block"
@@ -105,7 +106,7 @@ class AbstractSolver(ABC):
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         """One step, with one evaluation of `block`, independently for each image of the batch.
 
-        The tensors of ``state.memory`` may be reused for the result: a state serves for one step.
+        The result may reuse the tensors of ``state.memory``, so use each state for one step only.
         """
 
     def describe(self) -> dict:

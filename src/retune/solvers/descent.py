@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, require_real
 from retune.solvers.base import AbstractSolver, Objective, SolverState
 
 __all__ = ["Descent"]
 
-#: Two values of the objective that differ by fewer units in the last place cannot be told from each other.
+#: Two values of the objective count as equal if they differ by fewer units in the last place.
 ROUNDING = 4.0
 
 
@@ -28,27 +29,27 @@ class Descent(AbstractSolver):
     ``f(x⁺) ≤ f(z) + ⟨∇f(z), d⟩ + (L/2)‖d‖²`` with ``d = x⁺ − z``,
 
     and if ``F(x⁺) ≤ F(x)``. If the first fails, L grows by the factor `growth`. If the second fails, the next step is a
-    plain one, from x. After a step that was accepted L shrinks by the factor `shrink`. The momentum ``β = k/(k + 3)``
-    starts anew where it points uphill (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015).
+    plain step from x. After an accepted step, L shrinks by the factor `shrink`. The momentum ``β = k/(k + 3)`` restarts
+    if it points uphill (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015).
 
-    No Lipschitz constant has to be known, and none has to exist on the whole space. So this is the solver for learned
-    energies: training may change their curvature by any factor. F never rises, up to rounding, whatever the weights.
+    The Lipschitz constant need not be known, and need not exist on the whole space. So this solver fits learned
+    energies: training may change their curvature by any factor. F never rises, up to rounding, for any weights.
 
-    Close to the end the decrease of F is smaller than the rounding of its values. There L is tested by the gradients:
-    ``⟨∇f(z) − ∇f(z'), z − z'⟩ ≤ L ‖z − z'‖²`` for the last two points z, z' at which they were taken. The part of f
-    that is quadratic is compared by its gradients always, because ``q(a) − q(b) = ½⟨∇q(a) + ∇q(b), a − b⟩``.
+    Close to the minimum the decrease of F is smaller than the rounding of its values. Then L is tested with gradients:
+    ``⟨∇f(z) − ∇f(z'), z − z'⟩ ≤ L ‖z − z'‖²`` for the last two points z, z' with known gradients. The quadratic part of
+    f is always compared by its gradients, because ``q(a) − q(b) = ½⟨∇q(a) + ∇q(b), a − b⟩``.
 
-    A step costs one gradient and one value. A step that is refused costs as much, and leaves the image as it is.
+    A step costs one gradient and one value. A refused step costs the same, and does not change the image.
 
     Sources: Beck, Teboulle, *A fast iterative shrinkage-thresholding algorithm*, SIAM J. Imaging Sci. 2, 2009
     (backtracking); Li, Lin, *Accelerated proximal gradient methods for nonconvex programming*, NeurIPS 2015 (monotone).
 
     Args:
-        growth: factor > 1 on L after a step that was refused.
-        shrink: factor in (0, 1] on L after a step that was accepted.
+        growth: factor > 1 on L after a refused step.
+        shrink: factor in (0, 1] on L after an accepted step.
 
     Raises:
-        InvalidParameterError: an argument out of range. In use: a map without an objective.
+        InvalidParameterError: an argument is out of range; or, in use, the map has no objective.
     """
 
     unit = "cycle"
@@ -67,8 +68,8 @@ class Descent(AbstractSolver):
         found = objective()
         if found is None:
             raise InvalidParameterError(
-                "Descent needs the value of what is minimised, and this map has none: its prior has no value (a "
-                "denoiser, RED), or its layers minimise different functions. Take retune.Damped() or retune.Anderson()"
+                "Descent needs the value of the objective, but this map has none: its prior has no value (a "
+                "denoiser, RED), or its layers minimise different functions. Use retune.Damped() or retune.Anderson()"
             )
         return _BoundDescent(self, found)
 
@@ -82,7 +83,7 @@ class Descent(AbstractSolver):
 
 
 class _Memory(NamedTuple):
-    """What a step needs of those before it; everything has the leading axis B.
+    """The memory between steps; everything has the leading axis B.
 
     Attributes:
         before: x⁻.
@@ -90,7 +91,7 @@ class _Memory(NamedTuple):
         constant: L.
         value: value at x of the parts of F that are not quadratic, in float64.
         quadratic: gradient at x of the quadratic part.
-        point: z', where the gradient was taken last.
+        point: z', the point of the last gradient.
         gradient: ∇f(z').
     """
 
@@ -123,13 +124,12 @@ class _BoundDescent(AbstractSolver):
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         f, x, m = self._objective, state.u, _Memory(*state.memory)
-        shape = (-1, *[1] * (x.ndim - 1))
         eps = torch.finfo(x.dtype).eps
-        z = torch.addcmul(x, x - m.before, (m.age / (m.age + 3)).view(shape))
+        z = torch.addcmul(x, x - m.before, over_images(m.age / (m.age + 3), x.ndim))
         quadratic_z = f.quadratic(z)
         smooth_z, gradient_z = f.smooth(z)
         gradient = quadratic_z + gradient_z
-        step = (1 / m.constant).view(shape)
+        step = over_images(1 / m.constant, x.ndim)
         new = f.backward(torch.addcmul(z, gradient, step, value=-1), step)
         d = new - z
         quadratic_new = f.quadratic(new)
@@ -141,7 +141,7 @@ class _BoundDescent(AbstractSolver):
         allowed = 0.5 * m.constant * _inner(d, d)
         noise = 2 * ROUNDING * eps * smooth_z.abs()
         seen = allowed > noise
-        # Where values are blind, the curvature between the last two points decides.
+        # If rounding hides the values, the curvature between the last two points decides.
         moved, turned = z - m.point, gradient - m.gradient
         length = _inner(moved, moved)
         blur = ROUNDING * eps * m.constant * (_inner(z, z) * length).sqrt()
@@ -160,10 +160,10 @@ class _BoundDescent(AbstractSolver):
         options = self._options
         constant = torch.where(fits, m.constant, m.constant * options.growth)
         constant = torch.where(taken & seen, constant * options.shrink, constant)
-        # A momentum that was refused for its rise starts anew; one that met too small an L is tried again with more.
+        # If the momentum increased F, it restarts; if L was too small, the step is tried again with a larger L.
         again = (taken & ~uphill).to(m.age)
         age = torch.where(fits, (m.age + 1) * again, m.age)
-        take, keep = taken.view(shape), (taken | fits).view(shape)
+        take, keep = over_images(taken, x.ndim), over_images(taken | fits, x.ndim)
         return SolverState(
             torch.where(take, new, x),
             d,

@@ -8,38 +8,39 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images, per_image_norm, pick
 from retune.errors import InvalidParameterError
-from retune.solvers._safeguard import Safeguard, norm, pick
+from retune.solvers._safeguard import Safeguard
 from retune.solvers.base import AbstractSolver, SolverState
 
 __all__ = ["Inertial"]
 
-#: Plain steps that shrink the residual by this factor leave inertia nothing to gain.
+#: If plain steps shrink the residual by this factor, inertia cannot gain anything.
 FAST = 0.5
-#: Share of the estimated curvature that limits the momentum: the estimate is one from above.
+#: Share of the estimated curvature that limits the momentum. The estimate is from above.
 CURVATURE = 0.3
 
 
 @register
 class Inertial(AbstractSolver):
-    r"""Nesterov's inertia on the relaxed map, restarted when it points the wrong way, independently for each image.
+    r"""Nesterov's inertia on the relaxed map with adaptive restart, independently for each image.
 
     With ``G = (1 − λ) I + λ Φ``: ``x_{k+1} = G(y_k)``, ``y_{k+1} = x_{k+1} + β_k (x_{k+1} − x_k)``, and k goes back to
     0 where ``⟨y_k − x_{k+1}, x_{k+1} − x_k⟩ > 0`` (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015; no objective
-    is evaluated, so any map will do). Φ is one cycle of the map's layers.
+    is evaluated, so the map can be arbitrary). Φ is one cycle of the map's layers.
 
-    ``β_k = min(k/(k + 3), (1 − √q)/(1 + √q))``: Nesterov's momentum for a map that leaves ``1 − q`` of its slowest
-    error. q is 0.3 times the least quotient ``⟨Δy − ΔG(y), Δy⟩/‖Δy‖²`` met so far, which is above the true one while
-    quick errors are in Δy; so it costs two products and no evaluation.
+    ``β_k = min(k/(k + 3), (1 − √q)/(1 + √q))``: Nesterov's momentum for a map that multiplies its slowest error by ``1
+    − q``. q is 0.3 times the smallest quotient ``⟨Δy − ΔG(y), Δy⟩/‖Δy‖²`` so far. It overestimates the true q while Δy
+    contains fast errors. It costs two products and no evaluation.
 
-    The relaxation is what makes inertia valid for every step size ``τ < 2/L``: with the bare map it diverges above
-    ``τ = 4/(3L)``. An eigenvalue θ of the (symmetric) linearisation of G is stable under inertia for ``θ > −1/3``,
-    and Φ nonexpansive has ``θ ≥ 1 − 2λ``, so every ``λ ≤ 2/3`` is.
+    Relaxation makes inertia valid for every step size ``τ < 2/L``; without it, inertia diverges above ``τ = 4/(3L)``.
+    An eigenvalue θ of the (symmetric) linearisation of G is stable under inertia for ``θ > −1/3``. A nonexpansive Φ has
+    ``θ ≥ 1 − 2λ``, so every ``λ ≤ 2/3`` is stable.
 
-    Safeguard: while plain steps halve the residual they are kept. An image whose residual exceeds `growth` times its
-    smallest one, or that gained less in `patience` evaluations than plain steps would have, goes back to Φ of its best
-    point and takes plain steps before it tries again: `pause`, and twice as many after each further trial that did not
-    pay.
+    Safeguard: plain steps continue while they halve the residual. Inertia fails if the residual exceeds `growth` times
+    its smallest value, or if an image gained less in `patience` evaluations than plain steps would have. The image then
+    returns to Φ of its best point and takes plain steps before it tries again: `pause` of them, and twice as many after
+    each further useless trial.
 
     It needs four states of memory where [`Anderson`][retune.Anderson] needs 2m + 2, and usually somewhat more
     evaluations.
@@ -47,8 +48,8 @@ class Inertial(AbstractSolver):
     Args:
         relaxation: λ in (0, 2/3].
         growth: factor > 1 by which the residual may exceed its smallest value.
-        pause: plain steps after a first fall-back.
-        patience: evaluations over which the gain is compared.
+        pause: number of plain steps after the first failure.
+        patience: number of evaluations over which the gain is compared.
     """
 
     unit = "cycle"
@@ -64,7 +65,7 @@ class Inertial(AbstractSolver):
 
     def init(self, u: Tensor) -> SolverState:
         """See [`AbstractSolver`][retune.AbstractSolver]."""
-        # the point to evaluate; x_k; y_k − y_{k−1}; k, or −1 for a plain step; the last residual; the least quotient
+        # the point to evaluate; x_k; y_k − y_{k−1}; k, or −1 for a plain step; the last residual; the smallest quotient
         since, last, slowest = (u.new_full((u.shape[0],), v) for v in (-1.0, torch.inf, 1.0))
         zero = torch.zeros_like(u)
         return SolverState(u, zero, (u, u, zero, since, last, slowest, *Safeguard.begin(u, self.pause)))
@@ -74,7 +75,7 @@ class Inertial(AbstractSolver):
         y, x, moved, k, last, slowest, *rest = state.memory
         image = block(y)
         change = image - y
-        residual = norm(change)
+        residual = per_image_norm(change)
         guard, failed = Safeguard(*rest).watch(
             image, residual, growth=self.growth, patience=self.patience, pause=self.pause, compare=True
         )
@@ -83,25 +84,15 @@ class Inertial(AbstractSolver):
         # ⟨y − x⁺, x⁺ − x⟩ > 0, where y − x⁺ = −λ (Φ(y) − y)
         against = (change * step).flatten(1).sum(1) < 0
         plain = (k < 0) & ((residual < FAST * last) | torch.isinf(last)) | (guard.waits > 0) | failed
-        # After a plain step x is Φ of a point, not G of it, and says nothing of this.
+        # After a plain step x is Φ of a point, not G of it, so the test does not apply.
         slowest = torch.where(failed, 1.0, torch.where(k < 0, slowest, torch.minimum(slowest, _quotient(moved, step))))
         k = torch.where(plain, -1.0, torch.where(against | (k < 0), 0.0, k + 1))
         root = (CURVATURE * slowest).sqrt()
-        momentum = torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root)).view(-1, *[1] * (y.ndim - 1))
+        momentum = over_images(torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root)), y.ndim)
         following = pick(plain, image, torch.addcmul(new, momentum, step))
         x = pick(plain, image, new)
         following, x, u = (pick(failed, guard.best, v) for v in (following, x, image))
         return SolverState(u, change, (following, x, following - y, k, residual, slowest, *guard))
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return {
-            "type": "Inertial",
-            "relaxation": self.relaxation,
-            "growth": self.growth,
-            "pause": self.pause,
-            "patience": self.patience,
-        }
 
 
 def _quotient(moved: Tensor, step: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from retune._files import remove_leftovers, write_atomically
-from retune.errors import CheckpointError, Interrupted, InvalidParameterError
+from retune.errors import CheckpointError, Interrupted, InvalidParameterError, RetuneError
+from retune.records import CheckpointFacts
+from retune.records.settings import require_same
 from retune.training.devices import first_process
 from retune.training.lock import FolderLock
 from retune.training.records import FitResult, Keeper
@@ -31,18 +33,18 @@ _HEADER = ",".join([*_COLUMNS, "psnr_val"]) + "\n"
 
 
 class RunFolder:
-    """Checkpoints ``checkpoint-STEP.safetensors``, written atomically, and ``log.csv`` (and TensorBoard, if there).
+    """Checkpoints ``checkpoint-STEP.safetensors``, written atomically, and ``log.csv`` (and TensorBoard, if installed).
 
     The first process of a training holds a lock on the folder until ``close``.
 
     Args:
-        folder: where.
-        settings: what decides the course of the run; a run is only continued with the same.
+        folder: the folder of the run.
+        settings: everything that determines the run. A run can continue only with the same settings.
         resume: continue from the newest checkpoint; start if there is none.
 
     Raises:
-        InvalidParameterError: the folder holds another run or a ``log.csv`` of something else, which are not to be
-            overwritten, or another training is at work in it.
+        InvalidParameterError: the folder contains another run or a foreign ``log.csv``, which must not be overwritten;
+            or another training is active in it.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any], resume: bool):
@@ -60,13 +62,14 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.saved and not resume:
             raise InvalidParameterError(
-                f"{self.folder} holds a run already (its last checkpoint is {self.saved[-1].name}); continue it with "
+                f"{self.folder} already contains a run (its last checkpoint is {self.saved[-1].name}); continue it "
+                "with "
                 "resume (--resume), or choose another folder"
             )
         log = self.folder / "log.csv"
         if not self.saved and log.exists() and not _is_log(log):
             raise InvalidParameterError(
-                f"{log} is there already, and is no log of a training: it would be replaced; move it, or choose "
+                f"{log} already exists, but is not the log of a training, and would be replaced; move it, or choose "
                 "another folder"
             )
         if first_process():
@@ -87,14 +90,10 @@ class RunFolder:
         seconds: float,
         warm: WarmStart | None = None,
     ) -> None:
-        """Write a checkpoint, bring the log up to date, and remove all but the last two checkpoints."""
-        facts = {
-            "step": step,
-            "seconds": seconds,
-            "settings": self.settings,
-            "best": repr(keeper.best),  # may be -inf
-            "best_step": keeper.step,
-        }
+        """Write a checkpoint, update the log, and remove all but the last two checkpoints."""
+        facts = CheckpointFacts(
+            step=step, seconds=seconds, settings=self.settings, best=repr(keeper.best), best_step=keeper.step
+        ).plain()
         extra = {f"best/{k}": v for k, v in keeper.weights.items()} | result.tables()
         extra |= {} if warm is None else {f"warm/{k}": v for k, v in warm.state().items()}
         save_state(self.folder / f"checkpoint-{step:08d}.safetensors", net, optimiser, facts, extra)
@@ -105,10 +104,10 @@ class RunFolder:
     def load(
         self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, warm: WarmStart | None = None
     ) -> tuple[int, float]:
-        """Put the state of the newest readable checkpoint in place; returns (step, seconds), (0, 0) if there is none.
+        """Restore the state of the newest readable checkpoint. Returns (step, seconds), or (0, 0) without checkpoint.
 
         Raises:
-            CheckpointError: no checkpoint can be read, or they are of a run with other settings.
+            CheckpointError: no checkpoint can be read, or the settings of the run differ.
         """
         try:
             return self._load(net, optimiser, result, keeper, warm)
@@ -119,42 +118,32 @@ class RunFolder:
     def _load(
         self, net: nn.Module, optimiser: Any, result: FitResult, keeper: Keeper, warm: WarmStart | None
     ) -> tuple[int, float]:
-        failure: CheckpointError | None = None
+        failure: RetuneError | None = None
         for path in reversed(self.saved):
             extra: dict[str, Tensor] = {}
             try:
-                facts = load_state(path, net, optimiser, extra)
-            except CheckpointError as error:  # the one before it is kept for this
+                facts = CheckpointFacts.checked(load_state(path, net, optimiser, extra), str(path))
+            except (CheckpointError, InvalidParameterError) as error:  # the previous checkpoint is kept for this case
                 failure = failure or error
                 continue
-            self._require_same(path, facts["settings"])
+            require_same(path, facts.settings, self.settings, "another folder")
             result.take(extra)
-            keeper.best, keeper.step = float(facts["best"]), facts["best_step"]
+            keeper.best, keeper.step = float(facts.best), facts.best_step
             keeper.weights = {k: extra[f"best/{k}"].to(v.device) for k, v in net.state_dict().items()}
             if warm is not None:
                 warm.take({k[5:]: v for k, v in extra.items() if k.startswith("warm/")})
             self._rewrite_log(result)
-            return facts["step"], facts["seconds"]
+            return facts.step, facts.seconds
         if failure is not None:
             raise failure
         return 0, 0.0
-
-    def _require_same(self, path: Path, settings: dict[str, Any]) -> None:
-        names = [k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k)]
-        if names:
-            pairs = ((k, *_difference(settings.get(k), self.settings.get(k))) for k in names)
-            shown = "; ".join(f"{k} was {before}, now {now}" for k, before, now in pairs)
-            raise CheckpointError(
-                f"{path} is of a run with other settings, so it cannot be continued exactly: {shown}. Use the same "
-                "settings, or another folder"
-            )
 
     def _log(self, result: FitResult) -> None:
         path = self.folder / "log.csv"
         if self._logged is None or path.is_symlink() or not path.is_file():
             self._rewrite_log(result)
             return
-        # Nothing is appended to a file that this process has not begun, nor through a link to somewhere else.
+        # Never append to a file that this process did not create, nor through a link.
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
         with os.fdopen(handle, "ab") as file:
             file.write(_rows(result, result.steps[self._logged :]).encode())
@@ -162,7 +151,7 @@ class RunFolder:
         self._logged = len(result.steps)
 
     def _rewrite_log(self, result: FitResult) -> None:
-        """All of it: what was appended after the checkpoint is computed again."""
+        """Write the whole log. Rows after the checkpoint are dropped, because these steps are computed again."""
         write_atomically(self.folder / "log.csv", (_HEADER + _rows(result, result.steps)).encode())
         self._to_board(result, self._logged or 0)
         self._logged = len(result.steps)
@@ -173,7 +162,7 @@ class RunFolder:
         except ImportError:
             return
         if self._board is None:
-            # A run that is continued says everything again, which is to replace what it said before.
+            # A continued run writes all values again; they replace the earlier ones.
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=0)
         scores = {v.step: v.psnr for v in result.validation}
         for record in result.steps[start:]:
@@ -184,7 +173,7 @@ class RunFolder:
         self._board.flush()
 
     def close(self) -> None:
-        """Close what is open, and let other trainings into the folder."""
+        """Close all files and release the folder."""
         if self._board is not None:
             self._board.close()
         if self._lock is not None:
@@ -192,7 +181,7 @@ class RunFolder:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file begins as our log does."""
+    """Whether a file begins like a log of ReTune."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -221,7 +210,7 @@ class StopRequest(threading.Event):
     """An event that a signal sets.
 
     Attributes:
-        number: of the signal; SIGINT where another process got it.
+        number: number of the signal; SIGINT if another process received it.
     """
 
     number: int = signal.SIGINT
@@ -229,7 +218,7 @@ class StopRequest(threading.Event):
 
 @contextmanager
 def stop_requests(enabled: bool) -> Iterator[StopRequest]:
-    """An event that SIGINT or SIGTERM sets, so that a step in work is finished first; a second one stops at once."""
+    """An event set by SIGINT or SIGTERM, so that the current step can finish. A second signal stops at once."""
     asked = StopRequest()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked
@@ -247,13 +236,3 @@ def stop_requests(enabled: bool) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _difference(before: Any, now: Any) -> tuple[str, str]:
-    """Both in words; of long texts only what is around the first difference."""
-    one, two = repr(before), repr(now)
-    if max(len(one), len(two)) <= 80:
-        return one, two
-    first = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-    start = max(0, first - 40)
-    return f"…{one[start : first + 40]}…", f"…{two[start : first + 40]}…"

@@ -1,4 +1,4 @@
-"""Devices and processes: alone, or as one of several that torchrun or ``fabric run`` started."""
+"""Devices and processes: a single process, or one of several started by torchrun or ``fabric run``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from retune.errors import InvalidParameterError, ProcessLostError
 
 __all__ = ["agreed", "first_process", "make_fabric", "other_processes"]
 
-#: in the errors that Gloo, NCCL and the store of torch.distributed raise when a process has gone
+#: words in the errors of Gloo, NCCL and torch.distributed after the loss of a process
 _LOST = ("closed by peer", "reset by peer", "broken pipe", "gloo", "nccl", "tcpstore", "process group", "socket")
 
 
 def make_fabric(device: str) -> Fabric:
     """A launched Fabric for "auto", "cpu", "cuda", "cuda:1" or "mps".
 
-    Under torchrun or ``fabric run``, one process of theirs: gradients are then means over the processes.
+    Under torchrun or ``fabric run`` this is one of several processes, and gradients are means over the processes.
 
     Raises:
-        InvalidParameterError: an unknown device, or one that is not here.
+        InvalidParameterError: the device is unknown or not available.
     """
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps"):
@@ -40,7 +40,7 @@ def make_fabric(device: str) -> Fabric:
     except (RuntimeError, ValueError) as error:
         raise InvalidParameterError(f"device {device!r} is not available here: {error}") from error
     if fabric.world_size > 1:
-        # Fabric does so for NCCL only; threads of gloo that are left at exit now and then abort the process.
+        # Fabric does this for NCCL only, but remaining gloo threads sometimes abort the process at exit.
         atexit.unregister(_leave)
         atexit.register(_leave)
     return fabric
@@ -48,11 +48,11 @@ def make_fabric(device: str) -> Fabric:
 
 @contextmanager
 def other_processes(fabric: Fabric, folder: str | Path | None) -> Iterator[None]:
-    """Name the loss of another process of a training, instead of the error of the network library.
+    """Report the loss of another training process, in place of the error of the network library.
 
     Args:
-        fabric: of this process.
-        folder: of the checkpoints, if there are any.
+        fabric: the Fabric of this process.
+        folder: folder of the checkpoints, or None.
 
     Raises:
         ProcessLostError: another process has ended.
@@ -63,10 +63,12 @@ def other_processes(fabric: Fabric, folder: str | Path | None) -> Iterator[None]
         told = str(error).lower()
         if fabric.world_size == 1 or not any(sign in told for sign in _LOST):
             raise
-        atexit.unregister(_leave)  # a farewell to the others would wait for the one that has gone
-        start = "begin again (no folder was given for checkpoints)"
+        atexit.unregister(_leave)  # the usual shutdown would wait for the lost process
+        start = "start again (no folder was given for checkpoints)"
         if folder is not None:
-            start = f"start all processes again with --resume (resume=True), to go on from the checkpoint in {folder}"
+            start = (
+                f"start all processes again with --resume (resume=True), to continue from the checkpoint in {folder}"
+            )
         raise ProcessLostError(
             f"process {fabric.global_rank} of {fabric.world_size} stopped because another one has ended: {start}"
         ) from error
@@ -78,24 +80,24 @@ def _leave() -> None:
 
 
 def _fabric(kind: str, index: str) -> Fabric:
-    if "LT_CLI_USED" in os.environ:  # fabric run has its own options for all of this
+    if "LT_CLI_USED" in os.environ:  # fabric run has its own options for this
         return Fabric()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-        # A loss may leave some parameters out of a step.
+        # Some parameters may not take part in the loss of a step.
         strategy = DDPStrategy(find_unused_parameters=True)
         return Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1)
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes: the only one, or the first of those that torchrun or fabric started."""
+    """Whether this process writes files: it is the only one, or the first of several."""
     local, node = os.environ.get("LOCAL_RANK", "0"), os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     return os.environ.get("RANK", "0" if local == node == "0" else "1") == "0"
 
 
 def agreed(fabric: Fabric, *flags: bool | Tensor) -> list[bool]:
-    """Each flag, true if it is in any of the processes, so that all of them leave a loop together."""
+    """Each flag combined by OR over the processes, so that all of them leave a loop together."""
     if fabric.world_size == 1:
         return [bool(f) for f in flags]
     mine = torch.tensor([float(f) for f in flags], device=fabric.device)

@@ -1,4 +1,4 @@
-"""One training at a time in a folder."""
+"""A lock that allows one training at a time in a folder."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _held: dict[Path, FolderLock] = {}
 
 
 class FolderLock:
-    """Hold a folder, so that no other process trains in it; a context manager.
+    """A context manager that locks a folder, so that no other process trains in it.
 
-    The lock is advisory and belongs to the process: the system releases it when the process ends, however it ends.
-    The same thread may take it again while it holds it (``retune train`` does, and then ``fit``). Windows, and file
-    systems without such locks, let everybody in; the latter with a warning.
+    The lock is advisory and belongs to the process: the system releases it whenever the process ends. The same thread
+    may take it again (first ``retune train``, then ``fit``). On Windows, and on file systems without such locks,
+    nothing is locked; the latter give a warning.
 
     Args:
-        folder: where; it is made if it is not there.
+        folder: the folder; it is created if missing.
 
     Raises:
-        InvalidParameterError: another training is at work in the folder.
+        InvalidParameterError: another training is active in the folder.
         OSError: the folder cannot be written.
 
     Warns:
@@ -70,18 +70,18 @@ class FolderLock:
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 self._handle = handle
                 return
-            os.close(handle)  # the one before removed the file between our opening it and our locking it
+            os.close(handle)  # the previous owner removed the file before it was locked here
         raise self._in_use()
 
     def _in_use(self, owner: str = "") -> InvalidParameterError:
         who = f" ({owner})" if owner else ""
         return InvalidParameterError(
-            f"another training{who} is at work in {self.folder}: wait until it has ended, or choose another folder "
+            f"another training{who} is active in {self.folder}: wait until it has ended, or choose another folder "
             "(--out)"
         )
 
     def release(self) -> None:
-        """Let others in; the lock file is removed."""
+        """Release the folder and remove the lock file."""
         if not self._mine:
             return
         self._mine, outer = False, _held[self.folder]
@@ -90,7 +90,7 @@ class FolderLock:
             return
         del _held[self.folder]
         path = self.folder / _NAME
-        if os.name == "nt":  # Windows removes no open file
+        if os.name == "nt":  # Windows cannot remove an open file
             os.close(outer._handle)
         if os.name == "nt" or is_named(outer._handle, path):
             path.unlink(missing_ok=True)

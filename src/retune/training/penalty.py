@@ -1,4 +1,4 @@
-"""A penalty that keeps a trained denoiser from expanding."""
+"""A penalty against expansive trained denoisers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["JacobianPenalty"]
 
 
 class JacobianPenalty(Loss):
-    r"""``ℓ + w · mean_k max(‖∂D_σk(x_i)‖₂, 1 − ε)``, with the denoisers D inside the network, at the restored images.
+    r"""``ℓ + w · mean_k max(‖∂D_σk(x_i)‖₂, 1 − ε)``, for the denoisers D inside the network, at the restored images.
 
     The mean is over the noise levels σ_k of the layers of a cycle.
 
     A denoiser with ``‖∂D‖ ≤ 1`` makes the forward–backward map nonexpansive there. The spectral norm is deepinv's power
-    iteration (``JacobianSpectralNorm``), so it is a lower bound, at the images of the batch only: a penalty, not a
-    guarantee. Source: Pesquet, Repetti, Terris, Wiaux, *Learning maximally monotone operators for image recovery*,
-    SIAM J. Imaging Sci. 14(3), 2021.
+    iteration (``JacobianSpectralNorm``), so it is a lower bound, and only at the images of the batch. It is a penalty,
+    not a guarantee. Source: Pesquet, Repetti, Terris, Wiaux, *Learning maximally monotone operators for image
+    recovery*, SIAM J. Imaging Sci. 14(3), 2021.
 
     Args:
         weight: w > 0.
@@ -34,7 +34,7 @@ class JacobianPenalty(Loss):
         iterations: power iterations per step; each costs about three passes through the denoiser.
 
     Raises:
-        InvalidParameterError: an argument out of range, or (in training) a network without a denoiser.
+        InvalidParameterError: an argument is out of range, or (in training) the network has no denoiser.
     """
 
     def __init__(self, weight: float = 1e-3, loss: Loss | None = None, margin: float = 0.05, iterations: int = 3):
@@ -49,6 +49,11 @@ class JacobianPenalty(Loss):
         self.loss = SupLoss(metric=MSE()) if loss is None else loss
         self.norm = JacobianSpectralNorm(max_iter=iterations, tol=0.0, reduction="none")
 
+    @property
+    def settings(self) -> str:
+        """What decides it besides the loss in it: `fit` notes it, and refuses to go on with another value."""
+        return f"{self.weight:g}"
+
     def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         """See deepinv's ``Loss``."""
         return self.loss.adapt_model(model, **kwargs)
@@ -61,8 +66,8 @@ class JacobianPenalty(Loss):
         total = self.loss(x_net=x_net, model=model, **kwargs)
         if x_net.requires_grad and not total.requires_grad:
             raise InvalidParameterError(
-                f"the loss {type(self.loss).__name__} beside the penalty has no gradient with respect to the restored "
-                "images: only the penalty would be learned (deepinv's PSNR is computed without one: take SNR)"
+                f"the loss {type(self.loss).__name__} has no gradient with respect to the restored images, so the "
+                "training would minimise the penalty only (deepinv's PSNR has no gradient: use SNR)"
             )
         for prior, networks in cycles:
             for network in networks:
@@ -74,7 +79,7 @@ class JacobianPenalty(Loss):
         """``‖∂D_σ(x)‖₂`` per image (a lower bound) at the σ of a layer, differentiable in the weights of D, shape (B,).
 
         Raises:
-            InvalidParameterError: a denoiser that cannot be differentiated twice.
+            InvalidParameterError: the denoiser cannot be differentiated twice.
         """
         return self._norm(prior, prior.networks(image.shape)[layer], image)
 

@@ -12,7 +12,7 @@ __all__ = ["TrainingProgress"]
 
 
 class TrainingProgress:
-    """Steps done, loss, validation PSNR, residual and measured gradient error; silent if not enabled."""
+    """Shows steps, loss, validation PSNR, residual and measured gradient error; silent if not enabled."""
 
     def __init__(self, steps: int, *, enabled: bool):
         self._psnr = "–"
@@ -35,7 +35,7 @@ class TrainingProgress:
         self._progress.stop()
 
     def step(self, record: StepRecord) -> None:
-        """After a training step."""
+        """Update the bar after a training step."""
         residual = f"{record.residual:.0e}" if math.isfinite(record.residual) else "–"
         error = f"{record.gradient_error:.0%}" if math.isfinite(record.gradient_error) else "–"
         text = f"loss {record.loss:.2e}  val {self._psnr} dB  residual {residual}  gradient error {error}"

@@ -1,4 +1,4 @@
-"""What a training run tells of itself, and which weights it keeps."""
+"""The records of a training run, and the choice of the kept weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FitResult", "Keeper", "StepRecord", "Validation"]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One training step: its loss, and how far and how wrong it was (means over the batch)."""
+    """One training step: its loss, residual and gradient error (means over the batch)."""
 
     step: int
     loss: float
@@ -22,7 +22,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Validation:
-    """Validation after so many steps: PSNR in dB, mean over the images."""
+    """A validation after some steps: PSNR in dB, mean over the images."""
 
     step: int
     psnr: float
@@ -31,13 +31,13 @@ class Validation:
 
 @dataclass
 class FitResult:
-    """What a training run did.
+    """The record of a training run.
 
     Attributes:
         steps: one record per training step.
-        validation: PSNR along the way, the untrained network first; empty without validation images.
-        best_step: the step whose weights the network now has (the last one without validation).
-        seconds: wall time, validation included, over all parts of a run that was continued.
+        validation: PSNR during the run, starting with the untrained network; empty without validation images.
+        best_step: the step of the network's final weights (the last step without validation).
+        seconds: wall-clock time including validation, over all parts of a continued run.
     """
 
     steps: list[StepRecord] = field(default_factory=list)
@@ -51,7 +51,7 @@ class FitResult:
         return max((v.psnr for v in self.validation), default=None)
 
     def tables(self) -> dict[str, Tensor]:
-        """Steps (n, 4) and validations (m, 3) as float64 tables, to save."""
+        """Steps (n, 4) and validations (m, 3) as float64 tables, for saving."""
         steps = torch.tensor([astuple(s) for s in self.steps], dtype=torch.float64).reshape(-1, 4)
         validation = torch.tensor([astuple(v) for v in self.validation], dtype=torch.float64).reshape(-1, 3)
         return {"steps": steps, "validation": validation}
@@ -73,12 +73,12 @@ class Keeper:
         return {k: v.detach().clone() for k, v in self._net.state_dict().items()}
 
     def offer(self, score: float, step: int) -> None:
-        """Keep the present weights if `score` is the best so far."""
+        """Keep the current weights if `score` is the best so far."""
         if score > self.best:
             self.best, self.step, self.weights = score, step, self._copy()
 
     def restore(self) -> int:
-        """Put the best weights back, in eval mode; returns the step that they are from."""
+        """Restore the best weights, in eval mode. Returns their step."""
         self._net.load_state_dict(self.weights)
         self._net.eval()
         return self.step

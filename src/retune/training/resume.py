@@ -1,4 +1,4 @@
-"""The state of a training run in one safetensors file: written atomically, read without unpickling anything."""
+"""The state of a training run in one safetensors file. It is written atomically and read without unpickling."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def load_state(
     optimiser: torch.optim.Optimizer,
     extra: dict[str, Tensor] | None = None,
 ) -> dict:
-    """Put the state back in place; returns the facts, and puts the further tensors into `extra`.
+    """Restore the state. Returns the facts, and stores further tensors in `extra`.
 
-    Learning rates and other settings of the optimiser stay as they are: they follow from the step.
+    Learning rates and other settings of the optimiser stay unchanged: they follow from the step.
 
     Raises:
-        CheckpointError: not such a file, truncated, or of another network.
+        CheckpointError: the file is of another kind, truncated, or belongs to another network.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -73,6 +73,6 @@ def load_state(
         return parse_json(metadata["facts"], RECORDS)
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be continued from: «{error}». It is truncated, or belongs to another network; delete it to "
-            "start again"
+            f"the run cannot continue from {path}: «{error}». The file is truncated, or belongs to another network; "
+            "delete it to start again"
         ) from error

@@ -1,4 +1,4 @@
-"""Simulated measurements, all of whose randomness follows from numbers, and the score of a network on some."""
+"""Simulated measurements with reproducible randomness, and the score of a network on them."""
 
 from __future__ import annotations
 
@@ -9,36 +9,12 @@ from deepinv.loss.metric import PSNR
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._torch.streams import seeded
-from retune.errors import InvalidParameterError
 from retune.model import Restarted
-from retune.problems.base import Problem
 
-__all__ = ["Measure", "evaluate", "held_out_pairs", "measurer"]
+__all__ = ["Measure", "evaluate", "held_out_pairs"]
 
 Measure = Callable[[Tensor, int], tuple[Tensor, LinearPhysics]]
 Pairs = list[tuple[Tensor, Tensor, LinearPhysics]]
-
-
-def measurer(problem: Problem | LinearPhysics) -> Measure:
-    """``(x, seed) → (y, physics)``.
-
-    Raises:
-        InvalidParameterError: neither a problem nor a physics.
-    """
-    if isinstance(problem, Problem):
-        return problem.measure
-    if not isinstance(problem, LinearPhysics):
-        raise InvalidParameterError(
-            f"problem must be one of retune.problems or a deepinv LinearPhysics, got {type(problem).__name__}"
-        )
-
-    def measure(x: Tensor, seed: int) -> tuple[Tensor, LinearPhysics]:
-        # The physics of the user has a noise model of its own, which may only know the global generator.
-        with seeded(seed, x.device), torch.no_grad():
-            return problem(x), problem
-
-    return measure
 
 
 def held_out_pairs(images: Iterable[Tensor], measure: Measure, seed: int, device: torch.device) -> Pairs:
@@ -55,7 +31,7 @@ def evaluate(net: Restarted, x: Tensor, y: Tensor, physics: LinearPhysics) -> fl
     """Mean PSNR in dB of a network in eval mode, for intensities in [0, 1]."""
     was_training = net.training
     net.eval()
-    # A network that has not settled is scored as it is: its trouble shows in the figure.
+    # Images that have not settled are scored, too: the score shows the problem.
     image = net.solve(y, physics).image
     net.train(was_training)
     return float(PSNR()(image, x).mean())

@@ -1,10 +1,10 @@
-r"""Losses that need no ground truth: unbiased estimates of the error of a restoration, from its measurement alone.
+r"""Losses without ground truth: unbiased estimates of the error of a restoration from its measurement alone.
 
-For ``y = Ax + ε`` with ``ε ~ N(0, Σ)``, Stein's lemma gives, for any f that is weakly differentiable,
+For ``y = Ax + ε`` with ``ε ~ N(0, Σ)``, Stein's lemma gives, for any weakly differentiable f,
 
     E‖A f(y) − Ax‖² = E[ ‖A f(y) − y‖² − tr Σ + 2 tr(Σ ∂(A f)/∂y) ],
 
-and pixels that are hidden from f give the error there, ``E‖f(y₁) − y₂‖² = E‖f(y₁) − x₂‖² + tr Σ₂``.
+and pixels hidden from f give the error at these pixels, ``E‖f(y₁) − y₂‖² = E‖f(y₁) − x₂‖² + tr Σ₂``.
 
 Equivariance covers the null space of A: shift a restored image, measure and restore it again; the result should match.
 
@@ -31,12 +31,13 @@ from retune.problems.noise import noise_levels
 
 __all__ = ["ErrorEstimate", "Estimate", "Sure", "SureEquivariant", "SureSplit", "recorrupted"]
 
-#: Step of the divergence, as a share of the smallest noise level: well inside the noise, far above rounding.
+#: Step of the divergence, as a share of the smallest noise level: small compared with the noise, large compared with
+#: rounding.
 _SHARE = 0.1
 
 
 class Estimate(StrEnum):
-    """What is learned with; the value says it in words."""
+    """The loss; its value describes it in words."""
 
     SPLIT = "Stein's estimate where it was measured, splitting where it was not"
     EQUIVARIANT = "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
@@ -45,12 +46,12 @@ class Estimate(StrEnum):
 
     @property
     def guesses(self) -> bool:
-        """Whether it judges the unmeasured part of an image, too, by restoring the restored image again."""
+        """Whether it also judges the unmeasured part of an image, by restoring the restored image again."""
         return self is Estimate.EQUIVARIANT
 
 
 class ErrorEstimate(Loss):
-    """A loss whose expectation is a mean squared error; pixel by pixel in ``map``.
+    """A loss whose expectation is a mean squared error. ``map`` gives it pixel by pixel.
 
     Args:
         sigma: noise level, or one per channel.
@@ -63,8 +64,8 @@ class ErrorEstimate(Loss):
         self.levels = levels if isinstance(levels, tuple) else (levels,)
         if min(self.levels) <= 0:
             raise InvalidParameterError(
-                f"the error can only be told from noise of a known level above 0, got sigma={sigma!r}; without noise "
-                "there is nothing to tune"
+                f"the error can be estimated only from noise of a known level above 0, got sigma={sigma!r}; without "
+                "noise there is nothing to tune"
             )
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
@@ -89,9 +90,9 @@ class ErrorEstimate(Loss):
 
 
 class Sure(ErrorEstimate):
-    """Stein's unbiased estimate of ``‖A f(y) − Ax‖²/m``; deepinv's ``SureGaussianLoss``, for a level per channel too.
+    """Stein's unbiased estimate of ``‖A f(y) − Ax‖²/m``; deepinv's ``SureGaussianLoss``, also per channel.
 
-    A null space of A is not seen by it: what is filled in there is the prior's. ``SureEquivariant`` sees it.
+    It does not see the null space of A, which the prior fills in. ``SureEquivariant`` does.
 
     Args:
         sigma: noise level, or one per channel.
@@ -105,11 +106,11 @@ class Sure(ErrorEstimate):
 class SureEquivariant(Sure):
     """Stein's estimate, plus the error of restoring the restored image again: deepinv's ``EILoss``, with shifts.
 
-    The restored image, shifted at random, is taken for a scene, measured with fresh noise and restored; what A lets
-    nothing through of comes back wrong, which Stein's estimate does not see. Alone, the second term asks for images
-    that are easily restored, the smooth ones. It is weighted by the gain ``‖A x̂‖²/‖x̂‖²`` of the operator, so that
-    both are in the units of the measurement, and the less of the image is measured, the less it counts. Three calls of
-    the network, where ``Sure`` needs two.
+    The restored image is shifted at random, measured with fresh noise, and restored again. An error in the null space
+    of A then becomes visible; Stein's estimate cannot see it. Alone, the second term would prefer images that are easy
+    to restore, that is, smooth images. It is weighted by the gain ``‖A x̂‖²/‖x̂‖²`` of the operator. So both terms have
+    the units of the measurement, and the second counts less if less of the image is measured. The network is called
+    three times; ``Sure`` calls it twice.
 
     Args:
         sigma: noise level, or one per channel.
@@ -121,7 +122,7 @@ class SureEquivariant(Sure):
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
         """See ``ErrorEstimate``; the second term is a mean over channels, and over pixels if y has fewer."""
-        # deepinv's transforms draw from a generator of their own; so they follow from the global one, as all else does.
+        # deepinv's transforms use their own generator; here they are seeded from the global one, like everything else.
         self._again.T.rng.manual_seed(int(torch.randint(2**62, ())))
 
         def noisy(y: Tensor, physics: LinearPhysics) -> Tensor:
@@ -129,7 +130,7 @@ class SureEquivariant(Sure):
 
         again = self._again(x_net, physics, noisy).mean(1, keepdim=True)
         pooled = adaptive_avg_pool2d(again, (y.shape[-2], y.shape[-1]))
-        # Where its windows overlap, pooling counts some pixels twice; the mean is kept.
+        # Overlapping pooling windows count some pixels twice; the mean is preserved.
         pooled = pooled * (_mean(again) / _mean(pooled).clamp_min(torch.finfo(y.dtype).tiny))
         with torch.no_grad():
             gain = _energy(physics.A(x_net)) / _energy(x_net).clamp_min(torch.finfo(y.dtype).tiny)
@@ -154,15 +155,15 @@ class _SquaredError(nn.Module):
 
 
 class SureSplit(ErrorEstimate):
-    """Error of an image with missing pixels: Stein's estimate where it was measured, splitting where it was not.
+    """Error of an image with missing pixels: Stein's estimate at measured pixels, splitting at missing pixels.
 
-    A share `hidden` of the measured pixels is hidden from the network. The error at those estimates that at the
-    missing pixels, Stein's estimate at the others that at the measured ones, and both are weighted as the image has
-    them. (Splitting alone is the error of inpainting only, and asks for far too much smoothing of what was measured.)
+    A share `hidden` of the measured pixels is hidden from the network. Their error estimates the error at the missing
+    pixels. Stein's estimate at the other pixels estimates the error at the measured pixels. Both are weighted by their
+    shares in the image. (Splitting alone measures only the inpainting error, and would oversmooth the measured pixels.)
 
     Args:
         sigma: noise level, or one per channel.
-        hidden: share of the measured pixels that are hidden, in (0, 1).
+        hidden: share of hidden pixels among the measured ones, in (0, 1).
     """
 
     def __init__(self, sigma: float | Sequence[float], hidden: float = 0.1):
@@ -172,12 +173,11 @@ class SureSplit(ErrorEstimate):
         self.hidden = hidden
 
     def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        """The model on what is not hidden."""
-        return model if isinstance(model, _Splitting) else _Splitting(model, self.hidden)
+        """The model on the pixels that are not hidden."""
+        return model if callable(getattr(model, "shown", None)) else _Splitting(model, self.hidden)
 
-    def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
-        """See ``ErrorEstimate``; `x_net` is what the adapted model made of y last."""
-        assert isinstance(model, _Splitting)
+    def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> Tensor:
+        """See ``ErrorEstimate``; `x_net` is the last output of the adapted model for y."""
         shown, y_shown, physics_shown = model.shown(y)
         mask: Tensor = physics.mask  # pyright: ignore[reportAssignmentType]
         seen, hidden = (mask * shown).expand_as(y), (mask * (1 - shown)).expand_as(y)
@@ -189,12 +189,12 @@ class SureSplit(ErrorEstimate):
 
 
 def _share(mask: Tensor) -> Tensor:
-    """Of ones, per image; never 0."""
+    """The number of ones per image, at least 1."""
     return mask.mean((1, 2, 3), keepdim=True).clamp_min(1 / mask[0].numel())
 
 
 class _Splitting(nn.Module):
-    """The model on a random part of the measured pixels, drawn anew at each call from the global generator."""
+    """The model on a random part of the measured pixels. Each call draws a new part from the global generator."""
 
     def __init__(self, model: nn.Module, hidden: float):
         super().__init__()
@@ -204,7 +204,7 @@ class _Splitting(nn.Module):
     def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
         mask = (torch.rand(len(y), 1, *y.shape[-2:], device=y.device) >= self.hidden).to(y.dtype)
         y_shown, shown = SplittingLoss.split(mask, y, physics)
-        assert isinstance(shown, LinearPhysics)  # the operator on fewer pixels is of the kind it was
+        assert isinstance(shown, LinearPhysics)  # the operator on fewer pixels has the same type
         self._last = mask, y_shown, shown
         return self.model(y_shown, shown)
 
@@ -216,9 +216,9 @@ class _Splitting(nn.Module):
 
 
 def recorrupted(sigma: float | Sequence[float]) -> R2RLoss:
-    """deepinv's recorrupted-to-recorrupted loss for a level, or one per channel; one call of the network a step.
+    """deepinv's recorrupted-to-recorrupted loss, for one level or one per channel; one call of the network per step.
 
-    It learns at noise that is 8 % stronger (α = 0.15), and needs the level as much as Stein's estimate does.
+    The training noise is 8 % stronger (α = 0.15). Like Stein's estimate, the loss needs the noise level.
     """
     levels = noise_levels(sigma)
     table = torch.tensor(levels if isinstance(levels, tuple) else (levels,), dtype=torch.get_default_dtype())

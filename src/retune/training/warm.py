@@ -24,41 +24,41 @@ from retune.solve import Stop
 
 __all__ = ["WarmStart"]
 
-#: An adjoint is worth starting from if it leaves at most this share of the residual.
+#: An adjoint counts as a useful start if it leaves at most this share of the residual.
 USEFUL = 0.5
-#: Steps, at most, until one that was not is tried again.
+#: Maximum number of steps until a useless start is tried again.
 LONGEST = 64
 
 
 class WarmStart:
-    """A canvas for each training image, in image space, that holds the last equilibrium found at every pixel.
+    """Warm starts: a canvas for each training image stores the last equilibrium at every pixel, in image space.
 
-    A crop starts from its part of the canvas, flipped as it is itself, and writes its own equilibrium there after the
-    step; pixels never visited start as usual. It is a start and nothing more: operator, noise and weights have changed
-    since, and near the edges of a crop the operator saw another boundary. So the restarts go on until the relative
-    change per K layers is below `rtol`, and the network's ``restarts`` becomes the most that are run. What is drawn
-    from the seed stays the same. What a prior restores beyond the image (its margin) is not remembered.
+    A crop starts from its part of the canvas, with the same flips, and writes its own equilibrium back after the step.
+    Unvisited pixels start as usual. The canvas is only a start: operator, noise and weights have changed since then,
+    and near the edges of a crop the operator had a different boundary. So the restarts continue until the relative
+    change per K layers is below `rtol`; the network's ``restarts`` is then their maximum number. The random crops and
+    noise of a seed do not change. Pixels that a prior restores beyond the image (its margin) are not stored.
 
-    A second canvas holds the adjoint ``w = (I − Jᵀ)⁻¹ v``, likewise: it is the first direction of the next solve for
-    the same pixels, at any scale, which goes on to the tolerance of the gradient rule, so that the gradient is as
-    accurate as without it. This pays where measurements come back nearly as they were. Fresh noise changes the gradient
-    of the loss, and with it the adjoint: a start that leaves more than half of the residual is not tried again for a
-    step, then two, four, … up to 64. In coefficients of a tight frame D it is kept as the image ``D w``, and ``Dᵀ D w``
-    is the direction. Only rules that solve to a tolerance can start anywhere: [`Implicit`][retune.Implicit], and
-    [`Truncated`][retune.Truncated] with `rtol`.
+    A second canvas stores the adjoint ``w = (I − Jᵀ)⁻¹ v`` in the same way. It is the first direction, at any scale, of
+    the next solve for the same pixels. This solve also continues to the tolerance of the gradient rule, so the gradient
+    is as accurate as without it. The saving is large if measurements return almost unchanged. Fresh noise changes the
+    gradient of the loss, and so the adjoint. If a start leaves more than half of the residual, it is not tried again
+    for one step, then two, four, … up to 64. For coefficients in a tight frame D the canvas stores the image ``D w``,
+    and the direction is ``Dᵀ D w``. Only rules that solve to a tolerance accept any start:
+    [`Implicit`][retune.Implicit], and [`Truncated`][retune.Truncated] with `rtol`.
 
-    Canvases take as much memory as the training images plus a byte a pixel, and with adjoints as much again. Beyond
-    `limit` they live in memory-mapped files, removed with the object unless a folder is given.
+    Canvases need the memory of the training images plus one byte per pixel; adjoints need the same again. Beyond
+    `limit` bytes they are memory-mapped files. Without `folder` these are removed with the object.
 
     Args:
         rtol: relative change per block of K layers at which the restarts of a training step stop, in (0, 1).
         limit: bytes of canvases kept in memory.
-        folder: where to put the files of larger ones; a temporary folder by default.
-        adjoint: whether adjoints are remembered; by default if the gradient rule solves for them to a tolerance.
+        folder: folder for the memory-mapped files; default: a temporary folder.
+        adjoint: whether adjoints are stored; default: if the gradient rule solves for them to a tolerance.
 
     Raises:
-        InvalidParameterError: options out of range; a network without restarts; adjoints of a rule that solves for
-            none; used for other images than at first.
+        InvalidParameterError: an option is out of range; the network has no restarts; the gradient rule does not solve
+            for adjoints; or the training images have changed.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class WarmStart:
             require("folder", folder, (str, Path), "a folder")
         self.rtol, self.limit = rtol, limit
         if adjoint not in (True, False, None):
-            raise wrong_type("adjoint", adjoint, "True, False or None", "None remembers adjoints where it can")
+            raise wrong_type("adjoint", adjoint, "True, False or None", "None stores adjoints if possible")
         self.adjoint = adjoint
         self.folder = None if folder is None else Path(folder)
-        self._place: Path | None = None  # where the files are
+        self._place: Path | None = None  # folder of the files
         self._canvases: list[Tensor] = []
         self._visited: list[Tensor] = []
-        self._adjoints: list[Tensor] = []  # zero where nothing is known
+        self._adjoints: list[Tensor] = []  # zero at unvisited pixels
         self._gains: dict[int, float] = {}
-        self._wait, self._pause = 0, 1  # steps without a start that are left, and after the next failure
+        self._wait, self._pause = 0, 1  # remaining steps without a start, and their number after the next failure
         self._crops: Sequence[Crop] = ()
         self._known: list[tuple] = []
 
@@ -93,23 +93,23 @@ class WarmStart:
         return self._place is not None
 
     def prepare(self, net: Restarted, images: Sequence[Tensor]) -> None:
-        """Make the canvases of these images, or go on with those there are."""
+        """Make the canvases of these images, or continue with existing ones."""
         if not net.gradient.restarts:
             raise InvalidParameterError(
-                f"{net.gradient!r} has no restarts that a warm start could save: its output depends on the start. "
-                "Leave warm_start out, or train with retune.Truncated()"
+                f"{net.gradient!r} has no restarts, so a warm start would change its output and save nothing. Leave "
+                "warm_start out, or train with retune.Truncated()"
             )
         remember = net.gradient.solves_adjoint if self.adjoint is None else self.adjoint
         if remember and not net.gradient.solves_adjoint:
             raise InvalidParameterError(
-                f"adjoint=True, but {net.gradient!r} sums a given number of terms, which begin with the gradient of "
-                "the loss: another start would make it another gradient. Leave adjoint out, or train with "
+                f"adjoint=True, but {net.gradient!r} sums a fixed number of terms, starting with the gradient of the "
+                "loss: a different start would change the gradient. Leave adjoint out, or train with "
                 "retune.Truncated(rtol=...) or retune.Implicit()"
             )
         known = [(tuple(i.shape), i.dtype, float(i.sum(dtype=torch.float64))) for i in images]
         if self._known and known != self._known:
             raise InvalidParameterError(
-                "this WarmStart remembers the equilibria of other training images; make a new one for these"
+                "this WarmStart stores the equilibria of other training images; make a new WarmStart for these images"
             )
         pixels = sum(i.numel() * i.element_size() for i in images)
         size = sum(i[0].numel() for i in images) + (2 if remember else 1) * pixels
@@ -128,7 +128,7 @@ class WarmStart:
                 self._place = Path(tempfile.mkdtemp(prefix="retune-warm-start-"))
                 weakref.finalize(self, shutil.rmtree, self._place, ignore_errors=True)
             else:
-                # Of several processes that torchrun started, each has crops, and so canvases, of its own.
+                # Each of several processes has its own crops, and so its own canvases.
                 rank = os.environ.get("RANK")
                 self._place = self.folder if rank is None else self.folder / f"process-{rank}"
                 self._place.mkdir(parents=True, exist_ok=True)
@@ -136,11 +136,11 @@ class WarmStart:
         return torch.from_numpy(np.memmap(self._place / f"{name}.bin", dtype=kind, mode="w+", shape=tuple(shape)))
 
     def at(self, crops: Sequence[Crop]) -> None:
-        """The crops of the step that begins."""
+        """Set the crops of the next step."""
         self._crops = crops
 
     def stop(self, net: Restarted) -> Stop:
-        """When the restarts of a training step stop."""
+        """The stopping rule for the restarts of a training step."""
         return Stop(self.rtol, net.depth * net.restarts)
 
     def init(self, usual: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class WarmStart:
         return torch.stack(rows)
 
     def keep(self, equilibrium: Equilibrium) -> None:
-        """Write down what the step's crops came to; an image that failed is not kept."""
+        """Store the equilibria of the step's crops, except for failed images."""
         images = equilibrium.image.detach().cpu()
         for crop, image, status in zip(self._crops, images, equilibrium.status, strict=True):
             if not status.failed:
@@ -171,7 +171,7 @@ class WarmStart:
                 crop.write(self._visited[crop.image][None], torch.ones(1, *image.shape[1:], dtype=torch.bool))
 
     def adjoints(self) -> AdjointMemory:
-        """Those of the step's crops, in image space."""
+        """The adjoints of the step's crops, in image space."""
         crops, tried = self._crops, []
 
         def recall(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,9 +197,7 @@ class WarmStart:
         return AdjointMemory(recall, keep)
 
     def state(self) -> dict[str, Tensor]:
-        """What is remembered in memory, for a checkpoint: the canvases of the images that were visited, and what is
-        known of their adjoints.
-        """
+        """The canvases of visited images and of their adjoints, for a checkpoint (only those in memory)."""
         kept = {"pace": torch.tensor([self._wait, self._pause])}
         for k, seen in enumerate(self._visited):
             if bool(seen.any()):
@@ -211,7 +209,7 @@ class WarmStart:
         return kept
 
     def take(self, state: dict[str, Tensor]) -> None:
-        """Remember what [`state`][retune.WarmStart.state] said, and nothing else."""
+        """Restore the result of [`state`][retune.WarmStart.state], and clear everything else."""
         self._wait, self._pause = state["pace"].tolist()
         self._gains = {k: float(state[f"gain-{k}"]) for k in range(len(self._visited)) if f"gain-{k}" in state}
         for name, memory in (("visited", self._visited), ("canvas", self._canvases), ("adjoint", self._adjoints)):

@@ -1,7 +1,7 @@
-"""The weights that come with the package: small denoisers and ridge regularisers, trained by us.
+"""The weights in the package: small denoisers and ridge regularisers, trained for ReTune.
 
-``names()`` lists them, ``load(name)`` gives a denoiser called as ``net(y, sigma)``, ``manifest()`` says how each was
-trained, on what, and how well it does. The scripts are in ``recipes``.
+``names()`` lists them. ``load(name)`` returns a denoiser for calls ``net(y, sigma)``. ``manifest()`` tells how and on
+which data each was trained, and its quality. The training scripts are in ``recipes``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def manifest() -> dict[str, dict[str, Any]]:
     """For each name: recipe, data, sha256, number of parameters, PSNR by noise level, licence.
 
     Raises:
-        CheckpointError: the manifest is not there, or cannot be read.
+        CheckpointError: the manifest is missing or unreadable.
     """
     path = _FOLDER / "manifest.json"
     try:
@@ -38,23 +38,22 @@ def manifest() -> dict[str, dict[str, Any]]:
 
 
 def names() -> list[str]:
-    """The weights that can be loaded."""
+    """The names of the available weights."""
     return sorted(manifest())
 
 
 def load(name: str | Path) -> Denoiser:
     """A trained denoiser, in eval mode, on the CPU, in float32.
 
-    The U-Nets are made into a prior by ``retune.priors.Denoiser(net, sigma)`` or ``RED``; a ridge one solves its
-    denoising problem to tolerance, and its prior is ``net.prior`` (for [`GradientStep`][retune.GradientStep]).
+    To use a U-Net as a prior, call ``retune.priors.Denoiser(net, sigma)`` or ``RED``. A ridge denoiser solves its
+    denoising problem to a tolerance; its prior is ``net.prior`` (for [`GradientStep`][retune.GradientStep]).
 
     Args:
-        name: one of [`names`][retune.weights.names], or a file that a recipe of ``recipes`` wrote.
+        name: one of [`names`][retune.weights.names], or a file from a script in ``recipes``.
 
     Raises:
-        UnknownNameError: another name; the nearest ones are given.
-        CheckpointError: the file is missing, does not hold a denoiser, or is not the one of the manifest (its hash
-            differs).
+        UnknownNameError: unknown name; the message gives similar names.
+        CheckpointError: the file is missing, does not contain a denoiser, or differs from the manifest (by its hash).
     """
     if not isinstance(name, str | Path):
         raise wrong_type("name", name, "a name or a file", f"the names are {', '.join(names())}")
@@ -84,10 +83,11 @@ def _read(path: Path) -> Denoiser:
             net = build(description)
         if not isinstance(net, Denoiser):
             raise CheckpointError(
-                f"it holds a {type(net).__name__}, where a denoiser is needed, as python -m recipes.denoiser writes one"
+                f"it contains a {type(net).__name__}, but a denoiser is needed, such as python -m recipes.denoiser "
+                "writes"
             )
         _checkpoint.require_fit(net.state_dict(), tensors)
         net.load_state_dict(tensors)
-    except Exception as error:  # a constructor that gets the arguments of a stranger may raise anything
+    except Exception as error:  # a constructor with arguments from a foreign file may raise anything
         raise CheckpointError(f"{path} does not fit this version of ReTune: {error}") from error
     return net.eval().requires_grad_(False)

@@ -1,0 +1,164 @@
+"""A trained network of the user: one reading of its file, for everything that a verb asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from retune import _checkpoint, io
+from retune._plain import parse_json
+from retune._torch.devices import check_device
+from retune.config import ProblemConfig, from_dict
+from retune.errors import CheckpointError, ConfigError
+from retune.io.intensity import require_white
+from retune.jobs.folder import MODEL
+from retune.jobs.inputs import require_kernel
+from retune.model import Restarted
+from retune.plugins import require_accepted
+from retune.registry import network_in
+
+__all__ = ["OpenedModel", "model_file", "model_problem", "model_white", "open_model", "open_network"]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A network that was trained or tuned, with what it was made for.
+
+    It goes to another process as the name of its file, which is read there: the code of a user does not always pickle.
+
+    Attributes:
+        file: the weights.
+        net: the network, in eval mode, on its device.
+        problem: what is restored with it.
+        white: the intensity that counted as 1 in the files that it was made with; None if that was not said.
+        digest: SHA-256 of the file, of the very bytes that the network was made from.
+    """
+
+    file: Path
+    net: Restarted
+    problem: ProblemConfig
+    white: float | None
+    digest: str
+    device: str = "cpu"
+
+    def __reduce__(self) -> tuple:
+        return _again, (self.file, self.problem, self.device)
+
+
+def open_model(model: Path, given: Mapping[str, Any] | None = None, device: str = "cpu") -> OpenedModel:
+    """Read a network, once.
+
+    Args:
+        model: file written by ``net.save`` or the folder of ``retune train``.
+        given: fields of the section [problem] that the user says of their own images.
+        device: "cpu", "cuda", …
+
+    Raises:
+        CheckpointError: the file cannot be read, the network says nothing of a problem, or a file that it names is not
+            beside it.
+        ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
+        InvalidParameterError: the device is not here.
+    """
+    checkpoint = _checkpoint.opened(model_file(model))
+    return _made(checkpoint, _problem(model, checkpoint, {} if given is None else given), device)
+
+
+def open_network(model: Path) -> tuple[Restarted, str]:
+    """The network alone, on the CPU, and the SHA-256 of its file: for whoever has a problem for it already.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    checkpoint = _checkpoint.opened(model_file(model))
+    return network_in(checkpoint), checkpoint.digest
+
+
+def _again(file: Path, problem: ProblemConfig, device: str) -> OpenedModel:
+    """The same in another process."""
+    return _made(_checkpoint.opened(file), problem, device)
+
+
+def _made(checkpoint: _checkpoint.Checkpoint, problem: ProblemConfig, device: str) -> OpenedModel:
+    check_device(device)
+    net = network_in(checkpoint).to(device)
+    return OpenedModel(checkpoint.path, net, problem, _white(checkpoint), checkpoint.digest, device)
+
+
+def model_file(model: Path) -> Path:
+    """The weights: the file itself, or the model of a run's folder."""
+    return model / MODEL if model.is_dir() else model
+
+
+def model_problem(model: Path, given: Mapping[str, Any]) -> ProblemConfig:
+    """The problem that a network was trained for, with what the user says of their own put on top.
+
+    Raises:
+        CheckpointError: the network says nothing of a problem, or a file that it names is not beside it.
+        ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
+    """
+    return _problem(model, _checkpoint.opened(model_file(model)), given)
+
+
+def model_white(model: Path) -> float | None:
+    """The intensity that counted as 1 in the files that a network was trained or tuned on, if that was said."""
+    return _white(_checkpoint.opened(model_file(model)))
+
+
+def _white(checkpoint: _checkpoint.Checkpoint) -> float | None:
+    try:
+        white = float(checkpoint.notes["white"])
+        require_white(white)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return white
+
+
+def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str, Any]) -> ProblemConfig:
+    """See ``model_problem``."""
+    file = checkpoint.path
+    try:
+        told = parse_json(checkpoint.notes.get("problem", "{}"))
+    except ValueError:
+        told = {}
+    if not isinstance(told, dict) or given.get("name", told.get("name")) != told.get("name"):
+        told = {}
+    if not {**told, **given}.get("name"):
+        raise CheckpointError(f"{model} does not say which problem it restores; name the problem: --problem deblur")
+    if ":" in str(told.get("name")) and "name" not in given:
+        require_accepted(str(told["name"]), str(model))
+    _require_same_noise(model, told, given)
+    named = {}
+    for key in {"kernel", "mask"} & told.keys() - given.keys():
+        name = told[key]
+        if not isinstance(name, str) or Path(name).suffix.lower() not in io.SUFFIXES:
+            continue
+        beside = file.parent / PureWindowsPath(name).name  # which knows both kinds of slashes
+        if not beside.is_file():
+            raise CheckpointError(
+                f"{file} was made with the {key} in {name}, but this file is not in the same folder. A model reads no "
+                f"files from other folders: copy it to {beside}, or give it with --{key}"
+            )
+        if beside.resolve().parent != file.parent.resolve():
+            raise CheckpointError(
+                f"{beside} is a link to {beside.resolve()}, but a model reads no files from other folders: give the "
+                f"file with --{key}"
+            )
+        named[key] = str(beside.resolve())
+    problem = from_dict({"problem": {**told, **named, **given}}, source="the problem").problem
+    if not told:
+        require_kernel(problem)
+    return problem
+
+
+def _require_same_noise(model: Path, told: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse another noise level than the one that the network was made for: it is in the weights."""
+    if "sigma" not in given or given["sigma"] == told.get("sigma"):
+        return
+    made = f"{model} was made for sigma = {told['sigma']}" if "sigma" in told else f"{model} has no noise level"
+    raise ConfigError(
+        f"--sigma {given['sigma']} cannot change a restoration: {made}, and its weights and strengths were learned for "
+        "its own noise. Leave --sigma out; for another noise level tune a network: retune tune IMAGES --problem "
+        f"{given.get('name', told.get('name', 'denoise'))} --sigma {given['sigma']} --out FOLDER"
+    )

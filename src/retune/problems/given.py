@@ -1,0 +1,70 @@
+"""A deepinv physics in the place of a problem: what `fit` and `plan` take."""
+
+from __future__ import annotations
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune._torch.streams import seeded
+from retune.errors import InvalidParameterError
+from retune.priors.noise_level import doubt_noise_level
+from retune.problems.base import Problem
+
+__all__ = ["GivenPhysics", "as_problem"]
+
+
+class GivenPhysics(Problem):
+    """``y = A x + ε`` with this one physics and its own noise model, whatever the images are.
+
+    Args:
+        physics: a deepinv ``LinearPhysics``.
+
+    Warns:
+        DoubtfulWarning: a noise level above 1.
+    """
+
+    has_parts = False
+
+    def __init__(self, physics: LinearPhysics):
+        levels = getattr(getattr(physics, "noise_model", None), "sigma", None)
+        self.sigma = tuple(levels.detach().flatten().tolist()) if isinstance(levels, Tensor) else 0.0
+        # here, as_problem, fit or plan: the line that called those is meant
+        doubt_noise_level(self.sigma, stacklevel=5)
+        self.name, self._given = type(physics).__name__, physics
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """The physics itself: it fits the images, or says that it does not."""
+        return self._given
+
+    def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:
+        """See [`Problem`][retune.problems.Problem]."""
+        # Its noise model may know the global generator only.
+        with seeded(seed, x.device), torch.no_grad():
+            return self._given(x), self._given
+
+    def identity(self) -> str:
+        """The class: what a physics holds has no names."""
+        return self.name
+
+
+def as_problem(given: Problem | LinearPhysics) -> Problem:
+    """A problem itself, and a physics as one.
+
+    Raises:
+        InvalidParameterError: neither of the two.
+    """
+    if not isinstance(given, type) and callable(getattr(given, "measure", None)):
+        return given  # pyright: ignore[reportReturnType] - by what it can do
+    if not isinstance(given, LinearPhysics):
+        kind = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise InvalidParameterError(f"problem must be one of retune.problems or a deepinv LinearPhysics, got {kind}")
+    return GivenPhysics(given)
