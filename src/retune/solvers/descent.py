@@ -137,8 +137,7 @@ class _BoundDescent(AbstractSolver):
         zero = u.new_zeros(len(u))
         constant = f.lipschitz.detach().to(u).reshape(-1).expand(len(u))
         found = largest_curvature(f.gradient, u, products=FIRST)
-        # Where nothing is measured (outside the domain of F, or F is linear there), only the stated constant is known.
-        curvature = torch.where(torch.isfinite(found) & (found > 0), found, constant)
+        curvature = _or_else(found, constant)
         memory = _Memory(
             before=u,
             age=zero,
@@ -176,7 +175,8 @@ class _BoundDescent(AbstractSolver):
         blur = ROUNDING * eps * m.constant * (_inner(z, z) * length).sqrt()
         steep = (m.age > 0) & (_inner(turned, moved) > m.constant * length + blur)
         clear = (m.age > 0) & (length > (CLEAR * eps) ** 2 * _inner(z, z))
-        ratio = (_inner(turned, turned) / length.clamp_min(torch.finfo(length.dtype).tiny)).sqrt().to(m.curvature)
+        ratio = _norm(turned) / _norm(moved).clamp_min(torch.finfo(x.dtype).tiny)
+        ratio = ratio.to(x.dtype)
         clear = clear & torch.isfinite(ratio)
         curvature = torch.where(clear, torch.maximum(ratio, FORGET * m.curvature), m.curvature)
         fits = torch.where(seen, excess <= allowed + noise, ~steep) & torch.isfinite(value)
@@ -194,8 +194,8 @@ class _BoundDescent(AbstractSolver):
         constant = torch.where(fits, m.constant, m.constant * options.growth)
         constant = torch.where(taken & (seen | (constant > curvature)), constant * options.shrink, constant)
         # The momentum may leave the domain of f, for example the logarithm of Poisson noise. Then L is not too small.
-        lost = (m.age > 0) & ~(torch.isfinite(smooth_z) & torch.isfinite(_inner(gradient, gradient)))
-        constant = torch.where(lost, m.constant, torch.minimum(constant, curvature / eps))
+        lost = (m.age > 0) & ~(torch.isfinite(smooth_z) & torch.isfinite(gradient).flatten(1).all(1))
+        constant = torch.where(lost, m.constant, constant.clamp_max(1e-3 * torch.finfo(x.dtype).max))
         # If the momentum increased F, it restarts; if L was too small, the step is tried again with a larger L.
         again = (taken & ~uphill).to(m.age)
         age = torch.where(fits, (m.age + 1) * again, torch.where(lost, 0, m.age))
@@ -230,7 +230,7 @@ class _BoundDescent(AbstractSolver):
             f, rows = self._objective, torch.arange(len(settled), device=settled.device)
         x, known = state.u[rows], m.curvature[rows]
         found = largest_curvature(f.gradient, x, products=LAST)
-        found = torch.where(torch.isfinite(found) & (found > 0), found, known)
+        found = _or_else(found, known)
         reach = over_images(1 / found, x.ndim)
         moved = per_image_norm(f.backward(torch.addcmul(x, f.gradient(x), reach, value=-1), reach) - x)
         curvature = torch.where(settled, m.curvature.index_copy(0, rows, found), m.curvature)
@@ -245,3 +245,14 @@ class _BoundDescent(AbstractSolver):
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """``⟨a, b⟩`` per image, summed in float64."""
     return (a * b).flatten(1).sum(1, dtype=torch.float64)
+
+
+def _norm(a: Tensor) -> Tensor:
+    """``‖a‖`` per image, in float64."""
+    return torch.linalg.vector_norm(a.flatten(1), dim=1, dtype=torch.float64)
+
+
+def _or_else(curvature: Tensor, known: Tensor) -> Tensor:
+    """A measured curvature, or what is known where nothing was measured: outside the domain of F, or F is linear."""
+    largest = torch.finfo(curvature.dtype).max ** 0.5  # its square must not overflow
+    return torch.where(curvature > 0, curvature.clamp_max(largest), known)
