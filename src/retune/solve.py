@@ -138,7 +138,8 @@ def solve(
         change = change.relative_to(norm)
         active = run.code <= _RETURNING
         if stop.rtol > 0:
-            asked = current.confirm(new, active & finite & ~exploded & (change.residual <= stop.rtol))
+            ends = change.residual <= stop.rtol if r + 1 < steps else True
+            asked = current.confirm(new, active & finite & ~exploded & ends)
             if asked is not None:
                 new, moved = asked
                 cycle_change = moved / norm.clamp_min(torch.finfo(norm.dtype).tiny)

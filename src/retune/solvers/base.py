@@ -114,13 +114,13 @@ class AbstractSolver(ABC):
         """
 
     def confirm(self, state: SolverState, settled: Tensor) -> tuple[SolverState, Tensor] | None:
-        """Look once more at images that seem to have converged; None if there is nothing to look at.
+        """Look again at images that seem to have converged, or have no layers left; None if there are none.
 
         A solver whose steps may be short without being near a fixed point tells that here.
 
         Args:
             state: after the last step.
-            settled: (B,), which images seem to have converged.
+            settled: (B,), which images these are.
 
         Returns:
             The state to go on with, and the change (B,) of a step of full length, 0 for the other images.

@@ -51,10 +51,10 @@ class Descent(AbstractSolver):
 
     L may be far larger than the curvature: after a stated constant that is pessimistic, after refused steps, or if the
     values of F do not fit its gradients. Steps of length 1/L are short then, although the gradient is not small. So
-    the residual is that of a step of length 1/M, where M is the curvature that was measured with gradients on the
-    last steps: the largest ``‖∇f(z) − ∇f(z')‖/‖z − z'‖``, which a later step forgets by the factor 0.97. Before an
-    image counts as converged, its curvature is measured at the image itself, by a few products with the Hessian, and
-    the residual must be small for that curvature, too.
+    the residual is that of a step of length 1/M, where M is the curvature that was measured on the last steps: the
+    largest ``‖∇f(z) − ∇f(z')‖/‖z − z'‖``, or what a refused step met. A later step forgets it by the factor 0.97.
+    Before an image counts as converged, its curvature is measured at the image itself, by a few products with the
+    Hessian. The residual must be small for that curvature, too.
 
     Sources: Beck, Teboulle, *A fast iterative shrinkage-thresholding algorithm*, SIAM J. Imaging Sci. 2, 2009
     (backtracking); Li, Lin, *Accelerated proximal gradient methods for nonconvex programming*, NeurIPS 2015 (monotone).
@@ -152,7 +152,7 @@ class _BoundDescent(AbstractSolver):
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         f, x, m = self._objective, state.u, _Memory(*state.memory)
-        eps = torch.finfo(x.dtype).eps
+        eps, options = torch.finfo(x.dtype).eps, self._options
         z = torch.addcmul(x, x - m.before, over_images(m.age / (m.age + 3), x.ndim))
         quadratic_z = f.quadratic(z)
         smooth_z, gradient_z = f.smooth(z)
@@ -179,6 +179,10 @@ class _BoundDescent(AbstractSolver):
         ratio = ratio.to(x.dtype)
         clear = clear & torch.isfinite(ratio)
         curvature = torch.where(clear, torch.maximum(ratio, FORGET * m.curvature), m.curvature)
+        # A refused step has met a curvature that no pair of gradients has shown yet.
+        met = (2 * excess / _inner(d, d).clamp_min(torch.finfo(x.dtype).tiny)).to(x.dtype)
+        met = torch.where(seen & torch.isfinite(met), met, 0).clamp_max(m.constant * options.growth)
+        curvature = torch.maximum(curvature, met)
         fits = torch.where(seen, excess <= allowed + noise, ~steep) & torch.isfinite(value)
 
         step_x = new - x
@@ -190,7 +194,6 @@ class _BoundDescent(AbstractSolver):
         taken = fits & falls
         uphill = _inner(d, step_x) < 0  # ⟨z − x⁺, x⁺ − x⟩ > 0
 
-        options = self._options
         constant = torch.where(fits, m.constant, m.constant * options.growth)
         constant = torch.where(taken & (seen | (constant > curvature)), constant * options.shrink, constant)
         # The momentum may leave the domain of f, for example the logarithm of Poisson noise. Then L is not too small.
