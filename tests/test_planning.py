@@ -127,7 +127,7 @@ def test_a_depth_that_is_auto_is_planned_as_it_will_be_chosen():
     assert net.auto.choice is None
     assert (net.depth, net.restarts) == (10, 10)
     x = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
-    net.train()(physics.A(x), physics)
+    net.train()(physics(x), physics)  # as training measures it
     assert (found.depth, found.restarts) == (net.depth, net.restarts)
     assert net.depth != 10
     assert found.chosen == net.auto.choice.why
@@ -278,7 +278,7 @@ class TestAuto:
         assert fast.auto.choice.peak > 1.5 * plain.auto.choice.peak
         assert fast.auto.choice.peak == pytest.approx(peak_of(step, CPU), rel=0.15)
         tight = self.net(**asked, memory=plain.auto.choice.peak, solver=Anderson()).train()
-        with pytest.raises(InvalidParameterError, match=r"the restarts of this batch need about .* remembers less"):
+        with pytest.raises(InvalidParameterError, match=r"need about .* a solver with less memory"):
             tight(y, physics)
 
     def test_restarts_that_are_not_run_need_nothing(self):

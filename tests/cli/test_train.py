@@ -208,7 +208,7 @@ def test_a_run_keeps_its_kernel_when_it_is_moved(tmp_path, sharp, photos):
     kept.unlink()
     result, text = invoke(*restore)
     assert result.exit_code == 1
-    assert "which is not beside it" in text
+    assert "is not in the same folder" in text
     assert "--kernel" in text
     assert invoke(*restore, "--kernel", "uniform:3")[0].exit_code == 0
 

@@ -194,8 +194,11 @@ class _Survey:
                 most = torch.maximum(most, per_image_norm(u - before))
         return u, most
 
-    def _jumps(self, size: Tensor, near: Tensor) -> Tensor:
-        """Whether the iteration jumps between states instead of approaching one, (B,).
+    def _jumps(self, size: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the iteration jumps between states instead of approaching one, and whether `near` is refuted, (B,).
+
+        Within d of an equilibrium a layer moves at most ``(1 + ‖J‖) d``. A state that moves more is not that near. It
+        may jump, or approach slowly with an eigenvalue near −1, whose layers cancel within a block.
 
         Args:
             size: ‖u‖.
@@ -207,7 +210,7 @@ class _Survey:
         halves = self.rate.value ** (self.depth * (self.blocks - 1)) <= 0.5
         steady = halves & (self.ends > _STEADY * self.begins) if self.blocks > 1 else torch.zeros_like(too_far)
         said = [status is Status.OSCILLATES for status in self.result.status]
-        return moves & (too_far | steady | torch.tensor(said, device=moves.device))
+        return moves & (steady | torch.tensor(said, device=moves.device)), moves & too_far
 
     def _gradient(self, jacobian: Linearised, cycles: int) -> Tensor | None:
         """Relative error of the rule's M blocks, (starts, B), for random loss gradients."""
@@ -266,13 +269,14 @@ class _Survey:
             # At rest only rounding moves the state, by about ε per layer.
             rest = epsilon * self.depth * found["size"] / (1 - self.rate.value**self.depth)
             estimated = torch.where(rate < 1, moved * (1 + left) + rest, infinite)
-            jumps = self._jumps(found["size"], estimated)
+            jumps, refuted = self._jumps(found["size"], estimated)
+            unknown = jumps | refuted
             found["jumps"] = torch.where(jumps, _share(self.begins, found["size"]), 0.0)
             cycles = self.depth / self.bound.layers
             found["residual"] = torch.maximum(found["residual"], cycles * found["jumps"])
-            found["estimated"] = torch.where(jumps, infinite, estimated)
+            found["estimated"] = torch.where(unknown, infinite, estimated)
             near_image = torch.where(rate < 1, moved_image * (1 + left) + rest, infinite) / pixels
-            found["estimated image"] = torch.where(jumps, infinite, near_image)
+            found["estimated image"] = torch.where(unknown, infinite, near_image)
             if self.block is not None:
                 q = self.block**self.blocks
                 # Rounding in each block also moves the equilibrium that is approached. One layer adds to the state a
