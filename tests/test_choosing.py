@@ -123,3 +123,16 @@ def test_fit_chooses_before_its_first_step_and_the_steps_change_no_choice(monkey
     assert torch.equal(events[0][1], events[1][1])
     assert not torch.equal(events[1][1], events[2][1])
     assert net.depth == net.auto.choice.depth
+
+
+def test_a_network_with_an_energy_chooses_too():
+    """Its solver has to be bound to the objective, and the rate is that of the layers that are differentiated."""
+    torch.manual_seed(0)
+    prior = retune.priors.Energy(retune.networks.EnergyNet(1, (4,), 1), 0.1, learn_network=True)
+    net = Restarted(retune.GradientStep(prior, box=(0, 1)), "auto", "auto", Truncated(), accuracy=0.1).train()
+    physics = retune.problems.denoise(0.1).physics((1, 8, 8))
+    y = torch.rand(1, 1, 8, 8)
+    choice = net.choose(y, physics)
+    assert choice is not None
+    assert 0 < choice.rate < 1
+    assert bool(torch.isfinite(net(y, physics)).all())

@@ -149,8 +149,9 @@ def choose(
     first = provisional_depth(layers)
     start = bound.init()
     stop = Stop(auto.accuracy / 10, _LAYERS)
-    run = solve(bound.layer, start, solver=solver, depth=first, stop=stop, cycle=layers, trace=True)
-    measured = spectral_radius(Linearised(bound, run.u, products=False), iterations=100, starts=2)
+    searching = solver.bind(bound.objective)
+    run = solve(bound.layer, start, solver=searching, depth=first, stop=stop, cycle=layers, trace=True)
+    measured = spectral_radius(Linearised(bound.at(run.u), run.u, products=False), iterations=100, starts=2)
     rate = float(measured.value.max()) ** (1 / layers)
     used = min(max(rate, 1e-6), _SLOWEST)
     words = [f"errors shrink by {rate:.4g} per layer (power iteration at the equilibrium of the first batch)"]

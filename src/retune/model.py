@@ -28,6 +28,7 @@ from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
 from retune.operators.data_term import DataTerm
+from retune.operators.images import parts
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
@@ -56,23 +57,42 @@ class Bound:
         y: the measurement.
         data_term: the data term.
         map: the map, bound to it.
+        owner: the map that was bound.
+        versions: what torch counts of changes in place, of y and of the weights.
     """
 
     y: Tensor
     data_term: DataTerm
     map: BoundMap
+    owner: AbstractMap
+    versions: tuple[int, ...]
 
-    def require(self, y: Tensor, physics: LinearPhysics) -> None:
-        """Refuse another measurement than the one that was bound.
+    def require(self, y: Tensor, physics: LinearPhysics, owner: AbstractMap) -> None:
+        """Refuse another measurement or network than what was bound, and changed weights.
 
         Raises:
-            InvalidParameterError: another tensor, or another physics.
+            InvalidParameterError: another tensor, another physics, another map, or one of them was changed.
         """
+        if owner is not self.owner:
+            raise InvalidParameterError(
+                "bound is what another network was bound to: give what bind(y, physics) of this network returned, or "
+                "leave it out"
+            )
         if y is not self.y or physics is not self.data_term.physics:
             raise InvalidParameterError(
                 "bound is what another measurement was bound to: give what net.bind(y, physics) returned for these "
                 "two objects, or leave it out"
             )
+        if self.versions != _versions(y, owner):
+            raise InvalidParameterError(
+                "y or the weights were changed after bind(y, physics): bind again, or leave bound out"
+            )
+
+
+def _versions(y: Tensor, owner: AbstractMap) -> tuple[int, ...]:
+    """How often y and the weights were changed in place; torch does not count this for tensors of inference mode."""
+    state = [*parts(y), *owner.parameters(), *owner.buffers()]
+    return tuple(-1 if t.is_inference() else t._version for t in state)
 
 
 @register
@@ -200,7 +220,7 @@ class Restarted(Reconstructor):
             RetuneError: see [`DataTerm`][retune.DataTerm].
         """
         data_term = self.map.data_term(y, physics)
-        return Bound(y, data_term, self.map.bind(data_term))
+        return Bound(y, data_term, self.map.bind(data_term), self.map, _versions(y, self.map))
 
     @without_autocast
     def solve(
@@ -253,7 +273,8 @@ class Restarted(Reconstructor):
             )
         if bound is None:
             bound = self.bind(y, physics)
-        bound.require(y, physics)
+        require("bound", bound, Bound, "what net.bind(y, physics) returned", "or leave it out")
+        bound.require(y, physics, self.map)
         if self.training:
             self._verify(bound.data_term, bound.map)
             return self._train(bound.map, init, stop, adjoint, trace, observe)

@@ -133,9 +133,17 @@ def solve(
         norm = per_image_norm(new.u)
         bound = torch.maximum(bound, norm) if r < period else bound
         finite = torch.isfinite(norm) & torch.isfinite(change.cycle) & torch.isfinite(change.block)
-        exploded = norm > GROWTH * bound
+        # An objective that never rises needs no such bound: from a start near 0 the image may grow by any factor.
+        exploded = torch.zeros_like(finite) if current.monotone else norm > GROWTH * bound
         change = change.relative_to(norm)
         active = run.code <= _RETURNING
+        if stop.rtol > 0:
+            ends = change.residual <= stop.rtol if r + 1 < steps else True
+            asked = current.confirm(new, active & finite & ~exploded & ends)
+            if asked is not None:
+                new, moved = asked
+                cycle_change = moved / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+                change = replace(change, cycle=torch.maximum(change.cycle, cycle_change))
         code = torch.where(active, _RUNNING, run.code)
         if stop.rtol > 0:
             code = torch.where(active & change.returns(stop.rtol), _RETURNING, code)

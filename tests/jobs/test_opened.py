@@ -158,3 +158,28 @@ def test_what_was_bound_to_something_else_is_refused(which):
         net.solve(*wrong, bound=bound)
     with pytest.raises(InvalidParameterError, match=r"give what net\.bind\(y, physics\) returned"):
         retune.certify(net, *wrong, bound=bound)
+
+
+@pytest.mark.parametrize("which", ["network", "weights", "measurement", "type"])
+def test_a_bound_that_is_out_of_date_is_refused(which):
+    """The measurement is the same tensor, but the bound problem is no longer that of the network."""
+    physics = retune.problems.denoise(0.1).physics((1, 16, 16))
+    y = torch.rand(1, 1, 16, 16)
+    net, other = (
+        retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("db2", 2, channels=1)), 4).eval() for _ in "ab"
+    )
+    bound = net.bind(y, physics)
+    net.solve(y, physics, bound=bound)
+    asked = other if which == "network" else net
+    with torch.no_grad():
+        if which == "weights":
+            next(net.map.parameters()).add_(0.1)
+        if which == "measurement":
+            y.mul_(0.5)
+    given = bound.data_term if which == "type" else bound
+    said = {
+        "network": "what another network was bound to",
+        "type": r"bound must be what net\.bind\(y, physics\) returned",
+    }.get(which, "y or the weights were changed")
+    with pytest.raises(InvalidParameterError, match=said):
+        asked.solve(y, physics, bound=given)

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from deepinv.optim import L2
+from deepinv.optim import L2, DataFidelity, LogPoissonLikelihood, PoissonLikelihood
 from deepinv.optim.prior import L1Prior
 from deepinv.physics import Blur, Denoising, Inpainting, LinearPhysics, Physics
 from deepinv.physics.forward import StackedLinearPhysics
 from deepinv.utils import TensorList
 
 from known_answers import Rounded, dense, rand
-from retune import DataTerm, ForwardBackward
+from retune import DataTerm, FidelityFacts, ForwardBackward
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, RetuneError, ShapeError
 
 
@@ -211,3 +211,39 @@ def test_empty_batch():
 def test_mask_not_set():
     with pytest.raises((PhysicsError, ShapeError)):
         DataTerm(rand(1, 1, 4, 4), Blur(None))
+
+
+@pytest.mark.parametrize(
+    "fidelity",
+    [
+        L2(0.3),
+        PoissonLikelihood(gain=0.1, bkg=0.2),
+        PoissonLikelihood(gain=3.0, bkg=0.2, denormalize=True),
+        LogPoissonLikelihood(N0=50.0, mu=0.5),
+    ],
+)
+def test_the_value_is_that_of_the_gradient_for_each_image(fidelity, float64):
+    """deepinv's Poisson fidelity sums over the batch, and its gradient is gain² times that of its value."""
+    generator = torch.Generator().manual_seed(0)
+    y, x, v = (0.1 + torch.rand(2, 1, 4, 5, generator=generator) for _ in range(3))
+    term = DataTerm(y, Denoising(), fidelity)
+    assert term.fn(x).shape == (2,)
+    slope = (term.fn(x + 1e-5 * v) - term.fn(x - 1e-5 * v)) / 2e-5
+    torch.testing.assert_close(slope, (term.grad(x) * v).flatten(1).sum(1), rtol=1e-6, atol=1e-8)
+
+
+class _OfTheBatch(DataFidelity):
+    def fn(self, x, y, physics, *args, **kwargs):
+        return 0.5 * (physics.A(x) - y).square().sum()
+
+    def grad(self, x, y, physics, *args, **kwargs):
+        return physics.A_adjoint(physics.A(x) - y)
+
+    def facts(self, y):
+        return FidelityFacts(lipschitz=1.0)
+
+
+def test_a_value_of_the_whole_batch_is_refused(float64):
+    y = torch.rand(2, 1, 4, 5)
+    with pytest.raises(InvalidParameterError, match=r"one value per image, shape \(2,\)"):
+        DataTerm(y, Denoising(), _OfTheBatch()).fn(y)

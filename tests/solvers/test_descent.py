@@ -131,3 +131,69 @@ class _Shrink(torch.nn.Module):
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InvalidParameterError, match="growth > 1 and 0 < shrink ≤ 1"):
         Descent(**options)
+
+
+class _Prior(deepinv.optim.Prior):
+    """A prior of one line, without a known constant."""
+
+    def __init__(self, value, gradient):
+        super().__init__()
+        self.explicit_prior, self._value, self._gradient = True, value, gradient
+
+    def fn(self, x, *args, **kwargs):
+        return self._value(x).flatten(1).sum(1)
+
+    def grad(self, x, *args, **kwargs):
+        return self._gradient(x)
+
+    def smoothness(self, like):
+        return retune.Smoothness(None, None, "of a test", checked=False, row="test")
+
+
+def gradient_step(net: Restarted, y, physics, u) -> torch.Tensor:
+    """``K ‖u − P(u − ∇F(u)/‖∇²F(u)‖)‖/‖u‖``, what the residual has to say."""
+    bound = net.map.bind(net.map.data_term(y, physics)).at(u)
+    with torch.no_grad():
+        return net.depth * (bound.layer(u) - u).flatten(1).norm(dim=1) / u.flatten(1).norm(dim=1)
+
+
+def test_a_short_step_is_no_convergence():
+    """The stated constant is 1e6 times the curvature, so the first steps are tiny."""
+    prior = _Prior(lambda x: 0.5e-6 * x.square(), lambda x: 1e-6 * x)
+    net = Restarted(GradientStep(prior, reg=1e6)).eval()
+    physics, y = deepinv.physics.Denoising(), 0.5 + 0.2 * rand(2, 1, 8, 9, seed=2).float()
+    found = net.solve(y, physics)
+    assert found.status == (Status.CONVERGED,) * 2
+    torch.testing.assert_close(found.image, y / 2, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("factor", [-3.0, 0.01, 5.0])
+def test_values_that_do_not_fit_the_gradient_do_not_look_like_convergence(factor):
+    """Every step is refused, so L grows and the steps vanish, far from the minimiser y/2."""
+    prior = _Prior(lambda x: 0.5 * factor * x.square(), lambda x: x)
+    net = Restarted(GradientStep(prior), stop=Stop(1e-4, 400)).eval()
+    y = 0.5 + 0.2 * rand(2, 1, 8, 9, seed=2).float()
+    found = net.solve(y, deepinv.physics.Denoising())
+    assert found.status == (Status.MAX_LAYERS,) * 2
+    assert bool((found.residual > 1).all())
+
+
+@pytest.mark.parametrize("reg", [1e-4, 1e-2, 1.0])
+def test_the_edge_of_a_domain_does_not_look_like_convergence(reg):
+    """A logarithm: momentum leaves the domain, and the curvature at the start is far larger than at the end."""
+    prior = _Prior(lambda x: -x.log(), lambda x: -1 / x)
+    net = Restarted(GradientStep(prior, reg=reg)).eval()
+    physics = deepinv.physics.Denoising()
+    y = torch.rand(2, 1, 8, 9, generator=torch.Generator().manual_seed(3)) * torch.tensor([1.0, 0.01]).view(2, 1, 1, 1)
+    found = net.solve(y, physics)
+    assert found.status == (Status.CONVERGED,) * 2
+    assert bool((gradient_step(net, y, physics, found.state) < 2e-4).all())
+    exact = 0.5 * (y + (y.square() + 4 * reg).sqrt())
+    torch.testing.assert_close(found.image, exact, rtol=0, atol=2e-3 * float(exact.max()))
+
+
+def test_growth_from_a_black_start_is_no_divergence():
+    """The first steps from 0 are refused, so the norm of the first block says nothing of the scale of the image."""
+    net = network(wild(3.0), Stop(1e-4, 60))
+    found = net.solve(torch.zeros(1, 1, 8, 9), deepinv.physics.Denoising())
+    assert not found.status[0].failed

@@ -106,7 +106,8 @@ def certify(
                 y = _usable(y)
                 bound = net.bind(y, physics)
             result = net.solve(y, physics, bound=bound) if result is None else result
-            bound.require(y, physics)
+            require("bound", bound, Bound, "what net.bind(y, physics) returned", "or leave it out")
+            bound.require(y, physics, net.map)
             there = bound.map.at(result.state)
             start = there.init().shape
             if result.state.shape != start:

@@ -29,9 +29,14 @@ def largest_curvature(gradient: Callable[[Tensor], Tensor], u: Tensor, products:
     v = torch.randn(u.shape[1:], generator=generator, dtype=u.dtype).to(u.device).expand(u.shape)
     here = gradient(u)
     h = over_images(torch.finfo(u.dtype).eps ** 0.5 * per_image_norm(u).clamp_min(1.0), u.ndim)
-    size = per_image_norm(v)
+    size = _norm(v)
     for _ in range(products):
         v = v / over_images(size.clamp_min(tiny), u.ndim)
         v = (gradient(u + h * v) - here) / h
-        size = per_image_norm(v)
+        size = _norm(v)
     return size
+
+
+def _norm(v: Tensor) -> Tensor:
+    """``‖v‖`` per image: in float32, the square of a steep gradient would overflow."""
+    return torch.linalg.vector_norm(v.flatten(1), dim=1, dtype=torch.float64).to(v.dtype)

@@ -113,6 +113,7 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
         monotone=True,
         assumptions=(
             Assumption("A is linear, and A_adjoint is its adjoint", *_linearity(data_term)),
+            *([] if data_term.quadratic else _of_fidelity(data_term)),
             Assumption("R is smooth, definable and bounded from below", stated.checked, stated.how),
             Assumption("every step size is found by backtracking, and the iterates stay bounded", bounded, how),
         ),

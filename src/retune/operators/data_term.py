@@ -239,14 +239,23 @@ class DataTerm:
 
     @without_autocast
     def fn(self, x: Tensor) -> Tensor:
-        """``f(x)`` per image, shape (B,).
+        """``f(x)`` per image, shape (B,): the function whose gradient is `grad`.
 
         Raises:
-            InvalidParameterError: this data term was restricted to some images by [`select`][retune.DataTerm.select].
+            InvalidParameterError: this data term was restricted to some images by [`select`][retune.DataTerm.select];
+                or the fidelity has no value per image.
         """
         if self._chosen is not None:
             raise InvalidParameterError(
                 "a data term restricted to some images has a gradient but no value: compute the value of the whole "
                 "batch, before select(...)"
             )
-        return self.data_fidelity.fn(x, self.y, self.physics)
+        if self.fidelity.value is not None:
+            return self.fidelity.value(self.physics.A(x), self.y)
+        value = self.data_fidelity.fn(x, self.y, self.physics)
+        if value.numel() != self.batch:
+            raise InvalidParameterError(
+                f"fn(x, y, physics) of {type(self.data_fidelity).__name__} must return one value per image, shape "
+                f"({self.batch},), got {tuple(value.shape)}: sum over all axes but the first"
+            )
+        return value.reshape(self.batch)

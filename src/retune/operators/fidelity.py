@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +54,7 @@ class FidelityFacts:
         how: the reason, in one phrase.
         checked: whether it holds by construction; ignored for your own fidelity.
         instead: an alternative, if there is no Lipschitz constant.
+        value: ``(u, y) ↦ d(u, y)`` per image, if ``fn`` of the fidelity is not the function whose gradient ``grad`` is.
     """
 
     lipschitz: float | Tensor | None
@@ -65,6 +66,7 @@ class FidelityFacts:
     how: str = "stated by the fidelity"
     checked: bool = False
     instead: str = "a smooth approximation (a Huber function)"
+    value: Callable[[Any, Any], Tensor] | None = None
 
 
 def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None) -> FidelityFacts:
@@ -149,7 +151,21 @@ def _of_poisson(fidelity: Any, y: Tensor) -> FidelityFacts:
     convex = float(counts.min()) >= 0
     how = f"y/(u + b)² ≤ max(y)/b² for u ≥ 0, b = {background:g}"
     smallest = torch.finfo(counts.dtype).tiny
-    return FidelityFacts(max(largest, smallest) / background**2, convex, domain=POSITIVE, how=how, checked=True)
+    constant, value = max(largest, smallest) / background**2, _PoissonValue(gain, background, fidelity.d.denormalize)
+    return FidelityFacts(constant, convex, domain=POSITIVE, how=how, checked=True, value=value)
+
+
+@dataclass(frozen=True)
+class _PoissonValue:
+    """The integral of deepinv's gradient. deepinv's value sums over the batch, and is smaller by the factor gain²."""
+
+    gain: float
+    background: float
+    denormalize: bool
+
+    def __call__(self, u: Tensor, y: Tensor) -> Tensor:
+        counts, mean = y / self.gain if self.denormalize else y, u / self.gain + self.background
+        return self.gain**2 * (mean - counts - counts * mean.log()).flatten(1).sum(1)
 
 
 def _together(parts: Sequence[FidelityFacts]) -> FidelityFacts:

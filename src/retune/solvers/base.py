@@ -52,6 +52,10 @@ class Objective:
     rest: Callable[[Tensor], Tensor] | None = None
     select: Callable[[Tensor], Objective | None] = lambda index: None
 
+    def gradient(self, u: Tensor) -> Tensor:
+        """``∇(q + s)(u)``."""
+        return self.quadratic(u) + self.smooth(u)[1]
+
     def parts(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """``s(u)`` and ``h(u)``, per image."""
         smooth = self.smooth_value(u)
@@ -108,6 +112,20 @@ class AbstractSolver(ABC):
 
         The result may reuse the tensors of ``state.memory``, so use each state for one step only.
         """
+
+    def confirm(self, state: SolverState, settled: Tensor) -> tuple[SolverState, Tensor] | None:
+        """Look again at images that seem to have converged, or have no layers left; None if there are none.
+
+        A solver whose steps may be short without being near a fixed point tells that here.
+
+        Args:
+            state: after the last step.
+            settled: (B,), which images these are.
+
+        Returns:
+            The state to go on with, and the change (B,) of a step of full length, 0 for the other images.
+        """
+        return None
 
     def describe(self) -> dict:
         """Constructor arguments as plain data: the fields of a dataclass, or attributes of the same names."""

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
-from retune._torch.batch import over_images
+from retune._torch.batch import over_images, per_image_norm
 from retune.errors import InvalidParameterError, require_real
+from retune.maps.curvature import largest_curvature
 from retune.solvers.base import AbstractSolver, Objective, SolverState
 
 __all__ = ["Descent"]
 
 #: Two values of the objective count as equal if they differ by fewer units in the last place.
 ROUNDING = 4.0
+#: Two points show the curvature if their distance is more than this many units in the last place.
+CLEAR = 32.0
+#: Products with the Hessian from which the curvature is measured, at the start and at the end.
+FIRST, LAST = 2, 6
+#: By this factor a step forgets the curvature that was measured before.
+FORGET = 0.97
 
 
 @register
@@ -39,7 +46,15 @@ class Descent(AbstractSolver):
     ``⟨∇f(z) − ∇f(z'), z − z'⟩ ≤ L ‖z − z'‖²`` for the last two points z, z' with known gradients. The quadratic part of
     f is always compared by its gradients, because ``q(a) − q(b) = ½⟨∇q(a) + ∇q(b), a − b⟩``.
 
-    A step costs one gradient and one value. A refused step costs the same, and does not change the image.
+    A step costs one gradient and one value. A refused step costs the same, and does not change the image. The start
+    costs three more gradients: L begins at the curvature that is measured there, if that is below the stated constant.
+
+    L may be far larger than the curvature: after a stated constant that is pessimistic, after refused steps, or if the
+    values of F do not fit its gradients. Steps of length 1/L are short then, although the gradient is not small. So
+    the residual is that of a step of length 1/M, where M is the curvature that was measured on the last steps: the
+    largest ``‖∇f(z) − ∇f(z')‖/‖z − z'‖``, or what a refused step met. A later step forgets it by the factor 0.97.
+    Before an image counts as converged, its curvature is measured at the image itself, by a few products with the
+    Hessian. The residual must be small for that curvature, too.
 
     Sources: Beck, Teboulle, *A fast iterative shrinkage-thresholding algorithm*, SIAM J. Imaging Sci. 2, 2009
     (backtracking); Li, Lin, *Accelerated proximal gradient methods for nonconvex programming*, NeurIPS 2015 (monotone).
@@ -93,6 +108,7 @@ class _Memory(NamedTuple):
         quadratic: gradient at x of the quadratic part.
         point: z', the point of the last gradient.
         gradient: ∇f(z').
+        curvature: M, measured on the last steps.
     """
 
     before: Tensor
@@ -102,10 +118,12 @@ class _Memory(NamedTuple):
     quadratic: Tensor
     point: Tensor
     gradient: Tensor
+    curvature: Tensor
 
 
 class _BoundDescent(AbstractSolver):
     unit = "cycle"
+    monotone = True
 
     def __init__(self, options: Descent, objective: Objective):
         self._options, self._objective = options, objective
@@ -117,14 +135,24 @@ class _BoundDescent(AbstractSolver):
     def init(self, u: Tensor) -> SolverState:
         f = self._objective
         zero = u.new_zeros(len(u))
-        constant = f.lipschitz.detach().to(u).reshape(-1).expand(len(u)).clone()
-        quadratic = f.quadratic(u)
-        memory = _Memory(u, zero, constant, f.value(u), quadratic, u, torch.zeros_like(u))
+        constant = f.lipschitz.detach().to(u).reshape(-1).expand(len(u))
+        found = largest_curvature(f.gradient, u, products=FIRST)
+        curvature = _or_else(found, constant)
+        memory = _Memory(
+            before=u,
+            age=zero,
+            constant=torch.minimum(constant, 2 * curvature),
+            value=f.value(u),
+            quadratic=f.quadratic(u),
+            point=u,
+            gradient=torch.zeros_like(u),
+            curvature=curvature,
+        )
         return SolverState(u, torch.zeros_like(u), tuple(memory))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         f, x, m = self._objective, state.u, _Memory(*state.memory)
-        eps = torch.finfo(x.dtype).eps
+        eps, options = torch.finfo(x.dtype).eps, self._options
         z = torch.addcmul(x, x - m.before, over_images(m.age / (m.age + 3), x.ndim))
         quadratic_z = f.quadratic(z)
         smooth_z, gradient_z = f.smooth(z)
@@ -146,6 +174,15 @@ class _BoundDescent(AbstractSolver):
         length = _inner(moved, moved)
         blur = ROUNDING * eps * m.constant * (_inner(z, z) * length).sqrt()
         steep = (m.age > 0) & (_inner(turned, moved) > m.constant * length + blur)
+        clear = (m.age > 0) & (length > (CLEAR * eps) ** 2 * _inner(z, z))
+        ratio = _norm(turned) / _norm(moved).clamp_min(torch.finfo(x.dtype).tiny)
+        ratio = ratio.to(x.dtype)
+        clear = clear & torch.isfinite(ratio)
+        curvature = torch.where(clear, torch.maximum(ratio, FORGET * m.curvature), m.curvature)
+        # A refused step has met a curvature that no pair of gradients has shown yet.
+        met = (2 * excess / _inner(d, d).clamp_min(torch.finfo(x.dtype).tiny)).to(x.dtype)
+        met = torch.where(seen & torch.isfinite(met), met, 0).clamp_max(m.constant * options.growth)
+        curvature = torch.maximum(curvature, met)
         fits = torch.where(seen, excess <= allowed + noise, ~steep) & torch.isfinite(value)
 
         step_x = new - x
@@ -157,16 +194,22 @@ class _BoundDescent(AbstractSolver):
         taken = fits & falls
         uphill = _inner(d, step_x) < 0  # ⟨z − x⁺, x⁺ − x⟩ > 0
 
-        options = self._options
         constant = torch.where(fits, m.constant, m.constant * options.growth)
-        constant = torch.where(taken & seen, constant * options.shrink, constant)
+        constant = torch.where(taken & (seen | (constant > curvature)), constant * options.shrink, constant)
+        # The momentum may leave the domain of f, for example the logarithm of Poisson noise. Then L is not too small.
+        lost = (m.age > 0) & ~(torch.isfinite(smooth_z) & torch.isfinite(gradient).flatten(1).all(1))
+        constant = torch.where(lost, m.constant, constant.clamp_max(1e-3 * torch.finfo(x.dtype).max))
         # If the momentum increased F, it restarts; if L was too small, the step is tried again with a larger L.
         again = (taken & ~uphill).to(m.age)
-        age = torch.where(fits, (m.age + 1) * again, m.age)
+        age = torch.where(fits, (m.age + 1) * again, torch.where(lost, 0, m.age))
         take, keep = over_images(taken, x.ndim), over_images(taken | fits, x.ndim)
+        # A short step shows nothing if L is larger than the curvature: see the class.
+        reach = over_images(1 / torch.minimum(m.constant, curvature), x.ndim)
+        far = f.backward(torch.addcmul(z, gradient, reach, value=-1), reach) - z
+        change = torch.where(over_images(lost, x.ndim), state.change, far)
         return SolverState(
             torch.where(take, new, x),
-            d,
+            change,
             tuple(
                 _Memory(
                     before=torch.where(keep, x, m.before),
@@ -174,11 +217,29 @@ class _BoundDescent(AbstractSolver):
                     constant=constant,
                     value=torch.where(taken, value, m.value),
                     quadratic=torch.where(take, quadratic_new, m.quadratic),
-                    point=z,
-                    gradient=gradient,
+                    point=torch.where(over_images(lost, x.ndim), m.point, z),
+                    gradient=torch.where(over_images(lost, x.ndim), m.gradient, gradient),
+                    curvature=curvature,
                 )
             ),
         )
+
+    def confirm(self, state: SolverState, settled: Tensor) -> tuple[SolverState, Tensor] | None:
+        if not bool(settled.any()):
+            return None
+        m, rows = _Memory(*state.memory), settled.nonzero().flatten()
+        f = self._objective.select(rows)
+        if f is None:  # of all images then, though only some ask
+            f, rows = self._objective, torch.arange(len(settled), device=settled.device)
+        x, known = state.u[rows], m.curvature[rows]
+        found = largest_curvature(f.gradient, x, products=LAST)
+        found = _or_else(found, known)
+        reach = over_images(1 / found, x.ndim)
+        moved = per_image_norm(f.backward(torch.addcmul(x, f.gradient(x), reach, value=-1), reach) - x)
+        curvature = torch.where(settled, m.curvature.index_copy(0, rows, found), m.curvature)
+        constant = torch.where(settled, torch.minimum(m.constant, 2 * curvature), m.constant)
+        moved = torch.where(settled, torch.zeros_like(m.constant).index_copy(0, rows, moved), 0)
+        return state._replace(memory=tuple(m._replace(constant=constant, curvature=curvature))), moved
 
     def describe(self) -> dict:
         return self._options.describe()
@@ -187,3 +248,14 @@ class _BoundDescent(AbstractSolver):
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """``⟨a, b⟩`` per image, summed in float64."""
     return (a * b).flatten(1).sum(1, dtype=torch.float64)
+
+
+def _norm(a: Tensor) -> Tensor:
+    """``‖a‖`` per image, in float64."""
+    return torch.linalg.vector_norm(a.flatten(1), dim=1, dtype=torch.float64)
+
+
+def _or_else(curvature: Tensor, known: Tensor) -> Tensor:
+    """A measured curvature, or what is known where nothing was measured: outside the domain of F, or F is linear."""
+    largest = torch.finfo(curvature.dtype).max ** 0.5  # its square must not overflow
+    return torch.where(curvature > 0, curvature.clamp_max(largest), known)
