@@ -101,6 +101,11 @@ def test_a_noise_level_that_is_not_positive_is_refused(sigma):
         energy()(rand(1, 1, 8, 8), sigma)
 
 
+def test_another_precision_is_refused():
+    with pytest.raises(InvalidParameterError, match=r"images are torch.float64 and the weights .* torch.float32"):
+        energy()(rand(1, 1, 8, 8).double(), 0.1)
+
+
 def test_other_channels_are_refused():
     with pytest.raises(ShapeError, match=r"1 channel\(s\).*got \(1, 2, 8, 8\)"):
         energy()(rand(1, 2, 8, 8), 0.1)

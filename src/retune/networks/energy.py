@@ -103,6 +103,12 @@ class EnergyNet(Denoiser):
                 f"this energy is for images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
                 f"{tuple(like.shape)}; load weights for this number of channels"
             )
+        own = self.tail.weight.dtype
+        if like.dtype != own:
+            raise InvalidParameterError(
+                f"the images are {like.dtype} and the weights of this energy {own}: convert the network with "
+                f".to({like.dtype}), or the images with .to({own})"
+            )
         level = noise_level(sigma, like)
         if level.device.type == "cpu" and not bool((level > 0).all()):
             raise InvalidParameterError(f"sigma must be positive, because R is a function of x/σ; got {sigma}")
