@@ -19,8 +19,8 @@ from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.curvature import largest_curvature
 from retune.maps.guarantees import backtracking_guarantee, smooth_assumptions
+from retune.operators.curvature import largest_curvature
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill
 from retune.operators.pairs import steepest

@@ -11,7 +11,7 @@ from torch import Tensor
 from retune._registry.entries import register
 from retune._torch.batch import over_images, per_image_norm
 from retune.errors import InvalidParameterError, require_real
-from retune.maps.curvature import largest_curvature
+from retune.operators.curvature import largest_curvature
 from retune.solvers.base import AbstractSolver, Objective, SolverState
 
 __all__ = ["Descent"]
