@@ -245,8 +245,9 @@ def test_names_and_notes_cannot_drive_the_terminal(run, tmp_path):
 
 
 FOREVER = """
-import time, typer
+import signal, time, typer
 from retune.cli.errors import one_screen
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with SIGINT ignored
 def main():
     with one_screen(False, lambda: "do it again"):
         print("ready", flush=True)
@@ -258,13 +259,15 @@ typer.run(main)
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "stopped")])
 def test_a_signal_says_how_to_go_on(number, said):
-    process = subprocess.Popen(
-        [sys.executable, "-c", FOREVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    command = [sys.executable, "-c", FOREVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 128 + number
     assert err == f"{said}; do it again\n"
 
