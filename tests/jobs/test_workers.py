@@ -73,3 +73,44 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path, seconds):
         parent.kill()
         parent.wait()
     assert in_time(lambda: all(has_ended(lock) for lock in locks)), "a worker goes on, and nobody waits for it"
+
+
+SLOW = '''
+import os, time
+from multiprocessing import parent_process
+from pathlib import Path
+from retune._files import try_lock
+
+if parent_process() is not None:  # in a worker, this import takes long, as that of torch does on a busy machine
+    handle = os.open(Path(__file__).with_name(f"{os.getpid()}.lock"), os.O_CREAT | os.O_RDWR)
+    assert try_lock(handle)
+    time.sleep(600)
+
+def start():
+    """Never reached."""
+'''
+BEGIN = """
+from retune.jobs.workers import workers
+
+if __name__ == "__main__":
+    import slow
+    with workers(1, slow.start) as submit:
+        submit(print).result()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the locks of the test are those of Unix")
+def test_a_worker_that_still_imports_ends_with_its_parent(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    script = tmp_path / "script.py"
+    script.write_text(BEGIN)
+    parent = subprocess.Popen([sys.executable, script], cwd=tmp_path)
+    try:
+        assert in_time(lambda: list(tmp_path.glob("*.lock")), 60)
+        time.sleep(0.2)
+        locks = list(tmp_path.glob("*.lock"))
+        assert not any(has_ended(lock) for lock in locks)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert in_time(lambda: all(has_ended(lock) for lock in locks)), "a worker goes on, and nobody waits for it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -80,7 +81,9 @@ class _Worker:
     def __init__(self, start: Callable[..., object], arguments: tuple):
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, start, arguments, code_given()), daemon=True)
+        # As bytes: the process watches for the end of its parent before it reads them, which imports torch.
+        beginning = pickle.dumps((start, arguments))
+        self.process = context.Process(target=_serve, args=(theirs, beginning, code_given()), daemon=True)
         with _unheard():  # from its first moment on, the process does not hear Ctrl-C
             self.process.start()
         theirs.close()  # so that its end is noticed here
@@ -110,7 +113,7 @@ class _Worker:
         self.process.join()
 
 
-def _serve(pipe: Connection, start: Callable[..., object], arguments: tuple, code: tuple) -> None:
+def _serve(pipe: Connection, beginning: bytes, code: tuple) -> None:
     """What a process does until nobody is at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -124,6 +127,7 @@ def _serve(pipe: Connection, start: Callable[..., object], arguments: tuple, cod
         try:
             if not ready:
                 repeat(code)  # the code that the user named, which files may use here too
+                start, arguments = pickle.loads(beginning)
                 start(*arguments)
                 ready = True
             answer = True, function(*given)
