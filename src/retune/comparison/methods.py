@@ -1,4 +1,4 @@
-"""The methods that are compared: what each of them chooses, and how."""
+"""The methods of a comparison: the parameters that each of them chooses, and how."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Method:
         key, label, how: name in result files, name for people, one sentence.
         rule: the gradient rule; None for the grid search.
         single_layer: differentiate one layer (JFB) and restart K(R + 1) times instead.
-        of_the_run: take the gradient rule of the run, with its options.
+        of_the_run: use the gradient rule of the run, with its options.
     """
 
     key: str
@@ -47,12 +47,12 @@ METHODS = (
     Method("retune", "ReTune", "at the equilibrium, K layers differentiated", Truncated),
 )
 
-#: beside the others where a run is compared: it needs a denoiser
+#: an additional method of every comparison; its denoiser is that of the run, or a shipped one
 PNP = Method("pnp", "Plug-and-Play, tuned", "a frozen denoiser, its noise level and the step size by grid search", None)
 
 
 def methods_of(run: Config) -> dict[str, Method]:
-    """The methods that a run is compared by, by their keys: all of these, and its own gradient rule if it has one."""
+    """The methods for the comparison of a run, by key: those above, and the rule of the run if it is another one."""
     found = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
     rule = type(rule_of(run.gradient))
     if all(rule is not m.rule for m in METHODS):
@@ -77,11 +77,11 @@ def network(
     Args:
         method: the method.
         map: what is iterated.
-        depth: K, layers that are differentiated.
+        depth: K, number of differentiated layers.
         restarts: R.
-        rtol: relative change per K layers at which a restoration is settled.
-        longest: layers after which it is given up as not settled.
-        rule: the rule of the run; that of ReTune, if not ``Truncated()``.
+        rtol: relative change per K layers below which a restoration is settled.
+        longest: a restoration that has not settled after this number of layers is stopped.
+        rule: the rule of the run, used for ReTune; ``Truncated()`` by default.
         solver: how the equilibrium is reached; see [`Restarted`][retune.Restarted]. An unrolled network is K plain
         layers,
             and goes on as such.

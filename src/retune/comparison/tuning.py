@@ -1,4 +1,4 @@
-"""Runs whose strength is chosen by grid search: what the untrained methods are, and where the trained ones start."""
+"""Choose the strength of a run by grid search: for the untrained methods, and as the start of the trained ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from retune.solve import Stop
 
 __all__ = ["Tuned", "grid_search", "method_network", "run_of_pnp", "run_of_variational"]
 
-#: smallest and largest noise level of Plug-and-Play that is tried
+#: smallest and largest tried noise level of Plug-and-Play
 SIGMA = (0.005, 0.19)
 _STEPS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A run with the values of the best validation PSNR, and what was tried."""
+    """A run with the values of the best validation PSNR, and all tried values."""
 
     run: Config
     tried: list[dict[str, float]]
@@ -32,7 +32,7 @@ class Tuned:
 
     @property
     def remark(self) -> str | None:
-        """What a reader must know: the best value is the end of what was tried, so a better one may lie beyond."""
+        """A remark if the best value is at the end of the tried range: a better one may lie beyond it."""
         best = max(self.tried, key=lambda t: t["psnr"])
         name = "sigma" if "sigma" in best else "reg"
         values = [t[name] for t in self.tried]
@@ -50,12 +50,12 @@ class Tuned:
 
 
 def run_of_variational(run: Config) -> Config:
-    """The run with a prior that has a value: its own, or the wavelet norm where it has a denoiser."""
+    """The run with a prior that has a value: its own, or the wavelet norm in place of a denoiser."""
     return _with_prior(run, PriorConfig()) if run.prior.type in ("denoiser", "red") else run
 
 
 def run_of_pnp(run: Config) -> Config:
-    """The run with a frozen denoiser: its own, or the one that ships."""
+    """The run with a frozen denoiser: its own, or the shipped one."""
     own = run.prior.weights if run.prior.type in ("denoiser", "red") else None
     return _with_prior(run, PriorConfig(type="denoiser", weights=own))
 
