@@ -30,11 +30,10 @@ class EnergyNet(Denoiser):
     r"""``R_σ(x) = σ² · ½‖N(Ex/σ)‖²``: N is a smooth U-Net, E extends the image beyond its border.
 
     R is bounded from below by 0 and infinitely differentiable, for any weights. So a descent with backtracking on
-    ``f + λR`` never rises and settles, also after any training. By construction ``R_{tσ}(tx) = t² R_σ(x)`` for every t
-    > 0: one network serves all noise levels and intensity ranges, and the biases act on the image in units of the
-    noise.
+    ``f + λR`` never rises and settles, after any training. By construction ``R_{tσ}(tx) = t² R_σ(x)`` for every t > 0:
+    one network serves all noise levels and intensity ranges. The biases act on the image in units of the noise.
 
-    Called as a denoiser it takes one step, ``D_σ(x) = x − ∇R_σ(x)``, with the gradient
+    As a denoiser it takes one step, ``D_σ(x) = x − ∇R_σ(x)``, with the gradient
 
     ``∇R_σ(x) = σ Eᵀ J_N(Ex/σ)ᵀ N(Ex/σ)``.
 
@@ -44,7 +43,7 @@ class EnergyNet(Denoiser):
     N has the layout of [`SmallUNet`][retune.networks.SmallUNet]: the image is folded to half its size; residual blocks
     ``h + W₂ a(W₁h + b)`` with ``a(t) = ½(t + √(t² + 1))`` at each scale; an output of four channels at half size for
     each channel of the image. E repeats the border by 4 pixels, and by more at the right and at the bottom, up to a
-    multiple of ``2**len(features)``. E is a part of the energy.
+    multiple of ``2**len(features)``. E belongs to the energy.
 
     Sources: Hurault, Leclaire, Papadakis, *Gradient step denoiser for convergent Plug-and-Play*, ICLR 2022 (½‖N‖²);
     Zou, Liu, Wohlberg, Kamilov, *Deep equilibrium learning of explicit regularization functionals for imaging inverse
@@ -193,7 +192,7 @@ class BoundEnergy:
             gradient = here.grad(point)
 
         def product(v: Tensor) -> Tensor:
-            # ∇²R is symmetric, so its product with v is that of its transpose.
+            # ∇²R is symmetric, so the product with its transpose is the same.
             return torch.autograd.grad(gradient, point, v, retain_graph=True)[0]
 
         return product
