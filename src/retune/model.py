@@ -6,7 +6,7 @@ import copy
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +18,17 @@ from torch import Tensor
 from retune import _checkpoint
 from retune._registry.describe import description, rebuild
 from retune._registry.entries import kind_base, register
-from retune._torch.batch import per_image_norm
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
+from retune.bound import Bound, versions_of
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.watched import Watched
 from retune.operators.data_term import DataTerm
-from retune.operators.images import parts
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
@@ -39,60 +39,10 @@ __all__ = ["Bound", "Restarted"]
 
 #: The trained parameters at the last comparison of the gradients of a map with its values.
 _verified: weakref.WeakKeyDictionary[AbstractMap, frozenset[int]] = weakref.WeakKeyDictionary()
-#: A block returns to its start if it moves an image by less than this share of the movement of its last cycle.
-_RETURNS = 0.1
 #: The default rule for maps that search for their step: K layers are far too few near the equilibrium of an energy.
 _SLOW_MODES = Truncated(rtol=0.02, max_blocks=20, memory=3)
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A network bound to one measurement: everything that is constant over the iterations, for reuse.
-
-    It uses the weights of the moment of binding: bind again after a training step.
-
-    Attributes:
-        y: the measurement.
-        data_term: the data term.
-        map: the map, bound to it.
-        owner: the map that was bound.
-        versions: the counts of in-place changes that torch keeps for y and for the weights.
-    """
-
-    y: Tensor
-    data_term: DataTerm
-    map: BoundMap
-    owner: AbstractMap
-    versions: tuple[int, ...]
-
-    def require(self, y: Tensor, physics: LinearPhysics, owner: AbstractMap) -> None:
-        """Refuse another measurement, another network, and changed weights.
-
-        Raises:
-            InvalidParameterError: the tensor, the physics or the map is another object, or was changed.
-        """
-        if owner is not self.owner:
-            raise InvalidParameterError(
-                "bound is what another network was bound to: give what bind(y, physics) of this network returned, or "
-                "leave it out"
-            )
-        if y is not self.y or physics is not self.data_term.physics:
-            raise InvalidParameterError(
-                "bound is what another measurement was bound to: give what net.bind(y, physics) returned for these "
-                "two objects, or leave it out"
-            )
-        if self.versions != _versions(y, owner):
-            raise InvalidParameterError(
-                "y or the weights were changed after bind(y, physics): bind again, or leave bound out"
-            )
-
-
-def _versions(y: Tensor, owner: AbstractMap) -> tuple[int, ...]:
-    """The number of in-place changes of y and of the weights. Torch does not count them in inference mode: -1."""
-    state = [*parts(y), *owner.parameters(), *owner.buffers()]
-    return tuple(-1 if t.is_inference() else t._version for t in state)
 
 
 @register
@@ -221,7 +171,7 @@ class Restarted(Reconstructor):
             RetuneError: see [`DataTerm`][retune.DataTerm].
         """
         data_term = self.map.data_term(y, physics)
-        return Bound(y, data_term, self.map.bind(data_term), self.map, _versions(y, self.map))
+        return Bound(y, data_term, self.map.bind(data_term), self.map, versions_of(y, self.map))
 
     @without_autocast
     def solve(
@@ -348,7 +298,7 @@ class Restarted(Reconstructor):
         known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
         if self.gradient.restarts:
             bound = bound.at(reached.u)
-        watched = _Watched(bound)
+        watched = Watched(bound)
         u, report = self.gradient(
             watched, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
         )
@@ -490,55 +440,6 @@ def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
         return bound.image_adjoint(image.to(v)), gain.to(v)
 
     return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
-
-
-class _Watched(BoundMap):
-    """A bound map that remembers the state before the last cycle of its last block."""
-
-    def __init__(self, bound: BoundMap):
-        self.bound, self.layers, self.sources = bound, bound.layers, bound.sources
-        self._before: Tensor | None = None
-        self._size = 0
-
-    def init(self) -> Tensor:
-        return self.bound.init()
-
-    def layer(self, u: Tensor, k: int = 0) -> Tensor:
-        return self.bound.layer(u, k)
-
-    def image(self, u: Tensor) -> Tensor:
-        return self.bound.image(u)
-
-    def state(self, image: Tensor) -> Tensor:
-        return self.bound.state(image)
-
-    def image_adjoint(self, image: Tensor) -> Tensor:
-        return self.bound.image_adjoint(image)
-
-    def select(self, index: Tensor) -> BoundMap | None:
-        return self.bound.select(index)
-
-    def block(self, u: Tensor, depth: int) -> Tensor:
-        cycle = self.layers if depth % self.layers == 0 else depth
-        before = self.bound.block(u, depth - cycle) if depth > cycle else u
-        self._before, self._size = before.detach(), depth
-        return self.bound.block(before, cycle)
-
-    def change(self, first: Tensor, last: Tensor, depth: int, rtol: float) -> tuple[Tensor, Tensor]:
-        """The residual (B,) of the block from `first` to `last`, and whether each image oscillates (B,).
-
-        See [`solve`][retune.solve.solve] for the residual. An image oscillates if the last cycle moved it by more than
-        the tolerance, and the whole block moved it by less than a tenth of that.
-        """
-        size = per_image_norm(last).clamp_min(torch.finfo(last.dtype).tiny)
-        block = per_image_norm(last - first) / size
-        before, self._before = self._before, None
-        if before is None or self._size <= self.layers:
-            residual = block * (depth / (self._size or depth))
-            return residual, torch.zeros_like(residual, dtype=torch.bool)
-        cycle = per_image_norm(last - before) / size
-        residual = torch.maximum(block * (depth / self._size), cycle * (depth / self.layers))
-        return residual, (cycle * (depth / self.layers) > rtol) & (block < _RETURNS * cycle)
 
 
 def _statuses(reached: tuple[Status, ...], finite: Tensor, returns: Tensor) -> tuple[Status, ...]:
