@@ -118,13 +118,7 @@ class GradientStep(AbstractMap):
 
     def describe(self) -> dict:
         """See [`AbstractMap`][retune.AbstractMap]."""
-        unknown = {name for name in ("lipschitz", "prior_lipschitz") if getattr(self, name) is None}
-        return by_arguments(
-            self,
-            without={"step_size", "reg"} | unknown,
-            learn_step_size=self.step_size.raw.requires_grad,
-            learn_reg=self.reg.raw.requires_grad,
-        )
+        return by_arguments(self, without=("step_size", "reg"), later=("lipschitz", "prior_lipschitz"))
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""

@@ -241,9 +241,6 @@ class _BoundDescent(AbstractSolver):
         moved = torch.where(settled, torch.zeros_like(m.constant).index_copy(0, rows, moved), 0)
         return state._replace(memory=tuple(m._replace(constant=constant, curvature=curvature))), moved
 
-    def describe(self) -> dict:
-        return self._options.describe()
-
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """``⟨a, b⟩`` per image, summed in float64."""
