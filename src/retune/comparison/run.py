@@ -21,7 +21,7 @@ from retune.comparison.methods import METHODS, PNP, Method, methods_of
 from retune.comparison.naming import before_testing, file_name, grid_name, model_names, title_of
 from retune.comparison.rows import header, means, write_picture
 from retune.comparison.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
-from retune.comparison.tuning import Tuned, grid_search, method_network, run_of_pnp, run_of_variational
+from retune.comparison.tuning import Tuned, grid_search, method_network
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
@@ -170,8 +170,7 @@ class _Job:
     def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
-        start = self.run_of(method)
-        tuned = self.tuned(start)
+        tuned = self.tuned(method.run_of(self.run))
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
@@ -186,12 +185,6 @@ class _Job:
         if method.rule is None:  # the other methods only start there
             row |= {"remark": tuned.remark, "grid": tuned.tried}
         return MethodResult.model_validate(row | facts | {"failure": failure, "learned": learned(net)})
-
-    def run_of(self, method: Method) -> Config:
-        """The run that a method tunes. Untrained methods replace its prior."""
-        if method.key == "variational":
-            return run_of_variational(self.run)
-        return run_of_pnp(self.run) if method.key == "pnp" else self.run
 
     def tuned(self, run: Config) -> Tuned:
         """The run with the best values of its grid. Methods with the same prior share the search."""
