@@ -135,7 +135,7 @@ def _require_all(thing: Any, told: dict[str, Any]) -> None:
     order = type(thing).__mro__
     describes = next(i for i, c in enumerate(order) if "describe" in vars(c))
     makes = next(i for i, c in enumerate(order) if "__init__" in vars(c))
-    known = {*told, *parameters_of(order[describes])}  # what it leaves out of its own, it leaves out on purpose
+    known = {*told, *parameters_of(order[describes])}  # it leaves out its own arguments on purpose
     lost = [n for n in parameters_of(type(thing)) if n not in known] if makes < describes else []
     if lost:
         raise InvalidParameterError(
