@@ -35,8 +35,9 @@ from retune.maps.base import AbstractMap
 from retune.model import Restarted
 from retune.parameters import Positive
 from retune.plugins import require_accepted
-from retune.priors import RED, Denoiser, WaveletL1, WaveletL12, adapt
+from retune.priors import RED, Denoiser, Energy, WaveletL1, WaveletL12, adapt
 from retune.problems import Problem
+from retune.problems.counts import PoissonGaussian, estimate_counts, parse_noise
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 from retune.registry import build, find, is_ours, make, names, takes
@@ -64,7 +65,7 @@ __all__ = [
     "training_images",
 ]
 
-_SHIPPED = {"denoiser": "denoiser", "red": "denoiser", "ridge": "ridge-convex"}
+_SHIPPED = {"denoiser": "denoiser", "red": "denoiser", "ridge": "ridge-convex", "energy": "energy"}
 _GREY = "denoiser-gray"
 _PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle")
 
@@ -90,7 +91,13 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
     of_class = ["options"] if not is_ours(config.name) or set(config.options) <= set(arguments) else []
     _require_fields(config.name, given, [*(a for a in arguments if a in ProblemConfig.model_fields), *of_class])
     options = given.pop("options", {})
-    noise = {"sigma": _sigma(config, y)}
+    if config.noise is None and config.sigma == "estimate" and y is not None and "noise" in arguments:
+        found = estimate_counts(y)
+        if found is not None and found.grows:
+            given["noise"] = str(found.noise)
+    noise = {"sigma": config.sigma if config.noise is not None and config.sigma == "estimate" else _sigma(config, y)}
+    if noise["sigma"] == "estimate":
+        noise = {"sigma": 0.0}  # the given noise counts
     said = noise if config.sigma != ProblemConfig().sigma else {}
     return make(
         "problem", config.name, where="problem.options", options=options, given={"problem": given | said}, usual=noise
@@ -138,6 +145,9 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
         return make("prior", config.type, where="prior.options", options=config.options, usual=usual)
     network = _network(config, channels)
     learned: dict[str, Any] = {"learn_sigma": config.learn_sigma, "learn_denoiser": config.learn_weights}
+    if config.type == "energy":
+        assert isinstance(config.sigma, float)
+        return Energy(network, config.sigma, learn_sigma=config.learn_sigma, learn_network=config.learn_weights)
     if config.type != "ridge":
         learned["bfloat16"] = config.bfloat16
     if config.type == "denoiser":
@@ -161,12 +171,19 @@ def _regulariser(network: nn.Module) -> Any:
 
 def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
     fitting = f"{_SHIPPED[config.type]}-{'color' if channels == 3 else 'gray'}"
+    if config.type == "energy" and fitting not in weights.names():
+        fitting = "energy-gray"  # on each channel
     network = weights.load(fitting if config.weights is None else config.weights)
     what = "" if config.weights is None else f"prior.weights = {config.weights!r}: "
     if config.type == "ridge" and _regulariser(network) is None:
         raise ConfigError(
             f'{what}this is a {type(network).__name__}, not a ridge regulariser, which a prior of type "ridge" needs; '
             'for any other denoiser set type = "denoiser"'
+        )
+    if config.type == "energy" and not callable(getattr(network, "at", None)):
+        raise ConfigError(
+            f'{what}this is a {type(network).__name__}, not an energy, which a prior of type "energy" needs; for any '
+            'other denoiser set type = "denoiser"'
         )
     known = int(getattr(network, "channels", channels))
     runs_on_each = known == 1 and config.type != "ridge"
@@ -190,7 +207,7 @@ def map_of(prior: Prior, config: Config) -> AbstractMap:
     plain = ModelConfig()
     given: dict[str, Any] = {"model": {k: v for k, v in usual.items() if v != getattr(plain, k)}}
     given["prior"] = {"box": (0.0, 1.0)} if config.prior.box else {}
-    fidelity = fidelity_of(config.data_fidelity)
+    fidelity = fidelity_of(config.data_fidelity) or _fidelity_of_noise(config.problem.noise)
     given["data_fidelity"] = {} if fidelity is None else {"data_fidelity": fidelity}
     if "prior" not in takes("map", name) and config.prior != PriorConfig():
         raise ConfigError(f'prior.type = "{config.prior.type}": the map {name} takes no prior; leave the section out')
@@ -206,7 +223,7 @@ def takes_reg(config: Config) -> bool:
 
 def _suiting(prior: Prior, config: PriorConfig) -> str:
     """The name of the map for a prior: proximal steps if it has an exact prox, otherwise gradient steps."""
-    proximal = type(prior).prox is not Potential.prox and config.type not in ("red", "ridge")
+    proximal = type(prior).prox is not Potential.prox and config.type not in ("red", "ridge", "energy")
     return "forward_backward" if proximal else "gradient_step"
 
 
@@ -215,6 +232,12 @@ def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
     if config == FidelityConfig():
         return None
     return make("fidelity", config.type, where="data_fidelity.options", options=config.options)
+
+
+def _fidelity_of_noise(noise: str | None) -> DataFidelity | None:
+    """The data fidelity that fits the noise of the problem; None for the usual one."""
+    known = None if noise is None else parse_noise(noise)
+    return known.fidelity() if isinstance(known, PoissonGaussian) else None
 
 
 def rule_of(config: GradientConfig) -> GradientRule:

@@ -62,6 +62,8 @@ class ProblemConfig(Section):
     """denoise, inpaint, deblur or superres; a registered problem; or any deepinv physics as module:function."""
     sigma: Level | list[Level] | Literal["estimate"] = 0.05
     """Noise standard deviation ≥ 0, one or one per channel, intensities in [0, 1]; or "estimate" (tune only)."""
+    noise: str | None = None
+    """Noise that grows with brightness, in place of sigma: poisson:GAIN,READ (denoise, deblur, superres)."""
     kernel: str | None = None
     """Blur kernel: gaussian:SIGMA, uniform:SIDE, motion:LENGTH@DEGREES, three-motions, or a file (deblur, superres)."""
     boundary: Literal["reflect", "circular", "valid"] | None = None
@@ -83,6 +85,16 @@ class ProblemConfig(Section):
         return sigma
 
 
+    @field_validator("noise")
+    @classmethod
+    def _known_noise(cls, noise: str | None) -> str | None:
+        if noise is not None:
+            from retune.problems.counts import parse_noise
+
+            parse_noise(noise)  # its error is a ValueError, and names the expected form
+        return noise
+
+
 def _registered(kind: str, name: str, also: tuple[str, ...] = ("auto",)) -> str:
     """The name as written in runs, if a class of the kind is registered under it."""
     if name in also:
@@ -101,7 +113,7 @@ def _registered(kind: str, name: str, also: tuple[str, ...] = ("auto",)) -> str:
     return found
 
 
-_NETWORKS = ("denoiser", "red", "ridge")
+_NETWORKS = ("denoiser", "red", "ridge", "energy")
 #: the types of prior with their own fields here; any other type is a registered class with options
 _FAMILIES = ("wavelet", *_NETWORKS)
 #: the types of prior that have each field; every prior has a type
@@ -120,15 +132,15 @@ _KINDS = {
     "learn_strength": ("denoiser",),
     "bfloat16": ("denoiser", "red"),
     "lipschitz": ("red",),
-    "box": ("red", "ridge"),
+    "box": ("red", "ridge", "energy"),
 }
 
 
 class PriorConfig(Section):
-    """The prior: a weighted norm of wavelet coefficients, a denoiser, or a ridge regulariser."""
+    """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
     type: str = "wavelet"
-    """wavelet; denoiser: Plug-and-Play; red: a step along x − D(x); ridge: learned filters; or a registered prior."""
+    """wavelet; denoiser: Plug-and-Play; red: a step along x − D(x); ridge: learned filters; energy: a learned energy."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
     wavelet: str | list[str] = "db4"
@@ -144,7 +156,7 @@ class PriorConfig(Section):
     weights: str | None = None
     """Weights of a network: a shipped name (denoiser-color, ridge-convex-gray, …) or a file; default: what fits."""
     learn_weights: StrictBool = False
-    """Whether the weights of the network are trained, at optimiser.lr_network, or frozen (denoiser, red, ridge)."""
+    """Whether the weights of the network are trained, at optimiser.lr_network, or frozen (denoiser, red, ridge, energy)."""
     sigma: Positive | list[Positive] = 0.05
     """Noise level of the network for intensities in [0, 1]: one, or one per layer of an untied cycle."""
     learn_sigma: StrictBool = True
@@ -158,7 +170,7 @@ class PriorConfig(Section):
     lipschitz: Positive = 2.0
     """The Lipschitz constant of x − D(x) for the step size (red); it is not checked."""
     box: StrictBool = False
-    """Whether intensities are restricted to [0, 1] (red, ridge)."""
+    """Whether intensities are restricted to [0, 1] (red, ridge, energy)."""
     options: dict[str, Any] = {}
     """Arguments of a registered prior: a table [prior.options]."""
 
@@ -187,8 +199,8 @@ class PriorConfig(Section):
             raise ValueError(f'a prior of type "{kind}" has no {info.field_name} (type = {" or ".join(kinds)} has)')
         if value == [] and info.field_name != "wavelet":
             raise ValueError("Input should be one number, or one per layer")
-        if kind == "ridge" and info.field_name == "sigma" and isinstance(value, list):
-            raise ValueError("Input should be one number: the layers share a ridge regulariser")
+        if kind in ("ridge", "energy") and info.field_name == "sigma" and isinstance(value, list):
+            raise ValueError(f"Input should be one number: the layers share one {kind}")
         return value
 
 

@@ -12,6 +12,7 @@ from retune._registry.entries import find
 from retune._registry.entries import names as _registered
 from retune.errors import InvalidParameterError
 from retune.problems.base import Problem
+from retune.problems.counts import PoissonGaussian
 from retune.problems.kernels import kernel
 from retune.problems.named import Deblur, Denoise, Inpaint, Superres
 from retune.problems.noise import ChannelGaussianNoise
@@ -21,6 +22,7 @@ __all__ = [
     "Deblur",
     "Denoise",
     "Inpaint",
+    "PoissonGaussian",
     "Problem",
     "Superres",
     "deblur",

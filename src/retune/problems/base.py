@@ -6,19 +6,21 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune._torch.streams import seeded
-from retune.errors import InvalidParameterError, ShapeError, require, require_real
+from retune.errors import InvalidParameterError, ShapeError, require, require_real, wrong_type
 from retune.io import SUFFIXES
 from retune.priors.noise_level import doubt_noise_level
-from retune.problems.noise import noise_levels
+from retune.problems.counts import PoissonGaussian, parse_noise
+from retune.problems.noise import gaussian_noise, noise_levels
 
 __all__ = ["Problem"]
 
@@ -29,14 +31,45 @@ class Problem(ABC):
 
     Attributes:
         name: the name under ``retune.problems``.
-        sigma: noise standard deviation, or one per channel, in the units of the image.
+        sigma: noise standard deviation, or one per channel, in the units of the image. For noise that grows with the
+            brightness, its level at half of white.
+        noise: the model of noise that grows with the brightness; None for Gaussian noise of level sigma.
     """
 
     name: str
+    noise: PoissonGaussian | None = None
 
-    def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor):
-        self.sigma = noise_levels(sigma)
+    def __init__(
+        self, sigma: float | Sequence[float] | np.ndarray | Tensor, noise: PoissonGaussian | str | None = None
+    ):
+        known = parse_noise(noise) if isinstance(noise, str) else noise
+        if isinstance(known, float | tuple):  # gaussian:SIGMA
+            sigma, known = known, None
+        if known is not None and not isinstance(known, PoissonGaussian):
+            hint = "retune.problems.PoissonGaussian(gain, read), or as text"
+            raise wrong_type("noise", noise, "the noise of photon counts", f"{hint}: poisson:GAIN,READ")
+        self.noise = known
+        self.sigma = noise_levels(sigma if known is None else known.level)
         doubt_noise_level(self.sigma)
+
+    def noise_model(self, device: torch.device | str = "cpu") -> NoiseModel:
+        """The deepinv model of the noise, with its own generator."""
+        return gaussian_noise(self.sigma, device) if self.noise is None else self.noise.simulated(device)
+
+    def variance(self, y: Tensor) -> Tensor:
+        """The variance of the noise at every value of a measurement (B, C, h, w), broadcastable to it."""
+        if self.noise is not None:
+            return self.noise.variance(y)
+        levels = self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
+        return y.new_tensor(levels).square().view(1, -1, 1, 1)
+
+    def _noise(self) -> dict[str, Any]:
+        """The noise as arguments of a problem."""
+        return {"sigma": self.sigma} if self.noise is None else {"sigma": self.sigma, "noise": self.noise}
+
+    def _noise_said(self) -> dict[str, Any]:
+        """The noise as plain data."""
+        return {"sigma": self.sigma} if self.noise is None else {"noise": str(self.noise)}
 
     @abstractmethod
     def physics(

@@ -14,6 +14,7 @@ from torch import Tensor
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require_whole, unknown_name
 from retune.problems.base import Problem, share
+from retune.problems.counts import PoissonGaussian
 from retune.problems.kernels import antialiasing
 from retune.problems.kernels import kernel as make_kernel
 from retune.problems.masks import parts_of_mask, read_mask
@@ -31,8 +32,12 @@ class Denoise(Problem):
     name = "denoise"
     mirrors = True
 
-    def __init__(self, sigma: float | Sequence[float] | np.ndarray | Tensor = (0.1, 0.25, 0.5)):
-        super().__init__(sigma)
+    def __init__(
+        self,
+        sigma: float | Sequence[float] | np.ndarray | Tensor = (0.1, 0.25, 0.5),
+        noise: PoissonGaussian | str | None = None,
+    ):
+        super().__init__(sigma, noise)
 
     def physics(
         self,
@@ -44,11 +49,11 @@ class Denoise(Problem):
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
         """See [`Problem`][retune.problems.Problem]."""
-        return Denoising(gaussian_noise(self.sigma, device), device=device)
+        return Denoising(self.noise_model(device), device=device)
 
     def describe(self) -> dict:
         """See [`Problem`][retune.problems.Problem]."""
-        return {"name": self.name, "sigma": self.sigma}
+        return {"name": self.name, **self._noise_said()}
 
 
 @register
@@ -171,6 +176,7 @@ class Deblur(_Fixed):
         boundary: "reflect" (deepinv ``Blur``), "circular" (deepinv ``BlurFFT``), or "valid": the image is larger than
             the measurement by the reach of the kernel.
         sigma: noise level, or one per channel.
+        noise: noise that grows with the brightness, in place of sigma.
     """
 
     name = "deblur"
@@ -180,8 +186,9 @@ class Deblur(_Fixed):
         kernel: str | Tensor | np.ndarray = "three-motions",
         boundary: str = "reflect",
         sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05,
+        noise: PoissonGaussian | str | None = None,
     ):
-        super().__init__(sigma)
+        super().__init__(sigma, noise)
         if boundary not in _BOUNDARIES:
             raise unknown_name("boundary", boundary, _BOUNDARIES)
         self.spec = kernel if isinstance(kernel, str) else "custom"
@@ -204,16 +211,16 @@ class Deblur(_Fixed):
 
     def crop(self) -> Problem:
         """See [`Problem`][retune.problems.Problem]: a crop has a valid boundary."""
-        return Deblur(self.kernel, "valid", self.sigma)
+        return Deblur(self.kernel, "valid", **self._noise())
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
-        return Deblur(self.kernel, "reflect", self.sigma) if self.wraps else self
+        return Deblur(self.kernel, "reflect", **self._noise()) if self.wraps else self
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         taps = self.kernel.to(device=device, dtype=dtype)
         _require_fit(taps, img_size, self.boundary)
-        noise = gaussian_noise(self.sigma, device)
+        noise = self.noise_model(device)
         if self.boundary == "circular":
             return BlurFFT(img_size, filter=taps, device=device, noise_model=noise)
         large = max(taps.shape[2:]) > 7  # from this size on, convolution by FFT is faster
@@ -221,7 +228,7 @@ class Deblur(_Fixed):
 
     def describe(self) -> dict:
         """See [`Problem`][retune.problems.Problem]."""
-        return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, "sigma": self.sigma}
+        return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, **self._noise_said()}
 
 
 @register
@@ -241,6 +248,7 @@ class Superres(_Fixed):
             filter, or any argument of [`kernel`][retune.problems.kernel].
         boundary: "reflect" or "circular".
         sigma: noise level, or one per channel.
+        noise: noise that grows with the brightness, in place of sigma.
     """
 
     name = "superres"
@@ -252,8 +260,9 @@ class Superres(_Fixed):
         kernel: str | Tensor | np.ndarray | None = "bicubic",
         boundary: str = "reflect",
         sigma: float | Sequence[float] | np.ndarray | Tensor = 0.01,
+        noise: PoissonGaussian | str | None = None,
     ):
-        super().__init__(sigma)
+        super().__init__(sigma, noise)
         self.factor = require_whole("factor", factor)
         if self.factor < 2:
             raise InvalidParameterError(f"factor must be at least 2, got {factor}; without subsampling use deblur")
@@ -273,7 +282,7 @@ class Superres(_Fixed):
             factor=self.factor,
             padding=self.boundary,
             device=device,
-            noise_model=gaussian_noise(self.sigma, device),
+            noise_model=self.noise_model(device),
         )
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -283,7 +292,7 @@ class Superres(_Fixed):
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
         kernel = self.kernel if self.spec == "custom" else self.spec
-        return Superres(self.factor, kernel, "reflect", self.sigma) if self.wraps else self
+        return Superres(self.factor, kernel, "reflect", **self._noise()) if self.wraps else self
 
     def describe(self) -> dict:
         """See [`Problem`][retune.problems.Problem]."""
@@ -292,7 +301,7 @@ class Superres(_Fixed):
             "factor": self.factor,
             "kernel": self.spec,
             "boundary": self.boundary,
-            "sigma": self.sigma,
+            **self._noise_said(),
         }
 
 

@@ -1,0 +1,118 @@
+"""A restoration at once: the learned energy that ships, at the strength that the noise calls for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune.build import network_of, problem_of
+from retune.config import Config, ProblemConfig, from_dict
+from retune.data import as_images
+from retune.errors import require
+from retune.model import Restarted
+from retune.problems.base import Problem
+from retune.problems.given import as_problem
+
+__all__ = ["calibrated", "instant_network", "noise_of", "restore"]
+
+#: Noise levels of the energy for which its weights were trained.
+_LEVELS = (2 / 255, 55 / 255)
+#: The noise level of the energy as a multiple of that of the measurement, and bounds, where more than noise has to be
+#: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images, see docs/own-data.md.
+_TIMES, _FROM, _TO, _FACTOR = 2.0, 0.02, 0.06, 0.5
+#: Smaller noise is taken for this level: an energy of strength 0 would leave what A has removed undetermined.
+_LEAST = 0.002
+#: A measurement may fall below black by so many standard deviations of its noise; below that, images may be negative.
+_BELOW = 6.0
+#: Largest intensity that a positive image may have.
+_HIGHEST = 1e4
+
+
+def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu") -> Any:
+    """Restore a measurement with the learned energy that ships, without any training.
+
+    It minimises ``f(x; y) + λ R_σ(x)`` over images that are not negative. f is the data term that fits the noise of the
+    problem, R the [`Energy`][retune.priors.Energy]. σ and λ follow from the noise level. The objective never rises
+    ([`Descent`][retune.Descent]), and the result is a stationary point of it, up to the tolerance.
+
+        >>> import retune
+        >>> problem = retune.problems.deblur("gaussian:1.6", sigma=0.02)
+        >>> sharp = retune.restore(blurred, problem)  # doctest: +SKIP
+
+    Args:
+        image: the measurement, intensities on the scale where 1 is white: an array (h, w) or (h, w, C), or a tensor
+            (C, h, w) or (B, C, h, w).
+        problem: one of [`retune.problems`][retune.problems] with its noise, or a deepinv ``LinearPhysics``.
+        device: "cpu", "cuda", …
+
+    Returns:
+        The restored image, of the kind and layout of `image`.
+
+    Raises:
+        RetuneError: the measurement does not fit the problem, or there is no noise to restore from.
+        NotFiniteError: NaN or Inf in the measurement.
+    """
+    made = as_problem(problem)
+    if isinstance(image, Tensor):
+        y = image if image.ndim == 4 else image[None]
+    else:
+        require("image", image, np.ndarray, "an array (h, w) or (h, w, C), or a tensor (B, C, h, w)", "")
+        y = torch.stack(as_images(image))
+    y = y.to(torch.get_default_dtype()).to(device)
+    net, _ = instant_network(Config(), made, y)
+    with torch.no_grad():
+        x = net.to(device).solve(y, made.operator(y)).image
+    if isinstance(image, Tensor):
+        return x.reshape(*image.shape[:-3], *x.shape[-3:]).to(image.dtype)
+    array = x[0].cpu().numpy().astype(image.dtype if image.dtype.kind == "f" else np.float32)
+    return array[0] if image.ndim == 2 else np.moveaxis(array, 0, -1)
+
+
+def instant_network(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, Config]:
+    """The network for a measurement (B, C, h, w) without training, and the run that describes it."""
+    run = calibrated(config, problem, y)
+    size = problem.image_size((y.shape[1], y.shape[2], y.shape[3]))
+    net = network_of(run, size[0]).eval()
+    return net, run
+
+
+def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
+    """A run with the learned energy, and with the strengths that the noise of a measurement calls for.
+
+    For noise alone, ``σ = σ_n`` and ``λ = 1``. If A is no identity, a stronger σ with a smaller ``λ = ½(σ_n/σ)²``
+    restores more: what A has removed must come from the prior. σ_n is the root of the mean variance of the noise.
+
+    Args:
+        config: the run. What it says about the prior, the strength or the solver stays.
+        problem: the problem, with known noise.
+        y: measurements (B, C, h, w).
+    """
+    variance = problem.variance(y)
+    noise = max(math.sqrt(float(variance.mean())), _LEAST)
+    only_noise = problem.describe().get("name") == "denoise"
+    sigma = noise if only_noise else min(max(_TIMES * noise, _FROM), _TO)
+    sigma = min(max(sigma, _LEVELS[0]), _LEVELS[1])
+    weighted = problem.noise is not None
+    unit = 1.0 if weighted else noise**2  # f is ½‖Ax − y‖², or the same divided by the variances
+    factor = max(1.0, (noise / sigma) ** 2) if only_noise else _FACTOR
+    values = config.model_dump(exclude_unset=True)
+    told = {k: dict(values.get(k, {})) for k in ("prior", "model", "map", "problem")}
+    told["prior"] = {"type": "energy", "sigma": sigma, "learn_sigma": False} | told["prior"]
+    told["model"] = {"reg": max(factor * unit / sigma**2, 1e-9), "rtol": 3e-4, "max_layers": 500} | told["model"]
+    if float(y.min()) > -_BELOW * math.sqrt(float(variance.max())) - 1e-6:
+        told["map"] = {"options": {"box": [0.0, _HIGHEST]}} | told["map"]
+    if weighted:
+        told["problem"] |= {"name": problem.name, "noise": str(problem.noise)}
+    return from_dict({**values, **told}, (), "the restoration")
+
+
+def noise_of(config: ProblemConfig, y: Tensor) -> Problem:
+    """The problem of a measurement; its noise is estimated from the measurement if none was given."""
+    given = config.noise is not None or "sigma" in config.model_fields_set
+    return problem_of(config if given else config.model_copy(update={"sigma": "estimate"}), y)
+
