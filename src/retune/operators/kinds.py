@@ -22,7 +22,16 @@ from torch import Tensor
 from retune.guarantee import Known
 from retune.operators.facts import OperatorFacts
 
-__all__ = ["eigenvalues", "kernel_of", "makes_pictures", "mask_of", "measured", "phase_advice", "resizable", "with_kernel"]
+__all__ = [
+    "eigenvalues",
+    "kernel_of",
+    "makes_pictures",
+    "mask_of",
+    "measured",
+    "phase_advice",
+    "resizable",
+    "with_kernel",
+]
 
 #: A picture may be negative by up to this share of its maximum (resampling filters, sharpening).
 _UNDERSHOOT = 0.5
@@ -55,9 +64,9 @@ def phase_advice(physics: object) -> str:
     if not isinstance(physics, PhaseRetrieval):
         return ""
     return (
-        f"{type(physics).__name__} measures |Bx|² and loses the phase, but ReTune restores linear measurements. Where the "
-        "phase of Bx is known, give the linear part physics.B with these measurements; where it is not, retrieve it "
-        "first (deepinv.optim.phase_retrieval)."
+        f"{type(physics).__name__} measures |Bx|² and loses the phase, but ReTune restores linear measurements. Where "
+        "the phase of Bx is known, give the linear part physics.B with these measurements; where it is not, retrieve "
+        "it first (deepinv.optim.phase_retrieval)."
     )
 
 
