@@ -72,8 +72,8 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
         yield Finding(
             "kernel",
             _SEVERITY.get(fault.kind, Severity.WARNING),
-            f"the kernel {fault.found}",
-            f"{fault.harm[0].upper()}{fault.harm[1:]}: {fault.remedy or _mend(fault)}.",
+            f"the kernel {fault.found}, {fault.harm}",
+            _advice(fault),
             numbers | fault.numbers,
         )
     if good and off is not None and max(map(abs, off)) > 0.5 + 1e-3:
@@ -90,8 +90,9 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
         yield Finding("kernel", Severity.OK, f"{h}×{w}, sums to 1, nonnegative, centred, odd sides", "", numbers)
 
 
-def _mend(fault: Fault) -> str:
-    return f"use {fault.option}; in Python, retune.problems.kernel(kernel, {fault.python})"
+def _advice(fault: Fault) -> str:
+    also = f"; in Python, retune.problems.kernel(kernel, {fault.python}) does" if fault.python else ""
+    return f"{fault.remedy[:1].upper()}{fault.remedy[1:]}{also}."
 
 
 def check_convolution(exam: Exam, kernel: Tensor) -> Iterator[Finding]:

@@ -29,19 +29,17 @@ class Fault:
     Attributes:
         kind: "background", "inverted", "saturated", "off-centre" or "even".
         found: what was seen, after "the blur kernel".
-        harm: what it does to the restoration.
-        option: the option of the command that mends it; "" if there is none.
-        python: the same in Python.
-        remedy: what to do where no option mends it.
+        harm: what it does to the restoration, after a comma.
+        remedy: what mends it.
+        python: how to do so in Python; "" where no option mends it.
         numbers: what was measured.
     """
 
     kind: str
     found: str
     harm: str
-    option: str
-    python: str
     remedy: str
+    python: str
     numbers: dict[str, float]
 
 
@@ -61,8 +59,7 @@ def kernel_doubts(problem: Problem) -> Iterator[str]:
     name = name if measured else f" {spec}"
     for fault in faults(taps):
         if measured or fault.kind == "even":
-            mend = f"mend it with {fault.option}" if fault.option else fault.remedy
-            yield f"the blur kernel{name} {fault.found}: {fault.harm}; {mend}"
+            yield f"the blur kernel{name} {fault.found}, {fault.harm}; {fault.remedy}"
 
 
 def faults(taps: Tensor) -> list[Fault]:
@@ -80,10 +77,9 @@ def faults(taps: Tensor) -> list[Fault]:
         found["even"] = Fault(
             "even",
             f"is {height}×{width}: with an even side it has no middle pixel",
-            "the restored image is shifted by up to a pixel",
-            "--centre-kernel",
+            "so the restored image is shifted by up to a pixel",
+            "--centre-kernel gives it odd sides",
             "centre=True",
-            "",
             {"height": height, "width": width},
         )
     return list(found.values())
@@ -105,10 +101,9 @@ def _inverted(channel: Tensor) -> Fault | None:
     return Fault(
         "inverted",
         f"is dark (down to {bottom / top:.0%} of its maximum) on a bright ground: it looks inverted",
-        "a blur is bright where light arrives",
+        "but a blur is bright where light arrives",
+        "invert it, so that 0 is black",
         "",
-        "",
-        "invert the file, so that 0 is black",
         {"level": level, "darkest": bottom},
     )
 
@@ -121,10 +116,9 @@ def _background(channel: Tensor) -> Fault | None:
         "background",
         f"does not fall to 0 at its border: a background (pedestal) of {found.level / found.height:.1%} of its peak "
         f"makes up {found.share:.0%} of its sum",
-        "this counts as a haze over the whole image",
-        "--kernel-background auto",
+        "and counts as haze over the image",
+        "--kernel-background auto subtracts it",
         'background="auto"',
-        "",
         {"level": found.level, "share": found.share},
     )
 
@@ -161,10 +155,9 @@ def _saturated(channel: Tensor) -> Fault | None:
     return Fault(
         "saturated",
         f"has a flat top of {spread} equal pixels with smooth sides: it looks saturated",
-        "the blur is narrower than the kernel says",
-        "",
-        "",
+        "so the blur is narrower than it says",
         "measure it with a shorter exposure",
+        "",
         {"pixels": spread, "next": rings[0]},
     )
 
@@ -183,10 +176,9 @@ def _off_centre(weights: Tensor) -> Fault | None:
     return Fault(
         "off-centre",
         f"has its centre of mass {rows} and {cols}, away from the middle of its array",
-        "the restored image is shifted by as much",
-        "--centre-kernel",
+        "so the restored image is shifted by as much",
+        "--centre-kernel moves it",
         "centre=True",
-        "",
         {"rows": off[0], "columns": off[1]},
     )
 
