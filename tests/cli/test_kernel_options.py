@@ -71,7 +71,7 @@ def test_tune_says_what_is_wrong_with_a_kernel(files, tmp_path):
 )
 def test_it_is_said_once_whatever_the_number_of_images(tuned, files, tmp_path, verb, kernel, says):
     words = ["--kernel", files / f"{kernel}.npy", *CPU]
-    words += ["--out", tmp_path / "o", "--no-certificate"] if verb == "restore" else ["--crop", 12]
+    words += ["--out", tmp_path / "o", "--no-certificate"] if verb == "restore" else ["--crop", 16]
     result, text = invoke(verb, tuned, files / "a.npy", files / "b.npy", *words, lines=80)
     assert result.exit_code == 0, text
     assert text.count("note: the blur kernel") == bool(says)
