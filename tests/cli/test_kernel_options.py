@@ -64,10 +64,14 @@ def test_tune_says_what_is_wrong_with_a_kernel(files, tmp_path):
     assert "--kernel-background auto" in text
 
 
-@pytest.mark.parametrize("verb", ["restore", "certify"])
 @pytest.mark.parametrize(
-    ("kernel", "says"),
-    [("raised", "--kernel-background auto subtracts it"), ("aside", "--centre-kernel moves it"), ("right", "")],
+    ("verb", "kernel", "says"),
+    [
+        ("restore", "raised", "--kernel-background auto subtracts it"),
+        ("restore", "aside", "--centre-kernel moves it"),
+        ("certify", "aside", "--centre-kernel moves it"),
+        ("restore", "right", ""),
+    ],
 )
 def test_it_is_said_once_whatever_the_number_of_images(tuned, files, tmp_path, verb, kernel, says):
     words = ["--kernel", files / f"{kernel}.npy", *CPU]
