@@ -11,8 +11,11 @@ import errno
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
+
+from retune.errors import InvalidParameterError
 
 fcntl: Any
 try:
@@ -20,13 +23,36 @@ try:
 except ImportError:  # on Windows, where an open file cannot be removed; this serves as the lock
     fcntl = None
 
-__all__ = ["is_named", "remove_leftovers", "try_lock", "write_atomically"]
+__all__ = ["is_named", "is_ordinary", "remove_leftovers", "require_file", "try_lock", "write_atomically"]
 
 # Short and of fixed length, so that a file with the longest possible name can be written, too.
 _TEMPORARY = re.compile(r"\.retune-[0-9a-f]{16}\.tmp")
 #: A temporary file can be lost between its creation and its lock. More losses in a row than this are an error.
 _ATTEMPTS = 20
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
+
+
+def require_file(path: Path, expected: str) -> None:
+    """Raise unless there is an ordinary file: reading a pipe or a device may never end.
+
+    Args:
+        path: the file, or a link to it.
+        expected: what the file is to be, such as "an image".
+
+    Raises:
+        InvalidParameterError: nothing is there, or a folder, a pipe, a socket or a device.
+    """
+    if path.is_dir():
+        raise InvalidParameterError(f"{path} is a folder, not {expected}")
+    if not path.exists():
+        raise InvalidParameterError(f"there is no file {path}")
+    if not path.is_file():
+        raise InvalidParameterError(f"{path} is a pipe, a socket or a device, not an ordinary file")
+
+
+def is_ordinary(handle: int) -> bool:
+    """Whether an open file is an ordinary one: no pipe, socket or device."""
+    return stat.S_ISREG(os.fstat(handle).st_mode)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

@@ -115,4 +115,3 @@ def noise_of(config: ProblemConfig, y: Tensor) -> Problem:
     """The problem of a measurement; its noise is estimated from the measurement if none was given."""
     given = config.noise is not None or "sigma" in config.model_fields_set
     return problem_of(config if given else config.model_copy(update={"sigma": "estimate"}), y)
-

@@ -19,11 +19,13 @@ from deepinv.physics import (
     Downsampling,
     GaussianNoise,
     Inpainting,
+    InpaintingMultiScaler,
     LinearPhysics,
     LinearPhysicsMultiScaler,
     Pansharpen,
     Physics,
     PoissonNoise,
+    Ptychography,
     PtychographyLinearOperator,
     Tomography,
 )
@@ -735,6 +737,49 @@ def test_advice_on_complex_images_works():
     net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("haar", 1, channels=2), reg=0.01), 5, 3)
     result = net.eval().solve(both.A(torch.cat([x, 0.5 * x], 1)), both, stop=retune.Stop(1e-3, 500))
     assert float((result.image - torch.cat([x, 0.5 * x], 1)).square().mean().sqrt()) < 0.05
+
+
+def test_advice_on_measurements_without_a_phase_works():
+    """|Bx|² is not linear. Its linear part is restored with, once the phase is known."""
+    shifts = torch.tensor([[0, 0], [3, 4]])
+    physics, x = Ptychography((1, 32, 32), probe=torch.ones(1, 32, 32), shifts=shifts), photo(32)
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("haar", 1, channels=2), reg=0.01), 5, 3)
+    for y in (None, physics.A(x + 0j)):
+        found = one(doctor(physics, y, img_size=(1, 32, 32)), "linearity")
+        assert found.severity is PROBLEM
+        assert "give the linear part physics.B" in found.advice
+    with pytest.raises(PhysicsError, match=r"got Ptychography\. .* give the linear part physics\.B"):
+        net.solve(physics.A(x + 0j), physics)
+    whole = torch.cat([x, 0.5 * x], 1)
+    both = TwoChannels(physics.B)  # the next advice: doctor calls its images complex
+    y = both.A(whole)
+    assert torch.allclose(y.abs().square(), physics.A(torch.complex(x, 0.5 * x)), rtol=1e-4, atol=1e-4)
+    assert "torch.view_as_complex inside A" in one(doctor(physics.B, y, img_size=(1, 32, 32)), "images").advice
+    assert doctor(both, y).ok
+    assert float((net.eval().solve(y, both, stop=retune.Stop(1e-3, 500)).image - whole).square().mean().sqrt()) < 0.05
+
+
+@pytest.mark.parametrize("scale", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:At least one input physics is a DecomposablePhysics")
+def test_advice_on_a_mask_at_each_of_its_scales_works(scale):
+    torch.manual_seed(0)
+    x = F.avg_pool2d(photo(32) + 0.01 * torch.randn(1, 1, 32, 32), 2**scale)
+    physics = InpaintingMultiScaler(Inpainting((1, 32, 32), mask=0.7), (1, 32, 32), factors=[2, 4])
+    physics.set_scale(scale)
+    if scale:  # the image is smaller than the physics says
+        assert "Check the image size" in one(doctor(physics), "linearity").advice
+    size = tuple(x.shape[1:])
+    found = doctor(physics, physics.A(x), img_size=size)
+    assert found.ok, found
+    used, norm = physics, max(one(found, "norm").numbers["sqnorm"]) ** 0.5
+    for finding in found.of("scale"):
+        assert "Divide A and y by ‖A‖" in finding.advice
+        used = LinearPhysics(A=lambda v, **_: physics.A(v) / norm, A_adjoint=lambda y, **_: physics.A_adjoint(y) / norm)
+        assert not doctor(used, used.A(x), img_size=size).of("scale")
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("haar", 1, channels=1), reg=1e-3), 5, 3)
+    restored = net.eval().solve(used.A(x), used, stop=retune.Stop(1e-4, 2000))
+    assert not restored.status[0].failed
+    assert float((used.A(restored.image) - used.A(x)).norm() / used.A(x).norm()) < 0.05
 
 
 def test_advice_on_a_tomography_works():

@@ -23,6 +23,18 @@ Problem = Annotated[
 Kernel = Annotated[
     str | None, typer.Option("--kernel", help="Blur: gaussian:1.6, motion:15@30, …, or an image, NPY or TIFF file.")
 ]
+KernelBackground = Annotated[
+    str | None,
+    typer.Option(
+        "--kernel-background",
+        metavar="auto|NUMBER",
+        help="Level of the kernel's border, which is subtracted: auto, or a number in the units of its file.",
+    ),
+]
+CentreKernel = Annotated[
+    bool | None,
+    typer.Option("--centre-kernel/--no-centre-kernel", help="Move the kernel's centre of mass to its middle."),
+]
 Boundary = Annotated[
     str | None, typer.Option("--boundary", help="How the blur continues the image: reflect, circular or valid.")
 ]
@@ -101,12 +113,25 @@ def given(
     return {k: v for k, v in fields.items() if v is not None} | ({} if sigma is None else {"sigma": _levels(sigma)})
 
 
+def of_kernel(background: str | None, centre: bool | None) -> dict[str, Any]:
+    """The given fields of the section [problem] on what is done to the kernel."""
+    fields: dict[str, Any] = {} if centre is None else {"centre_kernel": centre}
+    if background is not None:
+        try:
+            fields["kernel_background"] = float(background)
+        except ValueError:
+            fields["kernel_background"] = background  # "auto", or a value that the validation will refuse
+    return fields
+
+
 def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     """The run with the given fields of the section [problem]. A different problem drops all old fields."""
     from retune.config import from_dict
 
     values = config.model_dump(exclude_unset=True)
     told = values["problem"] if fields.get("name", config.problem.name) == config.problem.name else {}
+    if "kernel" in fields:  # what was done to the one of the run does not suit every other
+        told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
 
 

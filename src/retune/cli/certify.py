@@ -29,6 +29,8 @@ def certify(
     ] = None,
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
+    kernel_background: _problem.KernelBackground = None,
+    centre_kernel: _problem.CentreKernel = None,
     boundary: _problem.Boundary = None,
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
@@ -57,6 +59,7 @@ def certify(
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        given |= _problem.of_kernel(kernel_background, centre_kernel)
         opened = open_model(model, given, _problem.chosen_device(device))
         unit, remembered = _problem.unit_of(opened, white)
         certified = certify_files(

@@ -32,6 +32,8 @@ def doctor(
     json: Annotated[Path | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
+    kernel_background: _problem.KernelBackground = None,
+    centre_kernel: _problem.CentreKernel = None,
     boundary: _problem.Boundary = None,
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
@@ -52,6 +54,7 @@ def doctor(
 
         _problem.accept_code(plugins, problem)
         fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        fields |= _problem.of_kernel(kernel_background, centre_kernel)
         config, rest = _run_and_images(what or [], fields)
         files = _problem.chosen_files(rest)
         found = examine(config, files, size=_size(size), white=white, note=_show)

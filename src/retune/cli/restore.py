@@ -32,6 +32,8 @@ def restore(
     out: Annotated[Path, typer.Option("--out", "-o", parser=_problem.folder, help="Folder of the results.")],
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
+    kernel_background: _problem.KernelBackground = None,
+    centre_kernel: _problem.CentreKernel = None,
     boundary: _problem.Boundary = None,
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
@@ -66,6 +68,7 @@ def restore(
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        given |= _problem.of_kernel(kernel_background, centre_kernel)
         opened = open_model(model, given, _problem.chosen_device(device))
         options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate)
         done: list[Row] = []

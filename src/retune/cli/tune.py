@@ -31,6 +31,8 @@ def tune(
     ),
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
+    kernel_background: _problem.KernelBackground = None,
+    centre_kernel: _problem.CentreKernel = None,
     boundary: _problem.Boundary = None,
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
@@ -66,6 +68,7 @@ def tune(
 
         _problem.accept_code(plugins, problem, overrides or [])
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+        given |= _problem.of_kernel(kernel_background, centre_kernel)
         if resume and not images:
             config, files, white, loss = job.earlier(out)
         else:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from retune._files import require_file
 from retune.errors import CheckpointError, InvalidParameterError
 from retune.records import Progress, Record
 from retune.records.settings import require_same
@@ -34,7 +35,7 @@ class Ledger:
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
         self.path, self._progress = path, Progress(format=FORMAT, settings=settings, entries={})
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             return
         if not resume:
             raise InvalidParameterError(
@@ -42,6 +43,7 @@ class Ledger:
                 "--out"
             )
         try:
+            require_file(path, "the progress of a comparison")
             saved = Progress.parsed(path.read_bytes(), str(path))
         except InvalidParameterError as error:
             raise CheckpointError(f"{error}; choose another folder with --out") from error

@@ -8,10 +8,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StrictInt,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -66,6 +68,10 @@ class ProblemConfig(Section):
     """Noise that grows with brightness, in place of sigma: poisson:GAIN,READ (denoise, deblur, superres)."""
     kernel: str | None = None
     """Blur kernel: gaussian:SIGMA, uniform:SIDE, motion:LENGTH@DEGREES, three-motions, or a file (deblur, superres)."""
+    kernel_background: Annotated[float, Field(strict=True, allow_inf_nan=False)] | Literal["auto"] | None = None
+    """Level of the kernel's border that is subtracted, in the units of its file, or "auto" (deblur, superres)."""
+    centre_kernel: bool | None = None
+    """Whether to move the kernel's centre of mass to the middle of its array (deblur, superres)."""
     boundary: Literal["reflect", "circular", "valid"] | None = None
     """Boundary of the blur: reflect, circular, or (deblur) valid if light from beyond the image reached the sensor."""
     keep: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
@@ -77,13 +83,19 @@ class ProblemConfig(Section):
     options: dict[str, Any] = {}
     """Arguments of your own physics (module:function) or of a registered problem: a table [problem.options]."""
 
+    #: fields that earlier versions do not know; what they wrote stays equal, byte for byte, where these are not used
+    _later: ClassVar[tuple[str, ...]] = ("noise", "kernel_background", "centre_kernel")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in serialise(self).items() if v is not None or k not in self._later}
+
     @field_validator("sigma")
     @classmethod
     def _some_level(cls, sigma: Any) -> Any:
         if sigma == []:
             raise ValueError("Input should be one number, or one per channel")
         return sigma
-
 
     @field_validator("noise")
     @classmethod

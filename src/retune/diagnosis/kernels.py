@@ -11,10 +11,13 @@ from torch import Tensor
 from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
 from retune.diagnosis.impulse import SAME, Match, Response, best_match, impulse_response, padded_index
+from retune.diagnosis.psf import Fault, faults
+from retune.problems.psf import middle_of_mass
 
 __all__ = ["check_boundary", "check_convolution", "check_kernel"]
 
 _SUM = 1e-3
+_SEVERITY = {"even": Severity.NOTE}
 _BOUNDARIES = {
     "reflect": (Severity.OK, "mirrors the image without repeating its edge: a good assumption on photographs", ""),
     "symmetric": (Severity.OK, "mirrors the image and repeats its edge: a good assumption on photographs", ""),
@@ -40,9 +43,9 @@ _BOUNDARIES = {
 
 
 def check_kernel(kernel: Tensor) -> Iterator[Finding]:
-    """Check the kernel (B, C, h, w): its sum, signs, centre and sides."""
+    """Check the kernel (B, C, h, w): its sum, signs, background, top, centre and sides."""
     sums = [float(s) for s in kernel.double().sum((-2, -1)).flatten()]
-    off, h, w = _centroid(kernel), kernel.shape[-2], kernel.shape[-1]
+    off, h, w = middle_of_mass(kernel.flatten(0, 1)), kernel.shape[-2], kernel.shape[-1]
     numbers = {"sum": sums, "centroid": off, "size": [h, w], "least": float(kernel.min())}
     good = True
     wrong = max(sums, key=lambda s: abs(s - 1))
@@ -64,27 +67,32 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
             "This is correct for a resampling filter. The blur of a lens or of motion is nonnegative.",
             numbers,
         )
-    if off is not None and max(map(abs, off)) > 0.5 + 1e-3:
+    for fault in faults(kernel):
         good = False
         yield Finding(
             "kernel",
-            Severity.WARNING,
+            _SEVERITY.get(fault.kind, Severity.WARNING),
+            f"the kernel {fault.found}, {fault.harm}",
+            _advice(fault),
+            numbers | fault.numbers,
+        )
+    if good and off is not None and max(map(abs, off)) > 0.5 + 1e-3:
+        good = False
+        yield Finding(
+            "kernel",
+            Severity.NOTE,
             f"the kernel's centre of mass is {off[0]:+.2f} rows and {off[1]:+.2f} columns away from the middle of its "
             "array",
             "The restored image will be shifted by the same amount: centre the kernel, or expect the shift.",
             numbers,
         )
-    if h % 2 == 0 or w % 2 == 0:
-        good = False
-        yield Finding(
-            "kernel",
-            Severity.NOTE,
-            f"the kernel is {h}×{w}: with an even side it has no middle pixel",
-            "Libraries place such a kernel one pixel apart: pad it to odd sides to be sure.",
-            numbers,
-        )
     if good:
         yield Finding("kernel", Severity.OK, f"{h}×{w}, sums to 1, nonnegative, centred, odd sides", "", numbers)
+
+
+def _advice(fault: Fault) -> str:
+    also = f"; in Python, retune.problems.kernel(kernel, {fault.python}) does" if fault.python else ""
+    return f"{fault.remedy[:1].upper()}{fault.remedy[1:]}{also}."
 
 
 def check_convolution(exam: Exam, kernel: Tensor) -> Iterator[Finding]:
@@ -225,18 +233,6 @@ def _error(x: Tensor, y: Tensor, response: Response, support: tuple[int, int, in
     predicted = F.conv2d(padded, taps.flip(-2, -1)[:, None], groups=x.shape[1])
     predicted = predicted[..., :: response.step, :: response.step]
     return float((predicted - y).norm() / y.norm().clamp_min(torch.finfo(y.dtype).tiny))
-
-
-def _centroid(kernel: Tensor) -> list[float] | None:
-    """Rows and columns from the middle of the array to the centre of mass, for the channel with the largest offset."""
-    weights = kernel.double().flatten(0, 1)
-    total = weights.sum((-2, -1))
-    if bool((total.abs() <= 1e-3 * weights.abs().sum((-2, -1))).any()):
-        return None
-    rows = torch.arange(kernel.shape[-2], dtype=torch.float64, device=kernel.device) - (kernel.shape[-2] - 1) / 2
-    cols = torch.arange(kernel.shape[-1], dtype=torch.float64, device=kernel.device) - (kernel.shape[-1] - 1) / 2
-    off = torch.stack([(weights.sum(-1) * rows).sum(-1) / total, (weights.sum(-2) * cols).sum(-1) / total], 1)
-    return [float(v) for v in off[int(off.abs().amax(1).argmax())]]
 
 
 def _turned_difference(kernel: Tensor) -> float:

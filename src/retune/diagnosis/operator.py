@@ -17,6 +17,7 @@ from retune.guarantee import Known
 from retune.operators.adjoint import repair
 from retune.operators.facts import REFUSED, facts
 from retune.operators.images import parts
+from retune.operators.kinds import phase_advice
 from retune.operators.norm import FAILURE, SAFETY
 
 __all__ = ["check_adjoint", "check_linear", "check_norm"]
@@ -69,7 +70,8 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
             "linearity",
             Severity.PROBLEM,
             f"A is not linear: A(2a + b) differs from 2A(a) + A(b) by {error:.1e}",
-            "Move saturation and other nonlinear steps out of A; ReTune's guarantees are for linear operators.",
+            phase_advice(exam.physics)
+            or "Move saturation and other nonlinear steps out of A; ReTune's guarantees are for linear operators.",
             numbers,
         )
     elif not isinstance(exam.physics, LinearPhysics):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retune import _files
 from retune._files import write_atomically
 from retune.errors import InvalidParameterError, RetuneError, ShapeError
 from retune.io import pillow, png, tiff
@@ -105,12 +106,7 @@ def load(path: str | Path, *, alpha: bool = False) -> Coded:
 
 def require_file(path: Path) -> None:
     """Raise unless there is an ordinary file: reading a pipe or a device may never end."""
-    if path.is_dir():
-        raise InvalidParameterError(f"{path} is a folder, not an image")
-    if not path.exists():
-        raise InvalidParameterError(f"there is no file {path}")
-    if not path.is_file():
-        raise InvalidParameterError(f"{path} is a pipe, a socket or a device, not an ordinary file")
+    _files.require_file(path, "an image")
 
 
 def _decode(content: bytes, suffix: str, alpha: bool) -> Coded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import Tensor
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate import Certificate, certify
-from retune.errors import InvalidParameterError
+from retune.diagnosis.psf import kernel_doubts
+from retune.errors import DoubtfulWarning, InvalidParameterError
 from retune.io.intensity import require_white
 from retune.jobs.failures import failure
-from retune.jobs.inputs import middle, read_measured
+from retune.jobs.inputs import known_noise, middle, read_measured
 from retune.jobs.opened import OpenedModel
 from retune.jobs.restore import WHOLE
 from retune.records import Certificates, CertifiedFile
@@ -83,10 +85,15 @@ def certify_files(
 
     Raises:
         InvalidParameterError: an option out of range.
+
+    Warns:
+        DoubtfulWarning: a kernel with a background, out of its place, …; once, whatever the number of files.
     """
     if side is not None and side < 0:
         raise InvalidParameterError(f"crop must be a number of pixels, or 0 for the whole image, got {side}")
     require_white(white)
+    for doubt in kernel_doubts(problem_of(known_noise(model.problem))):
+        warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     done: list[Certified] = []
     for file in files:
         try:

@@ -126,6 +126,8 @@ def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str
         told = {}
     if not {**told, **given}.get("name"):
         raise CheckpointError(f"{model} does not say which problem it restores; name the problem: --problem deblur")
+    if "kernel" in given:  # what was done to the one of the model does not suit every other
+        told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     if ":" in str(told.get("name")) and "name" not in given:
         require_accepted(str(told["name"]), str(model))
     _require_same_noise(model, told, given)

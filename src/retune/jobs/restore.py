@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
@@ -20,7 +21,8 @@ from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
-from retune.errors import DivergedError, InvalidParameterError
+from retune.diagnosis.psf import kernel_doubts
+from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError
 from retune.io.files import require_file
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.failures import failure
@@ -102,6 +104,9 @@ def restore(
     Raises:
         RetuneError, OSError: nothing can be restored: the folder cannot be written, two files have one name, results
             would replace the images.
+
+    Warns:
+        DoubtfulWarning: a kernel with a background, out of its place, …; once, whatever the number of files.
     """
     names: dict[str, Path] = {}
     for file in files:
@@ -118,6 +123,8 @@ def restore(
     if workers < 1:
         raise InvalidParameterError(f"workers must be at least 1, got {workers}")
     job = _Job(model, options)
+    for doubt in kernel_doubts(job.problem):
+        warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: dict[Path, Row] = {}
     remove_leftovers(options.out)

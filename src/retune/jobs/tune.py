@@ -21,6 +21,7 @@ from retune.certificate.quick import sample_certificate
 from retune.config import Config, from_dict, load, shipped
 from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
+from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.failures import failure
@@ -171,7 +172,8 @@ def tune(
             be used; see [`fit`][retune.fit].
 
     Warns:
-        DoubtfulWarning: clipped values, or a noise level that is far from what the images show.
+        DoubtfulWarning: a kernel with a background or out of its place, clipped values, or a noise level that is far
+            from what the images show.
     """
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
@@ -179,7 +181,7 @@ def tune(
     white = config.data.white if white is None else white
     usable = _usable(config, files, white)
     problem, measured = usable.problem, [y for _, y in usable.named]
-    for doubt in doubts(problem, usable.named):
+    for doubt in (*kernel_doubts(problem), *doubts(problem, usable.named)):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     estimate, criterion, words = _losses(config, problem, loss)
     made = Measurements(problem, crops=problem.has_parts)

@@ -20,6 +20,7 @@ from retune.operators.facts import facts, normal_operator
 from retune.operators.fidelity import facts_of_fidelity
 from retune.operators.holes import holes_of, without_gaps
 from retune.operators.images import other_precision, parts, require_images, require_precision
+from retune.operators.kinds import phase_advice
 from retune.operators.norm import FAILURE, SAFETY
 from retune.operators.pairs import steepest
 from retune.operators.restrict import Restrictable
@@ -86,9 +87,14 @@ class DataTerm:
         lipschitz: float | None = None,
     ):
         if not isinstance(physics, LinearPhysics):
+            advice = phase_advice(physics)
             raise PhysicsError(
-                f"the forward operator must be a deepinv LinearPhysics, got {type(physics).__name__}; "
-                "wrap a linear function as deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
+                f"the forward operator must be a deepinv LinearPhysics, got {type(physics).__name__}"
+                + (
+                    f". {advice}"
+                    if advice
+                    else "; wrap a linear function as deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
+                )
             )
         require_precision(y)
         y = without_gaps(y, physics)

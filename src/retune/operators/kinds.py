@@ -13,6 +13,7 @@ from deepinv.physics import (
     Downsampling,
     Inpainting,
     LinearPhysics,
+    PhaseRetrieval,
     Physics,
     Upsampling,
 )
@@ -21,7 +22,16 @@ from torch import Tensor
 from retune.guarantee import Known
 from retune.operators.facts import OperatorFacts
 
-__all__ = ["eigenvalues", "kernel_of", "makes_pictures", "mask_of", "measured", "resizable", "with_kernel"]
+__all__ = [
+    "eigenvalues",
+    "kernel_of",
+    "makes_pictures",
+    "mask_of",
+    "measured",
+    "phase_advice",
+    "resizable",
+    "with_kernel",
+]
 
 #: A picture may be negative by up to this share of its maximum (resampling filters, sharpening).
 _UNDERSHOOT = 0.5
@@ -47,6 +57,17 @@ def mask_of(physics: Physics) -> Tensor | None:
     """The weights of the pixels of an inpainting; None for any other operator."""
     mask = physics.mask if isinstance(physics, Inpainting) else None
     return mask.detach() if isinstance(mask, Tensor) else None
+
+
+def phase_advice(physics: object) -> str:
+    """What to give in place of a physics |Bx|², which is not linear; "" for any other."""
+    if not isinstance(physics, PhaseRetrieval):
+        return ""
+    return (
+        f"{type(physics).__name__} measures |Bx|² and loses the phase, but ReTune restores linear measurements. Where "
+        "the phase of Bx is known, give the linear part physics.B with these measurements; where it is not, retrieve "
+        "it first (deepinv.optim.phase_retrieval)."
+    )
 
 
 def resizable(physics: Physics) -> bool:

@@ -18,10 +18,12 @@ from retune.errors import (
     NotFiniteError,
     ShapeError,
     require,
+    require_real,
     unknown_name,
     wrong_type,
 )
 from retune.problems.files import one_image
+from retune.problems.psf import background_of, centred, without_background
 
 __all__ = ["kernel"]
 
@@ -36,7 +38,9 @@ _FILTERS = {
 }
 
 
-def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
+def kernel(
+    spec: str | Tensor | np.ndarray, *, background: float | str | None = None, centre: bool | None = None
+) -> Tensor:
     """A kernel (1, 1 or C, h, w).
 
     Args:
@@ -45,14 +49,53 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
             horizontal and diagonal lines for the red, green and blue channel, as in arXiv:2506.13239), the path of an
             image or NPY file (normalised to sum 1 per channel), or a tensor or array (h, w), (C, h, w) or (1, C, h, w),
             which is used unchanged.
+        background: level of the kernel's border in the units of the file or array, as a camera's offset leaves it:
+            ``max(k − b, 0)`` is divided by its sum, in each channel. "auto" finds b: the median of the tenth of the
+            pixels that are farthest from the brightest spot, where these are as flat as no tail of a blur is. It also
+            removes what exceeds b by less than twice the noise of these pixels. None and 0 subtract nothing.
+        centre: whether the centre of mass is moved to the middle, by whole pixels and all channels by the same. The
+            array becomes the smallest one with odd sides that holds all values around it.
 
     Raises:
         UnknownNameError: no kernel or file has that name.
         InvalidParameterError, ShapeError, NotFiniteError: the kernel cannot be used.
 
     Warns:
-        AdjustedWarning: a kernel from a file did not sum to 1 and was normalised.
+        AdjustedWarning: a kernel from a file did not sum to 1 and was normalised; or "auto" found no background.
     """
+    if background is not None and background != "auto":
+        background = require_real("background", background, "or 'auto'")
+        if not math.isfinite(background):
+            raise InvalidParameterError(f"background must be finite, or 'auto', got {background}")
+    if not isinstance(centre, bool | None):
+        raise wrong_type("centre", centre, "True or False")
+    taps = _read(spec, background)
+    return centred(taps) if centre else taps
+
+
+def _read(spec: str | Tensor | np.ndarray, background: float | str | None) -> Tensor:
+    """The kernel as it is given, without its background."""
+    if isinstance(spec, str) and Path(spec).suffix.lower() in io.SUFFIXES:
+        return _from_file(Path(spec), background)
+    return _cleared(_made(spec), background, "the blur kernel")
+
+
+def _cleared(taps: Tensor, background: float | str | None, name: str) -> Tensor:
+    if background in (None, 0):
+        return taps
+    if background == "auto" and all(background_of(channel) is None for channel in taps[0]):
+        warnings.warn(
+            f"no background was found in {name}, so none was subtracted; if there is one, give its level as a number "
+            "(--kernel-background 100)",
+            AdjustedWarning,
+            stacklevel=6,
+        )
+        return taps
+    return without_background(taps, background, name)
+
+
+def _made(spec: str | Tensor | np.ndarray) -> Tensor:
+    """A kernel from an array, or by name."""
     if isinstance(spec, Tensor):
         return _checked(spec)
     if isinstance(spec, np.ndarray):
@@ -60,8 +103,6 @@ def kernel(spec: str | Tensor | np.ndarray) -> Tensor:
             raise wrong_type("kernel", spec, "an array of real numbers")
         return _checked(torch.tensor(spec.astype(float), dtype=torch.get_default_dtype()))
     require("kernel", spec, str, "a name, a tensor or an array", "for example 'gaussian:1.6'")
-    if Path(spec).suffix.lower() in io.SUFFIXES:
-        return _from_file(Path(spec))
     name, _, argument = spec.partition(":")
     if name == "three-motions":
         return _three_motions()
@@ -103,16 +144,29 @@ def _require_small(spec: str, side: float) -> None:
         )
 
 
-def antialiasing(spec: str | Tensor | np.ndarray | None, factor: int) -> Tensor | None:
-    """The filter applied before subsampling by `factor`: a name, None, or any blur kernel (1, 1 or C, h, w)."""
+def antialiasing(
+    spec: str | Tensor | np.ndarray | None,
+    factor: int,
+    background: float | str | None = None,
+    centre: bool | None = None,
+) -> Tensor | None:
+    """The filter applied before subsampling by `factor`: a name, None, or any blur kernel (1, 1 or C, h, w).
+
+    The named filters have no background, and are centred as they are to be.
+    """
     if spec is None:
         return None
     if isinstance(spec, str):
         if spec in _FILTERS:
+            if background is not None or centre:
+                raise InvalidParameterError(
+                    f"the filter {spec!r} is made by a formula: it has no background and is in its place; "
+                    "kernel_background and centre_kernel are for measured kernels"
+                )
             return _FILTERS[spec](factor)
         if spec.partition(":")[0] not in _BLURS and Path(spec).suffix.lower() not in io.SUFFIXES:
             raise unknown_name("filter", spec, [*_FILTERS, *_EXAMPLES])
-    return kernel(spec)
+    return kernel(spec, background=background, centre=centre)
 
 
 def _checked(given: Tensor) -> Tensor:
@@ -126,14 +180,19 @@ def _checked(given: Tensor) -> Tensor:
     return shaped
 
 
-def _from_file(path: Path) -> Tensor:
+def _from_file(path: Path, background: float | str | None = None) -> Tensor:
     taps, is_float = _taps(path)
     if taps.shape[1] == 3 and torch.equal(taps, taps[:, :1].expand_as(taps)):
         taps = taps[:, :1]  # a grey kernel, saved as a colour image
+    given = taps
+    taps = _cleared(taps, background, f"the blur kernel {path}")
+    if taps is not given:
+        return taps  # whoever asks for a background to be removed asks for a sum of 1
     total = taps.sum((-2, -1), keepdim=True)
     if not bool((total > 1e-12 * taps.abs().sum()).all()):
         raise InvalidParameterError(
-            f"the blur kernel {path} sums to {total.flatten().tolist()}; the sum must be positive"
+            f"the blur kernel {path} sums to {total.flatten().tolist()}; "
+            "the sum must be positive (is the file inverted?)"
         )
     if bool(((total - 1).abs() > 1e-3).any()):
         # Integers cannot sum to 1, so the message says "integers"; a sum of floats may be intended.
@@ -143,7 +202,7 @@ def _from_file(path: Path) -> Tensor:
             f"the blur kernel {path} sums to {shown}{unit}, not to 1: it was divided by its sum, so that the blur "
             "keeps the brightness",
             AdjustedWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return taps / total
 

@@ -177,6 +177,7 @@ class Deblur(_Fixed):
             the measurement by the reach of the kernel.
         sigma: noise level, or one per channel.
         noise: noise that grows with the brightness, in place of sigma.
+        kernel_background, centre_kernel: ``background`` and ``centre`` of [`kernel`][retune.problems.kernel].
     """
 
     name = "deblur"
@@ -187,12 +188,17 @@ class Deblur(_Fixed):
         boundary: str = "reflect",
         sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05,
         noise: PoissonGaussian | str | None = None,
+        *,
+        kernel_background: float | str | None = None,
+        centre_kernel: bool | None = None,
     ):
         super().__init__(sigma, noise)
         if boundary not in _BOUNDARIES:
             raise unknown_name("boundary", boundary, _BOUNDARIES)
         self.spec = kernel if isinstance(kernel, str) else "custom"
-        self.kernel, self.boundary = make_kernel(kernel), boundary
+        self.kernel_background, self.centre_kernel = kernel_background, centre_kernel
+        self.kernel = make_kernel(kernel, background=kernel_background, centre=centre_kernel)
+        self.boundary = boundary
         self.wraps = boundary == "circular"
 
     def image_size(self, measured: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -228,7 +234,8 @@ class Deblur(_Fixed):
 
     def describe(self) -> dict:
         """See [`Problem`][retune.problems.Problem]."""
-        return {"name": self.name, "kernel": self.spec, "boundary": self.boundary, **self._noise_said()}
+        told = {"name": self.name, "kernel": self.spec, "boundary": self.boundary, **self._noise_said()}
+        return told | _of_kernel(self)
 
 
 @register
@@ -249,6 +256,8 @@ class Superres(_Fixed):
         boundary: "reflect" or "circular".
         sigma: noise level, or one per channel.
         noise: noise that grows with the brightness, in place of sigma.
+        kernel_background, centre_kernel: ``background`` and ``centre`` of [`kernel`][retune.problems.kernel]. The named
+            filters take neither.
     """
 
     name = "superres"
@@ -261,6 +270,9 @@ class Superres(_Fixed):
         boundary: str = "reflect",
         sigma: float | Sequence[float] | np.ndarray | Tensor = 0.01,
         noise: PoissonGaussian | str | None = None,
+        *,
+        kernel_background: float | str | None = None,
+        centre_kernel: bool | None = None,
     ):
         super().__init__(sigma, noise)
         self.factor = require_whole("factor", factor)
@@ -269,7 +281,9 @@ class Superres(_Fixed):
         if boundary not in ("reflect", "circular"):
             raise unknown_name("boundary", boundary, ["reflect", "circular"])
         self.spec = kernel if isinstance(kernel, str) or kernel is None else "custom"
-        self.kernel, self.boundary = antialiasing(kernel, self.factor), boundary
+        self.kernel_background, self.centre_kernel = kernel_background, centre_kernel
+        self.kernel = antialiasing(kernel, self.factor, kernel_background, centre_kernel)
+        self.boundary = boundary
         self.wraps = boundary == "circular"
 
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
@@ -291,8 +305,12 @@ class Superres(_Fixed):
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
-        kernel = self.kernel if self.spec == "custom" else self.spec
-        return Superres(self.factor, kernel, "reflect", **self._noise()) if self.wraps else self
+        made = self.spec == "custom" or _of_kernel(self)
+        return (
+            Superres(self.factor, self.kernel if made else self.spec, "reflect", **self._noise())
+            if self.wraps
+            else self
+        )
 
     def describe(self) -> dict:
         """See [`Problem`][retune.problems.Problem]."""
@@ -302,7 +320,13 @@ class Superres(_Fixed):
             "kernel": self.spec,
             "boundary": self.boundary,
             **self._noise_said(),
-        }
+        } | _of_kernel(self)
+
+
+def _of_kernel(problem: Deblur | Superres) -> dict:
+    """What was done to the kernel, if anything: without it a problem is described as it always was."""
+    done = {"kernel_background": problem.kernel_background, "centre_kernel": problem.centre_kernel}
+    return {name: value for name, value in done.items() if value is not None}
 
 
 def _require_fit(taps: Tensor, img_size: tuple[int, int, int], boundary: str) -> None:
@@ -313,5 +337,5 @@ def _require_fit(taps: Tensor, img_size: tuple[int, int, int], boundary: str) ->
         raise InvalidParameterError(
             f"the blur kernel {tuple(taps.shape[2:])} is too large for images {tuple(img_size[1:])} with "
             f"{boundary} boundary: the kernel may not be larger than the image; use larger images or crops, or crop "
-            "the kernel"
+            "the kernel (--centre-kernel removes rows and columns of zeros, --kernel-background auto makes them 0)"
         )

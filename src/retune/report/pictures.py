@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import image as mpl_image
 
+from retune._files import require_file
 from retune.errors import InvalidParameterError
 from retune.records import Pictures, ProblemResult
 from retune.report.numbers import decimal, label
@@ -118,8 +119,9 @@ def _read(folder: Path, name: str) -> tuple[np.ndarray, Path]:
     if not path.is_relative_to(folder.resolve()):
         raise InvalidParameterError(f"the results name the image {name!r}, but it is outside their folder {folder}")
     try:
+        require_file(path, "an image")
         pixels = mpl_image.imread(path, format="png")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (InvalidParameterError, OSError, SyntaxError, ValueError) as error:
         raise InvalidParameterError(
             f"the results name the image {name!r}, but {path} is missing or is not a PNG («{error}»); keep the images "
             "beside results.json, or run the command again"

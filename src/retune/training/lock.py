@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from types import TracebackType
 
-from retune._files import is_named, try_lock
+from retune._files import is_named, is_ordinary, try_lock
 from retune.errors import DoubtfulWarning, InvalidParameterError
 
 __all__ = ["FolderLock"]
@@ -53,7 +53,7 @@ class FolderLock:
     def _take(self) -> None:
         path = self.folder / _NAME
         for _ in range(_ATTEMPTS):
-            handle = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            handle = self._opened(path)
             locked = try_lock(handle)
             if locked is False:
                 owner = os.read(handle, 200).decode(errors="replace")
@@ -72,6 +72,21 @@ class FolderLock:
                 return
             os.close(handle)  # the previous owner removed the file before it was locked here
         raise self._in_use()
+
+    @staticmethod
+    def _opened(path: Path) -> int:
+        # Without O_NONBLOCK, opening a pipe may wait for ever.
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            handle = os.open(path, flags, 0o666)
+        except OSError:
+            if path.is_symlink() or path.is_dir():
+                raise _not_a_lock(path) from None
+            raise
+        if not is_ordinary(handle):
+            os.close(handle)
+            raise _not_a_lock(path)
+        return handle
 
     def _in_use(self, owner: str = "") -> InvalidParameterError:
         who = f" ({owner})" if owner else ""
@@ -104,3 +119,10 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _not_a_lock(path: Path) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"{path} is no ordinary file, but trainings lock this file so that no two write into the folder: remove it, or "
+        "choose another folder (--out)"
+    )

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from retune._files import write_atomically
+from retune._files import require_file, write_atomically
 from retune._plain import RECORDS, parse_json
-from retune.errors import CheckpointError
+from retune.errors import CheckpointError, InvalidParameterError
 
 __all__ = ["load_state", "save_state"]
 
@@ -56,6 +56,7 @@ def load_state(
         CheckpointError: the file is of another kind, truncated, or belongs to another network.
     """
     try:
+        require_file(Path(path), "a checkpoint")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("kind") != _KIND:
@@ -71,6 +72,8 @@ def load_state(
             extra.update({k[6:]: v for k, v in tensors.items() if k.startswith("extra/")})
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         return parse_json(metadata["facts"], RECORDS)
+    except InvalidParameterError as error:
+        raise CheckpointError(f"the run cannot continue: {error}; remove it to start again") from error
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(
             f"the run cannot continue from {path}: «{error}». The file is truncated, or belongs to another network; "
