@@ -13,7 +13,7 @@ from retune.errors import RetuneError, one_line
 from retune.model import Bound, Restarted
 from retune.records import CertifiedImage
 
-__all__ = ["certificate_of", "in_a_line", "sample_certificate"]
+__all__ = ["certificate_of", "in_a_line", "in_words", "sample_certificate"]
 
 
 def certificate_of(
@@ -62,3 +62,30 @@ def in_a_line(certificate: CertifiedImage) -> str:
     if best is None or best.value is None:
         return "the distance to the equilibrium is unknown"
     return f"{'≤' if best.proved else 'about'} {best.value:.1e} RMSE from its equilibrium ({best.kind})"
+
+
+def in_words(certificate: CertifiedImage | None) -> list[str]:
+    """What a certificate says of the image, for a reader who does not know how it was computed."""
+    if certificate is None:
+        return ["There is no certificate: none was asked for."]
+    if certificate.failure is not None:
+        return [f"There is no certificate: {certificate.failure}"]
+    if certificate.jumps:
+        return [
+            "The iteration does not settle: it jumps between several images, and this is one of them. A round changes "
+            f"it by {100 * certificate.jumps:.2g} %."
+        ]
+    best = next(iter(certificate.claims.get("rmse", ())), None)
+    if best is None or best.value is None:
+        return ["How far the image is from the one that the iteration converges to is unknown."]
+    open_ones = [str(a.get("statement")) for a in certificate.assumptions if not a.get("checked")]
+    far = f"{best.value:.1e} (root mean square, where 1 is white; {255 * best.value:.2g} grey levels of 8 bits)"
+    if not best.proved:
+        told = f"Estimated, not proved: the image is about {far} from the image that the iteration converges to."
+    else:
+        opening = best.kind.capitalize() if not open_ones else "Proved, if the assumptions hold that were not checked"
+        told = f"{opening}: the image is at most {far} from the only image that the iteration converges to."
+    words = [told]
+    if best.proved and open_ones:
+        words.append(f"Not checked: {'; '.join(open_ones)}.")
+    return [*words, "This is about the computation. How near the image is to the scene, no certificate can tell."]

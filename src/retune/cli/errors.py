@@ -15,7 +15,7 @@ import typer
 from retune._terminal import clean, clean_line
 from retune.errors import AdjustedWarning, DoubtfulWarning, Interrupted, NotConvergedWarning, RetuneError
 
-__all__ = ["how_to_resume", "one_screen", "say", "say_error", "show", "title"]
+__all__ = ["how_to_resume", "note", "one_screen", "say", "say_error", "show", "title"]
 
 
 @contextmanager
@@ -69,7 +69,12 @@ def _terminable() -> Iterator[None]:
 def _say_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line for ReTune's own warnings; nothing for warnings that other packages address to programmers."""
     if issubclass(category, AdjustedWarning | DoubtfulWarning | NotConvergedWarning):
-        typer.echo(typer.style("note: ", fg="yellow", bold=True) + clean(str(message)), err=True)
+        note(str(message))
+
+
+def note(text: str) -> None:
+    """Print a remark on the standard error output, marked as one."""
+    typer.echo(typer.style("note: ", fg="yellow", bold=True) + clean(text), err=True)
 
 
 def show(text: str, end: str = "\n") -> None:
