@@ -168,9 +168,8 @@ def _part(folder: Path, path: Path) -> Pictured | None:
 
 def _in_order(name: str) -> list:
     """A key by which image 10 comes after image 9."""
-    return [
-        (0, int(word), "") if word.isdecimal() else (1, 0, word) for word in re.split(r"(\d+)", name.lower()) if word
-    ]
+    words = [word for word in re.split(r"(\d+)", name.lower()) if word]
+    return [(0, int(word), "") if word.isdecimal() else (1, 0, word) for word in words]
 
 
 def _section(part: Pictured, anchor: str) -> _Section:
