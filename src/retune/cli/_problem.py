@@ -37,6 +37,9 @@ KnownSigma = Annotated[
     typer.Option("--sigma", help="Noise level of the network. It cannot be changed: tune again for another level."),
 ]
 White = Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")]
+Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write report.html into the folder: a picture of what was done.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Plugins = Annotated[

@@ -47,9 +47,7 @@ def restore(
     certificate: Annotated[
         bool, typer.Option("--certificate/--no-certificate", help="Certify each image; at most doubles the time.")
     ] = True,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write report.html, a picture of what was done.")
-    ] = True,
+    report: _problem.Report = True,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
@@ -62,6 +60,7 @@ def restore(
 
     with one_screen(debug, lambda: "run the command again: finished images are not restored twice"):
         from retune._terminal import clean_line
+        from retune.cli._page import tell_page
         from retune.jobs.opened import open_model
         from retune.jobs.restore import Options, Row
         from retune.jobs.restore import restore as run
@@ -80,31 +79,16 @@ def restore(
         rows = run(opened, files, options, workers, note)
         _table(rows)
         if report:
-            _page(out, rows)
+            tell_page(
+                out,
+                [(row.file.name, row.detail) for row in rows if row.result == "failed"],
+                [(row.file.name, row.unpictured) for row in rows if row.unpictured],
+            )
         failed = [row for row in rows if row.result == "failed"]
         if failed:
             rest = f"; the other results are in {out}" if len(failed) < len(rows) else ""
             say_error(f"{len(failed)} of {len(rows)} files failed{rest}")
             raise typer.Exit(1)
-
-
-def _page(out: Path, rows: list) -> None:
-    """Write the page, and say where it is. The results are there already, so nothing about it is an error."""
-    from retune._terminal import clean_line
-    from retune.cli.errors import note, show
-    from retune.report.page import write_page
-
-    missing = [row for row in rows if row.unpictured]
-    if missing:
-        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        note(f"the report does not show {clean_line(missing[0].file.name)}{others}: {missing[0].unpictured}")
-    try:
-        page = write_page(out, [(row.file.name, row.detail) for row in rows if row.result == "failed"])
-    except Exception as error:
-        note(f"no report was written: {error}")
-        return
-    if page is not None:
-        show(f"{page} shows what was done")
 
 
 def _table(rows: list) -> None:

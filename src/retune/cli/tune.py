@@ -48,6 +48,7 @@ def tune(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
     plugins: _problem.Plugins = None,
+    report: _problem.Report = True,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
@@ -61,6 +62,7 @@ def tune(
 
     with one_screen(debug, lambda: how_to_resume("tune", out, _problem.code_words(plugins, problem or ""))):
         from retune import config as runs
+        from retune.cli._page import tell_page
         from retune.errors import ConfigError
         from retune.jobs import tune as job
 
@@ -78,9 +80,11 @@ def tune(
                 config = job.starting_run({"sigma": "estimate", **given}, overrides or [])
             else:
                 raise ConfigError("no problem was given: --problem denoise, inpaint, deblur, superres, module:function")
-        tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device)
+        tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device, report=report)
         _tell(tuned)
         own = _problem.code_words(plugins, config.problem.name)
+        if report:
+            tell_page(out, unpictured=[("the tuning", tuned.unpictured)] if tuned.unpictured else [])
         show(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER{own}")
         if tuned.left_out:
             for name, why in tuned.left_out.items():

@@ -261,8 +261,15 @@ def _kernel(problem: Problem) -> PicturedKernel | None:
             float((mean.sum(1 - axis) * torch.arange(n).double()).sum()) / total - at
             for axis, n, at in ((0, height, row), (1, width, col))
         )
-        text += f"; its centre of mass is {abs(down):.2g} pixels {'below' if down > 0 else 'above'} and "
-        text += f"{abs(right):.2g} {'right' if right > 0 else 'left'} of its centre"
+        places = [
+            f"{abs(off):.2g} pixels {word}"
+            for off, word in (
+                (down, "below" if down > 0 else "above"),
+                (right, f"{'right' if right > 0 else 'left'} of"),
+            )
+            if abs(off) >= 0.05
+        ]
+        text += f"; its centre of mass is {' and '.join(places) or 'at'} its centre"
     if bool((mean < 0).any()):
         text += "; negative values are shown black"
     pixels = _eight((mean / most)[None].clamp_min(0), 0.0, 1.0)

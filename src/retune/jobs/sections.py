@@ -11,13 +11,19 @@ from retune._version import __version__
 from retune.certificate.quick import in_words
 from retune.config import ProblemConfig
 from retune.io import Layout
+from retune.jobs.inputs import middle
 from retune.jobs.opened import OpenedModel
-from retune.jobs.pictures import doubts_of, facts_of_network, picture_image, problem_words
+from retune.jobs.pictures import MIDDLE, doubts_of, facts_of_network, picture_image, problem_words
+from retune.jobs.tiles import restore_image
 from retune.model import Restarted
 from retune.problems.base import Problem
 from retune.records import Pictured, PicturedImage, RestoredImage, TuneResult
 
-__all__ = ["Seen", "restored_section", "tuned_section"]
+__all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section"]
+
+
+#: So many measurements of a tuning are shown.
+TUNED = 3
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,31 @@ def tuned_section(
         doubts=[*found, *(f"{file} was not used: {why}" for file, why in told.left_out.items())],
         images=list(images),
     )
+
+
+def picture_tuned(
+    net: Restarted, problem: Problem, config: ProblemConfig, named: Sequence[tuple[str, Tensor]]
+) -> list[PicturedImage]:
+    """The first measurements that a network was tuned on, restored with it: of large ones, the middle.
+
+    Args:
+        net: the network, on the CPU.
+        problem: what was measured, with its noise level.
+        config: the same as a section of a run.
+        named: names and measurements (1, C, h, w).
+    """
+    known = config.model_copy(
+        update={"sigma": list(problem.sigma) if isinstance(problem.sigma, tuple) else problem.sigma}
+    )
+    images = []
+    for name, y in named[:TUNED]:
+        part, seen = middle(problem, y, MIDDLE) if problem.has_parts else (problem, y)
+        restored, _ = restore_image(net, part, seen)
+        image = picture_image(name, part, known, seen, restored, 1.0, None)
+        if seen.shape != y.shape:
+            image.notes.append(f"The middle {seen.shape[-2]}×{seen.shape[-1]} pixels are shown.")
+        images.append(image)
+    return images
 
 
 def gain_in_words(told: TuneResult) -> str:
