@@ -199,9 +199,11 @@ def gain_in_words(told: TuneResult) -> str:
         return "The tuned strengths have the smaller estimated error. By how much is unknown."
     sure = "" if found.spread is None else f" ± {found.spread:.2f}"
     told_gain = f"{found.gain:+.2f}{sure} dB"
+    # Stein's estimate is of what was measured without its noise: of a blurred image, not of the sharp one.
+    of = " (estimated, of the noise-free measurement)"
     if found.spread is None or found.gain < 2 * found.spread:
-        return f"The tuned strengths are kept, but their gain is not significant: {told_gain} (estimated)."
-    return f"The tuned strengths are better than the defaults: {told_gain} (estimated)."
+        return f"The tuned strengths are kept, but their gain is not significant: {told_gain}{of}."
+    return f"The tuned strengths are better than the defaults: {told_gain}{of}."
 
 
 def _first(image: PicturedImage) -> str:
