@@ -20,7 +20,6 @@ from commands import SETS, command, commands_without_power, invoke, smooth
 from retune.jobs import restore as restoring
 from retune.jobs.opened import open_model
 
-
 #: what a page adds to a folder: itself, and the folder of its sections
 PAGE = ["report", "report.html"]
 
