@@ -308,8 +308,8 @@ def test_the_residual_is_that_of_the_measurement(run, tmp_path):
     result, y = np.load(tmp_path / "out" / "y.npy"), np.load(tmp_path / "y.npy")
     assert found.size == pytest.approx(np.sqrt(np.mean((y - result) ** 2)) / 0.1, rel=1e-3)
     assert found.kind in ("white", "smaller than the noise")
-    # Ten times the noise that the network was made for is doubted.
-    np.save(tmp_path / "z.npy", (0.5 + rng.normal(size=(96, 96))).astype(np.float32))
+    # A tenth of the noise that the network was made for is doubted.
+    np.save(tmp_path / "z.npy", (0.5 + 0.01 * rng.normal(size=(96, 96))).astype(np.float32))
     restore(run, [tmp_path / "z.npy"], tmp_path / "out")
     assert "Doubt: σ = 0.1 was given, but z.npy shows about" in page_of(tmp_path / "out")[0].text
 

@@ -76,16 +76,29 @@ def in_words(certificate: CertifiedImage | None) -> list[str]:
             f"it by {100 * certificate.jumps:.2g} %."
         ]
     best = next(iter(certificate.claims.get("rmse", ())), None)
-    if best is None or best.value is None:
-        return ["How far the image is from the one that the iteration converges to is unknown."]
+    known = best is not None and best.value is not None
+    told = certificate.plain()
     open_ones = [str(a.get("statement")) for a in certificate.assumptions if not a.get("checked")]
-    far = f"{best.value:.1e} (root mean square, where 1 is white; {255 * best.value:.2g} grey levels of 8 bits)"
-    if not best.proved:
-        told = f"Estimated, not proved: the image is about {far} from the image that the iteration converges to."
+    if known and best.proved:
+        opening = best.kind.capitalize() if not open_ones else "Proved, if the unchecked assumptions hold"
+        words = [
+            f"{opening}: the image is within {_far(best.value)} of the only image that the iteration converges to."
+        ]
     else:
-        opening = best.kind.capitalize() if not open_ones else "Proved, if the assumptions hold that were not checked"
-        told = f"{opening}: the image is at most {far} from the only image that the iteration converges to."
-    words = [told]
-    if best.proved and open_ones:
+        words = [f"Nothing is proved: {told['refuted']}, so an assumption is wrong."] if told.get("refuted") else []
+        if not words and told.get("statement"):
+            words.append(f"Proved: {told['statement']}; no rate is proved.")
+        if known:
+            how = f"Estimated{'' if words else ', not proved'}"
+            words.append(
+                f"{how}: the image is about {_far(best.value)} away from the one that the iteration converges to."
+            )
+        else:
+            words.append("How far the image is from the one that the iteration converges to is unknown.")
+    if open_ones and "Proved" in words[0]:
         words.append(f"Not checked: {'; '.join(open_ones)}.")
-    return [*words, "This is about the computation. How near the image is to the scene, no certificate can tell."]
+    return words
+
+
+def _far(rmse: float) -> str:
+    return f"{rmse:.1e} (root mean square, where 1 is white: {255 * rmse:.2g} grey levels of 8 bits)"

@@ -80,6 +80,7 @@ class Row:
         seconds: that it took.
         residual: what the residual looks like; see ``retune.diagnosis.residual``.
         unpictured: why the page has no section of it, if one was wanted.
+        short: the detail without what only an expert reads.
     """
 
     file: Path
@@ -88,6 +89,7 @@ class Row:
     seconds: float = 0.0
     residual: str = ""
     unpictured: str = ""
+    short: str = ""
 
 
 def restore(
@@ -208,9 +210,11 @@ class _Job:
             residual, why = self._picture(file, told, told.content(), lambda: seen)
             result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
+            short = outcome.status.value
             if told.certificate is not None:
                 detail += f", {in_a_line(told.certificate)}"
-            return Row(file, "restored", detail, seconds, residual, why)
+                short += f", {in_a_line(told.certificate)}"
+            return Row(file, "restored", detail, seconds, residual, why, short)
         except Exception as error:
             return Row(file, "failed", failure(error), time.perf_counter() - start)
 
