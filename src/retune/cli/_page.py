@@ -17,6 +17,7 @@ def tell_page(out: Path, failed: Sequence[tuple[str, str]] = (), unpictured: Seq
         unpictured: what the page cannot show, and why.
     """
     from retune._terminal import clean_line
+    from retune.cli._words import wrapped
     from retune.cli.errors import note, show
     from retune.report.page import write_page
 
@@ -30,4 +31,4 @@ def tell_page(out: Path, failed: Sequence[tuple[str, str]] = (), unpictured: Seq
         note(f"the report was not written: {error}")
         return
     if page is not None:
-        show(f"{page} shows what was done")
+        show(wrapped(f"{page} shows what was done"))

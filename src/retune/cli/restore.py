@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 )
 def restore(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="model.safetensors, or the folder of retune train or tune.")
+        Path,
+        typer.Argument(metavar="MODEL", help="model.safetensors, or the folder of retune train or tune."),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Files and folders of images.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES", help="Files and folders of images."),
+    ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", parser=_problem.folder, metavar="FOLDER", help="Folder of the results.")
+        Path,
+        typer.Option("--out", "-o", parser=_problem.folder, metavar="FOLDER", help="Folder of the results."),
     ],
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
@@ -61,10 +66,17 @@ def restore(
             help="Margin around a tile, in pixels.",
         ),
     ] = 96,
-    workers: Annotated[int, typer.Option("--workers", metavar="NUMBER", help="Files restored at the same time.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Restore finished images again.")] = False,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="NUMBER", help="Files restored at the same time."),
+    ] = 1,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Restore finished images again."),
+    ] = False,
     certificate: Annotated[
-        bool, typer.Option("--certificate/--no-certificate", help="Certify each image; at most doubles the time.")
+        bool,
+        typer.Option("--certificate/--no-certificate", help="Certify each image; at most doubles the time."),
     ] = True,
     report: _problem.Report = True,
     details: _problem.Details = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -37,6 +37,7 @@ class Certified:
         failure: why not.
         part: (h, w) of the middle that was certified, or None for all of it.
         seconds: that it took.
+        file: its name; the images of a stack have it in common.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Certified:
     failure: str = ""
     part: tuple[int, int] | None = None
     seconds: float = 0.0
+    file: str = ""
 
     @property
     def sound(self) -> bool:
@@ -92,11 +94,11 @@ def certify_files(
         try:
             measured = read_measured(file, model.problem, white, remembered=white_remembered)
         except Exception as error:
-            done.append(Certified(file.name, None, failure(error)))
+            done.append(Certified(file.name, None, failure(error), file=file.name))
             note(done[-1])
             continue
         for name, y in measured:
-            done.append(_certify_one(model, name, y.to(model.device), side))
+            done.append(replace(_certify_one(model, name, y.to(model.device), side), file=file.name))
             note(done[-1])
     return done
 

@@ -11,13 +11,14 @@ from retune._version import __version__
 from retune.certificate.quick import in_words
 from retune.config import ProblemConfig
 from retune.io import Layout
+from retune.jobs.assess import Comparison
 from retune.jobs.inputs import middle
 from retune.jobs.opened import OpenedModel
 from retune.jobs.pictures import MIDDLE, doubts_of, facts_of_network, picture_image, problem_words
 from retune.jobs.tiles import restore_image
 from retune.model import Restarted
 from retune.problems.base import Problem
-from retune.records import Pictured, PicturedImage, RestoredImage, TuneResult
+from retune.records import EstimatedGain, Pictured, PicturedImage, RestoredImage, TuneResult
 
 __all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section"]
 
@@ -157,7 +158,7 @@ def tuned_section(
         file=name,
         made=made,
         title="Tuning",
-        verdict=[gain_in_words(told)],
+        verdict=[gain_in_words(told.comparison)],
         certificate=in_words(told.certificate),
         facts=facts,
         doubts=[*found, *(f"{file} was not used: {why}" for file, why in told.left_out.items())],
@@ -190,20 +191,19 @@ def picture_tuned(
     return images
 
 
-def gain_in_words(told: TuneResult) -> str:
+def gain_in_words(found: Comparison | EstimatedGain) -> str:
     """Whether the tuning is better than what it started from, and by how much."""
-    found = told.comparison
     if not found.better:
         return "The defaults are kept: the tuned strengths have no smaller estimated error."
-    if found.gain is None:
+    if found.gain is None or found.before is None:
         return "The tuned strengths have the smaller estimated error. By how much is unknown."
     sure = "" if found.spread is None else f" ± {found.spread:.2f}"
-    told_gain = f"{found.gain:+.2f}{sure} dB"
+    gain = f"{found.gain:+.2f}{sure} dB"
     # Stein's estimate is of what was measured without its noise: of a blurred image, not of the sharp one.
     of = " (estimated, of the noise-free measurement)"
     if found.spread is None or found.gain < 2 * found.spread:
-        return f"The tuned strengths are kept, but their gain is not significant: {told_gain}{of}."
-    return f"The tuned strengths are better than the defaults: {told_gain}{of}."
+        return f"The tuned strengths are kept, but their gain is not significant: {gain}{of}."
+    return f"The tuned strengths are better than the defaults: {gain}{of}."
 
 
 def _first(image: PicturedImage) -> str:
