@@ -202,7 +202,7 @@ def gain_in_words(found: Comparison | EstimatedGain) -> str:
     # Stein's estimate is of what was measured without its noise: of a blurred image, not of the sharp one.
     of = " (estimated, of the noise-free measurement)"
     if found.spread is None or found.gain < 2 * found.spread:
-        return f"The tuned strengths are kept, but their gain is not significant: {gain}{of}."
+        return f"The tuned strengths are used, but their gain is not significant: {gain}{of}."
     return f"The tuned strengths are better than the defaults: {gain}{of}."
 
 
