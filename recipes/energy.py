@@ -7,17 +7,16 @@ time; the weights and their updates are in float32.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from deepinv.loss.metric import PSNR
 from torch import Tensor
 
 from recipes._data import noisy_crops, split
 from recipes._loop import Budget, train
-from retune import _checkpoint
+from recipes._options import Batch, Crop, Data, Device, Out, Rate, Seed, Steps, Work, places
+from recipes._result import psnr_at_25, write
 from retune.errors import unknown_name
 from retune.networks import EnergyNet
 from retune.training.checkpoints import fingerprint
@@ -27,17 +26,15 @@ NAMES = {"energy-gray": (1, (16, 32, 64)), "energy-color": (3, (24, 48, 96))}
 
 def main(
     name: Annotated[str, typer.Option(help="energy-gray or energy-color.")],
-    data: Annotated[Path, typer.Option(help="Folder with the subfolders train and val of images.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; NAME.safetensors by default.")] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of the resumable state and the log; by default as OUT, with -training.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 50_000,
-    batch: Annotated[int, typer.Option(help="Crops per step.")] = 16,
-    crop: Annotated[int, typer.Option(help="Side of the crops.")] = 64,
-    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    data: Data,
+    out: Out = None,
+    work: Work = None,
+    steps: Steps = 50_000,
+    batch: Batch = 16,
+    crop: Crop = 64,
+    lr: Rate = 2e-3,
+    seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Train, or continue where a run of the same name was interrupted, and write the weights."""
     if name not in NAMES:
@@ -46,7 +43,7 @@ def main(
     torch.manual_seed(seed)
     net = EnergyNet(channels, features).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = split(data, "train", channels)
-    held_out = [x[:, :256, :256] for x in split(data, "val", channels)[::8]]
+    held_out = torch.stack([x[:, :256, :256] for x in split(data, "val", channels)[::8]])
 
     def loss(step: int) -> Tensor:
         clean, noisy, sigma = noisy_crops(images, batch, crop, net.sigma_range, seed, step)
@@ -56,23 +53,17 @@ def main(
         # The weight keeps low noise levels from being forgotten beside high ones.
         return ((restored.float() - clean).square() / sigma**1.5).mean()
 
-    @torch.no_grad()
     def validate() -> float:
-        x = torch.stack(held_out)
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-        restored = net((x + 25 / 255 * noise).to(device), 25 / 255).cpu()
-        return float(PSNR()(restored, x).mean())
+        return psnr_at_25(net, held_out, seed, device)
 
-    target = Path(f"{name}.safetensors") if out is None else out
-    folder = Path(f"{target.stem}-training") if work is None else work
+    target, folder = places(name, out, work)
     settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "images": fingerprint(images)}
     train(net, loss, validate, Budget(steps, lr, betas=(0.9, 0.99)), folder, settings=settings)
-    notes = {
-        "recipe": f"python -m recipes.energy --name {name} --data FOLDER --steps {steps} "
+    command = (
+        f"python -m recipes.energy --name {name} --data FOLDER --steps {steps} "
         f"--batch {batch} --crop {crop} --lr {lr} --seed {seed}"
-    }
-    _checkpoint.write(target, net.state_dict(), net.describe(), notes)
-    typer.echo(f"{target}: {sum(p.numel() for p in net.parameters())} parameters")
+    )
+    write(net, target, command)
 
 
 if __name__ == "__main__":

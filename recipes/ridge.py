@@ -14,13 +14,14 @@ from typing import Annotated
 
 import torch
 import typer
-from deepinv.loss.metric import PSNR
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from recipes._data import split
 from recipes._loop import Budget, train
+from recipes._options import Batch, Crop, Data, Device, Out, Rate, Seed, Steps, Work, places
 from recipes._pool import Pool
+from recipes._result import psnr_at_25, write
 from retune import _checkpoint
 from retune.data import centres
 from retune.errors import unknown_name
@@ -42,23 +43,21 @@ SIGMA = (2 / 255, 55 / 255)
 
 def main(
     name: Annotated[str, typer.Option(help="ridge-convex-gray, ridge-weakly-convex-gray, or the same with -color.")],
-    data: Annotated[Path, typer.Option(help="Folder with the subfolders train and val of images.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; NAME.safetensors by default.")] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of the resumable state and the log; by default as OUT, with -training.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 6000,
-    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
-    crop: Annotated[int, typer.Option(help="Side of the crops.")] = 48,
+    data: Data,
+    out: Out = None,
+    work: Work = None,
+    steps: Steps = 6000,
+    batch: Batch = 8,
+    crop: Crop = 48,
     pool: Annotated[int, typer.Option(help="Noisy crops that remember their equilibrium.")] = 1024,
     tolerance: Annotated[float, typer.Option(help="Relative change per layer at which a crop is at rest.")] = 5e-4,
     powers: Annotated[int, typer.Option(help="Coefficients of the polynomials in log σ.")] = 3,
     start: Annotated[
         Path | None, typer.Option(help="Weights to begin from, a file of this recipe with at most as many powers.")
     ] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 4e-3,
-    seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    lr: Rate = 4e-3,
+    seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Train, or continue where a run of the same name was interrupted, and write the weights."""
     if name not in NAMES:
@@ -88,17 +87,13 @@ def main(
             error,
         )
 
-    @torch.no_grad()
     def validate() -> float:
-        noise = torch.randn(held_out.shape, generator=torch.Generator().manual_seed(seed))
-        restored = net((held_out + 25 / 255 * noise).to(device), 25 / 255).cpu()
-        return float(PSNR()(restored, held_out).mean())
+        return psnr_at_25(net, held_out, seed, device)
 
     def factor(parameter: nn.Parameter) -> float:
         return 5.0 if id(parameter) in tables else 1.0  # scales and slopes are logarithmic
 
-    target = Path(f"{name}.safetensors") if out is None else out
-    folder = Path(f"{target.stem}-training") if work is None else work
+    target, folder = places(name, out, work)
     budget = Budget(steps, lr, warmup=20, report_every=250)
     before = ""
     if start is not None:
@@ -109,14 +104,12 @@ def main(
     settings |= {"tolerance": tolerance, "powers": powers, "images": fingerprint(images)}
     settings |= {"start": None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()}
     train(net, loss, validate, budget, folder, tables=factor, settings=settings, memory=crops.state)
-    notes = {
-        "recipe": f"{before}python -m recipes.ridge --name {name} --data FOLDER --steps {steps} "
+    command = (
+        f"{before}python -m recipes.ridge --name {name} --data FOLDER --steps {steps} "
         f"--batch {batch} --crop {crop} --pool {pool} --tolerance {tolerance:g} --powers {powers} --lr {lr:g} "
         f"--seed {seed}" + (f" --start {start.name}" if start is not None else "")
-    }
-    description = net.describe()
-    _checkpoint.write(target, net.state_dict(), description, notes)
-    typer.echo(f"{target}: {sum(p.numel() for p in net.parameters())} parameters")
+    )
+    write(net, target, command)
 
 
 def _padded(tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -24,7 +24,7 @@ ORDER = [
     {"priors", "solvers"},
     {"maps", "solve"},
     {"gradients"},
-    {"auto", "_checkpoint"},
+    {"auto", "_checkpoint", "bound"},
     {"model"},
     {"networks"},
     {"io"},

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 from deepinv.optim.prior import Prior
+from torch import nn
 
 import retune
 from retune import registry
 from retune._registry import entries
 from retune._registry.describe import by_arguments, description, rebuild
 from retune.errors import InvalidParameterError, UnknownNameError
+from retune.parameters import Positive
 from retune.priors import WaveletL1
 from retune.solvers import AbstractSolver, Anderson
 
@@ -135,6 +137,20 @@ def test_arguments_that_are_not_kept_are_named():
         by_arguments(Loose(a=1))
     with pytest.raises(InvalidParameterError, match=r"AddsMore takes more, but its describe.* inherited from Adds"):
         description(AddsMore())
+
+
+def test_a_description_asks_a_parameter_whether_it_is_trained_and_leaves_out_what_came_later():
+    class Scaled(nn.Module):
+        def __init__(self, factor=1.0, learn_factor=True, learn_bias=False, bound=None):
+            super().__init__()
+            self.factor = Positive(factor, (), learn=learn_factor, name="factor")
+            self.bound = bound
+
+    told = by_arguments(Scaled(learn_factor=False), ("factor",), ("bound",), learn_bias=True)
+    assert told == {"type": "Scaled", "learn_factor": False, "learn_bias": True}
+    assert by_arguments(Scaled(bound=2), ("factor",), ("bound",), learn_bias=True)["bound"] == 2
+    with pytest.raises(InvalidParameterError, match="takes the argument learn_bias but has no attribute"):
+        by_arguments(Scaled(), ("factor",), ("bound",))
 
 
 def test_a_description_that_does_not_make_the_same_weights_is_not_saved(tmp_path):

@@ -32,8 +32,8 @@ def test_every_package_has_quick_tests():
     tests = {(relative(path), name) for path in FILES for name, marked in definitions_in(path) if not marked}
     quick = {file for file, _ in tests - slow_tests.listed()}
     tested = {part for path in quick for part in (path.split("/")[1], path.split("/")[-1][5:-3])}
-    # The first four are tested through the command line, the others wherever their objects are raised or returned.
-    through_others = {"comparison", "demo", "plugins", "records", "equilibrium", "errors", "guarantee"}
+    # The first three are tested through the command line, the others wherever their objects are raised or returned.
+    through_others = {"demo", "plugins", "records", "equilibrium", "errors", "guarantee"}
     assert sorted(public_names.modules() - tested - through_others) == []
 
 

@@ -2,6 +2,7 @@
 # documentation read it here. Every module of this folder without an underscore is on it.
 
 from . import auto as auto
+from . import bound as bound
 from . import build as build
 from . import certificate as certificate
 from . import cli as cli

@@ -60,14 +60,14 @@ def serialise(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds, all from one reading of it.
+    """The content of a file, from a single read.
 
     Attributes:
         path: the file.
         tensors: weights by name.
-        description: what the network is rebuilt from.
-        notes: short texts that were saved with it.
-        digest: SHA-256 of the bytes that all of this was read from.
+        description: the description from which the network is rebuilt.
+        notes: short texts saved with it.
+        digest: SHA-256 of the file.
     """
 
     path: Path
@@ -88,7 +88,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str,
 
 
 def opened(path: str | Path) -> Checkpoint:
-    """Everything that a checkpoint holds, from one reading of the file.
+    """The content of a checkpoint, from a single read of the file.
 
     Raises:
         CheckpointError: the file is missing, truncated, not written by ReTune, or of another format.
@@ -101,7 +101,7 @@ def opened(path: str | Path) -> Checkpoint:
         )
     try:
         with safe_open(path, framework="pt"):
-            pass  # a file that is longer or shorter than its header says is refused before it is in memory
+            pass  # this refuses a file of another length than its header states, before it is in memory
         content = path.read_bytes()
         tensors = load(content)
         metadata = _metadata(content)
@@ -130,7 +130,7 @@ def opened(path: str | Path) -> Checkpoint:
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """The texts in the header of a safetensors file that the library has read without a complaint."""
+    """The texts in the header of a safetensors file that the library has accepted."""
     size = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
 

@@ -1,4 +1,4 @@
-"""``depth="auto"`` and ``restarts="auto"``: K, M and R from the accuracy that is asked for and the memory there is."""
+"""``depth="auto"`` and ``restarts="auto"``: choose K, M and R from the requested accuracy and the allowed memory."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from retune.solvers.base import AbstractSolver
 
 __all__ = ["OR_AUTO", "Auto", "Choice", "asked", "choose", "provisional_depth"]
 
-#: What else a depth or a number of restarts may be, for an error message.
+#: The other value of a depth or of a number of restarts, for an error message.
 OR_AUTO = 'or "auto"'
 
-#: Deeper blocks give nothing that more adjoint blocks would not: the same gradient, for less memory.
+#: Above this depth, more adjoint blocks give the same gradient with less memory.
 DEEPEST = 50
-_SLOWEST = 0.999  # rates are measured to about 1e-3; beyond this no depth is chosen by them
+_SLOWEST = 0.999  # rates are measured to about 1e-3, so a slower rate cannot decide a depth
 _LAYERS = 2000
-_REMEMBERED = 4  # blocks of restarts whose memory is counted
+_REMEMBERED = 4  # number of blocks of restarts whose memory is measured
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on the first training batch, and why.
+    """The choice on the first training batch, and its reason.
 
     Attributes:
         depth, restarts, blocks: K, R and M.
         rate: measured asymptotic factor per layer, of the slowest image of the batch.
-        accuracy: the relative error of the gradient that was asked for.
-        expected: the error that ``rate^{K M}`` foretells (for a rule that picks its own M, what it was asked for).
-        memory: bytes that were allowed, or None.
-        peak: bytes that a training step with this K is expected to need; None if no memory limit was given.
+        accuracy: the requested relative error of the gradient.
+        expected: the expected error ``rate^{K M}`` (for a rule that picks its own M, the requested error).
+        memory: the allowed bytes, or None.
+        peak: the expected bytes of a training step with this K; None without a memory limit.
         why: the choice in words.
     """
 
@@ -65,12 +65,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Auto:
-    """What a network is to choose for itself, and what it has chosen.
+    """The options that a network chooses itself, and its choice.
 
     Attributes:
-        depth, restarts: which of the two are chosen.
-        accuracy: relative error of the gradient that is asked for, in (0, 1).
-        memory: bytes that a training step may need, or None.
+        depth, restarts: whether each of the two is chosen.
+        accuracy: requested relative error of the gradient, in (0, 1).
+        memory: allowed bytes of a training step, or None.
         choice: None before the first training batch.
     """
 
@@ -88,10 +88,10 @@ class Auto:
 def asked(
     depth: Any, restarts: Any, accuracy: float, memory: int | float | str | None, gradient: GradientRule | None
 ) -> Auto | None:
-    """What "auto" was asked for, or None if it was not.
+    """The options that are "auto"; None if there are none.
 
     Raises:
-        InvalidParameterError: accuracy or memory out of range, or asked of a network that has no use for them.
+        InvalidParameterError: accuracy or memory is out of range, or the network does not use them.
     """
     accuracy = require_real("accuracy", accuracy)
     if not 0 < accuracy < 1:
@@ -111,7 +111,7 @@ def asked(
 
 
 def provisional_depth(layers: int) -> int:
-    """Layers per block before anything was measured: ten, rounded up to whole cycles."""
+    """Layers per block before the first measurement: ten, rounded up to whole cycles."""
     return -(-10 // layers) * layers
 
 
@@ -127,23 +127,23 @@ def choose(
 ) -> Choice:
     r"""K, M and R for one batch.
 
-    The restarts are run, without graph, to a tenth of the accuracy; there the rate ρ of one layer is measured
-    (spectral radius, by power iteration). ``K·M ≥ log(accuracy)/log(ρ)``, with K as large as the memory allows (at
-    most 50), and R such that the distance to the equilibrium is relatively below the accuracy. All of it is estimated
-    on this batch, with these weights: what training makes of them is reported at each step.
+    The restarts run, without graph, to a tenth of the accuracy. There the rate ρ of one layer is measured (spectral
+    radius, by power iteration). K and M satisfy ``K·M ≥ log(accuracy)/log(ρ)``, with K as large as the memory allows
+    (at most 50). R brings the relative distance to the equilibrium below the accuracy. These are estimates for this
+    batch and these weights. Training changes the weights, and reports the gradient error at each step.
 
     Args:
         bound: the map, bound to the batch without graph.
-        auto: what is asked for.
-        gradient: the rule; if it sums a given number of blocks, M is chosen too.
+        auto: the options that are "auto".
+        gradient: the rule. If it sums a given number of blocks, M is chosen, too.
         solver: runs the restarts.
-        depth: K if it is not chosen.
-        restarts: R if it is not chosen.
+        depth: K, if K is given.
+        restarts: R, if R is given.
         step: runs one differentiated block of a given depth and its backward pass, to measure its memory.
-        restart: runs restarts of that many layers in all, likewise.
+        restart: runs restarts with a given total number of layers, for the same purpose.
 
     Raises:
-        InvalidParameterError: not even one cycle fits the memory.
+        InvalidParameterError: a single cycle exceeds the memory.
     """
     layers = bound.layers
     first = provisional_depth(layers)
@@ -168,7 +168,7 @@ def choose(
             depth, peak_at = _fit(auto.memory, depth, layers, step, restart if runs else None, start.device, words)
     blocks = 1 if fixed is None else fixed
     if fixed is not None:
-        if auto.depth:  # no more layers than wanted: of as many blocks, the shallowest
+        if auto.depth:  # no excess layers: the smallest depth that still needs this number of blocks
             blocks = math.ceil(wanted / depth)
             depth = min(depth, _whole(wanted / blocks, layers))
         expected = min(rate, 1.0) ** (depth * blocks)
@@ -205,8 +205,8 @@ def _fit(
     device: torch.device,
     words: list[str],
 ) -> tuple[int, Callable[[int], int]]:
-    """The deepest block up to `depth` that fits, and the expected peak at any depth: a line above the restarts."""
-    step(layers)  # whatever is cached for good
+    """The deepest block up to `depth` that fits, and the expected peak per depth: linear, at least that of restarts."""
+    step(layers)  # fill all permanent caches before measuring
     enough = _REMEMBERED * provisional_depth(layers)
     held = 0 if restart is None else peak_of(lambda: restart(enough), device)
     near, far = 2 * layers, 4 * layers
@@ -230,6 +230,6 @@ def _fit(
 
 
 def _layers_to(accuracy: float, layers: tuple[int, ...], residual: Tensor, q: float) -> int:
-    """Layers after which every image is estimated to be within `accuracy` of its equilibrium, relatively."""
+    """The number of layers after which the estimated relative distance of every image is at most `accuracy`."""
     distance = (residual * q / (1 - q)).amax(1).tolist()
     return next((n for n, d in zip(layers, distance, strict=True) if d <= accuracy), layers[-1])

@@ -1,4 +1,4 @@
-"""Descriptions to objects: runs to problems, priors and networks, checkpoints to networks."""
+"""Build objects from a run: the problem, the prior, the map, the network, and the options of the training."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
 
     Args:
         config: the section.
-        y: a measurement (B, C, h, w), from which ``sigma = "estimate"`` is estimated.
+        y: a measurement (B, C, h, w), for ``sigma = "estimate"``.
 
     Raises:
-        UnknownNameError: no such problem.
-        ConfigError: a field that the problem does not have, or a noise level to be estimated from nothing.
+        UnknownNameError: no problem has this name.
+        ConfigError: the problem has no such field, or sigma is "estimate" without a measurement.
     """
     given = {k: v for k, v in config if k not in ("name", "sigma") and v not in (None, {})}
     if ":" in config.name:
@@ -86,7 +86,7 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
         require_accepted(config.name, "problem.name")
         return OwnPhysics(config.name, sigma=_sigma(config, y), **given)
     arguments = takes("problem", config.name)
-    # The table of options is for arguments that the section has no field for, or another kind of field.
+    # The table of options is for arguments without a field in the section, or with a field of another type.
     of_class = ["options"] if not is_ours(config.name) or set(config.options) <= set(arguments) else []
     _require_fields(config.name, given, [*(a for a in arguments if a in ProblemConfig.model_fields), *of_class])
     options = given.pop("options", {})
@@ -122,11 +122,11 @@ def _sigma(config: ProblemConfig, y: Tensor | None) -> Any:
 
 
 def prior_of(config: PriorConfig, channels: int) -> Prior:
-    """The prior that the section [prior] describes, for images of so many channels.
+    """The prior that the section [prior] describes, for images with this number of channels.
 
     Raises:
-        ConfigError: weights for images of another number of channels, or of another kind of network.
-        UnknownNameError, CheckpointError: weights that do not exist, or cannot be read.
+        ConfigError: the weights are for another number of channels, or of another kind of network.
+        UnknownNameError, CheckpointError: the weights do not exist or cannot be read.
     """
     if config.type == "wavelet":
         kind = WaveletL12 if config.norm == "l12" else WaveletL1
@@ -153,7 +153,7 @@ def prior_of(config: PriorConfig, channels: int) -> Prior:
 
 
 def _regulariser(network: nn.Module) -> Any:
-    """The prior with a gradient and a noise level that a network is the proximity operator of; None without one."""
+    """The prior whose proximity operator is this network, if it has a gradient and a noise level; otherwise None."""
     prior = getattr(network, "prior", None)
     able = adapt(prior) if isinstance(prior, Prior) else None
     return prior if able is not None and able.has_grad and "sigma" in able.tunables() else None
@@ -180,10 +180,10 @@ def _network(config: PriorConfig, channels: int) -> DeepinvDenoiser:
 
 
 def map_of(prior: Prior, config: Config) -> AbstractMap:
-    """The map that iterates on a prior, as the sections [map], [data_fidelity], [prior] and [model] say.
+    """The map with a prior that the sections [map], [data_fidelity], [prior] and [model] describe.
 
     Raises:
-        ConfigError: something is set that the map does not have.
+        ConfigError: a field is set that the map does not have.
     """
     name = _suiting(prior, config.prior) if config.map.type == "auto" else config.map.type
     usual = {k: getattr(config.model, k) for k in ("step_size", "reg", "layers", "learn_step_size", "learn_reg")}
@@ -205,13 +205,13 @@ def takes_reg(config: Config) -> bool:
 
 
 def _suiting(prior: Prior, config: PriorConfig) -> str:
-    """The map for a prior: proximal steps where it has an exact prox, else gradient steps."""
+    """The name of the map for a prior: proximal steps if it has an exact prox, otherwise gradient steps."""
     proximal = type(prior).prox is not Potential.prox and config.type not in ("red", "ridge")
     return "forward_backward" if proximal else "gradient_step"
 
 
 def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
-    """The data fidelity that the section [data_fidelity] describes; None for the usual one of the map."""
+    """The data fidelity that the section [data_fidelity] describes; None for the default of the map."""
     if config == FidelityConfig():
         return None
     return make("fidelity", config.type, where="data_fidelity.options", options=config.options)
@@ -221,7 +221,7 @@ def rule_of(config: GradientConfig) -> GradientRule:
     """The gradient rule that the section [gradient] describes.
 
     Raises:
-        ConfigError: a number of blocks, a tolerance or an option that the rule does not have.
+        ConfigError: the rule has no blocks, no tolerance or no such option.
     """
     usual = {"blocks": config.blocks} | ({} if config.rtol is None else {"rtol": config.rtol})
     plain = GradientConfig()
@@ -243,14 +243,14 @@ def rule_of(config: GradientConfig) -> GradientRule:
 
 
 def solver_of(config: ModelConfig) -> AbstractSolver | None:
-    """The solver that the section [model] names; None for the one that suits the map."""
+    """The solver that the section [model] names; None for the default of the map."""
     if config.solver == "auto":
         return None
     return make("solver", config.solver, where="model.solver_options", options=config.solver_options)
 
 
 def network_of(config: Config, channels: int) -> Restarted:
-    """The network that a run describes, for images of so many channels, with its first weights.
+    """The network that a run describes, for images with this number of channels, with its initial weights.
 
     Raises:
         ConfigError: see [`prior_of`][retune.build.prior_of].
@@ -268,12 +268,12 @@ def network_of(config: Config, channels: int) -> Restarted:
 
 @dataclass(frozen=True)
 class Built:
-    """What a run describes, made once: what ``fit(net, data, options)`` takes.
+    """The objects of a run: the arguments of ``fit(net, data, options)``.
 
     Attributes:
-        net: the network, with its first weights.
+        net: the network, with its initial weights.
         data: training and validation images, and the problem.
-        options: how to train; without a folder.
+        options: the options of the training, without a folder.
     """
 
     net: Restarted
@@ -282,7 +282,7 @@ class Built:
 
 
 def built(config: Config) -> Built:
-    """The objects that a run describes. The global generator is seeded: the first weights are drawn from it.
+    """The objects that a run describes. This seeds the global generator, from which the initial weights are drawn.
 
     Raises:
         RetuneError: see [`problem_of`][retune.build.problem_of], [`training_images`][retune.build.training_images] and
@@ -296,7 +296,7 @@ def built(config: Config) -> Built:
 
 
 def options_of(config: Config) -> FitOptions:
-    """How a run trains: its sections [data] and [optimiser], and its seed."""
+    """The options of the training, from the sections [data] and [optimiser] and the seed."""
     optimiser = config.optimiser
     return FitOptions(
         steps=optimiser.steps,
@@ -319,7 +319,7 @@ def loss_of(config: OptimiserConfig) -> Loss | None:
 
 
 def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Images to learn from, and to validate on if there are any, each (C, H, W).
+    """The training images and the validation images, if there are any; each is (C, H, W).
 
     Raises:
         InvalidParameterError, ShapeError, NotFiniteError: see [`sharp_images`][retune.build.sharp_images].
@@ -333,15 +333,15 @@ def training_images(config: DataConfig) -> tuple[list[Tensor], list[Tensor] | No
 
 
 def sharp_images(source: str, config: DataConfig, crop: int | None = None) -> list[Tensor]:
-    """The images (C, H, W) of a folder or file, in the unit and the colours that the section [data] says.
+    """The images (C, H, W) of a folder or file, in the unit and colours of the section [data].
 
     Args:
-        source: where they are.
+        source: the folder or file.
         config: the section [data].
-        crop: side of crops that have to fit.
+        crop: minimum side of the images: crops of this side must fit.
 
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: every file that cannot be used, and why; see
+        InvalidParameterError, ShapeError, NotFiniteError: the message names each unusable file and the reason; see
             [`read`][retune.io.read] and ``retune.io.intensity.intensity_scale``.
     """
 

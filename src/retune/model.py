@@ -6,7 +6,7 @@ import copy
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +18,17 @@ from torch import Tensor
 from retune import _checkpoint
 from retune._registry.describe import description, rebuild
 from retune._registry.entries import kind_base, register
-from retune._torch.batch import per_image_norm
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
+from retune.bound import Bound, versions_of
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
 from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.watched import Watched
 from retune.operators.data_term import DataTerm
-from retune.operators.images import parts
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
@@ -37,62 +37,12 @@ from retune.solvers.picard import Picard
 
 __all__ = ["Bound", "Restarted"]
 
-#: The trained parameters with which the gradients of a map were last compared with its values.
+#: The trained parameters at the last comparison of the gradients of a map with its values.
 _verified: weakref.WeakKeyDictionary[AbstractMap, frozenset[int]] = weakref.WeakKeyDictionary()
-#: A block that moves an image by less than this share of what one of its cycles does comes back to where it began.
-_RETURNS = 0.1
-#: The default rule for maps that search for their step: near the equilibrium of an energy K layers are far too few.
+#: The default rule for maps that search for their step: K layers are far too few near the equilibrium of an energy.
 _SLOW_MODES = Truncated(rtol=0.02, max_blocks=20, memory=3)
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A network bound to one measurement: all that is constant over the iterations, for whoever iterates it again.
-
-    It holds what the weights were when it was made: bind again after a training step.
-
-    Attributes:
-        y: the measurement.
-        data_term: the data term.
-        map: the map, bound to it.
-        owner: the map that was bound.
-        versions: what torch counts of changes in place, of y and of the weights.
-    """
-
-    y: Tensor
-    data_term: DataTerm
-    map: BoundMap
-    owner: AbstractMap
-    versions: tuple[int, ...]
-
-    def require(self, y: Tensor, physics: LinearPhysics, owner: AbstractMap) -> None:
-        """Refuse another measurement or network than what was bound, and changed weights.
-
-        Raises:
-            InvalidParameterError: another tensor, another physics, another map, or one of them was changed.
-        """
-        if owner is not self.owner:
-            raise InvalidParameterError(
-                "bound is what another network was bound to: give what bind(y, physics) of this network returned, or "
-                "leave it out"
-            )
-        if y is not self.y or physics is not self.data_term.physics:
-            raise InvalidParameterError(
-                "bound is what another measurement was bound to: give what net.bind(y, physics) returned for these "
-                "two objects, or leave it out"
-            )
-        if self.versions != _versions(y, owner):
-            raise InvalidParameterError(
-                "y or the weights were changed after bind(y, physics): bind again, or leave bound out"
-            )
-
-
-def _versions(y: Tensor, owner: AbstractMap) -> tuple[int, ...]:
-    """How often y and the weights were changed in place; torch does not count this for tensors of inference mode."""
-    state = [*parts(y), *owner.parameters(), *owner.buffers()]
-    return tuple(-1 if t.is_inference() else t._version for t in state)
 
 
 @register
@@ -100,32 +50,33 @@ def _versions(y: Tensor, owner: AbstractMap) -> tuple[int, ...]:
 class Restarted(Reconstructor):
     r"""A restarted truncated unrolled network.
 
-    In train mode: R restarts of K layers without graph, then the gradient rule (for ReTune, K layers with graph), so
-    the memory is that of K layers whatever R is. In eval mode: to the tolerance of `stop`, without graph. Depth K
-    controls the gradient error (ρ^K), the restarts the distance to the equilibrium (ρ^{KR}).
+    Train mode runs R restarts of K layers without graph, then the gradient rule (for ReTune, K layers with graph). So
+    the memory is that of K layers, for any R. Eval mode runs to the tolerance of `stop`, without graph. The depth K
+    controls the gradient error (ρ^K); the restarts control the distance to the equilibrium (ρ^{KR}).
 
     Args:
-        map: what is iterated, for example [`ForwardBackward`][retune.ForwardBackward].
+        map: the map to iterate, for example [`ForwardBackward`][retune.ForwardBackward].
         depth: K, layers per block; a multiple of the map's cycle. K = 1 is ordinary Jacobian-free backpropagation.
-            "auto" chooses it on the first training batch, from `accuracy` and `memory`, and with it the number of
-            adjoint blocks of a plain ``Truncated``; until then blocks have about ten layers.
+            "auto" chooses K on the first training batch, from `accuracy` and `memory`. It also chooses the number of
+            adjoint blocks of a plain ``Truncated``. Until then, blocks have about ten layers.
         restarts: R, or "auto".
-        gradient: the gradient rule; ReTune's [`Truncated`][retune.Truncated] by default. For an energy it goes on to a
-            tolerance: ``Truncated(rtol=0.02, max_blocks=20, memory=3)``.
-        solver: how the fixed point is reached; by default plain restarts, and for a map that may expand (a free
-            denoiser) [`Damped`][retune.Damped], which is the same until the residual grows;
-            for an [`Energy`][retune.priors.Energy], [`Descent`][retune.Descent].
-        stop: when eval mode stops; by default to ``rtol=1e-4`` for rules at the equilibrium, and after exactly K
+        gradient: the gradient rule; by default ReTune's [`Truncated`][retune.Truncated]. For an energy, the default
+            rule has a tolerance: ``Truncated(rtol=0.02, max_blocks=20, memory=3)``.
+        solver: the solver for the fixed point; by default plain restarts. For a map that may expand (a free denoiser)
+            the default is [`Damped`][retune.Damped], which is the same until the residual grows. For an
+            [`Energy`][retune.priors.Energy] it is [`Descent`][retune.Descent].
+        stop: the stopping rule of eval mode; by default ``rtol=1e-4`` for rules at the equilibrium, and exactly K
             layers for [`Unrolled`][retune.Unrolled].
-        accuracy: for "auto": relative error of the gradient that is asked for, and relative distance to the
-            equilibrium, in (0, 1).
-        memory: for ``depth="auto"``: what a training step may need, in bytes or as ``"8 GB"``; None sets no limit.
+        accuracy: for "auto": requested relative error of the gradient and relative distance to the equilibrium, in
+            (0, 1).
+        memory: for ``depth="auto"``: memory limit of a training step, in bytes or as ``"8 GB"``; None sets no limit.
 
     Attributes:
-        auto: None, or what "auto" was asked for; ``auto.choice.why`` says what was chosen and why.
+        auto: None, or the options that are "auto"; ``auto.choice.why`` explains the choice.
 
     Raises:
-        InvalidParameterError: depth that does not fit the cycle, negative restarts, an argument of another type.
+        InvalidParameterError: the depth does not fit the cycle, the restarts are negative, or an argument has a wrong
+            type.
 
     Source: arXiv:2506.13239.
     """
@@ -177,10 +128,10 @@ class Restarted(Reconstructor):
         adjoint: AdjointMemory | None = None,
         report: Callable[[Equilibrium], None] | None = None,
     ) -> Tensor:
-        """Restore: the image (B, C, H, W).
+        """Restore: return the image (B, C, H, W).
 
-        Nothing of the network changes, with one exception for training loops of your own: in train mode, what is "auto"
-        and has not been chosen is chosen on this batch, by [`choose`][retune.Restarted.choose]. ``retune.fit`` chooses
+        This does not change the network, with one exception for your own training loops: in train mode, options that
+        are still "auto" are chosen on this batch, by [`choose`][retune.Restarted.choose]. ``retune.fit`` chooses them
         before its first step.
 
         Args:
@@ -189,11 +140,11 @@ class Restarted(Reconstructor):
             init: see [`solve`][retune.Restarted.solve].
             stop: see [`solve`][retune.Restarted.solve].
             adjoint: see [`solve`][retune.Restarted.solve].
-            report: called with the full [`Equilibrium`][retune.Equilibrium], if you want more than the image.
+            report: called with the full [`Equilibrium`][retune.Equilibrium], which holds more than the image.
 
         Raises:
-            DivergedError: an image diverged or became non-finite ([`solve`][retune.Restarted.solve] returns it as a
-            status instead).
+            DivergedError: an image diverged or became non-finite ([`solve`][retune.Restarted.solve] returns a status
+                instead).
 
         Warns:
             NotConvergedWarning: eval mode ended before an image settled: it ran out of layers, or the image oscillates.
@@ -210,7 +161,7 @@ class Restarted(Reconstructor):
 
     @without_autocast
     def bind(self, y: Tensor, physics: LinearPhysics) -> Bound:
-        """Bind the map to a measurement, for several calls that need the same: `solve`, then `certify`.
+        """Bind the map to a measurement once, for several calls: `solve`, then `certify`.
 
         Args:
             y: measurement.
@@ -220,7 +171,7 @@ class Restarted(Reconstructor):
             RetuneError: see [`DataTerm`][retune.DataTerm].
         """
         data_term = self.map.data_term(y, physics)
-        return Bound(y, data_term, self.map.bind(data_term), self.map, _versions(y, self.map))
+        return Bound(y, data_term, self.map.bind(data_term), self.map, versions_of(y, self.map))
 
     @without_autocast
     def solve(
@@ -235,29 +186,29 @@ class Restarted(Reconstructor):
         observe: Callable[[int, Tensor], None] | None = None,
         bound: Bound | None = None,
     ) -> Equilibrium:
-        """Restore, and say how it went; nothing is raised for an image that fails, its status says so.
+        """Restore, and report the status of each image. A failed image raises no error: its status says so.
 
-        Nothing of the network changes. What is "auto" and has not been chosen is chosen for this call only: in a
-        training loop of your own that calls this method, call [`choose`][retune.Restarted.choose] once before.
+        This does not change the network. Options that are still "auto" are chosen for this call only. If your own
+        training loop calls this method, call [`choose`][retune.Restarted.choose] once before the loop.
 
-        It computes in the precision of `y`: autocast is switched off within, since an equilibrium is not reached in
-        bfloat16. ``retune.priors.Denoiser(bfloat16=True)`` trains a network in it.
+        The solve uses the precision of `y`. It switches autocast off, since iterates in bfloat16 do not reach an
+        equilibrium. ``retune.priors.Denoiser(bfloat16=True)`` trains a network in bfloat16.
 
         Args:
             y: measurement.
             physics: the operator that made it.
-            init: image (B, C, H, W) to start from, instead of the scaled back-projection (with a denoiser or a smooth
-                prior, the holes of a mask are filled in), or a function that makes one of that.
-            stop: overrides the stopping rule; in train mode, the R restarts.
-            adjoint: in train mode, where the adjoint solve may start, in image space (B, C, H, W), and who is told
-                its solution; for rules that solve to a tolerance.
+            init: initial image (B, C, H, W), or a function that computes it from the usual start. The usual start is
+                the scaled back-projection; with a denoiser or a smooth prior, the holes of a mask are filled in.
+            stop: replaces the stopping rule; in train mode, it replaces the R restarts.
+            adjoint: in train mode, provides a start for the adjoint solve, and receives its solution, both in image
+                space (B, C, H, W); for rules that solve to a tolerance.
             trace: record the residuals of the restarts.
-            observe: called after each block of the restarts with (layers run, image), the image being a copy.
-            bound: what [`bind`][retune.Restarted.bind] returned for `y` and `physics`, if you have it.
+            observe: called after each block of the restarts with (layers run, a copy of the image).
+            bound: the result of [`bind`][retune.Restarted.bind] for `y` and `physics`, if you have it.
 
         Raises:
-            InvalidParameterError: `adjoint` in eval mode, or for a rule that solves no adjoint equation; `bound` of
-                another measurement.
+            InvalidParameterError: `adjoint` was given in eval mode or for a rule that solves no adjoint equation, or
+                `bound` belongs to another measurement.
         """
         if adjoint is not None and not (self.training and self.gradient.solves_adjoint):
             mode = "train" if self.training else "eval"
@@ -266,7 +217,7 @@ class Restarted(Reconstructor):
                 "adjoint: leave it out, or train with retune.Implicit() or retune.Truncated(rtol=...)"
             )
         if self.training and self.auto is not None and self.auto.choice is None:
-            chosen = copy.copy(self)  # with the same weights; what is chosen for this call is not kept
+            chosen = copy.copy(self)  # it shares the weights; the choice of this call is not kept
             chosen.choose(y, physics)
             return chosen.solve(
                 y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe, bound=bound
@@ -283,22 +234,22 @@ class Restarted(Reconstructor):
             return _equilibrium_of(bound.map.image(solution.u), solution)
 
     def choose(self, y: Tensor, physics: LinearPhysics) -> Choice | None:
-        """Choose what is "auto" on a batch, once; calling the network in train mode does so on its first batch.
+        """Choose the options that are "auto" on a batch, once. The first call in train mode does so, too.
 
         Args:
             y: measurement.
             physics: the operator that made it.
 
         Returns:
-            What was chosen, now or before, and why; None if nothing is "auto".
+            The choice, made now or before, with its reason; None if no option is "auto".
 
         Raises:
-            InvalidParameterError: not even one cycle of layers, or the restarts, fit the memory that was given.
+            InvalidParameterError: one cycle of layers, or the restarts, exceed the memory limit.
         """
         auto = self.auto
         if auto is None or auto.choice is not None:
             return None if auto is None else auto.choice
-        # Data term and bound map are made anew in what is measured: a training step makes them too.
+        # The measured functions build the data term and the bound map again, as every training step does.
 
         def restart(layers: int) -> None:
             self._run(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), False, None)
@@ -322,7 +273,7 @@ class Restarted(Reconstructor):
         return choice
 
     def _verify(self, data_term: DataTerm, bound: BoundMap) -> None:
-        """Once for what is trained, whether foreign code in the map has the gradient that its values have."""
+        """Check once per set of trained parameters that gradients of foreign code in the map agree with its values."""
         if not torch.is_grad_enabled():
             return
         trained = frozenset(id(p) for p in self.map.parameters() if p.requires_grad)
@@ -347,7 +298,7 @@ class Restarted(Reconstructor):
         known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
         if self.gradient.restarts:
             bound = bound.at(reached.u)
-        watched = _Watched(bound)
+        watched = Watched(bound)
         u, report = self.gradient(
             watched, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
         )
@@ -375,7 +326,7 @@ class Restarted(Reconstructor):
             chosen = bound.select(index)
             return None if chosen is None else chosen.layer
 
-        whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # a cycle is never left half-way
+        whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # only whole cycles
         return solve(
             bound.layer,
             _start(bound, init),
@@ -390,7 +341,7 @@ class Restarted(Reconstructor):
         )
 
     def describe(self) -> dict:
-        """Everything but the weights, as plain data: what [`load`][retune.load] rebuilds the network from."""
+        """Everything except the weights, as plain data. [`load`][retune.load] rebuilds the network from it."""
         chosen = {} if self.auto is None else {"auto": self.auto.to_dict()}
         return chosen | {
             "type": "Restarted",
@@ -415,7 +366,7 @@ class Restarted(Reconstructor):
 
     @classmethod
     def rebuild(cls, stop: dict[str, Any], auto: dict | None = None, **options: Any) -> Restarted:
-        """The network that ``describe()`` described; `auto` carries what was chosen, and why."""
+        """The network from the result of ``describe()``; `auto` contains the choice and its reason."""
         net = cls(stop=Stop(**stop), **options)
         if auto is not None:
             choice = auto["choice"]
@@ -430,9 +381,8 @@ class Restarted(Reconstructor):
             notes: short texts to keep with the weights (training data, figures, licence, …).
 
         Raises:
-            InvalidParameterError: [`load`][retune.load] could not make the network again: a class in it is not
-            registered
-                ([`register`][retune.register]), or an option is no plain data.
+            InvalidParameterError: [`load`][retune.load] could not rebuild the network: one of its classes is not
+                registered ([`register`][retune.register]), or an option is not plain data.
         """
         told, weights = self.describe(), self.state_dict()
         _require_loadable(told, weights)
@@ -440,11 +390,11 @@ class Restarted(Reconstructor):
 
 
 def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Make the network once more from what is said of it, and compare the shapes of the weights."""
+    """Rebuild the network from its description, and compare the shapes of the weights."""
     with torch.random.fork_rng(devices=[]):
         try:
             again = rebuild(told).state_dict()
-        except Exception as error:  # a constructor may be anybody's
+        except Exception as error:  # foreign constructors may raise any error
             raise InvalidParameterError(
                 f"the network cannot be saved, because it cannot be rebuilt from its description {told}: "
                 f"{type(error).__name__}: {error}. Check describe(), or save net.state_dict() and rebuild it in Python"
@@ -460,7 +410,7 @@ def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
 
 
 def _warn_if_unsettled(equilibrium: Equilibrium, stop: Stop, depth: int) -> None:
-    """One warning for each way in which images did not settle."""
+    """Warn once for the images that ran out of layers, and once for those that oscillate."""
     for ending in (Status.MAX_LAYERS, Status.OSCILLATES):
         which = [i for i, s in enumerate(equilibrium.status) if s is ending]
         if not which:
@@ -476,14 +426,14 @@ def _warn_if_unsettled(equilibrium: Equilibrium, stop: Stop, depth: int) -> None
 
 
 def _start(bound: BoundMap, init: Init | None) -> Tensor:
-    """The first state: the map's own, or that of an image."""
+    """The initial state: that of the map, or that of the initial image."""
     if init is None:
         return bound.init()
     return bound.state(init if isinstance(init, Tensor) else init(bound.image(bound.init()))).clone()
 
 
 def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
-    """What is remembered as images, for the states of the map: in coefficients of a tight frame, ``Dᵀ D w``."""
+    """A memory of images, used for the states of the map. In coefficients of a tight frame, w becomes ``Dᵀ D w``."""
 
     def recall(v: Tensor) -> tuple[Tensor, Tensor]:
         image, gain = images.recall(v)
@@ -492,57 +442,8 @@ def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
     return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
 
 
-class _Watched(BoundMap):
-    """A bound map that remembers the state before the last cycle of the last block that it ran."""
-
-    def __init__(self, bound: BoundMap):
-        self.bound, self.layers, self.sources = bound, bound.layers, bound.sources
-        self._before: Tensor | None = None
-        self._size = 0
-
-    def init(self) -> Tensor:
-        return self.bound.init()
-
-    def layer(self, u: Tensor, k: int = 0) -> Tensor:
-        return self.bound.layer(u, k)
-
-    def image(self, u: Tensor) -> Tensor:
-        return self.bound.image(u)
-
-    def state(self, image: Tensor) -> Tensor:
-        return self.bound.state(image)
-
-    def image_adjoint(self, image: Tensor) -> Tensor:
-        return self.bound.image_adjoint(image)
-
-    def select(self, index: Tensor) -> BoundMap | None:
-        return self.bound.select(index)
-
-    def block(self, u: Tensor, depth: int) -> Tensor:
-        cycle = self.layers if depth % self.layers == 0 else depth
-        before = self.bound.block(u, depth - cycle) if depth > cycle else u
-        self._before, self._size = before.detach(), depth
-        return self.bound.block(before, cycle)
-
-    def change(self, first: Tensor, last: Tensor, depth: int, rtol: float) -> tuple[Tensor, Tensor]:
-        """The residual (B,) of the block that led from `first` to `last`, and which images (B,) oscillate.
-
-        See [`solve`][retune.solve.solve] for the residual. An image oscillates where the block moved it by less than a
-        tenth of what its last cycle did, and that is no rounding: where it is more than the tolerance.
-        """
-        size = per_image_norm(last).clamp_min(torch.finfo(last.dtype).tiny)
-        block = per_image_norm(last - first) / size
-        before, self._before = self._before, None
-        if before is None or self._size <= self.layers:
-            residual = block * (depth / (self._size or depth))
-            return residual, torch.zeros_like(residual, dtype=torch.bool)
-        cycle = per_image_norm(last - before) / size
-        residual = torch.maximum(block * (depth / self._size), cycle * (depth / self.layers))
-        return residual, (cycle * (depth / self.layers) > rtol) & (block < _RETURNS * cycle)
-
-
 def _statuses(reached: tuple[Status, ...], finite: Tensor, returns: Tensor) -> tuple[Status, ...]:
-    """How a training step ended, with what its differentiated block has shown; one look at both."""
+    """The statuses of a training step: those of the restarts, updated by the differentiated block."""
     table = torch.stack([finite, returns.to(finite.device)]).tolist()
     found = []
     for status, ok, back in zip(reached, *table, strict=True):
@@ -560,7 +461,7 @@ def _equilibrium_of(
     residual: Tensor | None = None,
     report: GradientReport | None = None,
 ) -> Equilibrium:
-    """The result for the user; what a gradient rule made of the solution takes its place."""
+    """The result for the user. The state and the residual of a gradient rule replace those of the solution."""
     return Equilibrium(
         image=image,
         state=solution.u if u is None else u,

@@ -24,7 +24,7 @@ class ScalarParameter(nn.Module, ABC):
     has the same relative effect at any magnitude.
 
     Attributes:
-        raw: what is trained.
+        raw: the trained, unconstrained values.
         logarithmic: whether adding to ``raw`` multiplies the value.
     """
 
@@ -65,7 +65,7 @@ class ScalarParameter(nn.Module, ABC):
 def scalars(module: nn.Module, *, nested: bool = True) -> dict[str, ScalarParameter]:
     """The scalars and small tables in a map, a prior or a network, by name.
 
-    Each says its open interval and whether it is trained, so that a search can go through them all::
+    Each states its open interval and whether it is trained, so that a search can try all of them::
 
         >>> map_ = retune.ForwardBackward(retune.priors.Denoiser(denoiser, sigma_range=(0.01, 0.2)))
         >>> {name: p.interval for name, p in retune.parameters.scalars(map_).items()}
@@ -75,7 +75,7 @@ def scalars(module: nn.Module, *, nested: bool = True) -> dict[str, ScalarParame
         module: where to look.
         nested: whether to look inside its parts, such as the prior of a map, too. Names are then dotted.
     """
-    # A tree of modules has no other way to say which of them are parameters: here alone the class is asked for.
+    # In a tree of modules only the class shows which ones are parameters, so this is the only check of a class.
     found = module.named_modules() if nested else module.named_children()
     return {name: m for name, m in found if isinstance(m, ScalarParameter)}
 

@@ -277,13 +277,13 @@ class _Running:
         self.all_layers = self.whole(self.layers, self.all_layers)
 
     def shrink(self, going: list[bool], u: Tensor, solver: AbstractSolver) -> tuple[Tensor, AbstractSolver] | None:
-        """Let images that have stopped leave, if they are worth it; returns which ones stay, and their solver."""
+        """Remove stopped images if there are enough of them. Returns the remaining ones and their solver, or None."""
         if self._restrict is None or sum(going) > STAY * len(going):
             return None
         keep = torch.tensor([i for i, g in enumerate(going) if g], device=u.device)
         index = keep if self._index is None else self._index[keep]
         layer, part = self._restrict(index), solver.select(keep)
-        if layer is None or part is None:  # it can't be told for this map, operator or solver, now or later
+        if layer is None or part is None:  # this map, operator or solver cannot be restricted, now or later
             self._restrict = None
             return None
         self.finish(u)

@@ -15,6 +15,8 @@ __all__ = ["by_arguments", "description", "parameters_of", "rebuild", "shown"]
 #: Larger tables of numbers belong in the state dict, which does not store them as text.
 _LARGEST = 10_000
 
+_MISSING = object()
+
 
 def description(thing: Any) -> dict[str, Any]:
     """A registered object as plain data. ``rebuild`` makes an equal object from it, without its weights.
@@ -42,31 +44,45 @@ def description(thing: Any) -> dict[str, Any]:
     return {"type": entry.name} | {k: _plain(v, f"{cls.__name__}.{k}") for k, v in told.items() if k != "type"}
 
 
-def by_arguments(thing: Any, without: Collection[str] = (), **kept: Any) -> dict[str, Any]:
-    """The name of the class, and the arguments of its constructor, which the object has as attributes.
+def by_arguments(thing: Any, without: Collection[str] = (), later: Collection[str] = (), **kept: Any) -> dict[str, Any]:
+    """The name of the class, and the arguments of its constructor, read from attributes of the same names.
+
+    An argument ``learn_x`` needs no attribute if ``x`` is a constrained parameter, which knows whether it is trained.
 
     Args:
         thing: the object.
-        without: arguments that are left out, since the state dict has what became of them.
-        kept: values of the arguments that are kept elsewhere.
+        without: arguments that are left out, because the state dict holds their values.
+        later: arguments that did not exist in an earlier version. They are left out at their default, so that the
+            descriptions of that version do not change.
+        kept: values of arguments without such an attribute.
 
     Raises:
-        InvalidParameterError: it keeps no attribute of that name, or holds something that is no plain data.
+        InvalidParameterError: an attribute is missing, or its value is not plain data.
     """
     cls = type(thing)
     entry = entry_of(cls)
     told: dict[str, Any] = {"type": cls.__name__ if entry is None else entry.name}
-    for name in parameters_of(cls, told_by_name=True):
+    for name, argument in parameters_of(cls, told_by_name=True).items():
         if name in without:
             continue
-        if name not in kept and not hasattr(thing, name):
+        value = kept[name] if name in kept else _attribute(thing, name)
+        if name in later and value == argument.default:
+            continue
+        if value is _MISSING:
             raise InvalidParameterError(
                 f"{cls.__name__} takes the argument {name} but has no attribute of that name, so it cannot be "
                 "described: write "
                 f"self.{name} = {name} in its constructor, or give the class a method describe()"
             )
-        told[name] = _plain(kept[name] if name in kept else getattr(thing, name), f"{cls.__name__}.{name}")
+        told[name] = _plain(value, f"{cls.__name__}.{name}")
     return told
+
+
+def _attribute(thing: Any, name: str) -> Any:
+    if hasattr(thing, name) or not name.startswith("learn_"):
+        return getattr(thing, name, _MISSING)
+    learned = getattr(getattr(thing, name.removeprefix("learn_"), None), "learned", None)
+    return learned if isinstance(learned, bool) else _MISSING
 
 
 def shown(thing: Any) -> str:
@@ -119,7 +135,7 @@ def _require_all(thing: Any, told: dict[str, Any]) -> None:
     order = type(thing).__mro__
     describes = next(i for i, c in enumerate(order) if "describe" in vars(c))
     makes = next(i for i, c in enumerate(order) if "__init__" in vars(c))
-    known = {*told, *parameters_of(order[describes])}  # what it leaves out of its own, it leaves out on purpose
+    known = {*told, *parameters_of(order[describes])}  # it leaves out its own arguments on purpose
     lost = [n for n in parameters_of(type(thing)) if n not in known] if makes < describes else []
     if lost:
         raise InvalidParameterError(

@@ -24,12 +24,12 @@ __all__ = ["certify"]
 _SERIES = 1000  # maximum number of layers of the adjoint series
 #: Allowance of the distance bounds for rounding in one layer, in units of ε (‖u‖ + 2‖u_0‖).
 ROUNDING = 8.0
-#: An image within d of an equilibrium moves by at most (1 + ‖J‖) d in a cycle of layers. ‖J‖ is known from below only,
-#: so this is what 1 + ‖J‖ is taken for at least.
+#: An image within d of an equilibrium moves by at most (1 + ‖J‖) d in a cycle of layers. ‖J‖ is estimated from below
+#: only, so 1 + ‖J‖ is taken to be at least this.
 _LEAP = 10.0
-#: What a cycle moves has to fall to this share while the rate says that it halves.
+#: The movement of a cycle must fall to this share over blocks in which the rate predicts that it halves.
 _STEADY = 0.9
-#: Movements by less than so many ε ‖u‖ are rounding.
+#: Movements below this multiple of ε ‖u‖ are rounding.
 _JITTER = 1000.0
 #: An estimate from below refutes a bound if it exceeds it by this share plus the error of a finite difference.
 REFUTES = 1e-3
@@ -71,7 +71,7 @@ def certify(
         y: measurement.
         physics: the operator of the measurement.
         result: the result of ``net.solve`` for `y`, if you have it; otherwise the solve is done now.
-        bound: the result of ``net.bind`` for `y`, if you have it. Bounds are as exact as what was computed there, so
+        bound: the result of ``net.bind`` for `y`, if you have it. Bounds inherit the accuracy of its constants, so
             bind within ``torch.no_grad()`` and, on a GPU, without TF32.
         iterations: number of iterations for a norm (five times as many for the rate).
         starts: number of random starts of each power iteration; the spread over them is reported.
@@ -175,7 +175,7 @@ class _Survey:
         return 1 if worst <= 0.5 else min(most, math.ceil(math.log(0.5) / math.log(worst)))
 
     def _go_on(self, blocks: int) -> None:
-        """So many blocks further; of the last one, what its cycles move."""
+        """Run further blocks, and measure the movement of the cycles of the last block."""
         with torch.no_grad():
             for _ in range(blocks - 1):
                 self.u_far = self.bound.block(self.u_far, self.depth)
@@ -184,7 +184,7 @@ class _Survey:
             self.blocks += blocks
 
     def _watched(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The state a block later, and the most that a cycle of it moves, (B,)."""
+        """The state one block later, and the largest movement of a cycle in this block, (B,)."""
         most = torch.zeros(len(u), dtype=u.dtype, device=u.device)
         with torch.no_grad():
             for first in range(0, self.depth, self.bound.layers):
@@ -202,7 +202,7 @@ class _Survey:
 
         Args:
             size: ‖u‖.
-            near: the distance that is estimated, infinite where there is none.
+            near: the estimated distance; infinite without an estimate.
         """
         norm = torch.zeros_like(near) if self.layer_norm is None else self.layer_norm.value.nan_to_num(0.0)
         moves = self.begins > _JITTER * torch.finfo(size.dtype).eps * size

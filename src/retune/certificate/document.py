@@ -47,9 +47,9 @@ class ImageCertificate:
         dtype: the precision of the computation.
         refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
             if none does.
-        jumps: relative change over a cycle of layers, where the iteration jumps between several states and this one is
-            no equilibrium; 0 where it does not.
-        rounding: what the bounds of distances allow for it.
+        jumps: relative change over a cycle of layers if the iteration jumps between several states, none of which is
+            an equilibrium; otherwise 0.
+        rounding: the allowance of the distance bounds for rounding.
         parts: number of pieces that were solved separately (tiles, pages); every number is that of the worst piece.
     """
 
@@ -76,7 +76,7 @@ class ImageCertificate:
 
     @property
     def claims(self) -> dict[str, Claim]:
-        """The quantities by name: the fields that are claims, which only their class tells."""
+        """The quantities by name: the fields whose class is a claim."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Claim)}
 
     @property

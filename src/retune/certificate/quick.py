@@ -42,7 +42,7 @@ def certificate_of(
 def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> CertifiedImage:
     """The certificate of one measurement (1, C, h, w) for the report of a training; or its `failure`.
 
-    With the error of the learning gradient, so a graph of a layer is recorded.
+    It includes the error of the learning gradient, so it records the graph of a layer.
     """
     try:
         y, physics = measure()

@@ -1,4 +1,4 @@
-"""The methods on equal terms: same start, same budget, same crops, same measurements."""
+"""Compare methods on equal terms: same start, same budget, same crops, same measurements."""
 
 from retune.comparison.methods import METHODS, PNP, Method
 from retune.comparison.run import KEYS, compare

@@ -1,4 +1,4 @@
-"""The images that a comparison is made on."""
+"""The images of a comparison."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from retune.errors import ConfigError
 
 __all__ = ["Images", "images_of"]
 
-#: to train on, to tune on, to report on
+#: photographs for training, for tuning, and for the report
 _PHOTOGRAPHS = (("chelsea", "coffee"), ("motorcycle",), ("astronaut", "rocket"))
-#: (row, column) of the middle of a part, where the photograph has something to restore
+#: (row, column) of the middle of a crop with detail
 _MIDDLES = {"astronaut": (95, 220), "rocket": (190, 320), "motorcycle": (214, 314)}
 
 
@@ -29,8 +29,8 @@ class Images:
         train: training images (C, H, W).
         validation: validation crops (B, C, h, w).
         test: test images (C, H, W).
-        places: where each test image stands among all of them, which decides its noise: so an image is the same task,
-            however many others are reported on.
+        places: position of each test image among all test images. It decides the noise, so an image gets the same
+            noise in a report on fewer images.
     """
 
     train: list[Tensor]
@@ -39,7 +39,7 @@ class Images:
     places: list[int]
 
     def describe(self) -> str:
-        """How many of each, in a sentence."""
+        """A sentence with the number of images of each kind."""
         count, side = len(self.validation), self.validation.shape[-1]
         return (
             f"Trained on {_images(len(self.train))}, tuned on {_images(count)} ({side}×{side} pixels of each), "
@@ -49,13 +49,13 @@ class Images:
 
 @dataclass(frozen=True)
 class _Sharp:
-    """An image (C, H, W), and the middle (row, column) of its parts; None for the middle of the image."""
+    """An image (C, H, W), and the middle (row, column) of its crops; None for the middle of the image."""
 
     pixels: Tensor
     middle: tuple[int, int] | None = None
 
     def part(self, side: int, field: str) -> Tensor:
-        """A square part; `field` names the field of the run that asks for it."""
+        """A square crop; `field` names the field of the run, for error messages."""
         height, width = self.pixels.shape[-2:]
         if min(height, width) < side:
             raise ConfigError(f"{field} = {side}: an image of {height}×{width} pixels is smaller; lower it")
@@ -68,10 +68,10 @@ def _images(count: int) -> str:
 
 
 def images_of(run: Config) -> Images:
-    """The images of a run; with "photographs" for all, three sets of those that ship.
+    """The images of a run. If all fields are "photographs", these are three disjoint sets of shipped photographs.
 
     Raises:
-        ConfigError: no validation or test images, or images that do not fit the crops.
+        ConfigError: validation or test images are missing, or an image is smaller than the crops.
     """
     train, validation, test = _sharp(run)
     held_out = [
@@ -84,7 +84,7 @@ def images_of(run: Config) -> Images:
 
 
 def _sharp(run: Config) -> list[list[_Sharp]]:
-    """The images to train on, to tune on, and to report on."""
+    """The images for training, for tuning, and for the report."""
     data, test = run.data, run.compare.test
     if data.train == "photographs" and data.validation is None and test == "photographs":
         shade = grey if data.grey else torch.Tensor.contiguous

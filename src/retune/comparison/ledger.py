@@ -1,4 +1,4 @@
-"""What a long job has computed already, so that nothing is computed twice."""
+"""The finished parts of a long job, so that nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from retune.records.settings import require_same
 __all__ = ["Ledger"]
 
 T = TypeVar("T", bound=Record | int)
-#: What the file is; version 0.1.0 wrote none.
+#: The format of the file; version 0.1.0 wrote no format.
 FORMAT = 2
 
 
 class Ledger:
-    """Results by name in one JSON file, which is replaced, atomically, whenever one is added.
+    """Results by name in one JSON file. Each new result replaces the file atomically.
 
     Args:
         path: the file.
-        settings: what decides the results; a job is only continued with the same.
-        resume: continue with what is in the file; start if there is none.
+        settings: the settings that decide the results. A job only continues with the same settings.
+        resume: continue the file if it exists; otherwise start.
 
     Raises:
-        InvalidParameterError: the file is there, and is not to be continued.
-        CheckpointError: it cannot be read, or is of a job with other settings.
+        InvalidParameterError: the file exists, but resume is False.
+        CheckpointError: the file cannot be read, or belongs to a job with other settings.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
@@ -51,10 +51,10 @@ class Ledger:
         self._progress = saved
 
     def once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
-        """The result of that name, a record of that kind or a number; computed, and kept, if it is not there.
+        """The result of that name, a record of that kind or a number. A missing result is computed and stored.
 
         Raises:
-            CheckpointError: what is in the file is something else.
+            CheckpointError: the stored result has another kind.
         """
         entries, form = self._progress.entries, TypeAdapter(kind)
         if name not in entries:

@@ -1,18 +1,45 @@
-"""The methods that are compared: what each of them chooses, and how."""
+"""The methods of a comparison: the parameters that each of them chooses, and how."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from retune.build import rule_of
-from retune.config import Config
+from retune.config import Config, MapConfig, PriorConfig
 from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
 from retune.solve import Stop
 from retune.solvers import AbstractSolver, Picard
 
-__all__ = ["METHODS", "PNP", "Method", "methods_of", "network"]
+__all__ = ["METHODS", "PNP", "Method", "methods_of", "network", "run_of_pnp", "run_of_variational"]
+
+
+def run_of_variational(run: Config) -> Config:
+    """The run with a prior that has a value: its own, or the wavelet norm in place of a denoiser."""
+    return _with_prior(run, PriorConfig()) if run.prior.type in ("denoiser", "red") else run
+
+
+def run_of_pnp(run: Config) -> Config:
+    """The run with a frozen denoiser: its own, or the shipped one."""
+    own = run.prior.weights if run.prior.type in ("denoiser", "red") else None
+    return _with_prior(run, PriorConfig(type="denoiser", weights=own))
+
+
+def _with_prior(run: Config, prior: PriorConfig) -> Config:
+    return run.model_copy(
+        update={"prior": prior, "map": MapConfig(), "model": run.model.model_copy(update={"layers": 1})}
+    )
+
+
+def _same(run: Config) -> Config:
+    return run
+
+
+def _no_limits(layers: int) -> dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -23,7 +50,9 @@ class Method:
         key, label, how: name in result files, name for people, one sentence.
         rule: the gradient rule; None for the grid search.
         single_layer: differentiate one layer (JFB) and restart K(R + 1) times instead.
-        of_the_run: take the gradient rule of the run, with its options.
+        of_the_run: if the gradient rule of the run has the class `rule`, use it with its options.
+        limits: the arguments of `rule` that follow from the number of layers of a training step.
+        run_of: the run that the method tunes: the given one, or one with another prior.
     """
 
     key: str
@@ -32,10 +61,29 @@ class Method:
     rule: type[GradientRule] | None
     single_layer: bool = False
     of_the_run: bool = False
+    limits: Callable[[int], dict[str, Any]] = _no_limits
+    run_of: Callable[[Config], Config] = _same
+
+    def rule_for(self, layers: int, of_run: GradientRule | None = None) -> GradientRule:
+        """The gradient rule of a training step with this number of layers.
+
+        Args:
+            layers: the number of layers, K(R + 1).
+            of_run: the gradient rule of the run.
+        """
+        if self.of_the_run and of_run is not None and type(of_run) is self.rule:
+            return of_run
+        return Truncated() if self.rule is None else self.rule(**self.limits(layers))
 
 
 METHODS = (
-    Method("variational", "Variational, best single λ", "grid search of one λ, all weights equal", None),
+    Method(
+        "variational",
+        "Variational, best single λ",
+        "grid search of one λ, all weights equal",
+        None,
+        run_of=run_of_variational,
+    ),
     Method("unrolled", "Unrolled, K layers", "K layers with shared weights, trained end to end, no restart", Unrolled),
     Method("jfb", "JFB (K = 1)", "at the equilibrium, one layer differentiated", Truncated, single_layer=True),
     Method(
@@ -43,16 +91,24 @@ METHODS = (
         "Implicit gradient (DEQ)",
         "at the equilibrium, adjoint system solved to 1 % or to the budget",
         Implicit,
+        # The same budget backward as forward: at most as many products as there are layers.
+        limits=lambda layers: {"rtol": 1e-2, "max_blocks": layers},
     ),
-    Method("retune", "ReTune", "at the equilibrium, K layers differentiated", Truncated),
+    Method("retune", "ReTune", "at the equilibrium, K layers differentiated", Truncated, of_the_run=True),
 )
 
-#: beside the others where a run is compared: it needs a denoiser
-PNP = Method("pnp", "Plug-and-Play, tuned", "a frozen denoiser, its noise level and the step size by grid search", None)
+#: an additional method of every comparison; its denoiser is that of the run, or a shipped one
+PNP = Method(
+    "pnp",
+    "Plug-and-Play, tuned",
+    "a frozen denoiser, its noise level and the step size by grid search",
+    None,
+    run_of=run_of_pnp,
+)
 
 
 def methods_of(run: Config) -> dict[str, Method]:
-    """The methods that a run is compared by, by their keys: all of these, and its own gradient rule if it has one."""
+    """The methods for the comparison of a run, by key: those above, and the rule of the run if it is another one."""
     found = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
     rule = type(rule_of(run.gradient))
     if all(rule is not m.rule for m in METHODS):
@@ -76,25 +132,19 @@ def network(
 
     Args:
         method: the method.
-        map: what is iterated.
-        depth: K, layers that are differentiated.
+        map: the map to iterate.
+        depth: K, number of differentiated layers.
         restarts: R.
-        rtol: relative change per K layers at which a restoration is settled.
-        longest: layers after which it is given up as not settled.
-        rule: the rule of the run; that of ReTune, if not ``Truncated()``.
-        solver: how the equilibrium is reached; see [`Restarted`][retune.Restarted]. An unrolled network is K plain
-        layers,
-            and goes on as such.
+        rtol: relative change per K layers below which a restoration is settled.
+        longest: a restoration that has not settled after this number of layers is stopped.
+        rule: the gradient rule of the run; see [`Method`][retune.comparison.Method].
+        solver: the solver for the equilibrium; see [`Restarted`][retune.Restarted]. An unrolled network consists of K
+            plain layers, also in longer runs.
     """
     total = depth * (restarts + 1)
     if method.single_layer:
         depth, restarts = map.layers, total // map.layers - 1
-    if method.rule is Implicit:  # the same budget backward as forward: at most as many products as there are layers
-        chosen: GradientRule = Implicit(rtol=1e-2, max_blocks=total)
-    elif rule is not None and (method.of_the_run or method.key == "retune"):
-        chosen = rule
-    else:
-        chosen = Truncated() if method.rule is None else method.rule()
+    chosen = method.rule_for(total, rule)
     if not chosen.restarts:
         return Restarted(map, depth, restarts, chosen, Picard())
     return Restarted(map, depth, restarts, chosen, solver, Stop(rtol, longest))

@@ -1,4 +1,4 @@
-"""Results as plain data: how they are made, from single images to a row of the table, and to files."""
+"""Results as plain data: from single images to rows of the table, and to files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAME = ("layers_trained",)
 
 
 def header(run: Config, device: str) -> dict[str, Any]:
-    """How the results of a run are made: entries of [`Results`][retune.records.Results]."""
+    """The settings and versions of a run: entries of [`Results`][retune.records.Results]."""
     return {
         "format": FORMAT,
         "retune": __version__,
@@ -47,7 +47,7 @@ def header(run: Config, device: str) -> dict[str, Any]:
 
 
 def means(rows: list[dict[str, Any]]) -> dict:
-    """The means over the images; lists of every image in turn; pictures and certificates of those that have one."""
+    """The means over the images, the lists with one value per image, and the available pictures and certificates."""
     row: dict[str, Any] = {}
     for key in rows[0]:
         values: list[Any] = [r.get(key) for r in rows]
@@ -74,7 +74,7 @@ def _mean(values: list) -> float | None:
 
 
 def _curve(curves: list[dict]) -> dict:
-    """Images all have the same landmarks, unless one failed on the way: then only what all have."""
+    """The mean curve. If an image failed on the way, only the landmarks that all images have."""
     layers = sorted(set.intersection(*(set(c["layers"]) for c in curves)))
     at = [{n: (p, r) for n, p, r in zip(c["layers"], c["psnr"], c["residual"], strict=True)} for c in curves]
     psnr, residual = ([_mean([c[n][k] for c in at]) for n in layers] for k in (0, 1))
@@ -82,7 +82,7 @@ def _curve(curves: list[dict]) -> dict:
 
 
 def _distance(images: list[dict]) -> dict:
-    """The largest relative distance to the equilibrium that is certified, bounded where that can be."""
+    """The largest certified relative distance to the equilibrium; a proved bound if there is one."""
     claims = [image["claims"]["relative_distance"] for image in images]
     for kind in Distance:
         found = [next((n["value"] for n in c if n["kind"].startswith(kind)), None) for c in claims]
@@ -92,7 +92,7 @@ def _distance(images: list[dict]) -> dict:
 
 
 def write_picture(out: Path, name: str, image: Tensor) -> str:
-    """A batch of one image as PNG; the path relative to `out`."""
+    """Write a batch of one image as PNG. Return its path relative to `out`."""
     pixels = (image[0].detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     pixels = pixels[..., 0] if pixels.shape[-1] != 3 else pixels
     path = f"images/{name}.png"
@@ -115,7 +115,7 @@ _COST = (
 
 
 def write_results(results: Results, out: Path) -> None:
-    """Write ``results.json``, and ``results.csv`` with a line for each method."""
+    """Write ``results.json``, and ``results.csv`` with one line per method."""
     results.write(out / "results.json")
     text = io.StringIO(newline="")
     table = csv.writer(text)

@@ -1,4 +1,4 @@
-"""Compare the methods on the problem and the images of a run, each with the same effort."""
+"""Compare methods on the problem and the images of a run, with the same effort for each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from retune.comparison.methods import METHODS, PNP, Method, methods_of
 from retune.comparison.naming import before_testing, file_name, grid_name, model_names, title_of
 from retune.comparison.rows import header, means, write_picture
 from retune.comparison.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
-from retune.comparison.tuning import Tuned, grid_search, method_network, run_of_pnp, run_of_variational
+from retune.comparison.tuning import Tuned, grid_search, method_network
 from retune.config import Config, to_toml
 from retune.errors import DivergedError, InvalidParameterError, unknown_name
 from retune.jobs.folder import MODEL, save_model
@@ -37,7 +37,7 @@ from retune.training.fit import fit
 __all__ = ["KEYS", "compare"]
 
 KEYS = (METHODS[0].key, PNP.key, *(m.key for m in METHODS[1:]))
-#: test images that are shown
+#: number of shown test images
 PICTURES = 2
 
 Note = Callable[[str], None]
@@ -57,25 +57,25 @@ def compare(
 ) -> Results:
     """Tune or train every method, and score it on the test images.
 
-    Everything that was computed is in ``progress.json``, ``training/`` and ``models/`` as soon as it is, for `resume`.
-    A comparison on a few test images (``compare.every``) can be resumed on all of them.
+    Each finished part is stored at once in ``progress.json``, ``training/`` or ``models/``, for `resume`. A comparison
+    on a few test images (``compare.every``) can be resumed on all of them.
 
     Args:
         run: the run.
         out: folder of the results.
         methods: keys of the methods; by default ``KEYS``, and the gradient rule of the run if it is another one.
-        models: networks that were trained before (files, or folders of retune train), scored as they are.
-        resume: continue what is in the folder.
-        device: where to run.
-        note: told in a few words what is being done.
+        models: trained networks (files, or folders of retune train), which are only scored.
+        resume: continue the comparison in the folder.
+        device: device for the computations.
+        note: called with a short text at each step.
         progress: show a bar for each training.
-        changed: told of the results whenever a method is done.
+        changed: called with the results after each method.
 
     Returns:
         The results, for [`report`][retune.report].
 
     Raises:
-        RetuneError: see [`fit`][retune.fit]; a training that diverges is a row of the table, not an error.
+        RetuneError: see [`fit`][retune.fit]. A diverged training is no error: it gets a row in the table.
     """
     known = methods_of(run)
     chosen = [known[k] if k in known else _unknown(k, known) for k in (known if methods is None else methods)]
@@ -90,7 +90,8 @@ def compare(
             "retune train and give the result with --model"
         )
     check_device(device)
-    opened = {key: (path, *open_network(path)) for key, path in model_names(models).items()}  # a wrong one is said now
+    # Networks are opened first: a wrong path fails now, not after hours.
+    opened = {key: (path, *open_network(path)) for key, path in model_names(models).items()}
     out, start = Path(out), time.perf_counter()
     images, problem = images_of(run), problem_of(run.problem)
     data = TrainingData(images.train, problem, images.validation)
@@ -125,7 +126,7 @@ def compare(
 
 
 class _Job:
-    """One comparison: what is shared by the methods."""
+    """One comparison: the data that all methods share."""
 
     def __init__(
         self,
@@ -152,7 +153,7 @@ class _Job:
         return (x, *self.problem.measure(x, self.run.seed + 1000 + self.images.places[i]))
 
     def pictures(self) -> dict:
-        """The first test images and their measurements, as files, and the mean PSNR of all measurements as they are."""
+        """Files of the first test images and their measurements, and the mean PSNR of all measurements."""
         shown: dict[str, list[str]] = {"names": [], "truth": [], "measurement": []}
         psnr = []
         for i in range(len(self.images.test)):
@@ -169,8 +170,7 @@ class _Job:
     def row(self, method: Method) -> MethodResult:
         """Tune or train, then score."""
         failure = None
-        start = self.run_of(method)
-        tuned = self.tuned(start)
+        tuned = self.tuned(method.run_of(self.run))
         run = tuned.run
         if method.rule is None:
             net = method_network(method, run, self.channels).to(self.device)
@@ -182,18 +182,12 @@ class _Job:
             facts["memory"] = self.ledger.once(f"memory/{method.key}", int, lambda: self.memory(method, run))
         save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem, self.run.data.white)
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
-        if method.rule is None:  # the others only start there
+        if method.rule is None:  # the other methods only start there
             row |= {"remark": tuned.remark, "grid": tuned.tried}
         return MethodResult.model_validate(row | facts | {"failure": failure, "learned": learned(net)})
 
-    def run_of(self, method: Method) -> Config:
-        """The run that a method tunes: the untrained ones have a prior of their own kind."""
-        if method.key == "variational":
-            return run_of_variational(self.run)
-        return run_of_pnp(self.run) if method.key == "pnp" else self.run
-
     def tuned(self, run: Config) -> Tuned:
-        """The run at the best point of its grid; methods with the same prior share the search."""
+        """The run with the best values of its grid. Methods with the same prior share the search."""
 
         def search() -> Searched:
             start = time.perf_counter()
@@ -209,7 +203,7 @@ class _Job:
         return Tuned(run.model_copy(update={"model": model, "prior": prior}), entry.tried, entry.seconds)
 
     def trained(self, method: Method, run: Config) -> tuple[Restarted, dict]:
-        """The network at the learning rate of the best validation PSNR."""
+        """The network with the best validation PSNR over the learning rates."""
         rates = run.compare.lr or [run.optimiser.lr]
         found = []
         for lr in rates:
@@ -240,13 +234,13 @@ class _Job:
                 "best_step": result.best_step,
                 "training": {"loss": [s.loss for s in result.steps]},
             }
-        except DivergedError as error:  # a row of the table, not the end of the comparison
+        except DivergedError as error:  # it gets a row in the table; the comparison goes on
             entry["failure"], entry["seconds"] = str(error), 0.0
         save_model(net.cpu(), folder / MODEL, run.problem, run.data.white)
         return Trained.model_validate(entry)
 
     def memory(self, method: Method, run: Config) -> int:
-        """Bytes at the peak of a training step; of a restoration of the same crops, if nothing is trained."""
+        """Peak memory of a training step in bytes; for an untrained method, of a restoration of the same crops."""
         net = method_network(method, run, self.channels).to(self.device)
         side = min(run.data.crop, self.images.validation.shape[-1])
         x = self.images.validation[: run.data.batch_size, :, :side, :side].to(self.device)
@@ -262,7 +256,7 @@ class _Job:
         return peak_of(step, torch.device(self.device))
 
     def row_of_model(self, path: Path, net: Restarted, digest: str) -> MethodResult:
-        """A network that was trained before."""
+        """The row of a network that was trained before."""
         self.note(str(path))
         row = self.scored(f"model-{digest[:12]}", net.to(self.device))
         return MethodResult.model_validate(
@@ -270,7 +264,7 @@ class _Job:
         )
 
     def scored(self, key: str, net: Restarted) -> dict:
-        """The means over the test images, the pictures of the first, and their certificates."""
+        """The means over the test images, with pictures and certificates of the first."""
         count = len(self.images.test)
         self.note(f"{key}: {count} test image(s)")
         return means(
@@ -281,7 +275,7 @@ class _Job:
         )
 
     def _name(self, key: str, i: int) -> str:
-        """Of what is computed of a test image: by what it is, not by which others there are."""
+        """The name of the scores of a test image. It does not depend on the other test images."""
         place, digest = self.images.places[i], fingerprint([self.images.test[i]])[:12]
         more = "shown" * (i < PICTURES) + "certified" * self._is_certified(key, i)
         return f"image/{key}/{place}-{digest}{more}"

@@ -1,4 +1,4 @@
-"""What a trained network is worth: its result, and what becomes of it when it is run on."""
+"""Score a network: its output, and the images after many more layers."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from retune.training.records import FitResult
 
 __all__ = ["Pair", "certified", "gradient_error", "layers_of_training", "learned", "number", "score", "visible"]
 
-#: Larger tables are weights, not results to be read.
+#: Larger tables are weights, which nobody reads in a result file.
 _SMALL = 1000
 
-#: images, their measurement, the operator that made it
+#: images, their measurement, and its operator
 Pair = tuple[Tensor, Tensor, LinearPhysics]
 
 
 def layers_of_training(net: Restarted) -> int:
-    """Layers that a training step runs: K(R + 1), or K for an unrolled network."""
+    """The number of layers of a training step: K(R + 1), or K for an unrolled network."""
     return net.depth * (1 + (net.restarts if net.gradient.restarts else 0))
 
 
 def score(
     net: Restarted, pair: Pair, depth: int, far: Sequence[int], longest: int, *, settled: float | None = None
 ) -> tuple[dict, Tensor]:
-    """Figures of the output, and of running on to `far` times the trained depth.
+    """Scores of the output, and after `far` times the trained depth.
 
-    The output is what eval mode gives; the run then goes on from there, so no layer is computed twice.
+    The output is the result of eval mode. The run continues from there, so no layer is computed twice.
 
     Args:
         net: the network.
         pair: images, measurement, operator.
         depth: layers per block, the same for all methods, so that residuals mean the same.
         far: the multiples of the trained depth at which PSNR is taken.
-        longest: layers to which the run goes on.
-        settled: relative change per block below which an image is not run further, since it would not change; by
-            default all are run to the end.
+        longest: number of layers at which the run ends.
+        settled: an image stops when its relative change per block is below this, since it would hardly change any more.
+            By default all images run to the end.
 
     Returns:
         Plain data (means over the images), and the restored images.
@@ -62,7 +62,7 @@ def score(
         bound = net.map.bind(net.map.data_term(y, physics))
 
         def run(u: Tensor, stop: Stop, done: int) -> Solution:
-            """Go on from `u`, `done` layers into the run."""
+            """Continue from `u`, after `done` layers."""
 
             def see(layers: int, state: Tensor) -> None:
                 if done + layers in wanted or layers == stop.max_layers:
@@ -116,7 +116,7 @@ def score(
 
 
 def _hold(curve: dict[int, float], residual: dict[int, float], wanted: set[int], last: float) -> None:
-    """What was not run to, since the images had settled, is what they had settled at."""
+    """Fill in the landmarks after the images had settled, with the values at which they settled."""
     end = max(residual, default=0)
     for layers in sorted(wanted):
         if layers > end:
@@ -134,10 +134,10 @@ def _landmarks(depth: int, longest: int, per_decade: int = 12) -> set[int]:
 
 
 def gradient_error(method: Method, trained: FitResult | None) -> float | None:
-    """The mean over the last steps of training, as it was measured there."""
+    """The mean of the measured gradient error over the last training steps."""
     if trained is None:
         return None
-    # Without restarts the gradient is exact, but that of the output at depth K, not of the equilibrium.
+    # Without restarts the gradient is exact, but it belongs to the output at depth K, not to the equilibrium.
     if method.rule is not None and not method.rule.restarts:
         return None
     last = [s.gradient_error for s in trained.steps[-10:] if math.isfinite(s.gradient_error)]
@@ -145,18 +145,18 @@ def gradient_error(method: Method, trained: FitResult | None) -> float | None:
 
 
 def learned(net: Restarted) -> dict:
-    """The scalars and small tables that were learned, as plain data."""
+    """The learned scalars and small tables, as plain data."""
     return net.map.learned()
 
 
 def certified(net: Restarted, pair: Pair, image: Equilibrium | None = None) -> dict:
-    """A certificate as plain data; a few iterations, since it is made for every method."""
+    """A certificate as plain data, from a few iterations only, because every method gets one."""
     _, y, physics = pair
     return certify(net, y, physics, result=image, iterations=10, starts=2, max_layers=500).to_dict()
 
 
 def visible(pair: Pair) -> Tensor:
-    """The measurement as an image: itself where it has the image's shape, else its back-projection."""
+    """The measurement as an image: y itself if it has the shape of the image, otherwise its back-projection."""
     x, y, physics = pair
     return y if isinstance(y, Tensor) and y.shape == x.shape else physics.A_adjoint(y)
 

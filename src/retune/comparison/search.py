@@ -11,11 +11,11 @@ __all__ = ["Search", "line_search"]
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried.
+    """The result of a search.
 
     Attributes:
-        best: the value of the highest score.
-        tried: (value, score), in the order of the values.
+        best: the value with the highest score.
+        tried: all pairs (value, score), sorted by value.
     """
 
     best: float
@@ -23,12 +23,12 @@ class Search:
 
 
 def line_search(score: Callable[[float], float], bounds: tuple[float, float], tries: int) -> Search:
-    """The value in [low, high] of the best score: half of the tries over all of it, half around the best of these.
+    """The value in [low, high] with the best score: half of the tries cover the range, half surround the best of these.
 
     Args:
         score: higher is better.
         bounds: (low, high), both positive and finite.
-        tries: how many values may be tried; an odd number is rounded down, fewer than 5 up to 5.
+        tries: number of tried values. An odd number is rounded down; fewer than 5 become 5.
     """
     low, high = (math.log(b) for b in bounds)
     coarse = max(3, tries // 2)

@@ -1,4 +1,4 @@
-"""Runs whose strength is chosen by grid search: what the untrained methods are, and where the trained ones start."""
+"""Choose the strength of a run by grid search: for the untrained methods, and as the start of the trained ones."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from retune.build import map_of, prior_of, rule_of, solver_of, takes_reg
 from retune.comparison.methods import Method, network
 from retune.comparison.score import Pair
 from retune.comparison.search import line_search
-from retune.config import Config, MapConfig, PriorConfig
+from retune.config import Config
 from retune.model import Restarted
 from retune.solve import Stop
 
-__all__ = ["Tuned", "grid_search", "method_network", "run_of_pnp", "run_of_variational"]
+__all__ = ["Tuned", "grid_search", "method_network"]
 
-#: smallest and largest noise level of Plug-and-Play that is tried
+#: smallest and largest tried noise level of Plug-and-Play
 SIGMA = (0.005, 0.19)
 _STEPS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A run with the values of the best validation PSNR, and what was tried."""
+    """A run with the values of the best validation PSNR, and all tried values."""
 
     run: Config
     tried: list[dict[str, float]]
@@ -32,7 +32,7 @@ class Tuned:
 
     @property
     def remark(self) -> str | None:
-        """What a reader must know: the best value is the end of what was tried, so a better one may lie beyond."""
+        """A remark if the best value is at the end of the tried range: a better one may lie beyond it."""
         best = max(self.tried, key=lambda t: t["psnr"])
         name = "sigma" if "sigma" in best else "reg"
         values = [t[name] for t in self.tried]
@@ -47,23 +47,6 @@ class Tuned:
     def psnr(self) -> float:
         """The best validation PSNR."""
         return max(t["psnr"] for t in self.tried)
-
-
-def run_of_variational(run: Config) -> Config:
-    """The run with a prior that has a value: its own, or the wavelet norm where it has a denoiser."""
-    return _with_prior(run, PriorConfig()) if run.prior.type in ("denoiser", "red") else run
-
-
-def run_of_pnp(run: Config) -> Config:
-    """The run with a frozen denoiser: its own, or the one that ships."""
-    own = run.prior.weights if run.prior.type in ("denoiser", "red") else None
-    return _with_prior(run, PriorConfig(type="denoiser", weights=own))
-
-
-def _with_prior(run: Config, prior: PriorConfig) -> Config:
-    return run.model_copy(
-        update={"prior": prior, "map": MapConfig(), "model": run.model.model_copy(update={"layers": 1})}
-    )
 
 
 def grid_search(run: Config, held_out: Pair, note: Callable[[str], None] = lambda _: None) -> Tuned:
@@ -112,7 +95,6 @@ def method_network(method: Method, run: Config, channels: int) -> Restarted:
     """The network of a method for a run, untrained."""
     model = run.model
     total = model.depth * (model.restarts + 1)
-    rule = rule_of(run.gradient) if run.gradient.rule == "truncated" or method.of_the_run else None
     return network(
         method,
         map_of(prior_of(run.prior, channels), run),
@@ -120,6 +102,6 @@ def method_network(method: Method, run: Config, channels: int) -> Restarted:
         model.restarts,
         rtol=model.rtol,
         longest=max(run.compare.multiples) * total,
-        rule=rule,
+        rule=rule_of(run.gradient),
         solver=solver_of(model),
     )

@@ -1,4 +1,4 @@
-"""Whether the results of a comparison show what the theory promises."""
+"""Check whether the results of a comparison confirm the theory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def verdicts(problem: str, methods: Methods) -> list[Verdict]:
 
     Args:
         problem: its key.
-        methods: results of variational, unrolled, implicit and retune, each run 10 and 50 times longer than trained.
+        methods: results of variational, unrolled, implicit and retune, each also at 10 and 50 times the trained depth.
 
     Returns:
-        A verdict for each claim: the claim, whether it holds, and the numbers that decide.
+        One verdict per claim: the claim, whether it holds, and the deciding numbers.
     """
     single, unrolled, implicit, retune = (methods[k] for k in ("variational", "unrolled", "implicit", "retune"))
     ours, theirs, one = (_psnr(m) for m in (retune, implicit, single))
@@ -48,7 +48,7 @@ def verdicts(problem: str, methods: Methods) -> list[Verdict]:
 
 
 def _moved(method: MethodResult) -> list[float]:
-    """Change of PSNR in dB, run 10 and 50 times longer; not a number where it is not known, which no claim survives."""
+    """Change of PSNR in dB at 10 and 50 times the trained depth. Unknown values are NaN, with which no claim holds."""
     return [_known(method.psnr_after(n)) - _psnr(method) for n in (10, 50)]
 
 

@@ -16,10 +16,10 @@ from retune.operators.kinds import kernel_of, mask_of, with_kernel
 
 __all__ = ["check_consistency", "check_pair", "check_shape"]
 
-# Steps that tell most right operators, and those before anything is warned of. Of y = Ax, k steps leave at most
-# ‖A‖‖x‖/(2k + 1) (Nemirovskii, *USSR Comput. Math.* 26(2), 1986), however fine the texture of x.
+# Numbers of steps: the first confirms most correct operators, the second comes before any warning. For y = Ax, the
+# residual after k steps is at most ‖A‖‖x‖/(2k + 1) (Nemirovskii, *USSR Comput. Math.* 26(2), 1986), for any texture.
 _STEPS, _MORE = 20, 200
-# Photographs blurred with the right kernel stay below 1.4 (texture). A wrong kernel exceeds it at low noise.
+# With the right kernel, blurred photographs stay below 1.4 (texture). A wrong kernel exceeds 1.6 at low noise.
 _MISFIT = 1.6  # times the residual of pure noise
 _BORDER = 1.6  # times the misfit of the interior
 _FLOOR = 2e-3  # of the range of y: rounding of 8-bit images
@@ -72,7 +72,7 @@ def check_consistency(exam: Exam) -> Iterator[Finding]:
     sigma = exam.sigma.to(y).clamp_min(_FLOOR * float(y.amax() - y.amin()))[..., None, None]
     numbers = _misfit(exam, left_y / sigma, left_w, 0.0)
     numbers |= {"steps": _STEPS, "share_of_noise_left": share}
-    if _contradicts(numbers):  # or fine texture without noise, which is fitted slowly
+    if _contradicts(numbers):  # or y has fine texture without noise, which is fitted slowly
         unfitted = float((y.abs().amax() / sigma).max()) * (exam.shape.numel() / y.numel()) ** 0.5 / (2 * _MORE + 1)
         numbers |= _misfit(exam, fits_y.residual(_MORE) / sigma, fits_w.residual(_MORE), unfitted) | {"steps": _MORE}
     ratio, at_border, within = numbers["ratio"], numbers["border"], numbers["interior"]
@@ -101,8 +101,9 @@ def check_consistency(exam: Exam) -> Iterator[Finding]:
 
 
 def _misfit(exam: Exam, left: Tensor, noise: Tensor, unfitted: float) -> dict[str, float]:
-    """The residual in units of σ, less what the steps may leave of a right y, against that of white noise: of all, of
-    the border, and of the rest.
+    """The ratio of the residual to that of white noise, for all pixels, the border and the interior.
+
+    The residual is in units of σ, minus the bound on the residual of a consistent y after these steps.
     """
 
     def ratio(where: Tensor) -> float:
@@ -202,7 +203,7 @@ def _mask_and_data(exam: Exam, y: Tensor, mask: Tensor) -> Finding:
 
 
 class _LeastSquares:
-    """Conjugate-gradient steps for ``min ‖Ax − y‖²`` from 0 (CGLS), per image; they can be gone on with."""
+    """Conjugate-gradient steps for ``min ‖Ax − y‖²`` from 0 (CGLS), per image. Later calls continue them."""
 
     def __init__(self, exam: Exam, y: Tensor):
         self._exam, self._left, self._steps = exam, y.clone(), 0
@@ -210,7 +211,7 @@ class _LeastSquares:
         self._size = _dot(self._direction, self._direction)
 
     def residual(self, steps: int) -> Tensor:
-        """``y − A x_k`` after k steps in all."""
+        """``y − A x_k`` after k steps in total."""
         tiny = torch.finfo(self._left.dtype).tiny
         p, r, size = self._direction, self._left, self._size
         for _ in range(self._steps, steps):
@@ -268,7 +269,7 @@ def _shift(made: Tensor, y: Tensor) -> tuple[tuple[int, int], float]:
 
 
 def _turned(exam: Exam, x: Tensor, shape: torch.Size) -> Tensor | None:
-    """The result on x of the operator with its kernel turned by 180°; needs a kernel or a square adjoint."""
+    """``A'x``, where A' is the operator with its kernel turned by 180°. It needs a kernel or a square adjoint."""
     taps = kernel_of(exam.physics)
     try:
         if taps is not None:

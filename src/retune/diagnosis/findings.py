@@ -14,7 +14,7 @@ _WIDTH = 110
 
 
 class Severity(enum.Enum):
-    """How serious a finding is: from OK (nothing to do) to PROBLEM (repair it first)."""
+    """The severity of a finding: from OK (nothing to do) to PROBLEM (repair it first)."""
 
     OK = "ok"
     NOTE = "note"
@@ -61,7 +61,7 @@ class Diagnosis:
     """The result of [`doctor`][retune.doctor]; prints as a short table, the most serious finding first.
 
     Attributes:
-        subject: what was examined: the physics, the image size, the precision.
+        subject: the subject of the examination: the physics, the image size, the precision.
         findings: in the order of the examination.
     """
 

@@ -92,7 +92,7 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
         try:
             try:
                 physics = cast(exam.physics, dtype)
-            except Exception as error:  # whatever the user's object raises when it is copied
+            except Exception as error:  # copying the user's object may raise any error
                 copied, physics = False, exam.physics
                 if dtype != exam.dtype:
                     failures[dtype] = short(error)

@@ -1,4 +1,4 @@
-"""How well a restoration does, estimated from its measurements alone, and how sure that is."""
+"""Estimate the error of restorations from the measurements alone, and the uncertainty of the estimate."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from retune.training.unsupervised import ErrorEstimate
 
 __all__ = ["Comparison", "Scene", "compare_errors", "error_blocks", "indistinguishable", "learned"]
 
-#: Side of the blocks over which errors are averaged; far enough apart in an image, they are nearly independent.
+#: Side of the blocks over which errors are averaged. Blocks of this size are nearly independent.
 BLOCK = 32
-#: More images, or pixels a side, than these add time and little certainty.
+#: More images, or more pixels per side, cost time and hardly reduce the uncertainty.
 IMAGES, SIDE = 4, 256
-#: Relative change per block at which a restoration is good enough to have its error estimated.
+#: Relative change per block at which the error of a restoration can be estimated.
 NEAR = 5e-4
-#: Factors by which the strength is varied, to find the statistically indistinguishable ones.
+#: Factors on the strength among which the statistically indistinguishable ones are found.
 FACTORS = (0.5, 0.71, 1.41, 2.0)
 
 
 class Scene:
-    """The measurements that the errors are estimated on: some images, whole or by their middle.
+    """The measurements on which errors are estimated: a few images, the large ones cropped to their middle.
 
     Args:
-        problem: what was measured.
-        measured: (1, C, h, w) each.
-        side: pixels a side of the middle that is taken of larger ones.
+        problem: the problem of the measurements.
+        measured: the measurements, (1, C, h, w) each.
+        side: larger measurements are cropped to this many pixels per side.
     """
 
     def __init__(self, problem: Problem, measured: Sequence[Tensor], side: int = SIDE):
@@ -56,7 +56,7 @@ class Scene:
 
 
 class _Settled(nn.Module):
-    """The network as it is used, whatever became of the solve: its trouble shows in the figure."""
+    """The network in use. A solve that fails raises no error here: it increases the estimated error."""
 
     def __init__(self, net: Restarted):
         super().__init__()
@@ -69,7 +69,7 @@ class _Settled(nn.Module):
 
 
 def error_blocks(net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: int) -> Tensor:
-    """Estimated squared errors (n,), means over blocks of the measurements; the same seed gives the same draws."""
+    """Estimated squared errors, shape (n,), one mean per block of the measurements. Equal seeds give equal draws."""
     net.eval()
     device = next(net.parameters()).device
     model = estimate.adapt_model(_Settled(net)).eval()
@@ -84,13 +84,13 @@ def error_blocks(net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: in
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two restorations of the same measurements by their estimated errors.
+    """The estimated errors of two restorations of the same measurements.
 
     Attributes:
         before, after: estimated PSNR in dB; None where the estimated error is not positive.
-        gain: of the second, in dB; None as above.
-        spread: standard error of the gain, from the blocks; None as above, and where there is one block only.
-        uncertainty: standard error of `after`, as above; larger, since both have much of their error in common.
+        gain: gain of the second in dB; None as above.
+        spread: standard error of the gain, from the blocks; None as above, or if there is only one block.
+        uncertainty: standard error of `after`, as above. It is larger, because both share much of their error.
         better: whether the second has the smaller estimated error.
     """
 
@@ -103,11 +103,11 @@ class Comparison:
 
 
 def compare_errors(before: Tensor, after: Tensor) -> Comparison:
-    """Compare blocks of estimated errors, pair by pair."""
+    """Compare estimated errors block by block."""
     one, two = float(before.mean()), float(after.mean())
     if min(one, two) <= 0:
         return Comparison(_psnr(one), _psnr(two), None, None, two < one, None)
-    # d(10 log10 e) = 10/ln 10 · de/e, for both, with their common part left out.
+    # d(10 log10 e) = 10/ln 10 · de/e for both. The difference cancels their common part.
     relative = after / two - before / one
     decibel = 10 / math.log(10)
     errors = (decibel * _standard_error(e) for e in (relative, after / two))
@@ -120,7 +120,7 @@ def indistinguishable(
 ) -> tuple[float, float] | None:
     """The range of factors on the strength λ whose estimated error is within two standard errors of the chosen one.
 
-    None for maps without a strength that is learned.
+    None for maps without a learned strength.
     """
     reg = scalars(net.map).get("reg")
     if reg is None or not reg.learned or not reg.logarithmic:
@@ -141,7 +141,7 @@ def indistinguishable(
 
 
 def learned(net: Restarted) -> dict[str, list[float]]:
-    """The values of all parameters on a constrained scale, by name."""
+    """The values of all learned parameters on a constrained scale, by name."""
     return {name: p.value.flatten().tolist() for name, p in scalars(net.map).items() if p.learned}
 
 

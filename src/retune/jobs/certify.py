@@ -1,4 +1,4 @@
-"""Certify the restoration of a user's images: how far each is from its equilibrium, and whether that is proved."""
+"""Certify the restorations of a user's images: the distance of each to its equilibrium, and whether it is proved."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from retune.records import Certificates, CertifiedFile
 
 __all__ = ["AUTO_SIDE", "Certified", "certify_files", "record"]
 
-#: Side of the middle that is certified of images too large to be differentiated at once.
+#: Images that are too large to differentiate at once are cropped to their middle of this side.
 AUTO_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Certified:
-    """What could be said of one image.
+    """The certificate of one image, or the reason for its absence.
 
     Attributes:
-        name: of the file, with the number of the image if it is one of a stack.
-        certificate: of its restoration; None if there is no saying.
-        failure: why not.
-        part: (h, w) of the middle that was certified, or None for all of it.
-        seconds: that it took.
-        file: its name; the images of a stack have it in common.
+        name: name of the file, with the number of the image if the file is a stack.
+        certificate: certificate of the restoration; None after a failure.
+        failure: the reason, if there is no certificate.
+        part: (h, w) of the certified middle, or None for the whole image.
+        seconds: time for the restoration and the certificate.
+        file: name of the file; the images of a stack have it in common.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Certified:
 
     @property
     def sound(self) -> bool:
-        """Whether there is a certificate, of a restoration that did not fail."""
+        """Whether the restoration succeeded and has a certificate."""
         return self.certificate is not None and all(i.status not in _FAILED for i in self.certificate)
 
     def record(self) -> CertifiedFile:
-        """What a file says of it."""
+        """The entry in a result file."""
         told = {"name": self.name, "part": self.part, "seconds": round(self.seconds, 3)}
         if self.certificate is None:
             return CertifiedFile.model_validate(told | {"failure": self.failure})
@@ -72,16 +72,16 @@ def certify_files(
     side: int | None = None,
     note: Callable[[Certified], None] = lambda done: None,
 ) -> list[Certified]:
-    """Certify every image; one that fails does not stop the others.
+    """Certify every image. A failure of one image does not stop the others.
 
     Args:
         model: the network, with its problem; see ``retune.jobs.opened.open_model``.
         files: images.
         white: intensity (in the units of the files) that counts as 1.
-        white_remembered: whether that is what the network was made with, and not what was said of these files.
-        side: certify at most this many pixels a side, in the middle; 0 always takes the whole image, None takes the
-            middle ``AUTO_SIDE`` of those above 4 megapixels.
-        note: told of each image as it is done.
+        white_remembered: whether `white` comes from the network, and was not given for these files.
+        side: certify at most this many pixels per side, in the middle. 0 always takes the whole image. None crops
+            images above 4 megapixels to ``AUTO_SIDE``.
+        note: called with each result.
 
     Raises:
         InvalidParameterError: an option out of range.
@@ -119,7 +119,7 @@ def _certify_one(model: OpenedModel, name: str, y: Tensor, side: int | None) -> 
 
 
 def record(model: OpenedModel, certified: Sequence[Certified]) -> Certificates:
-    """All of it, with what it is about."""
+    """The record of all images, with the network and the problem."""
     return Certificates(
         format=1,
         retune=__version__,

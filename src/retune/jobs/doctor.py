@@ -1,4 +1,4 @@
-"""Examine the operator of a problem, and the measurements of a user, before anybody trains on them."""
+"""Examine the operator of a problem and the measurements of a user, before training."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from retune.records import ExaminedFile
 
 __all__ = ["SIDE", "Examined", "examine"]
 
-#: Side of what is examined of a larger image: the examination takes some hundred evaluations of the operator.
+#: Larger images are cropped to this side: the examination takes some hundred evaluations of the operator.
 SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found of one image, or of the operator alone.
+    """The findings about one image, or about the operator alone.
 
     Attributes:
-        name: of the file; "the operator" without images.
-        diagnosis: the findings; None if it could not be examined.
-        failure: why not.
-        part: (h, w) of the middle that was examined, or None for all of it.
+        name: name of the file; "the operator" without images.
+        diagnosis: the findings; None if the examination failed.
+        failure: the reason for the failure.
+        part: (h, w) of the examined middle, or None for the whole image.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Examined:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing graver than a note was found."""
+        """Whether all findings are mere notes."""
         return self.diagnosis is not None and self.diagnosis.ok
 
     def record(self) -> ExaminedFile:
-        """What a file says of it."""
+        """The entry in a result file."""
         found = {"failure": self.failure} if self.diagnosis is None else {"diagnosis": self.diagnosis.to_dict()}
         return ExaminedFile.model_validate({"name": self.name, "ok": self.ok, "part": self.part, **found})
 
@@ -61,15 +61,15 @@ def examine(
     """Examine the operator with every image; without images, the operator alone.
 
     Args:
-        config: the run, of which the problem is examined.
+        config: the run whose problem is examined.
         files: measurements.
-        size: (H, W) of the images for which the operator alone is made.
-        white: intensity (in the units of the files) that counts as 1, ``data.white`` of the run by default; without
-            either the values are examined as they are.
-        note: told of each image as it is done.
+        size: (H, W) of the images of the operator, if there are no files.
+        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default. If both
+            are None, the values are examined unscaled.
+        note: called with each result.
 
     Raises:
-        RetuneError: the problem cannot be made at all.
+        RetuneError: the problem cannot be built.
     """
     white = config.data.white if white is None else white
     if min(size) < 1:
@@ -107,7 +107,7 @@ def _examine_one(config: Config, name: str, image: Tensor) -> Examined:
 
 
 def _channels(config: Config, problem: Problem) -> int:
-    """As many as the noise levels or the kernel have; else those of the images that it is trained on."""
+    """The number of channels: that of the noise levels, of the kernel, or of the training images."""
     levels = len(problem.sigma) if isinstance(problem.sigma, tuple) else 1
     kernel = getattr(problem, "kernel", None)
     return max(levels, 1 if kernel is None else kernel.shape[1], 1 if config.data.grey else 3)

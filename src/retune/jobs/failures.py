@@ -1,4 +1,4 @@
-"""What went wrong with one file, in one line."""
+"""The failure of one file, described in one line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "AL
 
 
 def failure(error: Exception) -> str:
-    """Why a file failed: our own message, or the kind of an error that nobody expected and where it happened."""
+    """The reason why a file failed: our own message, or the type and place of an unexpected error."""
     told = one_line(error)
-    if isinstance(error, RetuneError | OSError):  # exceptions are told apart by their classes
+    if isinstance(error, RetuneError | OSError):  # exceptions are distinguished by class
         return told
     if isinstance(error, MemoryError) or any(sign in told for sign in _NO_MEMORY):
         return (

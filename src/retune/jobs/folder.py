@@ -1,7 +1,7 @@
-"""The folder of a run: what it holds, and that a run is continued only as it was begun.
+"""The folder of a run: its files, and the check that a run continues with the settings of its start.
 
-A run's kernel and mask are copied into its folder, and named there relative to it: the folder can be moved, and the
-files that it was made from can go.
+The kernel and mask of a run are copied into its folder, with paths relative to it. So the folder can be moved, and
+the original files can be deleted.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ __all__ = ["CERTIFICATE", "FACTS", "MODEL", "RUN", "TUNED", "facts_of", "prepare
 
 MODEL, RUN, FACTS = "model.safetensors", "config.toml", "run.json"
 CERTIFICATE, TUNED = "certificate.json", "tune.json"
-#: what a run writes, beside its checkpoints
+#: the files of a run, beside its checkpoints
 _WRITTEN = (RUN, MODEL, CERTIFICATE, TUNED, "log.csv")
 #: the fields of the section [problem] that may name a file
 _NAMED = ("kernel", "mask")
 
 
 def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> None:
-    """Describe a run that begins; one that is there already has to be the same.
+    """Write the description of a new run. A run that is already in the folder must have the same settings.
 
     Raises:
-        CheckpointError: the folder holds checkpoints of a run with other fields, or of another kernel or mask.
-        InvalidParameterError: the folder holds files that would be replaced, and no ``run.json`` that says that they
-            are of a run.
+        CheckpointError: the folder holds checkpoints of a run with other fields, another kernel or another mask.
+        InvalidParameterError: the run would replace files of the folder, and no ``run.json`` says that they belong to
+            a run.
     """
     if not any(out.glob("checkpoint-*.safetensors")):
         _require_own(config, out, resume)
         _describe(config, out, data, **more)
         return
     if not resume or not (out / RUN).is_file():
-        return  # left to the training, which overwrites no run
+        return  # the training checks this case; it overwrites no run
     before, now = (_decisive(c) for c in (load(out / RUN), config))
     files, recorded = problem_files(config.problem), facts_of(out).files
     changed = changes(before, now)
@@ -60,7 +60,7 @@ def prepare(config: Config, out: Path, data: str, resume: bool, **more: Any) -> 
 
 
 def _require_own(config: Config, out: Path, resume: bool) -> None:
-    """Raise if a file would be replaced that is not of a run."""
+    """Raise if the run would replace a file that does not belong to a run."""
     try:
         ours = "retune" in facts_of(out).versions
     except CheckpointError:
@@ -69,7 +69,7 @@ def _require_own(config: Config, out: Path, resume: bool) -> None:
         return
     found = [name for name in (FACTS, *_WRITTEN) if (out / name).exists() or (out / name).is_symlink()]
     if resume and RUN in found and load(out / RUN) == config:
-        found.remove(RUN)  # a run that was put there to be begun with --resume
+        found.remove(RUN)  # the user copied a run.json here, to start with --resume
     if found:
         raise InvalidParameterError(
             f"{out} contains {', '.join(found)} but no {FACTS} of a run, so these files may belong to something else "
@@ -78,7 +78,7 @@ def _require_own(config: Config, out: Path, resume: bool) -> None:
 
 
 def facts_of(out: Path) -> RunFacts:
-    """What a run was begun with; nothing is known of one that has no ``run.json``.
+    """The facts at the start of a run; empty without a ``run.json``.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -91,7 +91,7 @@ def facts_of(out: Path) -> RunFacts:
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    """The fields that decide the course of a training, by name; files are compared by what they are, not where."""
+    """The fields that decide the course of a training, by name. Files count by content, not by path."""
     left_out = {"compare": True, "optimiser": {"checkpoint_every"}, "data": {"train", "validation"}}
     config = config.model_copy(
         update={"problem": config.problem.model_copy(update=dict.fromkeys(_files(config.problem), "a file"))}
@@ -105,26 +105,27 @@ def _decisive(config: Config) -> dict[str, Any]:
 
 
 def problem_files(config: ProblemConfig) -> dict[str, str]:
-    """SHA-256 of the files that a problem names, its kernel and mask."""
+    """SHA-256 of the kernel file and the mask file of a problem."""
     return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in _files(config).items()}
 
 
 def save_model(net: Restarted, path: Path, problem: ProblemConfig, white: float | None = None, **notes: str) -> None:
-    """Save a network with its problem, whose kernel and mask are copied beside it, and with its unit of intensity."""
+    """Save a network with its problem and its unit of intensity; the kernel and mask are copied beside it."""
     unit = {} if white is None else {"white": repr(float(white))}
     net.save(path, problem=_copied(problem, path.parent).model_dump_json(), **unit, **notes)
 
 
 def _files(config: ProblemConfig) -> dict[str, Path]:
-    """The files that a problem names; anything else is a kernel by name."""
+    """The files that a problem names. A kernel that is no file is a built-in name."""
     named = {key: Path(value) for key in _NAMED if (value := getattr(config, key)) is not None}
     return {key: path for key, path in named.items() if path.suffix.lower() in SUFFIXES and path.is_file()}
 
 
 def _copied(config: ProblemConfig, folder: Path) -> ProblemConfig:
-    """The problem with its files copied into a folder, and named relative to it.
+    """The problem with its files copied into a folder, and with paths relative to it.
 
-    A copy is named by its content, so several networks in a folder share it, and none ever replaces another.
+    The name of a copy is a hash of its content. So networks in a folder share equal files, and no copy replaces a
+    different one.
     """
     copies = {}
     for key, file in _files(config).items():
@@ -137,7 +138,7 @@ def _copied(config: ProblemConfig, folder: Path) -> ProblemConfig:
 
 
 def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
-    """Write the resolved run, and its facts: seed, versions, fingerprint of the data, and what else there is."""
+    """Write the resolved run and its facts: seed, versions, fingerprint of the data, and those in `more`."""
     facts = RunFacts(
         seed=config.seed,
         data=data,
@@ -151,6 +152,6 @@ def _describe(config: Config, out: Path, data: str, **more: Any) -> None:
         **more,
     )
     kept = config.model_copy(update={"problem": _copied(config.problem, out)})
-    # First the one that says that the folder is ours: the process may be killed between the two.
+    # run.json marks the folder as ours, so it comes first: the process may be killed between the two writes.
     facts.write(out / FACTS)
     write_atomically(out / RUN, to_toml(kept).encode())

@@ -1,4 +1,4 @@
-"""Measurements of the user, read from files, and parts of them."""
+"""Read measurements from files, and crop them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def read_measured(
     in_range: bool = True,
     remembered: bool = False,
 ) -> list[tuple[str, Tensor]]:
-    """The measurements of a file, (1, C, h, w) each and scaled to [0, 1] (noise may leave it), with their names.
+    """The measurements in a file with their names. Each is (1, C, h, w), scaled to [0, 1]; noise may exceed this range.
 
     Args:
         file: an image, or a stack of them.
-        problem: what was measured: NaN and Inf may be where its mask says that nothing was.
+        problem: the problem of the measurements. NaN and Inf are allowed at the pixels that its mask excludes.
         white: see ``retune.io.intensity.intensity_scale``.
-        in_range: whether the numbers have to be intensities that can be brought to [0, 1].
+        in_range: whether the numbers must be intensities that can be scaled to [0, 1].
         remembered: see ``retune.io.intensity.intensity_scale``.
 
     Raises:
@@ -52,7 +52,7 @@ def read_measured(
 
 
 def without_gaps(problem: Problem, y: Tensor, name: str) -> Tensor:
-    """The measurement (1, C, h, w), with 0 for NaN and Inf where the mask of the problem is 0.
+    """The measurement (1, C, h, w), with 0 in place of NaN and Inf where the mask of the problem is 0.
 
     Raises:
         NotFiniteError: NaN or Inf elsewhere.
@@ -63,15 +63,15 @@ def without_gaps(problem: Problem, y: Tensor, name: str) -> Tensor:
 
 
 def known_noise(problem: ProblemConfig) -> ProblemConfig:
-    """The problem with a noise level even if it is to be estimated, for what does not depend on the noise."""
+    """The problem with some noise level in place of "estimate", for computations that do not depend on the noise."""
     return problem.model_copy(update={"sigma": 0.0}) if problem.sigma == "estimate" else problem
 
 
 def middle(problem: Problem, y: Tensor, side: int) -> tuple[Problem, Tensor]:
-    """The middle of a measurement (B, C, h, w), at most `side` pixels a side, and its problem.
+    """The middle of a measurement (B, C, h, w), at most `side` pixels per side, and its problem.
 
     Raises:
-        InvalidParameterError: the problem is known for whole images only.
+        InvalidParameterError: the problem is defined for whole images only.
     """
     if max(y.shape[-2:]) <= side:
         return problem, y
@@ -80,7 +80,7 @@ def middle(problem: Problem, y: Tensor, side: int) -> tuple[Problem, Tensor]:
 
 
 def require_kernel(problem: ProblemConfig) -> None:
-    """Raise if images are said to be blurred, but not how: no kernel is presumed of what was really measured."""
+    """Raise if a blur has no kernel: for real measurements no kernel is assumed."""
     if problem.name == "deblur" and problem.kernel is None:
         raise ConfigError(
             "the blur kernel is unknown: pass --kernel gaussian:1.6, --kernel motion:15@30, or an image, NPY or TIFF "

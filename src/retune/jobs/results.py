@@ -1,4 +1,4 @@
-"""The folder of results: an image and a record of how it went for each file, and whose files these are."""
+"""The folder of results: one image and one record per file, and the check that the files belong to ReTune."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FORMAT = 1
 class Result:
     """The result of one file in a folder: the image ``NAME`` and its record ``NAME.json``.
 
-    A record marks a result as ours. It is written before the image, as "being written", and again after it; so there
-    is a record beside the image at every moment, and a process can be killed at any.
+    A record marks a result as ours. It is written before the image, with the status "being written", and again after
+    it. So the image always has a record, even if the process is killed at any moment.
 
     Args:
-        folder: of the results.
-        name: of the file.
+        folder: folder of the results.
+        name: name of the file.
 
     Raises:
-        InvalidParameterError: a file of that name is there that has no record of ours, so it is somebody's.
+        InvalidParameterError: the folder has a file of that name without a record of ReTune, so it is the user's.
         OSError: the folder cannot be read, or the name is too long.
     """
 
@@ -44,7 +44,7 @@ class Result:
                     )
 
     def _read(self) -> RestoredImage | None:
-        """The record that is there, if it is one of ours."""
+        """The record in the folder, if it is one of ours."""
         if not self._record.is_file():  # reading a pipe may never end
             return None
         try:
@@ -54,7 +54,7 @@ class Result:
         return RestoredImage.of(self._content, self._name)
 
     def is_of(self, facts: RestoredImage, certified: bool) -> bool:
-        """Whether the image is there, made with the same facts, and with a certificate if there has to be one."""
+        """Whether the image exists, was made with the same facts, and has the requested certificate."""
         before = self.before
         if before is None or not self.image.is_file() or (certified and before.certificate is None):
             return False
@@ -62,7 +62,7 @@ class Result:
 
     @contextmanager
     def being_written(self) -> Iterator[None]:
-        """While the image is written; if that fails, the record is again what it was."""
+        """Mark the image as being written. If writing fails, restore the previous record."""
         self.record(RestoredImage(format=FORMAT, retune=__version__, file=self._name, status="being written"))
         try:
             yield

@@ -1,10 +1,10 @@
 """Large images in overlapping tiles.
 
-A tile starts at a multiple of ``2**levels``, so that its wavelets are those of the whole image; it is restored with a
-margin that is thrown away in part, because what it sees at an artificial border is wrong; and neighbours are blended
-over the rest of the overlap. Where the boundary is circular, the margin wraps around. What remains different from
-the image restored at once is its own outer border, where the wavelets of the whole image (without a margin) reach
-around to the opposite side, and those of a tile do not.
+A tile starts at a multiple of ``2**levels``, so that its wavelets are those of the whole image. Each tile is restored
+with a margin. A part of the margin is discarded, because artificial borders cause errors there. Neighbours are blended
+over the rest of the overlap. With a circular boundary, the margin wraps around. Only the outer border differs from an
+image that is restored at once: there the wavelets of the whole image (without a margin) reach around to the opposite
+side, and the wavelets of a tile do not.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _ORDER = tuple(Status)  # from the best to the worst
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a restoration ended; of tiles, the worst.
+    """The end of a restoration; of several tiles, the worst.
 
     Attributes:
-        status: of the solve.
+        status: status of the solve.
         residual: relative change over the last block of layers.
-        layers: that were run.
-        tiles: that the image was cut into.
-        certificates: of each tile, if they were asked for and it did not fail.
+        layers: number of layers run.
+        tiles: number of tiles of the image.
+        certificates: one per tile, if requested and if the tile did not fail.
     """
 
     status: Status
@@ -49,7 +49,7 @@ class Outcome:
     certificates: tuple[ImageCertificate, ...] = ()
 
     def worse(self, other: Outcome) -> Outcome:
-        """The worse of both in every respect."""
+        """The worse of both, field by field."""
         return Outcome(
             max(self.status, other.status, key=_ORDER.index),
             max(self.residual, other.residual),
@@ -73,15 +73,15 @@ def restore_image(
 
     Args:
         net: the network, in eval mode.
-        problem: what was measured; [`part`][retune.problems.Problem.part] makes it one of a tile.
+        problem: the problem of y; [`part`][retune.problems.Problem.part] gives the problem of a tile.
         y: the measurement.
-        tile: side of the tiles in pixels of the measurement, without their margins; None restores the image at once.
+        tile: side of a tile without margins, in pixels of the measurement; None restores the image at once.
         overlap: margin around a tile, on each side.
-        certify: whether the outcome gets a certificate of every tile; it about doubles the time at most.
-        note: told (tiles done, tiles in all).
+        certify: whether to certify every tile; this about doubles the time at most.
+        note: called with (tiles done, number of tiles).
 
     Returns:
-        The image (1, C, H, W), and how its restoration ended.
+        The image (1, C, H, W), and the end of its restoration.
     """
     net.eval()
     if tile is None or (tile >= y.shape[-2] and tile >= y.shape[-1]):
@@ -99,7 +99,7 @@ def restore_image(
         seen = y[..., row.seen, :][..., col.seen]
         try:
             image, outcome = _solve(net, part, seen, certify)
-        except ShapeError as error:  # it speaks of an image, and means the tile
+        except ShapeError as error:  # its message says "image", but the tile is the cause
             size = "×".join(map(str, seen.shape[-2:]))
             raise ShapeError(
                 f"in a tile of {size} pixels, with its margins: {error}. Use larger tiles, or none (--tile 0)"
@@ -119,7 +119,7 @@ def restore_image(
 
 def _solve(net: Restarted, problem: Problem, y: Tensor, certify: bool) -> tuple[Tensor, Outcome]:
     physics = problem.operator(y)
-    with torch.no_grad(), full_precision():  # what is certified is certified for this data term
+    with torch.no_grad(), full_precision():  # the certificate is for this data term
         bound = net.bind(y, physics)
     found = net.solve(y, physics, bound=bound)
     outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]))
@@ -130,9 +130,9 @@ def _solve(net: Restarted, problem: Problem, y: Tensor, certify: bool) -> tuple[
 
 @dataclass(frozen=True)
 class _Span:
-    """A tile along one axis: the pixels that it is restored from, and those of them that are kept.
+    """A tile along one axis: the pixels from which it is restored, and the pixels that are kept.
 
-    The tile proper is [start, stop); what is kept reaches `blend` beyond it, where the neighbour takes over.
+    The tile itself is [start, stop). The kept pixels reach `blend` beyond it, where the neighbour is blended in.
     """
 
     seen: Tensor
@@ -140,24 +140,24 @@ class _Span:
     start: int
     stop: int
     blend: int
-    length: int  # of the image
+    length: int  # length of the image
 
     @property
     def _ends(self) -> tuple[int, int]:
         return max(0, self.start - self.blend), min(self.length, self.stop + self.blend)
 
     def kept(self, factor: int) -> slice:
-        """Of the restored image."""
+        """The kept pixels in the restored image."""
         low, high = self._ends
         return slice(low * factor, high * factor)
 
     def within(self, factor: int) -> slice:
-        """The same, of the restored tile."""
+        """The kept pixels in the restored tile."""
         low, high = self._ends
         return slice((low - self.first) * factor, (high - self.first) * factor)
 
     def ramp(self, factor: int) -> Tensor:
-        """Weights of the kept pixels; those of all tiles add up to 1."""
+        """Weights of the kept pixels. The weights of all tiles add up to 1."""
         low, high = self._ends
         at = torch.arange(low * factor, high * factor) + 0.5
         width, weight = 2 * self.blend * factor, torch.ones_like(at)
@@ -171,10 +171,10 @@ class _Span:
 def _spans(length: int, tile: int, overlap: int, step: int, wraps: bool) -> list[_Span]:
     blend = step
     margin = max(step, -(-(overlap - blend) // step) * step)
-    tile = max(2 * blend, -(-tile // step) * step)  # at most two tiles meet anywhere
+    tile = max(2 * blend, -(-tile // step) * step)  # so no more than two tiles overlap anywhere
     starts = list(range(0, length, tile))
     if len(starts) > 1 and length - starts[-1] < 2 * blend:
-        starts.pop()  # too narrow to blend: the tile before takes it too
+        starts.pop()  # too narrow to blend: the tile before covers it, too
     spans = []
     for i, start in enumerate(starts):
         stop = starts[i + 1] if i + 1 < len(starts) else length
@@ -186,5 +186,5 @@ def _spans(length: int, tile: int, overlap: int, step: int, wraps: bool) -> list
 
 
 def _alignment(net: Restarted) -> int:
-    """Tiles begin at multiples of this: where the coarsest wavelets of the whole image do, for every prior."""
+    """Tiles start at multiples of this number, like the coarsest wavelets of the whole image, for every prior."""
     return math.lcm(8, *(p.alignment for p in priors_of(net)))

@@ -1,4 +1,4 @@
-"""Train what a run describes, in a folder of its own."""
+"""Train the network of a run in a folder."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from retune.training.records import FitResult
 
 __all__ = ["CERTIFICATE", "loss_of", "train"]
 
-#: Side of the middle of an image that is certified at the end.
+#: At the end, the middle of an image of this side is certified.
 _SIDE = 128
 
 
 def train(
     config: Config, out: str | Path, *, resume: bool = False, device: str = "auto", progress: bool = True
 ) -> FitResult:
-    """Train the network of a run; ``out`` gets the resolved run, its facts, checkpoints, the log and the model.
+    """Train the network of a run. Write the resolved run, its facts, checkpoints, the log and the model to ``out``.
 
     Args:
         config: the run.
         out: folder for ``config.toml`` (every field), ``run.json`` (seed, versions, fingerprint of the data),
             ``checkpoint-*.safetensors``, ``log.csv`` and, at the end, ``model.safetensors`` and
-            ``certificate.json``: how far the restoration of a validation image (else of a training image) is from its
-            equilibrium, and what that rests on.
+            ``certificate.json``: the distance of a restored validation image (or training image) to its
+            equilibrium, and the assumptions.
         resume: continue from the newest checkpoint in ``out``, if there is one.
         device: "auto", "cpu", "cuda", "cuda:1", …
         progress: show a progress bar.

@@ -1,4 +1,4 @@
-"""Processes that work beside this one, and stop with it; one that is killed takes nothing else with it."""
+"""Worker processes. They stop with this process; a killed worker loses only its own piece of work."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ __all__ = ["WorkerDiedError", "workers"]
 
 
 class WorkerDiedError(RetuneError, RuntimeError):
-    """A process ended in the middle of its work; the message says how."""
+    """A worker process ended during its work; the message says how."""
 
 
 @contextmanager
 def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterator[Callable[..., Future]]:
-    """What submits work, ``submit(function, *arguments)``, to so many new processes.
+    """Start worker processes. The result ``submit(function, *arguments)`` gives work to them.
 
-    A process that ends in the middle of its work fails that work with ``WorkerDiedError``, and another process
-    takes its place. Ctrl-C reaches this process only: each of the others would show a traceback of its own. When the
-    block is left by an exception, they are stopped where they are.
+    If a worker ends during its work, that work fails with ``WorkerDiedError``, and a new worker takes its place. Ctrl-C
+    reaches this process only; otherwise every worker would print its own traceback. If an exception leaves the block,
+    the workers are stopped at once.
 
     Args:
-        count: how many processes.
-        start: called with `arguments` in each of them, before any work.
+        count: number of workers.
+        start: called with `arguments` in each worker, before any work.
     """
     team = _Team(start, arguments)
-    with ThreadPoolExecutor(count) as threads:  # one thread waits for one process
+    with ThreadPoolExecutor(count) as threads:  # one thread waits for each process
         try:
             yield lambda function, *given: threads.submit(team.work, function, given)
         except BaseException:
@@ -51,7 +51,7 @@ def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterat
 
 
 class _Team:
-    """A process for each thread that has work for one."""
+    """One worker process per thread with work."""
 
     def __init__(self, start: Callable[..., object], arguments: tuple):
         self._start, self._arguments = start, arguments
@@ -81,12 +81,12 @@ class _Worker:
     def __init__(self, start: Callable[..., object], arguments: tuple):
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        # As bytes: the process watches for the end of its parent before it reads them, which imports torch.
+        # As bytes: reading them imports torch, and the process must watch for the end of its parent before that.
         beginning = pickle.dumps((start, arguments))
         self.process = context.Process(target=_serve, args=(theirs, beginning, code_given()), daemon=True)
-        with _unheard():  # from its first moment on, the process does not hear Ctrl-C
+        with _unheard():  # the process ignores Ctrl-C from its start on
             self.process.start()
-        theirs.close()  # so that its end is noticed here
+        theirs.close()  # so that this process notices when the other end closes
 
     @property
     def alive(self) -> bool:
@@ -109,12 +109,12 @@ class _Worker:
         if now:
             self.process.terminate()
             return
-        self._pipe.close()  # the process ends when it has nothing to wait for
+        self._pipe.close()  # the process ends when its pipe closes
         self.process.join()
 
 
 def _serve(pipe: Connection, beginning: bytes, code: tuple) -> None:
-    """What a process does until nobody is at the other end."""
+    """The loop of a worker, until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     make_safe()
@@ -126,7 +126,7 @@ def _serve(pipe: Connection, beginning: bytes, code: tuple) -> None:
             return
         try:
             if not ready:
-                repeat(code)  # the code that the user named, which files may use here too
+                repeat(code)  # the code of the user, which files may need here, too
                 start, arguments = pickle.loads(beginning)
                 start(*arguments)
                 ready = True
@@ -142,9 +142,9 @@ def _serve(pipe: Connection, beginning: bytes, code: tuple) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended, however that was, in the middle of its work, too.
+    """End this process when its parent has ended, for whatever reason, even during work.
 
-    The result of that work would reach nobody, and may take an hour. Files are written atomically, so none is lost.
+    Nobody would receive the result of that work, and it may take an hour. Files are written atomically, so none breaks.
     """
     parent = parent_process()
     if parent is not None:
@@ -166,7 +166,7 @@ def _how_it_ended(code: int | None, killed_for_memory: int) -> str:
 
 
 def _killed_for_memory() -> int:
-    """How many processes the system has killed for want of memory so far (Linux; 0 elsewhere)."""
+    """The number of processes that the system has killed so far because memory ran out (Linux; 0 elsewhere)."""
     for file in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         try:
             lines = Path(file).read_text().splitlines()
@@ -180,7 +180,7 @@ def _killed_for_memory() -> int:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Without SIGINT, where it can be held back."""
+    """Block SIGINT, on systems where this is possible."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

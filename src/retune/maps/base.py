@@ -68,19 +68,19 @@ class BoundMap(ABC):
         return None if part is None else self.owner.bind(part)
 
     def objective(self) -> Objective | None:
-        """What the map minimises, for solvers that look at its value; None where that is not known."""
+        """The objective that the map minimises, for solvers that use its value; None if it is unknown."""
         return None
 
     def at(self, u: Tensor) -> BoundMap:
-        """The map with the step size that suits the curvature at a state u (B, …); itself, if its step size is fixed.
+        """The map with a step size for the curvature at a state u (B, …). A map with a fixed step size returns itself.
 
-        Its fixed points are the same. A map whose Lipschitz constant is known needs none of this; one that minimises
-        a learned energy has no constant, and its layers are a contraction near u only with a step size from there.
+        Its fixed points are the same. A map with a known Lipschitz constant does not need this. A map that minimises a
+        learned energy has no constant: its layers contract near u only with a step size for the curvature there.
         """
         return self
 
     def with_steps_of(self, other: BoundMap) -> BoundMap:
-        """This map with the step sizes that another binding of it has searched for; itself, if its steps are fixed."""
+        """This map with the step sizes that another bound map has found. A map with fixed step sizes returns itself."""
         return self
 
     def block(self, u: Tensor, depth: int) -> Tensor:
@@ -98,10 +98,9 @@ class AbstractMap(nn.Module, ABC):
         layers: number of different layers in a cycle (1 = tied weights).
         nonexpansive: whether the map is nonexpansive by construction, so that plain restarts are safe; if not, the
             restarts are damped by default.
-        backtracks: whether no step size is known to be safe, so that it has to be searched for: the default solver is
-            [`Descent`][retune.Descent] then.
-        per_image: whether it treats every image of a batch as if it were alone, so that those that have settled can
-            leave the batch.
+        backtracks: whether no safe step size is known. Then the default solver is [`Descent`][retune.Descent], which
+            searches for it.
+        per_image: whether the map treats the images of a batch independently, so that settled images can leave it.
     """
 
     layers: int = 1

@@ -106,13 +106,7 @@ class ForwardBackward(AbstractMap):
                 "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, shared "
                 "by all layers, or save net.state_dict() and rebuild the network in Python"
             )
-        return by_arguments(
-            self,
-            without={"step_size", "reg"} | (set() if self.lipschitz is not None else {"lipschitz"}),
-            prior=self.priors[0],
-            learn_step_size=self.step_size.raw.requires_grad,
-            learn_reg=self.reg.raw.requires_grad,
-        )
+        return by_arguments(self, without=("step_size", "reg"), later=("lipschitz",), prior=self.priors[0])
 
     def extra_repr(self) -> str:
         """The settings outside of submodules, for ``repr``."""

@@ -39,15 +39,15 @@ class GradientStep(AbstractMap):
     The step size is ``τ = 2s/(L_f + λ L_R + ε)``. A sigmoid keeps the learned s in (0, 1). ``L_f = ‖A‖²/σ²`` comes from
     the problem, ``L_R`` from the prior; ε is 0 by default.
 
-    If these are Lipschitz constants, every layer decreases the objective, whatever the learned values. If ``f + λR`` is
+    If these are Lipschitz constants, every layer decreases the objective, for any learned values. If ``f + λR`` is
     also convex, T is averaged and the iterates converge to a minimiser. A convex ridge regulariser ensures both by
     construction. With a weakly convex one the objective still decreases, and every limit point is stationary (Attouch,
     Bolte, Svaiter, Math. Program. 137, 2013). For [`RED`][retune.priors.RED] the constant is a guess, and convergence
     is not guaranteed.
 
-    An [`Energy`][retune.priors.Energy] has a value and no known constant. Then the step size is searched for, by
-    [`Descent`][retune.Descent], and the objective decreases all the same, whatever the weights. What is differentiated
-    in training, and what certificates look at, are layers with ``τ = 1/‖∇²F(u)‖`` at the state u that was reached.
+    An [`Energy`][retune.priors.Energy] has a value, but no known constant. For it, [`Descent`][retune.Descent] searches
+    for the step size, and the objective decreases for any weights. Training differentiates layers with
+    ``τ = 1/‖∇²F(u)‖`` at the reached state u, and certificates examine the same layers.
 
     Args:
         prior: a prior with a gradient: [`Ridge`][retune.priors.Ridge], [`RED`][retune.priors.RED], or any deepinv
@@ -118,13 +118,7 @@ class GradientStep(AbstractMap):
 
     def describe(self) -> dict:
         """See [`AbstractMap`][retune.AbstractMap]."""
-        unknown = {name for name in ("lipschitz", "prior_lipschitz") if getattr(self, name) is None}
-        return by_arguments(
-            self,
-            without={"step_size", "reg"} | unknown,
-            learn_step_size=self.step_size.raw.requires_grad,
-            learn_reg=self.reg.raw.requires_grad,
-        )
+        return by_arguments(self, without=("step_size", "reg"), later=("lipschitz", "prior_lipschitz"))
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -218,7 +212,7 @@ class GradientStep(AbstractMap):
         return value + 0.5 * self.strong_convexity * x.square().flatten(1).sum(1) if self.strong_convexity else value
 
     def prior_constant(self, like: Tensor) -> Tensor:
-        """``L_R``, shape (1,) or (B,); where none is known, 1, from which the search begins."""
+        """``L_R``, shape (1,) or (B,). If it is unknown, the result is 1, and the search begins there."""
         if self.backtracks:
             return like.new_ones(1)
         return torch.as_tensor(self._smoothness(like).lipschitz)
@@ -268,7 +262,7 @@ class _BoundGradientStep(BoundMap):
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
         if self._searches:
-            self._take_step(self.init())  # not at u: the layer is one function, whatever state it meets first
+            self._take_step(self.init())  # not at u: the layer must not depend on the first state
         step = self._layers[k % self.layers]
         return self._project(torch.addcmul(u, self._gradient(u, step), step.minus_step))
 
@@ -278,7 +272,7 @@ class _BoundGradientStep(BoundMap):
         return torch.add(direction, u, alpha=self._damping) if self._damping else direction
 
     def at(self, u: Tensor) -> BoundMap:
-        """See [`BoundMap`][retune.BoundMap]: with ``τ = 1/‖∇²F(u)‖`` where no constant is known."""
+        """See [`BoundMap`][retune.BoundMap]. If no constant is known, the copy has ``τ = 1/‖∇²F(u)‖``."""
         if not self._backtracks:
             return self
         here = copy.copy(self)
@@ -361,7 +355,7 @@ def _one_by_one(prior: BoundPrior) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 
 def _unbounded(prior: Prior) -> bool:
-    """Whether a prior says of its gradient that it has no known constant, and has the value that a search needs."""
+    """Whether the prior has a value, and states that its gradient has no known constant. Then the step is searched."""
     known = smoothness_of(prior, torch.zeros(1))
     return known is not None and known.lipschitz is None and adapt(prior).has_value
 

@@ -24,7 +24,7 @@ __all__ = ["backtracking_guarantee", "forward_backward_guarantee", "smooth_assum
 
 
 class Backtracking(Protocol):
-    """What a descent on an energy has to say for its guarantee."""
+    """The attributes of a descent on an energy that its guarantee uses."""
 
     prior: Prior
     box: tuple[float, float] | None
@@ -88,12 +88,12 @@ def _linearity(data_term: DataTerm) -> tuple[bool, str]:
 
 
 def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarantee:
-    """What is proved of a descent with backtracking on ``f + λR + ½ε‖·‖²`` in a box, for any finite weights.
+    """The proved facts about a descent with backtracking on ``f + λR + ½ε‖·‖²`` in a box, for any finite weights.
 
-    F is real-analytic or at least definable, so it has the Kurdyka–Łojasiewicz property. F never rises and its
-    iterates are bounded: the box is compact, or ε > 0. So the whole sequence converges to a stationary point (Attouch,
-    Bolte, Svaiter, *Math. Program.* 137, 2013; accelerated with a monotone test: Li, Lin, NeurIPS 2015). Nothing is
-    claimed of uniqueness, of a global minimum, or of the distance.
+    F is real-analytic or at least definable, so it has the Kurdyka–Łojasiewicz property. F never rises, and the
+    iterates are bounded, because the box is compact or ε > 0. So the whole sequence converges to a stationary point
+    (Attouch, Bolte, Svaiter, *Math. Program.* 137, 2013; accelerated with a monotone test: Li, Lin, NeurIPS 2015). The
+    facts include neither uniqueness, nor a global minimum, nor a distance.
     """
     stated = smoothness_of(owner.prior, data_term.adjoint_y)
     assert stated is not None

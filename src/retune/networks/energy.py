@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,7 +15,8 @@ from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pi
 from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.function import Function
-from retune.errors import InvalidParameterError, ShapeError, require_whole
+from retune.errors import InvalidParameterError, ShapeError
+from retune.networks._layout import conv3, require_layout
 from retune.priors.noise_level import noise_level
 
 __all__ = ["BoundEnergy", "EnergyNet"]
@@ -30,11 +30,10 @@ class EnergyNet(Denoiser):
     r"""``R_σ(x) = σ² · ½‖N(Ex/σ)‖²``: N is a smooth U-Net, E extends the image beyond its border.
 
     R is bounded from below by 0 and infinitely differentiable, for any weights. So a descent with backtracking on
-    ``f + λR`` never rises and settles, also after any training. By construction ``R_{tσ}(tx) = t² R_σ(x)`` for every t
-    > 0: one network serves all noise levels and intensity ranges, and the biases act on the image in units of the
-    noise.
+    ``f + λR`` never rises and settles, after any training. By construction ``R_{tσ}(tx) = t² R_σ(x)`` for every t > 0:
+    one network serves all noise levels and intensity ranges. The biases act on the image in units of the noise.
 
-    Called as a denoiser it takes one step, ``D_σ(x) = x − ∇R_σ(x)``, with the gradient
+    As a denoiser it takes one step, ``D_σ(x) = x − ∇R_σ(x)``, with the gradient
 
     ``∇R_σ(x) = σ Eᵀ J_N(Ex/σ)ᵀ N(Ex/σ)``.
 
@@ -44,7 +43,7 @@ class EnergyNet(Denoiser):
     N has the layout of [`SmallUNet`][retune.networks.SmallUNet]: the image is folded to half its size; residual blocks
     ``h + W₂ a(W₁h + b)`` with ``a(t) = ½(t + √(t² + 1))`` at each scale; an output of four channels at half size for
     each channel of the image. E repeats the border by 4 pixels, and by more at the right and at the bottom, up to a
-    multiple of ``2**len(features)``. E is a part of the energy.
+    multiple of ``2**len(features)``. E belongs to the energy.
 
     Sources: Hurault, Leclaire, Papadakis, *Gradient step denoiser for convergent Plug-and-Play*, ICLR 2022 (½‖N‖²);
     Zou, Liu, Wohlberg, Kamilov, *Deep equilibrium learning of explicit regularization functionals for imaging inverse
@@ -64,20 +63,15 @@ class EnergyNet(Denoiser):
 
     def __init__(self, channels: int = 1, features: Sequence[int] = (16, 32, 64), blocks: int = 1):
         super().__init__()
-        channels, blocks = require_whole("channels", channels), require_whole("blocks", blocks)
-        features = tuple(require_whole("features", f) for f in features)
-        if channels < 1 or blocks < 1 or not features or min(features) < 1:
-            raise InvalidParameterError(
-                f"channels, blocks and every entry of features must be at least 1, got {channels}, {blocks}, {features}"
-            )
+        channels, features, blocks = require_layout(channels, features, blocks)
         self.channels, self.features, self.blocks = channels, features, blocks
         scales = list(pairwise(features))
-        self.head = _conv3(4 * channels, features[0], bias=True)
+        self.head = conv3(4 * channels, features[0], bias=True)
         self.encoder = nn.ModuleList(_Stage(f, blocks) for f in features)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2, bias=False) for a, b in scales)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2, bias=False) for a, b in scales)
         self.decoder = nn.ModuleList(_Stage(f, blocks) for f in features[:-1])
-        self.tail = _conv3(features[0], 4 * channels, bias=True)
+        self.tail = conv3(features[0], 4 * channels, bias=True)
         self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
     describe = by_arguments
@@ -193,7 +187,7 @@ class BoundEnergy:
             gradient = here.grad(point)
 
         def product(v: Tensor) -> Tensor:
-            # ∇²R is symmetric, so its product with v is that of its transpose.
+            # ∇²R is symmetric, so the product with its transpose is the same.
             return torch.autograd.grad(gradient, point, v, retain_graph=True)[0]
 
         return product
@@ -278,7 +272,7 @@ class _Residual(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
-        self.first, self.second = _conv3(features, features, bias=True), _conv3(features, features, bias=False)
+        self.first, self.second = conv3(features, features, bias=True), conv3(features, features, bias=False)
         with torch.no_grad():  # the blocks start near the identity, for any number of them
             self.second.weight.mul_(0.1)
 
@@ -303,14 +297,6 @@ class _Stage(nn.Module):
         for block in cast(list[_Residual], reversed(self.blocks)):
             g = g + _transposed(slopes.pop() * _transposed(g, block.second), block.first)
         return g
-
-
-def _conv3(inputs: int, outputs: int, *, bias: bool) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
-    nn.init.normal_(conv.weight, std=1 / math.sqrt(9 * inputs))
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
 
 
 def _transposed(g: Tensor, conv: nn.Conv2d) -> Tensor:

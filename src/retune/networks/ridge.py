@@ -38,9 +38,9 @@ class RidgeDenoiser(Denoiser):
     the equilibrium. In eval mode, the first denoising that has not settled after the maximum number of layers warns.
 
     Args:
-        prior: the regulariser; what is trained, and what other maps can take as it is. A run with a prior of type
-            "ridge" takes it from any denoiser that has one, with a gradient and a noise level.
-        depth: K, layers that are differentiated.
+        prior: the trained regulariser, which other maps can use, too. A run with a prior of type "ridge" takes the
+            regulariser of any denoiser that has one, with a gradient and a noise level.
+        depth: K, number of differentiated layers.
         gradient: the gradient rule, ``Truncated(rtol=0.02)`` by default.
         solver: accelerates the gradient descent; Anderson by default.
         stop: relative change of one layer below which an image is settled.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,7 +12,8 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import register
-from retune.errors import InvalidParameterError, ShapeError, require_whole
+from retune.errors import ShapeError
+from retune.networks._layout import conv3, require_layout
 from retune.priors.noise_level import noise_level
 
 __all__ = ["SmallUNet"]
@@ -44,20 +44,15 @@ class SmallUNet(Denoiser):
 
     def __init__(self, channels: int = 1, features: Sequence[int] = (32, 64, 112), blocks: int = 2):
         super().__init__()
-        channels, blocks = require_whole("channels", channels), require_whole("blocks", blocks)
-        features = tuple(require_whole("features", f) for f in features)
-        if channels < 1 or blocks < 1 or not features or min(features) < 1:
-            raise InvalidParameterError(
-                f"channels, blocks and every entry of features must be at least 1, got {channels}, {blocks}, {features}"
-            )
+        channels, features, blocks = require_layout(channels, features, blocks)
         self.channels, self.features, self.blocks = channels, features, blocks
         scales = list(pairwise(features))
-        self.head = _conv3(4 * channels + 1, features[0])
+        self.head = conv3(4 * channels + 1, features[0])
         self.encoder = nn.ModuleList(_stage(f, blocks) for f in features)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2, bias=False) for a, b in scales)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2, bias=False) for a, b in scales)
         self.decoder = nn.ModuleList(_stage(f, blocks) for f in features[:-1])
-        self.tail = _conv3(features[0], 4 * channels)
+        self.tail = conv3(features[0], 4 * channels)
         self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
     describe = by_arguments
@@ -102,18 +97,12 @@ class _Residual(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
-        self.first, self.second = _conv3(features, features), _conv3(features, features)
+        self.first, self.second = conv3(features, features), conv3(features, features)
         with torch.no_grad():  # the blocks start near the identity, for any number of them
             self.second.weight.mul_(0.1)
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.second(relu(self.first(h)))
-
-
-def _conv3(inputs: int, outputs: int) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    nn.init.normal_(conv.weight, std=1 / math.sqrt(9 * inputs))
-    return conv
 
 
 def _stage(features: int, blocks: int) -> nn.Sequential:

@@ -16,8 +16,8 @@ __all__ = ["largest_curvature"]
 def largest_curvature(gradient: Callable[[Tensor], Tensor], u: Tensor, products: int = 12) -> Tensor:
     """``‖∇²F(u)‖`` of every image, shape (B,), estimated from below.
 
-    The products with the Hessian are finite differences, ``(∇F(u + hv) − ∇F(u))/h``: they need no graph, and work in
-    inference mode, too.
+    The products with the Hessian are finite differences, ``(∇F(u + hv) − ∇F(u))/h``. They need no graph, and also work
+    in inference mode.
 
     Args:
         gradient: ``∇F``, (B, …) → (B, …), for each image separately.
@@ -38,5 +38,5 @@ def largest_curvature(gradient: Callable[[Tensor], Tensor], u: Tensor, products:
 
 
 def _norm(v: Tensor) -> Tensor:
-    """``‖v‖`` per image: in float32, the square of a steep gradient would overflow."""
+    """``‖v‖`` per image, in float64: in float32 the square of a steep gradient would overflow."""
     return torch.linalg.vector_norm(v.flatten(1), dim=1, dtype=torch.float64).to(v.dtype)

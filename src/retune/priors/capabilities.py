@@ -55,7 +55,7 @@ def adapt(prior: nn.Module) -> AbstractPrior:
     """
     if not isinstance(prior, Prior):
         raise wrong_type("prior", prior, "a deepinv Prior", 'for example retune.priors.WaveletL12("db4", levels=4)')
-    # Deriving from AbstractPrior is how a prior says that it declares what it can do; asked here and in _Plain only.
+    # A prior that derives from AbstractPrior declares its capabilities. Only this line and _Plain check the class.
     if isinstance(prior, AbstractPrior) and not _goes_before_bind(prior):
         return prior
     return _Plain(prior)

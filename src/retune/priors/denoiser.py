@@ -241,7 +241,7 @@ class DenoiserPrior(AbstractPrior):
         given |= {"bfloat16": True} if self.trains_in_bfloat16 else {}
         if self.sigma is None:
             return given | {"sigma": None}
-        learned = {"learn_sigma": self.sigma.raw.requires_grad, "sigma": _plain(self.sigma)}
+        learned = {"learn_sigma": self.sigma.learned, "sigma": _plain(self.sigma)}
         bounds = {} if self._sigma_range is None else {"sigma_range": list(self._sigma_range)}
         return given | learned | bounds
 
@@ -341,7 +341,7 @@ class Denoiser(DenoiserPrior):
             return super().describe()
         return super().describe() | {
             "strength": _plain(self.strength),
-            "learn_strength": self.strength.raw.requires_grad,
+            "learn_strength": self.strength.learned,
         }
 
 

@@ -86,7 +86,7 @@ class Energy(AbstractPrior):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data. Weights and σ are in the state dict."""
-        return by_arguments(self, without=("sigma",), learn_sigma=self.sigma.raw.requires_grad)
+        return by_arguments(self, without=("sigma",))
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundPrior:
         """R at one noise level (one per image), for images shaped as `like` (B, C, H, W).

@@ -86,7 +86,6 @@ class Ridge(AbstractPrior):
             features=self.filters.channels[1:],
             sizes=self.filters.sizes,
             **{name: getattr(self.profile, name) for name in ("knots", "convexity", "powers")},
-            learn_sigma=self.sigma.raw.requires_grad,
         )
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundRidge:

@@ -90,9 +90,7 @@ class _WaveletPrior(SynthesisPrior):
     def describe(self) -> dict:
         """Constructor arguments as plain data. The weights are in the state dict."""
         wavelet = self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
-        # A margin of 0 is left out, as it was before there were any.
-        without = {"weights", "scale_weights"} | (set() if self.margin else {"margin"})
-        return by_arguments(self, without, wavelet=wavelet)
+        return by_arguments(self, without=("weights", "scale_weights"), later=("margin",), wavelet=wavelet)
 
     def convexity(self) -> Convexity:
         """A sum of norms with positive weights is convex, with an exact prox, for any learned weights."""

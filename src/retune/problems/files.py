@@ -13,16 +13,16 @@ __all__ = ["one_image"]
 
 
 def one_image(path: Path, what: str, expected: str) -> np.ndarray:
-    """The channels of the one image in a file, (h, w, 1 to 4), its numbers as they are.
+    """The channels of the single image in a file, (h, w, 1 to 4), with unscaled numbers.
 
     Args:
         path: the file.
-        what: how an error calls it.
-        expected: the shapes that it may have, for an error.
+        what: its name in error messages.
+        expected: its allowed shapes, for error messages.
 
     Raises:
-        InvalidParameterError: numbers that are not real.
-        ShapeError: several images, or other channels.
+        InvalidParameterError: the numbers are not real.
+        ShapeError: the file has several images, or another number of channels.
     """
     coded = load(path, alpha=True)
     array = coded.array

@@ -1,4 +1,4 @@
-"""A deepinv physics in the place of a problem: what `fit` and `plan` take."""
+"""A deepinv physics as a problem, for `fit` and `plan`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["GivenPhysics", "as_problem"]
 
 
 class GivenPhysics(Problem):
-    """``y = A x + ε`` with this one physics and its own noise model, whatever the images are.
+    """``y = A x + ε`` with one fixed physics and its own noise model, for all images.
 
     Args:
         physics: a deepinv ``LinearPhysics``.
@@ -29,7 +29,7 @@ class GivenPhysics(Problem):
     def __init__(self, physics: LinearPhysics):
         levels = getattr(getattr(physics, "noise_model", None), "sigma", None)
         self.sigma = tuple(levels.detach().flatten().tolist()) if isinstance(levels, Tensor) else 0.0
-        # here, as_problem, fit or plan: the line that called those is meant
+        # The warning must name the line that called as_problem, fit or plan.
         doubt_noise_level(self.sigma, stacklevel=5)
         self.name, self._given = type(physics).__name__, physics
 
@@ -42,28 +42,28 @@ class GivenPhysics(Problem):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> LinearPhysics:
-        """The physics itself: it fits the images, or says that it does not."""
+        """The physics itself. It raises its own error if the images do not fit."""
         return self._given
 
     def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:
         """See [`Problem`][retune.problems.Problem]."""
-        # Its noise model may know the global generator only.
+        # Its noise model may use the global generator only.
         with seeded(seed, x.device), torch.no_grad():
             return self._given(x), self._given
 
     def identity(self) -> str:
-        """The class: what a physics holds has no names."""
+        """The name of the class: the content of a physics has no names."""
         return self.name
 
 
 def as_problem(given: Problem | LinearPhysics) -> Problem:
-    """A problem itself, and a physics as one.
+    """A given problem, or a given physics as a problem.
 
     Raises:
-        InvalidParameterError: neither of the two.
+        InvalidParameterError: the argument is neither a problem nor a physics.
     """
     if not isinstance(given, type) and callable(getattr(given, "measure", None)):
-        return given  # pyright: ignore[reportReturnType] - by what it can do
+        return given  # pyright: ignore[reportReturnType] - it has the methods of a problem
     if not isinstance(given, LinearPhysics):
         kind = given.__name__ if isinstance(given, type) else type(given).__name__
         raise InvalidParameterError(f"problem must be one of retune.problems or a deepinv LinearPhysics, got {kind}")

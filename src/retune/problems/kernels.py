@@ -149,7 +149,7 @@ def _from_file(path: Path) -> Tensor:
 
 
 def _taps(path: Path) -> tuple[Tensor, bool]:
-    """The numbers of a file as they are, (1, C, h, w), and whether they are floats."""
+    """The unscaled numbers of a file, (1, C, h, w), and whether they are floats."""
     channels = one_image(path, "the blur kernel", "(h, w) or (h, w, 3)")
     if channels.shape[-1] in (2, 4):
         if not bool((channels[..., -1] == channels[..., -1].max()).all()):

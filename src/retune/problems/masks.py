@@ -45,7 +45,7 @@ def read_mask(given: str | Path | Tensor) -> Tensor:
 
 
 def _of_file(path: Path) -> Tensor:
-    """The numbers of a file as they are, (1, C, H, W)."""
+    """The unscaled numbers of a file, (1, C, H, W)."""
     channels = one_image(path, "the mask", "(H, W) or (H, W, 1 to 4)")
     if channels.shape[-1] in (2, 4):
         colours, alpha = channels[..., :-1], channels[..., -1:]

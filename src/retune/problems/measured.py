@@ -19,7 +19,7 @@ class Measurements(Problem):
     """Real measurements: ``measure`` returns crops with their operator, and adds no noise.
 
     Light from beyond the border of a crop was blurred into it. So a crop of a blurred image is a "valid" blur of a
-    larger image, whatever the boundary of the whole image. A crop of a masked image keeps its part of the mask, in the
+    larger image, for any boundary of the whole image. A crop of a masked image keeps its part of the mask, in the
     last channels of the result of ``pack``.
 
     Args:

@@ -1,4 +1,4 @@
-"""Result files: one definition of each, by which it is written and read."""
+"""Result files. One class defines each file, and writes and reads it."""
 
 from retune.records.base import Number as Number
 from retune.records.base import Record

@@ -1,4 +1,4 @@
-"""What all result files share: they are checked, written whole, and faults are named."""
+"""The base of all result files: they are checked, written atomically, and errors name the wrong entry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from retune.errors import InvalidParameterError
 
 __all__ = ["Number", "Record", "Text"]
 
-#: A number that may be unknown; text and truth values are not numbers. A whole number is written as one.
+#: A number that may be unknown. Text and booleans are refused. A whole number is written without a decimal point.
 Number = Annotated[
     float | None,
     Strict(),
@@ -47,7 +47,7 @@ _EXPECTED = {
 class Record(BaseModel):
     """A table of a result file.
 
-    Entries that this version does not know are kept as they are: a newer version, or a plug-in, may have written them.
+    Unknown entries are kept unchanged: a newer version or a plug-in may have written them.
     """
 
     model_config = ConfigDict(extra="allow", validate_assignment=False, use_attribute_docstrings=True)
@@ -57,8 +57,8 @@ class Record(BaseModel):
         """The record that plain data describe.
 
         Args:
-            values: what was read from a file.
-            source: how an error message calls it.
+            values: content of a file.
+            source: name of the file in error messages.
 
         Raises:
             InvalidParameterError: the message names the entry, its value, and what was expected.
@@ -73,7 +73,7 @@ class Record(BaseModel):
         """The record in the content of a file.
 
         Raises:
-            InvalidParameterError: it is not JSON, too large or nested too deeply; or as ``checked``.
+            InvalidParameterError: the content is not JSON, is too large or is nested too deeply; or see ``checked``.
         """
         try:
             values = parse_json(content, RECORDS)
@@ -82,18 +82,18 @@ class Record(BaseModel):
         return cls.checked(values, source)
 
     def plain(self) -> dict[str, Any]:
-        """What the file contains: the entries that were given."""
+        """The content of the file: the given entries."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def write(self, path: Path, indent: int | None = 1) -> None:
-        """Write the file, whole or not at all.
+        """Write the file atomically.
 
         Args:
             path: the file.
-            indent: of each level; None writes one line, which is several times faster for long lists.
+            indent: spaces per level. None writes a single line, which is several times faster for long lists.
 
         Raises:
-            ValueError: a number is infinite or not a number, which JSON cannot hold.
+            ValueError: a number is infinite or NaN, which JSON cannot express.
         """
         write_atomically(path, self.content(indent))
 

@@ -1,4 +1,4 @@
-"""Certificates in files: of a comparison, of a training, and those that ``retune certify`` writes."""
+"""Certificates in the files of ``retune compare``, ``retune train`` and ``retune certify``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Certificates", "Certified", "CertifiedFile", "CertifiedImage", "Clai
 
 
 class Distance(StrEnum):
-    """How the distance to the equilibrium is known."""
+    """The basis of the distance to the equilibrium."""
 
     PROVED = "proved"
     ESTIMATED = "estimated"
@@ -23,20 +23,20 @@ class Claim(Record):
     """One number of a certificate."""
 
     value: Number
-    """The number; None where it is not known."""
+    """The number; None if it is unknown."""
     kind: Text
     """proved, proved under assumptions, estimated, or measured."""
     how: Text
-    """How it was found."""
+    """The origin of the number."""
 
     @property
     def proved(self) -> bool:
-        """Whether it is a bound, under assumptions or without."""
+        """Whether it is a proved bound, with or without assumptions."""
         return self.kind.startswith(Distance.PROVED)
 
 
 class CertifiedImage(Record):
-    """The certificate of one image, or why there is none."""
+    """The certificate of one image, or the reason for its absence."""
 
     claims: dict[str, list[Claim]] = Field(default_factory=dict)
     """Numbers by the name of the quantity."""
@@ -45,7 +45,7 @@ class CertifiedImage(Record):
     assumptions: list[dict[str, Any]] = Field(default_factory=list)
     rounding: Text | None = None
     jumps: Number = None
-    """Relative change over a cycle of layers, where the iteration jumps between several images; 0 where it does not."""
+    """Relative change over a cycle of layers if the iteration jumps between several images; otherwise 0."""
     failure: Text | None = None
 
 
@@ -57,12 +57,12 @@ class Certified(Record):
 
 
 class CertifiedFile(Record):
-    """What ``retune certify`` found of an image: a certificate, or why there is none."""
+    """The result of ``retune certify`` for one image: a certificate, or the reason for its absence."""
 
     name: Text
-    """Of the file, with the number of the image if it is one of a stack."""
+    """Name of the file, with the number of the image if the file is a stack."""
     part: tuple[int, int] | None = None
-    """Height and width of the middle that was certified; None for the whole image."""
+    """Height and width of the certified middle; None for the whole image."""
     seconds: Number = None
     failure: Text | None = None
     certificate: Certified | None = None
@@ -73,7 +73,7 @@ class Certificates(Record):
 
     format: int = 1
     retune: Text | None = None
-    """The version that wrote it."""
+    """The version that wrote the file."""
     model_sha256: Text | None = None
     problem: dict[str, Any] | None = None
     """The section [problem] of a run."""

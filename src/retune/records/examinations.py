@@ -15,12 +15,12 @@ class FindingRecord(Record):
     """One finding."""
 
     check: Text
-    """Which check found it."""
+    """The check that made this finding."""
     severity: Text
     found: Text
     advice: Text = ""
     numbers: dict[str, Any] = Field(default_factory=dict)
-    """What it rests on; numbers that are not finite are None."""
+    """The evidence; None stands for a number that is not finite."""
 
 
 class Findings(Record):
@@ -33,12 +33,12 @@ class Findings(Record):
 
 
 class ExaminedFile(Record):
-    """What was found of an image, or of the operator alone; or why it could not be examined."""
+    """The findings about an image or about the operator alone, or the reason for their absence."""
 
     name: Text
     ok: StrictBool
     part: tuple[int, int] | None = None
-    """Height and width of the middle that was examined; None for the whole image."""
+    """Height and width of the examined middle; None for the whole image."""
     failure: Text | None = None
     diagnosis: Findings | None = None
 

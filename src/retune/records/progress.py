@@ -1,4 +1,4 @@
-"""``progress.json``: what a comparison has computed already."""
+"""``progress.json``: the results that a comparison has already computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Trained(Record):
 
     lr: float
     failure: Text | None = None
-    """Why it failed, if it did."""
+    """The reason for a failure, if it failed."""
     psnr_validation: float
     seconds: float
     gradient_error: Number = None
@@ -43,10 +43,10 @@ class ImageScores(Scores):
 
 
 class Progress(Record):
-    """``progress.json``: results by the name of what was computed."""
+    """``progress.json``: the finished computations of a comparison, by name."""
 
     format: int | None = None
     """None in a file of version 0.1.0."""
     settings: dict[str, Any]
-    """What decides the results."""
+    """The settings that decide the results."""
     entries: dict[str, Any] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""``NAME.json`` beside a result of ``retune restore``: what it was made from, and how it went."""
+"""``NAME.json`` beside a result of ``retune restore``: its inputs, its settings and the end of the solve."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ class RestoredImage(Record):
 
     format: int = 1
     retune: Text
-    """The version that wrote it."""
+    """The version that wrote the file."""
     file: Text
     """The name of the result."""
     image_sha256: Text | None = None
-    """Of the file that was restored."""
+    """SHA-256 of the input file."""
     model_sha256: Text | None = None
     problem: dict[str, Any] | None = None
     """The section [problem] of a run, without the files that it names."""
     problem_files: dict[str, Text] | None = None
-    """SHA-256 of the kernel and of the mask, where these are files."""
+    """SHA-256 of the kernel and of the mask, if these are files."""
     tile: Number = None
-    """Side of the tiles; None if it was not chosen."""
+    """Side of the tiles; None if it was not given."""
     overlap: Number = None
     white: Number = None
     """Intensity that counts as 1."""
     status: Text | None = None
-    """How the solve ended, or "being written"."""
+    """Status of the solve, or "being written"."""
     advice: Text | None = None
     residual: Number = None
     layers: Number = None
     tiles: Number = None
     kind: Text | None = None
-    """How the residual is known: measured."""
+    """Basis of the residual: measured."""
     seconds: Number = None
     certificate: CertifiedImage | None = None
 
     @classmethod
     def of(cls, content: bytes, file: str) -> Self | None:
-        """The record in the content of a file if it is one of ours, of the result `file`; None for anything else.
+        """The record of the result `file` in the content of a file; None if the content is no record of ReTune.
 
-        One of ours with entries of another kind, as another version may write them, tells no more than that.
+        Another version may write entries of another kind. Then the record only says that the result is ours.
         """
         try:
             values = parse_json(content, RECORDS)
@@ -61,6 +61,6 @@ class RestoredImage(Record):
             return cls(retune=str(values["retune"]), file=file)
 
     def made_as(self, other: RestoredImage) -> bool:
-        """Whether it was made with the facts that are given in the other one."""
+        """Whether this record agrees with all facts that `other` gives."""
         mine, facts = self.plain(), other.plain()
         return {k: mine.get(k) for k in facts} == facts

@@ -1,4 +1,4 @@
-"""``results.json``: what ``retune compare`` and ``retune demo`` found, and what the report is made from."""
+"""``results.json``: the results of ``retune compare`` and ``retune demo``, from which the report is made."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "longest",
 ]
 
-#: The form of results.json that this version reads and writes.
+#: The format of results.json that this version reads and writes.
 FORMAT = 1
 _EXPECTED = 'expected a results.json written by "retune demo" or "retune compare"'
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -37,7 +37,7 @@ _LONGER = re.compile(r"(psnr|residual)_([1-9]\d*)x")
 
 
 class Curve(Record):
-    """Means over the images along a run."""
+    """Means over the images, as functions of the number of layers."""
 
     layers: list[Number] = Field(default_factory=list)
     psnr: list[Number] = Field(default_factory=list)
@@ -60,10 +60,10 @@ class Training(Record):
 
 
 class Scores(Record):
-    """How well a method restores, over one test image or all of them.
+    """The scores of a method, for one test image or for all of them.
 
-    PSNR and residual after n times the trained depth are called ``psnr_<n>x`` and ``residual_<n>x``. What is
-    unknown is None or left out.
+    PSNR and residual after n times the trained depth are called ``psnr_<n>x`` and ``residual_<n>x``. An unknown score
+    is None or left out.
     """
 
     psnr: Number = None
@@ -77,7 +77,7 @@ class Scores(Record):
     status: list[Text] | None = None
     residual: Number = None
     seconds_restoring: Number = None
-    """Of one test image."""
+    """The certificate of one test image."""
     curve: Curve | None = None
     certificate: Certified | None = None
 
@@ -95,15 +95,15 @@ class MethodResult(Scores):
     label: Text | None = None
     how: Text | None = None
     failure: Text | None = None
-    """Why the training failed, if it did."""
+    """The reason for a failed training."""
     remark: Text | None = None
-    """What a reader must know of it."""
+    """A remark for the reader."""
     gradient_error: Number = None
     distance: Number = None
-    """The largest relative distance to the equilibrium that is certified."""
+    """The largest certified relative distance to the equilibrium."""
     distance_kind: Distance | None = None
     seconds: Number = None
-    """Of training or tuning."""
+    """Time of training or tuning."""
     memory: Number = None
     """Bytes at the peak of a training step."""
     images: list[Text] | None = None
@@ -114,7 +114,7 @@ class MethodResult(Scores):
 
     @property
     def horizons(self) -> list[int]:
-        """How many times longer than trained it was run, where its PSNR was taken."""
+        """The multiples of the trained depth at which the PSNR is known."""
         found = (_LONGER.fullmatch(key) for key in self.model_extra or {})
         return sorted({int(match[2]) for match in found if match and match[1] == "psnr"})
 
@@ -124,7 +124,7 @@ class MethodResult(Scores):
 
     @property
     def change(self) -> float | None:
-        """PSNR when run as much longer than trained as was tried, less PSNR of the output, dB."""
+        """PSNR at the largest multiple of the trained depth minus the PSNR of the output, in dB."""
         later = self.psnr_after(longest([self]))
         return None if self.psnr is None or later is None else later - self.psnr
 
@@ -134,7 +134,7 @@ Methods = dict[str, MethodResult]
 
 
 class Pictures(Record):
-    """The test images that are shown: their names, and the files of the truth and of the measurement."""
+    """The shown test images: their names, and the files of the truth and of the measurement."""
 
     names: list[Text] = Field(default_factory=list)
     truth: list[Text] = Field(default_factory=list)
@@ -162,7 +162,7 @@ class ProblemResult(Record):
         ]
         for name, method in self.methods.items():
             rows.append((f"methods.{name}.images", method.images, False))
-            # pictures may be of the first images only
+            # there may be pictures of the first images only
             rows.append((f"methods.{name}.psnr_per_image", method.psnr_per_image, True))
         for name, found, more in rows:
             if found and count and (len(found) < count or (len(found) > count and not more)):
@@ -182,7 +182,7 @@ class Verdict(Record):
     claim: Text
     holds: StrictBool
     problem: Text | None = None
-    """Key of the problem that it is about; None for all of them."""
+    """Key of the problem of the claim; None for all problems."""
     detail: Text | None = None
     """The numbers that decide."""
 
@@ -194,7 +194,7 @@ class Results(Record):
     retune: Text | None = None
     command: Text | None = None
     quick: StrictBool = False
-    """Whether there were too few training steps to conclude anything from."""
+    """Whether there were too few training steps to draw conclusions."""
     seed: int | None = None
     seconds: Number = None
     device: Text | None = None
@@ -220,7 +220,7 @@ class Results(Record):
         """The results that plain data describe; see ``Record.checked``.
 
         Raises:
-            InvalidParameterError: as there; or a file of another program, or of another format.
+            InvalidParameterError: see ``Record.checked``; or the file has another format or comes from another program.
         """
         if not isinstance(values, dict) or "format" not in values:
             raise InvalidParameterError(f"{source} is not a result file of ReTune (it has no «format»); {_EXPECTED}")
@@ -233,13 +233,13 @@ class Results(Record):
 
     @classmethod
     def read(cls, where: str | Path) -> Self:
-        """Read the results in a folder, or in a file.
+        """Read the results in a folder or file.
 
         Args:
-            where: an output folder with ``results.json`` in it, or such a file.
+            where: a folder with a ``results.json``, or such a file.
 
         Raises:
-            InvalidParameterError: there is none, it is truncated, of another format, or something else.
+            InvalidParameterError: the file is missing, truncated, of another format, or no result file.
         """
         where = Path(where)
         path = where / "results.json" if where.is_dir() else where
@@ -256,12 +256,12 @@ class Results(Record):
 
 
 def horizons(methods: Iterable[MethodResult]) -> list[int]:
-    """How many times longer than trained some of the methods were run."""
+    """The multiples of the trained depth to which at least one method was run."""
     return sorted({times for method in methods for times in method.horizons})
 
 
 def longest(methods: Iterable[MethodResult]) -> int | None:
-    """The largest of ``horizons`` at which some method has a PSNR."""
+    """The largest of ``horizons`` at which at least one method has a PSNR."""
     methods = list(methods)
     known = (n for n in horizons(methods) if any(m.psnr_after(n) is not None for m in methods))
     return max(known, default=None)
@@ -273,7 +273,7 @@ def finite(value: float | None) -> float | None:
 
 
 def _with_names(table: Any) -> Any:
-    """The table, if its keys can be parts of the names of files."""
+    """The table; raise if a key cannot be a part of a file name."""
     for name in table if isinstance(table, dict) else ():
         if not _NAME.fullmatch(str(name)):
             raise ValueError(f"a name is {name!r}, expected letters, digits, «_», «-» and «.» (it becomes a file name)")

@@ -1,4 +1,4 @@
-"""What the folder of a run tells of it: how it was begun, its checkpoints, and what ``retune tune`` chose."""
+"""The records in the folder of a run: its start, its checkpoints, and the choices of ``retune tune``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["CheckpointFacts", "EstimatedGain", "RunFacts", "TuneFacts", "TuneRes
 
 
 class TuneFacts(Record):
-    """What a tuning was begun with."""
+    """The settings at the start of a tuning."""
 
     images: list[Text]
-    """Paths of the measurements that could be used."""
+    """Paths of the usable measurements."""
     white: Number
-    """Intensity that counts as 1; None if none was named."""
+    """Intensity that counts as 1; None if it was not given."""
     loss: Text
-    """What was asked for: auto, sure, r2r or ei."""
+    """The requested loss: auto, sure, r2r or ei."""
 
 
 class RunFacts(Record):
-    """``run.json``: what a run was begun with."""
+    """``run.json``: the facts at the start of a run."""
 
     seed: int | None = None
     data: Text | None = None
@@ -32,29 +32,29 @@ class RunFacts(Record):
     validation: Text | None = None
     """Fingerprint of the validation images; None without them."""
     files: dict[str, Text] = Field(default_factory=dict)
-    """SHA-256 of the kernel and of the mask, where these are files."""
+    """SHA-256 of the kernel and of the mask, if these are files."""
     versions: dict[str, Text] = Field(default_factory=dict)
-    """Versions of ReTune and of what it computes with."""
+    """Versions of ReTune and of its numerical libraries."""
     tuned: TuneFacts | None = None
-    """Only of ``retune tune``."""
+    """Only from ``retune tune``."""
 
 
 class CheckpointFacts(Record):
-    """The facts in ``checkpoint-STEP.safetensors``, beside the tensors."""
+    """The facts in ``checkpoint-STEP.safetensors``, stored with the tensors."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # a setting may be infinite
 
     step: int
     seconds: float
     settings: dict[str, Any]
-    """What decides the course of the run."""
+    """The settings that decide the course of the run."""
     best: Text
-    """The best validation PSNR so far, as Python writes it: it may be -inf."""
+    """The best validation PSNR so far, in the notation of Python; it may be -inf."""
     best_step: int
 
 
 class EstimatedGain(Record):
-    """Two restorations of the same measurements by their estimated errors."""
+    """The estimated errors of two restorations of the same measurements."""
 
     before: Number
     """Estimated PSNR in dB; None where the estimated error is not positive."""
@@ -68,18 +68,18 @@ class EstimatedGain(Record):
 
 
 class TuneResult(Record):
-    """``tune.json``: what was chosen, and how sure that is."""
+    """``tune.json``: the choices of a tuning, and their uncertainty."""
 
     loss: Text
-    """What it was learned with."""
+    """The loss of the tuning."""
     sigma: Number | list[Number]
-    """Noise level, given or estimated; or one per channel."""
+    """Noise level, given or estimated: one number, or one per channel."""
     comparison: EstimatedGain
     factors: tuple[Number, Number] | None = None
     """Range of factors on λ that are indistinguishable from the chosen one; None without a learned λ."""
     parameters: dict[str, list[Number]]
     seconds: Number
     certificate: CertifiedImage
-    """Of the restoration of the first measurement."""
+    """The certificate of the first restoration."""
     left_out: dict[str, Text] = Field(default_factory=dict)
-    """Why, by file, for those that could not be used."""
+    """The reason for each file that could not be used."""

@@ -1,4 +1,4 @@
-"""Whether what is continued is what was begun: the settings of a run, of a comparison, of a recipe."""
+"""Check that a continued job (a run, a comparison, a recipe) has the settings of its start."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LONGEST = 80
 
 
 def require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], otherwise: str) -> None:
-    """Raise if a job has other settings than the one that is in a file.
+    """Raise if the settings of a job differ from those in a file.
 
     Args:
         path: the file.
         before: the settings in the file, by name.
         now: the settings of the job.
-        otherwise: what to do with other settings.
+        otherwise: advice for a job with other settings.
 
     Raises:
         CheckpointError: the message names each setting that differs, with both values.
@@ -39,7 +39,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(before: Any, now: Any) -> tuple[str, str]:
-    """Both in words; of long texts only what is around the first difference."""
+    """Both values as text. Long texts are cut to the surroundings of the first difference."""
     one, two = repr(before), repr(now)
     if max(len(one), len(two)) <= _LONGEST:
         return one, two

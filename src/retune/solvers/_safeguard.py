@@ -22,7 +22,7 @@ class Safeguard(NamedTuple):
     over `patience` evaluations (with `compare`: not faster than at the rate of the last plain steps). The image then
     returns to Φ of its best point and takes plain steps: `pause` of them if the extrapolations gained more than plain
     steps would have, else twice as many as after the previous failure. So n evaluations contain at most about log₂ n
-    consecutive useless excursions, of at most `patience` evaluations each, whatever Φ is.
+    consecutive useless excursions, of at most `patience` evaluations each, for any Φ.
 
     Attributes:
         best: Φ of the point with the smallest residual.

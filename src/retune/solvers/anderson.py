@@ -32,7 +32,7 @@ class Anderson(AbstractSolver):
     steps before it extrapolates again: `pause` of them, and twice as many after each further useless trial. The result
     is always Φ of some point.
 
-    Whatever Φ is, the solver needs **at most 200 evaluations more than twice those of plain steps**. After every 200
+    For any Φ, the solver needs **at most 200 evaluations more than twice those of plain steps**. After every 200
     accelerated evaluations, the next 200 are plain steps from the original start; they continue where they stopped
     before. The better of the two points is returned.
 

@@ -62,7 +62,7 @@ class Objective:
         return smooth, torch.zeros_like(smooth) if self.rest is None else self.rest(u).to(smooth)
 
     def value(self, u: Tensor) -> Tensor:
-        """``s(u) + h(u)`` per image: F but for its quadratic part, of which only differences are needed."""
+        """``s(u) + h(u)`` per image: F without its quadratic part, since only differences of that part are needed."""
         smooth, rest = self.parts(u)
         return smooth + rest
 
@@ -88,18 +88,18 @@ class AbstractSolver(ABC):
     monotone: ClassVar[bool] = False
 
     def bind(self, objective: Callable[[], Objective | None]) -> AbstractSolver:
-        """The solver for one problem: itself, unless it needs what the map minimises.
+        """The solver for one problem. A solver that does not use the objective of the map returns itself.
 
         Args:
-            objective: gives that, or None for a map that minimises nothing that is known.
+            objective: returns the objective of the map, or None if it is unknown.
 
         Raises:
-            InvalidParameterError: it needs an objective, and there is none.
+            InvalidParameterError: the solver needs an objective, but the map has none.
         """
         return self
 
     def select(self, index: Tensor) -> AbstractSolver | None:
-        """The solver for the images of an index (n,); None if it can't be told."""
+        """The solver for the images of an index (n,); None if it cannot be restricted."""
         return self
 
     @abstractmethod
@@ -114,16 +114,16 @@ class AbstractSolver(ABC):
         """
 
     def confirm(self, state: SolverState, settled: Tensor) -> tuple[SolverState, Tensor] | None:
-        """Look again at images that seem to have converged, or have no layers left; None if there are none.
+        """Check images again that seem to have converged or have no layers left; None if the solver has no such check.
 
-        A solver whose steps may be short without being near a fixed point tells that here.
+        It is for solvers whose steps may be short far from a fixed point.
 
         Args:
-            state: after the last step.
-            settled: (B,), which images these are.
+            state: the state after the last step.
+            settled: (B,), the images to check.
 
         Returns:
-            The state to go on with, and the change (B,) of a step of full length, 0 for the other images.
+            The state from which to continue, and the change (B,) of a step of full length, 0 for the other images.
         """
         return None
 

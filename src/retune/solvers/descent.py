@@ -16,13 +16,13 @@ from retune.solvers.base import AbstractSolver, Objective, SolverState
 
 __all__ = ["Descent"]
 
-#: Two values of the objective count as equal if they differ by fewer units in the last place.
+#: Two values of the objective count as equal if they differ by fewer units in the last place than this.
 ROUNDING = 4.0
-#: Two points show the curvature if their distance is more than this many units in the last place.
+#: Two points show the curvature if their distance exceeds this number of units in the last place.
 CLEAR = 32.0
-#: Products with the Hessian from which the curvature is measured, at the start and at the end.
+#: Number of products with the Hessian for a measurement of the curvature, at the start and at the end.
 FIRST, LAST = 2, 6
-#: By this factor a step forgets the curvature that was measured before.
+#: Each step multiplies the earlier measured curvature by this factor.
 FORGET = 0.97
 
 
@@ -39,20 +39,20 @@ class Descent(AbstractSolver):
     plain step from x. After an accepted step, L shrinks by the factor `shrink`. The momentum ``β = k/(k + 3)`` restarts
     if it points uphill (O'Donoghue and Candès, *Found. Comput. Math.* 15, 2015).
 
-    The Lipschitz constant need not be known, and need not exist on the whole space. So this solver fits learned
-    energies: training may change their curvature by any factor. F never rises, up to rounding, for any weights.
+    The Lipschitz constant need not be known, and need not exist on the whole space. So this solver suits learned
+    energies, whose curvature may change by any factor in training. F never rises, up to rounding, for any weights.
 
     Close to the minimum the decrease of F is smaller than the rounding of its values. Then L is tested with gradients:
     ``⟨∇f(z) − ∇f(z'), z − z'⟩ ≤ L ‖z − z'‖²`` for the last two points z, z' with known gradients. The quadratic part of
     f is always compared by its gradients, because ``q(a) − q(b) = ½⟨∇q(a) + ∇q(b), a − b⟩``.
 
     A step costs one gradient and one value. A refused step costs the same, and does not change the image. The start
-    costs three more gradients: L begins at the curvature that is measured there, if that is below the stated constant.
+    costs three more gradients: L begins at the curvature measured there, if this is below the stated constant.
 
-    L may be far larger than the curvature: after a stated constant that is pessimistic, after refused steps, or if the
-    values of F do not fit its gradients. Steps of length 1/L are short then, although the gradient is not small. So
-    the residual is that of a step of length 1/M, where M is the curvature that was measured on the last steps: the
-    largest ``‖∇f(z) − ∇f(z')‖/‖z − z'‖``, or what a refused step met. A later step forgets it by the factor 0.97.
+    L may be far larger than the curvature: because the stated constant is pessimistic, after refused steps, or if the
+    values of F do not fit its gradients. Then steps of length 1/L are short, although the gradient is not small. So
+    the residual is that of a step of length 1/M. M is the curvature of the last steps: the largest
+    ``‖∇f(z) − ∇f(z')‖/‖z − z'‖``, or the curvature of a refused step. Each later step multiplies M by 0.97.
     Before an image counts as converged, its curvature is measured at the image itself, by a few products with the
     Hessian. The residual must be small for that curvature, too.
 
@@ -164,7 +164,7 @@ class _BoundDescent(AbstractSolver):
         smooth_new, rest_new = f.parts(new)
         value = smooth_new + rest_new
 
-        # By how much f(x⁺) exceeds its linearisation at z, and by how much it may.
+        # The excess of f(x⁺) over its linearisation at z, and the allowed excess.
         excess = 0.5 * _inner(quadratic_new - quadratic_z, d) + smooth_new - smooth_z - _inner(gradient_z, d)
         allowed = 0.5 * m.constant * _inner(d, d)
         noise = 2 * ROUNDING * eps * smooth_z.abs()
@@ -179,7 +179,7 @@ class _BoundDescent(AbstractSolver):
         ratio = ratio.to(x.dtype)
         clear = clear & torch.isfinite(ratio)
         curvature = torch.where(clear, torch.maximum(ratio, FORGET * m.curvature), m.curvature)
-        # A refused step has met a curvature that no pair of gradients has shown yet.
+        # A refused step shows a curvature that no pair of gradients has shown yet.
         met = (2 * excess / _inner(d, d).clamp_min(torch.finfo(x.dtype).tiny)).to(x.dtype)
         met = torch.where(seen & torch.isfinite(met), met, 0).clamp_max(m.constant * options.growth)
         curvature = torch.maximum(curvature, met)
@@ -229,7 +229,7 @@ class _BoundDescent(AbstractSolver):
             return None
         m, rows = _Memory(*state.memory), settled.nonzero().flatten()
         f = self._objective.select(rows)
-        if f is None:  # of all images then, though only some ask
+        if f is None:  # computed for all images, even if only some need it
             f, rows = self._objective, torch.arange(len(settled), device=settled.device)
         x, known = state.u[rows], m.curvature[rows]
         found = largest_curvature(f.gradient, x, products=LAST)
@@ -240,9 +240,6 @@ class _BoundDescent(AbstractSolver):
         constant = torch.where(settled, torch.minimum(m.constant, 2 * curvature), m.constant)
         moved = torch.where(settled, torch.zeros_like(m.constant).index_copy(0, rows, moved), 0)
         return state._replace(memory=tuple(m._replace(constant=constant, curvature=curvature))), moved
-
-    def describe(self) -> dict:
-        return self._options.describe()
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -256,6 +253,6 @@ def _norm(a: Tensor) -> Tensor:
 
 
 def _or_else(curvature: Tensor, known: Tensor) -> Tensor:
-    """A measured curvature, or what is known where nothing was measured: outside the domain of F, or F is linear."""
+    """The measured curvature. Where it is unusable (outside the domain of F, or F is linear), the known constant."""
     largest = torch.finfo(curvature.dtype).max ** 0.5  # its square must not overflow
     return torch.where(curvature > 0, curvature.clamp_max(largest), known)

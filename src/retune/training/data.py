@@ -1,4 +1,4 @@
-"""What a network is trained on: images, and how they are measured."""
+"""The data of a training: images, and the problem that measures them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["TrainingData"]
 
 
 class TrainingData:
-    """Images, and how they are measured: read once, and fingerprinted once, whoever asks.
+    """Images, and the problem that measures them. They are read once and fingerprinted once.
 
     Args:
         images: training images, see [`as_images`][retune.data.as_images].
         problem: a problem of ``retune.problems`` (fresh operator and noise at every step), or a deepinv physics
             (fresh noise only).
-        validation: validation images; their measurements are drawn once. None for none.
+        validation: validation images, or None; their measurements are drawn once.
 
     Attributes:
         images: tensors (C, H, W).
         validation: tensors (C, H, W), or None.
-        problem: what is measured; a deepinv physics as a problem of its own.
+        problem: the problem; a given deepinv physics becomes a problem.
         measure: ``(x, seed) → (y, physics)``.
 
     Raises:
-        InvalidParameterError, ShapeError, NotFiniteError: images that cannot be used, or neither a problem nor a
-            physics.
+        InvalidParameterError, ShapeError, NotFiniteError: an image cannot be used, or `problem` is neither a problem
+            nor a physics.
     """
 
     def __init__(self, images: Any, problem: Problem | LinearPhysics, validation: Any = None):

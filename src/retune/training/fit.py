@@ -1,4 +1,4 @@
-"""Training: what is trained on, and how, are checked here; the loop is in ``loop``."""
+"""Training: check the data and the options. The loop itself is in ``loop``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from retune.training.records import FitResult, StepRecord, Validation
 from retune.training.simulate import evaluate
 from retune.training.warm import WarmStart
 
-#: Relative change per block below which the iterates of a denoiser in bfloat16 may not come: 2e-3 to 3e-3 measured.
+#: The iterates of a denoiser in bfloat16 may never reach a relative change per block below this (measured: 2–3e-3).
 _BFLOAT16 = 4e-3
 
-#: Floats above this are taken for another unit than [0, 1].
+#: Floats above this suggest another unit than [0, 1].
 _LARGEST = 4.0
 
 __all__ = ["FitResult", "StepRecord", "Validation", "evaluate", "fit", "parameter_groups"]
@@ -73,42 +73,42 @@ def fit(
 ) -> FitResult:
     """Train a network on simulated measurements of images: random crops, flips and fresh noise at every step.
 
-    Adam with a cosine schedule. The network is trained in place and left in eval mode; with validation images it
-    keeps the weights of the best validation PSNR (the initial ones included), without them those of the last step.
-    A deepinv loss that adapts the model (R2R, splitting) does so for the training only.
+    The optimiser is Adam with a cosine schedule. The network is trained in place and left in eval mode. With
+    validation images it keeps the weights of the best validation PSNR (possibly the initial ones). Without validation
+    images it keeps those of the last step. A deepinv loss that adapts the model (R2R, splitting) adapts it for the
+    training only.
 
-    Every random draw follows from (seed, step, process), so a run that is continued from a checkpoint ends, on a CPU,
-    with the same weights, bit for bit, as one that was not interrupted (unless the loss has a generator of its own).
-    Started by torchrun or ``fabric run``, each process draws `batch_size` crops of its own, and the gradient is that
-    of the joint batch.
+    Every random draw follows from (seed, step, process). So a run that continues from a checkpoint ends, on a CPU,
+    with the same weights, bit for bit, as an uninterrupted run (unless the loss has its own generator). With torchrun
+    or ``fabric run``, each process draws its own `batch_size` crops, and the gradient is that of the joint batch.
 
-    It is called as ``fit(net, data, options)``, or as ``fit(net, images, problem, steps=500, lr=0.1)``, which makes
-    both.
+    Call it as ``fit(net, data, options)``, or as ``fit(net, images, problem, steps=500, lr=0.1)``, which builds the
+    data and the options.
 
     Args:
         net: the network.
         images: training images, see [`as_images`][retune.data.as_images]; or a
-            [`TrainingData`][retune.training.TrainingData], which has a problem and validation images already.
+            [`TrainingData`][retune.training.TrainingData], which contains the problem and validation images.
         problem: a problem of ``retune.problems`` (fresh operator and noise at every step), or a deepinv physics
-            (fresh noise only). Options in its place, after a ``TrainingData``.
-        options: how to train; see [`FitOptions`][retune.FitOptions].
+            (fresh noise only). After a ``TrainingData``, this argument is the options.
+        options: the options of the training; see [`FitOptions`][retune.FitOptions].
         validation: validation images; their measurements are drawn once.
         **keywords: fields of [`FitOptions`][retune.FitOptions], in place of those in `options`: `steps`, `batch_size`,
             `crop`, `lr`, `lr_network`, `loss`, `seed`, `device`, `validate_every`, `progress`, `warm_start`, `folder`,
             `checkpoint_every`, `resume`, `flips`, `stop`.
 
     Raises:
-        DivergedError: the loss is no longer finite; the network has the best weights so far (without validation
-            images, those of the last fifth that was completed).
-        InvalidParameterError: nothing to train, images that do not fit the crop, a folder that holds another run, a
-            loss without gradient, a tolerance beside a denoiser in bfloat16, …
+        DivergedError: the loss is no longer finite. The network keeps the best weights so far (without validation
+            images, those at the end of the last completed fifth).
+        InvalidParameterError: the network has no trainable parameter, images are smaller than the crop, the folder
+            holds another run, the loss has no gradient, a tolerance is too small for a denoiser in bfloat16, …
         ProcessLostError: another process of the training has ended.
         CheckpointError: `folder` holds a run with other settings or data, or no readable checkpoint.
 
     Warns:
-        DoubtfulWarning: images, or a noise level, that are far outside [0, 1], as on a scale of 0…255.
+        DoubtfulWarning: images or a noise level are far outside [0, 1], as on a scale of 0…255.
     """
-    if hasattr(images, "measure"):  # data that know how they are measured need no problem: options follow them
+    if hasattr(images, "measure"):  # a TrainingData contains its problem, so the options come next
         data, options = images, problem if options is None else options
         if validation is not None:
             raise InvalidParameterError(
@@ -131,7 +131,7 @@ def fit(
 
 
 def _with(options: FitOptions, keywords: dict[str, Any]) -> FitOptions:
-    """The options, with the keywords of the call in place of their fields."""
+    """The options with some fields replaced by the keywords of the call."""
     known = [field.name for field in fields(FitOptions)]
     for name in keywords:
         if name not in known:
@@ -142,7 +142,7 @@ def _with(options: FitOptions, keywords: dict[str, Any]) -> FitOptions:
 def _doubt_unit(images: list[Tensor]) -> None:
     """Warn of images on a scale of 0…255: step sizes, strengths and shipped networks are made for [0, 1].
 
-    Floats that leave [0, 1] a little, as sharpened or noisy images do, are nothing unusual.
+    Floats slightly outside [0, 1] are normal, for example in sharpened or noisy images.
     """
     largest = max(float(x.abs().max()) for x in images)
     if largest > _LARGEST:
@@ -156,7 +156,7 @@ def _doubt_unit(images: list[Tensor]) -> None:
 
 
 def _check_bfloat16(net: Restarted, warm: WarmStart | None, stop: Stop | None) -> None:
-    """Nothing that bfloat16 cannot reach is asked for: restarts would always go on to their limit."""
+    """Refuse tolerances that bfloat16 cannot reach: all restarts would run to their limit."""
     if not any(p.trains_in_bfloat16 for p in priors_of(net)):
         return
     asked = {

@@ -1,4 +1,4 @@
-"""The loop of a training, step by step: devices and processes from Lightning Fabric, everything else plain to read."""
+"""The loop of a training. Lightning Fabric handles devices and processes; everything else is plain PyTorch."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ Batch = tuple[Tensor, Tensor, LinearPhysics]
 
 
 class Training:
-    """One training: what it needs, made once, and its steps.
+    """One training: its objects, made once, and its steps.
 
     Args:
         net: the network.
-        data: what it is trained on.
-        options: how.
+        data: the images and the problem.
+        options: the options of the training.
         groups: parameters with their learning rates, for the optimiser.
-        warm: the memory of equilibria, if there is one.
+        warm: the memory of equilibria, or None.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Training:
         self.saved = self._saved_canvases()
         self.watched = _Watched(net, warm, options.stop)
         self.model: nn.Module = self.criterion.adapt_model(self.watched)
-        # Adapted models draw and keep their corruption when they are asked to, as deepinv's Trainer asks them.
+        # With update_parameters=True adapted models draw and keep their corruption, as in deepinv's Trainer.
         asks = "update_parameters" in inspect.signature(self.model.forward).parameters
         self.call_options = {"update_parameters": True} if asks else {}
         self.wrapped, self.optimiser = self.fabric.setup(self.model, optimiser)
@@ -73,9 +73,9 @@ class Training:
         self.result, self.keeper = FitResult(), Keeper(net)
 
     def _saved_canvases(self) -> WarmStart | None:
-        """The memory of equilibria, if it goes into the checkpoints."""
+        """The memory of equilibria, if the checkpoints contain it."""
         warm = self.warm
-        # Canvases in files are there because they would fill the memory, and each process has canvases of its own.
+        # Canvases in files are too large for a checkpoint, and each process has its own canvases.
         saved = None if warm is None or warm.on_disk or self.fabric.world_size > 1 else warm
         if self.options.resume and warm is not saved:
             raise InvalidParameterError(
@@ -85,7 +85,7 @@ class Training:
         return saved
 
     def run(self) -> FitResult:
-        """Train; the network is left in eval mode, with the weights that are kept."""
+        """Train. This leaves the network in eval mode, with the kept weights."""
         options, fabric = self.options, self.fabric
         folder, done, spent = self._opened_folder()
         self.start = time.perf_counter() - spent
@@ -117,7 +117,7 @@ class Training:
         return self.result
 
     def _opened_folder(self) -> tuple[RunFolder | None, int, float]:
-        """The folder of checkpoints, the step that the newest is of, and the seconds that were spent until then."""
+        """The folder of checkpoints, the step of the newest one, and the seconds of training before it."""
         options = self.options
         if options.folder is None:
             return None, 0, 0.0
@@ -126,19 +126,19 @@ class Training:
         return folder, *folder.load(self.net, self.optimiser, self.result, self.keeper, self.saved)
 
     def _save(self, folder: RunFolder, step: int) -> None:
-        """Write a checkpoint, by the first process; the others wait."""
+        """The first process writes a checkpoint; the others wait."""
         if self.fabric.is_global_zero:
             seconds = time.perf_counter() - self.start
             folder.save(step, self.net, self.optimiser, self.result, self.keeper, seconds, self.saved)
         self.fabric.barrier()
 
     def _halts(self, asked: Event) -> bool:
-        """Whether a process was asked to stop."""
+        """Whether any process received a request to stop."""
         (halt,) = agreed(self.fabric, asked.is_set())
         return bool(halt)
 
     def _validate(self, step: int, bar: TrainingProgress) -> None:
-        """Score the present weights, and keep them if they are the best; without validation, the latest are."""
+        """Score the current weights and keep the best. Without validation images, always keep the current ones."""
         if self.held_out is None:
             self.keeper.offer(step, step)
             return
@@ -148,7 +148,7 @@ class Training:
         bar.validated(psnr)
 
     def _choose(self, step: int) -> Choice | None:
-        """Choose what is "auto" before the first step, on its batch, as the loss shows that to the network."""
+        """Choose "auto" options before the first step, on its batch, in the form in which the loss passes it on."""
         if self.net.auto is None or self.net.auto.choice is not None:
             return None
         self.wrapped.train()
@@ -158,7 +158,7 @@ class Training:
         return self.net.auto.choice
 
     def _step(self, step: int) -> StepRecord:
-        """One step: its rates, its batch, and what is learned from it."""
+        """One step: set the rates, draw the batch, and learn from it."""
         self.wrapped.train()
         self._set_rates(step)
         x, y, physics = self._batch(step)
@@ -166,13 +166,13 @@ class Training:
             return self._learn(step, x, y, physics)
 
     def _set_rates(self, step: int) -> None:
-        """One factor for all groups, from 1 to 0.05: each falls from its own learning rate."""
+        """Scale the learning rate of each group by the same factor, which falls from 1 to 0.05."""
         factor = 0.05 + 0.95 * (1 + math.cos(math.pi * (step - 1) / self.options.steps)) / 2
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
     def _batch(self, step: int) -> Batch:
-        """Crops of the training images, and their measurements: the same for the same step and process."""
+        """Crops of the training images, and their measurements, drawn from the seed, the step and the process."""
         options = self.options
         generator = torch.Generator().manual_seed(stream(options.seed, step, self.fabric.global_rank))
         x, crops = draw_crops(self.data.images, options.batch_size, options.crop, generator, flips=options.flips)
@@ -182,11 +182,11 @@ class Training:
         return (x, *self.data.measure(x, int(torch.randint(2**31, (), generator=generator))))
 
     def _draws(self, step: int) -> Any:
-        """A block in which the global generator, from which the loss draws, follows from the step."""
+        """Inside this block the global generator, which the loss uses, is seeded by the step."""
         return seeded(stream(self.options.seed, step, self.fabric.global_rank, 1), self.fabric.device)
 
     def _learn(self, step: int, x: Tensor, y: Tensor, physics: LinearPhysics) -> StepRecord:
-        """Loss, gradient, and a step of the optimiser."""
+        """Compute loss and gradient, and take a step of the optimiser."""
         self.watched.seen.clear()
         self.optimiser.zero_grad()
         try:
@@ -213,7 +213,7 @@ class Training:
         )
 
     def _loss(self, x: Tensor, y: Tensor, physics: LinearPhysics) -> Tensor:
-        """The mean loss, which is finite and can be learned from."""
+        """The mean loss; raise if it is not finite or has no gradient."""
         x_net = self.wrapped(y, physics, **self.call_options)
         value = self.criterion(x=x, x_net=x_net, y=y, physics=physics, model=self.model).mean()
         if agreed(self.fabric, ~torch.isfinite(value.detach()))[0]:
@@ -233,7 +233,7 @@ class Training:
 
 
 class _Watched(nn.Module):
-    """The network, noting the equilibria it finds: a loss may wrap it, and wrappers pass on images only."""
+    """The network, which stores the equilibria that it finds: a loss may wrap it, and wrappers return images only."""
 
     def __init__(self, net: Restarted, warm: WarmStart | None = None, stop: Stop | None = None):
         super().__init__()
@@ -243,7 +243,7 @@ class _Watched(nn.Module):
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """Calls in this block choose what is "auto" on what they are shown, and restore nothing."""
+        """Calls in this block choose the "auto" options on their input, and restore nothing."""
         self._chooses = True
         try:
             yield
@@ -253,8 +253,8 @@ class _Watched(nn.Module):
     def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
         if self._chooses:
             self.net.choose(y, physics)
-            return physics.A_adjoint(y)  # of the shape of an image, for the wrappers
-        # Only the first call of a step is about the crops themselves: a loss may call again for images of its own.
+            return physics.A_adjoint(y)  # wrappers expect the shape of an image
+        # Only the first call of a step restores the crops themselves: a loss may call again with its own images.
         warm = self.warm if self.training and not self.seen else None
         options = {"stop": self.stop if self.training else None} if warm is None else warm.options(self.net)
         image = self.net(y, physics, report=self.seen.append, **options)

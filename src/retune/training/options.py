@@ -1,4 +1,4 @@
-"""How a network is trained: the options of ``fit``, in one place, checked when they are made."""
+"""The options of ``fit``, checked at their construction."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["FitKeywords", "FitOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How [`fit`][retune.fit] trains. Options never change; ``dataclasses.replace(options, steps=500)`` makes others.
+    """The options of [`fit`][retune.fit]. They are frozen; ``dataclasses.replace(options, steps=500)`` makes new ones.
 
     Raises:
-        InvalidParameterError: an option of the wrong type or out of range, or `resume` without a folder.
+        InvalidParameterError: an option has the wrong type or is out of range, or `resume` has no folder.
     """
 
     steps: int = 200
@@ -35,30 +35,30 @@ class FitOptions:
     lr_network: float = 1e-4
     """Learning rate of all other parameters."""
     loss: Loss | None = None
-    """A deepinv ``Loss``; mean squared error by default. ``SupLoss(SNR(train_loss=True))`` gives decibels, in which
-    easy and difficult crops weigh the same."""
+    """A deepinv ``Loss``; mean squared error by default. ``SupLoss(SNR(train_loss=True))`` gives decibels, so that easy
+    and difficult crops have the same weight."""
     seed: int = 0
-    """Seeds crops, operators and noise; the global generator is not touched."""
+    """Seed of crops, operators and noise. The global generator stays unchanged."""
     device: str = "auto"
-    """Where to train: "auto", "cpu", "cuda", "cuda:1", …"""
+    """The device: "auto", "cpu", "cuda", "cuda:1", …"""
     validate_every: int | None = None
     """Steps between validations; a fifth of `steps` by default."""
     progress: bool = True
     """Whether to show a progress bar with loss, validation PSNR, residual and measured gradient error."""
     warm_start: bool | WarmStart = False
-    """Let every training image remember its equilibrium, and restart to a tolerance; ``restarts`` is then the most
-    that are run. True for the defaults of [`WarmStart`][retune.WarmStart]."""
+    """Let every training image remember its equilibrium, and restart to a tolerance. Then ``restarts`` is the maximum
+    number of restarts. True takes the defaults of [`WarmStart`][retune.WarmStart]."""
     folder: str | Path | None = None
-    """Where checkpoints and ``log.csv`` go; none are written by default. With a folder, Ctrl-C (and SIGTERM) finishes
-    the step, saves, and then raises [`Interrupted`][retune.errors.Interrupted], a KeyboardInterrupt."""
+    """Folder for checkpoints and ``log.csv``; by default nothing is written. With a folder, Ctrl-C (and SIGTERM)
+    finishes the step, saves, and then raises [`Interrupted`][retune.errors.Interrupted], a KeyboardInterrupt."""
     checkpoint_every: int = 20
-    """Steps between checkpoints, which is what is lost at most."""
+    """Steps between checkpoints, and so the maximum number of lost steps."""
     resume: bool = False
     """Whether to continue from the newest checkpoint in `folder`, if there is one."""
     flips: bool = True
-    """Whether crops are flipped at random; not where the images are measurements whose operator has a direction."""
+    """Whether crops are flipped at random. Choose False for measurements whose operator has a direction."""
     stop: Stop | None = None
-    """When the restarts of a training step stop, instead of after R blocks."""
+    """The stopping rule for the restarts of a training step, in place of R blocks."""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "checkpoint_every", "seed"):

@@ -51,7 +51,7 @@ class JacobianPenalty(Loss):
 
     @property
     def settings(self) -> str:
-        """What decides it besides the loss in it: `fit` notes it, and refuses to go on with another value."""
+        """The weight, as text. `fit` stores it, and refuses to continue with another value."""
         return f"{self.weight:g}"
 
     def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:

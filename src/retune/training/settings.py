@@ -1,4 +1,4 @@
-"""What decides the course of a training: what a run has to have in common with the one that it continues."""
+"""The settings that decide the course of a training. A continued run must have the same settings."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def decisive(
 
 
 def _described(net: Restarted) -> str:
-    """What decides the iterations beside the weights; of a network that cannot be saved, less is known.
+    """The settings of the iterations, apart from the weights. A map that cannot be saved counts by its class only.
 
-    Without what a training changes, so that the network of an interrupted one is the same still.
+    Values that a training changes are left out, so that the network of an interrupted training still has them.
     """
     fixed = {"gradient": net.gradient.describe(), "solver": net.solver.describe(), "stop": repr(net.stop)}
     fixed |= {"depth": net.depth, "restarts": net.restarts} if net.auto is None else {}
@@ -58,14 +58,14 @@ def _described(net: Restarted) -> str:
 
 
 def _without_values(description: Any) -> Any:
-    """A description of a map without the noise levels and strengths in it, which may have been learned."""
+    """The description of a map without noise levels and strengths, which training may have changed."""
     if not isinstance(description, dict):
         return description
     return {k: _without_values(v) for k, v in description.items() if k not in ("sigma", "strength")}
 
 
 def called(criterion: nn.Module) -> str:
-    """The name of a loss, with its own settings, and that of its metric, or of the loss in it."""
+    """The name of a loss with its settings, and with the name of its metric or inner loss."""
     inner = next(
         (m for m in (getattr(criterion, k, None) for k in ("metric", "loss")) if isinstance(m, nn.Module)), None
     )
