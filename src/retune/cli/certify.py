@@ -77,7 +77,8 @@ def certify(
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        opened = open_model(model, given, _problem.chosen_device(device))
+        with moving("reading the network"):
+            opened = open_model(model, given, _problem.chosen_device(device))
         unit, remembered = _problem.unit_of(opened, white)
         told = _Told(details)
         with moving("certifying"):

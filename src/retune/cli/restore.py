@@ -98,17 +98,17 @@ def restore(
             from retune.jobs.restore import Options
             from retune.jobs.restore import restore as run
 
-        _problem.accept_code(plugins, problem)
-        files = _problem.chosen_files(images)
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        opened = open_model(model, given, _problem.chosen_device(device))
+            _problem.accept_code(plugins, problem)
+            files = _problem.chosen_files(images)
+            given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+            opened = open_model(model, given, _problem.chosen_device(device))
         options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate, report)
         done: list[Row] = []
 
         def note(row: Row) -> None:
             done.append(row)
             say(f"{len(done)}/{len(files)}  {clean_line(row.file.name)}: {row.result}")
-            line.text = f"restoring file {len(done) + 1} of {len(files)}"
+            line.text = f"restoring file {min(len(done) + 1, len(files))} of {len(files)}"
 
         with moving(f"restoring {len(files)} file{'s' * (len(files) > 1)}") as line:
             rows = run(opened, files, options, workers, note)

@@ -90,7 +90,7 @@ def restored_section(
         facts.append(["time", f"{told.seconds:.3g} seconds on {model.device}"])
     found = doubts_of(model.problem, problem, told.file, y)
     if told.status not in ("converged", "depth reached"):
-        found.insert(0, f"The iteration did not settle ({told.status}). {told.advice or ''}".strip())
+        found.insert(0, _unsettled(told))
     if seen.read_again:
         image.notes.append("The restored image was read from its file, where its values are rounded.")
     return Pictured(
@@ -204,6 +204,18 @@ def gain_in_words(found: Comparison | EstimatedGain) -> str:
     if found.spread is None or found.gain < 2 * found.spread:
         return f"The tuned strengths are used, but their gain is not significant: {gain}{of}."
     return f"The tuned strengths are better than the defaults: {gain}{of}."
+
+
+def _unsettled(told: RestoredImage) -> str:
+    """What it means that the iteration did not settle, and what to do, by the options of the command."""
+    moves = (
+        "" if told.residual is None else f" Its last block still changed the image by {told.residual:.1e} of its size."
+    )
+    how = "--set model.max_layers=10000" if told.status == "not settled" else "--set model.solver=damped"
+    return (
+        f"The iteration did not settle ({told.status}), so the image is not an equilibrium.{moves} Tune or train the "
+        f"network with {how}, or with a smaller --set model.step_size=0.5."
+    )
 
 
 def _first(image: PicturedImage) -> str:
