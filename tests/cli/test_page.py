@@ -314,6 +314,20 @@ def test_the_residual_is_that_of_the_measurement(run, tmp_path):
     assert "Doubt: σ = 0.1 was given, but z.npy shows about" in page_of(tmp_path / "out")[0].text
 
 
+def test_clipped_values_are_no_structure(run, tmp_path):
+    """Black, with noise of which only one half was stored: what is left is that half, and nothing of an image."""
+    rng = np.random.default_rng(0)
+    image = np.full((96, 96), 0.5)
+    image[:40] = 0.02
+    noisy = (image + 0.1 * rng.normal(size=image.shape)).clip(0, 1)
+    Image.fromarray((noisy * 255).round().astype(np.uint8)).save(tmp_path / "b.png")
+    restore(run, [tmp_path / "b.png"], tmp_path / "out")
+    part = Pictured.of((tmp_path / "out" / "report" / "b.png.json").read_bytes(), "b.png")
+    found = part.images[0].residual
+    assert found.kind in ("white", "smaller than the noise")
+    assert "of the values are at the ends of the range of the file" in " ".join(found.notes)
+
+
 def test_the_residual_with_a_valid_boundary_leaves_out_what_nobody_restored(run, tmp_path):
     """Of an image larger than the measurement only the shown part is kept, and the border is not judged."""
     problem = {"name": "deblur", "kernel": "gaussian:1", "boundary": "valid"}

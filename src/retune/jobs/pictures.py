@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from retune._files import write_atomically
 from retune._torch.batch import window
@@ -52,6 +52,8 @@ WHOLE, PART = 1536 * 1536, 1024
 _HEAVY = 1_200_000
 #: Percentiles of the restored image that are black and white, where a file has more than 8 bits.
 _ENDS = (0.1, 99.9)
+#: Side of the neighbourhood of a clipped value that is not judged.
+_NEAR = 7
 #: Standard deviations of the noise that are black and white in the picture of the residual.
 _RANGE = 4.0
 
@@ -405,11 +407,21 @@ def _framed(problem: Problem, y: Tensor, restored: Tensor) -> tuple[Tensor, list
 
 
 def _clipped(stored: Tensor, inside: Tensor, notes: list[str]) -> Tensor:
-    """Where a file of whole numbers is at the ends of its range: the noise there is cut off."""
+    """Where a file of whole numbers is at the ends of its range: the noise there is cut off.
+
+    Around such values the others are biased, since only their noise away from the end is seen; they are left out, too.
+    """
     clipped = ((stored <= 0) | (stored >= 1)) & inside
     share = float(clipped.float().mean())
     if share > 0.9:  # a picture of two levels
         return torch.zeros_like(clipped)
+    near = max_pool2d(clipped.float(), _NEAR, stride=1, padding=_NEAR // 2) > 0
+    if int((inside & ~near).sum()) > 0.2 * int(inside.sum()):
+        clipped = near
     if share > 0.001:
-        notes.append(f"{share:.1%} of the values are at the ends of the range of the file, and are left out.")
+        left_out = float((clipped & inside).float().mean())
+        notes.append(
+            f"{share:.1%} of the values are at the ends of the range of the file. They and their "
+            f"neighbours are left out ({left_out:.0%})."
+        )
     return clipped
