@@ -44,7 +44,7 @@ def long_name(tmp_path, monkeypatch):
 
 def test_words_are_not_broken_and_commands_not_either():
     text = (
-        "a word-with-hyphens " * 9 + "/a/path/" + "x" * 90 + " end; go on with  retune tune --resume --out " + "y" * 50
+        "a word-with-hyphens " * 9 + "/a/path/" + "x" * 90 + " end; go on with  retune tune --out " + "y" * 50
     )
     lines = wrapped(text, "note: ", "  ").splitlines()
     assert " ".join(" ".join(lines).split()) == f"note: {' '.join(text.split())}"
