@@ -43,9 +43,7 @@ def long_name(tmp_path, monkeypatch):
 
 
 def test_words_are_not_broken_and_commands_not_either():
-    text = (
-        "a word-with-hyphens " * 9 + "/a/path/" + "x" * 90 + " end; go on with  retune tune --out " + "y" * 50
-    )
+    text = "a word-with-hyphens " * 9 + "/a/path/" + "x" * 90 + " end; go on with  retune tune --out " + "y" * 50
     lines = wrapped(text, "note: ", "  ").splitlines()
     assert " ".join(" ".join(lines).split()) == f"note: {' '.join(text.split())}"
     assert all(len(line) <= 80 for line in lines if "xxx" not in line and "retune" not in line)
@@ -116,7 +114,7 @@ def test_certify_says_once_why_the_images_of_a_stack_have_none(run, long_name):
     lines = lines_of("certify", run, "s.tif", *told, status=1)
     text = " ".join(" ".join(lines).split())
     assert text.count("is too large for images") == 1
-    assert "No certificate. 3 images:" in text
+    assert "No certificate for 3 images:" in text
     assert too_long(lines) == []
 
 

@@ -139,8 +139,8 @@ def _show(images: list[Certified]) -> None:
             show(wrapped(f"The restoration ended as: {worst.certificate[0].status}.", "  ", "  "))
     reasons = Counter(image.failure.replace(image.name, "the image") for image in failed)
     for why, count in reasons.items():
-        images_of = f"{count} images: " if count > 1 else "" if len(images) == 1 else f"{failed[0].name}: "
-        show(wrapped(f"No certificate. {images_of}{why if count > 1 else failed[0].failure}", "  ", "  "))
+        some = f" for {count} images" if count > 1 else "" if len(images) == 1 else f" for {failed[0].name}"
+        show(wrapped(f"No certificate{some}: {why if count > 1 else failed[0].failure}", "  ", "  "))
     show("")
 
 
