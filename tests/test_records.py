@@ -22,6 +22,9 @@ SCORED = {"psnr": 20.5, "psnr_2x": 21, "layers_trained": 8}
 GAIN = {"before": 1.5, "after": None, "gain": None, "spread": None, "better": True}
 #: What has no defaults: the entries that a file must have.
 EXAMPLES = {
+    "Pictured": {"retune": "1", "verb": "restore", "file": "a.png", "made": "0", "title": "a.png"},
+    "PicturedImage": {"name": "a.png"},
+    "PicturedResidual": {"kind": "white", "sentence": "White."},
     "Certificates": {"images": [{"name": "a", "part": [4, 5], "failure": "no"}]},
     "CertifiedFile": {"name": "a", "certificate": {"depth": 2, "images": [{"claims": {"rmse": [CLAIM]}}]}},
     "CheckpointFacts": {"step": 1, "seconds": 2.5, "settings": {"a": 1}, "best": "-inf", "best_step": 0},

@@ -20,6 +20,9 @@ from commands import SETS, command, commands_without_power, invoke, smooth
 from retune.jobs import restore as restoring
 from retune.jobs.opened import open_model
 
+#: what a page adds to a folder: itself, and the folder of its sections
+PAGE = ["report", "report.html"]
+
 
 def test_another_kernel_under_the_same_name_is_another_problem(run, photos, tmp_path):
     """What was restored with the old one is not called done."""
@@ -167,7 +170,8 @@ def test_restore_writes_images_as_they_were_with_a_record_each(run, photos, tmp_
     out = tmp_path / "out"
     result, text = invoke("restore", run, photos, "--out", out, "--device", "cpu")
     assert result.exit_code == 0, text
-    assert sorted(p.name for p in out.iterdir()) == ["a.tif", "a.tif.json", "b.png", "b.png.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["a.tif", "a.tif.json", "b.png", "b.png.json", *PAGE]
+    assert sorted(p.name for p in (out / "report").iterdir()) == ["a.tif.json", "b.png.json"]
     with tifffile.TiffFile(out / "a.tif") as file:
         restored = file.asarray()
         assert file.pages[0].resolution == (300, 300)
@@ -305,7 +309,8 @@ def test_a_kernel_that_does_not_sum_to_one_is_said_and_used(run, photos, tmp_pat
         "restore", run, photos / "b.png", "-o", tmp_path / "out", "-p", "deblur", "--kernel", tmp_path / "k.npy"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("sums to 18 (") + done.stderr.count("sums to 18, not to 1: it was divided by its sum") == 1
+    said = " ".join(done.stderr.split())  # in lines of 80 columns
+    assert said.count("sums to 18 (") + said.count("sums to 18, not to 1: it was divided by its sum") == 1
     assert "UserWarning" not in done.stderr
 
 
@@ -418,7 +423,7 @@ def test_a_result_that_cannot_be_written_stays_with_its_file(run, photos, tmp_pa
     result, text = invoke("restore", run, photos, "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 1
     assert "cannot be written with the metadata of the measured file" in text
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.png", "b.png.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.png", "b.png.json", *PAGE]
 
 
 def _cannot(*_):
@@ -439,7 +444,7 @@ def test_names_of_248_bytes(run, tmp_path):
     np.save(tmp_path / name, smooth().astype(np.float32))
     result, text = invoke("restore", run, tmp_path / name, "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 0, text
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [name, f"{name}.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [name, f"{name}.json", *PAGE]
 
 
 def test_counts_with_a_white_level(run, tmp_path):

@@ -285,5 +285,6 @@ def test_a_training_that_is_terminated_says_how_to_go_on(tmp_path, sharp):
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert f"stopped by SIGTERM; continue with  retune train --resume --out {out}" in err
+    # The command is in a line of its own, to be copied.
+    assert f"stopped by SIGTERM; continue with\n  retune train --resume --out {out}\n" in err
     assert "Traceback" not in err

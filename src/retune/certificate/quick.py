@@ -13,7 +13,7 @@ from retune.errors import RetuneError, one_line
 from retune.model import Bound, Restarted
 from retune.records import CertifiedImage
 
-__all__ = ["certificate_of", "in_a_line", "sample_certificate"]
+__all__ = ["certificate_of", "in_a_line", "in_words", "sample_certificate"]
 
 
 def certificate_of(
@@ -62,3 +62,39 @@ def in_a_line(certificate: CertifiedImage) -> str:
     if best is None or best.value is None:
         return "the distance to the equilibrium is unknown"
     return f"{'≤' if best.proved else 'about'} {best.value:.1e} RMSE from its equilibrium ({best.kind})"
+
+
+def in_words(certificate: CertifiedImage | None) -> list[str]:
+    """What a certificate says of the image, for a reader who does not know how it was computed."""
+    if certificate is None:
+        return ["There is no certificate: none was asked for."]
+    if certificate.failure is not None:
+        return [f"There is no certificate: {certificate.failure}"]
+    if certificate.jumps:
+        return [
+            "The iteration does not settle: it jumps between several images, and this is one of them. A round changes "
+            f"it by {100 * certificate.jumps:.2g} %."
+        ]
+    best = next(iter(certificate.claims.get("rmse", ())), None)
+    far = None if best is None or best.value is None else _far(best.value)
+    told = certificate.plain()
+    open_ones = [str(a.get("statement")) for a in certificate.assumptions if not a.get("checked")]
+    if best is not None and far is not None and best.proved:
+        opening = best.kind.capitalize() if not open_ones else "Proved, if the unchecked assumptions hold"
+        words = [f"{opening}: the image is within {far} of the only image that the iteration converges to."]
+    else:
+        words = [f"Nothing is proved: {told['refuted']}, so an assumption is wrong."] if told.get("refuted") else []
+        if not words and told.get("statement"):
+            words.append(f"Proved: {told['statement']}; no rate is proved.")
+        if far is not None:
+            how = f"Estimated{'' if words else ', not proved'}"
+            words.append(f"{how}: the image is about {far} away from the one that the iteration converges to.")
+        else:
+            words.append("How far the image is from the one that the iteration converges to is unknown.")
+    if open_ones and "Proved" in words[0]:
+        words.append(f"Not checked: {'; '.join(open_ones)}.")
+    return words
+
+
+def _far(rmse: float) -> str:
+    return f"{rmse:.1e} (root mean square, where 1 is white: {255 * rmse:.2g} grey levels of 8 bits)"

@@ -17,11 +17,15 @@ Problem = Annotated[
     typer.Option(
         "--problem",
         "-p",
+        metavar="PROBLEM",
         help="denoise, inpaint, deblur, superres, or module:function, which imports and runs your own code.",
     ),
 ]
 Kernel = Annotated[
-    str | None, typer.Option("--kernel", help="Blur: gaussian:1.6, motion:15@30, …, or an image, NPY or TIFF file.")
+    str | None,
+    typer.Option(
+        "--kernel", metavar="KERNEL", help="Blur: gaussian:1.6, motion:15@30, …, or an image, NPY or TIFF file."
+    ),
 ]
 KernelBackground = Annotated[
     str | None,
@@ -36,20 +40,35 @@ CentreKernel = Annotated[
     typer.Option("--centre-kernel/--no-centre-kernel", help="Move the kernel's centre of mass to its middle."),
 ]
 Boundary = Annotated[
-    str | None, typer.Option("--boundary", help="How the blur continues the image: reflect, circular or valid.")
+    str | None,
+    typer.Option(
+        "--boundary", metavar="BOUNDARY", help="How the blur continues the image: reflect, circular or valid."
+    ),
 ]
-Mask = Annotated[str | None, typer.Option("--mask", help="Image file, black where nothing was measured.")]
-Factor = Annotated[int | None, typer.Option("--factor", help="Magnification: 2, 3 or 4.")]
+Mask = Annotated[
+    str | None, typer.Option("--mask", metavar="MASK", help="Image file, black where nothing was measured.")
+]
+Factor = Annotated[int | None, typer.Option("--factor", metavar="FACTOR", help="Magnification: 2, 3 or 4.")]
 Sigma = Annotated[
     str | None,
-    typer.Option("--sigma", help="Noise level on [0, 1], one per channel as 0.1,0.2,0.3, or estimate."),
+    typer.Option(
+        "--sigma", metavar="SIGMA", help="Noise level on [0, 1], one per channel as 0.1,0.2,0.3, or estimate."
+    ),
 ]
 KnownSigma = Annotated[
     str | None,
-    typer.Option("--sigma", help="Noise level of the network. It cannot be changed: tune again for another level."),
+    typer.Option(
+        "--sigma",
+        metavar="SIGMA",
+        help="Noise level of the network. It cannot be changed: tune again for another level.",
+    ),
 ]
-White = Annotated[float | None, typer.Option("--white", help="Intensity that counts as 1.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")]
+White = Annotated[float | None, typer.Option("--white", metavar="WHITE", help="Intensity that counts as 1.")]
+Details = Annotated[bool, typer.Option("--details", help="Print also what only an expert reads.")]
+Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write report.html into the folder: a picture of what was done.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, …")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Plugins = Annotated[
     list[str] | None,

@@ -13,9 +13,11 @@ from typing import Any
 import typer
 
 from retune._terminal import clean, clean_line
+from retune.cli._moving import pause
+from retune.cli._words import wrapped
 from retune.errors import AdjustedWarning, DoubtfulWarning, Interrupted, NotConvergedWarning, RetuneError
 
-__all__ = ["how_to_resume", "one_screen", "say", "say_error", "show", "title"]
+__all__ = ["how_to_resume", "note", "one_screen", "say", "say_error", "show", "title"]
 
 
 @contextmanager
@@ -69,27 +71,37 @@ def _terminable() -> Iterator[None]:
 def _say_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line for ReTune's own warnings; nothing for warnings that other packages address to programmers."""
     if issubclass(category, AdjustedWarning | DoubtfulWarning | NotConvergedWarning):
-        typer.echo(typer.style("note: ", fg="yellow", bold=True) + clean(str(message)), err=True)
+        note(str(message))
+
+
+def note(text: str) -> None:
+    """Print a remark on the standard error output, marked as one."""
+    pause()
+    typer.echo(typer.style("note: ", fg="yellow", bold=True) + wrapped(clean(text), "note: ")[6:], err=True)
 
 
 def show(text: str, end: str = "\n") -> None:
     """Print text on the standard output. Every verb prints with this function, `title`, `say` or `say_error`."""
+    pause()
     typer.echo(clean(text) + end, nl=False)
 
 
 def title(text: str) -> None:
     """Print a heading of one line on the standard output."""
+    pause()
     typer.echo(typer.style(clean_line(text), bold=True))
 
 
 def say(text: str) -> None:
     """Print a line on the standard error output."""
-    typer.echo(clean(text), err=True)
+    pause()
+    typer.echo(wrapped(clean(text)), err=True)
 
 
 def say_error(text: str) -> None:
     """Print a message on the standard error output, marked as an error."""
-    typer.echo(typer.style("error: ", fg="red", bold=True) + clean(text), err=True)
+    pause()
+    typer.echo(typer.style("error: ", fg="red", bold=True) + wrapped(clean(text), "error: ")[7:], err=True)
 
 
 def how_to_resume(verb: str, out: Path, more: str = "") -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retune.cli import _problem
 from retune.cli._help import examples
+from retune.cli._moving import moving
+
+if TYPE_CHECKING:
+    from retune.jobs.restore import Row
 
 
 @examples(
@@ -27,9 +32,18 @@ from retune.cli._help import examples
     ),
 )
 def restore(
-    model: Annotated[Path, typer.Argument(help="model.safetensors, or the folder of retune train.")],
-    images: Annotated[list[Path], typer.Argument(help="Files and folders.")],
-    out: Annotated[Path, typer.Option("--out", "-o", parser=_problem.folder, help="Folder of the results.")],
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="model.safetensors, or the folder of retune train or tune."),
+    ],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES", help="Files and folders of images."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", parser=_problem.folder, metavar="FOLDER", help="Folder of the results."),
+    ],
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
     kernel_background: _problem.KernelBackground = None,
@@ -41,14 +55,33 @@ def restore(
     white: _problem.White = None,
     plugins: _problem.Plugins = None,
     tile: Annotated[
-        int | None, typer.Option("--tile", help="Side of the tiles; 0 for none. Default above 4 megapixels: 1024.")
+        int | None,
+        typer.Option(
+            "--tile", metavar="PIXELS", help="Side of the tiles; 0 for none. Default above 4 megapixels: 1024."
+        ),
     ] = None,
-    overlap: Annotated[int, typer.Option("--overlap", help="Margin around a tile, in pixels.")] = 96,
-    workers: Annotated[int, typer.Option("--workers", help="Files restored at the same time.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Restore finished images again.")] = False,
+    overlap: Annotated[
+        int,
+        typer.Option(
+            "--overlap",
+            metavar="PIXELS",
+            help="Margin around a tile, in pixels.",
+        ),
+    ] = 96,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", metavar="NUMBER", help="Files restored at the same time."),
+    ] = 1,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Restore finished images again."),
+    ] = False,
     certificate: Annotated[
-        bool, typer.Option("--certificate/--no-certificate", help="Certify each image; at most doubles the time.")
+        bool,
+        typer.Option("--certificate/--no-certificate", help="Certify each image; at most doubles the time."),
     ] = True,
+    report: _problem.Report = True,
+    details: _problem.Details = False,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
@@ -60,25 +93,35 @@ def restore(
     from retune.cli.errors import one_screen, say, say_error
 
     with one_screen(debug, lambda: "run the command again: finished images are not restored twice"):
-        from retune._terminal import clean_line
-        from retune.jobs.opened import open_model
-        from retune.jobs.restore import Options, Row
-        from retune.jobs.restore import restore as run
+        with moving("starting"):
+            from retune._terminal import clean_line
+            from retune.cli._page import tell_page
+            from retune.jobs.opened import open_model
+            from retune.jobs.restore import Options
+            from retune.jobs.restore import restore as run
 
-        _problem.accept_code(plugins, problem)
-        files = _problem.chosen_files(images)
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        given |= _problem.of_kernel(kernel_background, centre_kernel)
-        opened = open_model(model, given, _problem.chosen_device(device))
-        options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate)
+            _problem.accept_code(plugins, problem)
+            files = _problem.chosen_files(images)
+            given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
+            given |= _problem.of_kernel(kernel_background, centre_kernel)
+            opened = open_model(model, given, _problem.chosen_device(device))
+        options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate, report)
         done: list[Row] = []
 
         def note(row: Row) -> None:
             done.append(row)
             say(f"{len(done)}/{len(files)}  {clean_line(row.file.name)}: {row.result}")
+            line.text = f"restoring file {min(len(done) + 1, len(files))} of {len(files)}"
 
-        rows = run(opened, files, options, workers, note)
-        _table(rows)
+        with moving(f"restoring {len(files)} file{'s' * (len(files) > 1)}") as line:
+            rows = run(opened, files, options, workers, note)
+        _tell(rows, out, details)
+        if report:
+            tell_page(
+                out,
+                [(row.file.name, row.detail) for row in rows if row.result == "failed"],
+                [(row.file.name, row.unpictured) for row in rows if row.unpictured],
+            )
         failed = [row for row in rows if row.result == "failed"]
         if failed:
             rest = f"; the other results are in {out}" if len(failed) < len(rows) else ""
@@ -86,12 +129,37 @@ def restore(
             raise typer.Exit(1)
 
 
-def _table(rows: list) -> None:
+def _tell(rows: list[Row], out: Path, details: bool) -> None:
+    """The verdict, and what became of each file."""
     from retune._terminal import clean_line
+    from retune.cli._words import wrapped
     from retune.cli.errors import show
 
+    count = Counter(row.result for row in rows)
+    words = [f"{count[result]} {result}" for result in ("restored", "done before", "failed") if count[result]]
+    left = [row for row in rows if row.residual in _LEFT]
+    verdict = f"{len(rows)} file{'s' * (len(rows) != 1)}: {', '.join(words)}"
+    if left:
+        named = clean_line(left[0].file.name) + (f" and {len(left) - 1} more" if len(left) > 1 else "")
+        verdict += f". Something is left in the residual of {named}: see the report"
+    show(wrapped(f"{verdict}."))
     names = [clean_line(row.file.name) for row in rows]
     width = max(map(len, names))
     for row, name in zip(rows, names, strict=True):
         seconds = f"{row.seconds:7.1f} s" if row.result == "restored" else " " * 9
-        show(f"{name:<{width}}  {row.result:<11}  {seconds}  {row.detail}")
+        head = f"{name:<{width}}  {row.result:<11}  {seconds}  "
+        if len(head) > 48:  # a long name has a line of its own
+            show(name)
+            head = f"  {row.result:<11}  {seconds}  "
+        told = "; ".join(
+            text for text in (row.detail if details or row.result == "failed" else row.short, _residual(row)) if text
+        )
+        show(wrapped(told, head, " " * len(head)))
+
+
+#: What is said of a residual, by its kind; see ``retune.diagnosis.residual``.
+_LEFT = ("structure", "structure in places", "larger than the noise")
+
+
+def _residual(row: Row) -> str:
+    return f"residual: {row.residual}" if row.residual else ""

@@ -10,6 +10,7 @@ import typer
 
 from retune.cli import _problem
 from retune.cli._help import examples
+from retune.cli._moving import moving
 
 if TYPE_CHECKING:
     from retune.jobs.tune import Tuned
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     ("continue after an interruption", "retune tune --resume --out my-tune"),
 )
 def tune(
-    images: Annotated[list[Path] | None, typer.Argument(help="Files and folders of measurements.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", parser=_problem.folder, help="Folder of the run.")] = Path(
-        "retune-tune"
-    ),
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILES", help="Files and folders of measurements."),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", parser=_problem.folder, metavar="FOLDER", help="Folder of the run."),
+    ] = Path("retune-tune"),
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
     kernel_background: _problem.KernelBackground = None,
@@ -39,17 +44,28 @@ def tune(
     sigma: _problem.Sigma = None,
     white: _problem.White = None,
     loss: Annotated[
-        str, typer.Option("--loss", help="auto, sure (Stein), r2r (recorrupted) or ei (equivariant).")
+        str,
+        typer.Option("--loss", metavar="LOSS", help="auto, sure (Stein), r2r (recorrupted) or ei (equivariant)."),
     ] = "auto",
     run: Annotated[
-        str | None, typer.Option("--run", help="A TOML file with the prior and model; a wavelet norm by default.")
+        str | None,
+        typer.Option(
+            "--run", metavar="FILE.toml", help="A TOML file with the prior and model; a wavelet norm by default."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A field, such as optimiser.steps=40; repeat the option for several."),
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A field, such as optimiser.steps=40; repeat the option for several."
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in the folder, exactly."),
+    ] = False,
     plugins: _problem.Plugins = None,
+    report: _problem.Report = True,
+    details: _problem.Details = False,
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
@@ -62,9 +78,12 @@ def tune(
     from retune.cli.errors import how_to_resume, one_screen, say_error, show
 
     with one_screen(debug, lambda: how_to_resume("tune", out, _problem.code_words(plugins, problem or ""))):
-        from retune import config as runs
-        from retune.errors import ConfigError
-        from retune.jobs import tune as job
+        with moving("starting"):
+            from retune import config as runs
+            from retune.cli._page import tell_page
+            from retune.cli._words import wrapped
+            from retune.errors import ConfigError
+            from retune.jobs import tune as job
 
         _problem.accept_code(plugins, problem, overrides or [])
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
@@ -81,10 +100,12 @@ def tune(
                 config = job.starting_run({"sigma": "estimate", **given}, overrides or [])
             else:
                 raise ConfigError("no problem was given: --problem denoise, inpaint, deblur, superres, module:function")
-        tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device)
-        _tell(tuned)
+        tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device, report=report)
+        _tell(tuned, details)
         own = _problem.code_words(plugins, config.problem.name)
-        show(f"{out}: restore images with  retune restore {out} IMAGES --out FOLDER{own}")
+        if report:
+            tell_page(out, unpictured=[("the tuning", tuned.unpictured)] if tuned.unpictured else [])
+        show(wrapped(f"{out}: restore images with  retune restore {out} FILES --out FOLDER{own}"))
         if tuned.left_out:
             for name, why in tuned.left_out.items():
                 say_error(why if name in why else f"{name}: {why}")
@@ -92,41 +113,55 @@ def tune(
             raise typer.Exit(1)
 
 
-def _tell(tuned: Tuned) -> None:
+def _tell(tuned: Tuned, details: bool = True) -> None:
     from retune.certificate.quick import in_a_line
+    from retune.cli._words import wrapped
     from retune.cli.errors import show
     from retune.jobs.assess import FACTORS
+    from retune.jobs.sections import gain_in_words
 
     found = tuned.comparison
+    show(wrapped(gain_in_words(found)))
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
-    show(f"learned with  {tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
+
+    def row(name: str, text: str) -> None:
+        show(wrapped(text, f"{name:<13} ", " " * 14))
+
+    row("learned with", f"{tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
     guessed = tuned.loss.guesses
     what = (
         "from the error of the measurement and of a second restoration" if guessed else "of the noise-free measurement"
     )
-    show(f"defaults      {_decibel(found.before, what)}")
+    row("defaults", _decibel(found.before, what))
     sure = "" if found.after is None or found.before is None else _sure(found.uncertainty)
-    show(f"tuned         {_decibel(found.after, what)}{sure}")
+    row("tuned", f"{_decibel(found.after, what)}{sure}")
     if found.gain is not None:
-        show(f"gain          {found.gain:+.2f} dB{_sure(found.spread)}")
+        row("gain", f"{found.gain:+.2f} dB{_sure(found.spread)}")
         if guessed:
-            show("              this tells which of the two is better, not by how much: the measurement does not see")
-            show("              most of the image, and the error there is larger")
+            row(
+                "",
+                "this tells which of the two is better, not by how much: the measurement does not see most of the "
+                "image, and the error there is larger",
+            )
     else:
-        show("              the estimated error is 0 or less: the noise level is not σ, or the values were")
-        show("              clipped (check with retune doctor)")
+        row(
+            "",
+            "the estimated error is 0 or less: the noise level is not σ, or the values were clipped (check with retune "
+            "doctor)",
+        )
     if not found.better:
-        show("              the defaults have the smaller estimated error and are kept")
+        row("", "the defaults have the smaller estimated error and are kept")
     elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
-        show("              the gain is statistically insignificant")
-    show(f"certificate   {in_a_line(tuned.certificate)}")
+        row("", "the gain is statistically insignificant")
+    row("certificate", in_a_line(tuned.certificate))
     for name, values in tuned.parameters.items():
-        show(f"{name:<13} {_values(values)}")
+        if details or name == "reg":
+            row(name if details else "strength", _values(values))
         if name == "reg" and tuned.factors is not None:
             low, high = tuned.factors
             tried = " ".join(f"×{factor:g}" for factor in FACTORS)
             alike = f"strengths ×{low:g} to ×{high:g} are statistically indistinguishable"
-            show(f"{'':<13} {alike if low < high else f'strengths {tried} are all worse'}")
+            row("", alike if low < high else f"strengths {tried} are all worse")
 
 
 def _sure(error: float | None) -> str:

@@ -152,7 +152,7 @@ class PriorConfig(Section):
     """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
     type: str = "wavelet"
-    """wavelet; denoiser: Plug-and-Play; red: a step along x − D(x); ridge: learned filters; energy: a learned energy."""
+    """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; or a registered prior."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
     wavelet: str | list[str] = "db4"
@@ -168,7 +168,7 @@ class PriorConfig(Section):
     weights: str | None = None
     """Weights of a network: a shipped name (denoiser-color, ridge-convex-gray, …) or a file; default: what fits."""
     learn_weights: StrictBool = False
-    """Whether the weights of the network are trained, at optimiser.lr_network, or frozen (denoiser, red, ridge, energy)."""
+    """Whether the weights of the network are trained, at optimiser.lr_network, or frozen (all but wavelet)."""
     sigma: Positive | list[Positive] = 0.05
     """Noise level of the network for intensities in [0, 1]: one, or one per layer of an untied cycle."""
     learn_sigma: StrictBool = True

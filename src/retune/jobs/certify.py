@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -39,6 +39,7 @@ class Certified:
         failure: the reason, if there is no certificate.
         part: (h, w) of the certified middle, or None for the whole image.
         seconds: time for the restoration and the certificate.
+        file: name of the file; the images of a stack have it in common.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Certified:
     failure: str = ""
     part: tuple[int, int] | None = None
     seconds: float = 0.0
+    file: str = ""
 
     @property
     def sound(self) -> bool:
@@ -99,11 +101,11 @@ def certify_files(
         try:
             measured = read_measured(file, model.problem, white, remembered=white_remembered)
         except Exception as error:
-            done.append(Certified(file.name, None, failure(error)))
+            done.append(Certified(file.name, None, failure(error), file=file.name))
             note(done[-1])
             continue
         for name, y in measured:
-            done.append(_certify_one(model, name, y.to(model.device), side))
+            done.append(replace(_certify_one(model, name, y.to(model.device), side), file=file.name))
             note(done[-1])
     return done
 

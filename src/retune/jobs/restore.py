@@ -29,12 +29,14 @@ from retune.jobs.failures import failure
 from retune.jobs.folder import problem_files
 from retune.jobs.inputs import known_noise, without_gaps
 from retune.jobs.opened import OpenedModel, model_problem, model_white
+from retune.jobs.pictures import DETAILED, FOLDER, section_of
 from retune.jobs.results import FORMAT, Result
+from retune.jobs.sections import Seen, restored_section
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.workers import workers as processes
 from retune.model import Restarted
 from retune.problems.base import Problem
-from retune.records import CertifiedImage, RestoredImage
+from retune.records import CertifiedImage, Pictured, RestoredImage
 
 __all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
 
@@ -56,6 +58,7 @@ class Options:
         white_remembered: whether `white` is what the network was made with, and not what was said of these files.
         again: restore also what is done already.
         certificate: certify every image, which at most about doubles the time.
+        report: keep a section of the page ``report.html`` for every image.
     """
 
     out: Path
@@ -65,16 +68,30 @@ class Options:
     white_remembered: bool = False
     again: bool = False
     certificate: bool = True
+    report: bool = True
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one file: "restored", "done before" or "failed"."""
+    """What became of one file: "restored", "done before" or "failed".
+
+    Attributes:
+        file: that was restored.
+        result: what became of it.
+        detail: how it went, in a line.
+        seconds: that it took.
+        residual: what the residual looks like; see ``retune.diagnosis.residual``.
+        unpictured: why the page has no section of it, if one was wanted.
+        short: the detail without what only an expert reads.
+    """
 
     file: Path
     result: str
     detail: str = ""
     seconds: float = 0.0
+    residual: str = ""
+    unpictured: str = ""
+    short: str = ""
 
 
 def restore(
@@ -122,17 +139,17 @@ def restore(
             )
     if workers < 1:
         raise InvalidParameterError(f"workers must be at least 1, got {workers}")
-    job = _Job(model, options)
+    job = _Job(model, options, frozenset(sorted(names)[:DETAILED]))
     for doubt in kernel_doubts(job.problem):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: dict[Path, Row] = {}
-    remove_leftovers(options.out)
+    remove_leftovers(options.out, options.out / FOLDER)
     with closing(_rows(files, job, workers)) as found:  # whatever happens here, the processes are stopped
         for row in found:
             rows[row.file] = row
             note(row)
-    remove_leftovers(options.out)  # of a worker that was killed
+    remove_leftovers(options.out, options.out / FOLDER)  # of a worker that was killed
     return [rows[file] for file in files]
 
 
@@ -141,7 +158,7 @@ def _rows(files: Sequence[Path], job: _Job, workers: int) -> Generator[Row, None
         yield from (job.run(file) for file in files)
         return
     threads = max(1, torch.get_num_threads() // workers)
-    with processes(workers, _start, job.model, job.options, threads) as submit:
+    with processes(workers, _start, job.model, job.options, job.detailed, threads) as submit:
         waiting = {submit(_run, file): file for file in files}
         for done in as_completed(waiting):
             try:
@@ -153,9 +170,9 @@ def _rows(files: Sequence[Path], job: _Job, workers: int) -> Generator[Row, None
 _worker: list[_Job] = []
 
 
-def _start(model: OpenedModel, options: Options, threads: int) -> None:
+def _start(model: OpenedModel, options: Options, detailed: frozenset[str], threads: int) -> None:
     torch.set_num_threads(threads)
-    _worker.append(_Job(model, options))
+    _worker.append(_Job(model, options, detailed))
 
 
 def _run(file: Path) -> Row:
@@ -163,10 +180,16 @@ def _run(file: Path) -> Row:
 
 
 class _Job:
-    """A network, ready to restore files one after the other."""
+    """A network, ready to restore files one after the other.
 
-    def __init__(self, model: OpenedModel, options: Options):
-        self.model, self.options = model, options
+    Args:
+        model: the network.
+        options: how.
+        detailed: names of the files that have all their pictures on the page.
+    """
+
+    def __init__(self, model: OpenedModel, options: Options, detailed: frozenset[str] = frozenset()):
+        self.model, self.options, self.detailed = model, options, detailed
         if options.tile is not None and options.tile < 0:
             raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
         if options.overlap < 1:
@@ -183,15 +206,22 @@ class _Job:
             facts = self._facts(file)
             result = Result(self.options.out, file.name)
             if not self.options.again and result.is_of(facts, self.options.certificate):
-                return Row(file, "done before")
-            outcome = self._restore(file, result)
+                residual, why = self._picture(
+                    file, result.before or facts, result.content, lambda: self._again(file, result)
+                )
+                return Row(file, "done before", residual=residual, unpictured=why)
+            outcome, seen = self._restore(file, result)
             seconds = time.perf_counter() - start
             told = _told(facts, outcome, seconds)
+            # Before the record, which says that the file is done.
+            residual, why = self._picture(file, told, told.content(), lambda: seen)
             result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
+            short = outcome.status.value
             if told.certificate is not None:
                 detail += f", {in_a_line(told.certificate)}"
-            return Row(file, "restored", detail, seconds)
+                short += f", {in_a_line(told.certificate)}"
+            return Row(file, "restored", detail, seconds, residual, why, short)
         except Exception as error:
             return Row(file, "failed", failure(error), time.perf_counter() - start)
 
@@ -212,20 +242,45 @@ class _Job:
             white=options.white,
         )
 
-    def _restore(self, file: Path, result: Result) -> Outcome:
+    def _picture(self, file: Path, told: RestoredImage, content: bytes, seen: Callable[[], Seen]) -> tuple[str, str]:
+        """Keep the section of a file; what its residual looks like, and why there is no section."""
+        if not self.options.report:
+            return "", ""
+
+        def make(made: str) -> Pictured:
+            remembered = self.options.white_remembered
+            return restored_section(
+                self.model, self.problem, told, made, seen(), file.name in self.detailed, remembered
+            )
+
+        section, why = section_of(self.options.out, file.name, content, make)
+        shown = next((i.residual for i in section.images if i.residual), None) if section else None
+        return ("" if shown is None else shown.kind), why
+
+    def _again(self, file: Path, result: Result) -> Seen:
+        """The first image of a file that was restored before, and its result, read again."""
+        images, layout = io.read(file, any_integers=True, finite=False)
+        scale = intensity_scale(file, images, layout, self.options.white, remembered=self.options.white_remembered)
+        y = without_gaps(self.problem, (images[:1] * scale).to(torch.get_default_dtype()), str(file))
+        restored = io.read(result.image, any_integers=True)[0][:1] * scale
+        return Seen(y, restored, scale, layout, len(images), read_again=True)
+
+    def _restore(self, file: Path, result: Result) -> tuple[Outcome, Seen]:
         options = self.options
         images, layout = io.read(file, any_integers=True, finite=False)
         scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
-        restored, worst = [], None
+        restored, worst, first = [], None, None
         for image in (images * scale).to(torch.get_default_dtype()):
             y = without_gaps(self.problem, image[None], str(file)).to(self.model.device)
             restored_one, outcome = _restore_one(self.model.net, self.problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
+            first = y if first is None else first
         assert worst is not None
+        assert first is not None
         with result.being_written():
             io.write(result.image, torch.cat(restored), layout)
-        return worst
+        return worst, Seen(first, restored[0] * scale, scale, layout, len(restored))
 
 
 def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:

@@ -73,6 +73,11 @@ class Result:
                 write_atomically(self._record, self._content)
             raise
 
+    @property
+    def content(self) -> bytes:
+        """Of the record that was there before; empty if there was none."""
+        return b"" if self.before is None else self._content
+
     def record(self, told: RestoredImage) -> None:
         """Write the record."""
         told.write(self._record)

@@ -27,11 +27,13 @@ from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, 
 from retune.jobs.failures import failure
 from retune.jobs.folder import MODEL, RUN, TUNED, facts_of, prepare, save_model
 from retune.jobs.inputs import read_measured, require_kernel
+from retune.jobs.pictures import FOLDER, section_of
+from retune.jobs.sections import picture_tuned, tuned_section
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
-from retune.records import CertifiedImage, EstimatedGain, TuneFacts, TuneResult
+from retune.records import CertifiedImage, EstimatedGain, Pictured, TuneFacts, TuneResult
 from retune.records.results import finite
 from retune.solve import Stop
 from retune.training.data import TrainingData
@@ -69,6 +71,7 @@ class Tuned:
         seconds: of the learning.
         certificate: of the restoration of the first measurement (the middle of a large one).
         left_out: why, by file, for those that could not be used.
+        unpictured: why the page ``report.html`` has no section of it, if one was wanted.
     """
 
     loss: Estimate
@@ -79,6 +82,7 @@ class Tuned:
     seconds: float
     certificate: CertifiedImage
     left_out: dict[str, str] = field(default_factory=dict)
+    unpictured: str = ""
 
     def record(self) -> TuneResult:
         """What ``tune.json`` says of it."""
@@ -145,6 +149,7 @@ def tune(
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
+    report: bool = False,
 ) -> Tuned:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
@@ -164,6 +169,7 @@ def tune(
         resume: continue from the newest checkpoint in `out`, if there is one.
         device: "auto", "cpu", "cuda", …
         progress: show a progress bar.
+        report: keep a section of the page ``report.html``.
 
     A file that cannot be read, or that does not fit the problem, is left out; the result names it.
 
@@ -181,7 +187,8 @@ def tune(
     white = config.data.white if white is None else white
     usable = _usable(config, files, white)
     problem, measured = usable.problem, [y for _, y in usable.named]
-    for doubt in (*kernel_doubts(problem), *doubts(problem, usable.named)):
+    doubtful = [*kernel_doubts(problem), *doubts(problem, usable.named)]
+    for doubt in doubtful:
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     estimate, criterion, words = _losses(config, problem, loss)
     made = Measurements(problem, crops=problem.has_parts)
@@ -193,7 +200,7 @@ def tune(
         _strength_only(net)
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):
-        remove_leftovers(out)
+        remove_leftovers(out, out / FOLDER)
         facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
         prepare(_where(config, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
@@ -218,7 +225,28 @@ def tune(
         tuned = Tuned(words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out)
         tuned.record().write(out / RESULT)
         save_model(net, out / MODEL, config.problem, white)
+        if report:
+            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, white, out))
     return tuned
+
+
+def _picture(
+    net: Restarted,
+    problem: Problem,
+    config: Config,
+    named: Sequence[tuple[str, Tensor]],
+    doubtful: Sequence[str],
+    tuned: Tuned,
+    white: float | None,
+    out: Path,
+) -> str:
+    """Keep the section of the page; why there is none, or ""."""
+
+    def make(made: str) -> Pictured:
+        images = picture_tuned(net, problem, config.problem, named)
+        return tuned_section(net, config.problem, tuned.record(), made, images, doubtful, RESULT, white)
+
+    return section_of(out, RESULT, (out / RESULT).read_bytes(), make)[1]
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class NoiseWeighted(DataFidelity):
 
 
 def variance(y: Tensor, gain: float | list[float], read: float | list[float], offset: float = 0.0) -> Tensor:
-    """The variance of the noise at every value of a measurement (B, C, h, w); see [`NoiseWeighted`][retune.operators]."""
+    """The variance of the noise at every value of a measurement (B, C, h, w): see ``NoiseWeighted``."""
     mean = smoothed(y - offset).clamp_min(0)
     found = _per_channel(gain, y) * mean + _per_channel(read, y).square()
     largest = found.flatten(1).amax(1).view(-1, 1, 1, 1)

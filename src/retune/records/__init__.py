@@ -11,6 +11,7 @@ from retune.records.certificates import (
     TrainingCertificate,
 )
 from retune.records.examinations import Examinations, ExaminedFile, FindingRecord, Findings
+from retune.records.pictured import Pictured, PicturedImage, PicturedResidual
 from retune.records.progress import ImageScores, Progress, Searched, Trained
 from retune.records.restored import RestoredImage
 from retune.records.results import (
@@ -43,6 +44,9 @@ __all__ = [
     "Findings",
     "ImageScores",
     "MethodResult",
+    "Pictured",
+    "PicturedImage",
+    "PicturedResidual",
     "Pictures",
     "ProblemResult",
     "Progress",

@@ -95,7 +95,11 @@ class Record(BaseModel):
         Raises:
             ValueError: a number is infinite or NaN, which JSON cannot express.
         """
-        write_atomically(path, json.dumps(self.plain(), indent=indent, allow_nan=False).encode())
+        write_atomically(path, self.content(indent))
+
+    def content(self, indent: int | None = 1) -> bytes:
+        """What ``write`` writes."""
+        return json.dumps(self.plain(), indent=indent, allow_nan=False).encode()
 
 
 def _fault(error: ValidationError) -> str:

@@ -1,0 +1,246 @@
+"""The words of a section of ``report.html``: what was assumed, what was found, and what to doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from retune._version import __version__
+from retune.certificate.quick import in_words
+from retune.config import ProblemConfig
+from retune.io import Layout
+from retune.jobs.assess import Comparison
+from retune.jobs.inputs import middle
+from retune.jobs.opened import OpenedModel
+from retune.jobs.pictures import MIDDLE, doubts_of, facts_of_network, picture_image, problem_words
+from retune.jobs.tiles import restore_image
+from retune.model import Restarted
+from retune.problems.base import Problem
+from retune.records import EstimatedGain, Pictured, PicturedImage, RestoredImage, TuneResult
+
+__all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section"]
+
+
+#: So many measurements of a tuning are shown.
+TUNED = 3
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The first image of a file, and its restoration.
+
+    Attributes:
+        y: the measurement (1, C, h, w), as the network saw it.
+        restored: the restored image, on the same scale.
+        scale: the factor from the values of the file, as read, to this scale.
+        layout: how the file is stored.
+        pages: number of images in the file.
+        read_again: whether the restored image was read from its file.
+    """
+
+    y: Tensor
+    restored: Tensor
+    scale: float
+    layout: Layout
+    pages: int = 1
+    read_again: bool = False
+
+
+def restored_section(
+    model: OpenedModel,
+    problem: Problem,
+    told: RestoredImage,
+    made: str,
+    seen: Seen,
+    detailed: bool,
+    white_remembered: bool,
+) -> Pictured:
+    """The section of a file that was restored.
+
+    Args:
+        model: the network, with its problem.
+        problem: the same problem, made.
+        told: the record of the result.
+        made: fingerprint of that record.
+        seen: the image.
+        detailed: whether the section has all pictures.
+        white_remembered: whether the intensity of white comes from the network.
+    """
+    y = seen.y.cpu()
+    image = picture_image(
+        told.file, problem, model.problem, y, seen.restored.to(y), seen.scale, seen.layout,
+        detailed=detailed, rounded=seen.read_again,
+    )  # fmt: skip
+    if seen.pages > 1:
+        image.name = f"image 1 of {seen.pages}"
+        image.notes.append(
+            f"The other {seen.pages - 1} images of the file were restored in the same way. The record {told.file}.json "
+            "has the worst number of all of them."
+        )
+    facts = [
+        ["problem", problem_words(model.problem)],
+        ["noise", _noise(model.problem, problem.sigma, seen)],
+        ["white", _white(told.white, seen.layout, white_remembered)],
+        *facts_of_network(model.net, model.digest),
+        ["ended", _ended(told)],
+    ]
+    if told.seconds is not None:
+        facts.append(["time", f"{told.seconds:.3g} seconds on {model.device}"])
+    found = doubts_of(model.problem, problem, told.file, y)
+    if told.status not in ("converged", "depth reached"):
+        found.insert(0, _unsettled(told))
+    if seen.read_again:
+        image.notes.append("The restored image was read from its file, where its values are rounded.")
+    return Pictured(
+        retune=__version__,
+        format=1,
+        verb="restore",
+        file=told.file,
+        made=made,
+        title=told.file,
+        verdict=[_first(image)],
+        certificate=in_words(told.certificate),
+        facts=facts,
+        doubts=found,
+        images=[image],
+    )
+
+
+def tuned_section(
+    net: Restarted,
+    problem: ProblemConfig,
+    told: TuneResult,
+    made: str,
+    images: Sequence[PicturedImage],
+    found: Sequence[str],
+    name: str,
+    white: float | None,
+) -> Pictured:
+    """The section of a tuning.
+
+    Args:
+        net: the network.
+        problem: the section [problem] of the run.
+        told: ``tune.json``.
+        made: fingerprint of that file.
+        images: the measurements that are shown.
+        found: doubts about the measurements.
+        name: of that file.
+        white: intensity that counts as 1.
+    """
+    levels = told.sigma if isinstance(told.sigma, list) else [told.sigma]
+    sigma = " ".join(f"{level:.3g}" for level in levels if level is not None)
+    facts = [
+        ["problem", problem_words(problem)],
+        ["noise", f"σ = {sigma}, {'estimated from the images' if problem.sigma == 'estimate' else 'given'}"],
+        ["white", "the largest value of the type of the file, 1 for floats" if white is None else f"{white:g}"],
+        ["learned with", told.loss],
+    ]
+    comparison = told.comparison
+    for label, psnr, error in (
+        ("before tuning", comparison.before, None),
+        ("after tuning", comparison.after, comparison.uncertainty),
+    ):
+        sure = "" if error is None else f" ± {error:.2f}"
+        facts.append([label, "no estimate" if psnr is None else f"{psnr:.2f}{sure} dB estimated PSNR"])
+    if told.factors is not None:
+        low, high = told.factors
+        facts.append(["strengths that do as well", f"×{low:g} to ×{high:g} of the chosen one"])
+    facts += facts_of_network(net)
+    if told.seconds is not None:
+        facts.append(["time", f"{told.seconds:.3g} seconds of learning"])
+    return Pictured(
+        retune=__version__,
+        format=1,
+        verb="tune",
+        file=name,
+        made=made,
+        title="Tuning",
+        verdict=[gain_in_words(told.comparison)],
+        certificate=in_words(told.certificate),
+        facts=facts,
+        doubts=[*found, *(f"{file} was not used: {why}" for file, why in told.left_out.items())],
+        images=list(images),
+    )
+
+
+def picture_tuned(
+    net: Restarted, problem: Problem, config: ProblemConfig, named: Sequence[tuple[str, Tensor]]
+) -> list[PicturedImage]:
+    """The first measurements that a network was tuned on, restored with it: of large ones, the middle.
+
+    Args:
+        net: the network, on the CPU.
+        problem: what was measured, with its noise level.
+        config: the same as a section of a run.
+        named: names and measurements (1, C, h, w).
+    """
+    known = config.model_copy(
+        update={"sigma": list(problem.sigma) if isinstance(problem.sigma, tuple) else problem.sigma}
+    )
+    images = []
+    for name, y in named[:TUNED]:
+        part, seen = middle(problem, y, MIDDLE) if problem.has_parts else (problem, y)
+        restored, _ = restore_image(net, part, seen)
+        image = picture_image(name, part, known, seen, restored, 1.0, None)
+        if seen.shape != y.shape:
+            image.notes.append(f"The middle {seen.shape[-2]}×{seen.shape[-1]} pixels are shown.")
+        images.append(image)
+    return images
+
+
+def gain_in_words(found: Comparison | EstimatedGain) -> str:
+    """Whether the tuning is better than what it started from, and by how much."""
+    if not found.better:
+        return "The defaults are kept: the tuned strengths have no smaller estimated error."
+    if found.gain is None or found.before is None:
+        return "The tuned strengths have the smaller estimated error. By how much is unknown."
+    sure = "" if found.spread is None else f" ± {found.spread:.2f}"
+    gain = f"{found.gain:+.2f}{sure} dB"
+    # Stein's estimate is of what was measured without its noise: of a blurred image, not of the sharp one.
+    of = " (estimated, of the noise-free measurement)"
+    if found.spread is None or found.gain < 2 * found.spread:
+        return f"The tuned strengths are used, but their gain is not significant: {gain}{of}."
+    return f"The tuned strengths are better than the defaults: {gain}{of}."
+
+
+def _unsettled(told: RestoredImage) -> str:
+    """What it means that the iteration did not settle, and what to do, by the options of the command."""
+    moves = (
+        "" if told.residual is None else f" Its last block still changed the image by {told.residual:.1e} of its size."
+    )
+    how = "--set model.max_layers=10000" if told.status == "not settled" else "--set model.solver=damped"
+    return (
+        f"The iteration did not settle ({told.status}), so the image is not an equilibrium.{moves} Tune or train the "
+        f"network with {how}, or with a smaller --set model.step_size=0.5."
+    )
+
+
+def _first(image: PicturedImage) -> str:
+    """What to know first: the judgement of the residual."""
+    return "" if image.residual is None else f"Residual: {image.residual.sentence}"
+
+
+def _noise(config: ProblemConfig, sigma: float | tuple[float, ...], seen: Seen) -> str:
+    if config.sigma == "estimate":
+        return "estimated from each image"
+    levels = sigma if isinstance(sigma, tuple) else (sigma,)
+    told = f"σ = {' '.join(f'{level:.3g}' for level in levels)}, where 1 is white"
+    if seen.layout.top is None:
+        return told
+    return f"{told} ({' '.join(f'{level / seen.scale * seen.layout.top:.3g}' for level in levels)} in the file)"
+
+
+def _white(white: float | None, layout: Layout, remembered: bool) -> str:
+    if white is not None:
+        return f"{white:g}, {'as in the training of the network' if remembered else 'given'}"
+    return "1, as usual for floats" if layout.top is None else f"{layout.top}, the largest value of the type"
+
+
+def _ended(told: RestoredImage) -> str:
+    words = f"{told.status} after {told.layers} layers"
+    if told.residual is not None:
+        words += f"; the last block changed the image by {told.residual:.1e} of its size"
+    return words + (f"; {told.tiles} tiles" if told.tiles and told.tiles > 1 else "")

@@ -1,0 +1,336 @@
+"""``report.html`` of ``retune restore`` and ``retune tune``: a picture of what was done, in one file.
+
+The page is put together from the sections in the folder ``report``, which belong to the results beside it. Jobs that
+share a folder write the same page, with the sections of all of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from retune._files import write_atomically
+from retune._version import __version__
+from retune.diagnosis.residual import EDGES, ResidualKind
+from retune.errors import InvalidParameterError
+from retune.records.pictured import MOST, Encoded, Pictured, PicturedImage
+
+__all__ = ["PAGE", "write_page"]
+
+PAGE = "report.html"
+_PARTS = "report"
+#: At the beginning of a page of ours.
+_MARKER = "ReTune report of results"
+#: So many sections have all their pictures, if they are no larger than this together (bytes); the others are rows.
+_SECTIONS, _BYTES = 12, 40_000_000
+#: So many rows have a thumbnail.
+_THUMBNAILS = 400
+#: The page is written again at most so often, if other jobs add sections meanwhile.
+_ATTEMPTS = 10
+_BAD = {ResidualKind.STRUCTURE.value, ResidualKind.PLACES.value, ResidualKind.LARGE.value}
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image with its curves, for the template."""
+
+    of: PicturedImage
+    histogram: Markup | str
+    spectrum: Markup | str
+    beyond: str
+
+    def __getattr__(self, name: str):
+        return getattr(self.of, name)
+
+
+@dataclass(frozen=True)
+class _Section:
+    part: Pictured
+    anchor: str
+    bad: bool
+    images: tuple[_Image, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    anchor: str
+    thumbnail: Encoded | None
+    ended: str
+    residual: str
+    size: str
+    doubts: str
+    bad: bool
+    verb: str
+
+
+def write_page(folder: Path, failed: Sequence[tuple[str, str]] = ()) -> Path | None:
+    """Write ``report.html`` from the sections of the results in a folder.
+
+    Args:
+        folder: of the results.
+        failed: names of the files that failed, and why.
+
+    Returns:
+        The page; None if there is no section, and no page that could be out of date.
+
+    Raises:
+        InvalidParameterError: a file of that name is there that is not a page of ours.
+        OSError: the page cannot be written.
+    """
+    path = folder / PAGE
+    for _ in range(_ATTEMPTS):
+        before = _listed(folder)
+        sections, rows = _read(folder)
+        if not rows and not path.exists():
+            return None
+        _require_ours(path)
+        page = _rendered(sections, rows, failed).encode()
+        if not path.is_file() or path.is_symlink() or path.read_bytes() != page:
+            write_atomically(path, page)
+        if _listed(folder) == before:  # if not, another job added a section, and may have written its page before
+            break
+    return path
+
+
+def _require_ours(path: Path) -> None:
+    """Raise if the page would replace a file that is not one of ours."""
+    if not path.is_symlink() and not path.exists():
+        return
+    ours = False
+    if path.is_file() and not path.is_symlink():  # reading a pipe may never end
+        with path.open("rb") as file:
+            ours = f'content="{_MARKER}"'.encode() in file.read(1000)
+    if not ours:
+        raise InvalidParameterError(
+            f"{path} already exists and is not a page of retune restore or tune, so it was not changed. Choose another "
+            "folder with --out, move the file, or leave the page out with --no-report"
+        )
+
+
+def _listed(folder: Path) -> set[tuple[str, int]]:
+    """The sections and when they were written."""
+    found = set()
+    for path in (folder / _PARTS).glob("*.json"):
+        try:
+            found.add((path.name, path.stat().st_mtime_ns))
+        except OSError:
+            continue
+    return found
+
+
+def _read(folder: Path) -> tuple[list[_Section], list[_Row]]:
+    """The sections with all their pictures, and a row for every section."""
+    sections: list[_Section] = []
+    rows: list[_Row] = []
+    room = _BYTES
+    for path in sorted((folder / _PARTS).glob("*.json"), key=lambda p: _in_order(p.name)):
+        part = _part(folder, path)
+        if part is None:
+            continue
+        anchor = ""
+        if part.detailed or part.verb == "tune":
+            size = sum(len(image.model_dump_json()) for image in part.images)
+            if len(sections) < _SECTIONS and (size <= room or not sections):
+                room -= size
+                anchor = f"s{len(rows)}"
+                sections.append(_section(part, anchor))
+        rows.append(_row(part, anchor, len(rows) < _THUMBNAILS))
+    tuned = [s for s in sections if s.part.verb == "tune"]
+    return tuned + [s for s in sections if s.part.verb != "tune"], rows
+
+
+def _part(folder: Path, path: Path) -> Pictured | None:
+    """The section in a file, if it belongs to the result that is there now."""
+    name = path.name.removesuffix(".json")
+    try:
+        if not path.is_file() or path.stat().st_size > MOST:
+            return None
+        part = Pictured.of(path.read_bytes(), name)
+        if part is None:
+            return None
+        record = folder / (name if part.verb == "tune" else f"{name}.json")
+        if not (folder / name).is_file() or not record.is_file():
+            return None
+        return part if hashlib.sha256(record.read_bytes()).hexdigest() == part.made else None
+    except OSError:
+        return None
+
+
+def _in_order(name: str) -> list:
+    """A key by which image 10 comes after image 9."""
+    words = [word for word in re.split(r"(\d+)", name.lower()) if word]
+    return [(0, int(word), "") if word.isdecimal() else (1, 0, word) for word in words]
+
+
+def _section(part: Pictured, anchor: str) -> _Section:
+    images = []
+    for image in part.images:
+        found = image.residual
+        beyond = ""
+        if found is not None and found.beyond is not None and found.histogram:
+            beyond = f"{100 * found.beyond:.2g} % are beyond ±3; of normal noise, 0.27 %."
+        images.append(
+            _Image(
+                image,
+                _histogram(found.histogram) if found else "",
+                _spectrum(found.spectrum) if found else "",
+                beyond,
+            )
+        )
+    return _Section(part, anchor, _is_bad(part), tuple(images))
+
+
+def _is_bad(part: Pictured) -> bool:
+    return part.verb == "restore" and any(i.residual is not None and i.residual.kind in _BAD for i in part.images)
+
+
+def _row(part: Pictured, anchor: str, thumbnail: bool) -> _Row:
+    image = part.images[0] if part.images else PicturedImage(name=part.title)
+    found = image.residual
+    facts = {fact[0]: fact[1] for fact in part.facts}
+    return _Row(
+        name=part.title,
+        anchor=anchor,
+        thumbnail=image.thumbnail if thumbnail else None,
+        ended=facts.get("ended", "").split(";")[0],
+        residual="" if found is None else found.kind,
+        size="" if found is None or found.size is None else f"{found.size:.2f} × noise",
+        doubts=" ".join(part.doubts),
+        bad=_is_bad(part),
+        verb=part.verb,
+    )
+
+
+def _rendered(sections: list[_Section], rows: list[_Row], failed: Sequence[tuple[str, str]]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("retune", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = "\n" + resources.files("retune.report").joinpath("page.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(
+        marker=_MARKER,
+        version=__version__,
+        script=Markup(script),  # ours; its hash is the only one that the page allows
+        script_hash=f"sha256-{digest}",
+        headline=_headline(rows, failed),
+        summary=_summary(rows, sections),
+        failed=failed,
+        rows=rows,
+        sections=sections,
+        same=_same_shape,
+        parts=_PARTS,
+    )
+
+
+def _same_shape(before: Encoded, after: Encoded) -> bool:
+    """Whether one picture can lie on the other: the same sides but for a factor."""
+    return math.isclose(before.width * after.height, before.height * after.width, rel_tol=0.02)
+
+
+def _headline(rows: list[_Row], failed: Sequence[tuple[str, str]]) -> str:
+    restored, tuned = (sum(row.verb == verb for row in rows) for verb in ("restore", "tune"))
+    words = []
+    if tuned:
+        words.append("a restoration was tuned")
+    if restored or not tuned:
+        words.append(f"{restored} file{'s were' if restored != 1 else ' was'} restored")
+    if failed:
+        words.append(f"{len(failed)} failed")
+    told = ", ".join(words)
+    return told[0].upper() + told[1:]
+
+
+def _summary(rows: list[_Row], sections: list[_Section]) -> list[str]:
+    told = []
+    judged = [row for row in rows if row.verb == "restore" and row.residual]
+    if judged:
+        bad = [row.name for row in judged if row.bad]
+        white = sum(row.residual == ResidualKind.WHITE.value for row in judged)
+        told.append(f"The residual is white for {white} of {len(judged)}: nothing of the image is left in it.")
+        if bad:
+            named = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+            told.append(f"Something is left in the residual of {named}.")
+    if len(sections) < len(rows):
+        told.append(f"{len(sections)} of {len(rows)} are shown with all pictures, the others in the table.")
+    return told
+
+
+_W, _H, _LEFT, _TOP = 320, 210, 34, 10
+#: Width and height of the axes.
+_WIDE, _HIGH = _W - _LEFT - 8, _H - _TOP - 32
+
+
+def _at(x: float, y: float) -> str:
+    """The position in a plot of a point that is given by its shares of the axes."""
+    return f"{_LEFT + _WIDE * x:.1f},{_TOP + _HIGH * (1 - y):.1f}"
+
+
+def _frame(inner: str, label: str, x: list[tuple[float, str]], y: list[tuple[float, str]], below: str) -> Markup:
+    """A small plot; positions are shares of the axes. Every text and number in it is ours."""
+    bottom = _TOP + _HIGH
+    ticks = [
+        f'<text x="{_LEFT + _WIDE * at:.1f}" y="{bottom + 13}" text-anchor="middle">{text}</text>' for at, text in x
+    ]
+    ticks += [
+        f'<text x="{_LEFT - 5}" y="{bottom - _HIGH * at + 4:.1f}" text-anchor="end">{text}</text>' for at, text in y
+    ]
+    return Markup(
+        f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{label}" font-size="10" fill="currentColor">{inner}'
+        f'<path d="M{_LEFT} {_TOP}v{_HIGH}h{_WIDE}" fill="none" stroke="currentColor" opacity=".5"/>{"".join(ticks)}'
+        f'<text x="{_LEFT + _WIDE / 2}" y="{_H - 4}" text-anchor="middle">{below}</text></svg>'
+    )
+
+
+def _line(points: Sequence[tuple[float, float]], look: str) -> str:
+    return f'<polyline points="{" ".join(_at(x, y) for x, y in points)}" fill="none" {look}/>'
+
+
+def _histogram(density: Sequence[float]) -> Markup | str:
+    """Bars of the density, with the standard normal one as a line."""
+    if len(density) != len(EDGES) - 1 or not all(math.isfinite(d) and d >= 0 for d in density):
+        return ""
+    low, high = float(EDGES[0]), float(EDGES[-1])
+    top = 1.08 * max(0.4, *density)
+    step = 1 / len(density)
+    bars = "".join(
+        f'<rect x="{_LEFT + _WIDE * i * step:.1f}" y="{_TOP + _HIGH * (1 - d / top):.1f}" '
+        f'width="{0.9 * _WIDE * step:.1f}" height="{_HIGH * d / top:.1f}" fill="#56b4e9"/>'
+        for i, d in enumerate(density)
+    )
+    places = [low + (high - low) * i / 100 for i in range(101)]
+    normal = [math.exp(-(v**2) / 2) / math.sqrt(2 * math.pi) for v in places]
+    line = _line([(i / 100, d / top) for i, d in enumerate(normal)], 'stroke="currentColor" stroke-width="1.5"')
+    x = [((v - low) / (high - low), f"{v:g}".replace("-", "−")) for v in (-4, -2, 0, 2, 4)]
+    return _frame(bars + line, "Histogram of the residual", x, [(0, "0"), (0.4 / top, "0.4")], "standard deviations")
+
+
+def _spectrum(spectrum: Sequence[tuple[float, float]]) -> Markup | str:
+    """The power against the frequency, in a logarithmic scale, with the flat line of white noise."""
+    points = [(f, p) for f, p in spectrum if math.isfinite(f) and math.isfinite(p) and 0 < f < 1]
+    if len(points) < 2:
+        return ""
+    low, high = 0.02, 10 ** math.ceil(math.log10(max(4.0, *(p for _, p in points))))
+    right = 0.5 * math.sqrt(2)
+
+    def up(power: float) -> float:
+        return math.log(max(power, low) / low) / math.log(high / low)
+
+    flat = _line([(0, up(1.0)), (1, up(1.0))], 'stroke="currentColor" stroke-dasharray="4 3"')
+    curve = _line([(f / right, up(p)) for f, p in points], 'stroke="#d55e00" stroke-width="2.2"')
+    y = [(up(10.0**k), f"{10.0**k:g}") for k in range(-1, round(math.log10(high)) + 1)]
+    x = [(v / right, f"{v:g}") for v in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    return _frame(flat + curve, "Power spectrum of the residual", x, y, "frequency, cycles per pixel")
