@@ -21,7 +21,7 @@ from retune.errors import unknown_name
 from retune.networks import EnergyNet
 from retune.training.checkpoints import fingerprint
 
-NAMES = {"energy-gray": (1, (16, 32, 64)), "energy-color": (3, (24, 48, 96))}
+NAMES = {"energy-gray": (1, (16, 32, 64)), "energy-color": (3, (16, 32, 64))}
 
 
 def main(

@@ -15,6 +15,7 @@ from . import equilibrium as equilibrium
 from . import errors as errors
 from . import gradients as gradients
 from . import guarantee as guarantee
+from . import instant as instant
 from . import io as io
 from . import jobs as jobs
 from . import maps as maps
@@ -56,6 +57,7 @@ from .guarantee import Guarantee as Guarantee
 from .guarantee import Known as Known
 from .guarantee import Smoothness as Smoothness
 from .guarantee import Subject as Subject
+from .instant import restore as restore
 from .maps import AbstractMap as AbstractMap
 from .maps import BoundMap as BoundMap
 from .maps import ForwardBackward as ForwardBackward

@@ -18,7 +18,10 @@ from retune.model import Restarted
 from retune.problems.base import Problem
 from retune.problems.given import as_problem
 
-__all__ = ["calibrated", "instant_network", "noise_of", "restore"]
+#: Version of the rule for the strengths: results of another one are not continued.
+RULE = 1
+
+__all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
 
 #: Noise levels of the energy for which its weights were trained.
 _LEVELS = (2 / 255, 55 / 255)

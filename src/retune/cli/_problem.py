@@ -55,12 +55,21 @@ Sigma = Annotated[
         "--sigma", metavar="SIGMA", help="Noise level on [0, 1], one per channel as 0.1,0.2,0.3, or estimate."
     ),
 ]
+Noise = Annotated[
+    str | None,
+    typer.Option(
+        "--noise",
+        metavar="MODEL",
+        help="Noise that grows with brightness, in place of --sigma: poisson:GAIN,READ. GAIN is one count, where 1 is "
+        "white. Without --noise and --sigma, the noise is estimated.",
+    ),
+]
 KnownSigma = Annotated[
     str | None,
     typer.Option(
         "--sigma",
         metavar="SIGMA",
-        help="Noise level of the network. It cannot be changed: tune again for another level.",
+        help="Noise level. That of a network cannot be changed: tune again for another level.",
     ),
 ]
 White = Annotated[float | None, typer.Option("--white", metavar="WHITE", help="Intensity that counts as 1.")]
@@ -141,6 +150,20 @@ def of_kernel(background: str | None, centre: bool | None) -> dict[str, Any]:
         except ValueError:
             fields["kernel_background"] = background  # "auto", or a value that the validation will refuse
     return fields
+
+
+def of_noise(noise: str | None, sigma: str | None) -> dict[str, Any]:
+    """The given field of the section [problem] on noise that grows with the brightness.
+
+    Raises: ConfigError: the noise level was given, too.
+    """
+    if noise is None:
+        return {}
+    from retune.errors import ConfigError
+
+    if sigma is not None and sigma != "estimate":
+        raise ConfigError(f"--noise {noise} and --sigma {sigma} say the noise twice: give one of them")
+    return {"noise": noise}
 
 
 def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()) -> Config:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
         "use another kernel, and restore two files at a time",
         "retune restore my-run a.tif b.tif --kernel psf.tif --workers 2 --out restored",
     ),
+    (
+        "restore at once, without a network of your own",
+        "retune restore photos/ --problem deblur --kernel psf.tif --out restored",
+    ),
     ("use a network for your own physics", "retune restore my-run a.tif --plugin my_physics.py --out restored"),
     (
         "restore 12-bit data in 16-bit files, in tiles",
@@ -34,12 +38,16 @@ if TYPE_CHECKING:
 def restore(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="model.safetensors, or the folder of retune train or tune."),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="model.safetensors, or the folder of retune train or tune. With --problem, it may be left out.",
+        ),
     ],
     images: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="FILES", help="Files and folders of images."),
-    ],
+    ] = None,
+    *,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", parser=_problem.folder, metavar="FOLDER", help="Folder of the results."),
@@ -52,6 +60,7 @@ def restore(
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
     sigma: _problem.KnownSigma = None,
+    noise: _problem.Noise = None,
     white: _problem.White = None,
     plugins: _problem.Plugins = None,
     tile: Annotated[
@@ -85,8 +94,9 @@ def restore(
     device: _problem.Device = "auto",
     debug: _problem.Debug = False,
 ) -> None:
-    """Restore images with a trained network. Each result has the format of its image: 16 bits in, 16 bits out.
+    """Restore images with your network, or at once with the prior that ships (--problem and no MODEL).
 
+    Each result has the format of its image: 16 bits in, 16 bits out.
     Each image also gets a record with a certificate. A broken file does not stop the others: it is named at the end,
     and the exit status is 1. Running the command again restores only missing or changed images.
     """
@@ -96,15 +106,24 @@ def restore(
         with moving("starting"):
             from retune._terminal import clean_line
             from retune.cli._page import tell_page
+            from retune.errors import ConfigError
+            from retune.jobs.instant import instant_model
             from retune.jobs.opened import open_model
             from retune.jobs.restore import Options
             from retune.jobs.restore import restore as run
 
             _problem.accept_code(plugins, problem)
-            files = _problem.chosen_files(images)
             given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-            given |= _problem.of_kernel(kernel_background, centre_kernel)
-            opened = open_model(model, given, _problem.chosen_device(device))
+            given |= _problem.of_kernel(kernel_background, centre_kernel) | _problem.of_noise(noise, sigma)
+            at_once = problem is not None and not _is_model(model)
+            files = _problem.chosen_files([model, *(images or [])] if at_once else images or [])
+            if not files:
+                raise ConfigError(
+                    f"no images were given: retune restore {model} IMAGES --out FOLDER; or, without a network, retune "
+                    "restore IMAGES --problem denoise --out FOLDER"
+                )
+            where = _problem.chosen_device(device)
+            opened = instant_model(given, where) if at_once else open_model(model, given, where)
         options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate, report)
         done: list[Row] = []
 
@@ -127,6 +146,11 @@ def restore(
             rest = f"; the other results are in {out}" if len(failed) < len(rows) else ""
             say_error(f"{len(failed)} of {len(rows)} files failed{rest}")
             raise typer.Exit(1)
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path is a network, or the folder of a run."""
+    return path.suffix.lower() == ".safetensors" or (path / "model.safetensors").is_file()
 
 
 def _tell(rows: list[Row], out: Path, details: bool) -> None:

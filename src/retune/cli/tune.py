@@ -42,6 +42,7 @@ def tune(
     mask: _problem.Mask = None,
     factor: _problem.Factor = None,
     sigma: _problem.Sigma = None,
+    noise: _problem.Noise = None,
     white: _problem.White = None,
     loss: Annotated[
         str,
@@ -87,7 +88,7 @@ def tune(
 
         _problem.accept_code(plugins, problem, overrides or [])
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        given |= _problem.of_kernel(kernel_background, centre_kernel)
+        given |= _problem.of_kernel(kernel_background, centre_kernel) | _problem.of_noise(noise, sigma)
         if resume and not images:
             config, files, white, loss = job.earlier(out)
         else:
@@ -127,7 +128,8 @@ def _tell(tuned: Tuned, details: bool = True) -> None:
     def row(name: str, text: str) -> None:
         show(wrapped(text, f"{name:<13} ", " " * 14))
 
-    row("learned with", f"{tuned.loss}, σ = {_values(levels)}, in {tuned.seconds:.0f} s")
+    noise = f"noise {tuned.noise}" if tuned.noise else f"σ = {_values(levels)}"
+    row("learned with", f"{tuned.loss}, {noise}, in {tuned.seconds:.0f} s")
     guessed = tuned.loss.guesses
     what = (
         "from the error of the measurement and of a second restoration" if guessed else "of the noise-free measurement"

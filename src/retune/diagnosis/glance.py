@@ -41,7 +41,7 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
         ends = [(float((values == end).float().mean()), float(end)) for end in (values.min(), values.max())]
         if max(ends)[0] > _CLIPPED and len(values.unique()) > 10:
             clipped.append(f"{max(ends)[0]:.0%} of the values of {name} are {max(ends)[1]:.3g} exactly")
-        if problem.has_gaps:
+        if problem.has_gaps or problem.noise is not None:
             continue
         try:
             seen = np.max(estimate_noise(y))

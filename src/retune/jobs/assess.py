@@ -102,7 +102,7 @@ class Comparison:
     uncertainty: float | None
 
 
-def compare_errors(before: Tensor, after: Tensor) -> Comparison:
+def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> Comparison:
     """Compare estimated errors block by block."""
     one, two = float(before.mean()), float(after.mean())
     if min(one, two) <= 0:
@@ -112,7 +112,9 @@ def compare_errors(before: Tensor, after: Tensor) -> Comparison:
     decibel = 10 / math.log(10)
     errors = (decibel * _standard_error(e) for e in (relative, after / two))
     spread, uncertainty = (e if math.isfinite(e) else None for e in errors)
-    return Comparison(_psnr(one), _psnr(two), 10 * math.log10(one / two), spread, two < one, uncertainty)
+    gain = 10 * math.log10(one / two)
+    better = two < one and (clearly <= 0 or (spread is not None and gain > clearly * spread))
+    return Comparison(_psnr(one), _psnr(two), gain, spread, better, uncertainty)
 
 
 def indistinguishable(

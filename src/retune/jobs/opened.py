@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from torch import Tensor
+
 from retune import _checkpoint, io
 from retune._plain import parse_json
 from retune._torch.devices import check_device
@@ -17,6 +19,7 @@ from retune.jobs.folder import MODEL
 from retune.jobs.inputs import require_kernel
 from retune.model import Restarted
 from retune.plugins import require_accepted
+from retune.problems.base import Problem
 from retune.registry import network_in
 
 __all__ = ["OpenedModel", "model_file", "model_problem", "model_white", "open_model", "open_network"]
@@ -42,6 +45,10 @@ class OpenedModel:
     white: float | None
     digest: str
     device: str = "cpu"
+
+    def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
+        """The network for a measurement, and its problem: a trained network is the same for all."""
+        return self, problem
 
     def __reduce__(self) -> tuple:
         return _again, (self.file, self.problem, self.device)
@@ -156,6 +163,11 @@ def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str
 
 def _require_same_noise(model: Path, told: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse another noise level than the one that the network was made for: it is in the weights."""
+    if "noise" in given and given["noise"] != told.get("noise"):
+        raise ConfigError(
+            f"--noise {given['noise']} cannot change a restoration: the strengths of {model} were learned for its own "
+            "noise. Leave --noise out, or tune a network for this noise: retune tune IMAGES --noise …"
+        )
     if "sigma" not in given or given["sigma"] == told.get("sigma"):
         return
     made = f"{model} was made for sigma = {told['sigma']}" if "sigma" in told else f"{model} has no noise level"

@@ -168,7 +168,7 @@ def doubts_of(config: ProblemConfig, problem: Problem, name: str, y: Tensor) -> 
 
 def problem_words(config: ProblemConfig) -> str:
     """The problem without its noise level: "deblur, kernel gaussian:1.6, boundary reflect"."""
-    given = {k: v for k, v in config if k not in ("name", "sigma") and v not in (None, {})}
+    given = {k: v for k, v in config if k not in ("name", "sigma", "noise") and v not in (None, {})}
     return ", ".join([config.name, *(f"{key} {_file_name(value)}" for key, value in given.items())])
 
 
@@ -317,7 +317,6 @@ def _judged(
     detailed: bool,
 ) -> PicturedResidual:
     notes: list[str] = []
-    levels = _levels(config, problem, y, notes)
     ratio = restored.shape[-1] / y.shape[-1]
     margin = 0
     if y.shape[-2] * y.shape[-1] > WHOLE and problem.has_parts:
@@ -330,8 +329,11 @@ def _judged(
         # What lies beyond the part was blurred into its border.
         margin = max(taps.shape[-2:]) if isinstance(taps, Tensor) else 0
         notes.append(f"It is computed on the middle {_by(y)} pixels.")
+    levels = _levels(config, problem, y, notes)
     physics = problem.operator(y)
     image, border = _framed(problem, y, restored)
+    if problem.noise is not None:
+        y = y - problem.noise.offset
     with torch.no_grad(), full_precision():
         difference = y - physics.A(image)
     seen = problem.observed(y)
@@ -372,7 +374,10 @@ def _judged(
 
 
 def _levels(config: ProblemConfig, problem: Problem, y: Tensor, notes: list[str]) -> Tensor | None:
-    """The standard deviation of the noise, (1, C or 1, 1, 1); None if it is not known."""
+    """The standard deviation of the noise, broadcastable to y; None if it is not known."""
+    if problem.noise is not None:
+        notes.append("The noise grows with the brightness; each pixel is divided by its own standard deviation.")
+        return problem.variance(y).sqrt()
     sigma = problem.sigma
     if config.sigma == "estimate":
         try:

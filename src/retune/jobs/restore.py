@@ -28,6 +28,7 @@ from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.failures import failure
 from retune.jobs.folder import problem_files
 from retune.jobs.inputs import known_noise, without_gaps
+from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel, model_problem, model_white
 from retune.jobs.pictures import DETAILED, FOLDER, section_of
 from retune.jobs.results import FORMAT, Result
@@ -95,7 +96,7 @@ class Row:
 
 
 def restore(
-    model: OpenedModel,
+    model: OpenedModel | InstantModel,
     files: Sequence[Path],
     options: Options,
     workers: int = 1,
@@ -170,7 +171,7 @@ def _rows(files: Sequence[Path], job: _Job, workers: int) -> Generator[Row, None
 _worker: list[_Job] = []
 
 
-def _start(model: OpenedModel, options: Options, detailed: frozenset[str], threads: int) -> None:
+def _start(model: OpenedModel | InstantModel, options: Options, detailed: frozenset[str], threads: int) -> None:
     torch.set_num_threads(threads)
     _worker.append(_Job(model, options, detailed))
 
@@ -188,7 +189,7 @@ class _Job:
         detailed: names of the files that have all their pictures on the page.
     """
 
-    def __init__(self, model: OpenedModel, options: Options, detailed: frozenset[str] = frozenset()):
+    def __init__(self, model: OpenedModel | InstantModel, options: Options, detailed: frozenset[str] = frozenset()):
         self.model, self.options, self.detailed = model, options, detailed
         if options.tile is not None and options.tile < 0:
             raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
@@ -249,9 +250,9 @@ class _Job:
 
         def make(made: str) -> Pictured:
             remembered = self.options.white_remembered
-            return restored_section(
-                self.model, self.problem, told, made, seen(), file.name in self.detailed, remembered
-            )
+            shown = seen()
+            model, problem = self.model.fitted(self.problem, shown.y)
+            return restored_section(model, problem, told, made, shown, file.name in self.detailed, remembered)
 
         section, why = section_of(self.options.out, file.name, content, make)
         shown = next((i.residual for i in section.images if i.residual), None) if section else None
@@ -272,7 +273,8 @@ class _Job:
         restored, worst, first = [], None, None
         for image in (images * scale).to(torch.get_default_dtype()):
             y = without_gaps(self.problem, image[None], str(file)).to(self.model.device)
-            restored_one, outcome = _restore_one(self.model.net, self.problem, options, y)
+            model, problem = self.model.fitted(self.problem, y)
+            restored_one, outcome = _restore_one(model.net, problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
             first = y if first is None else first

@@ -132,9 +132,10 @@ def tuned_section(
     """
     levels = told.sigma if isinstance(told.sigma, list) else [told.sigma]
     sigma = " ".join(f"{level:.3g}" for level in levels if level is not None)
+    level = f"grows with the brightness: {told.noise}" if told.noise else f"σ = {sigma}"
     facts = [
         ["problem", problem_words(problem)],
-        ["noise", f"σ = {sigma}, {'estimated from the images' if problem.sigma == 'estimate' else 'given'}"],
+        ["noise", f"{level}, {'estimated from the images' if problem.sigma == 'estimate' else 'given'}"],
         ["white", "the largest value of the type of the file, 1 for floats" if white is None else f"{white:g}"],
         ["learned with", told.loss],
     ]
@@ -224,6 +225,8 @@ def _first(image: PicturedImage) -> str:
 
 
 def _noise(config: ProblemConfig, sigma: float | tuple[float, ...], seen: Seen) -> str:
+    if config.noise is not None:
+        return f"grows with the brightness: {config.noise} (one count, read noise; 1 is white)"
     if config.sigma == "estimate":
         return "estimated from each image"
     levels = sigma if isinstance(sigma, tuple) else (sigma,)

@@ -23,6 +23,7 @@ from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
+from retune.instant import calibrated
 from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
 from retune.jobs.failures import failure
 from retune.jobs.folder import MODEL, RUN, TUNED, facts_of, prepare, save_model
@@ -32,6 +33,7 @@ from retune.jobs.sections import picture_tuned, tuned_section
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
+from retune.problems.counts import PoissonGaussian
 from retune.problems.measured import Measurements
 from retune.records import CertifiedImage, EstimatedGain, Pictured, TuneFacts, TuneResult
 from retune.records.results import finite
@@ -50,11 +52,21 @@ _QUICK = {
     "data": {"crop": 128, "batch_size": 1},
     "optimiser": {"steps": 40, "lr": 0.1},
 }
+#: The same with the learned energy. Only its strength is learned: the rest was learned from photographs.
+_ENERGY = {
+    "prior": {"type": "energy"},
+    "model": {"restarts": 12},
+    "gradient": {"rtol": 0.05, "options": {"max_blocks": 10}},
+    "data": {"crop": 96, "batch_size": 1},
+    "optimiser": {"steps": 8, "lr": 0.25},
+}
 #: Relative change per block at which the restarts of the learning stop. A gradient needs less than an image does, but
 #: what is far from its equilibrium is smoother than that, and would have the strength chosen too small.
 _NEAR = 5e-4
 #: Side of the middle of the first measurement that is certified.
 _CERTIFIED = 128
+#: Standard errors by which a guessed error must be smaller.
+_CLEARLY = 2.0
 RESULT = TUNED
 
 
@@ -71,6 +83,7 @@ class Tuned:
         seconds: of the learning.
         certificate: of the restoration of the first measurement (the middle of a large one).
         left_out: why, by file, for those that could not be used.
+        noise: the noise that grows with the brightness, as ``--noise`` takes it; "" for noise of one level.
         unpictured: why the page ``report.html`` has no section of it, if one was wanted.
     """
 
@@ -83,6 +96,7 @@ class Tuned:
     certificate: CertifiedImage
     left_out: dict[str, str] = field(default_factory=dict)
     unpictured: str = ""
+    noise: str = ""
 
     def record(self) -> TuneResult:
         """What ``tune.json`` says of it."""
@@ -95,18 +109,24 @@ class Tuned:
             seconds=self.seconds,
             certificate=self.certificate,
             left_out=self.left_out,
+            noise=self.noise or None,
         )
 
 
 def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The run that is tuned by default: the one that ships for the problem, with a short training.
+    """The run that is tuned by default: the learned energy, or with fields of the section [prior] a wavelet norm.
 
     Raises:
         ConfigError: a value that is not allowed.
     """
     known = shipped().get(str(problem.get("name")))
     values = {} if known is None else load(known).model_dump(exclude_unset=True)
-    for section, fields in _QUICK.items():
+    if any(word.strip().startswith("prior.") for word in overrides):
+        quick = _QUICK  # a wavelet norm, as the runs that ship; whoever names a field of a prior means one of these
+    else:
+        quick = _ENERGY
+        values = {"problem": values.get("problem", {})}
+    for section, fields in quick.items():
         values[section] = {**values.get(section, {}), **fields}
     told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
     values["problem"] = {**told, **problem}
@@ -195,7 +215,10 @@ def tune(
     data = TrainingData([made.pack(y) for y in measured], made)
     torch.manual_seed(config.seed)
     _, channels, height, width = measured[0].shape
-    net = network_of(config, problem.image_size((channels, height, width))[0])
+    used = _with_noise(config, problem)
+    if config.prior.type == "energy":
+        used = calibrated(used, problem, measured[0])
+    net = network_of(used, problem.image_size((channels, height, width))[0])
     if words.guesses:
         _strength_only(net)
     start = {k: v.clone() for k, v in net.state_dict().items()}
@@ -218,13 +241,17 @@ def tune(
             stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
         )
         result = fit(net, data, options)
-        scene = Scene(problem, measured)
-        comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed)
+        # A learned energy costs more per pixel than a wavelet norm.
+        scene = Scene(problem, measured, _CERTIFIED) if config.prior.type == "energy" else Scene(problem, measured)
+        comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed, words.guesses)
         certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
         chosen = learned(net)
-        tuned = Tuned(words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out)
+        noise = "" if problem.noise is None else str(problem.noise)
+        tuned = Tuned(
+            words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out, noise=noise
+        )
         tuned.record().write(out / RESULT)
-        save_model(net, out / MODEL, config.problem, white)
+        save_model(net, out / MODEL, used.problem, white)
         if report:
             tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, white, out))
     return tuned
@@ -292,17 +319,22 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
 
 
 def _judge(
-    net: Restarted, start: dict[str, Tensor], scene: Scene, estimate: ErrorEstimate, seed: int
+    net: Restarted, start: dict[str, Tensor], scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool = False
 ) -> tuple[Comparison, tuple[float, float] | None]:
-    """Compare with the start, and leave the better in the network."""
+    """Compare with the start, and leave the better in the network.
+
+    Where most of the error is guessed, the start stays unless the other is clearly better.
+    """
     end = {k: v.clone() for k, v in net.state_dict().items()}
     after = error_blocks(net, scene, estimate, seed)
     net.load_state_dict(start)
     before = error_blocks(net, scene, estimate, seed)
-    comparison = compare_errors(before, after)
+    comparison = compare_errors(before, after, _CLEARLY if guesses else 0.0)
     if comparison.better:
         net.load_state_dict(end)
     kept = after if comparison.better else before
+    if guesses:  # a range of strengths would rest on what was guessed
+        return comparison, None
     return comparison, indistinguishable(net, scene, estimate, seed, kept)
 
 
@@ -310,8 +342,20 @@ def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
     """The problem of all images, its noise level estimated as the mean over them if it is not given."""
     if config.problem.sigma != "estimate":
         return problems[0]
+    counts = [p.noise for p in problems if p.noise is not None]
+    if 2 * len(counts) > len(problems):  # in most of them the noise grows with the brightness
+        gain, read = (np.mean([np.atleast_1d(getattr(c, k)) for c in counts], axis=0) for k in ("gain", "read"))
+        known = PoissonGaussian(tuple(gain.tolist()), tuple(read.tolist()))
+        return problem_of(config.problem.model_copy(update={"noise": str(known)}))
     levels = np.mean([np.atleast_1d(p.sigma) for p in problems], axis=0).tolist()
     return problem_of(config.problem.model_copy(update={"sigma": levels if len(levels) > 1 else levels[0]}))
+
+
+def _with_noise(config: Config, problem: Problem) -> Config:
+    """The run with noise that grows with the brightness, if that was found: the data term depends on it."""
+    if problem.noise is None or config.problem.noise is not None:
+        return config
+    return config.model_copy(update={"problem": config.problem.model_copy(update={"noise": str(problem.noise)})})
 
 
 def _strength_only(net: Restarted) -> None:
@@ -332,10 +376,17 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
             )
         split = SureSplit(problem.sigma)
         return split, split, Estimate.SPLIT
-    if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts)):
-        again = SureEquivariant(problem.sigma)
+    # A blurred measurement does not show what the blur has destroyed, so its own error would choose too little of the
+    # prior. The strength of an energy is chosen by restoring the restored image again, too.
+    blurred = config.prior.type == "energy" and problem.describe().get("name") != "denoise"
+    if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts or blurred)):
+        again = SureEquivariant(problem.sigma, problem.noise)
         return again, again, Estimate.EQUIVARIANT
-    sure = Sure(problem.sigma)
+    sure = Sure(problem.sigma, problem.noise)
+    if problem.noise is not None and loss == "r2r":
+        raise InvalidParameterError("--loss r2r is for noise of one level: use --loss sure for counts")
+    if problem.noise is not None:
+        return sure, sure, Estimate.STEIN
     if loss == "r2r" or (loss == "auto" and config.problem.sigma == "estimate"):
         return sure, recorrupted(problem.sigma), Estimate.RECORRUPTED
     return sure, sure, Estimate.STEIN

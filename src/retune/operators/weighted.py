@@ -125,9 +125,10 @@ def _per_channel(values: float | list[float], y: Tensor) -> Tensor:
 def _levels(name: str, value: Any) -> float | list[float]:
     plain = value.tolist() if callable(getattr(value, "tolist", None)) else value
     many = list(plain) if isinstance(plain, list | tuple) else [plain]
-    if not many or not all(isinstance(v, Real) and not isinstance(v, bool) and 0 <= v < float("inf") for v in many):
+    numbers = [float(v) for v in many if isinstance(v, Real) and not isinstance(v, bool)]
+    if not many or len(numbers) < len(many) or not all(0 <= v < float("inf") for v in numbers):
         raise InvalidParameterError(f"{name} must be a number ≥ 0, or one per channel, got {value!r}")
-    return [float(v) for v in many] if isinstance(plain, list | tuple) else float(many[0])
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _many(value: float | list[float]) -> list[float]:

@@ -68,7 +68,7 @@ class PoissonGaussian:
         count = max(len(gains), len(reads))
         each = zip(gains * (count // len(gains)), reads * (count // len(reads)), strict=True)
         found = tuple(math.sqrt(0.5 * g + r**2) for g, r in each)
-        return found if count > 1 else found[0]
+        return found if count > 1 else max(found)
 
     def __str__(self) -> str:
         """As it is written on the command line: ``poisson:GAIN,READ,OFFSET``; channels are separated by ``/``."""
@@ -107,11 +107,10 @@ def parse_noise(text: str) -> PoissonGaussian | float | tuple[float, ...]:
         fields = [tuple(float(v) for v in field.split("/")) for field in rest.split(",")]
     except ValueError:
         fields = []
-    values = [f if len(f) > 1 else f[0] for f in fields if f]
-    if kind == "gaussian" and len(values) == 1:
-        return values[0]
-    if kind == "poisson" and 1 <= len(values) <= 3 and (len(values) < 3 or isinstance(values[2], float)):
-        return PoissonGaussian(*values)  # type: ignore[arg-type]
+    if kind == "gaussian" and len(fields) == 1:
+        return fields[0] if len(fields[0]) > 1 else max(fields[0])
+    if kind == "poisson" and 1 <= len(fields) <= 3 and (len(fields) < 3 or len(fields[2]) == 1):
+        return PoissonGaussian(fields[0], fields[1] if len(fields) > 1 else 0.0, *(max(f) for f in fields[2:]))
     raise InvalidParameterError(
         f"{text[:80]!r} is no noise: expected poisson:GAIN, poisson:GAIN,READ or poisson:GAIN,READ,OFFSET (GAIN is the "
         "intensity of one count, READ the standard deviation in the dark, on the scale where 1 is white), or "

@@ -83,3 +83,5 @@ class TuneResult(Record):
     """The certificate of the first restoration."""
     left_out: dict[str, Text] = Field(default_factory=dict)
     """The reason for each file that could not be used."""
+    noise: Text | None = None
+    """Noise that grows with the brightness, as ``--noise`` takes it; None for noise of one level."""

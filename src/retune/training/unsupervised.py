@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from retune.errors import InvalidParameterError, ShapeError
+from retune.problems.counts import PoissonGaussian
 from retune.problems.noise import noise_levels
 
 __all__ = ["ErrorEstimate", "Estimate", "Sure", "SureEquivariant", "SureSplit", "recorrupted"]
@@ -55,11 +56,13 @@ class ErrorEstimate(Loss):
 
     Args:
         sigma: noise level, or one per channel.
+        noise: noise that grows with the brightness, in place of sigma: what has ``variance(y)``, and sigma is its
+            level at half of white. Stein's lemma then holds with the variances of the pixels.
     """
 
-    def __init__(self, sigma: float | Sequence[float]):
+    def __init__(self, sigma: float | Sequence[float], noise: PoissonGaussian | None = None):
         super().__init__()
-        self._name = type(self).__name__
+        self._name, self.noise = type(self).__name__, noise
         levels = noise_levels(sigma)
         self.levels = levels if isinstance(levels, tuple) else (levels,)
         if min(self.levels) <= 0:
@@ -77,6 +80,9 @@ class ErrorEstimate(Loss):
         return self.map(x_net, y, physics, model).flatten(1).mean(1)
 
     def _sigma(self, y: Tensor) -> Tensor:
+        """The standard deviation of the noise, broadcastable to y."""
+        if self.noise is not None:
+            return self.noise.variance(y).sqrt()
         if len(self.levels) not in (1, y.shape[1]):
             raise ShapeError(f"noise levels for {len(self.levels)} channels, but the measurement has {y.shape[1]}")
         return y.new_tensor(self.levels).view(1, -1, 1, 1)
@@ -86,7 +92,8 @@ class ErrorEstimate(Loss):
         sigma, step = self._sigma(y), _SHARE * min(self.levels)
         direction = torch.randn_like(y)
         change = (physics.A(model(y + step * direction, physics)) - fit) / step
-        return (fit - y).square() - sigma**2 + 2 * sigma**2 * direction * change
+        offset = 0.0 if self.noise is None else self.noise.offset
+        return (fit - (y - offset)).square() - sigma**2 + 2 * sigma**2 * direction * change
 
 
 class Sure(ErrorEstimate):
@@ -114,10 +121,11 @@ class SureEquivariant(Sure):
 
     Args:
         sigma: noise level, or one per channel.
+        noise: see ``ErrorEstimate``.
     """
 
-    def __init__(self, sigma: float | Sequence[float]):
-        super().__init__(sigma)
+    def __init__(self, sigma: float | Sequence[float], noise: PoissonGaussian | None = None):
+        super().__init__(sigma, noise)
         self._again = EILoss(Shift(), metric=_SquaredError(), apply_noise=False)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:

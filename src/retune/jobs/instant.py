@@ -1,0 +1,65 @@
+"""The learned energy that ships in the place of a trained network: nothing has to be tuned first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from retune import weights
+from retune.config import Config, ProblemConfig, from_dict
+from retune.instant import RULE, instant_network, noise_of
+from retune.jobs.inputs import require_kernel
+from retune.jobs.opened import OpenedModel
+from retune.problems.base import Problem
+from retune.problems.noise import noise_levels
+
+__all__ = ["InstantModel", "instant_model"]
+
+
+@dataclass(frozen=True)
+class InstantModel:
+    """Restores with strengths that follow from the noise of each image, like an opened network to ``retune restore``.
+
+    Attributes:
+        problem: what the user says about the images.
+        device: "cpu", "cuda", …
+        digest: identifies the energies and the rule for their strengths.
+        white: None: nothing was trained in any unit.
+    """
+
+    problem: ProblemConfig
+    device: str
+    digest: str
+    white: float | None = None
+
+    def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
+        """The network for a measurement (1, C, h, w), and the problem with its noise."""
+        made = noise_of(self.problem, y)
+        net, run = instant_network(Config(problem=self.problem), made, y)
+        told: dict[str, Any] = {"sigma": _plain(made.sigma), "noise": None if made.noise is None else str(made.noise)}
+        known = self.problem.model_copy(update=told)
+        return OpenedModel(Path(run.prior.type), net.to(self.device), known, None, self.digest, self.device), made
+
+
+def instant_model(given: dict[str, Any], device: str = "cpu") -> InstantModel:
+    """What restores images of the given problem (fields of the section [problem]) without training.
+
+    Raises:
+        ConfigError: a value that is not allowed, or a blur without a kernel.
+    """
+    config = from_dict({"problem": given}, (), "the problem").problem
+    require_kernel(config)
+    known = weights.manifest()
+    energies = {name: facts["sha256"] for name, facts in known.items() if name.startswith("energy")}
+    digest = hashlib.sha256(json.dumps([RULE, energies], sort_keys=True).encode()).hexdigest()
+    return InstantModel(config, device, digest)
+
+
+def _plain(sigma: Any) -> Any:
+    levels = noise_levels(sigma)
+    return list(levels) if isinstance(levels, tuple) else levels
