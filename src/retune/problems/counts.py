@@ -110,7 +110,8 @@ def parse_noise(text: str) -> PoissonGaussian | float | tuple[float, ...]:
     if kind == "gaussian" and len(fields) == 1:
         return fields[0] if len(fields[0]) > 1 else max(fields[0])
     if kind == "poisson" and 1 <= len(fields) <= 3 and (len(fields) < 3 or len(fields[2]) == 1):
-        return PoissonGaussian(fields[0], fields[1] if len(fields) > 1 else 0.0, *(max(f) for f in fields[2:]))
+        gain, read, offset = [*fields, (0.0,), (0.0,)][:2] + [fields[2] if len(fields) > 2 else (0.0,)]
+        return PoissonGaussian(gain, read, max(offset))
     raise InvalidParameterError(
         f"{text[:80]!r} is no noise: expected poisson:GAIN, poisson:GAIN,READ or poisson:GAIN,READ,OFFSET (GAIN is the "
         "intensity of one count, READ the standard deviation in the dark, on the scale where 1 is white), or "
