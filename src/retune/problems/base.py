@@ -45,7 +45,7 @@ class Problem(ABC):
         known = parse_noise(noise) if isinstance(noise, str) else noise
         if isinstance(known, float | tuple):  # gaussian:SIGMA
             sigma, known = known, None
-        if known is not None and not isinstance(known, PoissonGaussian):
+        if known is not None and not callable(getattr(known, "fidelity", None)):
             hint = "retune.problems.PoissonGaussian(gain, read), or as text"
             raise wrong_type("noise", noise, "the noise of photon counts", f"{hint}: poisson:GAIN,READ")
         self.noise = known
