@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from retune.build import network_of, problem_of
 from retune.config import Config, ProblemConfig, from_dict
 from retune.data import as_images
-from retune.errors import require
+from retune.errors import DoubtfulWarning, InvalidParameterError, ShapeError, require
 from retune.model import Restarted
 from retune.problems.base import Problem
 from retune.problems.given import as_problem
@@ -26,7 +27,7 @@ __all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
 #: Noise levels of the energy for which its weights were trained.
 _LEVELS = (2 / 255, 55 / 255)
 #: The noise level of the energy as a multiple of that of the measurement, and bounds, where more than noise has to be
-#: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images, see docs/own-data.md.
+#: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images.
 _TIMES, _FROM, _TO, _FACTOR = 2.0, 0.02, 0.06, 0.5
 #: Smaller noise is taken for this level: an energy of strength 0 would leave what A has removed undetermined.
 _LEAST = 0.002
@@ -34,6 +35,8 @@ _LEAST = 0.002
 _BELOW = 6.0
 #: Largest intensity that a positive image may have.
 _HIGHEST = 1e4
+#: A brighter measurement is doubted: it is probably in counts, or on the scale of its file.
+_BRIGHT = 4.0
 
 
 def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu") -> Any:
@@ -49,7 +52,7 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
 
     Args:
         image: the measurement, intensities on the scale where 1 is white: an array (h, w) or (h, w, C), or a tensor
-            (C, h, w) or (B, C, h, w).
+            (C, h, w) or (B, C, h, w). Arrays of integers are scaled. The images of a batch share one strength.
         problem: one of [`retune.problems`][retune.problems] with its noise, or a deepinv ``LinearPhysics``.
         device: "cpu", "cuda", …
 
@@ -57,16 +60,23 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
         The restored image, of the kind and layout of `image`.
 
     Raises:
-        RetuneError: the measurement does not fit the problem, or there is no noise to restore from.
+        InvalidParameterError, ShapeError: no image, or one that does not fit the problem; a random operator.
         NotFiniteError: NaN or Inf in the measurement.
+
+    Warns:
+        DoubtfulWarning: intensities far above 1.
     """
     made = as_problem(problem)
-    if isinstance(image, Tensor):
-        y = image if image.ndim == 4 else image[None]
-    else:
-        require("image", image, np.ndarray, "an array (h, w) or (h, w, C), or a tensor (B, C, h, w)", "")
-        y = torch.stack(as_images(image))
-    y = y.to(torch.get_default_dtype()).to(device)
+    made.require_known()
+    y = _measured(image).detach().to(torch.get_default_dtype()).to(device)
+    brightest = float(y.max()) if math.isfinite(float(y.max())) else 0.0
+    if brightest > _BRIGHT:
+        warnings.warn(
+            f"the brightest value is {brightest:.4g}, but the learned energy expects intensities where 1 is white: "
+            "divide the image and its noise (sigma; gain, read and offset) by the intensity that is white",
+            DoubtfulWarning,
+            stacklevel=2,
+        )
     net, _ = instant_network(Config(), made, y)
     with torch.no_grad():
         x = net.to(device).solve(y, made.operator(y)).image
@@ -74,6 +84,21 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
         return x.reshape(*image.shape[:-3], *x.shape[-3:]).to(image.dtype)
     array = x[0].cpu().numpy().astype(image.dtype if image.dtype.kind == "f" else np.float32)
     return array[0] if image.ndim == 2 else np.moveaxis(array, 0, -1)
+
+
+def _measured(image: Any) -> Tensor:
+    """The measurement as a tensor (B, C, h, w)."""
+    kinds = "an array (h, w) or (h, w, C), or a tensor (C, h, w) or (B, C, h, w)"
+    if isinstance(image, Tensor):
+        if image.ndim not in (3, 4):
+            raise ShapeError(f"image must be {kinds}, got a tensor {tuple(image.shape)}")
+        if not image.is_floating_point():
+            raise InvalidParameterError(f"a tensor must be of floats, got {image.dtype}: scale it so that 1 is white")
+        return image if image.ndim == 4 else image[None]
+    require("image", image, np.ndarray, kinds, "retune.io.read reads a file")
+    if image.ndim not in (2, 3):
+        raise ShapeError(f"image must be {kinds}, got an array {image.shape}")
+    return torch.stack(as_images(image))
 
 
 def instant_network(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, Config]:
@@ -95,9 +120,10 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
         problem: the problem, with known noise.
         y: measurements (B, C, h, w).
     """
+    y = y.detach()
     variance = problem.variance(y)
     noise = max(math.sqrt(float(variance.mean())), _LEAST)
-    only_noise = problem.describe().get("name") == "denoise"
+    only_noise = problem.only_noise
     sigma = noise if only_noise else min(max(_TIMES * noise, _FROM), _TO)
     sigma = min(max(sigma, _LEVELS[0]), _LEVELS[1])
     weighted = problem.noise is not None
@@ -110,7 +136,7 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
     if float(y.min()) > -_BELOW * math.sqrt(float(variance.max())) - 1e-6:
         told["map"] = {"options": {"box": [0.0, _HIGHEST]}} | told["map"]
     if weighted:
-        told["problem"] |= {"name": problem.name, "noise": str(problem.noise)}
+        told["problem"] |= {"noise": str(problem.noise)}
     return from_dict({**values, **told}, (), "the restoration")
 
 

@@ -378,7 +378,7 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
         return split, split, Estimate.SPLIT
     # A blurred measurement does not show what the blur has destroyed, so its own error would choose too little of the
     # prior. The strength of an energy is chosen by restoring the restored image again, too.
-    blurred = config.prior.type == "energy" and problem.describe().get("name") != "denoise"
+    blurred = config.prior.type == "energy" and not problem.only_noise
     if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts or blurred)):
         again = SureEquivariant(problem.sigma, problem.noise)
         return again, again, Estimate.EQUIVARIANT

@@ -93,6 +93,8 @@ class Problem(ABC):
         size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
         return self.physics(size, batch=len(y), dtype=y.dtype, device=y.device)
 
+    #: whether a measurement is the image itself, with noise
+    only_noise: bool = False
     #: whether the boundary is periodic: opposite borders of an image are neighbours
     wraps: bool = False
     #: whether measurements have missing values; ``observed`` then tells where
