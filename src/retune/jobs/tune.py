@@ -340,7 +340,7 @@ def _judge(
 
 def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
     """The problem of all images, its noise level estimated as the mean over them if it is not given."""
-    if config.problem.sigma != "estimate":
+    if config.problem.sigma != "estimate" or config.problem.noise is not None:
         return problems[0]
     counts = [p.noise for p in problems if p.noise is not None]
     if 2 * len(counts) > len(problems):  # in most of them the noise grows with the brightness

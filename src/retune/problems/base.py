@@ -63,6 +63,12 @@ class Problem(ABC):
         levels = self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
         return y.new_tensor(levels).square().view(1, -1, 1, 1)
 
+    @property
+    def noise_words(self) -> str:
+        """The noise as ``--noise`` takes it: ``poisson:GAIN,READ`` or ``gaussian:SIGMA``."""
+        levels = self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
+        return str(self.noise) if self.noise is not None else f"gaussian:{'/'.join(f'{v:.6g}' for v in levels)}"
+
     def _noise(self) -> dict[str, Any]:
         """The noise as arguments of a problem."""
         return {"sigma": self.sigma} if self.noise is None else {"sigma": self.sigma, "noise": self.noise}
