@@ -225,7 +225,8 @@ def tune(
     with FolderLock(out):
         remove_leftovers(out, out / FOLDER)
         facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
-        prepare(_where(config, usable.files), out, data.fingerprint, resume, tuned=facts)
+        # With the strengths that the noise called for: a run that is continued must not find others.
+        prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
         options = replace(
             options_of(config),

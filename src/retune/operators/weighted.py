@@ -82,7 +82,9 @@ class NoiseWeighted(DataFidelity):
 
     def weights(self, y: Tensor) -> Tensor:
         """``1/v``, shape of y. Those of the last measurement are kept."""
-        if y.requires_grad or y.is_inference():  # their graph is used once; changes of inference tensors are not counted
+        if (
+            y.requires_grad or y.is_inference()
+        ):  # their graph is used once; changes of inference tensors are not counted
             return 1 / variance(y, self.gain, self.read, self.offset)
         if self._last is None or self._last[0]() is not y or self._last[1] != y._version:
             self._last = weakref.ref(y), y._version, 1 / variance(y, self.gain, self.read, self.offset)
@@ -90,7 +92,7 @@ class NoiseWeighted(DataFidelity):
 
     def facts(self, y: Tensor) -> FidelityFacts:
         """The constants: the largest weight of each image, and the smallest of all."""
-        weights = self.weights(y)
+        weights = self.weights(y).detach()
         return FidelityFacts(
             lipschitz=weights.flatten(1).amax(1),
             convex=True,

@@ -42,9 +42,11 @@ class Problem(ABC):
     def __init__(
         self, sigma: float | Sequence[float] | np.ndarray | Tensor, noise: PoissonGaussian | str | None = None
     ):
-        known = parse_noise(noise) if isinstance(noise, str) else noise
-        if isinstance(known, float | tuple):  # gaussian:SIGMA
-            sigma, known = known, None
+        known = noise
+        if isinstance(noise, str):
+            known = parse_noise(noise)
+            if isinstance(known, float | tuple):  # gaussian:SIGMA
+                sigma, known = known, None
         if known is not None and not callable(getattr(known, "fidelity", None)):
             hint = "retune.problems.PoissonGaussian(gain, read), or as text"
             raise wrong_type("noise", noise, "the noise of photon counts", f"{hint}: poisson:GAIN,READ")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from deepinv.physics import NoiseModel, PoissonGaussianNoise
+from deepinv.physics import NoiseModel
 from torch import Tensor
 
 from retune.errors import InvalidParameterError
@@ -96,11 +96,9 @@ class _Counts(NoiseModel):
     def forward(self, x: Tensor, seed: int | None = None, **kwargs: Any) -> Tensor:
         self.rng_manual_seed(seed)  # pyright: ignore[reportArgumentType] - None is its default
         gain, read = (x.new_tensor(v if isinstance(v, tuple) else (v,)).view(1, -1, 1, 1) for v in self._values())
-        noisy = x.clamp_min(0)
-        if bool((gain > 0).all()):
-            made = PoissonGaussianNoise(gain=gain, sigma=read, rng=self.rng)  # pyright: ignore[reportArgumentType]
-            return made(noisy) + self._noise.offset
-        return noisy + read * self.randn_like(x) + self._noise.offset
+        light = x.clamp_min(0)
+        counts = gain * torch.poisson(light / torch.where(gain > 0, gain, 1.0), generator=self.rng)
+        return torch.where(gain > 0, counts, light) + read * self.randn_like(x) + self._noise.offset
 
     def _values(self) -> tuple[Values, Values]:
         return self._noise.gain, self._noise.read
@@ -154,7 +152,7 @@ class FoundNoise:
 def estimate_counts(y: Tensor) -> FoundNoise | None:
     """``gain`` and ``read`` of ``Var = gain · mean + read²`` in images (B, C, H, W); None if there are too few pixels.
 
-    The differences ``(a − b − c + d)/2`` in blocks of 2×2 pixels contain the noise and little of the image. The blocks
+    The differences ``(a − b − c + d)/2`` in all blocks of 2×2 pixels contain the noise and little of the image. The blocks
     are sorted into classes by the mean of their neighbours, and of each class those in the smoothest surroundings are
     used. Both depend on the neighbours only, so that the selection biases neither the means nor the differences. A line
     is fitted to the variances of the classes. Clipped values are left out.
@@ -171,9 +169,9 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
 
 def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     """gain, read, their errors, and whether the noise grows, for images (B, H, W)."""
-    found = [_blocks(one) for one in images]
+    found = [_blocks(one[i:, j:]) for one in images for i in (0, 1) for j in (0, 1)]
     mean, detail, near, rough, dark = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    classes = min(_CLASSES, len(mean) // _IN_CLASS)
+    classes = min(_CLASSES, len(mean) // (4 * _IN_CLASS))
     if classes < 3:
         return None
     if not detail.any():
@@ -214,10 +212,13 @@ def _variances(
         variances.append(sigma**2)
         # The number of normal values that would tell the variance as well: counts have heavier tails.
         spread = np.mean(d[inside] ** 4) / max(np.mean(d[inside] ** 2) ** 2, 1e-300) if inside.any() else 3.0
-        counts.append(len(chosen) * 2 / max(spread - 1, 2.0))
+        counts.append(len(chosen) / _OVERLAP * 2 / max(spread - 1, 2.0))
     return np.array(levels), np.array(variances), np.array(counts, float)
 
 
+#: Overlapping blocks that tell the variance as well as one that is independent: the sum of the squared correlations of
+#: a difference with its neighbours.
+_OVERLAP = 2.25
 #: Standard deviations beyond which a block counts as an edge, and E[z² | |z| ≤ this] of a standard normal z. Counts
 #: have heavier tails than that: a smaller number would make the estimate too small.
 _TRIM = 4.0
