@@ -55,7 +55,7 @@ class PoissonGaussian:
         channels = {len(v) for v in (self.gain, self.read) if isinstance(v, tuple)}
         if len(channels) > 1:
             raise InvalidParameterError(
-                f"gain = {self.gain} and read = {self.read} are for different numbers of channels: give each one value, "
+                f"gain = {self.gain} and read = {self.read} are for different numbers of channels: give each one, "
                 "or one per channel"
             )
 
@@ -118,7 +118,7 @@ def parse_noise(text: str) -> PoissonGaussian | float | tuple[float, ...]:
     if kind == "gaussian" and len(fields) == 1:
         return fields[0] if len(fields[0]) > 1 else max(fields[0])
     if kind == "poisson" and 1 <= len(fields) <= 3 and (len(fields) < 3 or len(fields[2]) == 1):
-        gain, read, offset = [*fields, (0.0,), (0.0,)][:2] + [fields[2] if len(fields) > 2 else (0.0,)]
+        gain, read, offset = [*fields, (0.0,), (0.0,)][:3]
         return PoissonGaussian(gain, read, max(offset))
     raise InvalidParameterError(
         f"{text[:80]!r} is no noise: expected poisson:GAIN, poisson:GAIN,READ or poisson:GAIN,READ,OFFSET (GAIN is the "
@@ -152,7 +152,7 @@ class FoundNoise:
 def estimate_counts(y: Tensor) -> FoundNoise | None:
     """``gain`` and ``read`` of ``Var = gain · mean + read²`` in images (B, C, H, W); None if there are too few pixels.
 
-    The differences ``(a − b − c + d)/2`` in all blocks of 2×2 pixels contain the noise and little of the image. The blocks
+    The differences ``(a − b − c + d)/2`` in all blocks of 2×2 pixels have the noise and little of the image. The blocks
     are sorted into classes by the mean of their neighbours, and of each class those in the smoothest surroundings are
     used. Both depend on the neighbours only, so that the selection biases neither the means nor the differences. A line
     is fitted to the variances of the classes. Clipped values are left out.
