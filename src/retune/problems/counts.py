@@ -145,7 +145,7 @@ class FoundNoise:
     @property
     def noise(self) -> PoissonGaussian:
         """The model with these values."""
-        return PoissonGaussian(*(v if len(v) > 1 else v[0] for v in (self.gain, self.read)))
+        return PoissonGaussian(self.gain, self.read)
 
 
 def estimate_counts(y: Tensor) -> FoundNoise | None:
