@@ -237,8 +237,7 @@ def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
 def _fidelity_of_noise(noise: str | None) -> DataFidelity | None:
     """The data fidelity that fits the noise of the problem; None for the usual one."""
     known = None if noise is None else parse_noise(noise)
-    stated = getattr(known, "fidelity", None)
-    return stated() if callable(stated) else None
+    return known.fidelity() if known is not None and known.grows else None
 
 
 def rule_of(config: GradientConfig) -> GradientRule:
