@@ -53,7 +53,7 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
     Args:
         image: the measurement, intensities on the scale where 1 is white: an array (h, w) or (h, w, C), or a tensor
             (C, h, w) or (B, C, h, w). Arrays of integers are scaled. The images of a batch share one strength.
-        problem: one of [`retune.problems`][retune.problems] with its noise, or a deepinv ``LinearPhysics``.
+        problem: a [`Problem`][retune.problems.Problem] with its noise, or a deepinv ``LinearPhysics``.
         device: "cpu", "cuda", …
 
     Returns:
