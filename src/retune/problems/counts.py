@@ -188,10 +188,10 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     whole = [one for one in members if dark[one].mean() <= _CUT]
     cut = len(whole) < 3
     members = members if cut else whole
-    fits = [_line(*_variances(mean, detail, rough, members, share)) for share in (_SMOOTHEST, _ROUGHER)]
-    if fits[0] is None or fits[1] is None:
+    smooth, rougher = (_line(*_variances(mean, detail, rough, members, share)) for share in (_SMOOTHEST, _ROUGHER))
+    if smooth is None or rougher is None:
         return None
-    (gain, read, gain_error, square_error, grows), (other_gain, other_read, *_) = fits
+    (gain, read, gain_error, square_error, grows), (other_gain, other_read, *_) = smooth, rougher
     # What changes with the selection is texture, which no statistics of the blocks shows.
     gain_error = math.hypot(gain_error, _TEXTURE * (gain - other_gain))
     square_error = math.hypot(square_error, _TEXTURE * (read**2 - other_read**2))
