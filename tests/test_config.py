@@ -122,7 +122,10 @@ def test_paths_are_relative_to_the_file(tmp_path):
             ['prior.levels = 3: a prior of type "denoiser" has no levels (type = wavelet has)'],
         ),
         ({"prior": {"wieghts": "x"}}, ["unknown key prior.wieghts; did you mean 'weights'"]),
-        ({"prior": {"weights": "denoiser-gray"}}, ['"wavelet" has no weights (type = denoiser or red or ridge has)']),
+        (
+            {"prior": {"weights": "denoiser-gray"}},
+            ['"wavelet" has no weights (type = denoiser or red or ridge or energy has)'],
+        ),
         ({"prior": {"type": "ridge", "sigma": [0.1, 0.2]}}, ["prior.sigma = [0.1, 0.2]: it should be one number"]),
         ({"prior": {"type": "denoiser", "sigma": []}}, ["prior.sigma = []:"]),
         ({"prior": {"type": "denoiser", "sigma": 0.0}}, ["prior.sigma = 0.0:"]),

@@ -35,6 +35,7 @@ ORDER = [
     {"config"},
     {"weights"},
     {"build"},
+    {"instant"},
     {"jobs", "report"},
     {"comparison"},
     {"demo"},

@@ -43,7 +43,7 @@ def test_a_run_restores_what_it_restored(run, tmp_path):
 def test_a_run_is_certified(run):
     done, told = invoke("certify", run, OLD / "image0.npy", "--device", "cpu", lines=200)
     assert done.exit_code == 0, told
-    assert "RMSE" in told
+    assert "Proved" in told
 
 
 def test_a_run_goes_on_from_its_checkpoint(run):

@@ -37,7 +37,7 @@ from retune.parameters import Positive
 from retune.plugins import require_accepted
 from retune.priors import RED, Denoiser, Energy, WaveletL1, WaveletL12, adapt
 from retune.problems import Problem
-from retune.problems.counts import PoissonGaussian, estimate_counts, parse_noise
+from retune.problems.counts import estimate_counts, parse_noise
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 from retune.registry import build, find, is_ours, make, names, takes
@@ -237,7 +237,7 @@ def fidelity_of(config: FidelityConfig) -> DataFidelity | None:
 def _fidelity_of_noise(noise: str | None) -> DataFidelity | None:
     """The data fidelity that fits the noise of the problem; None for the usual one."""
     known = None if noise is None else parse_noise(noise)
-    return known.fidelity() if isinstance(known, PoissonGaussian) else None
+    return known.fidelity() if known is not None and known.grows else None
 
 
 def rule_of(config: GradientConfig) -> GradientRule:

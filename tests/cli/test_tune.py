@@ -151,10 +151,13 @@ def test_the_unit_of_the_measurements_is_remembered(noisy, tmp_path):
 
 
 def test_crops_of_small_images_are_as_much_smaller():
-    assert starting_run({"name": "superres", "sigma": 0.1}).data.crop == 64
-    assert starting_run({"name": "superres", "sigma": 0.1, "factor": 4}).data.crop == 32
+    assert starting_run({"name": "superres", "sigma": 0.1}).data.crop == 48
+    assert starting_run({"name": "superres", "sigma": 0.1, "factor": 4}).data.crop == 24
     assert starting_run({"name": "superres", "sigma": 0.1}, ["problem.factor=4", "data.crop=50"]).data.crop == 50
-    assert starting_run({"name": "denoise", "sigma": 0.1}).data.crop == 128
+    assert starting_run({"name": "denoise", "sigma": 0.1}).data.crop == 96
+    wavelets = starting_run({"name": "superres", "sigma": 0.1}, ["prior.levels=3"])
+    assert wavelets.prior.type == "wavelet"
+    assert wavelets.data.crop == 64
 
 
 def test_missing_pixels_need_the_mask_and_nothing_else(noisy, tmp_path):

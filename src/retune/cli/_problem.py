@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from retune.config import Config
+    from retune.jobs.instant import InstantModel
     from retune.jobs.opened import OpenedModel
 
 Problem = Annotated[
@@ -185,7 +186,7 @@ def _levels(text: str) -> Any:
     return levels[0] if len(levels) == 1 else levels
 
 
-def unit_of(model: OpenedModel, white: float | None) -> tuple[float | None, bool]:
+def unit_of(model: OpenedModel | InstantModel, white: float | None) -> tuple[float | None, bool]:
     """The intensity of white, and whether it comes from the network; if so, a line is printed."""
     if white is not None:
         return white, False

@@ -43,11 +43,11 @@ class Problem(ABC):
         self, sigma: float | Sequence[float] | np.ndarray | Tensor, noise: PoissonGaussian | str | None = None
     ):
         known = parse_noise(noise) if isinstance(noise, str) else noise
-        if isinstance(known, float | tuple):  # gaussian:SIGMA
-            sigma, known = known, None
-        if known is not None and not isinstance(known, PoissonGaussian):
+        if known is not None and not callable(getattr(known, "fidelity", None)):
             hint = "retune.problems.PoissonGaussian(gain, read), or as text"
             raise wrong_type("noise", noise, "the noise of photon counts", f"{hint}: poisson:GAIN,READ")
+        if known is not None and not known.grows:  # gaussian:SIGMA
+            sigma, known = known.read, None
         self.noise = known
         self.sigma = noise_levels(sigma if known is None else known.level)
         doubt_noise_level(self.sigma)

@@ -62,6 +62,11 @@ class PoissonGaussian:
         return _Counts(self, torch.Generator(device=device))
 
     @property
+    def grows(self) -> bool:
+        """Whether this is more than Gaussian noise of one level per channel."""
+        return self.offset != 0 or max(self.gain if isinstance(self.gain, tuple) else (self.gain,)) > 0
+
+    @property
     def level(self) -> Values:
         """The standard deviation of the noise at half of white, one or one per channel: a single number for it."""
         gains, reads = (v if isinstance(v, tuple) else (v,) for v in (self.gain, self.read))
@@ -96,7 +101,7 @@ class _Counts(NoiseModel):
         return self._noise.gain, self._noise.read
 
 
-def parse_noise(text: str) -> PoissonGaussian | float | tuple[float, ...]:
+def parse_noise(text: str) -> PoissonGaussian:
     """The noise of ``poisson:GAIN[,READ[,OFFSET]]`` or ``gaussian:SIGMA``; values per channel are separated by ``/``.
 
     Raises:
@@ -107,10 +112,13 @@ def parse_noise(text: str) -> PoissonGaussian | float | tuple[float, ...]:
         fields = [tuple(float(v) for v in field.split("/")) for field in rest.split(",")]
     except ValueError:
         fields = []
+    if any(not all(math.isfinite(v) for v in field) for field in fields):
+        fields = []
     if kind == "gaussian" and len(fields) == 1:
-        return fields[0] if len(fields[0]) > 1 else max(fields[0])
+        return PoissonGaussian(0.0, fields[0])
     if kind == "poisson" and 1 <= len(fields) <= 3 and (len(fields) < 3 or len(fields[2]) == 1):
-        return PoissonGaussian(fields[0], fields[1] if len(fields) > 1 else 0.0, *(max(f) for f in fields[2:]))
+        read, offset = fields[1] if len(fields) > 1 else (0.0,), fields[2] if len(fields) > 2 else (0.0,)
+        return PoissonGaussian(fields[0], read, max(offset))
     raise InvalidParameterError(
         f"{text[:80]!r} is no noise: expected poisson:GAIN, poisson:GAIN,READ or poisson:GAIN,READ,OFFSET (GAIN is the "
         "intensity of one count, READ the standard deviation in the dark, on the scale where 1 is white), or "
@@ -137,7 +145,7 @@ class FoundNoise:
     @property
     def noise(self) -> PoissonGaussian:
         """The model with these values."""
-        return PoissonGaussian(*(v if len(v) > 1 else v[0] for v in (self.gain, self.read)))
+        return PoissonGaussian(self.gain, self.read)
 
 
 def estimate_counts(y: Tensor) -> FoundNoise | None:
