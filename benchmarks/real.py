@@ -140,7 +140,9 @@ def cells(side: int, rng: np.random.Generator) -> Array:
         r = np.hypot(u / a, v / b)
         texture = 1 + 0.5 * gaussian_filter(rng.normal(size=x.shape), 2) * 4
         inside = 1 / (1 + np.exp((r - 1) * 25))
-        x += inside * (0.25 * np.clip(texture, 0.2, None) + 0.6 * (r < 0.4) + 0.35 * np.exp(-(((r - 0.97) / 0.05) ** 2)))
+        x += inside * (
+            0.25 * np.clip(texture, 0.2, None) + 0.6 * (r < 0.4) + 0.35 * np.exp(-(((r - 0.97) / 0.05) ** 2))
+        )
     return x / x.max()
 
 
@@ -338,7 +340,16 @@ def restored(measurements: list[Measurement], out: Path) -> dict[str, tuple[Arra
         if kernel is not None:
             tifffile.imwrite(out / f"kernel-{number}.tif", kernel.astype(np.float32))
             problem = ["--problem", "deblur", "--kernel", str(out / f"kernel-{number}.tif")]
-        command = [sys.executable, "-m", "retune", "restore", *map(str, files), *problem, "--out", str(out / "restored")]
+        command = [
+            sys.executable,
+            "-m",
+            "retune",
+            "restore",
+            *map(str, files),
+            *problem,
+            "--out",
+            str(out / "restored"),
+        ]
         begin = time.perf_counter()
         done = subprocess.run([*command, "--no-certificate", "--no-report"], capture_output=True, text=True)
         if done.returncode:
@@ -389,13 +400,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", action="append", help="measurements whose name contains this; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("real"), help="folder for images, pictures and table.csv")
     parser.add_argument("--seed", type=int, default=19)
-    parser.add_argument("--side", type=int, default=144, help="of the images, in pixels")
+    parser.add_argument("--side", type=int, default=128, help="of the images, in pixels")
     given = parser.parse_args(arguments)
     for name in ("measured", "pictures"):
         (given.out / name).mkdir(parents=True, exist_ok=True)
     chosen = [f for n, f in every(given.side, given.seed).items() if not given.only or any(o in n for o in given.only)]
     if not chosen:
-        raise SystemExit(f"no measurement is called {', '.join(given.only)}: {', '.join(every(given.side, given.seed))}")
+        raise SystemExit(
+            f"no measurement is called {', '.join(given.only)}: {', '.join(every(given.side, given.seed))}"
+        )
     measurements = [f() for f in chosen]
     ours = restored(measurements, given.out)
     rows = []
