@@ -31,7 +31,7 @@ __all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
 #: Noise levels of the energy for which its weights were trained.
 _LEVELS = (2 / 255, 55 / 255)
 #: The noise level of the energy as a multiple of that of the measurement, and bounds, where more than noise has to be
-#: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images, see docs/own-data.md.
+#: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images, see docs/real.md.
 _TIMES, _FROM, _TO, _FACTOR = 2.0, 0.025, 0.06, 0.4
 #: Smaller noise is taken for this level: an energy of strength 0 would leave what A has removed undetermined.
 _LEAST = 0.002
