@@ -11,24 +11,29 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune import weights
 from retune.build import network_of, problem_of
 from retune.config import Config, ProblemConfig, from_dict
 from retune.data import as_images
 from retune.errors import DoubtfulWarning, InvalidParameterError, ShapeError, require
+from retune.maps.forward_backward import ForwardBackward
 from retune.model import Restarted
+from retune.networks.stabilised import Stabilised
+from retune.priors.denoiser import Denoiser
 from retune.problems.base import Problem
 from retune.problems.given import as_problem
+from retune.solve import Stop
 
 #: Version of the rule for the strengths: results of another one are not continued.
-RULE = 1
+RULE = 2
 
 __all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
 
 #: Noise levels of the energy for which its weights were trained.
 _LEVELS = (2 / 255, 55 / 255)
 #: The noise level of the energy as a multiple of that of the measurement, and bounds, where more than noise has to be
-#: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images.
-_TIMES, _FROM, _TO, _FACTOR = 2.0, 0.02, 0.06, 0.5
+#: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images, see docs/real.md.
+_TIMES, _FROM, _TO, _FACTOR = 2.0, 0.025, 0.06, 0.4
 #: Smaller noise is taken for this level: an energy of strength 0 would leave what A has removed undetermined.
 _LEAST = 0.002
 #: A measurement may fall below black by so many standard deviations of its noise; below that, images may be negative.
@@ -102,18 +107,57 @@ def _measured(image: Any) -> Tensor:
 
 
 def instant_network(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, Config]:
-    """The network for a measurement (B, C, h, w) without training, and the run that describes it."""
+    """The network for a measurement (B, C, h, w) without training, and the run that describes it.
+
+    Noise alone is removed by the denoiser that ships: ``x = D(x − ∇½‖x − y‖²) = D(y)`` is an equilibrium that one layer
+    reaches. For noise of counts, D works where the noise is even ([`Stabilised`][retune.networks.Stabilised]).
+    """
+    if problem.only_noise and "type" not in config.prior.model_fields_set:
+        return _denoising(config, problem, y)
     run = calibrated(config, problem, y)
     size = problem.image_size((y.shape[1], y.shape[2], y.shape[3]))
     net = network_of(run, size[0]).eval()
     return net, run
 
 
+def _denoising(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, Config]:
+    """The denoiser that ships as a network whose first layer is its equilibrium, and the run that is nearest to it."""
+    noise = problem.noise
+    if noise is None:
+        gain, read, offset = (0.0,), _many(problem.sigma), 0.0
+    else:
+        gain, read, offset = _many(noise.gain), _many(noise.read), noise.offset
+    white = _brightness(y) - offset
+    read = tuple(max(r, _LEAST * white) for r in read) if not any(gain) else read
+    colour = y.shape[1] == 3
+    name = "denoiser-color" if colour else "denoiser-gray"
+    told = {"type": "denoiser", "weights": name}
+    run = from_dict({**config.model_dump(exclude_unset=True), "prior": told}, (), "the restoration")
+    made = Stabilised(
+        weights.load(name), gain, read, offset=offset, white=white, levels=_LEVELS, each_channel=not colour
+    )
+    # s = ½ is the step 1, which makes x − ∇½‖x − y‖² the measurement, whatever x is.
+    map = ForwardBackward(Denoiser(made, sigma=None), step_size=0.5, learn_step_size=False)
+    return Restarted(map, depth=1, restarts=1, stop=Stop(1e-4, 4)).eval(), run
+
+
+def _many(values: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in torch.as_tensor(values, dtype=torch.float64).flatten())
+
+
+def _brightness(y: Tensor) -> float:
+    """What counts as white in a measurement: almost all of its values are below."""
+    values = y.detach().flatten()
+    kept = values[:: max(1, values.numel() // 1_000_000)]
+    return max(float(kept.quantile(0.995)), float(kept.abs().mean()), 1e-9)
+
+
 def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
     """A run with the learned energy, and with the strengths that the noise of a measurement calls for.
 
-    For noise alone, ``σ = σ_n`` and ``λ = 1``. If A is no identity, a stronger σ with a smaller ``λ = ½(σ_n/σ)²``
-    restores more: what A has removed must come from the prior. σ_n is the root of the mean variance of the noise.
+    For noise alone, ``σ = ½σ_n`` and ``λ = (σ_n/σ)²``: the energy of a smaller σ is nearer to that of sharp images. If
+    A is no identity, a stronger σ with ``λ = 0.4 σ_n/σ`` restores more: what A has removed must come from the prior.
+    σ_n is the root of the mean variance of the noise. Bounds on σ are relative to the brightness of the image.
 
     Args:
         config: the run. What it says about the prior, the strength or the solver stays.
@@ -122,13 +166,14 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
     """
     y = y.detach()
     variance = problem.variance(y)
-    noise = max(math.sqrt(float(variance.mean())), _LEAST)
+    white = _brightness(y)
+    noise = max(math.sqrt(float(variance.mean())), _LEAST * white)
     only_noise = problem.only_noise
-    sigma = noise if only_noise else min(max(_TIMES * noise, _FROM), _TO)
+    sigma = noise / 2 if only_noise else min(max(_TIMES * noise, _FROM * white), _TO * white)
     sigma = min(max(sigma, _LEVELS[0]), _LEVELS[1])
     weighted = problem.noise is not None
     unit = 1.0 if weighted else noise**2  # f is ½‖Ax − y‖², or the same divided by the variances
-    factor = max(1.0, (noise / sigma) ** 2) if only_noise else _FACTOR
+    factor = 1.0 if only_noise else _FACTOR * sigma / noise
     values = config.model_dump(exclude_unset=True)
     told = {k: dict(values.get(k, {})) for k in ("prior", "model", "map", "problem")}
     told["prior"] = {"type": "energy", "sigma": sigma, "learn_sigma": False} | told["prior"]
