@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
+from torch.nn.functional import pad
 
 from retune import weights
 from retune.build import network_of, problem_of
@@ -27,7 +28,7 @@ from retune.solve import Stop
 #: Version of the rule for the strengths: results of another one are not continued.
 RULE = 2
 
-__all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
+__all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore", "widened"]
 
 #: Noise levels of the energy for which its weights were trained.
 _LEVELS = (2 / 255, 55 / 255)
@@ -40,6 +41,8 @@ _LEAST = 0.002
 _BELOW = 6.0
 #: Largest intensity that a positive image may have.
 _HIGHEST = 1e4
+#: Pixels by which a blurred measurement is continued before it is restored.
+_MARGIN = 16
 #: A brighter measurement is doubted: it is probably in counts, or on the scale of its file.
 _BRIGHT = 4.0
 
@@ -84,7 +87,9 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
         )
     net, _ = instant_network(Config(), made, y)
     with torch.no_grad():
-        x = net.to(device).solve(y, made.operator(y)).image
+        wide, margin = widened(made, y)
+        x = net.to(device).solve(wide, made.operator(wide)).image
+        x = x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
     if isinstance(image, Tensor):
         return x.reshape(*image.shape[:-3], *x.shape[-3:]).to(image.dtype)
     array = x[0].cpu().numpy().astype(image.dtype if image.dtype.kind == "f" else np.float32)
@@ -183,6 +188,19 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
     if weighted:
         told["problem"] |= {"noise": str(problem.noise)}
     return from_dict({**values, **told}, (), "the restoration")
+
+
+def widened(problem: Problem, y: Tensor) -> tuple[Tensor, int]:
+    """The measurement (B, C, h, w), continued by its mirror image, and by how many pixels.
+
+    The pixels at the very border of a blurred image are determined badly by the data and by the energy alike. Where the
+    blur continues the image by its mirror image, so may the measurement be continued; the margin is cut off afterwards.
+    """
+    told = problem.describe()
+    margin = min(_MARGIN, *(n - 1 for n in y.shape[-2:]))
+    if told.get("name") != "deblur" or told.get("boundary") != "reflect" or margin < 1:
+        return y, 0
+    return pad(y, (margin,) * 4, mode="reflect"), margin
 
 
 def noise_of(config: ProblemConfig, y: Tensor) -> Problem:

@@ -43,7 +43,7 @@ class InstantModel:
         net, run = instant_network(Config(problem=self.problem), made, y)
         told: dict[str, Any] = {"sigma": _plain(made.sigma), "noise": None if made.noise is None else str(made.noise)}
         known = self.problem.model_copy(update=told)
-        return OpenedModel(Path(run.prior.type), net.to(self.device), known, None, self.digest, self.device), made
+        return OpenedModel(Path(run.prior.type), net.to(self.device), known, None, self.digest, self.device, True), made
 
 
 def instant_model(given: dict[str, Any], device: str = "cpu") -> InstantModel:

@@ -37,6 +37,8 @@ class OpenedModel:
         problem: what is restored with it.
         white: the intensity that counted as 1 in the files that it was made with; None if that was not said.
         digest: SHA-256 of the file, of the very bytes that the network was made from.
+        device: where the network is.
+        widens: whether a blurred measurement is continued beyond its border before it is restored.
     """
 
     file: Path
@@ -45,6 +47,7 @@ class OpenedModel:
     white: float | None
     digest: str
     device: str = "cpu"
+    widens: bool = False
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
         """The network for a measurement, and its problem: a trained network is the same for all."""
@@ -90,7 +93,8 @@ def _again(file: Path, problem: ProblemConfig, device: str) -> OpenedModel:
 def _made(checkpoint: _checkpoint.Checkpoint, problem: ProblemConfig, device: str) -> OpenedModel:
     check_device(device)
     net = network_in(checkpoint).to(device)
-    return OpenedModel(checkpoint.path, net, problem, _white(checkpoint), checkpoint.digest, device)
+    widens = checkpoint.notes.get("widens") == "yes"
+    return OpenedModel(checkpoint.path, net, problem, _white(checkpoint), checkpoint.digest, device, widens)
 
 
 def model_file(model: Path) -> Path:

@@ -252,7 +252,8 @@ def tune(
             words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out, noise=noise
         )
         tuned.record().write(out / RESULT)
-        save_model(net, out / MODEL, used.problem, white)
+        more = {"widens": "yes"} if config.prior.type == "energy" else {}
+        save_model(net, out / MODEL, used.problem, white, **more)
         if report:
             tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, white, out))
     return tuned

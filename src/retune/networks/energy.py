@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from deepinv.models import Denoiser
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import register
