@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from retune import weights
 from retune.build import network_of, problem_of
 from retune.config import Config, ProblemConfig, from_dict
 from retune.data import as_images
-from retune.errors import require
+from retune.errors import DoubtfulWarning, InvalidParameterError, ShapeError, require
 from retune.maps.forward_backward import ForwardBackward
 from retune.model import Restarted
 from retune.networks.stabilised import Stabilised
@@ -39,6 +40,8 @@ _LEAST = 0.002
 _BELOW = 6.0
 #: Largest intensity that a positive image may have.
 _HIGHEST = 1e4
+#: A brighter measurement is doubted: it is probably in counts, or on the scale of its file.
+_BRIGHT = 4.0
 
 
 def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu") -> Any:
@@ -54,24 +57,31 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
 
     Args:
         image: the measurement, intensities on the scale where 1 is white: an array (h, w) or (h, w, C), or a tensor
-            (C, h, w) or (B, C, h, w).
-        problem: one of [`retune.problems`][retune.problems] with its noise, or a deepinv ``LinearPhysics``.
+            (C, h, w) or (B, C, h, w). Arrays of integers are scaled. The images of a batch share one strength.
+        problem: a [`Problem`][retune.problems.Problem] with its noise, or a deepinv ``LinearPhysics``.
         device: "cpu", "cuda", …
 
     Returns:
         The restored image, of the kind and layout of `image`.
 
     Raises:
-        RetuneError: the measurement does not fit the problem, or there is no noise to restore from.
+        InvalidParameterError, ShapeError: no image, or one that does not fit the problem; a random operator.
         NotFiniteError: NaN or Inf in the measurement.
+
+    Warns:
+        DoubtfulWarning: intensities far above 1.
     """
     made = as_problem(problem)
-    if isinstance(image, Tensor):
-        y = image if image.ndim == 4 else image[None]
-    else:
-        require("image", image, np.ndarray, "an array (h, w) or (h, w, C), or a tensor (B, C, h, w)", "")
-        y = torch.stack(as_images(image))
-    y = y.to(torch.get_default_dtype()).to(device)
+    made.require_known()
+    y = _measured(image).detach().to(torch.get_default_dtype()).to(device)
+    brightest = float(y.max()) if math.isfinite(float(y.max())) else 0.0
+    if brightest > _BRIGHT:
+        warnings.warn(
+            f"the brightest value is {brightest:.4g}, but the learned energy expects intensities where 1 is white: "
+            "divide the image and its noise (sigma; gain, read and offset) by the intensity that is white",
+            DoubtfulWarning,
+            stacklevel=2,
+        )
     net, _ = instant_network(Config(), made, y)
     with torch.no_grad():
         x = net.to(device).solve(y, made.operator(y)).image
@@ -81,22 +91,33 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
     return array[0] if image.ndim == 2 else np.moveaxis(array, 0, -1)
 
 
+def _measured(image: Any) -> Tensor:
+    """The measurement as a tensor (B, C, h, w)."""
+    kinds = "an array (h, w) or (h, w, C), or a tensor (C, h, w) or (B, C, h, w)"
+    if isinstance(image, Tensor):
+        if image.ndim not in (3, 4):
+            raise ShapeError(f"image must be {kinds}, got a tensor {tuple(image.shape)}")
+        if not image.is_floating_point():
+            raise InvalidParameterError(f"a tensor must be of floats, got {image.dtype}: scale it so that 1 is white")
+        return image if image.ndim == 4 else image[None]
+    require("image", image, np.ndarray, kinds, "retune.io.read reads a file")
+    if image.ndim not in (2, 3):
+        raise ShapeError(f"image must be {kinds}, got an array {image.shape}")
+    return torch.stack(as_images(image))
+
+
 def instant_network(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, Config]:
     """The network for a measurement (B, C, h, w) without training, and the run that describes it.
 
     Noise alone is removed by the denoiser that ships: ``x = D(x − ∇½‖x − y‖²) = D(y)`` is an equilibrium that one layer
-    reaches. For noise of counts, D works where the noise is even ([`Stabilised`][retune.networks.Stabilised]).
+    reaches. For noise of counts, D works where the noise is even (`Stabilised`).
     """
-    if _is_only_noise(problem) and "type" not in config.prior.model_fields_set:
+    if problem.only_noise and "type" not in config.prior.model_fields_set:
         return _denoising(config, problem, y)
     run = calibrated(config, problem, y)
     size = problem.image_size((y.shape[1], y.shape[2], y.shape[3]))
     net = network_of(run, size[0]).eval()
     return net, run
-
-
-def _is_only_noise(problem: Problem) -> bool:
-    return problem.describe().get("name") == "denoise"
 
 
 def _denoising(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, Config]:
@@ -143,10 +164,11 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
         problem: the problem, with known noise.
         y: measurements (B, C, h, w).
     """
+    y = y.detach()
     variance = problem.variance(y)
     white = _brightness(y)
     noise = max(math.sqrt(float(variance.mean())), _LEAST * white)
-    only_noise = _is_only_noise(problem)
+    only_noise = problem.only_noise
     sigma = noise / 2 if only_noise else min(max(_TIMES * noise, _FROM * white), _TO * white)
     sigma = min(max(sigma, _LEVELS[0]), _LEVELS[1])
     weighted = problem.noise is not None
@@ -159,7 +181,7 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
     if float(y.min()) > -_BELOW * math.sqrt(float(variance.max())) - 1e-6:
         told["map"] = {"options": {"box": [0.0, _HIGHEST]}} | told["map"]
     if weighted:
-        told["problem"] |= {"name": problem.name, "noise": str(problem.noise)}
+        told["problem"] |= {"noise": str(problem.noise)}
     return from_dict({**values, **told}, (), "the restoration")
 
 

@@ -151,7 +151,9 @@ def _tell(tuned: Tuned, details: bool = True) -> None:
             "the estimated error is 0 or less: the noise level is not σ, or the values were clipped (check with retune "
             "doctor)",
         )
-    if not found.better:
+    if not found.better and found.gain is not None and found.gain > 0:
+        row("", "less than two standard errors: the defaults are kept")
+    elif not found.better:
         row("", "the defaults have the smaller estimated error and are kept")
     elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
         row("", "the gain is statistically insignificant")

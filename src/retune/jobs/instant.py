@@ -52,7 +52,8 @@ def instant_model(given: dict[str, Any], device: str = "cpu") -> InstantModel:
     Raises:
         ConfigError: a value that is not allowed, or a blur without a kernel.
     """
-    config = from_dict({"problem": given}, (), "the problem").problem
+    unsaid = {} if "noise" in given else {"sigma": "estimate"}
+    config = from_dict({"problem": unsaid | given}, (), "the problem").problem
     require_kernel(config)
     known = weights.manifest()
     energies = {name: facts["sha256"] for name, facts in known.items() if name.startswith("energy")}

@@ -191,6 +191,8 @@ class _Job:
 
     def __init__(self, model: OpenedModel | InstantModel, options: Options, detailed: frozenset[str] = frozenset()):
         self.model, self.options, self.detailed = model, options, detailed
+        #: the noise that the last file was restored for, if it was not said before
+        self.found: str | None = None
         if options.tile is not None and options.tile < 0:
             raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
         if options.overlap < 1:
@@ -213,7 +215,7 @@ class _Job:
                 return Row(file, "done before", residual=residual, unpictured=why)
             outcome, seen = self._restore(file, result)
             seconds = time.perf_counter() - start
-            told = _told(facts, outcome, seconds)
+            told = _told(facts, outcome, seconds).model_copy(update={"noise": self.found})
             # Before the record, which says that the file is done.
             residual, why = self._picture(file, told, told.content(), lambda: seen)
             result.record(told)
@@ -270,10 +272,12 @@ class _Job:
         options = self.options
         images, layout = io.read(file, any_integers=True, finite=False)
         scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
-        restored, worst, first = [], None, None
+        restored, worst, first, found = [], None, None, []
         for image in (images * scale).to(torch.get_default_dtype()):
             y = without_gaps(self.problem, image[None], str(file)).to(self.model.device)
             model, problem = self.model.fitted(self.problem, y)
+            if problem is not self.problem:
+                found.append(problem.noise_words)
             restored_one, outcome = _restore_one(model.net, problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
@@ -282,6 +286,7 @@ class _Job:
         assert first is not None
         with result.being_written():
             io.write(result.image, torch.cat(restored), layout)
+        self.found = "; ".join(dict.fromkeys(found)) or None
         return worst, Seen(first, restored[0] * scale, scale, layout, len(restored))
 
 

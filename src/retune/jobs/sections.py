@@ -194,6 +194,8 @@ def picture_tuned(
 
 def gain_in_words(found: Comparison | EstimatedGain) -> str:
     """Whether the tuning is better than what it started from, and by how much."""
+    if not found.better and found.gain is not None and found.gain > 0:
+        return "The defaults are kept: the estimated error of the tuned strengths is smaller, but not clearly so."
     if not found.better:
         return "The defaults are kept: the tuned strengths have no smaller estimated error."
     if found.gain is None or found.before is None:

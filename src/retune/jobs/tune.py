@@ -225,7 +225,8 @@ def tune(
     with FolderLock(out):
         remove_leftovers(out, out / FOLDER)
         facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
-        prepare(_where(config, usable.files), out, data.fingerprint, resume, tuned=facts)
+        # With the strengths that the noise called for: a run that is continued must not find others.
+        prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
         options = replace(
             options_of(config),
@@ -340,7 +341,7 @@ def _judge(
 
 def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
     """The problem of all images, its noise level estimated as the mean over them if it is not given."""
-    if config.problem.sigma != "estimate":
+    if config.problem.sigma != "estimate" or config.problem.noise is not None:
         return problems[0]
     counts = [p.noise for p in problems if p.noise is not None]
     if 2 * len(counts) > len(problems):  # in most of them the noise grows with the brightness
@@ -378,7 +379,7 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
         return split, split, Estimate.SPLIT
     # A blurred measurement does not show what the blur has destroyed, so its own error would choose too little of the
     # prior. The strength of an energy is chosen by restoring the restored image again, too.
-    blurred = config.prior.type == "energy" and problem.describe().get("name") != "denoise"
+    blurred = config.prior.type == "energy" and not problem.only_noise
     if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts or blurred)):
         again = SureEquivariant(problem.sigma, problem.noise)
         return again, again, Estimate.EQUIVARIANT

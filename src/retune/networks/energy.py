@@ -23,6 +23,8 @@ __all__ = ["BoundEnergy", "EnergyNet"]
 
 #: Number of pixels by which an image is extended on each side, so that its margin is regularised like the rest.
 MARGIN = 4
+#: Number of pixels of which the mean continues an image beyond its border.
+NEAR = 16
 
 
 @register
@@ -219,20 +221,28 @@ class _Frame(NamedTuple):
         return cls(height, width, MARGIN + -(height + 2 * MARGIN) % step, MARGIN + -(width + 2 * MARGIN) % step)
 
     def extend(self, x: Tensor) -> Tensor:
-        """``E x``: the border repeated."""
-        return pad(x, (MARGIN, self.right, MARGIN, self.bottom), mode="replicate")
+        """``E x``: beyond a border stands the mean of the `NEAR` pixels next to it, in each row and column.
+
+        Repeated or mirrored pixels would be counted several times, with their noise: the gradient would move those at
+        the border several times too far. A mean carries little noise, and weighs each pixel by ``1/NEAR``.
+        """
+        for axis, after in ((-2, self.bottom), (-1, self.right)):
+            size = x.shape[axis]
+            near = min(NEAR, size)
+            first = x.narrow(axis, 0, near).mean(axis, keepdim=True)
+            last = x.narrow(axis, size - near, near).mean(axis, keepdim=True)
+            x = torch.cat([first.repeat_interleave(MARGIN, axis), x, last.repeat_interleave(after, axis)], axis)
+        return x
 
     def fold(self, z: Tensor) -> Tensor:
-        """``Eᵀ z``: values beyond the border are added to the border."""
-        for axis, size in ((-2, self.height), (-1, self.width)):
-            before, inside, after = z.split([MARGIN, size, z.shape[axis] - MARGIN - size], axis)
-            first = before.sum(axis, keepdim=True)
-            last = after.sum(axis, keepdim=True)
-            if size == 1:
-                z = inside + first + last
-                continue
-            top, middle, end = inside.split([1, size - 2, 1], axis)
-            z = torch.cat([top + first, middle, end + last], axis)
+        """``Eᵀ z``: what stands beyond a border is divided among the pixels of its mean."""
+        for axis, size, after in ((-2, self.height, self.bottom), (-1, self.width, self.right)):
+            near = min(NEAR, size)
+            before, inside, behind = z.split([MARGIN, size, after], axis)
+            first, last = (part.sum(axis, keepdim=True) / near for part in (before, behind))
+            head, tail = inside.narrow(axis, 0, near) + first, inside.narrow(axis, near, size - near)
+            z = torch.cat([head, tail], axis)
+            z = torch.cat([z.narrow(axis, 0, size - near), z.narrow(axis, size - near, near) + last], axis)
         return z
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, pad
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import register
-from retune.errors import InvalidParameterError
+from retune.errors import InvalidParameterError, ShapeError
 from retune.operators.fidelity import EVERYWHERE, FidelityFacts, checked_by_us
 
 __all__ = ["NoiseWeighted", "smoothed", "variance"]
@@ -23,6 +23,8 @@ WIDTH, REACH = 1.5, 4
 #: The smallest variance of an image is at least this share of its largest. A smaller one would rest on the read noise
 #: alone, which is known least, and would slow down the iteration.
 FLOOR = 0.01
+#: Pixels that the Gaussian averages, ``4π · 1.5²``. It cannot see less than one count among them.
+AVERAGED = 28
 
 
 @checked_by_us
@@ -33,7 +35,8 @@ class NoiseWeighted(DataFidelity):
     This is the negative log-likelihood of ``y = o + gain · Poisson(u/gain) + N(0, read²)``, with the Poisson noise
     taken as Gaussian of the same variance. ȳ is the measurement, smoothed by a Gaussian of 1.5 pixels: it stands for
     the unknown mean of y. So the variances are constants of the iteration, and d is convex and quadratic in u. A
-    variance below a hundredth of the largest one of its image is raised to that value.
+    variance below a hundredth of the largest one of its image is raised to that value, and so is one below that of a
+    count per 28 pixels, which is what the Gaussian sees.
 
     Source of the model: Foi, Trimeche, Katkovnik, Egiazarian, *Practical Poissonian-Gaussian noise modeling and fitting
     for single-image raw-data*, IEEE TIP 17(10), 2008.
@@ -79,13 +82,17 @@ class NoiseWeighted(DataFidelity):
 
     def weights(self, y: Tensor) -> Tensor:
         """``1/v``, shape of y. Those of the last measurement are kept."""
+        if (
+            y.requires_grad or y.is_inference()
+        ):  # their graph is used once; changes of inference tensors are not counted
+            return 1 / variance(y, self.gain, self.read, self.offset)
         if self._last is None or self._last[0]() is not y or self._last[1] != y._version:
             self._last = weakref.ref(y), y._version, 1 / variance(y, self.gain, self.read, self.offset)
         return self._last[2]
 
     def facts(self, y: Tensor) -> FidelityFacts:
         """The constants: the largest weight of each image, and the smallest of all."""
-        weights = self.weights(y)
+        weights = self.weights(y).detach()
         return FidelityFacts(
             lipschitz=weights.flatten(1).amax(1),
             convex=True,
@@ -97,11 +104,18 @@ class NoiseWeighted(DataFidelity):
 
 
 def variance(y: Tensor, gain: float | list[float], read: float | list[float], offset: float = 0.0) -> Tensor:
-    """The variance of the noise at every value of a measurement (B, C, h, w): see ``NoiseWeighted``."""
+    """The variance of the noise at every value of a measurement (B, C, h, w): see ``NoiseWeighted``.
+
+    Raises:
+        ShapeError: not a batch of images.
+        InvalidParameterError: not as many channels as values.
+    """
+    if y.ndim != 4:
+        raise ShapeError(f"the noise of counts is known for measurements (B, C, h, w), got shape {tuple(y.shape)}")
     mean = smoothed(y - offset).clamp_min(0)
     found = _per_channel(gain, y) * mean + _per_channel(read, y).square()
     largest = found.flatten(1).amax(1).view(-1, 1, 1, 1)
-    return torch.maximum(found, FLOOR * largest).clamp_min(torch.finfo(y.dtype).tiny)
+    return torch.maximum(found, FLOOR * largest).clamp_min(max(_many(gain)) ** 2 / AVERAGED)
 
 
 def smoothed(y: Tensor) -> Tensor:

@@ -63,6 +63,12 @@ class Problem(ABC):
         levels = self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
         return y.new_tensor(levels).square().view(1, -1, 1, 1)
 
+    @property
+    def noise_words(self) -> str:
+        """The noise as ``--noise`` takes it: ``poisson:GAIN,READ`` or ``gaussian:SIGMA``."""
+        levels = self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
+        return str(self.noise) if self.noise is not None else f"gaussian:{'/'.join(f'{v:.6g}' for v in levels)}"
+
     def _noise(self) -> dict[str, Any]:
         """The noise as arguments of a problem."""
         return {"sigma": self.sigma} if self.noise is None else {"sigma": self.sigma, "noise": self.noise}
@@ -93,6 +99,8 @@ class Problem(ABC):
         size = self.image_size((y.shape[1], y.shape[2], y.shape[3]))
         return self.physics(size, batch=len(y), dtype=y.dtype, device=y.device)
 
+    #: whether a measurement is the image itself, with noise
+    only_noise: bool = False
     #: whether the boundary is periodic: opposite borders of an image are neighbours
     wraps: bool = False
     #: whether measurements have missing values; ``observed`` then tells where

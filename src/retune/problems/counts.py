@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from deepinv.physics import NoiseModel, PoissonGaussianNoise
+from deepinv.physics import NoiseModel
 from torch import Tensor
 
 from retune.errors import InvalidParameterError
@@ -20,8 +20,11 @@ Values = float | tuple[float, ...]
 
 #: Blocks of 2×2 pixels that a class of brightness needs, and the largest number of classes.
 _IN_CLASS, _CLASSES = 150, 24
-#: Share of the blocks of a class that is used: those in the smoothest surroundings.
-_SMOOTHEST = 0.5
+#: Share of the blocks of a class that is used: those in the smoothest surroundings. The larger share tells how much of
+#: the estimate is texture; the factor is on the difference.
+_SMOOTHEST, _ROUGHER, _TEXTURE = 0.25, 0.6, 1.5
+#: Largest share of blocks with a value that was cut off at black, in a class that is used.
+_CUT = 0.02
 #: Errors of the estimate are trusted to be at least this share of it: texture adds errors that its blocks do not show.
 _LEAST = 0.02
 
@@ -36,7 +39,7 @@ class PoissonGaussian:
         offset: what the camera shows without light.
 
     Raises:
-        InvalidParameterError: a negative number, or neither gain nor read.
+        InvalidParameterError: a negative number, neither gain nor read, or values for different numbers of channels.
     """
 
     gain: Values
@@ -48,6 +51,13 @@ class PoissonGaussian:
         for name in ("gain", "read"):
             value = getattr(held, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        object.__setattr__(self, "offset", held.offset)
+        channels = {len(v) for v in (self.gain, self.read) if isinstance(v, tuple)}
+        if len(channels) > 1:
+            raise InvalidParameterError(
+                f"gain = {self.gain} and read = {self.read} are for different numbers of channels: give each one, "
+                "or one per channel"
+            )
 
     def variance(self, y: Tensor) -> Tensor:
         """The variance of the noise at every value of a measurement (B, C, h, w), from its smoothed values."""
@@ -91,11 +101,9 @@ class _Counts(NoiseModel):
     def forward(self, x: Tensor, seed: int | None = None, **kwargs: Any) -> Tensor:
         self.rng_manual_seed(seed)  # pyright: ignore[reportArgumentType] - None is its default
         gain, read = (x.new_tensor(v if isinstance(v, tuple) else (v,)).view(1, -1, 1, 1) for v in self._values())
-        noisy = x.clamp_min(0)
-        if bool((gain > 0).all()):
-            made = PoissonGaussianNoise(gain=gain, sigma=read, rng=self.rng)  # pyright: ignore[reportArgumentType]
-            return made(noisy) + self._noise.offset
-        return noisy + read * self.randn_like(x) + self._noise.offset
+        light = x.clamp_min(0)
+        counts = gain * torch.poisson(light / torch.where(gain > 0, gain, 1.0), generator=self.rng)
+        return torch.where(gain > 0, counts, light) + read * self.randn_like(x) + self._noise.offset
 
     def _values(self) -> tuple[Values, Values]:
         return self._noise.gain, self._noise.read
@@ -133,7 +141,7 @@ class FoundNoise:
     Attributes:
         gain, read: estimates per channel.
         gain_error, read_error: their standard errors.
-        grows: whether the noise clearly grows with the brightness, so that one level does not describe it.
+        grows: whether the noise of a channel clearly grows with the brightness, so that one level does not describe it.
     """
 
     gain: tuple[float, ...]
@@ -151,10 +159,10 @@ class FoundNoise:
 def estimate_counts(y: Tensor) -> FoundNoise | None:
     """``gain`` and ``read`` of ``Var = gain · mean + read²`` in images (B, C, H, W); None if there are too few pixels.
 
-    The differences ``(a − b − c + d)/2`` in blocks of 2×2 pixels contain the noise and little of the image. The blocks
-    are sorted by their mean into classes. In each class the half in the smoothest surroundings is used, which depends
-    on the means of the neighbours only, so that the selection does not bias the differences. A line is fitted to the
-    variances of the classes. Clipped values are left out.
+    The differences ``(a − b − c + d)/2`` in all blocks of 2×2 pixels have the noise and little of the image. The blocks
+    are sorted into classes by the mean of their neighbours, and of each class those in the smoothest surroundings are
+    used. Both depend on the neighbours only, so that the selection biases neither the means nor the differences. A line
+    is fitted to the variances of the classes. Clipped values are left out.
 
     Source of the idea: Foi, Trimeche, Katkovnik, Egiazarian, IEEE TIP 17(10), 2008. Fine texture counts as noise. Do
     not use it on images with missing pixels, or after resampling or JPEG compression.
@@ -163,53 +171,96 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
     if any(f is None for f in fits):
         return None
     columns = list(zip(*[f for f in fits if f is not None], strict=True))
-    return FoundNoise(*(tuple(map(float, c)) for c in columns[:4]), grows=all(columns[4]))
+    return FoundNoise(*(tuple(map(float, c)) for c in columns[:4]), grows=any(columns[4]))
 
 
 def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     """gain, read, their errors, and whether the noise grows, for images (B, H, W)."""
-    found = [_blocks(one) for one in images]
-    mean, detail, rough = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    classes = min(_CLASSES, len(mean) // _IN_CLASS)
+    found = [_blocks(one[i:, j:]) for one in images for i in (0, 1) for j in (0, 1)]
+    mean, detail, near, rough, dark = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    classes = min(_CLASSES, len(mean) // (4 * _IN_CLASS))
     if classes < 3:
         return None
+    if not detail.any():
+        return 0.0, 0.0, 0.0, 0.0, False
+    members = np.array_split(np.argsort(near), classes)
+    # Values cut off at black have too small a variance. Counts of 0 are no such values, but other classes suffice.
+    whole = [one for one in members if dark[one].mean() <= _CUT]
+    cut = len(whole) < 3
+    members = members if cut else whole
+    smooth, rougher = (_line(*_variances(mean, detail, rough, members, share)) for share in (_SMOOTHEST, _ROUGHER))
+    if smooth is None or rougher is None:
+        return None
+    (gain, read, gain_error, square_error, grows), (other_gain, other_read, *_) = smooth, rougher
+    # What changes with the selection is texture, which no statistics of the blocks shows.
+    gain_error = math.hypot(gain_error, _TEXTURE * (gain - other_gain))
+    square_error = math.hypot(square_error, _TEXTURE * (read**2 - other_read**2))
+    read_error = square_error / (2 * read) if read**2 > square_error else math.sqrt(square_error)
+    # If values are cut off everywhere, the noise grows only if they are counts: then there is none between 0 and 1.
+    if cut and np.min(images, where=images > images.min(), initial=np.inf) - images.min() < 0.5 * gain:
+        grows = False
+    return gain, read, gain_error, read_error, grows and gain > 3 * gain_error
+
+
+def _variances(
+    mean: np.ndarray, detail: np.ndarray, rough: np.ndarray, members: list[np.ndarray], share: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance and number of the chosen blocks of each class: the share in the smoothest surroundings."""
     levels, variances, counts = [], [], []
-    for members in np.array_split(np.argsort(mean), classes):
-        chosen = members[np.argsort(rough[members])[: max(1, int(_SMOOTHEST * len(members)))]]
+    for one in members:
+        chosen = one[np.argsort(rough[one])[: max(1, int(share * len(one)))]]
         d = detail[chosen]
-        # A robust start, then the variance of what lies within 2.5 standard deviations, made unbiased.
-        sigma = np.median(np.abs(d)) / 0.6745
-        for _ in range(3):
-            inside = np.abs(d) <= 2.5 * sigma if sigma > 0 else np.ones(len(d), bool)
+        # Without the blocks beyond some standard deviations, which lie on edges; made unbiased for a normal law.
+        sigma = math.sqrt(np.mean(d**2))
+        for _ in range(5):
+            inside = np.abs(d) <= _TRIM * sigma if sigma > 0 else np.ones(len(d), bool)
             sigma = math.sqrt(np.mean(d[inside] ** 2) / _KEPT) if inside.any() else 0.0
         levels.append(mean[chosen].mean())
         variances.append(sigma**2)
-        counts.append(len(chosen))
-    return _line(np.array(levels), np.array(variances), np.array(counts, float))
+        # The number of normal values that would tell the variance as well: counts have heavier tails.
+        spread = np.mean(d[inside] ** 4) / max(np.mean(d[inside] ** 2) ** 2, 1e-300) if inside.any() else 3.0
+        counts.append(len(chosen) / _OVERLAP * 2 / max(spread - 1, 2.0))
+    return np.array(levels), np.array(variances), np.array(counts, float)
 
 
-#: E[z² | |z| ≤ 2.5] of a standard normal z.
-_KEPT = 1 - 2 * 2.5 * math.exp(-(2.5**2) / 2) / math.sqrt(2 * math.pi) / math.erf(2.5 / math.sqrt(2))
+#: Overlapping blocks that tell the variance as well as one that is independent: the sum of the squared correlations of
+#: a difference with its neighbours.
+_OVERLAP = 2.25
+#: Standard deviations beyond which a block counts as an edge, and E[z² | |z| ≤ this] of a standard normal z. Counts
+#: have heavier tails than that: a smaller number would make the estimate too small.
+_TRIM = 4.0
+_KEPT = 1 - 2 * _TRIM * math.exp(-(_TRIM**2) / 2) / math.sqrt(2 * math.pi) / math.erf(_TRIM / math.sqrt(2))
 
 
-def _blocks(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means, differences and roughness of the surroundings of the 2×2 blocks of an image, without clipped blocks."""
+def _blocks(image: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Means, differences, means and roughness of the surroundings, and values at black, of the 2×2 blocks of an image.
+
+    Blocks with other clipped values are left out.
+    """
     image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
     a, b, c, d = image[::2, ::2], image[::2, 1::2], image[1::2, ::2], image[1::2, 1::2]
     mean, detail = (a + b + c + d) / 4, (a - b - c + d) / 2
     around = np.pad(mean, 1, mode="edge")
     up, down, left, right = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
     rough = np.abs(up - down) + np.abs(left - right) + np.abs(up + down - left - right)
-    usable = np.ones(mean.shape, bool)
+    usable, dark = np.ones(mean.shape, bool), np.zeros(mean.shape, bool)
     for end in (image.min(), image.max()):
         clipped = image == end
-        if clipped.mean() > 0.002 and end > 0:
-            usable &= ~(clipped[::2, ::2] | clipped[::2, 1::2] | clipped[1::2, ::2] | clipped[1::2, 1::2])
-    return mean[usable], detail[usable], rough[usable]
+        if clipped.mean() > 0.002:
+            touched = clipped[::2, ::2] | clipped[::2, 1::2] | clipped[1::2, ::2] | clipped[1::2, 1::2]
+            if end == image.min():
+                dark |= touched
+            else:
+                usable &= ~touched
+    near = (up + down + left + right) / 4
+    return mean[usable], detail[usable], near[usable], rough[usable], dark[usable]
 
 
 def _line(m: np.ndarray, v: np.ndarray, n: np.ndarray) -> tuple[float, float, float, float, bool] | None:
-    """The line ``v = gain · m + read²`` through the variances of classes, reweighted until it does not change."""
+    """The line ``v = gain · m + read²`` through the variances of classes, reweighted until it does not change.
+
+    Returns gain, read, the errors of gain and of read², and whether the line rises clearly.
+    """
     used = np.ones(len(m), bool)
     fit = np.full(len(m), max(float(np.median(v)), 1e-30))
     slope = constant = 0.0
@@ -235,11 +286,9 @@ def _line(m: np.ndarray, v: np.ndarray, n: np.ndarray) -> tuple[float, float, fl
     excess = max(1.0, float(np.mean(deviation[used] ** 2)))
     slope_error = math.hypot(math.sqrt(max(covariance[0, 0], 0.0) * excess), _LEAST * slope)
     square_error = math.hypot(math.sqrt(max(covariance[1, 1], 0.0) * excess), 2 * _LEAST * constant)
-    read = math.sqrt(max(constant, 0.0))
-    read_error = square_error / (2 * read) if read**2 > square_error else math.sqrt(square_error)
     dark, bright = np.quantile(m, [0.05, 0.95])
     grows = slope > 4 * slope_error and slope * (bright - dark) > 0.5 * max(slope * dark + constant, 1e-30)
-    return slope, read, slope_error, read_error, bool(grows)
+    return slope, math.sqrt(max(constant, 0.0)), slope_error, square_error, bool(grows)
 
 
 def _plain(value: Values) -> Any:

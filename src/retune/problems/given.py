@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import Denoising, LinearPhysics
 from torch import Tensor
 
 from retune._torch.streams import seeded
 from retune.errors import InvalidParameterError
 from retune.priors.noise_level import doubt_noise_level
 from retune.problems.base import Problem
+from retune.problems.counts import PoissonGaussian
 
 __all__ = ["GivenPhysics", "as_problem"]
 
@@ -27,10 +28,17 @@ class GivenPhysics(Problem):
     has_parts = False
 
     def __init__(self, physics: LinearPhysics):
-        levels = getattr(getattr(physics, "noise_model", None), "sigma", None)
+        model = getattr(physics, "noise_model", None)
+        levels, gain = getattr(model, "sigma", None), getattr(model, "gain", None)
         self.sigma = tuple(levels.detach().flatten().tolist()) if isinstance(levels, Tensor) else 0.0
+        # deepinv's PoissonNoise and PoissonGaussianNoise; without normalisation, y has another unit than Ax.
+        if isinstance(gain, Tensor) and getattr(model, "normalize", True):
+            each = tuple(gain.detach().flatten().tolist())
+            self.noise = PoissonGaussian(each, self.sigma)
+            self.sigma = self.noise.level
         # The warning must name the line that called as_problem, fit or plan.
         doubt_noise_level(self.sigma, stacklevel=5)
+        self.only_noise = isinstance(physics, Denoising)
         self.name, self._given = type(physics).__name__, physics
 
     def physics(
@@ -50,6 +58,10 @@ class GivenPhysics(Problem):
         # Its noise model may use the global generator only.
         with seeded(seed, x.device), torch.no_grad():
             return self._given(x), self._given
+
+    def describe(self) -> dict:
+        """The name of the class: there is no more plain data of a physics."""
+        return {"name": self.name}
 
     def identity(self) -> str:
         """The name of the class: the content of a physics has no names."""

@@ -30,7 +30,7 @@ class Denoise(Problem):
     """``y = x + ε``, by default with one level per colour channel: 0.1, 0.25, 0.5 (arXiv:2506.13239)."""
 
     name = "denoise"
-    mirrors = True
+    mirrors = only_noise = True
 
     def __init__(
         self,

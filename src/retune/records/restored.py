@@ -42,6 +42,8 @@ class RestoredImage(Record):
     """Basis of the residual: measured."""
     seconds: Number = None
     certificate: CertifiedImage | None = None
+    noise: Text | None = None
+    """The noise that the strengths follow from, as ``--noise`` takes it, if no network was given; one a page."""
 
     @classmethod
     def of(cls, content: bytes, file: str) -> Self | None:

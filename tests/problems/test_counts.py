@@ -1,0 +1,192 @@
+"""The noise of counts: its model, its simulation, and its estimate from a measurement."""
+
+import pickle
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+import retune
+from retune import config
+from retune.build import problem_of
+from retune.errors import ConfigError, InvalidParameterError, ShapeError
+from retune.problems import PoissonGaussian
+from retune.problems.counts import estimate_counts, parse_noise
+
+
+def blobs(seed, side=200):
+    """Fluorescent spots on a dark background, the brightest of intensity 1."""
+    rng = np.random.default_rng(seed)
+    image, (rows, columns) = np.zeros((side, side)), np.mgrid[:side, :side]
+    for _ in range(side * side // 700):
+        row, column = rng.integers(0, side, 2)
+        distance = (rows - row) ** 2 + (columns - column) ** 2
+        image += rng.uniform(0.2, 1) * np.exp(-distance / 2 / rng.uniform(2, 6) ** 2)
+    return image / image.max()
+
+
+def ramp(side=128):
+    return np.linspace(0.05, 0.95, side)[:, None] * np.ones(side)
+
+
+def counted(image, gain, read, seed=0):
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(gain * rng.poisson(image / gain) + read * rng.normal(size=image.shape))[None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("poisson:0.01", PoissonGaussian(0.01)),
+        ("poisson:0.01,0.002", PoissonGaussian(0.01, 0.002)),
+        ("poisson:0.01,0.002,-0.1", PoissonGaussian(0.01, 0.002, -0.1)),
+        ("poisson:0.01/0.02/0.03,0.002", PoissonGaussian((0.01, 0.02, 0.03), 0.002)),
+        ("poisson:0,0.1", PoissonGaussian(0.0, 0.1)),
+        ("gaussian:0.1", PoissonGaussian(0.0, 0.1)),
+        ("gaussian:0.1/0.2", PoissonGaussian(0.0, (0.1, 0.2))),
+    ],
+)
+def test_noise_is_read_from_text_and_written_as_such(text, known):
+    assert parse_noise(text) == known
+    assert parse_noise(str(known)) == known
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "poisson", "poisson:", "poisson:x", "poisson:0.1,0.2,0.3,0.4", "poisson:1,1,1/2", "gauss:1", "gaussian:1,2"],
+)
+def test_other_text_is_refused_with_the_forms_there_are(text):
+    with pytest.raises(InvalidParameterError, match="expected poisson:GAIN"):
+        parse_noise(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((-1.0,), "gain must be a number ≥ 0"),
+        ((0.1, float("nan")), "read must be a number ≥ 0"),
+        ((0.0, 0.0), "both 0"),
+        ((True,), "gain must be"),
+        ((0.1, 0.1, float("inf")), "offset must be a finite number"),
+        (((0.1, 0.2, 0.3), (0.1, 0.2)), "different numbers of channels"),
+    ],
+)
+def test_what_is_no_noise_is_refused(arguments, says):
+    with pytest.raises(InvalidParameterError, match=says):
+        PoissonGaussian(*arguments)
+
+
+def test_the_level_is_that_at_half_of_white():
+    assert PoissonGaussian(0.02, 0.1).level == pytest.approx((0.5 * 0.02 + 0.01) ** 0.5)
+    assert PoissonGaussian((0.02, 0.0), 0.1).level == pytest.approx((0.02**0.5, 0.1))
+
+
+def test_simulated_counts_have_the_mean_and_the_variance_of_the_model():
+    noise = PoissonGaussian((0.02, 0.0, 0.005), (0.01, 0.05, 0.0), offset=0.1)
+    problem = retune.problems.denoise(noise=noise)
+    x = torch.full((1, 3, 300, 300), 0.4)
+    y, _ = problem.measure(x, seed=1)
+    assert y.mean((0, 2, 3)).tolist() == pytest.approx([0.5] * 3, abs=2e-3)
+    known = [0.02 * 0.4 + 1e-4, 0.05**2, 0.005 * 0.4]
+    assert y.var((0, 2, 3)).tolist() == pytest.approx(known, rel=0.03)
+    assert noise.variance(y).mean((0, 2, 3)).tolist() == pytest.approx(known, rel=0.03)
+    again, _ = problem.measure(x, seed=1)
+    assert torch.equal(y, again)
+
+
+def test_a_problem_holds_the_noise_tells_it_and_travels_with_it():
+    problem = retune.problems.deblur("gaussian:1", noise="poisson:0.01,0.002")
+    assert problem.noise == PoissonGaussian(0.01, 0.002)
+    assert problem.sigma == problem.noise.level
+    assert problem.describe()["noise"] == "poisson:0.01,0.002"
+    for other in (pickle.loads(pickle.dumps(problem)), problem.crop(), retune.problems.get(**problem.describe())):
+        assert other.noise == problem.noise
+    assert retune.problems.denoise(noise="gaussian:0.2").sigma == 0.2
+    assert retune.problems.denoise(noise="gaussian:0.2").noise is None
+
+
+def test_a_problem_without_this_noise_says_so():
+    with pytest.raises(ConfigError, match="inpaint has no noise"):
+        problem_of(config.from_dict({"problem": {"name": "inpaint", "noise": "poisson:0.1"}}).problem)
+    with pytest.raises(InvalidParameterError, match="noise"):
+        retune.problems.get("inpaint", noise="poisson:0.1")
+    with pytest.raises(InvalidParameterError, match="the noise of photon counts"):
+        retune.problems.denoise(noise=0.1)
+    with pytest.raises(ConfigError, match="expected poisson:GAIN"):
+        config.from_dict({"problem": {"noise": "poisson:x"}})
+
+
+def test_channels_and_values_must_agree():
+    noise = PoissonGaussian((0.1, 0.2, 0.3))
+    with pytest.raises(InvalidParameterError, match="3 channels, but the measurement has 1"):
+        noise.variance(torch.rand(1, 1, 8, 8))
+    with pytest.raises(ShapeError, match="3 channels"):
+        retune.problems.denoise(noise=noise).measure(torch.rand(1, 1, 8, 8))
+
+
+def test_the_noise_of_a_physics_of_deepinv_is_known():
+    from deepinv.physics import Denoising, PoissonGaussianNoise
+
+    problem = retune.problems.given.as_problem(Denoising(PoissonGaussianNoise(gain=0.01, sigma=0.02)))
+    assert problem.only_noise
+    assert (problem.noise.gain, problem.noise.read) == pytest.approx((0.01, 0.02))
+
+
+def test_gain_and_read_noise_are_found_and_so_is_their_error():
+    """64 sparse images: the hard case, as most pixels are dark."""
+    off_gain, off_read, covered = [], [], []
+    for seed, (gain, read) in product(range(16), product((0.001, 0.01), (0.003, 0.01))):
+        found = estimate_counts(counted(blobs(seed), gain, read, seed))
+        assert found.grows
+        off_gain.append(abs(found.gain[0] / gain - 1))
+        off_read.append(abs(found.read[0] / read - 1))
+        covered += [abs(found.gain[0] - gain) <= 1.645 * found.gain_error[0]]
+        covered += [abs(found.read[0] - read) <= 1.645 * found.read_error[0]]
+    assert np.median(off_gain) < 0.03
+    assert np.mean(np.array(off_gain) < 0.05) > 0.8
+    assert np.mean(np.array(off_read) < 0.1) > 0.9
+    assert np.mean(covered) > 0.9
+
+
+@pytest.mark.parametrize("kept", ["as it is", "cut off at black", "in 8 bits"])
+def test_gaussian_noise_is_not_called_growing(kept):
+    rng = np.random.default_rng(0)
+    for seed, sigma in product(range(4), (0.01, 0.05, 0.1)):
+        for image in (blobs(seed), ramp()):
+            y = image + sigma * rng.normal(size=image.shape)
+            y = y if kept == "as it is" else y.clip(0, 1)
+            y = np.round(255 * y) / 255 if kept == "in 8 bits" else y
+            assert not estimate_counts(torch.from_numpy(y)[None, None]).grows
+
+
+def test_the_noise_of_the_sharpest_classes_is_no_larger_for_a_steep_image():
+    """A slope of the image is no noise: the differences of a plane are 0."""
+    y = torch.from_numpy(np.add.outer(np.linspace(0, 1, 96), np.linspace(0, 2, 96)))[None, None]
+    found = estimate_counts(y)
+    assert max(found.gain[0], found.read[0]) < 1e-6
+
+
+def test_a_dark_channel_does_not_hide_the_counts_of_another():
+    y = counted(ramp(), 0.01, 0.005)
+    found = estimate_counts(torch.cat([y, torch.zeros_like(y)], 1))
+    assert found.grows
+    assert found.gain[0] == pytest.approx(0.01, rel=0.1)
+    assert found.gain[1] == found.read[1] == 0
+
+
+def test_a_batch_is_estimated_as_one_and_few_pixels_not_at_all():
+    y = counted(ramp(), 0.01, 0.005)
+    one, two = estimate_counts(y), estimate_counts(torch.cat([y, y.flip(2)]))
+    assert two.gain_error[0] < one.gain_error[0] * 1.1
+    assert two.gain[0] == pytest.approx(0.01, rel=0.1)
+    assert estimate_counts(torch.rand(1, 1, 8, 8)) is None
+
+
+def test_a_measurement_whose_noise_grows_is_found_when_the_noise_is_asked_for():
+    asked = config.from_dict({"problem": {"name": "denoise", "sigma": "estimate"}}).problem
+    assert problem_of(asked, counted(ramp(), 0.01, 0.005).float()).noise.gain == pytest.approx(0.01, rel=0.1)
+    flat = torch.from_numpy(ramp() + 0.05 * np.random.default_rng(0).normal(size=(128, 128)))[None, None]
+    found = problem_of(asked, flat.float())
+    assert found.noise is None
+    assert found.sigma == pytest.approx(0.05, rel=0.1)
