@@ -127,6 +127,7 @@ def _denoising(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, 
         gain, read, offset = (0.0,), _many(problem.sigma), 0.0
     else:
         gain, read, offset = _many(noise.gain), _many(noise.read), noise.offset
+    problem.variance(y)  # refuses noise for another number of channels
     white = _brightness(y) - offset
     read = tuple(max(r, _LEAST * white) for r in read) if not any(gain) else read
     colour = y.shape[1] == 3
