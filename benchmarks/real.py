@@ -255,7 +255,7 @@ def classics(m: Measurement) -> Iterator[tuple[str, Array]]:
         yield "Wiener", inner(wiener(padded, m.kernel, balance, clip=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield "unsupervised Wiener", inner(unsupervised_wiener(padded, m.kernel, clip=False, rng=0)[0])
+        yield "unsupervised Wiener", inner(np.asarray(unsupervised_wiener(padded, m.kernel, clip=False, rng=0)[0]))
     for x in _richardson_lucy(padded.clip(1e-6), m.kernel, 150):
         yield "Richardson-Lucy", inner(x)
     for weight in np.geomspace(1e-5, 3e-2, 11):
@@ -270,7 +270,7 @@ def _denoised(y: Array, count: float | None) -> Iterator[tuple[str, Array]]:
     for weight in level * np.geomspace(0.2, 4, 10):
         yield "TV", denoise_tv_chambolle(y, weight=weight, eps=1e-5, max_num_iter=300)
     try:
-        from bm3d import bm3d
+        from bm3d import bm3d  # pyright: ignore[reportMissingImports]
     except ImportError:
         return
     for sigma in level * np.geomspace(0.5, 1.7, 6):

@@ -170,7 +170,7 @@ def test_an_image_in_counts_is_doubted():
 def test_the_strength_follows_the_noise_and_what_is_said_of_it_stays():
     y = photo(side=24)
     level = [calibrated(Config(), P.denoise(sigma=s), y).prior.sigma for s in (0.02, 0.1)]
-    assert level == pytest.approx([0.02, 0.1])
+    assert level == pytest.approx([0.01, 0.05])
     weak, strong = (calibrated(Config(), P.deblur("gaussian:1", sigma=s), y).model.reg for s in (0.01, 0.1))
     assert weak < strong
     mine = calibrated(

@@ -115,7 +115,7 @@ def instant_network(config: Config, problem: Problem, y: Tensor) -> tuple[Restar
     """The network for a measurement (B, C, h, w) without training, and the run that describes it.
 
     Noise alone is removed by the denoiser that ships: ``x = D(x − ∇½‖x − y‖²) = D(y)`` is an equilibrium that one layer
-    reaches. For noise of counts, D works where the noise is even ([`Stabilised`][retune.networks.Stabilised]).
+    reaches. For noise of counts, D works where the noise is even (`Stabilised`).
     """
     if problem.only_noise and "type" not in config.prior.model_fields_set:
         return _denoising(config, problem, y)
@@ -132,6 +132,7 @@ def _denoising(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, 
         gain, read, offset = (0.0,), _many(problem.sigma), 0.0
     else:
         gain, read, offset = _many(noise.gain), _many(noise.read), noise.offset
+    problem.variance(y)  # refuses noise for another number of channels
     white = _brightness(y) - offset
     read = tuple(max(r, _LEAST * white) for r in read) if not any(gain) else read
     colour = y.shape[1] == 3

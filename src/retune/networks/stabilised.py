@@ -51,7 +51,7 @@ class Stabilised(nn.Module):
         self.sigma = min(max(1 / max(top, 1e-6), levels[0]), levels[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """The denoised image, for x (B, C, h, w)."""
+        """The denoised image without the offset, for x (B, C, h, w)."""
         gain, root = self._constants()
         z = self._even(x - self.offset, gain, root) * self.sigma
         images = z.reshape(-1, 1, *z.shape[-2:]) if self.each_channel else z
@@ -59,7 +59,7 @@ class Stabilised(nn.Module):
         counts = torch.clamp(d + 2 * root / gain.clamp_min(1e-12), min=_DARK)  # Anscombe's transform, without its shift
         wide = math.sqrt(1.5)
         bias = 0.25 + wide / (4 * counts) - 11 / (8 * counts**2) + 5 * wide / (8 * counts**3)
-        return gain * d.square() / 4 + root * d + gain * bias + self.offset
+        return gain * d.square() / 4 + root * d + gain * bias
 
     def _constants(self) -> tuple[Tensor, Tensor]:
         gain, read = self.get_buffer("gain"), self.get_buffer("read")
