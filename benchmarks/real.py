@@ -252,7 +252,7 @@ def classics(m: Measurement) -> Iterator[tuple[str, Array]]:
         return x[r:-r, r:-r].clip(0)
 
     for balance in np.geomspace(1e-4, 30, 18):
-        yield "Wiener", inner(wiener(padded, m.kernel, balance, clip=False))
+        yield "Wiener", inner(wiener(padded, m.kernel, balance, clip=False))  # pyright: ignore[reportArgumentType]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield "unsupervised Wiener", inner(np.asarray(unsupervised_wiener(padded, m.kernel, clip=False, rng=0)[0]))
