@@ -34,7 +34,7 @@ __all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore", "wide
 _LEVELS = (2 / 255, 55 / 255)
 #: The noise level of the energy as a multiple of that of the measurement, and bounds, where more than noise has to be
 #: undone; and the factor on the strength ``(σ_n/σ)²`` there. Chosen on validation images, see docs/real.md.
-_TIMES, _FROM, _TO, _FACTOR = 2.0, 0.025, 0.06, 0.4
+_TIMES, _FROM, _TO, _FACTOR = 2.0, 0.025, 0.06, 0.25
 #: Smaller noise is taken for this level: an energy of strength 0 would leave what A has removed undetermined.
 _LEAST = 0.002
 #: A measurement may fall below black by so many standard deviations of its noise; below that, images may be negative.
@@ -162,7 +162,7 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
     """A run with the learned energy, and with the strengths that the noise of a measurement calls for.
 
     For noise alone, ``σ = ½σ_n`` and ``λ = (σ_n/σ)²``: the energy of a smaller σ is nearer to that of sharp images. If
-    A is no identity, a stronger σ with ``λ = 0.4 σ_n/σ`` restores more: what A has removed must come from the prior.
+    A is no identity, a stronger σ with ``λ = 0.25 σ_n/σ`` restores more: what A has removed must come from the prior.
     σ_n is the root of the mean variance of the noise. Bounds on σ are relative to the brightness of the image.
 
     Args:
