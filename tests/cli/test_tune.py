@@ -154,7 +154,7 @@ def test_crops_of_small_images_are_as_much_smaller():
     assert starting_run({"name": "superres", "sigma": 0.1}).data.crop == 48
     assert starting_run({"name": "superres", "sigma": 0.1, "factor": 4}).data.crop == 24
     assert starting_run({"name": "superres", "sigma": 0.1}, ["problem.factor=4", "data.crop=50"]).data.crop == 50
-    assert starting_run({"name": "denoise", "sigma": 0.1}).data.crop == 96
+    assert starting_run({"name": "denoise", "sigma": 0.1}).data.crop == 128
     wavelets = starting_run({"name": "superres", "sigma": 0.1}, ["prior.levels=3"])
     assert wavelets.prior.type == "wavelet"
     assert wavelets.data.crop == 64

@@ -1,4 +1,4 @@
-"""The learned energy that ships in the place of a trained network: nothing has to be tuned first."""
+"""The networks that ship, in the place of a network of the user: nothing has to be tuned first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InstantModel:
     Attributes:
         problem: what the user says about the images.
         device: "cpu", "cuda", …
-        digest: identifies the energies and the rule for their strengths.
+        digest: identifies the networks that ship, and the rule for their strengths.
         white: None: nothing was trained in any unit.
     """
 
@@ -56,8 +56,8 @@ def instant_model(given: dict[str, Any], device: str = "cpu") -> InstantModel:
     config = from_dict({"problem": unsaid | given}, (), "the problem").problem
     require_kernel(config)
     known = weights.manifest()
-    energies = {name: facts["sha256"] for name, facts in known.items() if name.startswith("energy")}
-    digest = hashlib.sha256(json.dumps([RULE, energies], sort_keys=True).encode()).hexdigest()
+    files = {name: facts["sha256"] for name, facts in known.items() if name.startswith(("energy", "denoiser"))}
+    digest = hashlib.sha256(json.dumps([RULE, files], sort_keys=True).encode()).hexdigest()
     return InstantModel(config, device, digest)
 
 

@@ -23,7 +23,7 @@ from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError
-from retune.instant import widened
+from retune.instant import MARGIN
 from retune.io.files import require_file
 from retune.io.intensity import intensity_scale, require_white
 from retune.jobs.failures import failure
@@ -254,7 +254,7 @@ class _Job:
         def make(made: str) -> Pictured:
             remembered = self.options.white_remembered
             shown = seen()
-            model, problem = self.model.fitted(self.problem, shown.y)
+            model, problem = shown.fitted or self.model.fitted(self.problem, shown.y)
             return restored_section(model, problem, told, made, shown, file.name in self.detailed, remembered)
 
         section, why = section_of(self.options.out, file.name, content, make)
@@ -273,25 +273,26 @@ class _Job:
         options = self.options
         images, layout = io.read(file, any_integers=True, finite=False)
         scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
-        restored, worst, first, found = [], None, None, []
+        restored, worst, first, fitted, found = [], None, None, None, []
         for image in (images * scale).to(torch.get_default_dtype()):
             y = without_gaps(self.problem, image[None], str(file)).to(self.model.device)
             model, problem = self.model.fitted(self.problem, y)
             if problem is not self.problem:
                 found.append(problem.noise_words)
-            wide, margin = widened(problem, y) if model.widens else (y, 0)
+            wide, margin = problem.continued(y, MARGIN) if model.widens else (y, 0)
             restored_one, outcome = _restore_one(model.net, problem, options, wide)
             restored_one = restored_one[..., margin : restored_one.shape[-2] - margin, :]
             restored_one = restored_one[..., margin : restored_one.shape[-1] - margin]
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(restored_one.cpu() / scale)
-            first = y if first is None else first
+            if first is None:
+                first, fitted = y, (model, problem)
         assert worst is not None
         assert first is not None
         with result.being_written():
             io.write(result.image, torch.cat(restored), layout)
         self.found = "; ".join(dict.fromkeys(found)) or None
-        return worst, Seen(first, restored[0] * scale, scale, layout, len(restored))
+        return worst, Seen(first, restored[0] * scale, scale, layout, len(restored), fitted=fitted)
 
 
 def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:

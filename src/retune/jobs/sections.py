@@ -38,6 +38,7 @@ class Seen:
         layout: how the file is stored.
         pages: number of images in the file.
         read_again: whether the restored image was read from its file.
+        fitted: the network and the problem that it was restored with, if they are known.
     """
 
     y: Tensor
@@ -46,6 +47,7 @@ class Seen:
     layout: Layout
     pages: int = 1
     read_again: bool = False
+    fitted: tuple[OpenedModel, Problem] | None = None
 
 
 def restored_section(

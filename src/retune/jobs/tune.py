@@ -114,18 +114,21 @@ class Tuned:
 
 
 def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The run that is tuned by default: the learned energy, or with fields of the section [prior] a wavelet norm.
+    """The run that is tuned by default: the learned energy. For noise alone, or with fields of [prior], a wavelet norm.
 
     Raises:
         ConfigError: a value that is not allowed.
     """
     known = shipped().get(str(problem.get("name")))
     values = {} if known is None else load(known).model_dump(exclude_unset=True)
-    if any(word.strip().startswith("prior.") for word in overrides):
-        quick = _QUICK  # a wavelet norm, as the runs that ship; whoever names a field of a prior means one of these
-    else:
+    said = {"".join(word.split()) for word in overrides if word.strip().startswith("prior.")}
+    # Whoever sets another field of the prior means the wavelet norm of the runs that ship. The energy was trained for
+    # one step, so its minimum leaves too much of the noise where there is nothing but noise.
+    if said <= {"prior.type=energy"} and (said or problem.get("name") != "denoise"):
         quick = _ENERGY
         values = {"problem": values.get("problem", {})}
+    else:
+        quick = _QUICK
     for section, fields in quick.items():
         values[section] = {**values.get(section, {}), **fields}
     told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}

@@ -44,8 +44,9 @@ class EnergyNet(Denoiser):
 
     N has the layout of [`SmallUNet`][retune.networks.SmallUNet]: the image is folded to half its size; residual blocks
     ``h + W₂ a(W₁h + b)`` with ``a(t) = ½(t + √(t² + 1))`` at each scale; an output of four channels at half size for
-    each channel of the image. E repeats the border by 4 pixels, and by more at the right and at the bottom, up to a
-    multiple of ``2**len(features)``. E belongs to the energy.
+    each channel of the image. Beyond the border, E has the mean of the 16 pixels next to it in each row and column. It
+    is 4 pixels wide, and wider at the right and at the bottom, up to a multiple of ``2**len(features)``. E belongs to
+    the energy.
 
     Sources: Hurault, Leclaire, Papadakis, *Gradient step denoiser for convergent Plug-and-Play*, ICLR 2022 (½‖N‖²);
     Zou, Liu, Wohlberg, Kamilov, *Deep equilibrium learning of explicit regularization functionals for imaging inverse

@@ -82,9 +82,8 @@ class NoiseWeighted(DataFidelity):
 
     def weights(self, y: Tensor) -> Tensor:
         """``1/v``, shape of y. Those of the last measurement are kept."""
-        if (
-            y.requires_grad or y.is_inference()
-        ):  # their graph is used once; changes of inference tensors are not counted
+        # A graph is used once, and torch does not count the changes of an inference tensor.
+        if y.requires_grad or y.is_inference():
             return 1 / variance(y, self.gain, self.read, self.offset)
         if self._last is None or self._last[0]() is not y or self._last[1] != y._version:
             self._last = weakref.ref(y), y._version, 1 / variance(y, self.gain, self.read, self.offset)

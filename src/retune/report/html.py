@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
-
 from retune._files import write_atomically
 from retune.records import ProblemResult, Results
 from retune.records.results import longest
@@ -30,6 +28,7 @@ from retune.report.numbers import (
 from retune.report.palette import looks
 from retune.report.pictures import data_uri, pixels_uri, read_rows
 from retune.report.summary import headlines, summary
+from retune.report.templates import templates
 
 #: Entries of the results about their making, besides the command, the time and the versions.
 _MADE = ("seed", "device", "threads", "cores")
@@ -70,22 +69,19 @@ def write_report(results: Results, folder: str | Path, figures: dict[str, Path] 
     folder = Path(folder)
     figures = write_figures(results, folder) if figures is None else figures
     columns = columns_of(results.methods)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("retune", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.jinja").render(
-        origin=_origin(results),
-        summary=summary(results),
-        headlines=headlines(results),
-        verdicts=[(about(results, v), v) for v in results.verdicts],
-        sections=[_section(results, name, folder, figures, columns) for name in results.problems],
-        columns=columns,
-        made=_made(results),
-        settings={str(k).replace("_", " "): plain(v) for k, v in (results.settings or {}).items()},
+    page = (
+        templates()
+        .get_template("report.html.jinja")
+        .render(
+            origin=_origin(results),
+            summary=summary(results),
+            headlines=headlines(results),
+            verdicts=[(about(results, v), v) for v in results.verdicts],
+            sections=[_section(results, name, folder, figures, columns) for name in results.problems],
+            columns=columns,
+            made=_made(results),
+            settings={str(k).replace("_", " "): plain(v) for k, v in (results.settings or {}).items()},
+        )
     )
     path = folder / "report.html"
     write_atomically(path, page.encode("utf-8"))

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from retune._files import write_atomically
@@ -23,6 +22,7 @@ from retune._version import __version__
 from retune.diagnosis.residual import EDGES, ResidualKind
 from retune.errors import InvalidParameterError
 from retune.records.pictured import MOST, Encoded, Pictured, PicturedImage
+from retune.report.templates import templates
 
 __all__ = ["PAGE", "write_page"]
 
@@ -212,27 +212,24 @@ def _row(part: Pictured, anchor: str, thumbnail: bool) -> _Row:
 
 
 def _rendered(sections: list[_Section], rows: list[_Row], failed: Sequence[tuple[str, str]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("retune", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = "\n" + resources.files("retune.report").joinpath("page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.jinja").render(
-        marker=_MARKER,
-        version=__version__,
-        script=Markup(script),  # ours; its hash is the only one that the page allows
-        script_hash=f"sha256-{digest}",
-        headline=_headline(rows, failed),
-        summary=_summary(rows, sections),
-        failed=failed,
-        rows=rows,
-        sections=sections,
-        same=_same_shape,
-        parts=_PARTS,
+    return (
+        templates()
+        .get_template("page.html.jinja")
+        .render(
+            marker=_MARKER,
+            version=__version__,
+            script=Markup(script),  # ours; its hash is the only one that the page allows
+            script_hash=f"sha256-{digest}",
+            headline=_headline(rows, failed),
+            summary=_summary(rows, sections),
+            failed=failed,
+            rows=rows,
+            sections=sections,
+            same=_same_shape,
+            parts=_PARTS,
+        )
     )
 
 
