@@ -65,6 +65,7 @@ from .maps import GradientStep as GradientStep
 from .model import Restarted as Restarted
 from .operators.data_term import DataTerm as DataTerm
 from .operators.fidelity import FidelityFacts as FidelityFacts
+from .operators.weighted import NoiseWeighted as NoiseWeighted
 from .planning import Plan as Plan
 from .planning import plan as plan
 from .priors import AbstractPrior as AbstractPrior

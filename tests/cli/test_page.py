@@ -274,6 +274,7 @@ def test_a_stack_has_one_section_and_a_line_on_the_others(run, tmp_path):
     assert len(page.images("after")) == 1
 
 
+@pytest.mark.filterwarnings("default::retune.errors.DoubtfulWarning")  # of the kernel off its centre
 def test_kernel_mask_and_factor_are_shown(run, tmp_path):
     measured = (smooth(24, 30) * 255).astype(np.uint8)
     Image.fromarray(measured).save(tmp_path / "b.png")
