@@ -91,18 +91,24 @@ class Pool:
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, rtol: float, most: int = 30) -> Tensor:
-    """Solve ``A x = b`` per image for a symmetric positive definite A, from x (Hestenes and Stiefel, 1952)."""
+    """Solve ``A x = b`` per image for a symmetric positive definite A, from x (Hestenes and Stiefel, 1952).
+
+    An image stops at a direction along which A is not positive, with what was found before.
+    """
     r = b - apply(x)
     p, rho = r, _dot(r, r)
     target = rtol**2 * _dot(b, b)
     for _ in range(most):
-        if not bool((rho > target).any()):
+        active = rho > target
+        if not bool(active.any()):
             break
         q = apply(p)
-        step = rho / _dot(p, q).clamp_min(torch.finfo(b.dtype).tiny)
+        curvature = _dot(p, q)
+        active &= curvature > 0
+        step = torch.where(active, rho / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
         x, r = x + step * p, r - step * q
-        rho, before = _dot(r, r), rho
-        p = r + rho / before.clamp_min(torch.finfo(b.dtype).tiny) * p
+        rho, before = torch.where(active, _dot(r, r), 0), rho
+        p = torch.where(active, r + rho / before.clamp_min(torch.finfo(b.dtype).tiny) * p, 0)
     return x
 
 
