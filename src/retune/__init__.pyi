@@ -62,6 +62,7 @@ from .maps import AbstractMap as AbstractMap
 from .maps import BoundMap as BoundMap
 from .maps import ForwardBackward as ForwardBackward
 from .maps import GradientStep as GradientStep
+from .maps import PrimalDual as PrimalDual
 from .model import Restarted as Restarted
 from .operators.data_term import DataTerm as DataTerm
 from .operators.fidelity import FidelityFacts as FidelityFacts

@@ -3,6 +3,7 @@
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.forward_backward import ForwardBackward
 from retune.maps.gradient_step import GradientStep
+from retune.maps.primal_dual import PrimalDual
 from retune.parameters import Bounded, Positive
 
-__all__ = ["AbstractMap", "BoundMap", "Bounded", "ForwardBackward", "GradientStep", "Positive"]
+__all__ = ["AbstractMap", "BoundMap", "Bounded", "ForwardBackward", "GradientStep", "Positive", "PrimalDual"]

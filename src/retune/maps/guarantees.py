@@ -15,12 +15,14 @@ from retune._torch.batch import over_images
 from retune._torch.precision import sharp
 from retune.guarantee import Assumption, Convexity, Guarantee, Known, Subject
 from retune.operators.data_term import DataTerm
-from retune.operators.pairs import violates_firmness
+from retune.operators.norm import lanczos_sqnorm
+from retune.operators.pairs import random_like, violates_firmness
 from retune.parameters import Bounded, Positive
-from retune.priors.base import BoundPrior
+from retune.priors.base import Analysis, BoundPrior
 from retune.priors.capabilities import bind_cycle, convexity_of, is_inherited, smoothness_of
+from retune.priors.origin import is_ours
 
-__all__ = ["backtracking_guarantee", "forward_backward_guarantee", "smooth_assumptions"]
+__all__ = ["backtracking_guarantee", "forward_backward_guarantee", "primal_dual_guarantee", "smooth_assumptions"]
 
 
 class Backtracking(Protocol):
@@ -151,6 +153,81 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
         convex=True,
         backward=backward,
     )
+
+
+class Coupled(Protocol):
+    """The step sizes of a primal–dual map that its guarantee uses, each (1 or B,)."""
+
+    tau: Tensor
+    sigma: Tensor
+    sqnorm: Tensor
+    analysis: Analysis
+
+
+class Boxed(Protocol):
+    """The attributes of a primal–dual map that its guarantee uses."""
+
+    prior: Prior
+    box: tuple[float, float] | None
+
+
+def primal_dual_guarantee(owner: Boxed, steps: Coupled, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.PrimalDual.guarantee].
+
+    With ``δ = 2 − (L/2)/(1/τ − ς‖K‖²)`` the map is 1/δ-averaged in the metric (Condat 2013, Theorem 3.1). A minimiser
+    exists if the box is compact, or if f is quadratic and g is a norm: their sum is then coercive on the complement of
+    the common kernel of A and K.
+    """
+    first, second = steps.tau * data_term.lipschitz / 2, steps.tau * steps.sigma * steps.sqnorm
+    facts = Guarantee(
+        row="analysis prior, primal–dual",
+        lipschitz=data_term.lipschitz,
+        lipschitz_kind=data_term.sqnorm_kind,
+        region=first + second,
+        region_from="τL/2 + τς‖K‖²",
+        assumptions=(*smooth_assumptions(data_term), *_of_analysis(owner.prior, steps.analysis, data_term)),
+    )
+    known = convexity_of(owner.prior)
+    if known is None or not data_term.fidelity.convex or any(a.refuted for a in facts.assumptions):
+        return facts
+    exists = owner.box is not None or (data_term.has_prox and steps.analysis.homogeneous)
+    return replace(
+        facts,
+        subject=Subject.ITERATES,
+        statement="converge to a minimiser" + ("" if exists else ", if there is one"),
+        averaged=1 / (2 - first / (1 - second)),
+        metric="‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩ of the image x and the scaled multiplier q",
+    )
+
+
+def _of_analysis(prior: Prior, analysis: Analysis, data_term: DataTerm) -> list[Assumption]:
+    """The statements of a prior about ``g(Kx)``. Random images may refute unchecked ones."""
+    name, fact = type(prior).__name__, convexity_of(prior)
+    found = []
+    if fact is not None:
+        found.append(Assumption(f"{name} is convex, and its dual prox is exact", fact.checked, fact.how))
+    elif is_inherited(prior):
+        how = "it was changed, so the proofs of the original prior do not apply; define its own convexity()"
+        found.append(Assumption(f"{name} is convex, and its dual prox is exact", False, how))
+    trusted = analysis.checked and is_ours(prior)
+    statement = f"‖K‖² of {name} is not underestimated, and its adjoint is right"
+    if trusted:
+        return [*found, Assumption(statement, True, analysis.how)]
+    like = data_term.adjoint_y.detach()
+    if fact is not None and not fact.checked:
+        sigma = torch.ones_like(analysis.sqnorm)
+        if violates_firmness(lambda p: analysis.dual_prox(p, sigma), analysis.forward(like)):
+            how = "refuted: its dual prox is not firmly non-expansive here"
+            found[-1] = Assumption(found[-1].statement, False, how, refuted=True)
+    size = lanczos_sqnorm(lambda x: analysis.adjoint(analysis.forward(x)), random_like(like))
+    twice = random_like(analysis.forward(like), seed=1)
+    one, two = (analysis.forward(like) * twice).sum(), (like * analysis.adjoint(twice)).sum()
+    scale = torch.linalg.vector_norm(analysis.forward(like)) * torch.linalg.vector_norm(twice)
+    wrong = bool((one - two).abs() > 1e-3 * scale)
+    if wrong or bool((size > 1.001 * analysis.sqnorm).any()):
+        what = "its adjoint is wrong" if wrong else f"‖K‖² is at least {float(size.max()):.4g}"
+        return [*found, Assumption(statement, False, f"refuted: {what}", refuted=True)]
+    return [*found, Assumption(statement, False, analysis.how)]
 
 
 def _of_priors(
