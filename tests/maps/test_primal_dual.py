@@ -12,6 +12,7 @@ from known_answers import Rounded, as_matrix, dense, rand, roughness, spectrum
 from retune import Anderson, DataTerm, Implicit, PrimalDual, Restarted, Status, Stop, Truncated
 from retune.data import photograph
 from retune.errors import InvalidParameterError, ShapeError
+from retune.maps.linearised import Linearised, spectral_radius
 from retune.priors import TV, WaveletL1
 from retune.priors.total_variation import differences
 
@@ -26,9 +27,8 @@ def holes(side):
     return Inpainting((1, side, side), mask=(rand(1, 1, side, side, seed=3) > -0.3).to(torch.get_default_dtype()))
 
 
-def solved(map_, y, physics, rtol=1e-9, most=20000):
-    net = Restarted(map_, depth=10, solver=Anderson(), stop=Stop(rtol, most)).eval()
-    return net.solve(y, physics).image
+def solved(map_, y, physics, rtol=1e-7, most=4000):
+    return Restarted(map_, depth=10, stop=Stop(rtol, most)).eval().solve(y, physics).image
 
 
 def by_admm(y, matrix, prior, reg, box, steps=1500, rho=2.0):
@@ -87,10 +87,10 @@ def test_deblurring_is_that_of_dense_admm(isotropic, vectorial, box, float64):
     assert float((found - expected).abs().max()) < 1e-3
 
 
-@pytest.mark.parametrize("settings", [{}, {"balance": 0.2, "step_size": 0.5}, {"balance": 5.0, "step_size": 0.999}])
+@pytest.mark.parametrize("settings", [{"balance": 0.3, "step_size": 0.5}, {"balance": 3.0, "step_size": 0.999}])
 def test_the_minimiser_does_not_depend_on_the_steps(settings, float64):
-    y = holes(10).A(scene(10, 1))
-    images = [solved(PrimalDual(TV(), reg=0.05, **s), y, holes(10), 1e-10) for s in ({}, settings)]
+    y = scene(8, 1)
+    images = [solved(PrimalDual(TV(), reg=0.03, **s), y, Denoising(), 1e-9) for s in ({}, settings)]
     torch.testing.assert_close(*images, rtol=0, atol=1e-6)
 
 
@@ -154,7 +154,8 @@ def test_no_training_leaves_the_region(raw, dtype):
             map_.balance.raw.fill_(other)
         term = DataTerm(y, Denoising())
         steps = map_.steps(term)
-        used = steps.tau.double() * term.lipschitz / 2 + steps.tau.double() * steps.sigma.double() * steps.sqnorm
+        tau, sigma = steps.tau.detach().double(), steps.sigma.detach().double()
+        used = tau * term.lipschitz / 2 + tau * sigma * steps.sqnorm
         assert 0 < float(used) < 1
         assert bool(torch.isfinite(map_.bind(term).layer(map_.bind(term).init())).all())
 
@@ -174,56 +175,70 @@ def test_an_image_at_rest_has_not_converged(float64):
 
 def loss_at(map_, y, physics, weights, reg):
     changed = PrimalDual(map_.prior, reg=reg, box=map_.box).requires_grad_(False)
-    return float((weights * solved(changed, y, physics, 1e-12, 40000)).sum())
+    return float((weights * solved(changed, y, physics, 1e-12, 6000)).sum())
 
 
-@pytest.mark.parametrize("box", [None, (0.3, 0.5)])
+@pytest.mark.parametrize("box", [None, (0.3, 0.55)])
 def test_every_rule_has_the_gradient_of_finite_differences(box, float64):
-    y, physics = holes(6).A(scene(6, 1) + 0.05 * rand(1, 1, 6, 6)), holes(6)
-    weights = rand(1, 1, 6, 6, seed=9)
+    y, physics = scene(5, 1) + 0.1 * rand(1, 1, 5, 5), Denoising()
+    weights = rand(1, 1, 5, 5, seed=9)
     map_ = PrimalDual(TV(), reg=0.03, box=box)
-    h = 1e-6
+    h = 1e-5
     truth = (loss_at(map_, y, physics, weights, 0.03 + h) - loss_at(map_, y, physics, weights, 0.03 - h)) / (2 * h)
+    assert abs(truth) > 0.1
     found = {}
-    for rule in (Truncated(rtol=1e-7, max_blocks=400), Implicit(rtol=1e-7, max_blocks=4000), Truncated(blocks=200)):
-        net = Restarted(map_, depth=20, restarts=600, gradient=rule, solver=Anderson()).train()
+    for rule in (Truncated(rtol=1e-7, max_blocks=400), Implicit(rtol=1e-7, max_blocks=4000), Truncated(blocks=60)):
+        net = Restarted(map_, depth=20, restarts=100, gradient=rule).train()
         net.zero_grad()
         (weights * net(y, physics)).sum().backward()
         # d/dλ from d/d log λ
         assert map_.reg.raw.grad is not None
-        found[repr(rule)] = float(map_.reg.raw.grad) / float(map_.reg())
+        found[repr(rule)] = float(map_.reg.raw.grad) / float(map_.reg.value)
         # at an equilibrium the steps have no effect
         for steps in (map_.step_size, map_.balance):
             assert steps.raw.grad is not None
-            assert abs(float(steps.raw.grad)) < 1e-5 * abs(truth)
-    assert found == {name: pytest.approx(truth, rel=1e-4) for name in found}
+            assert abs(float(steps.raw.grad)) < 1e-6 * abs(truth)
+    assert found == {name: pytest.approx(truth, rel=1e-5) for name in found}
 
 
 def test_gradient_error_follows_the_measured_rate(float64):
-    """From K to K + 1 layers it decays as the spectral radius of the Jacobian at the equilibrium."""
+    """The decay of ‖d_K − ∇L‖ with K is the rate that a certificate measures at the equilibrium."""
     y, physics, weights = scene(5, 1) + 0.1 * rand(1, 1, 5, 5), Denoising(), rand(1, 1, 5, 5, seed=9)
     map_ = PrimalDual(TV(), reg=0.05)
     bound = map_.bind(DataTerm(y, physics))
     with torch.no_grad():
         u = bound.init()
-        for _ in range(6000):
+        for _ in range(3000):
             u = bound.layer(u)
-    n = u.numel()
-    jacobian = torch.func.jacrev(bound.layer)(u).reshape(n, n).detach()
-    rho = float(torch.linalg.eigvals(jacobian).abs().max())
-    assert 0.3 < rho < 0.999
+    rho = float(spectral_radius(Linearised(bound, u), 400, 2).value)
+    assert 0.3 < rho < 0.99
 
     def gradient(rule, depth):
         state, _ = rule(map_.bind(DataTerm(y, physics)), depth, lambda: u)
         return float(torch.autograd.grad((weights * bound.image(state)).sum(), map_.reg.raw)[0])
 
-    exact = gradient(Implicit(rtol=1e-12, max_blocks=20000), 1)
-    depths = (40, 80, 120)
-    errors = [abs(gradient(Truncated(), k) - exact) for k in depths]
-    # complex eigenvalues make single errors oscillate below the envelope
-    assert max(e / rho**k for e, k in zip(errors, depths, strict=True)) < 100 * abs(exact)
-    assert errors[-1] < errors[0]
-    assert (errors[-1] / errors[0]) ** (1 / 80) == pytest.approx(rho, rel=0.05)
+    exact = gradient(Implicit(rtol=1e-13, max_blocks=5000), 1)
+    # Complex eigenvalues make the error oscillate, so its largest values in two ranges of K are compared.
+    first, last = (max(abs(gradient(Truncated(), k) - exact) for k in range(n, n + 12)) for n in (20, 60))
+    assert last < first < abs(exact)
+    assert (last / first) ** (1 / 40) == pytest.approx(rho, rel=0.05)
+
+
+def test_directions_that_no_image_reaches_do_not_hide_the_rate(float64):
+    """A flat image: there a whirl of the multiplier stays for ever, and the image does not see it."""
+    map_ = PrimalDual(TV(), reg=0.3).requires_grad_(False)
+    bound = map_.bind(DataTerm(scene(4, 1), Denoising()))
+    u = bound.init()
+    for _ in range(2000):
+        u = bound.layer(u)
+    jacobian = torch.func.jacrev(bound.layer)(u).reshape(u.numel(), u.numel())
+    found = torch.linalg.eigvals(jacobian)
+    stay = (found - 1).abs() < 1e-6
+    assert int(stay.sum()) >= 8 + 9  # at the border, and around every corner of four pixels
+    seen = float(found[~stay].abs().max())
+    rate = float(spectral_radius(Linearised(bound, u), 300, 3).value)
+    assert 1 - rate == pytest.approx(1 - seen, rel=0.3)
+    assert 1 - seen > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -241,10 +256,10 @@ def test_images_of_a_batch_are_restored_each_for_itself(dtype):
 
 
 def test_it_starts_from_a_given_image(float64):
-    y, physics = holes(10).A(scene(10, 1)), holes(10)
-    net = Restarted(PrimalDual(TV(), reg=0.05, box=(0.0, 1.0)), depth=10, stop=Stop(1e-8, 20000)).eval()
-    images = [net.solve(y, physics, init=start).image for start in (None, 5 * rand(1, 1, 10, 10))]
-    torch.testing.assert_close(*images, rtol=0, atol=1e-5)
+    y, physics = holes(8).A(scene(8, 1)), holes(8)
+    net = Restarted(PrimalDual(TV(), reg=0.03, box=(0.0, 1.0)), depth=10, stop=Stop(1e-7, 4000)).eval()
+    images = [net.solve(y, physics, init=start).image for start in (None, 5 * rand(1, 1, 8, 8))]
+    torch.testing.assert_close(*images, rtol=0, atol=1e-3)
     with pytest.raises(ShapeError, match="expected images of shape"):
         net.solve(y, physics, init=torch.zeros(1, 1, 4, 4))
 
@@ -332,8 +347,8 @@ def test_what_it_does_not_take():
         PrimalDual(TV(), step_size=1.0)
     with pytest.raises(InvalidParameterError, match="needs the value of the objective"):
         Restarted(PrimalDual(TV()), depth=2, solver=retune.Descent()).eval()(torch.rand(1, 1, 4, 4), Denoising())
+    case = roughness()
     with pytest.raises(InvalidParameterError, match="has no value"):
-        case = roughness()
         case.map.objective(torch.rand(2, 1, 3, 4), DataTerm(case.y, case.physics))
 
 
@@ -342,9 +357,9 @@ def test_another_fidelity(float64):
     y = scene(8, 1)
     map_ = PrimalDual(TV(), Rounded(), reg=0.05, lipschitz=1.0).requires_grad_(False)
     term = map_.data_term(y, Denoising())
-    image = solved(map_, y, Denoising(), 1e-10, 40000)
+    image = solved(map_, y, Denoising(), 1e-9, 6000)
     value = float(map_.objective(image, term))
     for seed in range(20):
         other = image + 10.0 ** -(seed % 4) * rand(*image.shape, seed=seed)
-        assert float(map_.objective(other, term)) >= value
+        assert float(map_.objective(other, term)) >= value * (1 - 1e-9)
     assert map_.guarantee(term).statement == "converge to a minimiser, if there is one"

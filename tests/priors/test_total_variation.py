@@ -70,7 +70,7 @@ def test_without_vectors_it_is_that_of_deepinv(float64):
 @pytest.mark.parametrize(("isotropic", "vectorial"), KINDS)
 def test_the_dual_prox_obeys_moreau(isotropic, vectorial, gamma, float64):
     """``p = prox_{σ(γg)*}(p) + σ prox_{γg/σ}(p/σ)``, with the prox of g as a shrinkage of each group."""
-    gamma, sigma = gamma.double(), torch.tensor([0.3])
+    gamma, sigma = gamma.double().reshape(-1, 1, 1, 1), torch.tensor([0.3])
     p = rand(2, 2, 3, 4, 5)
     analysis = TV(isotropic, vectorial).bind((2, 3, 4, 5), 0, gamma).analysis
     assert analysis is not None

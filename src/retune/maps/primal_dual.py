@@ -246,6 +246,13 @@ class _BoundPrimalDual(BoundMap):
         product = (self._forward(x) * q).flatten(1).sum(1)
         return (u.square().sum(1) + 2 * self._minus_back.flatten() * product).clamp_min(0).sqrt()
 
+    def visible(self, u: Tensor) -> Tensor:
+        """A change of the image; it moves the multiplier in the next layer.
+
+        Where the image is flat, fields q with ``Kᵀq = 0`` do not change it, and no image moves them.
+        """
+        return self.image_adjoint(self.image(u))
+
     def _parts(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The image and the scaled multiplier of a state; views."""
         x, q = u[:, : self._pixels], u[:, self._pixels :]

@@ -50,6 +50,10 @@ class Watched(BoundMap):
         """See [`BoundMap`][retune.BoundMap]."""
         return self.bound.norm(u)
 
+    def visible(self, u: Tensor) -> Tensor:
+        """See [`BoundMap`][retune.BoundMap]."""
+        return self.bound.visible(u)
+
     def select(self, index: Tensor) -> BoundMap | None:
         """See [`BoundMap`][retune.BoundMap]."""
         return self.bound.select(index)
