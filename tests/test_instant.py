@@ -105,7 +105,7 @@ def test_a_physics_of_deepinv_is_a_problem():
     same = retune.restore(x, P.denoise(sigma=0.05))
     torch.testing.assert_close(retune.restore(x, deepinv.physics.Denoising(noise)), same)
     kernel = P.deblur("gaussian:1").kernel
-    # A named blur is continued beyond its border, a physics is not: only a periodic one gives the same at the border.
+    # Nothing is assumed beyond the border of a named blur. A physics is what it is: only a periodic one is the same.
     noise = deepinv.physics.PoissonGaussianNoise(0.002, 0.003)
     counts = deepinv.physics.BlurFFT(x.shape[1:], filter=kernel, noise_model=noise)
     torch.testing.assert_close(
