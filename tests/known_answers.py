@@ -12,7 +12,7 @@ from deepinv.optim.prior import L1Prior, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
-from retune import DataTerm, ForwardBackward, GradientStep, PrimalDual
+from retune import DataTerm, DouglasRachford, ForwardBackward, GradientStep, PrimalDual
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
@@ -361,6 +361,20 @@ def two_pixels(batch: int = 2) -> Case:
     return Case(net, y, Denoising(), answer)
 
 
+def two_proxes(batch: int = 2) -> Case:
+    """`quadratic` by Douglas–Rachford; the prox of its dense data term needs conjugate gradients."""
+    case = quadratic(batch)
+    (prior,) = case.map.priors
+    net = DouglasRachford(prior, step_size=0.6, reg=0.3)
+
+    def answer() -> Tensor:
+        matrix = as_matrix(case.physics.A, (1, 4, 5))
+        system = matrix.T @ matrix + net.reg()[0] * (2 * prior.log_weight).exp().flatten().diag()
+        return torch.linalg.solve(system, (case.y.flatten(1) @ matrix).T).T.unflatten(1, (1, 4, 5))
+
+    return Case(net, case.y, case.physics, answer)
+
+
 #: Every map and every kind of prior has at least one case here; `test_matrix.py` says what is missing.
 CASES = {
     f.__name__: f
@@ -377,5 +391,6 @@ CASES = {
         energy,
         roughness,
         two_pixels,
+        two_proxes,
     )
 }

@@ -139,6 +139,7 @@ class Guarantee:
             ([`Descent`][retune.Descent]), and not of plain steps.
         factor: Lipschitz constants of the layers in the Euclidean norm, shape (layers, 1 or B), for a map of another
             form, in place of the formula above; None: by the formula.
+        factor_from: that other formula, in one phrase.
         averaged: α in (0, 1), shape (1,) or (B,), such that ``T = (1 − α) I + α N`` with N nonexpansive in the norm
             [`norm`][retune.BoundMap.norm] of the bound map. Without a factor below 1 it proves convergence to a fixed
             point, if there is one, but no rate and no distance. None if no such constant is known.
@@ -162,6 +163,7 @@ class Guarantee:
     assumptions: tuple[Assumption, ...] = ()
     monotone: bool = False
     factor: Tensor | None = None
+    factor_from: str = ""
     averaged: Tensor | None = None
     metric: str = ""
     region: Tensor | None = None

@@ -357,9 +357,9 @@ def test_another_fidelity(float64):
     y = scene(8, 1)
     map_ = PrimalDual(TV(), Rounded(), reg=0.05, lipschitz=1.0).requires_grad_(False)
     term = map_.data_term(y, Denoising())
-    image = solved(map_, y, Denoising(), 1e-9, 6000)
+    image = solved(map_, y, Denoising(), 1e-8, 2000)
     value = float(map_.objective(image, term))
     for seed in range(20):
         other = image + 10.0 ** -(seed % 4) * rand(*image.shape, seed=seed)
-        assert float(map_.objective(other, term)) >= value * (1 - 1e-9)
+        assert float(map_.objective(other, term)) >= value * (1 - 1e-8)
     assert map_.guarantee(term).statement == "converge to a minimiser, if there is one"

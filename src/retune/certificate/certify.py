@@ -460,6 +460,8 @@ def _averaged_in(facts: Guarantee, i: int) -> str:
 
 
 def _factor_from(facts: Guarantee, mu: float) -> str:
+    if facts.factor is not None:
+        return f"{facts.factor_from}, μ = {mu:.3g}".removeprefix(", ")
     strong = "" if facts.backward is None or bool((facts.backward == 1).all()) else "the prox shrinks; "
     return f"{strong}max(|1 − τμ|, |1 − τL|), μ = {mu:.3g}"
 

@@ -22,7 +22,13 @@ from retune.priors.base import Analysis, BoundPrior
 from retune.priors.capabilities import bind_cycle, convexity_of, is_inherited, smoothness_of
 from retune.priors.origin import is_ours
 
-__all__ = ["backtracking_guarantee", "forward_backward_guarantee", "primal_dual_guarantee", "smooth_assumptions"]
+__all__ = [
+    "backtracking_guarantee",
+    "douglas_rachford_guarantee",
+    "forward_backward_guarantee",
+    "primal_dual_guarantee",
+    "smooth_assumptions",
+]
 
 
 class Backtracking(Protocol):
@@ -152,6 +158,51 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
         statement=statement,
         convex=True,
         backward=backward,
+    )
+
+
+class Reflected(Protocol):
+    """The attributes of a Douglas–Rachford map that its guarantee uses."""
+
+    prior: Prior
+    reg: Positive
+
+
+def douglas_rachford_guarantee(owner: Reflected, gamma: Tensor, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.DouglasRachford.guarantee]. The proofs are about exact proxes."""
+    known = convexity_of(owner.prior)
+    prox = data_term.prox_at(gamma)
+    reg = owner.reg.value.to(gamma)
+    (bound,) = bind_cycle([owner.prior], data_term.shape, [gamma * reg])
+    how = "closed form" if prox.exact else f"conjugate gradients, relative residual {prox.accuracy:.0e}"
+    of_prior = _of_priors([owner.prior], [known], [bound], data_term)
+    facts = Guarantee(
+        row="convex prior with exact prox, Douglas–Rachford",
+        lipschitz=data_term.lipschitz,
+        lipschitz_kind=data_term.sqnorm_kind,
+        assumptions=(
+            *smooth_assumptions(data_term),
+            Assumption("the prox of the data term is exact", prox.exact, how),
+            *of_prior,
+        ),
+    )
+    if known is None or any(a.refuted for a in of_prior):
+        return facts
+    square = bound.frame is None or bound.frame.orthonormal
+    mu = data_term.strong_convexity if square else torch.zeros_like(data_term.strong_convexity)
+    contracts = prox.exact and bool((mu > 0).all())
+    step, big = gamma.flatten(), data_term.lipschitz
+    worst = torch.maximum((1 - step * mu) / (1 + step * mu), (step * big - 1) / (step * big + 1))
+    exists = "" if known.checked or contracts else ", if there is one"
+    return replace(
+        facts,
+        subject=Subject.ITERATES,
+        statement=f"have images that converge to {'the only' if contracts else 'a'} minimiser{exists}",
+        averaged=torch.full_like(big, 0.5),
+        factor=(0.5 * (1 + worst))[None] if contracts else None,
+        factor_from="½(1 + δ), δ = max((1 − γμ)/(1 + γμ), (γL − 1)/(γL + 1))",
+        strong_convexity=mu,
+        strong_convexity_from="the smallest singular value of A, known exactly" if contracts else "μ is unknown",
     )
 
 

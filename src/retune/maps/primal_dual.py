@@ -208,9 +208,14 @@ class _BoundPrimalDual(BoundMap):
         return self if steps is None else _BoundPrimalDual(self._owner, self.data_term, steps.scale)
 
     def init(self) -> Tensor:
-        """``Aᵀy/‖A‖²`` with the holes of a mask filled in, projected onto the box; the multiplier is 0."""
+        """``Aᵀy/‖A‖²`` with the holes of a mask filled in, projected onto the box; the multiplier is 0.
+
+        For a blur with a valid boundary: the measurement, continued by its mirror image.
+        """
         term = self.data_term
         assert term is not None
+        if (continued := term.continued) is not None:
+            return self.state(continued)
         start = term.adjoint_y / over_images(term.sqnorm)
         holes = term.holes
         return self.state(start if holes is None else fill(start, holes))
