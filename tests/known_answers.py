@@ -12,7 +12,7 @@ from deepinv.optim.prior import L1Prior, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
-from retune import DataTerm, DouglasRachford, ForwardBackward, GradientStep, PrimalDual
+from retune import DataTerm, DouglasRachford, ForwardBackward, GradientStep, PrimalDual, ThreeOperators
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
@@ -375,6 +375,15 @@ def two_proxes(batch: int = 2) -> Case:
     return Case(net, case.y, case.physics, answer)
 
 
+def boxed_l1(batch: int = 2) -> Case:
+    """`damped_l1` in a box, which is separable, too: ``x* = clamp(soft(m y, λ)/m²)``."""
+    mask = torch.where(rand(1, 1, 4, 6, seed=3) > 0, 1.0, 0.6)
+    y = rand(batch, 1, 4, 6, seed=1)
+    net = ThreeOperators(L1Prior(), step_size=0.6, reg=0.3, box=(-0.4, 0.9))
+    physics = Inpainting((1, 4, 6), mask=mask)
+    return Case(net, y, physics, lambda: (soft(mask * y, net.reg()[0]) / mask**2).clamp(-0.4, 0.9))
+
+
 #: Every map and every kind of prior has at least one case here; `test_matrix.py` says what is missing.
 CASES = {
     f.__name__: f
@@ -392,5 +401,6 @@ CASES = {
         roughness,
         two_pixels,
         two_proxes,
+        boxed_l1,
     )
 }

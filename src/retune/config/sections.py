@@ -222,7 +222,7 @@ class MapConfig(Section):
     spoken = False
 
     type: str = "auto"
-    """forward_backward, gradient_step, primal_dual, douglas_rachford or your own; auto chooses by the prior."""
+    """auto chooses by the prior: forward_backward, gradient_step or primal_dual; douglas_rachford, three_operators."""
     options: dict[str, Any] = {}
     """More arguments of the map: a table [map.options]."""
 

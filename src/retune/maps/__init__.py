@@ -5,6 +5,7 @@ from retune.maps.douglas_rachford import DouglasRachford
 from retune.maps.forward_backward import ForwardBackward
 from retune.maps.gradient_step import GradientStep
 from retune.maps.primal_dual import PrimalDual
+from retune.maps.three_operators import ThreeOperators
 from retune.parameters import Bounded, Positive
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "GradientStep",
     "Positive",
     "PrimalDual",
+    "ThreeOperators",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "forward_backward_guarantee",
     "primal_dual_guarantee",
     "smooth_assumptions",
+    "three_operator_guarantee",
 ]
 
 
@@ -162,7 +163,7 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
 
 
 class Reflected(Protocol):
-    """The attributes of a Douglas–Rachford map that its guarantee uses."""
+    """The attributes of a map with two proxes that its guarantee uses."""
 
     prior: Prior
     reg: Positive
@@ -203,6 +204,31 @@ def douglas_rachford_guarantee(owner: Reflected, gamma: Tensor, data_term: DataT
         factor_from="½(1 + δ), δ = max((1 − γμ)/(1 + γμ), (γL − 1)/(γL + 1))",
         strong_convexity=mu,
         strong_convexity_from="the smallest singular value of A, known exactly" if contracts else "μ is unknown",
+    )
+
+
+def three_operator_guarantee(owner: Reflected, gamma: Tensor, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.ThreeOperators.guarantee]."""
+    known = convexity_of(owner.prior)
+    (bound,) = bind_cycle([owner.prior], data_term.shape, [gamma * owner.reg.value.to(gamma)])
+    of_prior = _of_priors([owner.prior], [known], [bound], data_term)
+    half = gamma.flatten() * data_term.lipschitz / 2
+    facts = Guarantee(
+        row="convex prior with exact prox in a box, three operators",
+        lipschitz=data_term.lipschitz,
+        lipschitz_kind=data_term.sqnorm_kind,
+        region=half,
+        region_from="γL/2",
+        assumptions=(*smooth_assumptions(data_term), *of_prior),
+    )
+    if known is None or not data_term.fidelity.convex or any(a.refuted for a in of_prior):
+        return facts
+    exists = "" if known.checked else ", if there is one"
+    return replace(
+        facts,
+        subject=Subject.ITERATES,
+        statement=f"have images that converge to a minimiser{exists}",
+        averaged=1 / (2 - half),
     )
 
 
