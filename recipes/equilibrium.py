@@ -156,8 +156,9 @@ def main(
         generation, visit = divmod(turn, _VISITS)
         m = draw(images, batch, crop, seed, generation * _SLOTS + slot).to(device)
         known = visit > 0
-        x = rest(net, m, memory["image"][slot].to(device) if known else m.start)
-        adjoint = memory["adjoint"][slot].to(device) if known else torch.zeros_like(x)
+        # A clone: a descent that has nothing to do returns its start, which is overwritten below.
+        x = rest(net, m, memory["image"][slot].clone().to(device) if known else m.start)
+        adjoint = memory["adjoint"][slot].clone().to(device) if known else torch.zeros_like(x)
         value, w = implicit_loss(net, m, x, adjoint)
         memory["image"][slot], memory["adjoint"][slot] = x.cpu(), w.cpu()
         return value

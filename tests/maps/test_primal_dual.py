@@ -224,6 +224,41 @@ def test_gradient_error_follows_the_measured_rate(float64):
     assert (last / first) ** (1 / 40) == pytest.approx(rho, rel=0.05)
 
 
+def test_at_an_equilibrium_one_layer_does_not_depend_on_the_steps(float64):
+    """The coordinates of the multiplier do not follow the parameters, so K = 1 has no false gradient of the steps."""
+    y, physics = scene(5, 1) + 0.1 * rand(1, 1, 5, 5), Denoising()
+    map_ = PrimalDual(TV(), reg=0.05)
+    bound = map_.bind(DataTerm(y, physics))
+    with torch.no_grad():
+        u = bound.init()
+        for _ in range(3000):
+            u = bound.layer(u)
+    steps = [map_.step_size.raw, map_.balance.raw]
+    found = torch.autograd.grad((rand(*u.shape, seed=9) * bound.layer(u)).sum(), [*steps, map_.reg.raw])
+    assert max(float(g.abs()) for g in found[:2]) < 1e-8
+    assert float(found[2].abs()) > 1e-3
+
+
+class Overstated(PrimalDual):
+    """Its norm of A is too small by five, and it says all the same that it is averaged."""
+
+    def data_term(self, y, physics):
+        return DataTerm(y, physics, self.data_fidelity, sqnorm=0.2)
+
+    def guarantee(self, data_term):
+        return super().guarantee(data_term)
+
+
+def test_a_movement_that_grows_refutes_it(float64):
+    y = scene(6, 1)
+    net = Restarted(Overstated(TV(), reg=0.05), depth=2, stop=Stop(1e-9, 4)).eval()
+    result = net.solve(y + 0.1 * rand(1, 1, 6, 6), Denoising())
+    (found,) = retune.certify(net, y + 0.0, Denoising(), result=result, max_layers=10, iterations=3, starts=1)
+    assert "the movement of a layer grew from" in found.refuted
+    assert found.statement == ""
+    assert found.averaged.proved is None
+
+
 def test_directions_that_no_image_reaches_do_not_hide_the_rate(float64):
     """A flat image: there a whirl of the multiplier stays for ever, and the image does not see it."""
     map_ = PrimalDual(TV(), reg=0.3).requires_grad_(False)
