@@ -240,10 +240,10 @@ def test_at_an_equilibrium_one_layer_does_not_depend_on_the_steps(float64):
 
 
 class Overstated(PrimalDual):
-    """Its norm of A is too small by five, and it says all the same that it is averaged."""
+    """Its norm of A is too small, and it says all the same that it is averaged."""
 
     def data_term(self, y, physics):
-        return DataTerm(y, physics, self.data_fidelity, sqnorm=0.2)
+        return DataTerm(y, physics, self.data_fidelity, sqnorm=0.7)
 
     def guarantee(self, data_term):
         return super().guarantee(data_term)
@@ -251,7 +251,7 @@ class Overstated(PrimalDual):
 
 def test_a_movement_that_grows_refutes_it(float64):
     y = scene(6, 1)
-    net = Restarted(Overstated(TV(), reg=0.05), depth=2, stop=Stop(1e-9, 4)).eval()
+    net = Restarted(Overstated(TV(), reg=0.05, balance=0.01), depth=2, stop=Stop(1e-9, 4)).eval()
     result = net.solve(y + 0.1 * rand(1, 1, 6, 6), Denoising())
     (found,) = retune.certify(net, y + 0.0, Denoising(), result=result, max_layers=10, iterations=3, starts=1)
     assert "the movement of a layer grew from" in found.refuted
