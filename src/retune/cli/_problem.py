@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from retune.config import Config
     from retune.jobs.instant import InstantModel
     from retune.jobs.opened import OpenedModel
+    from retune.records import Record
 
 Problem = Annotated[
     str | None,
@@ -122,6 +123,31 @@ def folder(name: str) -> Path:
     if not str(name).strip():
         raise typer.BadParameter("the name of the folder is empty (is a variable of the shell not set?)")
     return Path(name)
+
+
+def json_file(name: str | None, kind: type[Record]) -> Path | None:
+    """The file for a result as JSON. It is checked before the work.
+
+    Raises:
+        typer.BadParameter: the name is empty.
+        InvalidParameterError: a folder, or a file that is not such a result.
+    """
+    if name is None:
+        return None
+    if not name.strip():
+        raise typer.BadParameter("the name of the file is empty (is a variable of the shell not set?)")
+    from retune._files import is_stream
+    from retune.errors import InvalidParameterError
+
+    path = Path(name)
+    if path.is_dir():
+        raise InvalidParameterError(f"{path} is a folder: name a file, for example --json {path / 'a.json'}")
+    if path.exists() and not is_stream(path) and not kind.is_in(path):
+        raise InvalidParameterError(
+            f"{path} already exists and does not contain results of this command, so it was not changed: choose "
+            "another name with --json, or move the file"
+        )
+    return path
 
 
 def given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from retune import io
-from retune._files import remove_leftovers
+from retune._files import make_folder, remove_leftovers
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
@@ -135,7 +136,7 @@ def restore(
                 "them into different folders"
             )
         names[file.name] = file
-        if file.resolve().parent == options.out.resolve():
+        if Path(os.path.realpath(file)).parent == Path(os.path.realpath(options.out)):
             raise InvalidParameterError(
                 f"the result of {file} would replace the file itself; choose another folder with --out"
             )
@@ -144,7 +145,7 @@ def restore(
     job = _Job(model, options, frozenset(sorted(names)[:DETAILED]))
     for doubt in kernel_doubts(job.problem):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     rows: dict[Path, Row] = {}
     remove_leftovers(options.out, options.out / FOLDER)
     with closing(_rows(files, job, workers)) as found:  # whatever happens here, the processes are stopped

@@ -23,6 +23,8 @@ WIDTH, REACH = 1.5, 4
 #: The smallest variance of an image is at least this share of its largest. A smaller one would rest on the read noise
 #: alone, which is known least, and would slow down the iteration.
 FLOOR = 0.01
+#: Gains and noise levels beyond this, and below its inverse, are refused: the squares of others overflow or vanish.
+_FARTHEST = 1e12
 #: Pixels that the Gaussian averages, ``4π · 1.5²``. It cannot see less than one count among them.
 AVERAGED = 28
 
@@ -111,6 +113,11 @@ def variance(y: Tensor, gain: float | list[float], read: float | list[float], of
     """
     if y.ndim != 4:
         raise ShapeError(f"the noise of counts is known for measurements (B, C, h, w), got shape {tuple(y.shape)}")
+    if offset and float(y.detach().amax()) < offset:
+        raise InvalidParameterError(
+            f"the offset {offset:g} of the noise is above every value of the measurement (at most "
+            f"{float(y.detach().amax()):.4g}), so no light is left: give it on the scale where 1 is white"
+        )
     mean = smoothed(y - offset).clamp_min(0)
     found = _per_channel(gain, y) * mean + _per_channel(read, y).square()
     largest = found.flatten(1).amax(1).view(-1, 1, 1, 1)
@@ -139,8 +146,10 @@ def _levels(name: str, value: Any) -> float | list[float]:
     plain = value.tolist() if callable(getattr(value, "tolist", None)) else value
     many = list(plain) if isinstance(plain, list | tuple) else [plain]
     numbers = [float(v) for v in many if isinstance(v, Real) and not isinstance(v, bool)]
-    if not many or len(numbers) < len(many) or not all(0 <= v < float("inf") for v in numbers):
-        raise InvalidParameterError(f"{name} must be a number ≥ 0, or one per channel, got {value!r}")
+    if not many or len(numbers) < len(many) or not all(v == 0 or 1 / _FARTHEST <= v <= _FARTHEST for v in numbers):
+        raise InvalidParameterError(
+            f"{name} must be 0 or a number from {1 / _FARTHEST:g} to {_FARTHEST:g}, or one per channel, got {value!r}"
+        )
     return numbers if len(numbers) > 1 else numbers[0]
 
 

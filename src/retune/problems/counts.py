@@ -176,6 +176,8 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
 
 def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     """gain, read, their errors, and whether the noise grows, for images (B, H, W)."""
+    if min(images.shape[1:]) < 3:  # no block of 2×2 pixels at every offset
+        return None
     found = [_blocks(one[i:, j:]) for one in images for i in (0, 1) for j in (0, 1)]
     mean, detail, near, rough, dark = (np.concatenate(parts) for parts in zip(*found, strict=True))
     classes = min(_CLASSES, len(mean) // (4 * _IN_CLASS))

@@ -89,8 +89,8 @@ def estimate_noise(y: Tensor) -> float | tuple[float, ...]:
     images = y.detach().cpu().double().permute(0, 2, 3, 1).numpy()
     levels = np.mean([np.atleast_1d(estimate_sigma(one, channel_axis=-1)) for one in images], axis=0)
     if not np.isfinite(levels).all() or levels.min() < 1e-7:
+        seen = f" (estimate {' '.join(f'{v:.1e}' for v in levels)})" if np.isfinite(levels).all() else ""
         raise InvalidParameterError(
-            f"the noise level cannot be estimated: no noise is visible (estimate {levels.tolist()}). Give the level, "
-            "e.g. --sigma 0.01"
+            f"the noise level cannot be estimated: no noise is visible{seen}. Give the level, e.g. --sigma 0.01"
         )
     return float(levels[0]) if len(levels) == 1 else tuple(float(v) for v in levels)
