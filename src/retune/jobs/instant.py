@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from retune import weights
+from retune._torch.devices import check_device
 from retune.config import Config, ProblemConfig, from_dict
 from retune.instant import RULE, instant_network, noise_of
 from retune.jobs.inputs import require_kernel
@@ -51,7 +52,9 @@ def instant_model(given: dict[str, Any], device: str = "cpu") -> InstantModel:
 
     Raises:
         ConfigError: a value that is not allowed, or a blur without a kernel.
+        InvalidParameterError: the device is not available.
     """
+    check_device(device)
     unsaid = {} if "noise" in given else {"sigma": "estimate"}
     config = from_dict({"problem": unsaid | given}, (), "the problem").problem
     require_kernel(config)
