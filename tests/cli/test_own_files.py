@@ -80,19 +80,11 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
 def test_a_folder_that_cannot_be_one_is_named(run, photo, verb, kind):
     out = photo.parent / "out"
     out.write_text("mine") if kind == "file" else out.symlink_to(out)
+    quick = ["--set", "prior.levels=2", "--set", "data.crop=16"]
     commands = {
         "restore": ["restore", run, photo],
-        "tune": ["tune", photo, "-p", "denoise", "--sigma", 0.1, "--set", "prior.levels=2", "--set", "data.crop=16"],
-        "train": [
-            "train",
-            "denoise",
-            "--set",
-            f"data.train={photo}",
-            "--set",
-            "prior.levels=2",
-            "--set",
-            "data.crop=16",
-        ],
+        "tune": ["tune", photo, "-p", "denoise", "--sigma", 0.1, *quick],
+        "train": ["train", "denoise", "--set", f"data.train={photo}", *quick],
         "compare": ["compare", "denoise", "--methods", "variational"],
         "demo": ["demo", "--quick", "--problem", "denoise"],
     }
