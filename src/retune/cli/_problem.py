@@ -75,7 +75,7 @@ KnownSigma = Annotated[
     ),
 ]
 White = Annotated[float | None, typer.Option("--white", metavar="WHITE", help="Intensity that counts as 1.")]
-Details = Annotated[bool, typer.Option("--details", help="Print also what only an expert reads.")]
+Details = Annotated[bool, typer.Option("--details", help="Print also the numbers for experts.")]
 Report = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html into the folder: a picture of what was done.")
 ]
@@ -169,7 +169,7 @@ def given(
 
 
 def of_kernel(background: str | None, centre: bool | None) -> dict[str, Any]:
-    """The given fields of the section [problem] on what is done to the kernel."""
+    """The given fields of the section [problem] for changes of the kernel."""
     fields: dict[str, Any] = {} if centre is None else {"centre_kernel": centre}
     if background is not None:
         try:
@@ -189,7 +189,7 @@ def of_noise(noise: str | None, sigma: str | None) -> dict[str, Any]:
     from retune.errors import ConfigError
 
     if sigma is not None and sigma != "estimate":
-        raise ConfigError(f"--noise {noise} and --sigma {sigma} say the noise twice: give one of them")
+        raise ConfigError(f"--noise {noise} and --sigma {sigma} both give the noise: use one of them")
     return {"noise": noise}
 
 
@@ -199,7 +199,7 @@ def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()
 
     values = config.model_dump(exclude_unset=True)
     told = values["problem"] if fields.get("name", config.problem.name) == config.problem.name else {}
-    if "kernel" in fields:  # what was done to the one of the run does not suit every other
+    if "kernel" in fields:  # changes of the run's kernel need not suit another kernel
         told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
 

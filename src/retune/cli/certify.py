@@ -93,7 +93,7 @@ def certify(
 
 
 class _Told:
-    """Prints what was found, file by file: of a stack the image with the weakest certificate, and each with details."""
+    """Prints the verdicts, file by file. Of a stack, only the weakest certificate; with details, all."""
 
     def __init__(self, details: bool):
         self._details, self._waiting = details, []
