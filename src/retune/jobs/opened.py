@@ -38,7 +38,7 @@ class OpenedModel:
         white: the intensity that counted as 1 in the files that it was made with; None if that was not said.
         digest: SHA-256 of the file, of the very bytes that the network was made from.
         device: where the network is.
-        widens: whether a blurred measurement is continued beyond its border before it is restored.
+        borderless: whether the image is restored without an assumption about what lies beyond its border.
     """
 
     file: Path
@@ -47,7 +47,7 @@ class OpenedModel:
     white: float | None
     digest: str
     device: str = "cpu"
-    widens: bool = False
+    borderless: bool = False
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
         """The network for a measurement, and its problem: a trained network is the same for all."""
@@ -93,8 +93,8 @@ def _again(file: Path, problem: ProblemConfig, device: str) -> OpenedModel:
 def _made(checkpoint: _checkpoint.Checkpoint, problem: ProblemConfig, device: str) -> OpenedModel:
     check_device(device)
     net = network_in(checkpoint).to(device)
-    widens = checkpoint.notes.get("widens") == "yes"
-    return OpenedModel(checkpoint.path, net, problem, _white(checkpoint), checkpoint.digest, device, widens)
+    borderless = checkpoint.notes.get("borderless") == "yes"
+    return OpenedModel(checkpoint.path, net, problem, _white(checkpoint), checkpoint.digest, device, borderless)
 
 
 def model_file(model: Path) -> Path:

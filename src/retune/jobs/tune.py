@@ -255,7 +255,7 @@ def tune(
             words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out, noise=noise
         )
         tuned.record().write(out / RESULT)
-        more = {"widens": "yes"} if config.prior.type == "energy" else {}
+        more = {"borderless": "yes"} if config.prior.type == "energy" else {}
         save_model(net, out / MODEL, used.problem, white, **more)
         if report:
             tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, white, out))
