@@ -74,7 +74,7 @@ def test_a_stack_in_colour_and_by_two_workers(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-p", "denoise", "--noise", "poisson:1", "--sigma", "0.1"), "say the noise twice"),
+        (("-p", "denoise", "--noise", "poisson:1", "--sigma", "0.1"), "both give the noise"),
         (("-p", "denoise", "--noise", "poisson"), "expected poisson:GAIN"),
         (("-p", "denoise", "--noise", "poisson:0.1/0.2"), "2 channels, but the measurement has 1"),
         (("-p", "inpaint", "--noise", "poisson:0.1"), "inpaint has no noise"),

@@ -64,8 +64,8 @@ def test_other_text_is_refused_with_the_forms_there_are(text):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((-1.0,), "gain must be a number ≥ 0"),
-        ((0.1, float("nan")), "read must be a number ≥ 0"),
+        ((-1.0,), "gain must be 0 or a number"),
+        ((0.1, float("nan")), "read must be 0 or a number"),
         ((0.0, 0.0), "both 0"),
         ((True,), "gain must be"),
         ((0.1, 0.1, float("inf")), "offset must be a finite number"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from retune.config import Config
     from retune.jobs.instant import InstantModel
     from retune.jobs.opened import OpenedModel
+    from retune.records import Record
 
 Problem = Annotated[
     str | None,
@@ -74,7 +75,7 @@ KnownSigma = Annotated[
     ),
 ]
 White = Annotated[float | None, typer.Option("--white", metavar="WHITE", help="Intensity that counts as 1.")]
-Details = Annotated[bool, typer.Option("--details", help="Print also what only an expert reads.")]
+Details = Annotated[bool, typer.Option("--details", help="Print also the numbers for experts.")]
 Report = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html into the folder: a picture of what was done.")
 ]
@@ -124,6 +125,31 @@ def folder(name: str) -> Path:
     return Path(name)
 
 
+def json_file(name: str | None, kind: type[Record]) -> Path | None:
+    """The file for a result as JSON. It is checked before the work.
+
+    Raises:
+        typer.BadParameter: the name is empty.
+        InvalidParameterError: a folder, or a file that is not such a result.
+    """
+    if name is None:
+        return None
+    if not name.strip():
+        raise typer.BadParameter("the name of the file is empty (is a variable of the shell not set?)")
+    from retune._files import is_stream
+    from retune.errors import InvalidParameterError
+
+    path = Path(name)
+    if path.is_dir():
+        raise InvalidParameterError(f"{path} is a folder: name a file, for example --json {path / 'a.json'}")
+    if path.exists() and not is_stream(path) and not kind.is_in(path):
+        raise InvalidParameterError(
+            f"{path} already exists and does not contain results of this command, so it was not changed: choose "
+            "another name with --json, or move the file"
+        )
+    return path
+
+
 def given(
     name: str | None,
     kernel: str | None,
@@ -143,7 +169,7 @@ def given(
 
 
 def of_kernel(background: str | None, centre: bool | None) -> dict[str, Any]:
-    """The given fields of the section [problem] on what is done to the kernel."""
+    """The given fields of the section [problem] for changes of the kernel."""
     fields: dict[str, Any] = {} if centre is None else {"centre_kernel": centre}
     if background is not None:
         try:
@@ -163,7 +189,7 @@ def of_noise(noise: str | None, sigma: str | None) -> dict[str, Any]:
     from retune.errors import ConfigError
 
     if sigma is not None and sigma != "estimate":
-        raise ConfigError(f"--noise {noise} and --sigma {sigma} say the noise twice: give one of them")
+        raise ConfigError(f"--noise {noise} and --sigma {sigma} both give the noise: use one of them")
     return {"noise": noise}
 
 
@@ -173,7 +199,7 @@ def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()
 
     values = config.model_dump(exclude_unset=True)
     told = values["problem"] if fields.get("name", config.problem.name) == config.problem.name else {}
-    if "kernel" in fields:  # what was done to the one of the run does not suit every other
+    if "kernel" in fields:  # changes of the run's kernel need not suit another kernel
         told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
 

@@ -29,7 +29,7 @@ def doctor(
     size: Annotated[
         str, typer.Option("--size", help="Height x width of the image for the operator, if no image is given.")
     ] = "128x128",
-    json: Annotated[Path | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
+    json: Annotated[str | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
     kernel_background: _problem.KernelBackground = None,
@@ -52,14 +52,15 @@ def doctor(
         from retune.jobs.doctor import examine
         from retune.records import Examinations
 
+        target = _problem.json_file(json, Examinations)
         _problem.accept_code(plugins, problem)
         fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
         fields |= _problem.of_kernel(kernel_background, centre_kernel)
         config, rest = _run_and_images(what or [], fields)
         files = _problem.chosen_files(rest)
         found = examine(config, files, size=_size(size), white=white, note=_show)
-        if json is not None:
-            Examinations(format=1, examined=[e.record() for e in found]).write(json)
+        if target is not None:
+            Examinations(format=1, examined=[e.record() for e in found]).write(target)
         bad = [e.name for e in found if not e.ok]
         if bad:
             say_error(f"problems or warnings for {len(bad)} of {len(found)}:  {', '.join(bad)}")

@@ -36,7 +36,7 @@ def one_screen(debug: bool = False, go_on: Callable[[], str] = lambda: "") -> It
         with _terminable():
             yield
     except (RetuneError, OSError, MemoryError, RuntimeError) as error:
-        # Exceptions are told apart by their classes: that is what they have them for.
+        # Exceptions are distinguished by class.
         if debug or not (isinstance(error, RetuneError | OSError) or _is_for_want_of_memory(error)):
             raise
         say_error(_text(error))

@@ -154,7 +154,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _tell(rows: list[Row], out: Path, details: bool) -> None:
-    """The verdict, and what became of each file."""
+    """The verdict, and the outcome for each file."""
     from retune._terminal import clean_line
     from retune.cli._words import wrapped
     from retune.cli.errors import show
@@ -181,7 +181,7 @@ def _tell(rows: list[Row], out: Path, details: bool) -> None:
         show(wrapped(told, head, " " * len(head)))
 
 
-#: What is said of a residual, by its kind; see ``retune.diagnosis.residual``.
+#: The kinds of residual that are printed; see ``retune.diagnosis.residual``.
 _LEFT = ("structure", "structure in places", "larger than the noise")
 
 

@@ -13,6 +13,9 @@ from retune.io.files import Layout, read
 
 __all__ = ["intensity_scale", "read_scaled", "require_white"]
 
+#: A given white is refused if the brightest value is more than this times it, or less than its inverse.
+_FARTHEST = 1e6
+
 
 def intensity_scale(
     file: Path,
@@ -66,6 +69,11 @@ def _scale_of(file: Path, layout: Layout, white: float, high: float, option: str
             f"intensity of white, for example {option}{most}"
         )
     scale = (largest or 1) / white
+    if high > 0 and not 1 / _FARTHEST < high * scale < _FARTHEST:
+        raise InvalidParameterError(
+            f"{file} has intensities up to {high * (largest or 1):.4g}, so {white:g} cannot be its white: give the "
+            f"intensity of white in the units of the file, for example {option}{largest or 1}"
+        )
     if remembered and not 0.02 < high * scale < 3:
         raise InvalidParameterError(
             f"{file} has intensities up to {high * (largest or 1):.4g}, but the network uses {white:g} as white: give "

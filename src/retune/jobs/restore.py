@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from retune import io
-from retune._files import remove_leftovers
+from retune._files import make_folder, remove_leftovers
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
@@ -41,7 +42,7 @@ from retune.records import CertifiedImage, Pictured, RestoredImage
 
 __all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
 
-#: larger images (in pixels) are restored in tiles unless told otherwise
+#: Larger images (in pixels) are restored in tiles by default.
 WHOLE = 4_000_000
 AUTO_TILE = 1024
 
@@ -56,10 +57,10 @@ class Options:
         overlap: margin around a tile.
         white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
             for floats.
-        white_remembered: whether `white` is what the network was made with, and not what was said of these files.
-        again: restore also what is done already.
-        certificate: certify every image, which at most about doubles the time.
-        report: keep a section of the page ``report.html`` for every image.
+        white_remembered: whether `white` comes from the network, and not from the user for these files.
+        again: restore finished images again.
+        certificate: certify every image; this at most doubles the time.
+        report: write a section of the page ``report.html`` for every image.
     """
 
     out: Path
@@ -74,16 +75,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one file: "restored", "done before" or "failed".
+    """The outcome for one file: "restored", "done before" or "failed".
 
     Attributes:
-        file: that was restored.
-        result: what became of it.
-        detail: how it went, in a line.
-        seconds: that it took.
+        file: the file.
+        result: one of these three words.
+        detail: status and certificate, or the reason of the failure, in one line.
+        seconds: time that the file took.
         residual: what the residual looks like; see ``retune.diagnosis.residual``.
-        unpictured: why the page has no section of it, if one was wanted.
-        short: the detail without what only an expert reads.
+        unpictured: why the page has no section for it, if one was wanted.
+        short: the detail without the words for experts.
     """
 
     file: Path
@@ -105,16 +106,16 @@ def restore(
     """Restore files; a broken one does not stop the others.
 
     Each result is written atomically into the folder, under the name of its file, with a record beside it
-    (``NAME.json``): status, residual, layers, certificate, problem, and fingerprints of image and model. What has a
-    record with the same fingerprints is not restored again. A file in the folder that has no record is somebody's, and
-    is not replaced. Several jobs may write into one folder at a time.
+    (``NAME.json``): status, residual, layers, certificate, problem, and fingerprints of image and model. An image whose
+    record has the same fingerprints is not restored again. A file without a record belongs to the user and is never
+    replaced. Several jobs may write into one folder at the same time.
 
     Args:
         model: the network, with its problem; see ``retune.jobs.opened.open_model``.
         files: images.
         options: how.
         workers: processes that restore files at the same time.
-        note: told of each file as it is done.
+        note: called with each file when it is done.
 
     Returns:
         One row a file, in the order of the files.
@@ -124,7 +125,7 @@ def restore(
             would replace the images.
 
     Warns:
-        DoubtfulWarning: a kernel with a background, out of its place, …; once, whatever the number of files.
+        DoubtfulWarning: a kernel with a background or off its centre, …; once for all files.
     """
     names: dict[str, Path] = {}
     for file in files:
@@ -134,7 +135,7 @@ def restore(
                 "them into different folders"
             )
         names[file.name] = file
-        if file.resolve().parent == options.out.resolve():
+        if Path(os.path.realpath(file)).parent == Path(os.path.realpath(options.out)):
             raise InvalidParameterError(
                 f"the result of {file} would replace the file itself; choose another folder with --out"
             )
@@ -143,7 +144,7 @@ def restore(
     job = _Job(model, options, frozenset(sorted(names)[:DETAILED]))
     for doubt in kernel_doubts(job.problem):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     rows: dict[Path, Row] = {}
     remove_leftovers(options.out, options.out / FOLDER)
     with closing(_rows(files, job, workers)) as found:  # whatever happens here, the processes are stopped
@@ -191,19 +192,19 @@ class _Job:
 
     def __init__(self, model: OpenedModel | InstantModel, options: Options, detailed: frozenset[str] = frozenset()):
         self.model, self.options, self.detailed = model, options, detailed
-        #: the noise that the last file was restored for, if it was not said before
+        #: noise of the last file, if the problem did not state it
         self.found: str | None = None
         if options.tile is not None and options.tile < 0:
             raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
         if options.overlap < 1:
             raise InvalidParameterError(f"overlap must be at least 1, got {options.overlap}")
         require_white(options.white)
-        # The noise level decided what was learned, and is not asked for here: an image without noise has none.
+        # The noise level decided what was learned. It is not needed here, and an image without noise has none.
         self.problem = problem_of(known_noise(model.problem))  # if wrong, then for all files
         self.problem_files = problem_files(model.problem)
 
     def run(self, file: Path) -> Row:
-        """Restore one file; whatever goes wrong with it is told in the row."""
+        """Restore one file. Any failure is described in the row."""
         start = time.perf_counter()
         try:
             facts = self._facts(file)
@@ -237,7 +238,7 @@ class _Job:
             file=file.name,
             image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
             model_sha256=self.model.digest,
-            # Files by what they are, not where: the folder of the network may have been moved.
+            # Files are identified by content, not by path: the folder of the network may have been moved.
             problem=json.loads(self.model.problem.model_dump_json(exclude=set(self.problem_files))),
             problem_files=self.problem_files,
             tile=options.tile,
@@ -246,7 +247,7 @@ class _Job:
         )
 
     def _picture(self, file: Path, told: RestoredImage, content: bytes, seen: Callable[[], Seen]) -> tuple[str, str]:
-        """Keep the section of a file; what its residual looks like, and why there is no section."""
+        """Write the section of a file. Returns the kind of its residual, and the reason if there is no section."""
         if not self.options.report:
             return "", ""
 

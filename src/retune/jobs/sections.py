@@ -1,4 +1,4 @@
-"""The words of a section of ``report.html``: what was assumed, what was found, and what to doubt."""
+"""The words of a section of ``report.html``: assumptions, results and doubts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from retune.records import EstimatedGain, Pictured, PicturedImage, RestoredImage
 __all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section"]
 
 
-#: So many measurements of a tuning are shown.
+#: Number of measurements that are shown for a tuning.
 TUNED = 3
 
 
@@ -38,7 +38,7 @@ class Seen:
         layout: how the file is stored.
         pages: number of images in the file.
         read_again: whether the restored image was read from its file.
-        fitted: the network and the problem that it was restored with, if they are known.
+        fitted: the network and the problem of the restoration, if they are known.
     """
 
     y: Tensor
@@ -65,7 +65,7 @@ def restored_section(
         model: the network, with its problem.
         problem: the same problem, made.
         told: the record of the result.
-        made: fingerprint of that record.
+        made: fingerprint of this record.
         seen: the image.
         detailed: whether the section has all pictures.
         white_remembered: whether the intensity of white comes from the network.
@@ -172,11 +172,11 @@ def tuned_section(
 def picture_tuned(
     net: Restarted, problem: Problem, config: ProblemConfig, named: Sequence[tuple[str, Tensor]]
 ) -> list[PicturedImage]:
-    """The first measurements that a network was tuned on, restored with it: of large ones, the middle.
+    """The first measurements of a tuning, restored with the tuned network. Of large ones, the middle is restored.
 
     Args:
         net: the network, on the CPU.
-        problem: what was measured, with its noise level.
+        problem: the problem of the measurements, with its noise level.
         config: the same as a section of a run.
         named: names and measurements (1, C, h, w).
     """
@@ -201,10 +201,10 @@ def gain_in_words(found: Comparison | EstimatedGain) -> str:
     if not found.better:
         return "The defaults are kept: the tuned strengths have no smaller estimated error."
     if found.gain is None or found.before is None:
-        return "The tuned strengths have the smaller estimated error. By how much is unknown."
+        return "The tuned strengths have the smaller estimated error. The gain is unknown."
     sure = "" if found.spread is None else f" ± {found.spread:.2f}"
     gain = f"{found.gain:+.2f}{sure} dB"
-    # Stein's estimate is of what was measured without its noise: of a blurred image, not of the sharp one.
+    # Stein's estimate is the error of the noise-free measurement: of the blurred image, not of the sharp one.
     of = " (estimated, of the noise-free measurement)"
     if found.spread is None or found.gain < 2 * found.spread:
         return f"The tuned strengths are used, but their gain is not significant: {gain}{of}."
@@ -212,7 +212,7 @@ def gain_in_words(found: Comparison | EstimatedGain) -> str:
 
 
 def _unsettled(told: RestoredImage) -> str:
-    """What it means that the iteration did not settle, and what to do, by the options of the command."""
+    """The meaning of an iteration that did not settle, and the remedy, as options of the command."""
     moves = (
         "" if told.residual is None else f" Its last block still changed the image by {told.residual:.1e} of its size."
     )
@@ -224,7 +224,7 @@ def _unsettled(told: RestoredImage) -> str:
 
 
 def _first(image: PicturedImage) -> str:
-    """What to know first: the judgement of the residual."""
+    """The first sentence: the judgement of the residual."""
     return "" if image.residual is None else f"Residual: {image.residual.sentence}"
 
 

@@ -46,13 +46,13 @@ from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEqui
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 
 LOSSES = ("auto", "sure", "r2r", "ei")
-#: What a run is tuned with, unless it says otherwise: a minute or two for an image of 512×512 on a CPU.
+#: Default settings of a tuning: a minute or two for an image of 512×512 on a CPU.
 _QUICK = {
     "model": {"solver": "inertial", "restarts": 12},
     "data": {"crop": 128, "batch_size": 1},
     "optimiser": {"steps": 40, "lr": 0.1},
 }
-#: The same with the learned energy. Only its strength is learned: the rest was learned from photographs.
+#: The same for the learned energy. Only its strength is tuned; its other weights were trained on photographs.
 _ENERGY = {
     "prior": {"type": "energy"},
     "model": {"restarts": 12},
@@ -60,31 +60,31 @@ _ENERGY = {
     "data": {"crop": 96, "batch_size": 1},
     "optimiser": {"steps": 8, "lr": 0.25},
 }
-#: Relative change per block at which the restarts of the learning stop. A gradient needs less than an image does, but
-#: what is far from its equilibrium is smoother than that, and would have the strength chosen too small.
+#: Relative change per block at which the restarts of the learning stop. A gradient needs less accuracy than an image.
+#: But an image far from its equilibrium is too smooth, and the chosen strength would be too small.
 _NEAR = 5e-4
-#: Side of the middle of the first measurement that is certified.
+#: Side of the certified part: the middle of the first measurement.
 _CERTIFIED = 128
-#: Standard errors by which a guessed error must be smaller.
+#: A guessed error must be smaller by this many standard errors.
 _CLEARLY = 2.0
 RESULT = TUNED
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen, and how sure that is.
+    """The chosen parameters, and their uncertainty.
 
     Attributes:
-        loss: what it was learned with, in words.
+        loss: the loss of the tuning, in words.
         sigma: noise level, given or estimated.
-        comparison: with the parameters that it started from, by estimated error.
+        comparison: estimated errors of the chosen and of the initial parameters.
         factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
-        seconds: of the learning.
+        seconds: duration of the tuning.
         certificate: of the restoration of the first measurement (the middle of a large one).
-        left_out: why, by file, for those that could not be used.
+        left_out: files that could not be used, with the reasons.
         noise: the noise that grows with the brightness, as ``--noise`` takes it; "" for noise of one level.
-        unpictured: why the page ``report.html`` has no section of it, if one was wanted.
+        unpictured: why the page ``report.html`` has no section for the tuning, if one was wanted.
     """
 
     loss: Estimate
@@ -99,7 +99,7 @@ class Tuned:
     noise: str = ""
 
     def record(self) -> TuneResult:
-        """What ``tune.json`` says of it."""
+        """The content of ``tune.json``."""
         return TuneResult(
             loss=str(self.loss),
             sigma=list(self.sigma) if isinstance(self.sigma, tuple) else self.sigma,
@@ -122,7 +122,7 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
     known = shipped().get(str(problem.get("name")))
     values = {} if known is None else load(known).model_dump(exclude_unset=True)
     said = {"".join(word.split()) for word in overrides if word.strip().startswith("prior.")}
-    # Whoever sets another field of the prior means the wavelet norm of the runs that ship. The energy was trained for
+    # A user who sets another field of the prior means the wavelet norm of the shipped runs. The energy was trained for
     # one step, so its minimum leaves too much of the noise where there is nothing but noise.
     if said <= {"prior.type=energy"} and (said or problem.get("name") != "denoise"):
         quick = _ENERGY
@@ -133,14 +133,14 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
         values[section] = {**values.get(section, {}), **fields}
     told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
     values["problem"] = {**told, **problem}
-    if problem.get("name") == "superres":  # crops are of what was measured; what is restored of one is as large as ever
+    if problem.get("name") == "superres":  # crops are cut from the measurement, and the restored crop is larger
         values["data"]["crop"] //= from_dict(values, overrides, "the problem").problem.factor or 1
     config = from_dict(values, overrides, "the problem")
     require_kernel(config.problem)
     return config
 
 
-#: What is never presumed of the measurements of a user.
+#: Never assumed of a user's measurements.
 _PRESUMED = ("sigma", "keep", "kernel")
 
 
@@ -148,7 +148,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
     """Run, images, white and loss of the run in a folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the folder contains no run.
     """
     try:
         facts = facts_of(out).tuned
@@ -176,14 +176,14 @@ def tune(
 ) -> Tuned:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
-    The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
-    deepinv's recorrupted loss where it is estimated from the images; it is Stein's estimate with splitting where pixels
-    are missing, and with equivariant imaging for larger images of small ones and a physics of the user's, where the
-    weights of a norm are left as they are. What was learned is then compared with what it started from, on whole
-    images, by the estimated error; the better is kept.
+    The loss depends on the problem. For denoising and blurs with a given noise level, it is Stein's unbiased estimate
+    of the error; with an estimated noise level, it is deepinv's recorrupted loss. For missing pixels, it is Stein's
+    estimate with splitting. For magnification and the user's own physics, it is Stein's estimate with equivariant
+    imaging, and the weights of a norm are not learned. At the end, the learned and the initial parameters are compared
+    on whole images by their estimated errors, and the better ones are kept.
 
     Args:
-        config: the run; its images are not looked at.
+        config: the run; its own images are not used.
         files: the measurements.
         out: folder for ``config.toml``, ``run.json``, checkpoints, ``log.csv``, ``tune.json`` and
             ``model.safetensors``.
@@ -192,17 +192,17 @@ def tune(
         resume: continue from the newest checkpoint in `out`, if there is one.
         device: "auto", "cpu", "cuda", …
         progress: show a progress bar.
-        report: keep a section of the page ``report.html``.
+        report: write a section of the page ``report.html``.
 
-    A file that cannot be read, or that does not fit the problem, is left out; the result names it.
+    A file that cannot be read or does not fit the problem is left out, and the result names it.
 
     Raises:
         RetuneError: no file that can be used, images of different numbers of channels, or a problem or run that cannot
             be used; see [`fit`][retune.fit].
 
     Warns:
-        DoubtfulWarning: a kernel with a background or out of its place, clipped values, or a noise level that is far
-            from what the images show.
+        DoubtfulWarning: a kernel with a background or off its centre, clipped values, or a noise level far from that
+            of the images.
     """
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
@@ -228,7 +228,7 @@ def tune(
     with FolderLock(out):
         remove_leftovers(out, out / FOLDER)
         facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
-        # With the strengths that the noise called for: a run that is continued must not find others.
+        # The strengths that were chosen for the noise are saved, so that a continued run uses the same.
         prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
         options = replace(
@@ -272,7 +272,7 @@ def _picture(
     white: float | None,
     out: Path,
 ) -> str:
-    """Keep the section of the page; why there is none, or ""."""
+    """Write the section of the page. Returns the reason if there is none, else ""."""
 
     def make(made: str) -> Pictured:
         images = picture_tuned(net, problem, config.problem, named)
@@ -295,7 +295,7 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
     """Read every file, and leave out those that cannot be used.
 
     Raises:
-        RetuneError: there is none that can, or they differ in their numbers of channels.
+        RetuneError: no file can be used, or the files have different numbers of channels.
     """
     used: list[Path] = []
     named: list[tuple[str, Tensor]] = []
@@ -306,7 +306,7 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
             found = read_measured(file, config.problem, white)
             bound = [problem_of(config.problem, y) for _, y in found]
             for one, (_, y) in zip(bound, found, strict=True):
-                one.operator(y)  # what does not fit is said before anything is learned
+                one.operator(y)  # files that do not fit are named before the tuning
         except Exception as error:
             failures[str(file)] = error
             continue
@@ -326,9 +326,9 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
 def _judge(
     net: Restarted, start: dict[str, Tensor], scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool = False
 ) -> tuple[Comparison, tuple[float, float] | None]:
-    """Compare with the start, and leave the better in the network.
+    """Compare with the initial parameters, and leave the better ones in the network.
 
-    Where most of the error is guessed, the start stays unless the other is clearly better.
+    If most of the error is guessed, the initial parameters stay unless the others are clearly better.
     """
     end = {k: v.clone() for k, v in net.state_dict().items()}
     after = error_blocks(net, scene, estimate, seed)
@@ -338,13 +338,13 @@ def _judge(
     if comparison.better:
         net.load_state_dict(end)
     kept = after if comparison.better else before
-    if guesses:  # a range of strengths would rest on what was guessed
+    if guesses:  # a range of strengths would depend on the guess
         return comparison, None
     return comparison, indistinguishable(net, scene, estimate, seed, kept)
 
 
 def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
-    """The problem of all images, its noise level estimated as the mean over them if it is not given."""
+    """The problem of all images, with the mean of their estimated noise levels if no level is given."""
     if config.problem.sigma != "estimate" or config.problem.noise is not None:
         return problems[0]
     counts = [p.noise for p in problems if p.noise is not None]
@@ -364,15 +364,15 @@ def _with_noise(config: Config, problem: Problem) -> Config:
 
 
 def _strength_only(net: Restarted) -> None:
-    """Leave the weights of norms as they are: the finest details of an image that is larger than its measurement were
-    not measured, and whatever smooths them is restored again with the smaller error.
+    """Do not learn the weights of norms. If an image is larger than its measurement, its finest details were not
+    measured. Weights that smooth them would have the smaller estimated error.
     """
     for prior in priors_of(net):
         prior.hold_scales()
 
 
 def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, Estimate]:
-    """What errors are estimated with, what is learned with, and how that is called."""
+    """The estimate of the error, the loss of the tuning, and its name."""
     if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
@@ -381,7 +381,7 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
             )
         split = SureSplit(problem.sigma)
         return split, split, Estimate.SPLIT
-    # A blurred measurement does not show what the blur has destroyed, so its own error would choose too little of the
+    # A blurred measurement does not show the details that the blur has destroyed, so its own error would choose a weak
     # prior. The strength of an energy is chosen by restoring the restored image again, too.
     blurred = config.prior.type == "energy" and not problem.only_noise
     if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts or blurred)):
@@ -398,6 +398,6 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
 
 
 def _where(config: Config, files: Sequence[Path]) -> Config:
-    """The run, saying where the images are as well as one path can; ``run.json`` lists them all."""
+    """The run, with one path for its images: their folder or the common one. ``run.json`` lists all files."""
     place = files[0] if len(files) == 1 else Path(os.path.commonpath([f.resolve().parent for f in files]))
     return config.model_copy(update={"data": config.data.model_copy(update={"train": str(place.resolve())})})

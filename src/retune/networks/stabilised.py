@@ -1,4 +1,4 @@
-"""A denoiser for noise of counts, or of another level in each channel: it sees an image whose noise is even."""
+"""A denoiser for photon counts and for different noise levels of the channels: a transform makes the noise even."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Stabilised(nn.Module):
     Args:
         denoiser: called as ``denoiser(x, sigma)``.
         gain, read: the noise, one value or one per channel.
-        offset: what the camera shows without light.
+        offset: value of the camera without light.
         white: brightness of the image, in its own unit.
-        levels: smallest and largest σ that the denoiser takes.
-        each_channel: whether the denoiser gets every channel by itself.
+        levels: smallest and largest σ of the denoiser's training.
+        each_channel: whether the denoiser gets each channel as a separate image.
     """
 
     def __init__(

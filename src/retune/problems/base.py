@@ -61,6 +61,11 @@ class Problem(ABC):
         if self.noise is not None:
             return self.noise.variance(y)
         levels = self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
+        if len(levels) not in (1, y.shape[1]):
+            raise InvalidParameterError(
+                f"the noise has levels for {len(levels)} channels, but the measurement has {y.shape[1]}: give one "
+                "level for all channels, e.g. sigma=0.1"
+            )
         return y.new_tensor(levels).square().view(1, -1, 1, 1)
 
     @property

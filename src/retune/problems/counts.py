@@ -18,14 +18,14 @@ __all__ = ["FoundNoise", "PoissonGaussian", "estimate_counts", "parse_noise"]
 
 Values = float | tuple[float, ...]
 
-#: Blocks of 2×2 pixels that a class of brightness needs, and the largest number of classes.
+#: Least number of 2×2 blocks in a class of brightness, and largest number of classes.
 _IN_CLASS, _CLASSES = 150, 24
-#: Share of the blocks of a class that is used: those in the smoothest surroundings. The larger share tells how much of
-#: the estimate is texture; the factor is on the difference.
+#: In each class, only this share of the blocks is used: those with the smoothest surroundings. The larger share shows
+#: how much of the estimate is texture: the difference of both estimates, times the factor, is added to the error.
 _SMOOTHEST, _ROUGHER, _TEXTURE = 0.25, 0.6, 1.5
-#: Largest share of blocks with a value that was cut off at black, in a class that is used.
+#: A class is used only if at most this share of its blocks has a value that was cut off at black.
 _CUT = 0.02
-#: Errors of the estimate are trusted to be at least this share of it: texture adds errors that its blocks do not show.
+#: The error is at least this share of the estimate: texture adds errors that the blocks do not show.
 _LEAST = 0.02
 
 
@@ -36,7 +36,7 @@ class PoissonGaussian:
     Attributes:
         gain: intensity of one count, on the scale of the image (1 is white); one, or one per channel.
         read: standard deviation of the noise in the dark; one, or one per channel.
-        offset: what the camera shows without light.
+        offset: value of the camera without light.
 
     Raises:
         InvalidParameterError: a negative number, neither gain nor read, or values for different numbers of channels.
@@ -47,7 +47,7 @@ class PoissonGaussian:
     offset: float = 0.0
 
     def __post_init__(self):
-        held = self.fidelity()  # refuses what is no model of noise
+        held = self.fidelity()  # refuses numbers that are no noise
         for name in ("gain", "read"):
             value = getattr(held, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
@@ -73,7 +73,7 @@ class PoissonGaussian:
 
     @property
     def grows(self) -> bool:
-        """Whether this is more than Gaussian noise of one level per channel."""
+        """Whether it is other than Gaussian noise of one level per channel."""
         return self.offset != 0 or max(self.gain if isinstance(self.gain, tuple) else (self.gain,)) > 0
 
     @property
@@ -160,8 +160,8 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
     """``gain`` and ``read`` of ``Var = gain · mean + read²`` in images (B, C, H, W); None if there are too few pixels.
 
     The differences ``(a − b − c + d)/2`` in all blocks of 2×2 pixels have the noise and little of the image. The blocks
-    are sorted into classes by the mean of their neighbours, and of each class those in the smoothest surroundings are
-    used. Both depend on the neighbours only, so that the selection biases neither the means nor the differences. A line
+    are sorted into classes by the mean of their neighbours. In each class, the blocks with the smoothest surroundings
+    are used. Both choices depend on the neighbours only, so they bias neither the means nor the differences. A line
     is fitted to the variances of the classes. Clipped values are left out.
 
     Source of the idea: Foi, Trimeche, Katkovnik, Egiazarian, IEEE TIP 17(10), 2008. Fine texture counts as noise. Do
@@ -176,6 +176,8 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
 
 def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     """gain, read, their errors, and whether the noise grows, for images (B, H, W)."""
+    if min(images.shape[1:]) < 3:  # no block of 2×2 pixels at every offset
+        return None
     found = [_blocks(one[i:, j:]) for one in images for i in (0, 1) for j in (0, 1)]
     mean, detail, near, rough, dark = (np.concatenate(parts) for parts in zip(*found, strict=True))
     classes = min(_CLASSES, len(mean) // (4 * _IN_CLASS))
@@ -184,7 +186,7 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     if not detail.any():
         return 0.0, 0.0, 0.0, 0.0, False
     members = np.array_split(np.argsort(near), classes)
-    # Values cut off at black have too small a variance. Counts of 0 are no such values, but other classes suffice.
+    # Values that were cut off at black have too small a variance. Counts of 0 have not, but the other classes suffice.
     whole = [one for one in members if dark[one].mean() <= _CUT]
     cut = len(whole) < 3
     members = members if cut else whole
@@ -192,11 +194,11 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     if smooth is None or rougher is None:
         return None
     (gain, read, gain_error, square_error, grows), (other_gain, other_read, *_) = smooth, rougher
-    # What changes with the selection is texture, which no statistics of the blocks shows.
+    # A change with the selection comes from texture, which the statistics of the blocks do not show.
     gain_error = math.hypot(gain_error, _TEXTURE * (gain - other_gain))
     square_error = math.hypot(square_error, _TEXTURE * (read**2 - other_read**2))
     read_error = square_error / (2 * read) if read**2 > square_error else math.sqrt(square_error)
-    # If values are cut off everywhere, the noise grows only if they are counts: then there is none between 0 and 1.
+    # If values are cut off everywhere, the noise grows only if they are counts, with no value between 0 and 1 count.
     if cut and np.min(images, where=images > images.min(), initial=np.inf) - images.min() < 0.5 * gain:
         grows = False
     return gain, read, gain_error, read_error, grows and gain > 3 * gain_error
@@ -210,21 +212,21 @@ def _variances(
     for one in members:
         chosen = one[np.argsort(rough[one])[: max(1, int(share * len(one)))]]
         d = detail[chosen]
-        # Without the blocks beyond some standard deviations, which lie on edges; made unbiased for a normal law.
+        # Blocks beyond some standard deviations lie on edges and are left out; the factor removes the bias of this.
         sigma = math.sqrt(np.mean(d**2))
         for _ in range(5):
             inside = np.abs(d) <= _TRIM * sigma if sigma > 0 else np.ones(len(d), bool)
             sigma = math.sqrt(np.mean(d[inside] ** 2) / _KEPT) if inside.any() else 0.0
         levels.append(mean[chosen].mean())
         variances.append(sigma**2)
-        # The number of normal values that would tell the variance as well: counts have heavier tails.
+        # The number of normal values that determine the variance equally well: counts have heavier tails.
         spread = np.mean(d[inside] ** 4) / max(np.mean(d[inside] ** 2) ** 2, 1e-300) if inside.any() else 3.0
         counts.append(len(chosen) / _OVERLAP * 2 / max(spread - 1, 2.0))
     return np.array(levels), np.array(variances), np.array(counts, float)
 
 
-#: Overlapping blocks that tell the variance as well as one that is independent: the sum of the squared correlations of
-#: a difference with its neighbours.
+#: So many overlapping blocks determine the variance as well as one independent block: the sum of the squared
+#: correlations of a difference with its neighbours.
 _OVERLAP = 2.25
 #: Standard deviations beyond which a block counts as an edge, and E[z² | |z| ≤ this] of a standard normal z. Counts
 #: have heavier tails than that: a smaller number would make the estimate too small.
