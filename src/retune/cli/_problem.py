@@ -173,6 +173,9 @@ def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()
 
     values = config.model_dump(exclude_unset=True)
     told = values["problem"] if fields.get("name", config.problem.name) == config.problem.name else {}
+    for one, other in (("noise", "sigma"), ("sigma", "noise")):  # either replaces the other
+        if one in fields:
+            told = {k: v for k, v in told.items() if k != other}
     if "kernel" in fields:  # what was done to the one of the run does not suit every other
         told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")

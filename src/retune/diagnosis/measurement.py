@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.errors import advice
 from retune.operators.images import parts
 from retune.operators.kinds import mask_of
 
@@ -34,7 +35,8 @@ def check_finite(y) -> Iterator[Finding]:
             "finite",
             Severity.PROBLEM,
             f"{bad} of {total} values of y are NaN or Inf",
-            "Mask them out (deepinv.physics.Inpainting) or replace them; the rest of y was not examined.",
+            f"Mask them out ({advice('deepinv.physics.Inpainting', '--problem inpaint --mask FILE')}) or replace them; "
+            "the rest of y was not examined.",
             {"bad": bad, "total": total},
         )
     else:
@@ -72,7 +74,10 @@ def _range(low: float, high: float, shown_low: float, shown_high: float, noise: 
             "range",
             Severity.PROBLEM,
             f"{text}: this looks like the scale {scale}, but images in [0, 1] are expected",
-            f"Divide y by {white or 'its white level'}: λ, σ and denoisers assume [0, 1].",
+            advice(
+                f"Divide y by {white or 'its white level'}", f"Give the intensity of white: --white {white or 'NUMBER'}"
+            )
+            + ". λ, σ and denoisers assume [0, 1].",
             numbers,
         )
     if low < -0.3 - 6 * noise:
@@ -80,7 +85,8 @@ def _range(low: float, high: float, shown_low: float, shown_high: float, noise: 
             "range",
             Severity.WARNING,
             f"{text}: more negative than noise explains, as if y were standardised or in [−1, 1]",
-            "Scale images to [0, 1] first, for example with (y + 1)/2 from [−1, 1].",
+            "Scale images to [0, 1] first, for example with (y + 1)/2 from [−1, 1]"
+            + advice(".", " (--black and --white do so)."),
             numbers,
         )
     if 0 <= high < 0.05:
@@ -151,12 +157,12 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
         )
     if declared is None:
         note = kind is not None or (spread is not None and spread > 2.5)
-        advice = (
+        remedy = (
             f"The physics has {kind}: the estimate is an average over the image."
             if kind
-            else ("Give sigma yourself if you know it." if note else "")
+            else (f"Give {advice('sigma', '--sigma')} yourself if you know it." if note else "")
         )
-        yield Finding("noise", Severity.NOTE if note else Severity.OK, text, advice, numbers)
+        yield Finding("noise", Severity.NOTE if note else Severity.OK, text, remedy, numbers)
         return
     unit = max(float(y.amax() - y.amin()), 1e-12)
     above = by_channel > 1.5 * declared + 0.02 * unit
@@ -166,7 +172,8 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
             "noise",
             Severity.WARNING,
             f"{text}, but the physics says {_levels(declared)}",
-            "Give the physics the noise level of y: data weights, denoisers and SURE use it"
+            advice("Give the physics the noise level of y", "Give the noise level of the image (--sigma)")
+            + ": data weights, denoisers and SURE use it"
             + (" (strong texture can also raise the estimate)." if bool(above.any()) else "."),
             numbers,
         )
@@ -274,4 +281,4 @@ def _levels(sigma: Tensor) -> str:
 
 
 def _unknown(why: str) -> Finding:
-    return Finding("noise", Severity.NOTE, f"not estimated: {why}", "Give sigma yourself if you need it.")
+    return Finding("noise", Severity.NOTE, f"not estimated: {why}", f"Give {advice('sigma', '--sigma')} yourself.")

@@ -12,6 +12,7 @@ from retune.certificate.quick import in_words
 from retune.config import ProblemConfig
 from retune.io import Layout
 from retune.jobs.assess import Comparison
+from retune.jobs.contest import MEASURED, TUNED
 from retune.jobs.inputs import middle
 from retune.jobs.opened import OpenedModel
 from retune.jobs.pictures import MIDDLE, doubts_of, facts_of_network, picture_image, problem_words
@@ -20,11 +21,11 @@ from retune.model import Restarted
 from retune.problems.base import Problem
 from retune.records import EstimatedGain, Pictured, PicturedImage, RestoredImage, TuneResult
 
-__all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section"]
+__all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section", "tuning_in_words"]
 
 
 #: So many measurements of a tuning are shown.
-TUNED = 3
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,17 @@ def tuned_section(
     ]
     comparison = told.comparison
     for label, psnr, error in (
-        ("before tuning", comparison.before, None),
-        ("after tuning", comparison.after, comparison.uncertainty),
+        ("defaults", comparison.before, None),
+        (_of_comparison(told), comparison.after, comparison.uncertainty),
     ):
         sure = "" if error is None else f" ± {error:.2f}"
-        facts.append([label, "no estimate" if psnr is None else f"{psnr:.2f}{sure} dB estimated PSNR"])
+        of = f" of {comparison.of}" if comparison.of else ""
+        facts.append([label, "no estimate" if psnr is None else f"{psnr:.2f}{sure} dB estimated PSNR{of}"])
+    for rival in told.candidates:
+        if rival.name not in ("defaults", _of_comparison(told)) and rival.gain is not None:
+            facts.append([rival.name, f"{_gain(rival.gain, rival.spread)} over the defaults"])
+    if told.estimated:
+        facts.append(["estimated", told.estimated])
     if told.factors is not None:
         low, high = told.factors
         facts.append(["strengths that do as well", f"×{low:g} to ×{high:g} of the chosen one"])
@@ -161,7 +168,7 @@ def tuned_section(
         file=name,
         made=made,
         title="Tuning",
-        verdict=[gain_in_words(told.comparison)],
+        verdict=[tuning_in_words(told)],
         certificate=in_words(told.certificate),
         facts=facts,
         doubts=[*found, *(f"{file} was not used: {why}" for file, why in told.left_out.items())],
@@ -184,7 +191,7 @@ def picture_tuned(
         update={"sigma": list(problem.sigma) if isinstance(problem.sigma, tuple) else problem.sigma}
     )
     images = []
-    for name, y in named[:TUNED]:
+    for name, y in named[:SHOWN]:
         part, seen = middle(problem, y, MIDDLE) if problem.has_parts else (problem, y)
         restored, _ = restore_image(net, part, seen)
         image = picture_image(name, part, known, seen, restored, 1.0, None)
@@ -194,21 +201,50 @@ def picture_tuned(
     return images
 
 
-def gain_in_words(found: Comparison | EstimatedGain) -> str:
-    """Whether the tuning is better than what it started from, and by how much."""
-    if not found.better and found.gain is not None and found.gain > 0:
-        return "The defaults are kept: the estimated error of the tuned strengths is smaller, but not clearly so."
+def tuning_in_words(told: TuneResult) -> str:
+    """The verdict on a tuning."""
+    image = told.measured
+    if image is not None and image.better and image.gain is not None:
+        return (
+            f"The measured image is better than every restoration: {_gain(image.gain, image.spread)} (estimated, of "
+            f"{image.of}). The kernel or the noise is probably not what was said (retune doctor examines both). "
+            f"{gain_in_words(told.comparison, told.winner)}"
+        )
+    return gain_in_words(told.comparison, told.winner)
+
+
+def gain_in_words(found: Comparison | EstimatedGain, winner: str | None = None) -> str:
+    """Whether the winner of a tuning is better than what it started from, and by how much."""
+    who = winner if winner and found.better and winner != MEASURED else TUNED
+    verb, have = ("are", "have") if who == TUNED else ("is", "has")
+    decides = found.gain if found.again is None else found.again
+    if not found.better and decides is not None and decides > 0:
+        return f"The defaults are kept: the estimated error of the {TUNED} is smaller, but not clearly so."
     if not found.better:
-        return "The defaults are kept: the tuned strengths have no smaller estimated error."
-    if found.gain is None or found.before is None:
-        return "The tuned strengths have the smaller estimated error. By how much is unknown."
-    sure = "" if found.spread is None else f" ± {found.spread:.2f}"
-    gain = f"{found.gain:+.2f}{sure} dB"
-    # Stein's estimate is of what was measured without its noise: of a blurred image, not of the sharp one.
-    of = " (estimated, of the noise-free measurement)"
+        return f"The defaults are kept: the {TUNED} have no smaller estimated error."
+    of = f"estimated, of {found.of}" if found.of else "estimated"
+    if found.gain is None:  # written by an earlier version
+        return f"The {who} {have} the smaller estimated error. By how much is unknown."
+    if found.again is not None:
+        return (
+            f"The {who} {verb} better than the defaults by restoring the restored image again: "
+            f"{_gain(found.again, found.again_spread)}. Alone, the error of {found.of} says "
+            f"{_gain(found.gain, found.spread)} (estimated)."
+        )
+    gain = _gain(found.gain, found.spread)
     if found.spread is None or found.gain < 2 * found.spread:
-        return f"The tuned strengths are used, but their gain is not significant: {gain}{of}."
-    return f"The tuned strengths are better than the defaults: {gain}{of}."
+        return f"The {who} {verb} used, but the gain is not significant: {gain} ({of})."
+    return f"The {who} {verb} better than the defaults: {gain} ({of})."
+
+
+def _gain(gain: float, spread: float | None) -> str:
+    """A gain with its standard error."""
+    return f"{gain:+.2f} dB" if spread is None else f"{gain:+.2f} ± {spread:.2f} dB"
+
+
+def _of_comparison(told: TuneResult) -> str:
+    """Name of the candidate that is compared with the defaults."""
+    return told.winner if told.winner and told.comparison.better and told.winner != MEASURED else TUNED
 
 
 def _unsettled(told: RestoredImage) -> str:

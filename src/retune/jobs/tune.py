@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
-from retune.instant import calibrated
-from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
+from retune.instant import calibrated, instant_network
+from retune.jobs.assess import Comparison, Scene, indistinguishable, learned
+from retune.jobs.contest import AT_ONCE, TUNED, Contest, Rival, compete
 from retune.jobs.failures import failure
-from retune.jobs.folder import MODEL, RUN, TUNED, facts_of, prepare, save_model
+from retune.jobs.folder import MODEL, RUN, facts_of, prepare, save_model
+from retune.jobs.folder import TUNED as TUNE
 from retune.jobs.inputs import read_measured, require_kernel
 from retune.jobs.pictures import FOLDER, section_of
 from retune.jobs.sections import picture_tuned, tuned_section
@@ -35,12 +37,13 @@ from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.counts import PoissonGaussian
 from retune.problems.measured import Measurements
-from retune.records import CertifiedImage, EstimatedGain, Pictured, TuneFacts, TuneResult
+from retune.records import CertifiedImage, Competitor, EstimatedGain, Pictured, TuneFacts, TuneResult
 from retune.records.results import finite
 from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
+from retune.training.thinned import Thinned
 from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
 
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
@@ -67,7 +70,7 @@ _NEAR = 5e-4
 _CERTIFIED = 128
 #: Standard errors by which a guessed error must be smaller.
 _CLEARLY = 2.0
-RESULT = TUNED
+RESULT = TUNE
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ class Tuned:
         left_out: why, by file, for those that could not be used.
         noise: the noise that grows with the brightness, as ``--noise`` takes it; "" for noise of one level.
         unpictured: why the page ``report.html`` has no section of it, if one was wanted.
+        winner: name of the best candidate.
+        rivals: all candidates.
+        measured: the measured image beside the best restoration, if it competed.
+        estimated: what the estimates rest on, after "estimated".
     """
 
     loss: Estimate
@@ -97,6 +104,10 @@ class Tuned:
     left_out: dict[str, str] = field(default_factory=dict)
     unpictured: str = ""
     noise: str = ""
+    winner: str = TUNED
+    rivals: tuple[Rival, ...] = ()
+    measured: Comparison | None = None
+    estimated: str = ""
 
     def record(self) -> TuneResult:
         """What ``tune.json`` says of it."""
@@ -110,6 +121,10 @@ class Tuned:
             certificate=self.certificate,
             left_out=self.left_out,
             noise=self.noise or None,
+            winner=self.winner,
+            estimated=self.estimated or None,
+            candidates=[Competitor(**rival.__dict__) for rival in self.rivals],
+            measured=None if self.measured is None else EstimatedGain(**self.measured.__dict__),
         )
 
 
@@ -144,8 +159,8 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
 _PRESUMED = ("sigma", "keep", "kernel")
 
 
-def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
-    """Run, images, white and loss of the run in a folder.
+def earlier(out: Path) -> tuple[Config, list[Path], TuneFacts]:
+    """Run, images and settings of the run in a folder.
 
     Raises:
         CheckpointError: there is none.
@@ -153,7 +168,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
     try:
         facts = facts_of(out).tuned
         if facts is not None:
-            return load(out / RUN), [Path(p) for p in facts.images], facts.white, facts.loss
+            return load(out / RUN), [Path(p) for p in facts.images], facts
         cause = None
     except (OSError, ValueError, CheckpointError) as error:
         cause = error
@@ -173,14 +188,19 @@ def tune(
     device: str = "auto",
     progress: bool = True,
     report: bool = False,
+    ships: bool = False,
 ) -> Tuned:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
     The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
     deepinv's recorrupted loss where it is estimated from the images; it is Stein's estimate with splitting where pixels
     are missing, and with equivariant imaging for larger images of small ones and a physics of the user's, where the
-    weights of a norm are left as they are. What was learned is then compared with what it started from, on whole
-    images, by the estimated error; the better is kept.
+    weights of a norm are left as they are.
+
+    What was learned then competes with what it started from, with equal weights, with the measured image itself, and
+    for noise alone with the denoiser that ships (see `ships`). The estimate of the error is not the one that was
+    minimised: its draws are fresh. Several pages of one scene judge each other, counts are judged by counts that were
+    kept away from the restoration, and a blur by Stein's estimate alone. The best is kept.
 
     Args:
         config: the run; its images are not looked at.
@@ -193,6 +213,7 @@ def tune(
         device: "auto", "cpu", "cuda", …
         progress: show a progress bar.
         report: keep a section of the page ``report.html``.
+        ships: whether the denoiser that ships competes, for noise alone: nobody has chosen a prior.
 
     A file that cannot be read, or that does not fit the problem, is left out; the result names it.
 
@@ -227,7 +248,7 @@ def tune(
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):
         remove_leftovers(out, out / FOLDER)
-        facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
+        facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss, ships=ships)
         # With the strengths that the noise called for: a run that is continued must not find others.
         prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
@@ -247,13 +268,19 @@ def tune(
         result = fit(net, data, options)
         # A learned energy costs more per pixel than a wavelet norm.
         scene = Scene(problem, measured, _CERTIFIED) if config.prior.type == "energy" else Scene(problem, measured)
-        comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed, words.guesses)
+        at_once = _at_once(problem, measured[0]) if ships and problem.only_noise else None
+        clearly = _CLEARLY if words.guesses else 0.0
+        judge = _judge(problem, estimate)
+        contest = compete(net.cpu(), start, scene, problem, judge, config.seed, clearly, at_once)
+        factors = _factors(contest, scene, judge, config.seed, words.guesses)
+        net = contest.net
         certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
         chosen = learned(net)
         noise = "" if problem.noise is None else str(problem.noise)
         tuned = Tuned(
-            words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out, noise=noise
-        )
+            words, problem.sigma, contest.comparison, factors, chosen, result.seconds, certificate, usable.left_out,
+            noise=noise, winner=contest.winner, rivals=contest.rivals, measured=contest.measured, estimated=contest.how,
+        )  # fmt: skip
         tuned.record().write(out / RESULT)
         more = {"widens": "yes"} if config.prior.type == "energy" else {}
         save_model(net, out / MODEL, used.problem, white, **more)
@@ -323,24 +350,25 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
     return _Usable(used, named, _problem(config, problems), left_out)
 
 
-def _judge(
-    net: Restarted, start: dict[str, Tensor], scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool = False
-) -> tuple[Comparison, tuple[float, float] | None]:
-    """Compare with the start, and leave the better in the network.
+def _judge(problem: Problem, estimate: ErrorEstimate) -> ErrorEstimate:
+    """What the candidates are judged by; what was learned with, if it sees more of the error than others."""
+    if problem.has_gaps or problem.subsamples or not problem.has_parts:
+        return estimate
+    return Sure(problem.sigma) if problem.noise is None else Thinned(problem.noise)
 
-    Where most of the error is guessed, the start stays unless the other is clearly better.
-    """
-    end = {k: v.clone() for k, v in net.state_dict().items()}
-    after = error_blocks(net, scene, estimate, seed)
-    net.load_state_dict(start)
-    before = error_blocks(net, scene, estimate, seed)
-    comparison = compare_errors(before, after, _CLEARLY if guesses else 0.0)
-    if comparison.better:
-        net.load_state_dict(end)
-    kept = after if comparison.better else before
-    if guesses:  # a range of strengths would rest on what was guessed
-        return comparison, None
-    return comparison, indistinguishable(net, scene, estimate, seed, kept)
+
+def _at_once(problem: Problem, y: Tensor) -> Callable[[], Restarted]:
+    """What restores a measurement of noise alone without tuning."""
+    return lambda: instant_network(Config(), problem, y)[0]
+
+
+def _factors(
+    contest: Contest, scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool
+) -> tuple[float, float] | None:
+    """The range of strengths that are as good as the chosen one; None if it would rest on what was guessed."""
+    if guesses or contest.winner == AT_ONCE:
+        return None
+    return indistinguishable(contest.net, scene, estimate, seed, contest.errors)
 
 
 def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
