@@ -44,6 +44,7 @@ def tune(
     sigma: _problem.Sigma = None,
     noise: _problem.Noise = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     loss: Annotated[
         str,
         typer.Option("--loss", metavar="LOSS", help="auto, sure (Stein), r2r (recorrupted) or ei (equivariant)."),
@@ -91,11 +92,12 @@ def tune(
         given |= _problem.of_kernel(kernel_background, centre_kernel) | _problem.of_noise(noise, sigma)
         if resume and not images:
             config, files, facts = job.earlier(out)
-            white, loss, ships = facts.white, facts.loss, facts.ships
+            bright, dark, loss, ships = facts.white, facts.black, facts.loss, facts.ships
         else:
             if not images:
                 raise ConfigError("no images were given: retune tune IMAGES --problem denoise --sigma 0.05")
             files = _problem.chosen_files(images)
+            bright, dark = _problem.levels_of(white, black)
             ships = run is None and not any(word.strip().startswith("prior.") for word in overrides or [])
             if run is not None:
                 config = _problem.on_top(runs.load(run), given, overrides or [])
@@ -104,8 +106,15 @@ def tune(
             else:
                 raise ConfigError("no problem was given: --problem denoise, inpaint, deblur, superres, module:function")
         tuned = job.tune(
-            config, files, out, white=white, loss=loss, resume=resume, device=device, report=report, ships=ships
-        )
+            config, files, out, white=bright, black=dark, loss=loss, resume=resume, device=device, report=report,
+            ships=ships,
+        )  # fmt: skip
+        if "auto" in (white, black):
+            show(
+                wrapped(
+                    f"black {tuned.black or 0:g}, white {'as usual' if tuned.white is None else f'{tuned.white:g}'}"
+                )
+            )
         _tell(tuned, details)
         own = _problem.code_words(plugins, config.problem.name)
         if report:

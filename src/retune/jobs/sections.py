@@ -11,6 +11,7 @@ from retune._version import __version__
 from retune.certificate.quick import in_words
 from retune.config import ProblemConfig
 from retune.io import Layout
+from retune.io.intensity import Unit
 from retune.jobs.assess import Comparison
 from retune.jobs.contest import MEASURED, TUNED
 from retune.jobs.inputs import middle
@@ -35,7 +36,7 @@ class Seen:
     Attributes:
         y: the measurement (1, C, h, w), as the network saw it.
         restored: the restored image, on the same scale.
-        scale: the factor from the values of the file, as read, to this scale.
+        unit: of these values.
         layout: how the file is stored.
         pages: number of images in the file.
         read_again: whether the restored image was read from its file.
@@ -44,7 +45,7 @@ class Seen:
 
     y: Tensor
     restored: Tensor
-    scale: float
+    unit: Unit
     layout: Layout
     pages: int = 1
     read_again: bool = False
@@ -73,7 +74,7 @@ def restored_section(
     """
     y = seen.y.cpu()
     image = picture_image(
-        told.file, problem, model.problem, y, seen.restored.to(y), seen.scale, seen.layout,
+        told.file, problem, model.problem, y, seen.restored.to(y), seen.unit, seen.layout,
         detailed=detailed, rounded=seen.read_again,
     )  # fmt: skip
     if seen.pages > 1:
@@ -85,7 +86,7 @@ def restored_section(
     facts = [
         ["problem", problem_words(model.problem)],
         ["noise", _noise(model.problem, problem.sigma, seen)],
-        ["white", _white(told.white, seen.layout, white_remembered)],
+        ["white", _white(seen, white_remembered, told)],
         *facts_of_network(model.net, model.digest),
         ["ended", _ended(told)],
     ]
@@ -120,6 +121,7 @@ def tuned_section(
     found: Sequence[str],
     name: str,
     white: float | None,
+    black: float | None = None,
 ) -> Pictured:
     """The section of a tuning.
 
@@ -132,6 +134,7 @@ def tuned_section(
         found: doubts about the measurements.
         name: of that file.
         white: intensity that counts as 1.
+        black: intensity that counts as 0.
     """
     levels = told.sigma if isinstance(told.sigma, list) else [told.sigma]
     sigma = " ".join(f"{level:.3g}" for level in levels if level is not None)
@@ -139,7 +142,11 @@ def tuned_section(
     facts = [
         ["problem", problem_words(problem)],
         ["noise", f"{level}, {'estimated from the images' if problem.sigma == 'estimate' else 'given'}"],
-        ["white", "the largest value of the type of the file, 1 for floats" if white is None else f"{white:g}"],
+        [
+            "white",
+            ("the largest value of the type of the file, 1 for floats" if white is None else f"{white:g}")
+            + (f"; black is {black:g}" if black else ""),
+        ],
         ["learned with", told.loss],
     ]
     comparison = told.comparison
@@ -194,7 +201,7 @@ def picture_tuned(
     for name, y in named[:SHOWN]:
         part, seen = middle(problem, y, MIDDLE) if problem.has_parts else (problem, y)
         restored, _ = restore_image(net, part, seen)
-        image = picture_image(name, part, known, seen, restored, 1.0, None)
+        image = picture_image(name, part, known, seen, restored, Unit(), None)
         if seen.shape != y.shape:
             image.notes.append(f"The middle {seen.shape[-2]}×{seen.shape[-1]} pixels are shown.")
         images.append(image)
@@ -273,13 +280,18 @@ def _noise(config: ProblemConfig, sigma: float | tuple[float, ...], seen: Seen) 
     told = f"σ = {' '.join(f'{level:.3g}' for level in levels)}, where 1 is white"
     if seen.layout.top is None:
         return told
-    return f"{told} ({' '.join(f'{level / seen.scale * seen.layout.top:.3g}' for level in levels)} in the file)"
+    return f"{told} ({' '.join(f'{level / seen.unit.scale * seen.layout.top:.3g}' for level in levels)} in the file)"
 
 
-def _white(white: float | None, layout: Layout, remembered: bool) -> str:
-    if white is not None:
-        return f"{white:g}, {'as in the training of the network' if remembered else 'given'}"
-    return "1, as usual for floats" if layout.top is None else f"{layout.top}, the largest value of the type"
+def _white(seen: Seen, remembered: bool, told: RestoredImage) -> str:
+    black, white = seen.unit.levels
+    dark = f"; black is {black:g}{', found in the image' if told.black == 'auto' else ''}" if black else ""
+    if told.white == "auto":
+        return f"{white:g}, found in the image{dark}"
+    if told.white is not None:
+        return f"{white:g}, {'as in the training of the network' if remembered else 'given'}{dark}"
+    top = seen.layout.top
+    return ("1, as usual for floats" if top is None else f"{top}, the largest value of the type") + dark
 
 
 def _ended(told: RestoredImage) -> str:

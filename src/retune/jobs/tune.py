@@ -24,12 +24,13 @@ from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
 from retune.instant import calibrated, instant_network
+from retune.io.intensity import Level, require_white
 from retune.jobs.assess import Comparison, Scene, indistinguishable, learned
 from retune.jobs.contest import AT_ONCE, TUNED, Contest, Rival, compete
 from retune.jobs.failures import failure
 from retune.jobs.folder import MODEL, RUN, facts_of, prepare, save_model
 from retune.jobs.folder import TUNED as TUNE
-from retune.jobs.inputs import read_measured, require_kernel
+from retune.jobs.inputs import read_in_unit, read_measured, require_kernel
 from retune.jobs.pictures import FOLDER, section_of
 from retune.jobs.sections import picture_tuned, tuned_section
 from retune.model import Restarted
@@ -92,6 +93,7 @@ class Tuned:
         rivals: all candidates.
         measured: the measured image beside the best restoration, if it competed.
         estimated: what the estimates rest on, after "estimated".
+        white, black: intensities that count as 1 and 0, in the units of the files, if they were given or found.
     """
 
     loss: Estimate
@@ -108,6 +110,8 @@ class Tuned:
     rivals: tuple[Rival, ...] = ()
     measured: Comparison | None = None
     estimated: str = ""
+    white: float | None = None
+    black: float | None = None
 
     def record(self) -> TuneResult:
         """What ``tune.json`` says of it."""
@@ -123,6 +127,8 @@ class Tuned:
             noise=self.noise or None,
             winner=self.winner,
             estimated=self.estimated or None,
+            white=self.white,
+            black=self.black,
             candidates=[Competitor(**rival.__dict__) for rival in self.rivals],
             measured=None if self.measured is None else EstimatedGain(**self.measured.__dict__),
         )
@@ -182,7 +188,8 @@ def tune(
     files: Sequence[Path],
     out: Path,
     *,
-    white: float | None = None,
+    white: Level = None,
+    black: Level = None,
     loss: str = "auto",
     resume: bool = False,
     device: str = "auto",
@@ -207,7 +214,9 @@ def tune(
         files: the measurements.
         out: folder for ``config.toml``, ``run.json``, checkpoints, ``log.csv``, ``tune.json`` and
             ``model.safetensors``.
-        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default.
+        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default. "auto"
+            takes that of the brightest file.
+        black: intensity that counts as 0; "auto" takes that of the darkest file.
         loss: "auto", "sure", "r2r" or "ei".
         resume: continue from the newest checkpoint in `out`, if there is one.
         device: "auto", "cpu", "cuda", …
@@ -228,8 +237,9 @@ def tune(
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     check_chosen_device(device)
-    white = config.data.white if white is None else white
-    usable = _usable(config, files, white)
+    require_white(white, black)
+    dark, bright = _levels(config, files, config.data.white if white is None else white, black)
+    usable = _usable(config, files, bright, dark)
     problem, measured = usable.problem, [y for _, y in usable.named]
     doubtful = [*kernel_doubts(problem), *doubts(problem, usable.named)]
     for doubt in doubtful:
@@ -248,7 +258,9 @@ def tune(
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):
         remove_leftovers(out, out / FOLDER)
-        facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss, ships=ships)
+        facts = TuneFacts(
+            images=[str(f.resolve()) for f in usable.files], white=bright, black=dark, loss=loss, ships=ships
+        )
         # With the strengths that the noise called for: a run that is continued must not find others.
         prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
@@ -280,12 +292,13 @@ def tune(
         tuned = Tuned(
             words, problem.sigma, contest.comparison, factors, chosen, result.seconds, certificate, usable.left_out,
             noise=noise, winner=contest.winner, rivals=contest.rivals, measured=contest.measured, estimated=contest.how,
+            white=bright, black=dark,
         )  # fmt: skip
         tuned.record().write(out / RESULT)
         more = {"widens": "yes"} if config.prior.type == "energy" else {}
-        save_model(net, out / MODEL, used.problem, white, **more)
+        save_model(net, out / MODEL, used.problem, bright, dark, **more)
         if report:
-            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, white, out))
+            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, out))
     return tuned
 
 
@@ -296,16 +309,32 @@ def _picture(
     named: Sequence[tuple[str, Tensor]],
     doubtful: Sequence[str],
     tuned: Tuned,
-    white: float | None,
     out: Path,
 ) -> str:
     """Keep the section of the page; why there is none, or ""."""
 
     def make(made: str) -> Pictured:
         images = picture_tuned(net, problem, config.problem, named)
-        return tuned_section(net, config.problem, tuned.record(), made, images, doubtful, RESULT, white)
+        told = tuned.record()
+        return tuned_section(net, config.problem, told, made, images, doubtful, RESULT, tuned.white, tuned.black)
 
     return section_of(out, RESULT, (out / RESULT).read_bytes(), make)[1]
+
+
+def _levels(config: Config, files: Sequence[Path], white: Level, black: Level) -> tuple[float | None, float | None]:
+    """Black and white of all files together, as numbers: of those that are found, the darkest and the brightest."""
+    if not isinstance(white, str) and not isinstance(black, str):
+        return black, white
+    units, failures = [], []
+    for file in files:
+        try:
+            units.append(read_in_unit(file, config.problem, white, black)[1])
+        except Exception as error:  # such a file is left out for the same reason, when it is read again
+            failures.append(error)
+    if not units:
+        raise failures[0] if failures else InvalidParameterError("there are no images to tune on")
+    dark, bright = min(u.levels[0] for u in units), max(u.levels[1] for u in units)
+    return (dark if isinstance(black, str) else black), (bright if isinstance(white, str) else white)
 
 
 @dataclass(frozen=True)
@@ -318,7 +347,7 @@ class _Usable:
     left_out: dict[str, str]
 
 
-def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usable:
+def _usable(config: Config, files: Sequence[Path], white: float | None, black: float | None) -> _Usable:
     """Read every file, and leave out those that cannot be used.
 
     Raises:
@@ -330,7 +359,7 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
     failures: dict[str, Exception] = {}
     for file in files:
         try:
-            found = read_measured(file, config.problem, white)
+            found = read_measured(file, config.problem, white, black=black)
             bound = [problem_of(config.problem, y) for _, y in found]
             for one, (_, y) in zip(bound, found, strict=True):
                 one.operator(y)  # what does not fit is said before anything is learned

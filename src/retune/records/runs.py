@@ -19,6 +19,8 @@ class TuneFacts(Record):
     """Paths of the usable measurements."""
     white: Number
     """Intensity that counts as 1; None if it was not given."""
+    black: Number = None
+    """Intensity that counts as 0; None if it was not given."""
     loss: Text
     """The requested loss: auto, sure, r2r or ei."""
     ships: StrictBool = False
@@ -109,6 +111,9 @@ class TuneResult(Record):
     of the others."""
     estimated: Text | None = None
     """What the estimates rest on, after "estimated"."""
+    white: Number = None
+    black: Number = None
+    """White and black in the units of the files, if they were given or found."""
     candidates: list[Competitor] = Field(default_factory=list)
     measured: EstimatedGain | None = None
     """The measured image beside the best restoration, if it competed."""

@@ -32,6 +32,8 @@ __all__ = ["Thinned", "against", "thin"]
 
 #: Share of the counts that are restored. Halves would have twice the noise, and call for another strength.
 KEPT = 0.9
+#: Relative difference from a whole number that is taken for rounding.
+_ROUNDING = 1e-5
 #: So many times a part is drawn; the errors are averaged.
 DRAWS = 2
 
@@ -96,6 +98,8 @@ def thin(y: Tensor, noise: PoissonGaussian, kept: float) -> tuple[Tensor, Tensor
     light = y - noise.offset
     one = torch.where(gain > 0, gain, 1.0)
     counts = light / one
+    nearest = counts.round()
+    counts = torch.where((counts - nearest).abs() < _ROUNDING * (1 + nearest.abs()), nearest, counts)
     whole = torch.where(gain > 0, counts.clamp_min(0).floor(), 0.0)
     drawn = torch.binomial(whole, torch.full_like(whole, kept))
     rest = counts - whole
