@@ -12,6 +12,7 @@ from deepinv.physics import GaussianNoise, NoiseModel, ZeroNoise
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
+from retune.diagnosis.correlation import ALIKE, REMEDY, correlation
 from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import advice
@@ -140,6 +141,7 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
         yield _unknown(how)
         return
     exam.sigma = sigma
+    yield from _white(exam, y)
     spread = _spread(y) if _observed(exam) is None else None
     by_channel = sigma.mean(0)
     declared, kind = _declared(getattr(exam.physics, "noise_model", None), y.shape[1])
@@ -179,6 +181,21 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
         )
     else:
         yield Finding("noise", Severity.OK, f"{text}; the physics says {_levels(declared)}", "", numbers)
+
+
+def _white(exam: Exam, y: Tensor) -> Iterator[Finding]:
+    """Correlated noise; nothing is said of white noise."""
+    if _observed(exam) is not None:
+        return
+    grown = [c for c in (correlation(one[None]) for one in y) if c is not None]
+    if grown:
+        yield Finding(
+            "noise",
+            Severity.WARNING,
+            f"y {ALIKE}: the variance of differences grows {max(grown):.2g}-fold from distance 1 to 2",
+            f"{REMEDY}.",
+            {"growth": max(grown)},
+        )
 
 
 def noise_level(y: Tensor, seen: Tensor | None = None) -> tuple[Tensor | None, str]:

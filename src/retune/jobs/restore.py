@@ -21,6 +21,7 @@ from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
+from retune.diagnosis.correlation import correlation
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError
 from retune.instant import MARGIN
@@ -196,6 +197,8 @@ class _Job:
         self.model, self.options, self.detailed = model, options, detailed
         #: the noise that the last file was restored for, if it was not said before
         self.found: str | None = None
+        #: whether the noise of the last file is alike in neighbouring pixels
+        self.correlated = False
         #: the unit of the last file
         self.unit = Unit()
         if options.tile is not None and options.tile < 0:
@@ -229,6 +232,8 @@ class _Job:
             result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
             short = outcome.status.value
+            if self.correlated:
+                detail, short = (f"{words}, noise not white (JPEG, interpolation?)" for words in (detail, short))
             if self.unit.auto:
                 detail, short = (f"{words}, {self.unit}" for words in (detail, short))
             if told.certificate is not None:
@@ -301,6 +306,7 @@ class _Job:
             restored.append(unit.stored(restored_one.cpu()))
             if first is None:
                 first, fitted = y, (model, problem)
+                self.correlated = not problem.has_gaps and correlation(y) is not None
         assert worst is not None
         assert first is not None
         with result.being_written():
