@@ -170,9 +170,7 @@ def main(
     settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "images": fingerprint(images)}
     budget = Budget(steps, lr, betas=(0.9, 0.99), report_every=500)
     faster = {id(net.table): 20.0}  # these numbers are of the size of 1, and have to find their way
-    train(
-        net, loss, measured, budget, folder, settings=settings, memory=memory, tables=lambda p: faster.get(id(p), 1.0)
-    )
+    train(net, loss, measured, budget, folder, settings=settings, memory=memory, tables=lambda p: faster.get(id(p), 1.0))
     command = (
         f"python -m recipes.equilibrium --name {name} --data FOLDER --steps {steps} "
         f"--batch {batch} --crop {crop} --lr {lr} --seed {seed}"

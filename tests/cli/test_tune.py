@@ -186,7 +186,10 @@ def test_equivariant_imaging_is_for_what_is_not_measured_at_all(noisy, tmp_path)
     ]
     result, text = invoke(*arguments, "-p", "deblur", "--kernel", "gaussian:0.6")
     assert result.exit_code == 0, text
-    assert "a second restoration" in " ".join(text.split())
+    said = " ".join(text.split())
+    # It is learned with the second restoration. What is judged is the error of the blurred image alone, with fresh draws.
+    assert "equivariant imaging (EI)" in said
+    assert "dB estimated PSNR of the blurred image" in said
     Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask.png")
     result, text = invoke(*arguments, "-p", "inpaint", "--mask", tmp_path / "mask.png")
     assert result.exit_code != 0
@@ -230,7 +233,11 @@ def test_measurements_that_are_smaller_or_larger_than_the_image(noisy, tmp_path,
     assert result.exit_code == 0, text
     unseen = problem[0] != "deblur"  # then only the strength is learned
     assert ("equivariant imaging (EI)" in " ".join(text.split())) == unseen
-    learned = json.loads((out / "tune.json").read_text())["parameters"]
+    told = json.loads((out / "tune.json").read_text())
+    learned, of = told["parameters"], told["comparison"]["of"]
+    expected = {"superres": "the small image", "deblur": "the blurred image"}
+    assert of == expected.get(problem[0], "the noise-free measurement")
+    assert (told["comparison"]["again"] is not None) == unseen  # the unmeasured part is judged, too
     assert any("reg" in name for name in learned)
     assert any("weights" in name for name in learned) != unseen
     own = ["-p", *problem] if ":" in problem[0] else []
