@@ -152,8 +152,9 @@ def box(img_size, device="cpu"):
 def test_own_physics_is_restored_at_once_by_workers_too(tmp_path, monkeypatch, workers):
     monkeypatch.chdir(tmp_path)
     (tmp_path / f"own_box{workers}.py").write_text(OWN)
+    image = smooth(32, 32).astype(np.float32)
     for name in "ab":
-        np.save(tmp_path / f"{name}.npy", smooth(32, 32).astype(np.float32))
+        np.save(tmp_path / f"{name}.npy", image)
     told = ["-p", f"own_box{workers}:box", "--workers", workers]
     result, text = at_once(tmp_path / "a.npy", tmp_path / "b.npy", *told, "-o", tmp_path / "out")
     assert result.exit_code == 0, text

@@ -187,7 +187,7 @@ def test_equivariant_imaging_is_for_what_is_not_measured_at_all(noisy, tmp_path)
     result, text = invoke(*arguments, "-p", "deblur", "--kernel", "gaussian:0.6")
     assert result.exit_code == 0, text
     said = " ".join(text.split())
-    # It is learned with the second restoration. What is judged is the error of the blurred image alone, with fresh draws.
+    # Learned with the second restoration; judged by the error of the blurred image alone, with fresh draws.
     assert "equivariant imaging (EI)" in said
     assert "dB estimated PSNR of the blurred image" in said
     Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "mask.png")
