@@ -367,3 +367,32 @@ def test_ctrl_c_saves_and_leaves(noisy, tmp_path):
     assert "Traceback" not in said
     assert "stopped" in said
     assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("told", [["--sigma", "0.1"], ["--noise", "poisson:0.02,0.02"]], ids=["one level", "counts"])
+def test_the_denoiser_that_ships_competes_and_is_kept_if_it_is_better(tmp_path, told):
+    """On a part of a photograph it is far ahead of wavelets; nobody has chosen a prior."""
+    x = retune.data.photograph("chelsea")[None, 1:2, 60:124, 100:164]
+    noise = {"sigma": 0.1} if told[0] == "--sigma" else {"noise": told[1]}
+    y, physics = retune.problems.denoise(**noise).measure(x, 1)
+    np.save(tmp_path / "y.npy", y[0, 0].numpy())
+    out = tmp_path / "run"
+    few = [w for f in ("optimiser.steps=1", "model.restarts=2", "data.crop=32") for w in ("--set", f)]
+    result, text = invoke("tune", tmp_path / "y.npy", "-p", "denoise", *told, *few, "-o", out, "--device", "cpu")
+    assert result.exit_code == 0, text
+    found = json.loads((out / "tune.json").read_text())
+    assert found["winner"] == "denoiser that ships"
+    assert {c["name"] for c in found["candidates"]} >= {"defaults", "tuned strengths", "measured image"}
+    assert "The denoiser that ships is better than the defaults: +" in " ".join(text.split())
+    assert found["comparison"]["of"] == "the restored image"
+    error = float((retune.load(out / "model.safetensors")(y, physics) - x).square().mean())
+    assert error < 0.3 * float((y - x).square().mean())
+    assert abs(found["comparison"]["after"] + 10 * np.log10(error)) < 4 * found["comparison"]["uncertainty"]
+    result, text = invoke("restore", out, tmp_path / "y.npy", "-o", tmp_path / "restored", "--device", "cpu")
+    assert result.exit_code == 0, text
+    restored = torch.from_numpy(np.load(tmp_path / "restored" / "y.npy"))
+    assert float((restored - x[0, 0]).square().mean()) == pytest.approx(error, rel=0.05)
+    before = (out / "model.safetensors").read_bytes()
+    result, text = invoke("tune", "--resume", "-o", out, "--device", "cpu")
+    assert result.exit_code == 0, text
+    assert (out / "model.safetensors").read_bytes() == before
