@@ -118,11 +118,12 @@ def test_better_is_never_said_without_a_figure():
     found = compare_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -4.0]))
     assert (found.gain, found.better) == (None, False)
     before, after = (
-        Errors(torch.tensor(m), torch.tensor(r)) for m, r in (([-1.0, 0.0], [4.0, 5.0]), ([-1.0, 0.0], [1.0, 1.0]))
+        Errors(torch.tensor(m), torch.tensor(r), True)
+        for m, r in (([-1.0, 0.0], [4.0, 5.0]), ([-1.0, 0.0], [1.0, 1.0]))
     )
     assert not compare(before, after, 2.0, "the small image").better
     before, after = (
-        Errors(torch.tensor(m), torch.tensor(r)) for m, r in (([1.0, 1.1], [4.0, 4.1]), ([0.9, 1.0], [1.0, 1.1]))
+        Errors(torch.tensor(m), torch.tensor(r), True) for m, r in (([1.0, 1.1], [4.0, 4.1]), ([0.9, 1.0], [1.0, 1.1]))
     )
     found = compare(before, after, 2.0, "the small image")
     assert found.better

@@ -125,16 +125,13 @@ class Errors:
 
     Attributes:
         measured: of what was measured, without its noise.
-        ranking: by which restorations are ranked; the same, unless the unmeasured part is judged as well.
+        ranking: by which restorations are ranked; see ``ErrorEstimate.maps``.
+        again: whether the ranking judges the unmeasured part as well.
     """
 
     measured: Tensor
     ranking: Tensor
-
-    @property
-    def guessed(self) -> bool:
-        """Whether the unmeasured part is judged as well."""
-        return self.ranking is not self.measured
+    again: bool = False
 
 
 def error_blocks(model: nn.Module, scene: Scene, estimate: ErrorEstimate, seed: int) -> Errors:
@@ -151,8 +148,8 @@ def error_blocks(model: nn.Module, scene: Scene, estimate: ErrorEstimate, seed: 
         measured = _blocks(maps[0])
         found.append((measured, measured if maps[1] is maps[0] else _blocks(maps[1])))
     measured = torch.cat([m for m, _ in found])
-    guessed = any(ranking is not m for m, ranking in found)
-    return Errors(measured, torch.cat([ranking for _, ranking in found]) if guessed else measured)
+    again = estimate.again and not scene.paged
+    return Errors(measured, torch.cat([ranking for _, ranking in found]), again)
 
 
 def _blocks(errors: Tensor) -> Tensor:
@@ -190,12 +187,14 @@ class Comparison:
 
 def compare(before: Errors, after: Errors, clearly: float, of: str) -> Comparison:
     """Compare the estimated errors of two restorations; see ``Comparison``."""
-    found = replace(compare_errors(before.measured, after.measured, clearly), of=of)
-    if not (before.guessed and after.guessed):
-        return found
-    ranked = compare_errors(before.ranking, after.ranking, clearly)
-    better = ranked.better and found.gain is not None
-    return replace(found, better=better, again=ranked.gain, again_spread=ranked.spread)
+    found = compare_errors(before.measured, after.measured)
+    less = before.ranking - after.ranking
+    better = found.gain is not None and float(less.mean()) > 0
+    if clearly > 0:
+        better = better and float(less.mean()) > clearly * _standard_error(less)
+    ranked = compare_errors(before.ranking, after.ranking) if before.again else None
+    again, spread = (None, None) if ranked is None else (ranked.gain, ranked.spread)
+    return replace(found, of=of, better=better, again=again, again_spread=spread)
 
 
 def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> Comparison:

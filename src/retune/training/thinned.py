@@ -9,7 +9,9 @@ Normal noise is split in the same way, with the sum kept:
 with ``c = (y − o)/gain``.
 
 Both have the mean ``Ax + o``, and no correlation. So ``E‖A f(y₁) − (y₂ − o)‖² = E‖A f(y₁) − Ax‖² + E‖y₂ − Ax − o‖²``,
-and the second term is known. Unlike Stein's estimate, no derivative is involved.
+and the second term is known. Unlike Stein's estimate, no derivative is involved, and no noise is taken for normal. The
+noise of y₂ is large, but the same for all restorations: they are ranked by this estimate, and the size of the error is
+Stein's estimate.
 
 Sources: N. Oliveira, J. Lei, R. Tibshirani, *Unbiased risk estimation in the normal means problem via coupled bootstrap
 techniques*, Electron. J. Statist. 18(2), 2024; A. Neufeld et al., *Data thinning for convolution-closed distributions*,
@@ -34,8 +36,6 @@ __all__ = ["Thinned", "against", "thin"]
 KEPT = 0.9
 #: Relative difference from a whole number that is taken for rounding.
 _ROUNDING = 1e-5
-#: So many times a part is drawn; the errors are averaged.
-DRAWS = 2
 
 
 class Thinned(ErrorEstimate):
@@ -44,16 +44,15 @@ class Thinned(ErrorEstimate):
     Args:
         noise: the noise of the counts, with known gain.
         kept: share of the counts that f sees, in (0, 1).
-        draws: number of draws that are averaged.
     """
 
-    words = "from counts that were kept away from the restoration"
+    words = "by Stein's lemma; ranked by counts that were kept away from the restoration"
 
-    def __init__(self, noise: PoissonGaussian, kept: float = KEPT, draws: int = DRAWS):
+    def __init__(self, noise: PoissonGaussian, kept: float = KEPT):
         super().__init__(noise.level, noise)
         if not 0 < kept < 1:
             raise InvalidParameterError(f"kept must be a share in (0, 1), got {kept}")
-        self._counts, self.kept, self.draws = noise, kept, draws
+        self._counts, self.kept = noise, kept
 
     def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         """The model on a part of the counts."""
@@ -61,16 +60,15 @@ class Thinned(ErrorEstimate):
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> Tensor:
         """See ``ErrorEstimate``; `x_net` is the last output of the adapted model for y."""
-        total = self._one(x_net, y, physics, model)
-        for _ in range(self.draws - 1):
-            total = total + self._one(model(y, physics), y, physics, model)
-        return total / self.draws
-
-    def _one(self, x: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> Tensor:
         noise, rest = self._counts, model.split(y)
         gain, read = _values(noise, y)
         known = (gain * (y - noise.offset) + read.square()) / (1 - self.kept)
-        return (physics.A(x) - (rest - noise.offset)).square() - known
+        return (physics.A(x_net) - (rest - noise.offset)).square() - known
+
+    def maps(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> tuple[Tensor, Tensor]:
+        """See ``ErrorEstimate``: Stein's estimate for all counts, and ``map``. The adapted model is called twice more."""
+        ranking = self.map(x_net, y, physics, model)
+        return self._sure(physics.A(model.model(y, physics)), y, physics, model.model), ranking
 
 
 class _OnPart(nn.Module):

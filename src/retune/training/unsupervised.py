@@ -62,6 +62,8 @@ class ErrorEstimate(Loss):
 
     #: what the estimate rests on, after "estimated"
     words: str = "by Stein's lemma"
+    #: whether the second of ``maps`` is the error of restoring the restored image again
+    again: bool = False
 
     def __init__(self, sigma: float | Sequence[float], noise: PoissonGaussian | None = None):
         super().__init__()
@@ -79,7 +81,7 @@ class ErrorEstimate(Loss):
         raise NotImplementedError
 
     def maps(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """The estimate of the error of what was measured, and ``map``, which may judge the unmeasured part as well."""
+        """The estimate of the error of what was measured, and one by which restorations are ranked."""
         found = self.map(x_net, y, physics, model)
         return found, found
 
@@ -131,6 +133,8 @@ class SureEquivariant(Sure):
         sigma: noise level, or one per channel.
         noise: see ``ErrorEstimate``.
     """
+
+    again = True
 
     def __init__(self, sigma: float | Sequence[float], noise: PoissonGaussian | None = None):
         super().__init__(sigma, noise)
