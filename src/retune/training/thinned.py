@@ -66,7 +66,7 @@ class Thinned(ErrorEstimate):
         return (physics.A(x_net) - (rest - noise.offset)).square() - known
 
     def maps(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> tuple[Tensor, Tensor]:
-        """See ``ErrorEstimate``: Stein's estimate for all counts, and ``map``. The adapted model is called twice more."""
+        """See ``ErrorEstimate``: Stein's estimate for all counts, and ``map``."""
         ranking = self.map(x_net, y, physics, model)
         return self._sure(physics.A(model.model(y, physics)), y, physics, model.model), ranking
 
