@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from deepinv.physics.generator import MotionBlurGenerator
 from torch import Tensor
 
 from retune.data import random_crops
+from retune.errors import InvalidParameterError
 from retune.operators.holes import fill
 
 __all__ = ["KINDS", "Measured", "draw"]
@@ -76,7 +76,13 @@ class Measured:
 
 
 def draw(images: Sequence[Tensor], count: int, size: int, seed: int, number: int) -> Measured:
-    """Measurements of random crops. Everything follows from (seed, number)."""
+    """Measurements of random crops. Everything follows from (seed, number).
+
+    Raises:
+        InvalidParameterError: crops that are smaller than a kernel.
+    """
+    if size < _TAPS:
+        raise InvalidParameterError(f"--crop must be at least {_TAPS}, the side of the kernels, got {size}")
     generator = torch.Generator().manual_seed(seed * 100_000_007 + number)
     clean = random_crops(images, count, size, generator)
     if int(torch.randint(2, (), generator=generator)):
@@ -120,5 +126,4 @@ def _kernel(generator: torch.Generator) -> Tensor:
         motion = MotionBlurGenerator((_TAPS, _TAPS), l=0.1 + 0.5 * size, sigma=0.1 + 0.3 * size)
         seed = int(torch.randint(2**31, (), generator=generator))
         psf = motion.step(1, seed=seed)["filter"][0, 0].float()
-    assert math.isfinite(float(psf.sum()))
     return psf / psf.sum()

@@ -60,7 +60,7 @@ class Trained(nn.Module):
         return sigma, torch.where(free, (c + d * t).exp(), 1.0)
 
 
-def rest(net: Trained, m: Measured, x: Tensor, most: int = _MOST) -> Tensor:
+def rest(net: Trained, m: Measured, x: Tensor, most: int = _MOST, rtol: float = _RTOL) -> Tensor:
     """The equilibria of the measurements, by a descent from x."""
     with torch.no_grad():
         sigma, reg = net.strengths(m)
@@ -81,12 +81,14 @@ def rest(net: Trained, m: Measured, x: Tensor, most: int = _MOST) -> Tensor:
         state = solver.init(x)
         for _ in range(most):
             state = solver.step(lambda u: u, state)
-            if bool((per_image_norm(state.change) < _RTOL * per_image_norm(state.u)).all()):
+            if bool((per_image_norm(state.change) < rtol * per_image_norm(state.u)).all()):
                 break
         return state.u
 
 
-def implicit_loss(net: Trained, m: Measured, x: Tensor, adjoint: Tensor) -> tuple[Tensor, Tensor]:
+def implicit_loss(
+    net: Trained, m: Measured, x: Tensor, adjoint: Tensor, rtol: float = _ADJOINT, products: int = _PRODUCTS
+) -> tuple[Tensor, Tensor]:
     """The loss at the equilibria x, with its implicit gradient, and the adjoint w, found from `adjoint`."""
     weight = m.weight()
     error = (x - m.clean).square() * weight
@@ -95,7 +97,7 @@ def implicit_loss(net: Trained, m: Measured, x: Tensor, adjoint: Tensor) -> tupl
     sigma, reg = net.strengths(m)
     bound = net.energy.at(sigma, x)
     hessian, plain = bound.hessian(x), reg.detach()
-    w = conjugate_gradients(lambda p: m.normal(p) + plain * hessian(p), wanted, adjoint, _ADJOINT, _PRODUCTS)
+    w = conjugate_gradients(lambda p: m.normal(p) + plain * hessian(p), wanted, adjoint, rtol, products)
     implicit = -(w * reg * bound.grad(x)).sum()
     return value + implicit - implicit.detach(), w
 
@@ -154,8 +156,9 @@ def main(
         generation, visit = divmod(turn, _VISITS)
         m = draw(images, batch, crop, seed, generation * _SLOTS + slot).to(device)
         known = visit > 0
-        x = rest(net, m, memory["image"][slot].to(device) if known else m.start)
-        adjoint = memory["adjoint"][slot].to(device) if known else torch.zeros_like(x)
+        # A clone: a descent that has nothing to do returns its start, which is overwritten below.
+        x = rest(net, m, memory["image"][slot].clone().to(device) if known else m.start)
+        adjoint = memory["adjoint"][slot].clone().to(device) if known else torch.zeros_like(x)
         value, w = implicit_loss(net, m, x, adjoint)
         memory["image"][slot], memory["adjoint"][slot] = x.cpu(), w.cpu()
         return value
@@ -170,7 +173,9 @@ def main(
     settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "images": fingerprint(images)}
     budget = Budget(steps, lr, betas=(0.9, 0.99), report_every=500)
     faster = {id(net.table): 20.0}  # these numbers are of the size of 1, and have to find their way
-    train(net, loss, measured, budget, folder, settings=settings, memory=memory, tables=lambda p: faster.get(id(p), 1.0))
+    train(
+        net, loss, measured, budget, folder, settings=settings, memory=memory, tables=lambda p: faster.get(id(p), 1.0)
+    )
     command = (
         f"python -m recipes.equilibrium --name {name} --data FOLDER --steps {steps} "
         f"--batch {batch} --crop {crop} --lr {lr} --seed {seed}"

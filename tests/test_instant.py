@@ -12,7 +12,7 @@ from retune.certificate import certify
 from retune.config import Config, from_dict
 from retune.data import photograph
 from retune.errors import DoubtfulWarning, InvalidParameterError, NotFiniteError, RetuneError, ShapeError
-from retune.instant import MARGIN, calibrated, instant_network
+from retune.instant import calibrated, instant_network
 
 P = retune.problems
 COUNTS = P.PoissonGaussian(0.002, 0.003)
@@ -105,7 +105,7 @@ def test_a_physics_of_deepinv_is_a_problem():
     same = retune.restore(x, P.denoise(sigma=0.05))
     torch.testing.assert_close(retune.restore(x, deepinv.physics.Denoising(noise)), same)
     kernel = P.deblur("gaussian:1").kernel
-    # A named blur is continued beyond its border, a physics is not: only a periodic one gives the same at the border.
+    # Nothing is assumed beyond the border of a named blur. A physics is what it is: only a periodic one is the same.
     noise = deepinv.physics.PoissonGaussianNoise(0.002, 0.003)
     counts = deepinv.physics.BlurFFT(x.shape[1:], filter=kernel, noise_model=noise)
     torch.testing.assert_close(
@@ -190,9 +190,11 @@ def test_what_comes_out_is_an_equilibrium_and_the_network_is_saved_with_the_nois
     again = retune.load(tmp_path / "net.safetensors")
     restored = again.solve(y, physics)
     assert restored.status[0].value == "converged"
-    wide, margin = problem.continued(y, MARGIN)
-    assert margin == 16
-    inner = again.solve(wide, problem.operator(wide)).image[..., margin:-margin, margin:-margin]
+    free = problem.borderless()
+    wide = again.solve(y, free.operator(y)).image
+    assert wide.shape[-1] > y.shape[-1]
+    inner = free.frame(wide)
+    assert inner.shape == y.shape
     torch.testing.assert_close(inner, retune.restore(y, problem), atol=1e-5, rtol=0)
     image = certify(again, y, physics, result=restored, learning=False)[0]
     assert image.residual.best.value < 3e-3

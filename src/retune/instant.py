@@ -27,11 +27,7 @@ from retune.solve import Stop
 #: Version of the rule for the strengths: results of another one are not continued.
 RULE = 3
 
-#: Pixels by which a measurement is continued before an energy restores it. Data and energy alike determine the pixels
-#: at the very border badly: on a photograph under a Gaussian blur, two rows of them cost 2 dB.
-MARGIN = 16
-
-__all__ = ["MARGIN", "RULE", "calibrated", "instant_network", "noise_of", "restore"]
+__all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
 
 #: Noise levels of the energy for which its weights were trained.
 _LEVELS = (2 / 255, 55 / 255)
@@ -57,7 +53,7 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
     Otherwise the restoration minimises ``f(x; y) + λ R_σ(x)`` over images that are not negative. f is the data term
     that fits the noise of the problem, R the [`Energy`][retune.priors.Energy]. σ and λ follow from the noise level. The
     objective never rises ([`Descent`][retune.Descent]), and the result is a stationary point of it, up to the
-    tolerance. A measurement that is blurred with a "reflect" boundary is first continued by its mirror image.
+    tolerance. Nothing is assumed about the scene beyond the border of a blurred image, unless the blur is periodic.
 
         >>> import retune
         >>> problem = retune.problems.deblur("gaussian:1.6", sigma=0.02)
@@ -79,7 +75,7 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
     Warns:
         DoubtfulWarning: intensities far above 1.
     """
-    made = as_problem(problem)
+    made = as_problem(problem).borderless()
     made.require_known()
     y = _measured(image).detach().to(torch.get_default_dtype()).to(device)
     brightest = float(y.max()) if math.isfinite(float(y.max())) else 0.0
@@ -92,9 +88,7 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
         )
     net, _ = instant_network(Config(), made, y)
     with torch.no_grad():
-        wide, margin = made.continued(y, MARGIN)
-        x = net.to(device).solve(wide, made.operator(wide)).image
-        x = x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
+        x = made.frame(net.to(device).solve(y, made.operator(y)).image)
     if isinstance(image, Tensor):
         return x.reshape(*image.shape[:-3], *x.shape[-3:]).to(image.dtype)
     array = x[0].cpu().numpy().astype(image.dtype if image.dtype.kind == "f" else np.float32)

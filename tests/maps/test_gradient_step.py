@@ -8,7 +8,7 @@ import pytest
 import torch
 from deepinv.optim.prior import RED as DeepinvRED
 from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov
-from deepinv.physics import Denoising, Inpainting
+from deepinv.physics import Blur, Denoising, Inpainting
 
 import retune
 from known_answers import dense, rand, spectrum
@@ -266,3 +266,30 @@ def test_images_that_do_not_fit():
     bound = GradientStep(ridge()).bind(DataTerm(rand(1, 1, 9, 9), Denoising()))
     with pytest.raises(ShapeError, match=r"\(1, 1, 9, 9\) for this data term, got \(1, 1, 9, 8\)"):
         bound.state(rand(1, 1, 9, 8))
+
+
+@pytest.mark.parametrize("size", [(5, 5), (4, 6), (3, 1)])
+def test_a_blurred_image_is_begun_with_its_measurement_continued_by_mirror_images(size, float64):
+    """`deepinv.physics.Blur` with padding "valid" shows a part of the image; the start has the measurement there."""
+    kernel = torch.zeros(1, 1, *size)
+    kernel[..., (size[0] - 1) // 2, (size[1] - 1) // 2] = 2.0  # where deepinv has the middle: only brighter
+    kernel = kernel.flip(-2, -1)
+    physics = Blur(filter=kernel, padding="valid")
+    x = rand(2, 1, 14, 15)
+    y = physics.A(x)
+    bound = GradientStep(ridge()).bind(DataTerm(y, physics))
+    start = bound.init()
+    assert start.shape == x.shape
+    torch.testing.assert_close(physics.A(start), y)  # the kernel is a dirac
+    free = GradientStep(ridge(), box=(0.4, 0.6)).bind(DataTerm(y, physics)).init()
+    assert 0.4 <= float(free.min()) < float(free.max()) <= 0.6
+
+
+def test_a_kernel_without_a_positive_sum_begins_at_the_back_projection(float64):
+    kernel = torch.zeros(1, 1, 3, 3)
+    kernel[..., 1, 0], kernel[..., 1, 2] = 1, -1
+    physics = Blur(filter=kernel, padding="valid")
+    term = DataTerm(physics.A(rand(1, 1, 9, 9)), physics)
+    assert term.continued is None
+    bound = GradientStep(ridge()).bind(term)
+    torch.testing.assert_close(bound.init(), term.adjoint_y / term.sqnorm.reshape(-1, 1, 1, 1))

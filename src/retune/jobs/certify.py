@@ -16,7 +16,6 @@ from retune.build import problem_of
 from retune.certificate import Certificate, certify
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import DoubtfulWarning, InvalidParameterError
-from retune.instant import MARGIN
 from retune.io.intensity import Level, Unit, require_white
 from retune.jobs.failures import failure
 from retune.jobs.inputs import known_noise, middle, read_in_unit
@@ -127,8 +126,8 @@ def _certify_one(model: OpenedModel, name: str, y: Tensor, side: int | None) -> 
         if side:
             problem, y = middle(problem, y, side)
             part = (y.shape[-2], y.shape[-1])
-        if model.widens:  # as restore does
-            y, _ = problem.continued(y, MARGIN)
+        if model.borderless:  # as restore does
+            problem = problem.borderless()
         certificate = certify(model.net, y, problem.operator(y))
     except Exception as error:
         return Certified(name, None, failure(error), part, time.perf_counter() - start)

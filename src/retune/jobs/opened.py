@@ -40,7 +40,7 @@ class OpenedModel:
         digest: SHA-256 of the file, of the very bytes that the network was made from.
         device: where the network is.
         black: the intensity that counted as 0; None if that was not said.
-        widens: whether a blurred measurement is continued beyond its border before it is restored.
+        borderless: whether the image is restored without an assumption about what lies beyond its border.
     """
 
     file: Path
@@ -49,7 +49,7 @@ class OpenedModel:
     white: float | None
     digest: str
     device: str = "cpu"
-    widens: bool = False
+    borderless: bool = False
     black: float | None = None
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
@@ -96,9 +96,9 @@ def _again(file: Path, problem: ProblemConfig, device: str) -> OpenedModel:
 def _made(checkpoint: _checkpoint.Checkpoint, problem: ProblemConfig, device: str) -> OpenedModel:
     check_device(device)
     net = network_in(checkpoint).to(device)
-    widens = checkpoint.notes.get("widens") == "yes"
+    borderless = checkpoint.notes.get("borderless") == "yes"
     white, black = _white(checkpoint), _black(checkpoint)
-    return OpenedModel(checkpoint.path, net, problem, white, checkpoint.digest, device, widens, black)
+    return OpenedModel(checkpoint.path, net, problem, white, checkpoint.digest, device, borderless, black)
 
 
 def model_file(model: Path) -> Path:

@@ -24,7 +24,6 @@ from retune.certificate.quick import in_a_line
 from retune.diagnosis.correlation import correlation
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError
-from retune.instant import MARGIN
 from retune.io.files import require_file
 from retune.io.intensity import Level, Unit, require_white
 from retune.jobs.failures import failure
@@ -298,10 +297,9 @@ class _Job:
             model, problem = self.model.fitted(self.problem, y)
             if problem is not self.problem:
                 found.append(problem.noise_words)
-            wide, margin = problem.continued(y, MARGIN) if model.widens else (y, 0)
-            restored_one, outcome = _restore_one(model.net, problem, options, wide)
-            restored_one = restored_one[..., margin : restored_one.shape[-2] - margin, :]
-            restored_one = restored_one[..., margin : restored_one.shape[-1] - margin]
+            if model.borderless:
+                problem = problem.borderless()
+            restored_one, outcome = _restore_one(model.net, problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(unit.stored(restored_one.cpu()))
             if first is None:

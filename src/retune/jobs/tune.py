@@ -295,7 +295,7 @@ def tune(
             white=bright, black=dark,
         )  # fmt: skip
         tuned.record().write(out / RESULT)
-        more = {"widens": "yes"} if config.prior.type == "energy" else {}
+        more = {"borderless": "yes"} if config.prior.type == "energy" else {}
         save_model(net, out / MODEL, used.problem, bright, dark, **more)
         if report:
             tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, out))

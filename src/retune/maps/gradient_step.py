@@ -253,8 +253,13 @@ class _BoundGradientStep(BoundMap):
         self._backtracks = self._searches = owner.backtracks  # no step size is known yet
 
     def init(self) -> Tensor:
-        """``Aᵀy/‖A‖²`` with the holes of a mask filled in, projected onto the box."""
+        """``Aᵀy/‖A‖²`` with the holes of a mask filled in, projected onto the box.
+
+        For a blur with a valid boundary: the measurement, continued by its mirror image.
+        """
         assert self.data_term is not None
+        if (continued := self.data_term.continued) is not None:
+            return self._project(continued)
         start = self.data_term.adjoint_y / over_images(self.data_term.sqnorm)
         holes = self.data_term.holes
         return self._project(start if holes is None else fill(start, holes))

@@ -6,10 +6,29 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from deepinv.physics import Blur, Downsampling
+from deepinv.physics import Blur, Downsampling, LinearPhysics
 from torch import Tensor
 
 from retune.operators.restrict import rows
+
+
+def continued(physics: LinearPhysics, y: Tensor) -> Tensor | None:
+    """`y` (B, C, h, w) continued by its mirror image to the size of the image, for a blur with a valid boundary.
+
+    None for other operators, and for a kernel whose sum is not positive. An image to start from: Aᵀy would be dark
+    beyond the border, where a descent on an energy that is not convex may stay.
+    """
+    if type(physics) is not Blur or physics.padding != "valid" or not isinstance(physics.filter, Tensor):
+        return None
+    kernel = physics.filter
+    gain = kernel.sum((-2, -1), keepdim=True)
+    if not bool((gain > 0).all()):
+        return None
+    h, w = kernel.shape[-2:]
+    left, above = w // 2, h // 2
+    size = (left - (w - 1) % 2, left, above - (h - 1) % 2, above)  # see BlurNormal
+    mirrors = max(left, above) < min(y.shape[-2:])
+    return F.pad(y / gain, size, mode="reflect" if mirrors else "replicate")
 
 
 class BlurNormal:

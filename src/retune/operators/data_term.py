@@ -16,6 +16,7 @@ from torch import Tensor
 from retune._torch.batch import over_images
 from retune._torch.precision import without_autocast
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError, advice
+from retune.operators.blur import continued
 from retune.operators.facts import facts, normal_operator
 from retune.operators.fidelity import facts_of_fidelity
 from retune.operators.holes import holes_of, without_gaps
@@ -217,6 +218,11 @@ class DataTerm:
         if holes is None or self._chosen is None or len(holes) == 1:
             return holes
         return holes[self._chosen]
+
+    @property
+    def continued(self) -> Tensor | None:
+        """The measurement continued to the size (B, C, H, W) of the image, for a blur with a valid boundary."""
+        return continued(self.physics, self.y)
 
     @without_autocast
     def grad(self, x: Tensor) -> Tensor:

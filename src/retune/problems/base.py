@@ -156,12 +156,12 @@ class Problem(ABC):
         """The size (C, H, W) of the image behind a measurement of size (C, h, w)."""
         return measured
 
-    def continued(self, y: Tensor, margin: int) -> tuple[Tensor, int]:
-        """A measurement (B, C, h, w) beyond its border, by at most `margin` pixels, and by how many.
+    def borderless(self) -> Problem:
+        """The same problem without an assumption about what lies beyond the border of the image.
 
-        A problem continues it only in the way in which its operator continues the image; others return `y` and 0.
+        Its restored image may be larger than what the measurement shows; `frame` cuts it to that size.
         """
-        return y, 0
+        return self
 
     def frame(self, image: Tensor) -> Tensor:
         """The part of a restored image (B, C, H, W) that the measurement shows."""

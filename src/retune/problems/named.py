@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
 from torch import Tensor
-from torch.nn.functional import pad
 
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require_whole, unknown_name
@@ -217,12 +216,9 @@ class Deblur(_Fixed):
         top, left = height // 2 - (height - 1) % 2, width // 2 - (width - 1) % 2  # where deepinv centres a kernel
         return image[..., top : image.shape[-2] - height // 2, left : image.shape[-1] - width // 2]
 
-    def continued(self, y: Tensor, margin: int) -> tuple[Tensor, int]:
-        """See [`Problem`][retune.problems.Problem]: by the mirror image, if that is the boundary of the blur."""
-        margin = min(margin, *(n - 1 for n in y.shape[-2:]))
-        if self.boundary != "reflect" or margin < 1:
-            return y, 0
-        return pad(y, (margin,) * 4, mode="reflect"), margin
+    def borderless(self) -> Problem:
+        """See [`Problem`][retune.problems.Problem]: with a valid boundary, unless the image is periodic."""
+        return self if self.wraps else self.crop()
 
     def crop(self) -> Problem:
         """See [`Problem`][retune.problems.Problem]: a crop has a valid boundary."""
