@@ -54,6 +54,7 @@ def certify(
     factor: _problem.Factor = None,
     sigma: _problem.KnownSigma = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     plugins: _problem.Plugins = None,
     details: _problem.Details = False,
     device: _problem.Device = "auto",
@@ -79,10 +80,12 @@ def certify(
         given |= _problem.of_kernel(kernel_background, centre_kernel)
         with moving("reading the network"):
             opened = open_model(model, given, _problem.chosen_device(device))
-        unit, remembered = _problem.unit_of(opened, white)
+        bright, dark, remembered = _problem.unit_of(opened, white, black)
         told = _Told(details)
         with moving("certifying"):
-            certified = certify_files(opened, files, white=unit, white_remembered=remembered, side=crop, note=told.add)
+            certified = certify_files(
+                opened, files, white=bright, black=dark, white_remembered=remembered, side=crop, note=told.add
+            )
         told.end()
         if target is not None:
             record(opened, certified).write(target)
@@ -126,6 +129,8 @@ def _show(images: list[Certified]) -> None:
     first = images[0]
     part = "" if first.part is None else f" (the central {first.part[0]}×{first.part[1]})"
     title(f"{first.file if len(images) > 1 else first.name}{part}")
+    if first.unit is not None:
+        show(f"  {first.unit}, found in the file")
     if found:
         worst = max(found, key=_weakness)
         if len(images) > 1:

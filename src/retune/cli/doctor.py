@@ -39,6 +39,7 @@ def doctor(
     factor: _problem.Factor = None,
     sigma: _problem.Sigma = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     plugins: _problem.Plugins = None,
     debug: _problem.Debug = False,
 ) -> None:
@@ -58,7 +59,8 @@ def doctor(
         fields |= _problem.of_kernel(kernel_background, centre_kernel)
         config, rest = _run_and_images(what or [], fields)
         files = _problem.chosen_files(rest)
-        found = examine(config, files, size=_size(size), white=white, note=_show)
+        bright, dark = _problem.levels_of(white, black)
+        found = examine(config, files, size=_size(size), white=bright, black=dark, note=_show)
         if target is not None:
             Examinations(format=1, examined=[e.record() for e in found]).write(target)
         bad = [e.name for e in found if not e.ok]
@@ -101,4 +103,6 @@ def _show(found: Examined) -> None:
 
     part = "" if found.part is None else f" (the central {found.part[0]}×{found.part[1]})"
     title(f"{found.name}{part}")
+    if found.unit is not None:
+        show(f"  {found.unit}, found in the file")
     show(f"{found.diagnosis if found.diagnosis is not None else found.failure}\n")

@@ -62,6 +62,7 @@ def restore(
     sigma: _problem.KnownSigma = None,
     noise: _problem.Noise = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     plugins: _problem.Plugins = None,
     tile: Annotated[
         int | None,
@@ -124,7 +125,8 @@ def restore(
                 )
             where = _problem.chosen_device(device)
             opened = instant_model(given, where) if at_once else open_model(model, given, where)
-        options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate, report)
+        bright, dark, remembered = _problem.unit_of(opened, white, black)
+        options = Options(out, tile, overlap, bright, remembered, again, certificate, report, dark)
         done: list[Row] = []
 
         def note(row: Row) -> None:

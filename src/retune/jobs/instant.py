@@ -30,13 +30,14 @@ class InstantModel:
         problem: the section [problem] that the user gave.
         device: "cpu", "cuda", …
         digest: identifies the networks that ship, and the rule for their strengths.
-        white: always None, since these networks remember no intensity of white.
+        white, black: None: nothing was trained in any unit.
     """
 
     problem: ProblemConfig
     device: str
     digest: str
     white: float | None = None
+    black: float | None = None
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
         """The network for a measurement (1, C, h, w), and the problem with its noise."""

@@ -31,6 +31,7 @@ from retune.diagnosis.glance import doubts
 from retune.diagnosis.residual import judge
 from retune.errors import InvalidParameterError, RetuneError, one_line
 from retune.io import SUFFIXES, Layout
+from retune.io.intensity import Unit
 from retune.model import Restarted
 from retune.parameters import scalars
 from retune.priors.capabilities import priors_of
@@ -96,7 +97,7 @@ def picture_image(
     config: ProblemConfig,
     y: Tensor,
     restored: Tensor,
-    scale: float,
+    unit: Unit,
     layout: Layout | None,
     *,
     detailed: bool = True,
@@ -110,19 +111,19 @@ def picture_image(
         config: the same as a section of a run.
         y: the measurement (1, C, h, w), as the network saw it.
         restored: (1, C, H, W), on the same scale.
-        scale: the factor from the values of the file, as read, to this scale.
+        unit: of the values.
         layout: how the file is stored; None if there is no file.
         detailed: whether all pictures are made, or a thumbnail.
         rounded: whether `restored` was read from a file, where its values are rounded.
     """
     y, restored = y.detach().cpu(), restored.detach().cpu()
     told = PicturedImage(name=name)
-    told.notes, ends = _window(restored / scale, layout)
-    low, high = (end * scale for end in ends)
+    told.notes, ends = _window(unit.stored(restored), layout)
+    low, high = (unit.scaled(end) for end in ends)
     show = [_shown(image, told.notes if i else []) for i, image in enumerate((y, restored))]
     shown = [_eight(image, low, high) for image in show]
     told.thumbnail = encode(_reduced(shown[1], THUMBNAIL))
-    told.residual = _residual(problem, config, y, restored, scale, layout, rounded, detailed)
+    told.residual = _residual(problem, config, y, restored, unit, layout, rounded, detailed)
     if not detailed:
         return told
     told.before, told.after = (encode(_reduced(image, SIDE)) for image in shown)
@@ -294,14 +295,14 @@ def _residual(
     config: ProblemConfig,
     y: Tensor,
     restored: Tensor,
-    scale: float,
+    unit: Unit,
     layout: Layout | None,
     rounded: bool,
     detailed: bool,
 ) -> PicturedResidual:
     """``(y − A x̂)/σ``, judged; if it cannot be computed, the reason takes the place of the judgement."""
     try:
-        return _judged(problem, config, y, restored, scale, layout, rounded, detailed)
+        return _judged(problem, config, y, restored, unit, layout, rounded, detailed)
     except (RetuneError, RuntimeError, ValueError) as error:
         return PicturedResidual(kind="not judged", sentence=f"The residual could not be computed: {one_line(error)}")
 
@@ -311,7 +312,7 @@ def _judged(
     config: ProblemConfig,
     y: Tensor,
     restored: Tensor,
-    scale: float,
+    unit: Unit,
     layout: Layout | None,
     rounded: bool,
     detailed: bool,
@@ -344,8 +345,8 @@ def _judged(
         inside &= keep[:, None] if axis == -2 else keep
     steps = 0.0
     if layout is not None and layout.top is not None:
-        inside &= ~_clipped(y / scale, inside, notes)
-        steps = (1 + rounded) * (scale / layout.top) ** 2 / 12  # of values that were rounded to whole numbers
+        inside &= ~_clipped(unit.stored(y), inside, notes)
+        steps = (1 + rounded) * (unit.scale / layout.top) ** 2 / 12  # of the values that were rounded to whole numbers
     if levels is not None:
         difference = difference / (levels.square() + steps).sqrt()
     found = judge(difference[0], inside[0], known=levels is not None)

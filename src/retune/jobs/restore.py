@@ -22,13 +22,14 @@ from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
+from retune.diagnosis.correlation import correlation
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError
 from retune.io.files import require_file
-from retune.io.intensity import intensity_scale, require_white
+from retune.io.intensity import Level, Unit, require_white
 from retune.jobs.failures import failure
 from retune.jobs.folder import problem_files
-from retune.jobs.inputs import known_noise, without_gaps
+from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel, model_problem, model_white
 from retune.jobs.pictures import DETAILED, FOLDER, section_of
@@ -56,21 +57,23 @@ class Options:
         tile: side of the tiles; 0 restores every image at once, None tiles those above 4 megapixels.
         overlap: margin around a tile.
         white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
-            for floats.
-        white_remembered: whether `white` comes from the network, and not from the user for these files.
-        again: restore finished images again.
-        certificate: certify every image; this at most doubles the time.
-        report: write a section of the page ``report.html`` for every image.
+            for floats. "auto" finds it in each file.
+        black: intensity that counts as 0, and is subtracted; the result has it again.
+        white_remembered: whether `white` is what the network was made with, and not what was said of these files.
+        again: restore also what is done already.
+        certificate: certify every image, which at most about doubles the time.
+        report: keep a section of the page ``report.html`` for every image.
     """
 
     out: Path
     tile: int | None = None
     overlap: int = 96
-    white: float | None = None
+    white: Level = None
     white_remembered: bool = False
     again: bool = False
     certificate: bool = True
     report: bool = True
+    black: Level = None
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,16 @@ class _Job:
         self.model, self.options, self.detailed = model, options, detailed
         #: noise of the last file, if the problem did not state it
         self.found: str | None = None
+        #: whether the noise of the last file is alike in neighbouring pixels
+        self.correlated = False
+        #: the unit of the last file
+        self.unit = Unit()
         if options.tile is not None and options.tile < 0:
             raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
         if options.overlap < 1:
             raise InvalidParameterError(f"overlap must be at least 1, got {options.overlap}")
-        require_white(options.white)
-        # The noise level decided what was learned. It is not needed here, and an image without noise has none.
+        require_white(options.white, options.black)
+        # The noise level decided what was learned, and is not asked for here: an image without noise has none.
         self.problem = problem_of(known_noise(model.problem))  # if wrong, then for all files
         self.problem_files = problem_files(model.problem)
 
@@ -216,12 +223,19 @@ class _Job:
                 return Row(file, "done before", residual=residual, unpictured=why)
             outcome, seen = self._restore(file, result)
             seconds = time.perf_counter() - start
-            told = _told(facts, outcome, seconds).model_copy(update={"noise": self.found})
+            found = {"noise": self.found}
+            if self.unit.auto:
+                found |= dict(zip(("black_found", "white_found"), self.unit.levels, strict=True))
+            told = _told(facts, outcome, seconds).model_copy(update=found)
             # Before the record, which says that the file is done.
             residual, why = self._picture(file, told, told.content(), lambda: seen)
             result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
             short = outcome.status.value
+            if self.correlated:
+                detail, short = (f"{words}, noise not white (JPEG, interpolation?)" for words in (detail, short))
+            if self.unit.auto:
+                detail, short = (f"{words}, {self.unit}" for words in (detail, short))
             if told.certificate is not None:
                 detail += f", {in_a_line(told.certificate)}"
                 short += f", {in_a_line(told.certificate)}"
@@ -244,6 +258,7 @@ class _Job:
             tile=options.tile,
             overlap=options.overlap,
             white=options.white,
+            black=options.black,
         )
 
     def _picture(self, file: Path, told: RestoredImage, content: bytes, seen: Callable[[], Seen]) -> tuple[str, str]:
@@ -264,17 +279,21 @@ class _Job:
     def _again(self, file: Path, result: Result) -> Seen:
         """The first image of a file that was restored before, and its result, read again."""
         images, layout = io.read(file, any_integers=True, finite=False)
-        scale = intensity_scale(file, images, layout, self.options.white, remembered=self.options.white_remembered)
-        y = without_gaps(self.problem, (images[:1] * scale).to(torch.get_default_dtype()), str(file))
-        restored = io.read(result.image, any_integers=True)[0][:1] * scale
-        return Seen(y, restored, scale, layout, len(images), read_again=True)
+        unit = self._unit(file, images, layout)
+        y = without_gaps(self.problem, unit.scaled(images[:1]).to(torch.get_default_dtype()), str(file))
+        restored = unit.scaled(io.read(result.image, any_integers=True)[0][:1])
+        return Seen(y, restored, unit, layout, len(images), read_again=True)
+
+    def _unit(self, file: Path, images: Tensor, layout: io.Layout) -> Unit:
+        options = self.options
+        return unit_of(file, images, layout, self.model.problem, options.white, options.black, options.white_remembered)
 
     def _restore(self, file: Path, result: Result) -> tuple[Outcome, Seen]:
         options = self.options
         images, layout = io.read(file, any_integers=True, finite=False)
-        scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
+        self.unit = unit = self._unit(file, images, layout)
         restored, worst, first, fitted, found = [], None, None, None, []
-        for image in (images * scale).to(torch.get_default_dtype()):
+        for image in unit.scaled(images).to(torch.get_default_dtype()):
             y = without_gaps(self.problem, image[None], str(file)).to(self.model.device)
             model, problem = self.model.fitted(self.problem, y)
             if problem is not self.problem:
@@ -283,15 +302,16 @@ class _Job:
                 problem = problem.borderless()
             restored_one, outcome = _restore_one(model.net, problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
-            restored.append(restored_one.cpu() / scale)
+            restored.append(unit.stored(restored_one.cpu()))
             if first is None:
                 first, fitted = y, (model, problem)
+                self.correlated = not problem.has_gaps and correlation(y) is not None
         assert worst is not None
         assert first is not None
         with result.being_written():
             io.write(result.image, torch.cat(restored), layout)
         self.found = "; ".join(dict.fromkeys(found)) or None
-        return worst, Seen(first, restored[0] * scale, scale, layout, len(restored), fitted=fitted)
+        return worst, Seen(first, unit.scaled(restored[0]), unit, layout, len(restored), fitted=fitted)
 
 
 def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:

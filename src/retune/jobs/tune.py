@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
-from retune.instant import calibrated
-from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
+from retune.instant import calibrated, instant_network
+from retune.io.intensity import Level, require_white
+from retune.jobs.assess import Comparison, Scene, indistinguishable, learned
+from retune.jobs.contest import AT_ONCE, TUNED, Contest, Rival, compete
 from retune.jobs.failures import failure
-from retune.jobs.folder import MODEL, RUN, TUNED, facts_of, prepare, save_model
-from retune.jobs.inputs import read_measured, require_kernel
+from retune.jobs.folder import MODEL, RUN, facts_of, prepare, save_model
+from retune.jobs.folder import TUNED as TUNE
+from retune.jobs.inputs import read_in_unit, read_measured, require_kernel
 from retune.jobs.pictures import FOLDER, section_of
 from retune.jobs.sections import picture_tuned, tuned_section
 from retune.model import Restarted
@@ -35,12 +38,13 @@ from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.counts import PoissonGaussian
 from retune.problems.measured import Measurements
-from retune.records import CertifiedImage, EstimatedGain, Pictured, TuneFacts, TuneResult
+from retune.records import CertifiedImage, Competitor, EstimatedGain, Pictured, TuneFacts, TuneResult
 from retune.records.results import finite
 from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
+from retune.training.thinned import Thinned
 from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
 
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
@@ -67,7 +71,7 @@ _NEAR = 5e-4
 _CERTIFIED = 128
 #: A guessed error must be smaller by this many standard errors.
 _CLEARLY = 2.0
-RESULT = TUNED
+RESULT = TUNE
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,12 @@ class Tuned:
         certificate: of the restoration of the first measurement (the middle of a large one).
         left_out: files that could not be used, with the reasons.
         noise: the noise that grows with the brightness, as ``--noise`` takes it; "" for noise of one level.
-        unpictured: why the page ``report.html`` has no section for the tuning, if one was wanted.
+        unpictured: why the page ``report.html`` has no section of it, if one was wanted.
+        winner: name of the best candidate.
+        rivals: all candidates.
+        measured: the measured image beside the best restoration, if it competed.
+        estimated: what the estimates rest on, after "estimated".
+        white, black: intensities that count as 1 and 0, in the units of the files, if they were given or found.
     """
 
     loss: Estimate
@@ -97,6 +106,12 @@ class Tuned:
     left_out: dict[str, str] = field(default_factory=dict)
     unpictured: str = ""
     noise: str = ""
+    winner: str = TUNED
+    rivals: tuple[Rival, ...] = ()
+    measured: Comparison | None = None
+    estimated: str = ""
+    white: float | None = None
+    black: float | None = None
 
     def record(self) -> TuneResult:
         """The content of ``tune.json``."""
@@ -110,6 +125,12 @@ class Tuned:
             certificate=self.certificate,
             left_out=self.left_out,
             noise=self.noise or None,
+            winner=self.winner,
+            estimated=self.estimated or None,
+            white=self.white,
+            black=self.black,
+            candidates=[Competitor(**rival.__dict__) for rival in self.rivals],
+            measured=None if self.measured is None else EstimatedGain(**self.measured.__dict__),
         )
 
 
@@ -144,8 +165,8 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
 _PRESUMED = ("sigma", "keep", "kernel")
 
 
-def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
-    """Run, images, white and loss of the run in a folder.
+def earlier(out: Path) -> tuple[Config, list[Path], TuneFacts]:
+    """Run, images and settings of the run in a folder.
 
     Raises:
         CheckpointError: the folder contains no run.
@@ -153,7 +174,7 @@ def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
     try:
         facts = facts_of(out).tuned
         if facts is not None:
-            return load(out / RUN), [Path(p) for p in facts.images], facts.white, facts.loss
+            return load(out / RUN), [Path(p) for p in facts.images], facts
         cause = None
     except (OSError, ValueError, CheckpointError) as error:
         cause = error
@@ -167,32 +188,41 @@ def tune(
     files: Sequence[Path],
     out: Path,
     *,
-    white: float | None = None,
+    white: Level = None,
+    black: Level = None,
     loss: str = "auto",
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
     report: bool = False,
+    ships: bool = False,
 ) -> Tuned:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
-    The loss depends on the problem. For denoising and blurs with a given noise level, it is Stein's unbiased estimate
-    of the error; with an estimated noise level, it is deepinv's recorrupted loss. For missing pixels, it is Stein's
-    estimate with splitting. For magnification and the user's own physics, it is Stein's estimate with equivariant
-    imaging, and the weights of a norm are not learned. At the end, the learned and the initial parameters are compared
-    on whole images by their estimated errors, and the better ones are kept.
+    The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
+    deepinv's recorrupted loss where it is estimated from the images; it is Stein's estimate with splitting where pixels
+    are missing, and with equivariant imaging for larger images of small ones and a physics of the user's, where the
+    weights of a norm are left as they are.
+
+    What was learned then competes with what it started from, with equal weights, with the measured image itself, and
+    for noise alone with the denoiser that ships (see `ships`). The estimate of the error is not the one that was
+    minimised: its draws are fresh. Several pages of one scene judge each other, counts are judged by counts that were
+    kept away from the restoration, and a blur by Stein's estimate alone. The best is kept.
 
     Args:
         config: the run; its own images are not used.
         files: the measurements.
         out: folder for ``config.toml``, ``run.json``, checkpoints, ``log.csv``, ``tune.json`` and
             ``model.safetensors``.
-        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default.
+        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default. "auto"
+            takes that of the brightest file.
+        black: intensity that counts as 0; "auto" takes that of the darkest file.
         loss: "auto", "sure", "r2r" or "ei".
         resume: continue from the newest checkpoint in `out`, if there is one.
         device: "auto", "cpu", "cuda", …
         progress: show a progress bar.
-        report: write a section of the page ``report.html``.
+        report: keep a section of the page ``report.html``.
+        ships: whether the denoiser that ships competes, for noise alone: nobody has chosen a prior.
 
     A file that cannot be read or does not fit the problem is left out, and the result names it.
 
@@ -207,8 +237,9 @@ def tune(
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     check_chosen_device(device)
-    white = config.data.white if white is None else white
-    usable = _usable(config, files, white)
+    require_white(white, black)
+    dark, bright = _levels(config, files, config.data.white if white is None else white, black)
+    usable = _usable(config, files, bright, dark)
     problem, measured = usable.problem, [y for _, y in usable.named]
     doubtful = [*kernel_doubts(problem), *doubts(problem, usable.named)]
     for doubt in doubtful:
@@ -227,8 +258,10 @@ def tune(
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):
         remove_leftovers(out, out / FOLDER)
-        facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
-        # The strengths that were chosen for the noise are saved, so that a continued run uses the same.
+        facts = TuneFacts(
+            images=[str(f.resolve()) for f in usable.files], white=bright, black=dark, loss=loss, ships=ships
+        )
+        # With the strengths that the noise called for: a run that is continued must not find others.
         prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
         options = replace(
@@ -247,18 +280,25 @@ def tune(
         result = fit(net, data, options)
         # A learned energy costs more per pixel than a wavelet norm.
         scene = Scene(problem, measured, _CERTIFIED) if config.prior.type == "energy" else Scene(problem, measured)
-        comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed, words.guesses)
+        at_once = _at_once(problem, measured[0]) if ships and problem.only_noise else None
+        clearly = _CLEARLY if words.guesses else 0.0
+        judge = _judge(problem, estimate)
+        contest = compete(net.cpu(), start, scene, problem, judge, config.seed, clearly, at_once)
+        factors = _factors(contest, scene, judge, config.seed, words.guesses)
+        net = contest.net
         certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
         chosen = learned(net)
         noise = "" if problem.noise is None else str(problem.noise)
         tuned = Tuned(
-            words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out, noise=noise
-        )
+            words, problem.sigma, contest.comparison, factors, chosen, result.seconds, certificate, usable.left_out,
+            noise=noise, winner=contest.winner, rivals=contest.rivals, measured=contest.measured, estimated=contest.how,
+            white=bright, black=dark,
+        )  # fmt: skip
         tuned.record().write(out / RESULT)
         more = {"borderless": "yes"} if config.prior.type == "energy" else {}
-        save_model(net, out / MODEL, used.problem, white, **more)
+        save_model(net, out / MODEL, used.problem, bright, dark, **more)
         if report:
-            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, white, out))
+            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, out))
     return tuned
 
 
@@ -269,16 +309,32 @@ def _picture(
     named: Sequence[tuple[str, Tensor]],
     doubtful: Sequence[str],
     tuned: Tuned,
-    white: float | None,
     out: Path,
 ) -> str:
     """Write the section of the page. Returns the reason if there is none, else ""."""
 
     def make(made: str) -> Pictured:
         images = picture_tuned(net, problem, config.problem, named)
-        return tuned_section(net, config.problem, tuned.record(), made, images, doubtful, RESULT, white)
+        told = tuned.record()
+        return tuned_section(net, config.problem, told, made, images, doubtful, RESULT, tuned.white, tuned.black)
 
     return section_of(out, RESULT, (out / RESULT).read_bytes(), make)[1]
+
+
+def _levels(config: Config, files: Sequence[Path], white: Level, black: Level) -> tuple[float | None, float | None]:
+    """Black and white of all files together, as numbers: of those that are found, the darkest and the brightest."""
+    if not isinstance(white, str) and not isinstance(black, str):
+        return black, white
+    units, failures = [], []
+    for file in files:
+        try:
+            units.append(read_in_unit(file, config.problem, white, black)[1])
+        except Exception as error:  # such a file is left out for the same reason, when it is read again
+            failures.append(error)
+    if not units:
+        raise failures[0] if failures else InvalidParameterError("there are no images to tune on")
+    dark, bright = min(u.levels[0] for u in units), max(u.levels[1] for u in units)
+    return (dark if isinstance(black, str) else black), (bright if isinstance(white, str) else white)
 
 
 @dataclass(frozen=True)
@@ -291,7 +347,7 @@ class _Usable:
     left_out: dict[str, str]
 
 
-def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usable:
+def _usable(config: Config, files: Sequence[Path], white: float | None, black: float | None) -> _Usable:
     """Read every file, and leave out those that cannot be used.
 
     Raises:
@@ -303,7 +359,7 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
     failures: dict[str, Exception] = {}
     for file in files:
         try:
-            found = read_measured(file, config.problem, white)
+            found = read_measured(file, config.problem, white, black=black)
             bound = [problem_of(config.problem, y) for _, y in found]
             for one, (_, y) in zip(bound, found, strict=True):
                 one.operator(y)  # files that do not fit are named before the tuning
@@ -323,24 +379,25 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
     return _Usable(used, named, _problem(config, problems), left_out)
 
 
-def _judge(
-    net: Restarted, start: dict[str, Tensor], scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool = False
-) -> tuple[Comparison, tuple[float, float] | None]:
-    """Compare with the initial parameters, and leave the better ones in the network.
+def _judge(problem: Problem, estimate: ErrorEstimate) -> ErrorEstimate:
+    """What the candidates are judged by; what was learned with, if it sees more of the error than others."""
+    if problem.has_gaps or problem.subsamples or not problem.has_parts:
+        return estimate
+    return Sure(problem.sigma) if problem.noise is None else Thinned(problem.noise)
 
-    If most of the error is guessed, the initial parameters stay unless the others are clearly better.
-    """
-    end = {k: v.clone() for k, v in net.state_dict().items()}
-    after = error_blocks(net, scene, estimate, seed)
-    net.load_state_dict(start)
-    before = error_blocks(net, scene, estimate, seed)
-    comparison = compare_errors(before, after, _CLEARLY if guesses else 0.0)
-    if comparison.better:
-        net.load_state_dict(end)
-    kept = after if comparison.better else before
-    if guesses:  # a range of strengths would depend on the guess
-        return comparison, None
-    return comparison, indistinguishable(net, scene, estimate, seed, kept)
+
+def _at_once(problem: Problem, y: Tensor) -> Callable[[], Restarted]:
+    """What restores a measurement of noise alone without tuning."""
+    return lambda: instant_network(Config(), problem, y)[0]
+
+
+def _factors(
+    contest: Contest, scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool
+) -> tuple[float, float] | None:
+    """The range of strengths that are as good as the chosen one; None if it would rest on what was guessed."""
+    if guesses or contest.winner == AT_ONCE:
+        return None
+    return indistinguishable(contest.net, scene, estimate, seed, contest.errors)
 
 
 def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
