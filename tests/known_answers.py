@@ -12,11 +12,11 @@ from deepinv.optim.prior import L1Prior, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
-from retune import DataTerm, ForwardBackward, GradientStep
+from retune import DataTerm, DouglasRachford, ForwardBackward, GradientStep, PrimalDual, ThreeOperators
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
-from retune.priors import RED, BoundPrior, Denoiser, Energy, Ridge, WaveletL1, WaveletL12
+from retune.priors import RED, TV, AbstractPrior, Analysis, BoundPrior, Denoiser, Energy, Ridge, WaveletL1, WaveletL12
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,31 @@ class DenseEnergy(nn.Module):
             return (scale * (x.flatten(1) @ self.matrix.T) @ self.matrix).unflatten(1, shape)
 
         return BoundPrior(fn=fn, grad=grad, fn_and_grad=lambda x: (fn(x), grad(x)))
+
+
+class Rough(AbstractPrior):
+    """``½ w ‖Kx‖²`` with a dense K and a learnable w, in its analysis form."""
+
+    has_analysis = True
+
+    def __init__(self, matrix: Tensor, weight: float = 1.3):
+        super().__init__()
+        self.matrix = matrix
+        self.log_weight = nn.Parameter(torch.tensor(weight).log())
+
+    def convexity(self):
+        return Convexity(how="a quadratic")
+
+    def bind(self, shape, layer, gamma):
+        matrix, image = self.matrix, tuple(shape[1:])
+        strength = gamma.reshape(-1, 1) * self.log_weight.exp() if gamma.ndim else gamma * self.log_weight.exp()
+        analysis = Analysis(
+            forward=lambda x: x.flatten(1) @ matrix.T,
+            adjoint=lambda z: (z @ matrix).unflatten(1, image),
+            sqnorm=torch.linalg.matrix_norm(matrix, 2).square().reshape(1),
+            dual_prox=lambda p, sigma: p / (1 + sigma[:, None] / strength),
+        )
+        return BoundPrior(analysis=analysis)
 
 
 class Transparent(Prior):
@@ -308,6 +333,57 @@ def energy(batch: int = 2) -> Case:
     return Case(net, y, dense(matrix, shape), answer)
 
 
+def roughness(batch: int = 2) -> Case:
+    """``½‖Ax − y‖² + ½λw‖Kx‖²`` by Condat–Vũ: ``x* = (AᵀA + λwKᵀK)⁻¹Aᵀy``."""
+    shape = (1, 3, 4)
+    matrix, rough = spectrum(14, 12, 0.8, 1.1), spectrum(9, 12, 0.4, 1.0, seed=4)
+    y = rand(batch, 1, 1, 14, seed=1)
+    prior = Rough(rough)
+    net = PrimalDual(prior, step_size=0.7, reg=0.3, balance=3.0)
+
+    def answer() -> Tensor:
+        system = matrix.T @ matrix + net.reg()[0] * prior.log_weight.exp() * rough.T @ rough
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
+def two_pixels(batch: int = 2) -> Case:
+    """Vectorial total variation of two pixels, ``A = I``: the mean stays, and the difference d shrinks by 2λ."""
+    y = rand(batch, 3, 1, 2, seed=1)
+    net = PrimalDual(TV(), step_size=0.8, reg=0.2)
+
+    def answer() -> Tensor:
+        mean, d = y.mean(-1, keepdim=True), y[..., 1:] - y[..., :1]
+        d = d * (1 - 2 * net.reg()[0] / d.norm(dim=1, keepdim=True)).clamp_min(0)
+        return torch.cat([mean - d / 2, mean + d / 2], -1)
+
+    return Case(net, y, Denoising(), answer)
+
+
+def two_proxes(batch: int = 2) -> Case:
+    """`quadratic` by Douglas–Rachford; the prox of its dense data term needs conjugate gradients."""
+    case = quadratic(batch)
+    (prior,) = case.map.priors
+    net = DouglasRachford(prior, step_size=0.6, reg=0.3)
+
+    def answer() -> Tensor:
+        matrix = as_matrix(case.physics.A, (1, 4, 5))
+        system = matrix.T @ matrix + net.reg()[0] * (2 * prior.log_weight).exp().flatten().diag()
+        return torch.linalg.solve(system, (case.y.flatten(1) @ matrix).T).T.unflatten(1, (1, 4, 5))
+
+    return Case(net, case.y, case.physics, answer)
+
+
+def boxed_l1(batch: int = 2) -> Case:
+    """`damped_l1` in a box, which is separable, too: ``x* = clamp(soft(m y, λ)/m²)``."""
+    mask = torch.where(rand(1, 1, 4, 6, seed=3) > 0, 1.0, 0.6)
+    y = rand(batch, 1, 4, 6, seed=1)
+    net = ThreeOperators(L1Prior(), step_size=0.6, reg=0.3, box=(-0.4, 0.9))
+    physics = Inpainting((1, 4, 6), mask=mask)
+    return Case(net, y, physics, lambda: (soft(mask * y, net.reg()[0]) / mask**2).clamp(-0.4, 0.9))
+
+
 #: Every map and every kind of prior has at least one case here; `test_matrix.py` says what is missing.
 CASES = {
     f.__name__: f
@@ -322,5 +398,9 @@ CASES = {
         denoiser_as_gradient,
         ridge,
         energy,
+        roughness,
+        two_pixels,
+        two_proxes,
+        boxed_l1,
     )
 }

@@ -60,8 +60,11 @@ from .guarantee import Subject as Subject
 from .instant import restore as restore
 from .maps import AbstractMap as AbstractMap
 from .maps import BoundMap as BoundMap
+from .maps import DouglasRachford as DouglasRachford
 from .maps import ForwardBackward as ForwardBackward
 from .maps import GradientStep as GradientStep
+from .maps import PrimalDual as PrimalDual
+from .maps import ThreeOperators as ThreeOperators
 from .model import Restarted as Restarted
 from .operators.data_term import DataTerm as DataTerm
 from .operators.fidelity import FidelityFacts as FidelityFacts

@@ -221,7 +221,10 @@ def takes_reg(config: Config) -> bool:
 
 
 def _suiting(prior: Prior, config: PriorConfig) -> str:
-    """The name of the map for a prior: proximal steps if it has an exact prox, otherwise gradient steps."""
+    """The name of the map for a prior: primal–dual for an analysis form, proximal for a prox, else gradient steps."""
+    able = adapt(prior)
+    if able.has_analysis and not able.has_prox and not able.has_grad:
+        return "primal_dual"
     proximal = type(prior).prox is not Potential.prox and config.type not in ("red", "ridge", "energy")
     return "forward_backward" if proximal else "gradient_step"
 

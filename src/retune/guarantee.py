@@ -137,6 +137,16 @@ class Guarantee:
         assumptions: the assumptions of all these facts.
         monotone: whether the statement is of a solver that keeps the objective from rising
             ([`Descent`][retune.Descent]), and not of plain steps.
+        factor: Lipschitz constants of the layers in the Euclidean norm, shape (layers, 1 or B), for a map of another
+            form, in place of the formula above; None: by the formula.
+        factor_from: that other formula, in one phrase.
+        averaged: α in (0, 1), shape (1,) or (B,), such that ``T = (1 − α) I + α N`` with N nonexpansive in the norm
+            [`norm`][retune.BoundMap.norm] of the bound map. Without a factor below 1 it proves convergence to a fixed
+            point, if there is one, but no rate and no distance. None if no such constant is known.
+        metric: that norm, in one phrase; "" is the Euclidean norm.
+        region: share of the convergence region that the step sizes use, below 1, shape (1,) or (B,); None if the map
+            states its steps as `step_sizes`.
+        region_from: the condition of that region, in one phrase.
     """
 
     row: str = "any denoiser"
@@ -152,6 +162,12 @@ class Guarantee:
     image: float = 1.0
     assumptions: tuple[Assumption, ...] = ()
     monotone: bool = False
+    factor: Tensor | None = None
+    factor_from: str = ""
+    averaged: Tensor | None = None
+    metric: str = ""
+    region: Tensor | None = None
+    region_from: str = ""
 
     @property
     def theorem(self) -> str:
@@ -170,6 +186,8 @@ class Guarantee:
         Boyd, *A primer on monotone operator methods*, 2016, §5). It is below 1 if ``0 < τ < 2/L`` and μ > 0, and at
         most 1 for ``τ ≤ 2/L``.
         """
+        if self.factor is not None:
+            return self.factor
         if not self.convex or self.lipschitz is None or self.step_sizes is None:
             return None
         tau, big = self.step_sizes, self.lipschitz

@@ -338,6 +338,7 @@ class Restarted(Reconstructor):
             observe=None if observe is None else see,
             restrict=restrict,
             near=init is not None,
+            size_of=bound.size,
         )
 
     def describe(self) -> dict:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from retune.errors import InvalidParameterError, require_real, wrong_type
 
-__all__ = ["Bounded", "Positive", "ScalarParameter", "require_damping", "scalars"]
+__all__ = ["Bounded", "Positive", "ScalarParameter", "require_box", "require_damping", "scalars"]
 
 
 _LOG_LIMIT = 40.0  # beyond this, products of such exponentials overflow in float32
@@ -189,3 +189,20 @@ def require_damping(strong_convexity: float) -> float:
     if not 0 <= strong_convexity < float("inf"):
         raise InvalidParameterError(f"strong_convexity must be finite and ≥ 0, got {strong_convexity}")
     return strong_convexity
+
+
+def require_box(box: tuple[float, float] | None) -> tuple[float, float] | None:
+    """(low, high), checked; None if there is no box.
+
+    Raises:
+        InvalidParameterError: not two numbers with low < high.
+    """
+    if box is None:
+        return None
+    try:
+        low, high = (float(b) for b in box)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(f"box must be None or two numbers (low, high), got {box!r}") from error
+    if not low < high:
+        raise InvalidParameterError(f"box must be (low, high) with low < high, got {box!r}")
+    return low, high

@@ -77,6 +77,7 @@ def solve(
     observe: Callable[[int, Tensor], None] | None = None,
     restrict: Callable[[Tensor], Layer | None] | None = None,
     near: bool = False,
+    size_of: Callable[[Tensor], Tensor] = per_image_norm,
 ) -> Solution:
     """Iterate from `u` until every image has converged, failed, or run out of layers.
 
@@ -110,6 +111,7 @@ def solve(
         restrict: ``index -> layer`` for the images of an index (n,) only; it returns None if this is impossible.
         near: whether `u` is probably near the equilibrium. An accelerating solver then begins with a block of plain
             steps, which may be enough, at half the cost.
+        size_of: the size (B,) of a state with which its changes are compared, in place of ‖u‖.
     """
     keep_freed_memory(u.device)
     cycle = depth if cycle is None else cycle
@@ -135,14 +137,15 @@ def solve(
         finite = torch.isfinite(norm) & torch.isfinite(change.cycle) & torch.isfinite(change.block)
         # An objective that never rises needs no such bound: from a start near 0 the image may grow by any factor.
         exploded = torch.zeros_like(finite) if current.monotone else norm > GROWTH * bound
-        change = change.relative_to(norm)
+        scale = norm if size_of is per_image_norm else size_of(new.u)
+        change = change.relative_to(scale)
         active = run.code <= _RETURNING
         if stop.rtol > 0:
             ends = change.residual <= stop.rtol if r + 1 < steps else True
             asked = current.confirm(new, active & finite & ~exploded & ends)
             if asked is not None:
                 new, moved = asked
-                cycle_change = moved / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+                cycle_change = moved / scale.clamp_min(torch.finfo(norm.dtype).tiny)
                 change = replace(change, cycle=torch.maximum(change.cycle, cycle_change))
         code = torch.where(active, _RUNNING, run.code)
         if stop.rtol > 0:
@@ -199,10 +202,10 @@ class _Change:
     cycles: float
     whole: bool = False
 
-    def relative_to(self, norm: Tensor) -> _Change:
-        """Both changes relative to ‖u‖."""
-        norm = norm.clamp_min(torch.finfo(norm.dtype).tiny)
-        return replace(self, block=self.block / norm, cycle=self.cycle / norm)
+    def relative_to(self, size: Tensor) -> _Change:
+        """Both changes relative to the size of the state."""
+        size = size.clamp_min(torch.finfo(size.dtype).tiny)
+        return replace(self, block=self.block / size, cycle=self.cycle / size)
 
     @property
     def residual(self) -> Tensor:

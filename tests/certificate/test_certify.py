@@ -115,6 +115,9 @@ def test_what_is_not_normal(float64):
                 u = (u.flatten(1) @ matrix.T).reshape(u.shape)
             return u
 
+        def visible(self, u):
+            return u
+
     jacobian = Linearised(Bound(), rand(2, 1, 1, 2))
     assert spectral_norm(jacobian).value.tolist() == pytest.approx([1.2, 1.2])
     assert spectral_radius(jacobian).value.tolist() == pytest.approx([0.6, 0.6])

@@ -145,6 +145,8 @@ class _Survey:
         self.block = None if self.factors is None else self._block(self.factors)
         # Run on until most of the distance to the equilibrium is covered. The Jacobian is also best measured there.
         ahead = self._ahead(self.block, max_layers)
+        self.first_step: Tensor | None = None
+        self.last_step: Tensor | None = None
         self.after_one, self.begins = self._watched(self.u)
         self.u_far, self.ends, self.blocks = self.after_one, self.begins, 1
         self._go_on(ahead - 1)
@@ -192,6 +194,9 @@ class _Survey:
                 for k in range(first, min(first + self.bound.layers, self.depth)):
                     u = self.bound.layer(u, k)
                 most = torch.maximum(most, per_image_norm(u - before))
+                if self.guarantee.averaged is not None:
+                    self.last_step = self.bound.norm(u - before)
+                    self.first_step = self.last_step if self.first_step is None else self.first_step
         return u, most
 
     def _jumps(self, size: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,7 +266,9 @@ class _Survey:
             x, far = self.bound.image(self.u), self.bound.image(self.u_far)
             moved, moved_image = per_image_norm(self.u_far - self.u), per_image_norm(far - x)
             pixels = math.sqrt(x[0].numel())
-            found = {"size": per_image_norm(self.u), "residual": _relative(self.after_one, self.u)}
+            scale = self.bound.size(self.u)
+            found = {"size": per_image_norm(self.u), "scale": scale}
+            found["residual"] = _share(per_image_norm(self.after_one - self.u), self.bound.size(self.after_one))
             infinite = torch.full_like(moved, torch.inf)
             rate = self.rate.value ** (self.depth * self.blocks)
             left = torch.where(rate < 1, rate / (1 - rate), infinite)
@@ -271,7 +278,7 @@ class _Survey:
             estimated = torch.where(rate < 1, moved * (1 + left) + rest, infinite)
             jumps, refuted = self._jumps(found["size"], estimated)
             unknown = jumps | refuted
-            found["jumps"] = torch.where(jumps, _share(self.begins, found["size"]), 0.0)
+            found["jumps"] = torch.where(jumps, _share(self.begins, scale), 0.0)
             cycles = self.depth / self.bound.layers
             found["residual"] = torch.maximum(found["residual"], cycles * found["jumps"])
             found["estimated"] = torch.where(unknown, infinite, estimated)
@@ -318,7 +325,7 @@ class _Survey:
         if jumps:
             by_rate = "the iteration jumps between several states, and approaches none"
         far = f"‖u_n − u‖/(1 − ρ), n = {self.depth * self.blocks}, and rounding"
-        size = distances["size"].clamp_min(torch.finfo(self.u.dtype).tiny)
+        size = distances["scale"].clamp_min(torch.finfo(self.u.dtype).tiny)
         proved = distances.get("proved")
         moved = "a cycle of layers, K/c times" if jumps else "‖Φ(u) − u‖/‖Φ(u)‖"
         return ImageCertificate(
@@ -328,6 +335,7 @@ class _Survey:
                 + power(self.layer_norm, norm)
             ),
             block_factor=Claim(bound(self.block, "product over the layers") + power(self.block_norm, norm)),
+            averaged=Claim(bound(self._averaged(), _averaged_in(facts, i))),
             rate=Claim(power(self.rate, "" if self.learning else norm)),
             residual=Claim((Number(float(distances["residual"][i]), MEASURED, moved),)),
             distance=Claim(bound(proved, far) + estimate(distances["estimated"], by_rate)),
@@ -351,6 +359,10 @@ class _Survey:
             dtype=str(self.u.dtype).removeprefix("torch."),
         )
 
+    def _averaged(self) -> Tensor | None:
+        alpha = self.guarantee.averaged
+        return None if alpha is None else alpha.detach().expand(self.batch)
+
     def _statement(self) -> str:
         """The convergence statement. Proofs cover plain iterates; for another solver only the residual is measured."""
         solver, found = self.net.solver, self.guarantee
@@ -366,6 +378,12 @@ class _Survey:
 
     def _refuted(self, i: int) -> str:
         """The estimate from below that exceeds its bound by more than rounding, in words; "" if none does."""
+        if self.first_step is not None and self.last_step is not None:
+            first, last = float(self.first_step[i]), float(self.last_step[i])
+            # Differences of states near their equilibrium are rounding.
+            noise = _JITTER * torch.finfo(self.u.dtype).eps * float(per_image_norm(self.u)[i])
+            if last > (1 + REFUTES) * first + noise:
+                return f"the movement of a layer grew from {first:.4g} to {last:.4g} in the norm that cannot grow"
         if self.factors is None or self.block is None:
             return ""
         layer, block = float(self.factors.amax(0)[i]), float(self.block[i])
@@ -433,7 +451,18 @@ def _spread(found: Estimate, i: int) -> str:
     return f"{found.iterations} iterations, {found.starts} starts agree within {float(found.spread[i]):.0e}"
 
 
+def _averaged_in(facts: Guarantee, i: int) -> str:
+    """The norm of an averaged map, and the share of the convergence region that its steps use."""
+    where = f"norm: {facts.metric or 'Euclidean'}"
+    if facts.region is None:
+        return where
+    used = facts.region.detach().flatten()
+    return f"{where}; {facts.region_from} = {float(used[min(i, len(used) - 1)]):.3g} < 1"
+
+
 def _factor_from(facts: Guarantee, mu: float) -> str:
+    if facts.factor is not None:
+        return f"{facts.factor_from}, μ = {mu:.3g}".removeprefix(", ")
     strong = "" if facts.backward is None or bool((facts.backward == 1).all()) else "the prox shrinks; "
     return f"{strong}max(|1 − τμ|, |1 − τL|), μ = {mu:.3g}"
 
@@ -444,10 +473,6 @@ def _per_layer(cycle: Estimate, layers: int) -> Estimate:
     low = (cycle.value - cycle.spread).clamp_min(0)
     value = cycle.value ** (1 / layers)
     return Estimate(value, value - low ** (1 / layers), cycle.iterations, cycle.starts)
-
-
-def _relative(after: Tensor, before: Tensor) -> Tensor:
-    return _share(per_image_norm(after - before), per_image_norm(after))
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

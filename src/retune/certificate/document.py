@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
-from retune.certificate.claims import CONDITIONAL, Claim, Number
+from retune.certificate.claims import CONDITIONAL, PROVED, Claim, Number, proved_kind
 from retune.guarantee import Assumption
 
 __all__ = ["Certificate", "ImageCertificate"]
@@ -16,6 +16,7 @@ _ROWS = {
     "step_size": "step size ÷ (2/L)",
     "layer_factor": "factor of one layer",
     "block_factor": "factor of K = {K} layers",
+    "averaged": "averaged, α",
     "rate": "asymptotic factor per layer",
     "residual": "relative change in K layers (measured)",
     "relative_distance": "distance to equilibrium, relative",
@@ -32,6 +33,7 @@ class ImageCertificate:
         step_size: ``τL/2``, the step as a share of ``2/L``, largest over the layers. It must be below 1.
         layer_factor: Lipschitz constant of one layer (the largest of a cycle).
         block_factor: Lipschitz constant of the block of K layers.
+        averaged: α such that a layer is ``(1 − α) I + α N`` with N nonexpansive in the norm that the number names.
         rate: asymptotic factor per layer (spectral radius of the Jacobian at the equilibrium).
         residual: relative change over one block of K layers.
         distance: ``‖u − u*‖`` of the state.
@@ -73,6 +75,7 @@ class ImageCertificate:
     rounding: str = ""
     parts: int = 1
     jumps: float = 0.0
+    averaged: Claim = field(default_factory=Claim)
 
     @property
     def claims(self) -> dict[str, Claim]:
@@ -162,16 +165,16 @@ def _verdict(image: ImageCertificate) -> str:
     if image.refuted:
         return f"Nothing is proved: {image.refuted}, so an assumption is wrong (see retune.doctor); estimated: {about}."
     if image.statement:
-        factor = image.layer_factor.proved
-        opening = "Proved" if factor is None else _opening(factor).rstrip(":")
+        opening = _OPENINGS.get(kind := proved_kind(image.assumptions), kind.capitalize())
         return f"{opening}: {image.statement}; no rate is proved; estimated: {about}."
     return f"Nothing is proved about this map in advance; estimated: {about}."
 
 
+_OPENINGS = {PROVED: "Proved", CONDITIONAL: "Proved, if the unchecked assumptions hold"}
+
+
 def _opening(number: Number) -> str:
-    return {"proved": "Proved:", CONDITIONAL: "Proved, if the unchecked assumptions hold:"}.get(
-        number.kind, f"{number.kind.capitalize()}:"
-    )
+    return f"{_OPENINGS.get(number.kind, number.kind.capitalize())}:"
 
 
 def _text(certificate: Certificate) -> str:
@@ -186,9 +189,10 @@ def _image(certificate: Certificate, i: int) -> str:
     title = "Certificate" if count == 1 else f"Certificate of image {i} (of {count})"
     lines = [f"{title}: {image.row}; {image.status} after {image.layers} layers, {image.dtype}"]
     cells = [("", _bounds(image), "estimated", "how")]
-    for name, claim in image.claims.items():
-        if name in _ROWS and claim.numbers:
-            cells.append((_ROWS[name].format(K=certificate.depth), *_cells(claim)))
+    for name, label in _ROWS.items():
+        claim = image.claims[name]
+        if claim.numbers:
+            cells.append((label.format(K=certificate.depth), *_cells(claim)))
     widths = [max(len(row[c]) for row in cells) for c in range(3)]
     for row in cells:
         lines.append(f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip())

@@ -161,7 +161,7 @@ class PriorConfig(Section):
     """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
     type: str = "wavelet"
-    """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; or a registered prior."""
+    """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; tv; or a registered prior."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
     wavelet: str | list[str] = "db4"
@@ -231,7 +231,7 @@ class MapConfig(Section):
     spoken = False
 
     type: str = "auto"
-    """forward_backward, gradient_step or a registered map; auto chooses by the prior."""
+    """auto chooses by the prior: forward_backward, gradient_step or primal_dual; douglas_rachford, three_operators."""
     options: dict[str, Any] = {}
     """More arguments of the map: a table [map.options]."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
+from retune._torch.batch import per_image_norm
 from retune.guarantee import Assumption, Guarantee
 from retune.operators.data_term import DataTerm
 from retune.parameters import scalars
@@ -59,6 +60,26 @@ class BoundMap(ABC):
     def image_adjoint(self, image: Tensor) -> Tensor:
         """The adjoint of a linear [`image`][retune.BoundMap.image]; the default is [`state`][retune.BoundMap.state]."""
         return self.state(image)
+
+    def size(self, u: Tensor) -> Tensor:
+        """The size (B,) with which changes of a state u are compared; the default is ``‖u‖``.
+
+        A state may have parts beside the image, such as multipliers. Such a map scales its state so that a change of
+        any part counts as much as one of the image, and returns the norm of the image here.
+        """
+        return per_image_norm(u)
+
+    def norm(self, u: Tensor) -> Tensor:
+        """The norm (B,) in which the map is averaged or contracts, if it states that; the default is ``‖u‖``."""
+        return per_image_norm(u)
+
+    def visible(self, u: Tensor) -> Tensor:
+        """The part of a random direction u of the state that an image can reach; the default is u.
+
+        Power iterations start there. Multipliers may have directions that neither change the image nor are changed by
+        it. They stay for ever, with the factor 1, and would hide the rate of the others.
+        """
+        return u
 
     def select(self, index: Tensor) -> BoundMap | None:
         """The map bound to the images `index` (n,) only; None if its operator or prior cannot be restricted."""

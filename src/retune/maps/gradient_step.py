@@ -24,7 +24,7 @@ from retune.operators.curvature import largest_curvature
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill
 from retune.operators.pairs import steepest
-from retune.parameters import Bounded, Positive, require_damping
+from retune.parameters import Bounded, Positive, require_box, require_damping
 from retune.priors.base import BoundPrior
 from retune.priors.capabilities import adapt, bind_cycle, require_grad, smoothness_of
 from retune.solvers.base import Objective
@@ -95,7 +95,7 @@ class GradientStep(AbstractMap):
         self.layers, self.lipschitz = layers, lipschitz
         self.strong_convexity = require_damping(strong_convexity)
         self.data_fidelity = L2() if data_fidelity is None else data_fidelity
-        self.box = None if box is None else _box(box)
+        self.box = require_box(box)
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
         able = require_grad(prior, "GradientStep")
         _check_constant(prior, self.prior_lipschitz)
@@ -386,13 +386,3 @@ def _check_constant(prior: Prior, constant: float | None) -> None:
             f"the Lipschitz constant of ∇R of {name} is unknown; give it as prior_lipschitz=..., or state it in the "
             "prior's smoothness(like), so that the step size can be kept below 2/L"
         )
-
-
-def _box(box: tuple[float, float]) -> tuple[float, float]:
-    try:
-        low, high = (float(b) for b in box)
-    except (TypeError, ValueError) as error:
-        raise InvalidParameterError(f"box must be None or two numbers (low, high), got {box!r}") from error
-    if not low < high:
-        raise InvalidParameterError(f"box must be (low, high) with low < high, got {box!r}")
-    return low, high

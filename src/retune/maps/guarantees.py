@@ -15,12 +15,21 @@ from retune._torch.batch import over_images
 from retune._torch.precision import sharp
 from retune.guarantee import Assumption, Convexity, Guarantee, Known, Subject
 from retune.operators.data_term import DataTerm
-from retune.operators.pairs import violates_firmness
+from retune.operators.norm import lanczos_sqnorm
+from retune.operators.pairs import random_like, violates_firmness
 from retune.parameters import Bounded, Positive
-from retune.priors.base import BoundPrior
+from retune.priors.base import Analysis, BoundPrior
 from retune.priors.capabilities import bind_cycle, convexity_of, is_inherited, smoothness_of
+from retune.priors.origin import is_ours
 
-__all__ = ["backtracking_guarantee", "forward_backward_guarantee", "smooth_assumptions"]
+__all__ = [
+    "backtracking_guarantee",
+    "douglas_rachford_guarantee",
+    "forward_backward_guarantee",
+    "primal_dual_guarantee",
+    "smooth_assumptions",
+    "three_operator_guarantee",
+]
 
 
 class Backtracking(Protocol):
@@ -151,6 +160,151 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
         convex=True,
         backward=backward,
     )
+
+
+class Reflected(Protocol):
+    """The attributes of a map with two proxes that its guarantee uses."""
+
+    prior: Prior
+    reg: Positive
+
+
+def douglas_rachford_guarantee(owner: Reflected, gamma: Tensor, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.DouglasRachford.guarantee]. The proofs are about exact proxes."""
+    known = convexity_of(owner.prior)
+    prox = data_term.prox_at(gamma)
+    reg = owner.reg.value.to(gamma)
+    (bound,) = bind_cycle([owner.prior], data_term.shape, [gamma * reg])
+    how = "closed form" if prox.exact else f"conjugate gradients, relative residual {prox.accuracy:.0e}"
+    of_prior = _of_priors([owner.prior], [known], [bound], data_term)
+    facts = Guarantee(
+        row="convex prior with exact prox, Douglas–Rachford",
+        lipschitz=data_term.lipschitz,
+        lipschitz_kind=data_term.sqnorm_kind,
+        assumptions=(
+            *smooth_assumptions(data_term),
+            Assumption("the prox of the data term is exact", prox.exact, how),
+            *of_prior,
+        ),
+    )
+    if known is None or any(a.refuted for a in of_prior):
+        return facts
+    square = bound.frame is None or bound.frame.orthonormal
+    mu = data_term.strong_convexity if square else torch.zeros_like(data_term.strong_convexity)
+    contracts = prox.exact and bool((mu > 0).all())
+    step, big = gamma.flatten(), data_term.lipschitz
+    worst = torch.maximum((1 - step * mu) / (1 + step * mu), (step * big - 1) / (step * big + 1))
+    exists = "" if known.checked or contracts else ", if there is one"
+    return replace(
+        facts,
+        subject=Subject.ITERATES,
+        statement=f"have images that converge to {'the only' if contracts else 'a'} minimiser{exists}",
+        averaged=torch.full_like(big, 0.5),
+        factor=(0.5 * (1 + worst))[None] if contracts else None,
+        factor_from="½(1 + δ), δ = max((1 − γμ)/(1 + γμ), (γL − 1)/(γL + 1))",
+        strong_convexity=mu,
+        strong_convexity_from="the smallest singular value of A, known exactly" if contracts else "μ is unknown",
+    )
+
+
+def three_operator_guarantee(owner: Reflected, gamma: Tensor, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.ThreeOperators.guarantee]."""
+    known = convexity_of(owner.prior)
+    (bound,) = bind_cycle([owner.prior], data_term.shape, [gamma * owner.reg.value.to(gamma)])
+    of_prior = _of_priors([owner.prior], [known], [bound], data_term)
+    half = gamma.flatten() * data_term.lipschitz / 2
+    facts = Guarantee(
+        row="convex prior with exact prox in a box, three operators",
+        lipschitz=data_term.lipschitz,
+        lipschitz_kind=data_term.sqnorm_kind,
+        region=half,
+        region_from="γL/2",
+        assumptions=(*smooth_assumptions(data_term), *of_prior),
+    )
+    if known is None or not data_term.fidelity.convex or any(a.refuted for a in of_prior):
+        return facts
+    exists = "" if known.checked else ", if there is one"
+    return replace(
+        facts,
+        subject=Subject.ITERATES,
+        statement=f"have images that converge to a minimiser{exists}",
+        averaged=1 / (2 - half),
+    )
+
+
+class Coupled(Protocol):
+    """The step sizes of a primal–dual map that its guarantee uses, each (1 or B,)."""
+
+    tau: Tensor
+    sigma: Tensor
+    sqnorm: Tensor
+    analysis: Analysis
+
+
+class Boxed(Protocol):
+    """The attributes of a primal–dual map that its guarantee uses."""
+
+    prior: Prior
+    box: tuple[float, float] | None
+
+
+def primal_dual_guarantee(owner: Boxed, steps: Coupled, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.PrimalDual.guarantee].
+
+    With ``δ = 2 − (L/2)/(1/τ − ς‖K‖²)`` the map is 1/δ-averaged in the metric (Condat 2013, Theorem 3.1). A minimiser
+    exists if the box is compact, or if f is quadratic and g is a norm: their sum is then coercive on the complement of
+    the common kernel of A and K.
+    """
+    first, second = steps.tau * data_term.lipschitz / 2, steps.tau * steps.sigma * steps.sqnorm
+    facts = Guarantee(
+        row="analysis prior, primal–dual",
+        lipschitz=data_term.lipschitz,
+        lipschitz_kind=data_term.sqnorm_kind,
+        region=first + second,
+        region_from="τL/2 + τς‖K‖²",
+        assumptions=(*smooth_assumptions(data_term), *_of_analysis(owner.prior, steps.analysis, data_term)),
+    )
+    known = convexity_of(owner.prior)
+    if known is None or not data_term.fidelity.convex or any(a.refuted for a in facts.assumptions):
+        return facts
+    exists = owner.box is not None or (data_term.has_prox and steps.analysis.homogeneous)
+    return replace(
+        facts,
+        subject=Subject.ITERATES,
+        statement="converge to a minimiser" + ("" if exists else ", if there is one"),
+        averaged=1 / (2 - first / (1 - second)),
+        metric="‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩ of the image x and the scaled multiplier q",
+    )
+
+
+def _of_analysis(prior: Prior, analysis: Analysis, data_term: DataTerm) -> list[Assumption]:
+    """The statements of a prior about ``g(Kx)``. Random images may refute unchecked ones."""
+    name, fact = type(prior).__name__, convexity_of(prior)
+    found = []
+    if fact is not None:
+        found.append(Assumption(f"{name} is convex, and its dual prox is exact", fact.checked, fact.how))
+    elif is_inherited(prior):
+        how = "it was changed, so the proofs of the original prior do not apply; define its own convexity()"
+        found.append(Assumption(f"{name} is convex, and its dual prox is exact", False, how))
+    trusted = analysis.checked and is_ours(prior)
+    statement = f"‖K‖² of {name} is not underestimated, and its adjoint is right"
+    if trusted:
+        return [*found, Assumption(statement, True, analysis.how)]
+    like = data_term.adjoint_y.detach()
+    if fact is not None and not fact.checked:
+        sigma = torch.ones_like(analysis.sqnorm)
+        if violates_firmness(lambda p: analysis.dual_prox(p, sigma), analysis.forward(like)):
+            how = "refuted: its dual prox is not firmly non-expansive here"
+            found[-1] = Assumption(found[-1].statement, False, how, refuted=True)
+    size = lanczos_sqnorm(lambda x: analysis.adjoint(analysis.forward(x)), random_like(like))
+    twice = random_like(analysis.forward(like), seed=1)
+    one, two = (analysis.forward(like) * twice).sum(), (like * analysis.adjoint(twice)).sum()
+    scale = torch.linalg.vector_norm(analysis.forward(like)) * torch.linalg.vector_norm(twice)
+    wrong = bool((one - two).abs() > 1e-3 * scale)
+    if wrong or bool((size > 1.001 * analysis.sqnorm).any()):
+        what = "its adjoint is wrong" if wrong else f"‖K‖² is at least {float(size.max()):.4g}"
+        return [*found, Assumption(statement, False, f"refuted: {what}", refuted=True)]
+    return [*found, Assumption(statement, False, analysis.how)]
 
 
 def _of_priors(

@@ -101,10 +101,13 @@ class Linearised:
             return torch.where(useless, self.random(0), _unit(change))
 
     def random(self, seed: int) -> Tensor:
-        """A random direction of norm 1, the same for every image and any batch size."""
+        """A random direction of norm 1, the same for every image and any batch size.
+
+        See [`visible`][retune.BoundMap.visible].
+        """
         generator = torch.Generator().manual_seed(seed)
         one = torch.randn(self._u.shape[1:], generator=generator, dtype=self._u.dtype)
-        return _unit(one.to(self._u.device).expand(self._u.shape))
+        return _unit(self._bound.visible(one.to(self._u.device).expand(self._u.shape)))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,18 @@ class Watched(BoundMap):
         """See [`BoundMap`][retune.BoundMap]."""
         return self.bound.image_adjoint(image)
 
+    def size(self, u: Tensor) -> Tensor:
+        """See [`BoundMap`][retune.BoundMap]."""
+        return self.bound.size(u)
+
+    def norm(self, u: Tensor) -> Tensor:
+        """See [`BoundMap`][retune.BoundMap]."""
+        return self.bound.norm(u)
+
+    def visible(self, u: Tensor) -> Tensor:
+        """See [`BoundMap`][retune.BoundMap]."""
+        return self.bound.visible(u)
+
     def select(self, index: Tensor) -> BoundMap | None:
         """See [`BoundMap`][retune.BoundMap]."""
         return self.bound.select(index)
@@ -59,7 +71,7 @@ class Watched(BoundMap):
         See [`solve`][retune.solve.solve] for the residual. An image oscillates if the last cycle moved it by more than
         the tolerance, and the whole block moved it by less than a tenth of that.
         """
-        size = per_image_norm(last).clamp_min(torch.finfo(last.dtype).tiny)
+        size = self.bound.size(last).clamp_min(torch.finfo(last.dtype).tiny)
         block = per_image_norm(last - first) / size
         before, self._before = self._before, None
         if before is None or self._size <= self.layers:

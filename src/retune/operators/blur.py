@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,17 @@ class BlurNormal:
         back = torch.fft.irfft2(torch.fft.rfft2(kept) * self.conjugate, s=self.grid)
         return self._unpad(back) if any(self.pad) else back
 
+    def resolve(self, shift: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """``r ↦ (I + shift · AᵀA)⁻¹ r`` by one FFT pair, where the blur is a circular convolution; else None.
+
+        Args:
+            shift: ≥ 0, shape () or (1 or B, 1, 1, 1).
+        """
+        if self.eigenvalues is None:
+            return None
+        scale = 1 / (1 + shift * self.eigenvalues)
+        return lambda r: torch.fft.irfft2(torch.fft.rfft2(r) * scale, s=self.grid)
+
     def select(self, index: Tensor, batch: int) -> BlurNormal:
         """The operator for some of the images; see ``retune.operators.restrict.Restrictable``."""
         chosen = copy.copy(self)
@@ -115,6 +127,20 @@ class SubsampleNormal:
         out = torch.zeros_like(x)
         out[..., :: self.step, :: self.step] = x[..., :: self.step, :: self.step]
         return out
+
+    def resolve(self, shift: Tensor) -> Callable[[Tensor], Tensor]:
+        """``r ↦ (I + shift · AᵀA)⁻¹ r``: division by 1 + shift at the kept pixels.
+
+        Args:
+            shift: ≥ 0, shape () or (1 or B, 1, 1, 1).
+        """
+
+        def divided(r: Tensor) -> Tensor:
+            kept = r.new_zeros(r.shape[-2:])
+            kept[:: self.step, :: self.step] = 1
+            return r / (1 + shift * kept)
+
+        return divided
 
     def select(self, index: Tensor, batch: int) -> SubsampleNormal:
         """The same operator for any images; see ``retune.operators.restrict.Restrictable``."""

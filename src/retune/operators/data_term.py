@@ -17,6 +17,7 @@ from retune._torch.batch import over_images
 from retune._torch.precision import without_autocast
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError, advice
 from retune.operators.blur import continued
+from retune.operators.data_prox import QuadraticProx
 from retune.operators.facts import facts, normal_operator
 from retune.operators.fidelity import facts_of_fidelity
 from retune.operators.holes import holes_of, without_gaps
@@ -231,6 +232,56 @@ class DataTerm:
             return (self._normal(x) - self.adjoint_y) * self.inverse_variance
         # deepinv's Potential.grad calls requires_grad_ on its input, so it gets a separate view.
         return self.data_fidelity.grad(x.view_as(x), self.y, self.physics)
+
+    @property
+    def has_prox(self) -> bool:
+        """Whether [`prox`][retune.DataTerm.prox] is known: whether f is a convex quadratic function of x."""
+        return self.quadratic or (self.fidelity.affine and self.fidelity.convex)
+
+    @without_autocast
+    def prox_at(self, gamma: Tensor) -> QuadraticProx:
+        """The function ``v ↦ prox_{γf}(v)`` for one γ, its constants computed once; see [`prox`][retune.DataTerm.prox].
+
+        Its ``exact`` and ``accuracy`` say how accurate it is.
+
+        Args:
+            gamma: γ > 0, shape (), (1, 1, 1, 1) or (B, 1, 1, 1).
+
+        Raises:
+            InvalidParameterError: f is not a quadratic function.
+        """
+        if not self.has_prox:
+            raise InvalidParameterError(
+                f"the prox of the data term is known for least squares (deepinv.optim.L2, retune.NoiseWeighted), got "
+                f"{type(self.data_fidelity).__name__}; use a map that takes gradient steps on it: "
+                "retune.ForwardBackward or retune.PrimalDual. A fidelity of your own with an affine gradient says so: "
+                "FidelityFacts(affine=True)"
+            )
+        gamma = gamma.to(self.device, self.dtype)
+        if not self.quadratic:
+            offset = self.grad(torch.zeros_like(self.adjoint_y))
+            return QuadraticProx(lambda x: self.grad(x) - offset, -offset, gamma, self.lipschitz)
+        # The protocol of normal operators does not demand the method: one without a closed form lacks it.
+        resolve: Callable[[Tensor], Callable[[Tensor], Tensor] | None] | None = getattr(self._normal, "resolve", None)
+        shift = gamma * self.inverse_variance
+        inverse = None if resolve is None else resolve(over_images(shift) if shift.ndim else shift)
+        return QuadraticProx(self._normal, self.adjoint_y, shift, self.sqnorm, inverse)
+
+    def prox(self, v: Tensor, gamma: float | Tensor = 1.0) -> Tensor:
+        r"""``prox_{γf}(v) = argmin_x ½‖x − v‖² + γ f(x)`` for a quadratic f, shape (B, C, H, W).
+
+        For least squares it is ``(I + γAᵀA/σ²)⁻¹(v + γAᵀy/σ²)``. It is exact for masks and other diagonalised
+        operators, and for circular convolutions. Otherwise it is computed by conjugate gradients, with a relative
+        residual of at most 4e-6 in float32 and 1e-12 in float64, and with an implicit derivative.
+
+        Args:
+            v: images (B, C, H, W).
+            gamma: γ > 0, a number, or a tensor (B, 1, 1, 1).
+
+        Raises:
+            InvalidParameterError: f is not a quadratic function.
+        """
+        return self.prox_at(torch.as_tensor(gamma, dtype=self.dtype, device=self.device))(v)
 
     def select(self, index: Tensor) -> DataTerm | None:
         """The data term of the images `index` (n,) only; None if the operator cannot be restricted.

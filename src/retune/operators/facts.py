@@ -108,7 +108,26 @@ def normal_operator(physics: LinearPhysics, known: OperatorFacts) -> Callable[[T
     """The fastest exact route to ``x ↦ AᵀA x``; in the precision of x, under autocast too."""
     if known.normal is not None:
         return known.normal  # FFTs and products of numbers, which autocast leaves alone
+    if known.sqnorm_kind == Known.EXACT:  # without a faster operator: a physics that diagonalises itself
+        return _Diagonalised(physics)
     return without_autocast(_composed(physics) if known.composed else physics.A_adjoint_A)
+
+
+class _Diagonalised:
+    """``AᵀA`` of a physics ``A = U diag(m) Vᵀ`` with tested factors: its own, and the inverse of a shifted one."""
+
+    def __init__(self, physics: Any):
+        self._physics, self._normal = physics, without_autocast(physics.A_adjoint_A)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._normal(x)
+
+    def resolve(self, shift: Tensor) -> Callable[[Tensor], Tensor]:
+        """``r ↦ (I + shift · AᵀA)⁻¹ r``, see ``retune.operators.restrict.DiagonalNormal``."""
+        mask = self._physics.mask
+        power = (mask.conj() * mask).real if mask.is_complex() else mask * mask
+        inverse = DiagonalNormal(power, (self._physics.V, self._physics.V_adjoint)).resolve(shift)
+        return without_autocast(inverse)
 
 
 def _composed(physics: LinearPhysics) -> Callable[[Tensor], Tensor]:

@@ -51,6 +51,8 @@ class FidelityFacts:
         domain: (low, high), the values of u for which all of this holds.
         has_prox: whether ``prox_d`` is exact.
         quadratic: whether d is ``(strong/2) ‖u − y‖²``.
+        affine: whether ``∇_u d`` is an affine function of u, so that f is a quadratic function of x and has a prox,
+            as for weighted squares. `quadratic` implies it.
         how: the reason, in one phrase.
         checked: whether it holds by construction; ignored for your own fidelity.
         instead: an alternative, if there is no Lipschitz constant.
@@ -67,6 +69,7 @@ class FidelityFacts:
     checked: bool = False
     instead: str = "a smooth approximation (a Huber function)"
     value: Callable[[Any, Any], Tensor] | None = None
+    affine: bool = False
 
 
 def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None) -> FidelityFacts:
@@ -193,6 +196,7 @@ def _together(parts: Sequence[FidelityFacts]) -> FidelityFacts:
         domain=(max(p.domain[0] for p in parts), min(p.domain[1] for p in parts)),
         how="; ".join(dict.fromkeys(p.how for p in parts)),
         checked=all(p.checked for p in parts),
+        affine=all(p.affine or p.quadratic for p in parts),
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retune._torch.batch import per_image_norm
 
-__all__ = ["steepest", "violates_firmness"]
+__all__ = ["random_like", "steepest", "violates_firmness"]
 
 # A difference refutes a bound if it exceeds it by this share, in addition to rounding.
 _SLACK = 1e-3
@@ -26,6 +26,12 @@ def _pairs(around: Tensor, scale: Tensor):
         )
         yield around + a, around + b
         yield around + a, around + 0.9 * a
+
+
+def random_like(like: Tensor, seed: int = 0) -> Tensor:
+    """A normal tensor of this shape, the same at every call, from a stream of its own."""
+    generator = torch.Generator().manual_seed(20250616 + seed)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
 def _scale(like: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from retune._torch.batch import over_images
+
 __all__ = ["DiagonalNormal", "Restrictable", "rows"]
 
 
@@ -40,6 +42,20 @@ class DiagonalNormal:
             return self._power * x
         forward, back = self._change
         return forward(self._power * back(x))
+
+    def resolve(self, shift: Tensor) -> Callable[[Tensor], Tensor]:
+        """``r ↦ (I + shift · AᵀA)⁻¹ r``: division by ``1 + shift |m|²`` where A is diagonal.
+
+        Args:
+            shift: ≥ 0, shape () or (1 or B, 1, 1, 1).
+        """
+        if shift.ndim:
+            shift = over_images(shift, max(self._power.ndim, 4))
+        scale = 1 / (1 + shift * self._power)
+        if self._change is None:
+            return lambda r: scale * r
+        forward, back = self._change
+        return lambda r: forward(scale * back(r))
 
     def select(self, index: Tensor, batch: int) -> DiagonalNormal:
         """See ``Restrictable``."""

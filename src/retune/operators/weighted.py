@@ -101,6 +101,7 @@ class NoiseWeighted(DataFidelity):
             domain=EVERYWHERE,
             how="the largest of the weights 1/v",
             value=self._value,
+            affine=True,
         )
 
 

@@ -1,16 +1,19 @@
 """Priors beyond those of deepinv. Each is also an ordinary deepinv ``Prior``."""
 
-from retune.priors.base import AbstractPrior, BoundPrior, SynthesisPrior
+from retune.priors.base import AbstractPrior, Analysis, BoundPrior, SynthesisPrior
 from retune.priors.capabilities import adapt, priors_of
 from retune.priors.denoiser import RED, Denoiser
 from retune.priors.energy import Energy
 from retune.priors.ridge import Ridge
+from retune.priors.total_variation import TV
 from retune.priors.wavelet import WaveletL1, WaveletL12
 from retune.priors.wavelet_basis import WaveletBasis, WaveletFrame, max_levels
 
 __all__ = [
     "RED",
+    "TV",
     "AbstractPrior",
+    "Analysis",
     "BoundPrior",
     "Denoiser",
     "Energy",

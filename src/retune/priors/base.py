@@ -18,7 +18,7 @@ from retune.errors import InvalidParameterError
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import ScalarParameter
 
-__all__ = ["AbstractPrior", "BoundPrior", "Frame", "SynthesisPrior"]
+__all__ = ["AbstractPrior", "Analysis", "BoundPrior", "Frame", "SynthesisPrior"]
 
 kind_base("prior")(Prior)
 kind_base("network")(nn.Module)
@@ -50,6 +50,31 @@ class Frame(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Analysis:
+    r"""The analysis form ``γ g(Kx)`` of a prior: K is linear, and g has a conjugate with a known prox.
+
+    Attributes:
+        forward: ``x ↦ Kx``, (B, C, H, W) → (B, …).
+        adjoint: ``z ↦ Kᵀz``.
+        sqnorm: an upper bound of ``‖K‖²``, shape (1,) or (B,).
+        dual_prox: ``(p, σ) ↦ prox_{σ(γg)*}(p)``, p of the shape of ``Kx``, σ > 0 of shape (1 or B,). It follows from
+            the prox of g by Moreau's identity: ``prox_{σ(γg)*}(p) = p − σ prox_{γg/σ}(p/σ)``.
+        homogeneous: whether ``g(tz) = t g(z)`` for t > 0, as for a norm. Then `dual_prox` is a projection, and σ has no
+            effect.
+        how: where `sqnorm` comes from, in one phrase.
+        checked: whether `sqnorm` and `adjoint` hold by construction; ignored for your own prior.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor]
+    sqnorm: Tensor
+    dual_prox: Callable[[Tensor, Tensor], Tensor]
+    homogeneous: bool = False
+    how: str = "stated by the prior"
+    checked: bool = False
+
+
 @dataclass
 class BoundPrior:
     """A prior for one image shape, one layer and one strength γ: plain functions of the state u.
@@ -62,6 +87,7 @@ class BoundPrior:
         fn: ``u ↦ γ g(u)`` per image, shape (B,).
         fn_and_grad: ``u ↦ (γ g(u), ∇g(u))``, where both together cost less than one after the other.
         frame: the frame that turns a state into an image; None if the state is the image.
+        analysis: the analysis form ``γ g(Kx)``, for images x.
     """
 
     prox: Callable[[Tensor], Tensor] | None = None
@@ -69,6 +95,7 @@ class BoundPrior:
     fn: Callable[[Tensor], Tensor] | None = None
     fn_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     frame: Frame | None = None
+    analysis: Analysis | None = None
 
 
 class AbstractPrior(Prior, ABC):
@@ -92,6 +119,8 @@ class AbstractPrior(Prior, ABC):
             denoiser).
         has_grad: whether it returns a gradient.
         has_value: whether it returns a value.
+        has_analysis: whether it returns an analysis form ``γ g(Kx)``: a linear operator K with its norm, and the
+            prox of the conjugate of g.
         may_expand: whether its prox (or the step along its gradient) can increase the distance of two images, as an
             unconstrained denoiser can. The restarts of such a map are damped by default, and the start has its holes
             filled.
@@ -108,6 +137,7 @@ class AbstractPrior(Prior, ABC):
     has_prox: bool = False
     has_grad: bool = False
     has_value: bool = False
+    has_analysis: bool = False
     may_expand: bool = False
     per_image: bool = True
     uses_strength: bool = True

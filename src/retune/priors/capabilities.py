@@ -28,6 +28,7 @@ __all__ = [
     "convexity_of",
     "is_inherited",
     "priors_of",
+    "require_analysis",
     "require_grad",
     "require_prox",
     "smoothness_of",
@@ -108,9 +109,11 @@ def require_prox(prior: Prior, by: str) -> AbstractPrior:
     Raises: InvalidParameterError: it has no prox; the message names alternatives and shows how to declare a prox.
     """
     _check_level(prior, "Denoiser")
-    hint = "take a gradient step on a smooth prior: retune.GradientStep(prior)"
     able = adapt(prior) if isinstance(prior, Prior) else None
     if able is None or not able.has_prox:
+        hint = "take a gradient step on a smooth prior: retune.GradientStep(prior)"
+        if able is not None and able.has_analysis:
+            hint = "use its analysis form: retune.PrimalDual(prior)"
         raise _lacks(prior, by, "has_prox", "an exact prox", "prox(x, gamma)", hint)
     return able
 
@@ -129,7 +132,25 @@ def require_grad(prior: Prior, by: str) -> AbstractPrior:
         )
     if not able.has_grad:
         hint = "use retune.priors.Ridge or retune.priors.RED(denoiser, sigma), or its prox in retune.ForwardBackward"
+        if able.has_analysis:
+            hint = "use its analysis form: retune.PrimalDual(prior)"
         raise _lacks(prior, by, "has_grad", "a gradient or a value", "grad(x)", hint)
+    return able
+
+
+def require_analysis(prior: Prior, by: str) -> AbstractPrior:
+    """The prior with declared capabilities, checked to have an analysis form ``g(Kx)``.
+
+    Raises: InvalidParameterError: it has none; the message names alternatives and shows how to declare one.
+    """
+    able = adapt(prior)
+    if not able.has_analysis:
+        hint = "for example retune.priors.TV(); a prior with a prox belongs in retune.ForwardBackward"
+        raise InvalidParameterError(
+            f"{by} needs a prior with an analysis form g(Kx) (has_analysis), got {type(prior).__name__}, which has "
+            f"none; {hint}. In your own class, a retune.AbstractPrior, set has_analysis = True and return "
+            "BoundPrior(analysis=retune.priors.Analysis(...)) from bind(...)"
+        )
     return able
 
 

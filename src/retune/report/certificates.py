@@ -14,6 +14,7 @@ CLAIMS = {
     "step_size": "step size ÷ (2/L)",
     "layer_factor": "factor of one layer",
     "block_factor": "factor of {K} layers",
+    "averaged": "averaged, α",
     "rate": "asymptotic factor per layer",
     "residual": "relative change in {K} layers",
     "relative_distance": "relative distance to the equilibrium",

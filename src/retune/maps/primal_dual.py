@@ -1,0 +1,274 @@
+"""The primal–dual iteration of Condat and Vũ on an analysis prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from deepinv.optim import L2
+from deepinv.optim.data_fidelity import DataFidelity
+from deepinv.optim.prior import Prior
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune._registry.describe import by_arguments
+from retune._registry.entries import register
+from retune._torch.batch import over_images, per_image_norm
+from retune.errors import InvalidParameterError, ShapeError, require
+from retune.guarantee import Guarantee
+from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.guarantees import primal_dual_guarantee
+from retune.operators.data_term import DataTerm
+from retune.operators.holes import fill
+from retune.parameters import Bounded, Positive, require_box
+from retune.priors.base import Analysis
+from retune.priors.capabilities import adapt, bind_cycle, require_analysis
+
+__all__ = ["PrimalDual"]
+
+
+@register
+class PrimalDual(AbstractMap):
+    r"""Condat–Vũ for ``min_x f(x) + λ g(Kx)`` with x in a box: total variation and other analysis priors.
+
+    With a multiplier p of the shape of ``Kx``::
+
+        x⁺ = P_box(x − τ(∇f(x) + Kᵀp)),   p⁺ = prox_{ς(λg)*}(p + ςK(2x⁺ − x))
+
+    With b = `step_size`, the steps are ``ς/τ = r²`` and ``τL/2 + τς‖K‖² = b``. A sigmoid keeps the learned b in (0, 1),
+    and r is positive, so training cannot leave the region ``1/τ − ς‖K‖² > L/2``. There the map is averaged in the
+    metric ``[[I/τ, −Kᵀ], [−K, I/ς]]``, and its iterates converge to a minimiser and its multiplier (Condat, *J. Optim.
+    Theory Appl.* 158, 2013, Theorem 3.1; Vũ, *Adv. Comput. Math.* 38, 2013). No factor below 1 is known, so no distance
+    to the minimiser is proved.
+
+    The speed depends on r, the minimiser does not. It balances the distances that x and p have to go. For a norm g,
+    ``r = 4cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``, because p is of the size of λ; for
+    other g it is ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0; only a rule without restarts
+    ([`Unrolled`][retune.Unrolled]) learns them.
+
+    The state is one tensor (B, n + m): the image x, then the scaled multiplier ``q = p/r``. In these coordinates the
+    metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ), between ``1 ± √(τς)‖K‖`` times the Euclidean norm. So a
+    change of q counts as much as one of x. The stopping rule compares the change of the whole state with ‖x‖: an image
+    that rests while its multiplier still moves has not converged.
+
+    Args:
+        prior: a prior with an analysis form, for example [`TV`][retune.priors.TV].
+        data_fidelity: convex deepinv ``DataFidelity`` with a Lipschitz gradient, ``L2()`` by default.
+        step_size: b, the share of the region of convergence that the steps use, strictly between 0 and 1.
+        reg: λ > 0.
+        balance: c > 0, a factor of the ratio r.
+        box: (low, high), the allowed intensities; None does not restrict the image.
+        learn_step_size: whether b is trained.
+        learn_reg: whether λ is trained.
+        learn_balance: whether c is trained.
+        lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it.
+
+    Raises:
+        InvalidParameterError: a parameter out of range, or a prior without an analysis form.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        data_fidelity: DataFidelity | None = None,
+        step_size: float = 0.95,
+        reg: float = 0.1,
+        *,
+        balance: float = 1.0,
+        box: tuple[float, float] | None = None,
+        learn_step_size: bool = True,
+        learn_reg: bool = True,
+        learn_balance: bool = True,
+        lipschitz: float | None = None,
+    ):
+        super().__init__()
+        if data_fidelity is not None:
+            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
+        require_analysis(prior, "PrimalDual")
+        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
+        self.box = require_box(box)
+        self.lipschitz = lipschitz
+        self.prior = prior
+        self.step_size = Bounded(step_size, (1,), learn=learn_step_size, name="step_size")
+        self.balance = Positive(balance, learn=learn_balance, name="balance")
+        self.reg = Positive(reg, (1,), learn=learn_reg, name="reg")
+
+    @property
+    def per_image(self) -> bool:  # type: ignore[override]
+        """Whether the prior treats every image of a batch independently of the others."""
+        return adapt(self.prior).per_image
+
+    def describe(self) -> dict:
+        """See [`AbstractMap`][retune.AbstractMap]."""
+        return by_arguments(self, without=("step_size", "balance", "reg"))
+
+    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
+        """See [`AbstractMap`][retune.AbstractMap]."""
+        return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
+
+    def bind(self, data_term: DataTerm) -> BoundMap:
+        """See [`AbstractMap`][retune.AbstractMap]."""
+        return _BoundPrimalDual(self, data_term)
+
+    @torch.no_grad()
+    def guarantee(self, data_term: DataTerm) -> Guarantee:
+        """See [`AbstractMap`][retune.AbstractMap]: averaged in a metric, if f and g are convex."""
+        return primal_dual_guarantee(self, self.steps(data_term), data_term)
+
+    def objective(self, x: Tensor, data_term: DataTerm) -> Tensor:
+        """``f(x) + λ g(Kx)`` per image, shape (B,), for images x in the box.
+
+        Raises:
+            InvalidParameterError: the prior has no value.
+        """
+        if not adapt(self.prior).has_value:
+            raise InvalidParameterError(f"{type(self.prior).__name__} has no value, so the objective is unknown")
+        return data_term.fn(x) + self.reg().to(x) * self.prior.fn(x)
+
+    def steps(self, data_term: DataTerm, scale: Tensor | None = None) -> PrimalDualSteps:
+        """The step sizes for a data term, and the prior bound to them.
+
+        Args:
+            data_term: the data term.
+            scale: 1/r of the coordinates, (B,), if they are those of another bound map.
+        """
+        share, balance, reg = (
+            p().reshape(()).to(data_term.device, data_term.dtype) for p in (self.step_size, self.balance, self.reg)
+        )
+        analysis, half = self._analysis(data_term, reg), data_term.lipschitz / 2
+        ratio = balance * reg * (4 / _contrast(data_term) if analysis.homogeneous else torch.ones_like(half))
+        sqnorm = analysis.sqnorm.to(half)
+        tau = 2 * share / (half + (half.square() + 4 * share * ratio.square() * sqnorm).sqrt())
+        # A constant: at an equilibrium (x, p) the derivative with respect to the steps is then exactly 0.
+        weight = (1 / ratio).detach() if scale is None else scale
+        if analysis.homogeneous:  # w prox_{ς(λg)*}(q/w) is the dual prox for the strength wλ
+            analysis = self._analysis(data_term, over_images(reg * weight))
+        return PrimalDualSteps(tau, ratio.square() * tau, weight, sqnorm, analysis)
+
+    def _analysis(self, data_term: DataTerm, strength: Tensor) -> Analysis:
+        (bound,) = bind_cycle([self.prior], data_term.shape, [strength])
+        if bound.analysis is None:
+            raise InvalidParameterError(
+                f"{type(self.prior).__name__} declares has_analysis = True, but its bind(...) returned a BoundPrior "
+                "without analysis: set it there"
+            )
+        return bound.analysis
+
+
+@dataclass
+class PrimalDualSteps:
+    """The constants of the iteration, each (1 or B,).
+
+    Attributes:
+        tau: τ.
+        sigma: ς.
+        scale: w, the scale of the multiplier in the state, ``q = wp``; the value of 1/r, without its derivative.
+        sqnorm: an upper bound of ``‖K‖²``.
+        analysis: the prior, bound to the strength λ (wλ if it is homogeneous).
+    """
+
+    tau: Tensor
+    sigma: Tensor
+    scale: Tensor
+    sqnorm: Tensor
+    analysis: Analysis
+
+    @property
+    def dual_prox(self) -> Callable[[Tensor], Tensor]:
+        """``q ↦ w prox_{ς(λg)*}(q/w)``."""
+        prox, sigma = self.analysis.dual_prox, self.sigma
+        if self.analysis.homogeneous:
+            return lambda q: prox(q, sigma)
+        return lambda q: over_images(self.scale, q.ndim) * prox(q / over_images(self.scale, q.ndim), sigma)
+
+
+class _BoundPrimalDual(BoundMap):
+    """Cost per layer: the normal operator, K and its adjoint, the dual prox, and a few vector operations."""
+
+    layers = 1
+
+    def __init__(self, owner: PrimalDual, data_term: DataTerm, scale: Tensor | None = None):
+        self.owner, self.data_term, self._owner = owner, data_term, owner
+        self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
+        self._shape, self._box, self._gradient = data_term.shape, owner.box, data_term.grad
+        self._steps = steps = owner.steps(data_term, scale)
+        self._forward, self._adjoint, self._dual = steps.analysis.forward, steps.analysis.adjoint, steps.dual_prox
+        self._minus_step = -over_images(steps.tau)
+        self._minus_back = -over_images(steps.tau / steps.scale)  # of Kᵀq
+        self._ahead = steps.sigma * steps.scale  # of K(2x⁺ − x)
+        self._pixels = data_term.shape[1:].numel()
+        with torch.no_grad():
+            self._dual_shape = self._forward(torch.zeros_like(data_term.adjoint_y)).shape[1:]
+
+    def with_steps_of(self, other: BoundMap) -> BoundMap:
+        """See [`BoundMap`][retune.BoundMap]: the coordinates of the other map, which follow the parameters."""
+        steps: PrimalDualSteps | None = getattr(other, "_steps", None)
+        assert self.data_term is not None
+        return self if steps is None else _BoundPrimalDual(self._owner, self.data_term, steps.scale)
+
+    def init(self) -> Tensor:
+        """``Aᵀy/‖A‖²`` with the holes of a mask filled in, projected onto the box; the multiplier is 0.
+
+        For a blur with a valid boundary: the measurement, continued by its mirror image.
+        """
+        term = self.data_term
+        assert term is not None
+        if (continued := term.continued) is not None:
+            return self.state(continued)
+        start = term.adjoint_y / over_images(term.sqnorm)
+        holes = term.holes
+        return self.state(start if holes is None else fill(start, holes))
+
+    def layer(self, u: Tensor, k: int = 0) -> Tensor:
+        """One step of x, then one of q, at ``2x⁺ − x``."""
+        x, q = self._parts(u)
+        moved = torch.addcmul(x, self._gradient(x), self._minus_step)
+        new = self._project(torch.addcmul(moved, self._adjoint(q), self._minus_back))
+        step = self._forward(2 * new - x) * over_images(self._ahead, q.ndim)
+        return torch.cat([new.flatten(1), self._dual(q + step).flatten(1)], 1)
+
+    def image(self, u: Tensor) -> Tensor:
+        return self._parts(u)[0]
+
+    def state(self, image: Tensor) -> Tensor:
+        if image.shape != self._shape:
+            raise ShapeError(
+                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
+            )
+        return self.image_adjoint(self._project(image))
+
+    def image_adjoint(self, image: Tensor) -> Tensor:
+        return torch.cat([image.flatten(1), image.new_zeros(len(image), self._dual_shape.numel())], 1)
+
+    def size(self, u: Tensor) -> Tensor:
+        """``‖x‖``."""
+        return per_image_norm(u[:, : self._pixels])
+
+    def norm(self, u: Tensor) -> Tensor:
+        """``√(‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩)``, the metric times √τ."""
+        x, q = self._parts(u)
+        product = (self._forward(x) * q).flatten(1).sum(1)
+        return (u.square().sum(1) + 2 * self._minus_back.flatten() * product).clamp_min(0).sqrt()
+
+    def visible(self, u: Tensor) -> Tensor:
+        """A change of the image; it moves the multiplier in the next layer.
+
+        Where the image is flat, fields q with ``Kᵀq = 0`` do not change it, and no image moves them.
+        """
+        return self.image_adjoint(self.image(u))
+
+    def _parts(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The image and the scaled multiplier of a state; views."""
+        x, q = u[:, : self._pixels], u[:, self._pixels :]
+        return x.unflatten(1, self._shape[1:]), q.unflatten(1, self._dual_shape)
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x if self._box is None else x.clamp(*self._box)
+
+
+def _contrast(data_term: DataTerm) -> Tensor:
+    """The standard deviation (B,) of ``Aᵀy/‖A‖²``, 1 for a constant image: the scale of the changes of x."""
+    start = data_term.adjoint_y.detach().flatten(1) / data_term.sqnorm.reshape(-1, 1)
+    spread = start.std(1, correction=0)
+    return torch.where(spread > 0, spread, torch.ones_like(spread))

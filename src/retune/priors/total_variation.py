@@ -1,0 +1,198 @@
+"""Total variation ``g(x) = λ Σ_p ‖(∇x)_p‖``, declared as a norm of finite differences for primal–dual maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retune._registry.describe import by_arguments
+from retune._registry.entries import register
+from retune._torch.function import Function
+from retune.errors import ShapeError, wrong_type
+from retune.guarantee import Convexity
+from retune.priors.base import AbstractPrior, Analysis, BoundPrior
+
+__all__ = ["TV"]
+
+
+@register
+class TV(AbstractPrior):
+    r"""Total variation: ``TV(x) = Σ_p ‖(∇x)_p‖``, the sum of the sizes of the differences of neighbouring pixels.
+
+    ``∇x`` are the forward differences ``x[i+1, j] − x[i, j]`` and ``x[i, j+1] − x[i, j]``; beyond the border they are 0
+    (Rudin, Osher, Fatemi, *Physica D* 60, 1992). The size of the differences of a pixel p is
+
+    * isotropic: the Euclidean norm of both directions; anisotropic: the sum of their absolute values. Isotropic edges
+      cost the same in every direction; anisotropic ones cost least along the axes.
+    * vectorial: the Euclidean norm over the colour channels, too, so that they share their edges (Bresson and Chan,
+      *Inverse Problems and Imaging* 2(4), 2008). Otherwise the sum over the channels, which are then independent.
+
+    It has a value, but neither a gradient nor a prox in closed form. [`PrimalDual`][retune.PrimalDual] uses it exactly,
+    as ``λ g(Kx)`` with ``K = ∇``. Its norm is exact for every size: the eigenvectors of ``∇ᵀ∇`` are cosines, so
+    ``‖∇‖² = 4 cos²(π/2H) + 4 cos²(π/2W)``.
+
+    The prior has no parameters: its strength λ is learned by the map.
+
+    Args:
+        isotropic: whether the two directions form one group.
+        vectorial: whether the channels form one group.
+    """
+
+    explicit_prior = True
+    has_value = True
+    has_analysis = True
+
+    def __init__(self, isotropic: bool = True, vectorial: bool = True):
+        super().__init__()
+        self.explicit_prior = True
+        for name, value in (("isotropic", isotropic), ("vectorial", vectorial)):
+            if not isinstance(value, bool):
+                raise wrong_type(name, value, "True or False")
+        self.isotropic, self.vectorial = isotropic, vectorial
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data."""
+        return by_arguments(self)
+
+    def extra_repr(self) -> str:
+        """The options, for ``repr``."""
+        return f"isotropic={self.isotropic}, vectorial={self.vectorial}"
+
+    def convexity(self) -> Convexity:
+        """A sum of norms of linear functions is convex; the prox of its conjugate is a projection, exact."""
+        return Convexity(0.0, "TV: norms of finite differences; the dual prox is a projection", checked=True)
+
+    def fn(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """``TV(x)`` per image, shape (B,)."""
+        return self._value(differences(_image(x)))
+
+    def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
+        """See [`AbstractPrior`][retune.AbstractPrior]: the value, and the analysis form."""
+        height, width = shape[-2:]
+        radius, dims = (gamma.reshape(-1, 1, 1, 1, 1) if gamma.ndim else gamma), self._dims
+        analysis = Analysis(
+            forward=differences,
+            adjoint=differences_adjoint,
+            sqnorm=gamma.detach().new_tensor([squared_norm(height, width)]),
+            dual_prox=lambda p, sigma: onto_balls(p, radius, dims),
+            homogeneous=True,
+            how=f"4 cos²(π/2H) + 4 cos²(π/2W) for H, W = {height}, {width}",
+            checked=True,
+        )
+        return BoundPrior(fn=lambda x: self._value(differences(x)) * gamma.flatten(), analysis=analysis)
+
+    @property
+    def _dims(self) -> tuple[int, ...]:
+        """The axes of (B, direction, C, H, W) that form a group."""
+        return tuple(d for d, grouped in ((1, self.isotropic), (2, self.vectorial)) if grouped)
+
+    def _value(self, z: Tensor) -> Tensor:
+        dims = self._dims
+        # vector_norm has the subgradient 0 at 0, where the square root of a sum would give NaN
+        sizes = torch.linalg.vector_norm(z, dim=dims) if dims else z.abs()
+        return sizes.flatten(1).sum(1)
+
+
+def squared_norm(height: int, width: int) -> float:
+    """``‖∇‖²`` of the forward differences of images of this size, exactly; 0 for a single pixel."""
+    return sum(4 * math.cos(math.pi / (2 * n)) ** 2 if n > 1 else 0.0 for n in (height, width))
+
+
+def differences(x: Tensor) -> Tensor:
+    """``∇x``: (B, C, H, W) → (B, 2, C, H, W), vertical and horizontal forward differences, 0 beyond the border."""
+    return _Differences.run(x)
+
+
+def differences_adjoint(z: Tensor) -> Tensor:
+    """``∇ᵀz``, minus the divergence: (B, 2, C, H, W) → (B, C, H, W)."""
+    return _Adjoint.run(z)
+
+
+class _Differences(Function):
+    """Linear, so that its derivative is its adjoint, and nothing is stored."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        down = F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
+        right = F.pad(x[..., :, 1:] - x[..., :, :-1], (0, 1))
+        return torch.stack((down, right), -4)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        return _Adjoint.run(grad)
+
+
+class _Adjoint(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z):
+        down, right = z[..., 0, :, :-1, :], z[..., 1, :, :, :-1]
+        return F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1)) + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        return _Differences.run(grad)
+
+
+def onto_balls(p: Tensor, radius: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The projection of every group onto the ball of this radius > 0: ``p min(1, r/‖p‖)``; exact.
+
+    Args:
+        p: (B, …).
+        radius: r, (), or broadcastable to p and constant within a group.
+        dims: axes of a group; none for single entries.
+    """
+    return _OntoBalls.run(p, radius, dims)
+
+
+class _OntoBalls(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(p, radius, dims):
+        if not dims:
+            return torch.minimum(torch.maximum(p, -radius), radius)
+        size = torch.linalg.vector_norm(p, dim=dims, keepdim=True)
+        return p * (radius / torch.maximum(size, radius))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        p, radius, ctx.dims = inputs
+        ctx.save_for_backward(p, radius)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        """Outside of a ball, with ``e = p/‖p‖``: ``dx = (r/‖p‖)(dp − e⟨e, dp⟩) + e dr``; inside ``dx = dp``."""
+        p, radius = ctx.saved_tensors
+        square = p.square().sum(ctx.dims, keepdim=True) if ctx.dims else p.square()
+        outside = square > radius * radius
+        # The square root of 0 has no second derivative.
+        size = torch.where(outside, square, torch.ones_like(square)).sqrt()
+        unit = torch.where(outside, p / size, torch.zeros_like(p))
+        along = (unit * grad).sum(ctx.dims, keepdim=True) if ctx.dims else unit * grad
+        grad_p = torch.where(outside, radius / size, torch.ones_like(size)) * (grad - along * unit)
+        grad_radius = None
+        if ctx.needs_input_grad[1]:
+            grad_radius = along.sum_to_size(radius.shape) if radius.ndim else along.sum()
+        return grad_p, grad_radius, None
+
+
+def _image(x: Tensor) -> Tensor:
+    if x.ndim != 4:
+        raise ShapeError(f"expected images (B, C, H, W), got shape {tuple(x.shape)}")
+    return x
