@@ -114,7 +114,8 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ({"model": {"depth": "ten"}}, ['model.depth = "ten": it should be a valid integer']),
         ({"model": {"depth": 2.5}}, ["model.depth = 2.5: it should be a valid integer"]),
         ({"model": {"step_size": 1.0}}, ["model.step_size = 1.0: it should be less than 1"]),
-        ({"model": 3}, ["model = 3:"]),
+        ({"model": 3}, ["model = 3: it should be a section: a table [model] of fields"]),
+        ({"data": {"train": " "}}, ['data.train = "": it is empty']),
         ({"prior": {"coarse": 1}}, ["prior.coarse = 1: it should be a valid boolean"]),
         ({"prior": {"type": "wavlet"}}, ['prior.type = "wavlet"', "'wavelet', 'denoiser', 'red', 'ridge'"]),
         (

@@ -29,6 +29,7 @@ EXAMPLES = {
     "CertifiedFile": {"name": "a", "certificate": {"depth": 2, "images": [{"claims": {"rmse": [CLAIM]}}]}},
     "CheckpointFacts": {"step": 1, "seconds": 2.5, "settings": {"a": 1}, "best": "-inf", "best_step": 0},
     "Claim": CLAIM,
+    "Competitor": {"name": "measured image", "psnr": 21.5, "gain": None, "spread": None},
     "EstimatedGain": GAIN,
     "Examinations": {"examined": []},
     "ExaminedFile": {"name": "a", "ok": False, "failure": "no"},

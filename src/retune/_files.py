@@ -23,7 +23,16 @@ try:
 except ImportError:  # on Windows, where an open file cannot be removed; this serves as the lock
     fcntl = None
 
-__all__ = ["is_named", "is_ordinary", "remove_leftovers", "require_file", "try_lock", "write_atomically"]
+__all__ = [
+    "is_named",
+    "is_ordinary",
+    "is_stream",
+    "make_folder",
+    "remove_leftovers",
+    "require_file",
+    "try_lock",
+    "write_atomically",
+]
 
 # Short and of fixed length, so that a file with the longest possible name can be written, too.
 _TEMPORARY = re.compile(r"\.retune-[0-9a-f]{16}\.tmp")
@@ -55,14 +64,34 @@ def is_ordinary(handle: int) -> bool:
     return stat.S_ISREG(os.fstat(handle).st_mode)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, and those above it.
+
+    Raises:
+        InvalidParameterError: a file has that name.
+        OSError: the folder cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidParameterError(
+            f"{path} cannot be a folder, because {error.filename} is not one: choose another folder with --out"
+        ) from error
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` beside `path`, then rename. After any failure the old file is unchanged.
 
-    A symbolic link is replaced by the file; its target stays unchanged.
+    A symbolic link is replaced by the file; its target stays unchanged. A pipe or a device, such as ``/dev/stdout``, is
+    written to and never replaced.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if is_stream(path):
+        with path.open("ab") as stream:
+            stream.write(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(_ATTEMPTS):
         temporary = path.parent / f".retune-{secrets.token_hex(8)}.tmp"
@@ -78,6 +107,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
                 raise type(error)(error.errno, error.strerror, str(path)) from error
             raise
     raise OSError(errno.EAGAIN, "another process removes the temporary files as they are written", str(path))
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe, a socket or a device, or is a name of an open file, such as ``/dev/stdout``."""
+    if path.is_symlink() and str(path.parent) in ("/dev", "/dev/fd", "/proc/self/fd"):
+        return True  # an open file may be an ordinary one, but its name in /dev is no place for another file
+    return path.exists() and not path.is_file()
 
 
 def _written(temporary: Path, content: bytes, path: Path) -> bool:

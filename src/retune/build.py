@@ -96,7 +96,7 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
         if found is not None and found.grows:
             given["noise"] = str(found.noise)
     # A model of the noise replaces its level.
-    noise = {"sigma": 0.0 if config.noise is not None and config.sigma == "estimate" else _sigma(config, y)}
+    noise = {} if "noise" in given else {"sigma": _sigma(config, y)}
     said = noise if config.sigma != ProblemConfig().sigma else {}
     return make(
         "problem", config.name, where="problem.options", options=options, given={"problem": given | said}, usual=noise

@@ -15,10 +15,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from retune._files import make_folder
 from retune._terminal import clean
 from retune._torch.devices import check_device
 from retune.comparison.naming import title_of
-from retune.comparison.rows import write_results
+from retune.comparison.rows import require_own, write_results
 from retune.comparison.run import compare
 from retune.comparison.verdicts import verdicts
 from retune.config import Config, load
@@ -87,7 +88,8 @@ def run(
     runs = {name: run_of(name, quick=quick, seed=seed) for name in problems or PROBLEMS}
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     check_device(device)
-    out.mkdir(parents=True, exist_ok=True)
+    require_own(out)
+    make_folder(out)
     if not resume:
         for name in runs:
             _forget(out / name)
@@ -119,10 +121,11 @@ def run(
 
 
 def _forget(folder: Path) -> None:
-    """Remove the files from which an earlier demo could continue."""
+    """Remove the results of an earlier demo. Its progress, which shows that they are its own, is removed last."""
     if (folder / "progress.json").is_file():
+        for name in ("training", "images", "models"):
+            shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "progress.json").unlink()
-        shutil.rmtree(folder / "training", ignore_errors=True)
 
 
 def _placed(problems: dict[str, ProblemResult], folder: str) -> dict[str, ProblemResult]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class RetuneError(Exception):
@@ -77,6 +78,30 @@ class DoubtfulWarning(UserWarning):
 
 class NotConvergedWarning(UserWarning):
     """An image was returned before it settled."""
+
+
+_speaks_command = False
+
+
+def advice(python: str, command: str) -> str:
+    """Advice in the words of the reader: `command` on the command line, otherwise `python`."""
+    return command if _speaks_command else python
+
+
+def on_command_line() -> bool:
+    """Whether messages are for a reader of the command line."""
+    return _speaks_command
+
+
+@contextmanager
+def told_to_command(command: bool = True) -> Iterator[None]:
+    """Let [`advice`][retune.errors.advice] name options of the command within the block, in all threads."""
+    global _speaks_command
+    before, _speaks_command = _speaks_command, command
+    try:
+        yield
+    finally:
+        _speaks_command = before
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:

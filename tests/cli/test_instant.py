@@ -74,7 +74,7 @@ def test_a_stack_in_colour_and_by_two_workers(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-p", "denoise", "--noise", "poisson:1", "--sigma", "0.1"), "say the noise twice"),
+        (("-p", "denoise", "--noise", "poisson:1", "--sigma", "0.1"), "both give the noise"),
         (("-p", "denoise", "--noise", "poisson"), "expected poisson:GAIN"),
         (("-p", "denoise", "--noise", "poisson:0.1/0.2"), "2 channels, but the measurement has 1"),
         (("-p", "inpaint", "--noise", "poisson:0.1"), "inpaint has no noise"),
@@ -138,3 +138,41 @@ def test_tune_learns_the_strength_for_counts(tmp_path):
     result, text = invoke("tune", "--resume", "-o", out, "--device", "cpu", "--no-report")
     assert result.exit_code == 0, text
     assert (out / "model.safetensors").read_bytes() == before
+
+
+OWN = """
+from deepinv.physics import Blur
+import torch
+def box(img_size, device="cpu"):
+    return Blur(torch.full((1, 1, 3, 3), 1 / 9), padding="circular", device=device)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_own_physics_is_restored_at_once_by_workers_too(tmp_path, monkeypatch, workers):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"own_box{workers}.py").write_text(OWN)
+    image = smooth(32, 32).astype(np.float32)
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", image)
+    told = ["-p", f"own_box{workers}:box", "--workers", workers]
+    result, text = at_once(tmp_path / "a.npy", tmp_path / "b.npy", *told, "-o", tmp_path / "out")
+    assert result.exit_code == 0, text
+    one, two = (np.load(tmp_path / "out" / f"{name}.npy") for name in "ab")
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, np.load(tmp_path / "a.npy"))
+    assert record(tmp_path / "out", "a.npy")["noise"].startswith("gaussian:")
+    result, text = at_once(tmp_path / "a.npy", tmp_path / "b.npy", *told, "-o", tmp_path / "out")
+    assert "2 done before" in " ".join(text.split())
+
+
+def test_workers_restore_counts_as_one_process_does(tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        np.save(tmp_path / f"{name}.npy", counts(seed))
+    for workers in (1, 2):
+        out = tmp_path / f"out{workers}"
+        result, text = at_once(*(tmp_path / f"{n}.npy" for n in "ab"), "-p", "denoise", "--workers", workers, "-o", out)
+        assert result.exit_code == 0, text
+    for name in ("a.npy", "b.npy"):
+        assert record(tmp_path / "out1", name)["noise"] == record(tmp_path / "out2", name)["noise"]
+        assert np.allclose(np.load(tmp_path / "out1" / name), np.load(tmp_path / "out2" / name), atol=1e-5)

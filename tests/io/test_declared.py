@@ -40,7 +40,14 @@ def described_png(path):
 def described_jpeg(path):
     with Image.open(path) as image:
         kept = ("jfif_unit", "jfif_density", "dpi", "icc_profile", "exif", "comment", "progressive")
-        return image.mode, image.size, {k: image.info[k] for k in kept if k in image.info}, image.getexif().get(274)
+        segments = [s in path.read_bytes() for s in SEGMENTS]
+        return (
+            image.mode,
+            image.size,
+            segments,
+            {k: image.info[k] for k in kept if k in image.info},
+            image.getexif().get(274),
+        )
 
 
 def exif(orientation):
@@ -68,6 +75,25 @@ def png(**options):
 
 def jpeg(**options):
     return lambda path, array: Image.fromarray(array).save(path, **options)
+
+
+#: comments, IPTC and extended XMP, as cameras and editors write them
+SEGMENTS = (
+    b"\xff\xfe\0\x05one\xff\xfe\0\x06\xc2\xb5m\n",
+    b"\xff\xed\0\x14Photoshop 3.0\0abcd",
+    b"\xff\xe1\0\x25http://ns.adobe.com/xmp/extension/\0",
+)
+
+
+def jpeg_with():
+    """A JPEG file with segments that Pillow does not keep."""
+
+    def make(path, array):
+        Image.fromarray(array).save(path)
+        content = path.read_bytes()
+        path.write_bytes(content[:20] + b"".join(SEGMENTS) + content[20:])  # the header of JFIF ends here
+
+    return make
 
 
 def pages_with_words(path, array):
@@ -103,6 +129,8 @@ TABLE = {
     "jpeg": ("a.jpg", jpeg(exif=exif(8), dpi=(300, 300), comment="hi"), pixels("u1", 16, 16)),
     "jpeg, colour": ("a.jpg", jpeg(progressive=True, icc_profile=b"p" * 130), pixels("u1", 16, 16, 3)),
     "bmp": ("a.bmp", jpeg(dpi=(300, 200)), pixels("u1", 5, 7)),
+    "jpeg, words of programs": ("a.jpg", jpeg_with(), pixels("u1", 16, 16)),
+    "npy byte order": ("a.npy", np.save, pixels(">f4", 5, 7)),
     "npy one channel": ("a.npy", np.save, pixels("f4", 5, 7, 1)),
     "npy stack of one channel": ("a.npy", np.save, pixels("u2", 3, 5, 7, 1)),
     "npy doubles": ("a.npy", np.save, pixels("f8", 5, 7)),
@@ -130,6 +158,30 @@ def test_what_a_file_declares_its_result_declares(tmp_path, name):
         assert np.array_equal(tifffile.imread(two), tifffile.imread(one))
     elif not file.endswith(".jpg"):
         assert np.array_equal(np.asarray(Image.open(two)), np.asarray(Image.open(one)))
+
+
+def test_the_colours_of_imagej_channels_stay(tmp_path):
+    colours = [np.stack([np.arange(256) * (c == i) for c in range(3)]).astype("u1") for i in range(3)]
+    told = {"axes": "CYX", "mode": "composite", "LUTs": colours}
+    tifffile.imwrite(tmp_path / "a.tif", pixels("u2", 3, 5, 7), imagej=True, metadata=told)
+    write(tmp_path / "b.tif", *read(tmp_path / "a.tif"))
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.imagej_metadata["mode"] == "composite"
+        assert np.array_equal(file.imagej_metadata["LUTs"], colours)
+
+
+@pytest.mark.parametrize("dtype", [np.ulonglong, np.longlong, np.uint32])
+def test_every_name_of_an_integer_type_is_named(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((5, 7), dtype))
+    with pytest.raises(InvalidParameterError, match="range of intensities is unknown"):
+        read(tmp_path / "a.tif")
+
+
+def test_a_header_that_no_parser_can_read_is_a_damaged_file(tmp_path):
+    header = (b"{'descr': " + b"-" * 8000 + b"1}").ljust(8999) + b"\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(InvalidParameterError, match="its header is damaged"):
+        read(tmp_path / "a.npy")
 
 
 def test_an_ome_description_stays_word_by_word_and_follows_the_size(tmp_path):

@@ -96,7 +96,7 @@ def test_what_is_written_back_is_what_was_read(tmp_path, name, dtype, shape):
     again = tmp_path / f"b{path.suffix}"
     write(again, images, layout)
     back = load(again)
-    assert back.dtype == np.dtype(dtype).newbyteorder("=")
+    assert back.dtype == np.dtype(dtype)
     assert np.array_equal(back, array)
 
 

@@ -13,7 +13,7 @@ from retune._torch.batch import over_images, per_image_norm
 from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved_kind
 from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium, Status
-from retune.errors import InvalidParameterError, ShapeError, require, require_whole
+from retune.errors import InvalidParameterError, ShapeError, advice, require, require_whole
 from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap, guarantee_of
 from retune.maps.linearised import Estimate, Linearised, spectral_norm, spectral_radius
@@ -370,7 +370,8 @@ class _Survey:
             return found.theorem
         name = type(solver).__name__
         if found.monotone:
-            return f"with solver=retune.Descent(), not with {name}, {found.theorem}"
+            how = advice("solver=retune.Descent()", "--set model.solver=descent")
+            return f"with {how}, not with {name}, {found.theorem}"
         if found.subject is Subject.ITERATES:
             return f"plain iterates {found.statement} (for {name} this is measured, not proved)"
         return f"with plain steps instead of {name}, {found.theorem}"

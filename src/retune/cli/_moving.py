@@ -1,4 +1,4 @@
-"""A line that moves while nothing else does: importing PyTorch takes seconds, and a large image minutes."""
+"""A moving line that shows that the command works: importing PyTorch takes seconds, a large image minutes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Moving:
         self.clear()
 
     def clear(self) -> None:
-        """Make room for other text; the line comes back below it."""
+        """Remove the line for other text; it comes back below."""
         with self._lock:
             if self._visible:
                 sys.stderr.write("\r\x1b[K")
@@ -60,7 +60,7 @@ class Moving:
 
 @contextmanager
 def moving(text: str) -> Iterator[Moving]:
-    """A line that moves while the block runs, if somebody looks at a terminal."""
+    """A line that moves while the block runs; nothing if the output is no terminal."""
     line = Moving(text)
     if not sys.stderr.isatty():
         yield line
@@ -75,6 +75,6 @@ def moving(text: str) -> Iterator[Moving]:
 
 
 def pause() -> None:
-    """Make room for other text. Whatever a verb prints begins with this."""
+    """Remove the line for other text. Everything that a verb prints calls this first."""
     for line in _shown:
         line.clear()

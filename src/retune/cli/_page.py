@@ -9,12 +9,12 @@ __all__ = ["tell_page"]
 
 
 def tell_page(out: Path, failed: Sequence[tuple[str, str]] = (), unpictured: Sequence[tuple[str, str]] = ()) -> None:
-    """Write the page, and say where it is. The results are there already, so no fault of the page is an error.
+    """Write the page and print its place. The results are already written, so no fault of the page is an error.
 
     Args:
         out: folder of the results.
         failed: names of the files that failed, and why.
-        unpictured: what the page cannot show, and why.
+        unpictured: files that the page cannot show, with the reasons.
     """
     from retune._terminal import clean_line
     from retune.cli._words import wrapped

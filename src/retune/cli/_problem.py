@@ -10,8 +10,10 @@ import typer
 
 if TYPE_CHECKING:
     from retune.config import Config
+    from retune.io.intensity import Level
     from retune.jobs.instant import InstantModel
     from retune.jobs.opened import OpenedModel
+    from retune.records import Record
 
 Problem = Annotated[
     str | None,
@@ -73,8 +75,21 @@ KnownSigma = Annotated[
         help="Noise level. That of a network cannot be changed: tune again for another level.",
     ),
 ]
-White = Annotated[float | None, typer.Option("--white", metavar="WHITE", help="Intensity that counts as 1.")]
-Details = Annotated[bool, typer.Option("--details", help="Print also what only an expert reads.")]
+White = Annotated[
+    str | None,
+    typer.Option(
+        "--white", metavar="WHITE", help="Intensity that counts as 1, in the units of the file; auto: the brightest."
+    ),
+]
+Black = Annotated[
+    str | None,
+    typer.Option(
+        "--black",
+        metavar="BLACK",
+        help="Intensity that counts as 0, such as the camera's offset; auto: the darkest. The result has it again.",
+    ),
+]
+Details = Annotated[bool, typer.Option("--details", help="Print also the numbers for experts.")]
 Report = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html into the folder: a picture of what was done.")
 ]
@@ -124,6 +139,31 @@ def folder(name: str) -> Path:
     return Path(name)
 
 
+def json_file(name: str | None, kind: type[Record]) -> Path | None:
+    """The file for a result as JSON. It is checked before the work.
+
+    Raises:
+        typer.BadParameter: the name is empty.
+        InvalidParameterError: a folder, or a file that is not such a result.
+    """
+    if name is None:
+        return None
+    if not name.strip():
+        raise typer.BadParameter("the name of the file is empty (is a variable of the shell not set?)")
+    from retune._files import is_stream
+    from retune.errors import InvalidParameterError
+
+    path = Path(name)
+    if path.is_dir():
+        raise InvalidParameterError(f"{path} is a folder: name a file, for example --json {path / 'a.json'}")
+    if path.exists() and not is_stream(path) and not kind.is_in(path):
+        raise InvalidParameterError(
+            f"{path} already exists and does not contain results of this command, so it was not changed: choose "
+            "another name with --json, or move the file"
+        )
+    return path
+
+
 def given(
     name: str | None,
     kernel: str | None,
@@ -143,7 +183,7 @@ def given(
 
 
 def of_kernel(background: str | None, centre: bool | None) -> dict[str, Any]:
-    """The given fields of the section [problem] on what is done to the kernel."""
+    """The given fields of the section [problem] for changes of the kernel."""
     fields: dict[str, Any] = {} if centre is None else {"centre_kernel": centre}
     if background is not None:
         try:
@@ -163,7 +203,7 @@ def of_noise(noise: str | None, sigma: str | None) -> dict[str, Any]:
     from retune.errors import ConfigError
 
     if sigma is not None and sigma != "estimate":
-        raise ConfigError(f"--noise {noise} and --sigma {sigma} say the noise twice: give one of them")
+        raise ConfigError(f"--noise {noise} and --sigma {sigma} both give the noise: use one of them")
     return {"noise": noise}
 
 
@@ -173,7 +213,10 @@ def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()
 
     values = config.model_dump(exclude_unset=True)
     told = values["problem"] if fields.get("name", config.problem.name) == config.problem.name else {}
-    if "kernel" in fields:  # what was done to the one of the run does not suit every other
+    for one, other in (("noise", "sigma"), ("sigma", "noise")):  # either replaces the other
+        if one in fields:
+            told = {k: v for k, v in told.items() if k != other}
+    if "kernel" in fields:  # changes of the run's kernel need not suit another kernel
         told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
 
@@ -186,15 +229,33 @@ def _levels(text: str) -> Any:
     return levels[0] if len(levels) == 1 else levels
 
 
-def unit_of(model: OpenedModel | InstantModel, white: float | None) -> tuple[float | None, bool]:
-    """The intensity of white, and whether it comes from the network; if so, a line is printed."""
-    if white is not None:
-        return white, False
+def levels_of(white: str | None, black: str | None) -> tuple[Level, Level]:
+    """White and black as they were typed.
+
+    Raises: InvalidParameterError: neither a number nor auto.
+    """
+    from retune.io.intensity import read_level
+
+    return read_level(white, "--white"), read_level(black, "--black")
+
+
+def unit_of(model: OpenedModel | InstantModel, white: str | None, black: str | None) -> tuple[Level, Level, bool]:
+    """White, black, and whether white comes from the network; a line is printed of what comes from it."""
     from retune.cli.errors import say
 
-    if model.white is not None:
-        say(f"{model.white:g} counts as white, as in the network's training (--white changes it)")
-    return model.white, model.white is not None
+    bright, dark = levels_of(white, black)
+    told = [
+        f"{found:g} counts as {name}"
+        for name, given, found in (("white", bright, model.white), ("black", dark, model.black))
+        if given is None and found is not None
+    ]
+    if told:
+        say(f"{' and '.join(told)}, as in the network's training (--white and --black change it)")
+    return (
+        model.white if bright is None else bright,
+        model.black if dark is None else dark,
+        bright is None and model.white is not None,
+    )
 
 
 def chosen_files(images: Sequence[Path]) -> list[Path]:

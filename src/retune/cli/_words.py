@@ -7,7 +7,7 @@ import textwrap
 __all__ = ["COLUMNS", "wrapped"]
 
 COLUMNS = 80
-#: How a text introduces a command: by two spaces.
+#: Two spaces introduce a command in a text.
 _COMMAND = "  retune "
 
 

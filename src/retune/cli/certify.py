@@ -36,7 +36,7 @@ def certify(
         typer.Argument(metavar="FILES", help="Files and folders of images."),
     ],
     json: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--json", metavar="FILE", help="File for the certificates, as JSON."),
     ] = None,
     crop: Annotated[
@@ -54,6 +54,7 @@ def certify(
     factor: _problem.Factor = None,
     sigma: _problem.KnownSigma = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     plugins: _problem.Plugins = None,
     details: _problem.Details = False,
     device: _problem.Device = "auto",
@@ -68,27 +69,26 @@ def certify(
 
     with one_screen(debug, lambda: "run the command again"):
         with moving("starting"):
-            from retune.errors import InvalidParameterError
             from retune.jobs.certify import certify_files, record
             from retune.jobs.opened import open_model
+            from retune.records import Certificates
 
-        if json is not None and json.is_dir():
-            raise InvalidParameterError(
-                f"{json} is a folder: name a file for the certificates, --json {json / 'a.json'}"
-            )
+        target = _problem.json_file(json, Certificates)
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
         given |= _problem.of_kernel(kernel_background, centre_kernel)
         with moving("reading the network"):
             opened = open_model(model, given, _problem.chosen_device(device))
-        unit, remembered = _problem.unit_of(opened, white)
+        bright, dark, remembered = _problem.unit_of(opened, white, black)
         told = _Told(details)
         with moving("certifying"):
-            certified = certify_files(opened, files, white=unit, white_remembered=remembered, side=crop, note=told.add)
+            certified = certify_files(
+                opened, files, white=bright, black=dark, white_remembered=remembered, side=crop, note=told.add
+            )
         told.end()
-        if json is not None:
-            record(opened, certified).write(json)
+        if target is not None:
+            record(opened, certified).write(target)
         bad = [c.name for c in certified if not c.sound]
         if bad:
             say_error(f"{len(bad)} of {len(certified)} images failed or have no certificate:  {', '.join(bad)}")
@@ -96,7 +96,7 @@ def certify(
 
 
 class _Told:
-    """Prints what was found, file by file: of a stack the image with the weakest certificate, and each with details."""
+    """Prints the verdicts, file by file. Of a stack, only the weakest certificate; with details, all."""
 
     def __init__(self, details: bool):
         self._details, self._waiting = details, []
@@ -129,6 +129,8 @@ def _show(images: list[Certified]) -> None:
     first = images[0]
     part = "" if first.part is None else f" (the central {first.part[0]}×{first.part[1]})"
     title(f"{first.file if len(images) > 1 else first.name}{part}")
+    if first.unit is not None:
+        show(f"  {first.unit}, found in the file")
     if found:
         worst = max(found, key=_weakness)
         if len(images) > 1:

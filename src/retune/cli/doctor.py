@@ -29,7 +29,7 @@ def doctor(
     size: Annotated[
         str, typer.Option("--size", help="Height x width of the image for the operator, if no image is given.")
     ] = "128x128",
-    json: Annotated[Path | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
+    json: Annotated[str | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
     problem: _problem.Problem = None,
     kernel: _problem.Kernel = None,
     kernel_background: _problem.KernelBackground = None,
@@ -39,6 +39,7 @@ def doctor(
     factor: _problem.Factor = None,
     sigma: _problem.Sigma = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     plugins: _problem.Plugins = None,
     debug: _problem.Debug = False,
 ) -> None:
@@ -52,14 +53,16 @@ def doctor(
         from retune.jobs.doctor import examine
         from retune.records import Examinations
 
+        target = _problem.json_file(json, Examinations)
         _problem.accept_code(plugins, problem)
         fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
         fields |= _problem.of_kernel(kernel_background, centre_kernel)
         config, rest = _run_and_images(what or [], fields)
         files = _problem.chosen_files(rest)
-        found = examine(config, files, size=_size(size), white=white, note=_show)
-        if json is not None:
-            Examinations(format=1, examined=[e.record() for e in found]).write(json)
+        bright, dark = _problem.levels_of(white, black)
+        found = examine(config, files, size=_size(size), white=bright, black=dark, note=_show)
+        if target is not None:
+            Examinations(format=1, examined=[e.record() for e in found]).write(target)
         bad = [e.name for e in found if not e.ok]
         if bad:
             say_error(f"problems or warnings for {len(bad)} of {len(found)}:  {', '.join(bad)}")
@@ -100,4 +103,6 @@ def _show(found: Examined) -> None:
 
     part = "" if found.part is None else f" (the central {found.part[0]}×{found.part[1]})"
     title(f"{found.name}{part}")
+    if found.unit is not None:
+        show(f"  {found.unit}, found in the file")
     show(f"{found.diagnosis if found.diagnosis is not None else found.failure}\n")

@@ -15,7 +15,14 @@ import typer
 from retune._terminal import clean, clean_line
 from retune.cli._moving import pause
 from retune.cli._words import wrapped
-from retune.errors import AdjustedWarning, DoubtfulWarning, Interrupted, NotConvergedWarning, RetuneError
+from retune.errors import (
+    AdjustedWarning,
+    DoubtfulWarning,
+    Interrupted,
+    NotConvergedWarning,
+    RetuneError,
+    told_to_command,
+)
 
 __all__ = ["how_to_resume", "note", "one_screen", "say", "say_error", "show", "title"]
 
@@ -33,10 +40,10 @@ def one_screen(debug: bool = False, go_on: Callable[[], str] = lambda: "") -> It
     before = warnings.showwarning
     warnings.showwarning = _say_warning
     try:
-        with _terminable():
+        with _terminable(), told_to_command():
             yield
     except (RetuneError, OSError, MemoryError, RuntimeError) as error:
-        # Exceptions are told apart by their classes: that is what they have them for.
+        # Exceptions are distinguished by class.
         if debug or not (isinstance(error, RetuneError | OSError) or _is_for_want_of_memory(error)):
             raise
         say_error(_text(error))

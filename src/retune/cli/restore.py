@@ -62,6 +62,7 @@ def restore(
     sigma: _problem.KnownSigma = None,
     noise: _problem.Noise = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     plugins: _problem.Plugins = None,
     tile: Annotated[
         int | None,
@@ -124,7 +125,8 @@ def restore(
                 )
             where = _problem.chosen_device(device)
             opened = instant_model(given, where) if at_once else open_model(model, given, where)
-        options = Options(out, tile, overlap, *_problem.unit_of(opened, white), again, certificate, report)
+        bright, dark, remembered = _problem.unit_of(opened, white, black)
+        options = Options(out, tile, overlap, bright, remembered, again, certificate, report, dark)
         done: list[Row] = []
 
         def note(row: Row) -> None:
@@ -154,7 +156,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _tell(rows: list[Row], out: Path, details: bool) -> None:
-    """The verdict, and what became of each file."""
+    """The verdict, and the outcome for each file."""
     from retune._terminal import clean_line
     from retune.cli._words import wrapped
     from retune.cli.errors import show
@@ -181,7 +183,7 @@ def _tell(rows: list[Row], out: Path, details: bool) -> None:
         show(wrapped(told, head, " " * len(head)))
 
 
-#: What is said of a residual, by its kind; see ``retune.diagnosis.residual``.
+#: The kinds of residual that are printed; see ``retune.diagnosis.residual``.
 _LEFT = ("structure", "structure in places", "larger than the noise")
 
 

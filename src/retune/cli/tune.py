@@ -44,6 +44,7 @@ def tune(
     sigma: _problem.Sigma = None,
     noise: _problem.Noise = None,
     white: _problem.White = None,
+    black: _problem.Black = None,
     loss: Annotated[
         str,
         typer.Option("--loss", metavar="LOSS", help="auto, sure (Stein), r2r (recorrupted) or ei (equivariant)."),
@@ -90,18 +91,30 @@ def tune(
         given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
         given |= _problem.of_kernel(kernel_background, centre_kernel) | _problem.of_noise(noise, sigma)
         if resume and not images:
-            config, files, white, loss = job.earlier(out)
+            config, files, facts = job.earlier(out)
+            bright, dark, loss, ships = facts.white, facts.black, facts.loss, facts.ships
         else:
             if not images:
                 raise ConfigError("no images were given: retune tune IMAGES --problem denoise --sigma 0.05")
             files = _problem.chosen_files(images)
+            bright, dark = _problem.levels_of(white, black)
+            ships = run is None and not any(word.strip().startswith("prior.") for word in overrides or [])
             if run is not None:
                 config = _problem.on_top(runs.load(run), given, overrides or [])
             elif "name" in given:
                 config = job.starting_run({"sigma": "estimate", **given}, overrides or [])
             else:
                 raise ConfigError("no problem was given: --problem denoise, inpaint, deblur, superres, module:function")
-        tuned = job.tune(config, files, out, white=white, loss=loss, resume=resume, device=device, report=report)
+        tuned = job.tune(
+            config, files, out, white=bright, black=dark, loss=loss, resume=resume, device=device, report=report,
+            ships=ships,
+        )  # fmt: skip
+        if "auto" in (white, black):
+            show(
+                wrapped(
+                    f"black {tuned.black or 0:g}, white {'as usual' if tuned.white is None else f'{tuned.white:g}'}"
+                )
+            )
         _tell(tuned, details)
         own = _problem.code_words(plugins, config.problem.name)
         if report:
@@ -119,10 +132,11 @@ def _tell(tuned: Tuned, details: bool = True) -> None:
     from retune.cli._words import wrapped
     from retune.cli.errors import show
     from retune.jobs.assess import FACTORS
-    from retune.jobs.sections import gain_in_words
+    from retune.jobs.contest import DEFAULT, MEASURED, TUNED
+    from retune.jobs.sections import tuning_in_words
 
     found = tuned.comparison
-    show(wrapped(gain_in_words(found)))
+    show(wrapped(tuning_in_words(tuned.record())))
     levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
 
     def row(name: str, text: str) -> None:
@@ -130,32 +144,34 @@ def _tell(tuned: Tuned, details: bool = True) -> None:
 
     noise = f"noise {tuned.noise}" if tuned.noise else f"σ = {_values(levels)}"
     row("learned with", f"{tuned.loss}, {noise}, in {tuned.seconds:.0f} s")
-    guessed = tuned.loss.guesses
-    what = (
-        "from the error of the measurement and of a second restoration" if guessed else "of the noise-free measurement"
-    )
+    what = f"of {found.of}"
     row("defaults", _decibel(found.before, what))
     sure = "" if found.after is None or found.before is None else _sure(found.uncertainty)
-    row("tuned", f"{_decibel(found.after, what)}{sure}")
+    name = tuned.winner if found.better and tuned.winner != MEASURED else TUNED
+    head, named = ("tuned", "") if name == TUNED else ("best", f": {name}")
+    row(head, f"{_decibel(found.after, what)}{sure}{named}")
+    for rival in tuned.rivals:
+        if rival.name not in (DEFAULT, name):
+            row("also" if rival.name != MEASURED else "as measured", f"{_decibel(rival.psnr, what)}: {rival.name}")
     if found.gain is not None:
         row("gain", f"{found.gain:+.2f} dB{_sure(found.spread)}")
-        if guessed:
-            row(
-                "",
-                "this tells which of the two is better, not by how much: the measurement does not see most of the "
-                "image, and the error there is larger",
-            )
     else:
         row(
             "",
-            "the estimated error is 0 or less: the noise level is not σ, or the values were clipped (check with retune "
-            "doctor)",
+            "the estimated error is 0 or less, so nothing is chosen by it: the noise level is not σ, or the values "
+            "were clipped (check with retune doctor)",
         )
-    if not found.better and found.gain is not None and found.gain > 0:
+    if found.again is not None:
+        again = f"{found.again:+.2f} dB{_sure(found.again_spread)}"
+        row("", f"{again} with the error of a second restoration, which decides")
+    if tuned.estimated and details:
+        row("estimated", tuned.estimated)
+    decides = found.gain if found.again is None else found.again
+    if not found.better and decides is not None and decides > 0:
         row("", "less than two standard errors: the defaults are kept")
     elif not found.better:
-        row("", "the defaults have the smaller estimated error and are kept")
-    elif found.gain is not None and found.gain < 2 * (found.spread or math.inf):
+        row("", "the defaults are kept")
+    elif found.again is None and found.gain is not None and found.gain < 2 * (found.spread or math.inf):
         row("", "the gain is statistically insignificant")
     row("certificate", in_a_line(tuned.certificate))
     for name, values in tuned.parameters.items():

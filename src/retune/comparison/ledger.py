@@ -36,8 +36,9 @@ class Ledger:
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
         self.path, self._progress = path, Progress(format=FORMAT, settings=settings, entries={})
         if not path.exists() and not path.is_symlink():
+            self._progress.write(path, indent=None)  # it marks the folder before any other file is written
             return
-        if not resume:
+        if not resume and not self._is_empty():
             raise InvalidParameterError(
                 f"{path.parent} already contains results; continue them with --resume, or choose another folder with "
                 "--out"
@@ -49,8 +50,20 @@ class Ledger:
             raise CheckpointError(f"{error}; choose another folder with --out") from error
         if saved.format != FORMAT:
             raise CheckpointError(_of_another_version(path, saved.format))
+        if not saved.entries:
+            self._progress.write(path, indent=None)
+            return
         require_same(path, saved.settings, settings, "another folder with --out")
         self._progress = saved
+
+    def _is_empty(self) -> bool:
+        """Whether the job of the file ended before its first result."""
+        try:
+            require_file(self.path, "the progress of a comparison")
+            saved = Progress.parsed(self.path.read_bytes(), str(self.path))
+        except InvalidParameterError:
+            return False
+        return saved.format == FORMAT and not saved.entries
 
     def once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
         """The result of that name, a record of that kind or a number. A missing result is computed and stored.

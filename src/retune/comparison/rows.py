@@ -17,11 +17,12 @@ from torch import Tensor
 from retune._files import write_atomically
 from retune._version import __version__
 from retune.config import Config
+from retune.errors import InvalidParameterError
 from retune.records import Results
 from retune.records.certificates import Distance
 from retune.records.results import FORMAT, horizons
 
-__all__ = ["header", "means", "write_picture", "write_results"]
+__all__ = ["header", "means", "require_own", "write_picture", "write_results"]
 
 _SAME = ("layers_trained",)
 
@@ -112,6 +113,25 @@ _COST = (
     "gradient_error",
     "failure",
 )
+
+
+def require_own(out: Path, *more: str) -> None:
+    """Raise if results would replace files that are not results of a comparison.
+
+    Args:
+        out: folder of the results.
+        more: names beside ``results.json``, ``results.csv``, ``report.html`` and ``figures``.
+
+    Raises:
+        InvalidParameterError: such a file or folder exists, and the folder holds no results of a comparison.
+    """
+    names = ("results.json", "results.csv", "report.html", "figures", *more)
+    found = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
+    if found and not Results.is_in(out / "results.json"):
+        raise InvalidParameterError(
+            f"{out} contains {', '.join(found)} but no results of a comparison, so these may belong to something else "
+            "and would be replaced: choose another folder with --out, or move the files"
+        )
 
 
 def write_results(results: Results, out: Path) -> None:

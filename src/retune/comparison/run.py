@@ -11,7 +11,7 @@ import torch
 from deepinv.loss.metric import PSNR
 from rich.progress import track
 
-from retune._files import remove_leftovers
+from retune._files import make_folder, remove_leftovers
 from retune._torch.devices import check_device
 from retune._torch.memory import peak_of
 from retune.build import options_of, problem_of
@@ -19,7 +19,7 @@ from retune.comparison.images import Images, images_of
 from retune.comparison.ledger import Ledger
 from retune.comparison.methods import METHODS, PNP, Method, methods_of
 from retune.comparison.naming import before_testing, file_name, grid_name, model_names, title_of
-from retune.comparison.rows import header, means, write_picture
+from retune.comparison.rows import header, means, require_own, write_picture
 from retune.comparison.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
 from retune.comparison.tuning import Tuned, grid_search, method_network
 from retune.config import Config, to_toml
@@ -100,7 +100,9 @@ def compare(
         "train": data.fingerprint,
         "validation": data.validation_fingerprint,
     }
-    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "progress.json").exists():
+        require_own(out, "images", "models")
+    make_folder(out)
     ledger = Ledger(out / "progress.json", settings, resume)
     remove_leftovers(out, *(out / name for name in ("images", "models", "figures") if (out / name).is_dir()))
     job = _Job(run, out, images, problem, data, ledger, device, note, progress)

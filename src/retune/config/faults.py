@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,8 @@ __all__ = ["faults_of"]
 
 #: A file that is not a run may have thousands of faults; the first ones are enough.
 _READ = 200
+#: How pydantic says that a section is expected.
+_A_SECTION = re.compile(r"a valid dictionary or instance of \w+")
 
 
 def faults_of(error: ValidationError, values: dict) -> list[str]:
@@ -38,6 +41,7 @@ def faults_of(error: ValidationError, values: dict) -> list[str]:
         messages.setdefault(name, []).append(one["msg"].removeprefix("Value error, "))
         # A field with several types fails once for each type; its description then tells the allowed values.
         message = messages[name][0].replace("Input should", "it should") if len(messages[name]) == 1 else "not allowed"
+        message = _A_SECTION.sub(f"a section: a table [{name}] of fields", message)
         description = section.model_fields[location[-1]].description
         lines[name] = f"{name} = {_short(as_toml(given))}: {message}. {description}".rstrip()
     return list(lines.values())

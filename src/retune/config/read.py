@@ -139,7 +139,7 @@ def absolute(given: Any, folder: Path) -> Any:
 
     Backslashes in a path count as slashes, unless a file has a backslash in its name.
     """
-    if not isinstance(given, str):
+    if not isinstance(given, str) or not given.strip():
         return given
     for written in dict.fromkeys((given, given.replace("\\", "/"))):
         try:
@@ -161,11 +161,15 @@ def _with_paths(values: dict, folder: Path) -> dict:
 
 
 def _broken_paths(values: dict) -> list[str]:
-    """Faults of paths with control characters, such as tabs and line breaks: they come from backslashes in TOML."""
+    """Faults of paths: empty, or with control characters. Tabs and line breaks come from backslashes in TOML."""
     faults = []
     for section, key in _FILES:
         table = values.get(section)
         given = table.get(key) if isinstance(table, dict) else None
-        if isinstance(given, str) and any(ord(c) < 32 or ord(c) == 127 for c in given) and not Path(given).exists():
+        if isinstance(given, str) and not given.strip():
+            faults.append(
+                f'{section}.{key} = "": it is empty; give a name, or leave it out (is a variable of the shell not set?)'
+            )
+        elif isinstance(given, str) and any(ord(c) < 32 or ord(c) == 127 for c in given) and not Path(given).exists():
             faults.append(f"{section}.{key} = {given[:80]!r} contains a control character: {_BACKSLASHES}")
     return faults

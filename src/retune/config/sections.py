@@ -88,7 +88,16 @@ class ProblemConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in serialise(self).items() if v is not None or k not in self._later}
+        told = {k: v for k, v in serialise(self).items() if v is not None or k not in self._later}
+        if "noise" in told and told.get("sigma") != "estimate":  # the noise replaces the level
+            told.pop("sigma", None)
+        return told
+
+    @model_validator(mode="after")
+    def _noise_once(self) -> ProblemConfig:
+        if self.noise is not None and "sigma" in self.model_fields_set and self.sigma != "estimate":
+            raise ValueError(f"sigma = {self.sigma} and noise = {self.noise} say the noise twice: give one of them")
+        return self
 
     @field_validator("sigma")
     @classmethod

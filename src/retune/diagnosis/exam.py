@@ -11,7 +11,7 @@ from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 
 from retune.diagnosis.findings import Finding, Severity
-from retune.errors import InvalidParameterError, ShapeError
+from retune.errors import InvalidParameterError, ShapeError, advice
 from retune.guarantee import Known
 from retune.operators.images import parts, unsupported
 from retune.operators.kinds import makes_pictures, measured, resizable
@@ -140,7 +140,8 @@ def image_shape(
             "shape",
             Severity.NOTE,
             f"no image size was given: the examination used images {channels}×{side}×{side}",
-            "Give y or img_size=(C, H, W) to examine the size that you will use.",
+            f"Give {advice('y or img_size=(C, H, W)', 'an image, or --size 512x512,')} to examine the size that you "
+            "will use.",
             {"img_size": list(own)},
         )
     if own is None:

@@ -1,4 +1,4 @@
-"""A quick look at measurements before restoration: clipping, and a noise level that does not fit."""
+"""A quick look at measurements before restoration: clipping, correlated noise, a noise level that does not fit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from retune._torch.batch import middle
+from retune.diagnosis.correlation import ALIKE, REMEDY, correlation
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.base import Problem
 from retune.problems.noise import estimate_noise
@@ -26,7 +27,7 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
     One sentence for each kind of doubt; it names the first measurement that shows it. Only the central part of a large
     measurement is examined.
     """
-    clipped, noise = [], []
+    clipped, noise, alike = [], [], []
     for name, y in measured:
         part = middle(y, _LOOKED_AT)
         try:
@@ -41,6 +42,8 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
         ends = [(float((values == end).float().mean()), float(end)) for end in (values.min(), values.max())]
         if max(ends)[0] > _CLIPPED and len(values.unique()) > 10:
             clipped.append(f"{max(ends)[0]:.0%} of the values of {name} are {max(ends)[1]:.3g} exactly")
+        if not problem.has_gaps and correlation(y) is not None:
+            alike.append(name)
         if problem.has_gaps or problem.noise is not None:
             continue
         try:
@@ -57,6 +60,8 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
             "Neither fits y = A x + noise, so error estimates will be wrong. If you can, keep values below black and "
             "above white, and crop borders"
         )
+    if alike:
+        yield f"{alike[0]}{_and_others(alike)} {ALIKE}. {REMEDY}"
     if noise:
         yield (
             f"{noise[0]}{_and_others(noise)}. Give σ as a standard deviation on the scale where 1 is white (for 8-bit "

@@ -12,6 +12,7 @@ from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
 from retune.diagnosis.impulse import SAME, Match, Response, best_match, impulse_response, padded_index
 from retune.diagnosis.psf import Fault, faults
+from retune.errors import advice
 from retune.problems.psf import middle_of_mass
 
 __all__ = ["check_boundary", "check_convolution", "check_kernel"]
@@ -91,7 +92,7 @@ def check_kernel(kernel: Tensor) -> Iterator[Finding]:
 
 
 def _advice(fault: Fault) -> str:
-    also = f"; in Python, retune.problems.kernel(kernel, {fault.python}) does" if fault.python else ""
+    also = advice(f"; in Python, retune.problems.kernel(kernel, {fault.python}) does", "") if fault.python else ""
     return f"{fault.remedy[:1].upper()}{fault.remedy[1:]}{also}."
 
 

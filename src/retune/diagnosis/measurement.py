@@ -12,8 +12,10 @@ from deepinv.physics import GaussianNoise, NoiseModel, ZeroNoise
 from skimage.restoration import estimate_sigma
 from torch import Tensor
 
+from retune.diagnosis.correlation import ALIKE, REMEDY, correlation
 from retune.diagnosis.exam import FAILURES, Exam
 from retune.diagnosis.findings import Finding, Severity
+from retune.errors import advice
 from retune.operators.images import parts
 from retune.operators.kinds import mask_of
 
@@ -34,7 +36,8 @@ def check_finite(y) -> Iterator[Finding]:
             "finite",
             Severity.PROBLEM,
             f"{bad} of {total} values of y are NaN or Inf",
-            "Mask them out (deepinv.physics.Inpainting) or replace them; the rest of y was not examined.",
+            f"Mask them out ({advice('deepinv.physics.Inpainting', '--problem inpaint --mask FILE')}) or replace them; "
+            "the rest of y was not examined.",
             {"bad": bad, "total": total},
         )
     else:
@@ -72,7 +75,10 @@ def _range(low: float, high: float, shown_low: float, shown_high: float, noise: 
             "range",
             Severity.PROBLEM,
             f"{text}: this looks like the scale {scale}, but images in [0, 1] are expected",
-            f"Divide y by {white or 'its white level'}: λ, σ and denoisers assume [0, 1].",
+            advice(
+                f"Divide y by {white or 'its white level'}", f"Give the intensity of white: --white {white or 'NUMBER'}"
+            )
+            + ". λ, σ and denoisers assume [0, 1].",
             numbers,
         )
     if low < -0.3 - 6 * noise:
@@ -80,7 +86,8 @@ def _range(low: float, high: float, shown_low: float, shown_high: float, noise: 
             "range",
             Severity.WARNING,
             f"{text}: more negative than noise explains, as if y were standardised or in [−1, 1]",
-            "Scale images to [0, 1] first, for example with (y + 1)/2 from [−1, 1].",
+            "Scale images to [0, 1] first, for example with (y + 1)/2 from [−1, 1]"
+            + advice(".", " (--black and --white do so)."),
             numbers,
         )
     if 0 <= high < 0.05:
@@ -134,6 +141,7 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
         yield _unknown(how)
         return
     exam.sigma = sigma
+    yield from _white(exam, y)
     spread = _spread(y) if _observed(exam) is None else None
     by_channel = sigma.mean(0)
     declared, kind = _declared(getattr(exam.physics, "noise_model", None), y.shape[1])
@@ -151,12 +159,12 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
         )
     if declared is None:
         note = kind is not None or (spread is not None and spread > 2.5)
-        advice = (
+        remedy = (
             f"The physics has {kind}: the estimate is an average over the image."
             if kind
-            else ("Give sigma yourself if you know it." if note else "")
+            else (f"Give {advice('sigma', '--sigma')} yourself if you know it." if note else "")
         )
-        yield Finding("noise", Severity.NOTE if note else Severity.OK, text, advice, numbers)
+        yield Finding("noise", Severity.NOTE if note else Severity.OK, text, remedy, numbers)
         return
     unit = max(float(y.amax() - y.amin()), 1e-12)
     above = by_channel > 1.5 * declared + 0.02 * unit
@@ -166,12 +174,28 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
             "noise",
             Severity.WARNING,
             f"{text}, but the physics says {_levels(declared)}",
-            "Give the physics the noise level of y: data weights, denoisers and SURE use it"
+            advice("Give the physics the noise level of y", "Give the noise level of the image (--sigma)")
+            + ": data weights, denoisers and SURE use it"
             + (" (strong texture can also raise the estimate)." if bool(above.any()) else "."),
             numbers,
         )
     else:
         yield Finding("noise", Severity.OK, f"{text}; the physics says {_levels(declared)}", "", numbers)
+
+
+def _white(exam: Exam, y: Tensor) -> Iterator[Finding]:
+    """Correlated noise; nothing is said of white noise."""
+    if _observed(exam) is not None:
+        return
+    grown = [c for c in (correlation(one[None]) for one in y) if c is not None]
+    if grown:
+        yield Finding(
+            "noise",
+            Severity.WARNING,
+            f"y {ALIKE}: the variance of differences grows {max(grown):.2g}-fold from distance 1 to 2",
+            f"{REMEDY}.",
+            {"growth": max(grown)},
+        )
 
 
 def noise_level(y: Tensor, seen: Tensor | None = None) -> tuple[Tensor | None, str]:
@@ -274,4 +298,4 @@ def _levels(sigma: Tensor) -> str:
 
 
 def _unknown(why: str) -> Finding:
-    return Finding("noise", Severity.NOTE, f"not estimated: {why}", "Give sigma yourself if you need it.")
+    return Finding("noise", Severity.NOTE, f"not estimated: {why}", f"Give {advice('sigma', '--sigma')} yourself.")

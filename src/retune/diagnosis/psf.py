@@ -1,4 +1,4 @@
-"""What is wrong with a measured kernel: a background, its place, its sign, its top, its sides."""
+"""Faults of a measured kernel: a background, a wrong place, inverted or saturated values, even sides."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _OFF = 1.0
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a kernel.
+    """One fault of a kernel.
 
     Attributes:
         kind: "background", "inverted", "saturated", "off-centre" or "even".
-        found: what was seen, after "the blur kernel".
-        harm: what it does to the restoration, after a comma.
-        remedy: what mends it.
-        python: how to do so in Python; "" where no option mends it.
-        numbers: what was measured.
+        found: the finding; it continues a sentence that begins with "the blur kernel".
+        harm: its effect on the restoration; it continues the sentence after a comma.
+        remedy: how to mend it.
+        python: the same in Python; "" if no option mends it.
+        numbers: the evidence.
     """
 
     kind: str
@@ -46,8 +46,8 @@ class Fault:
 def kernel_doubts(problem: Problem) -> Iterator[str]:
     """A sentence for each fault of the kernel of a problem, with the option of the command that mends it.
 
-    A kernel by name is made by a formula; only its sides are examined, and not in front of a subsampling, where named
-    filters have even sides on purpose.
+    A kernel by name comes from a formula, so only its sides are examined. Before a subsampling they are not: named
+    filters have even sides there on purpose.
     """
     taps, spec = getattr(problem, "kernel", None), getattr(problem, "spec", "custom")
     if not isinstance(taps, Tensor):
@@ -63,7 +63,7 @@ def kernel_doubts(problem: Problem) -> Iterator[str]:
 
 
 def faults(taps: Tensor) -> list[Fault]:
-    """What is wrong with kernels (B, C, h, w). Each kind of fault is there once, of the first that shows it."""
+    """The faults of kernels (B, C, h, w). Each kind of fault is listed once, for the first kernel that has it."""
     found: dict[str, Fault] = {}
     for channels in taps.detach().double().cpu():
         inverted = [fault for fault in map(_inverted, channels) if fault is not None]
@@ -86,7 +86,7 @@ def faults(taps: Tensor) -> list[Fault]:
 
 
 def _inverted(channel: Tensor) -> Fault | None:
-    """A dark spot on a bright ground: the border is nearly as bright as anything, and most of the array is so."""
+    """A dark spot on a bright ground: the border and most of the array are nearly as bright as the maximum."""
     if min(channel.shape) < _SHORTEST:
         return None
     top, bottom = float(channel.max()), float(channel.min())
@@ -97,7 +97,7 @@ def _inverted(channel: Tensor) -> Fault | None:
     if top <= 0 or level < 0.6 * top or bottom > 0.6 * level or not 0 < share < 0.4:
         return None
     if float(border.min()) < bottom + 0.5 * (level - bottom):
-        return None  # dark parts reach the border: a blur that fills its array, as a disc in a square
+        return None  # dark parts reach the border: the blur fills its array, like a disc in a square
     return Fault(
         "inverted",
         f"is dark (down to {bottom / top:.0%} of its maximum) on a bright ground: it looks inverted",

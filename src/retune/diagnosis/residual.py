@@ -1,4 +1,4 @@
-"""Judge a residual ``y − A x̂`` in units of the noise: noise alone, or is something of the image left in it?"""
+"""Judge a residual ``y − A x̂`` in units of the noise: is it noise alone, or does it contain a part of the image?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EDGES", "Judgement", "ResidualKind", "judge"]
 
 #: Edges of the histogram, in standard deviations of the noise.
 EDGES = np.linspace(-5, 5, 41)
-#: Fewer measured values than this are not judged.
+#: With fewer measured values, there is no judgement.
 _FEWEST = 400
 #: Bands of the spectrum between the frequencies 0 and 0.5 cycles per pixel; the corners of the plane are one more.
 _BANDS = 16
@@ -27,12 +27,12 @@ _ERRORS, _SHARE = 5.0, 0.2
 _BLOCK, _OUTSTANDING = 16, 1.55
 #: The share of outstanding blocks above which structure is left in places.
 _PLACES = 0.02
-#: Sizes (root mean square, in standard deviations) that are those of noise. A good restoration keeps some of the noise.
+#: Sizes between these (root mean square, in standard deviations) are typical. A good restoration keeps some noise.
 _SMALL, _LARGE = 0.5, 1.12
 
 
 class ResidualKind(enum.Enum):
-    """What a residual looks like."""
+    """The kinds of residual."""
 
     WHITE = "white"
     STRUCTURE = "structure"
@@ -47,8 +47,8 @@ class Judgement:
     """A residual in units of the noise.
 
     Attributes:
-        kind: what it looks like.
-        sentence: the same for a reader, in one or two sentences.
+        kind: its kind.
+        sentence: the judgement in one or two sentences.
         size: root mean square, in standard deviations of the noise; None if the noise level is unknown.
         beyond: share of the values beyond 3 standard deviations; 0.0027 for normal noise.
         histogram: density between neighbouring ``EDGES``.
@@ -69,8 +69,8 @@ def judge(residual: Tensor, seen: Tensor | None = None, known: bool = True) -> J
     """Judge a residual that was divided by the standard deviation of the noise, pixel by pixel.
 
     White noise of the model has the same power at every frequency and in every place. Power above it, in a band of
-    frequencies or in some blocks, is structure: something of the image that the restoration does not explain. Power
-    below it is usual, since every restoration keeps some of the noise.
+    frequencies or in some blocks, is structure: a part of the image that the restoration does not explain. Power
+    below it is usual, because every restoration keeps some of the noise.
 
     Args:
         residual: (C, h, w), in standard deviations.

@@ -31,7 +31,8 @@ def from_array(array: np.ndarray, name: str = "array", top: float | None = None)
         )
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise InvalidParameterError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
-    native = np.ascontiguousarray(array.transpose(2, 0, 1)).astype(array.dtype.newbyteorder("="), copy=False)
+    # By its size: torch does not know NumPy's other types of the same size ("unsigned long long").
+    native = np.ascontiguousarray(array.transpose(2, 0, 1)).astype(f"{array.dtype.kind}{array.dtype.itemsize}")
     if top is None or array.dtype.kind not in "iu":
         return scaled(torch.from_numpy(native), name)
     default = torch.get_default_dtype()

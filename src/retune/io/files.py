@@ -125,14 +125,17 @@ def _array(content: bytes) -> Coded:
     if content[:6] == np.lib.format.MAGIC_PREFIX:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
+        try:
+            shape, _, dtype = header(file)
+        except MemoryError as error:  # Python's parser gives up on thousands of nested signs
+            raise ValueError("its header is damaged") from error
         if not dtype.hasobject and math.prod(shape) * dtype.itemsize > len(content) - file.tell():
             raise ValueError(f"the file is truncated or damaged: it does not contain an array of shape {shape}")
         file.seek(0)
     array = np.load(file, allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise InvalidParameterError("it holds several arrays; save only the image, with numpy.save")
-    return Coded(array, array.ndim >= 3)
+    return Coded(array, array.ndim >= 3, {"byteorder": array.dtype.byteorder})
 
 
 def _batch(coded: Coded, path: Path, any_integers: bool, finite: bool) -> tuple[Tensor, Layout]:
@@ -199,7 +202,8 @@ def _encode(coded: Coded, suffix: str, factor: float) -> bytes:
         return pillow.encode(coded, "BMP" if suffix == ".bmp" else "JPEG", factor)
     if suffix == ".npy":
         out = io.BytesIO()
-        np.save(out, coded.array, allow_pickle=False)
+        order = coded.metadata.get("byteorder", "=")
+        np.save(out, coded.array.astype(coded.array.dtype.newbyteorder(order), copy=False), allow_pickle=False)
         return out.getvalue()
     raise InvalidParameterError(f"cannot write {suffix!r} files; use one of {', '.join(SUFFIXES)}")
 

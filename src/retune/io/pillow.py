@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,8 @@ _MOST = 65535
 #: Maximum number of pixels per byte of JPEG or BMP: a block of 8×8 pixels takes at least a bit. A false header cannot
 #: reserve memory.
 _PIXELS_A_BYTE = 1024
+#: Markers of JPEG: comment, start of the pixels, and segments of programs that depend on the pixels.
+_COMMENT, _SCAN, _JUMBF, _ADOBE = 0xFE, 0xDA, 0xEB, 0xEE
 _lock = threading.Lock()
 
 
@@ -39,7 +41,7 @@ def decode(content: bytes, kind: str, *, alpha: bool = False) -> Coded:
         InvalidParameterError: the colours are not red, green and blue, or there are several images.
     """
     with _any_size(), Image.open(io.BytesIO(content), formats=[kind]) as image:
-        metadata = _metadata(image, kind)
+        metadata = _metadata(image, kind, content)
         if kind != "PNG" and image.width * image.height > _PIXELS_A_BYTE * len(content):
             raise ValueError("the file is truncated or damaged: it is too short for its number of pixels")
         image.load()
@@ -68,7 +70,7 @@ def encode(coded: Coded, kind: str, factor: float) -> bytes:
         InvalidParameterError: the resolution times `factor` is too large for the format.
     """
     metadata = dict(coded.metadata)
-    density = metadata.pop("density", None)
+    density, segments = metadata.pop("density", None), metadata.pop("segments", ())
     if "dpi" in metadata:
         metadata["dpi"] = tuple(float(v) * factor for v in metadata["dpi"])
         if max(metadata["dpi"]) > _MOST:
@@ -82,21 +84,48 @@ def encode(coded: Coded, kind: str, factor: float) -> bytes:
     out = io.BytesIO()
     Image.fromarray(coded.array).save(out, format=kind, **options)
     content = out.getvalue()
-    return content if density is None else _with_density(content, density[0], density[1], factor)
+    if density is not None:
+        content = _with_density(content, density[0], density[1], factor)
+    return _with_segments(content, segments) if segments else content
 
 
-def _metadata(image: Image.Image, kind: str) -> dict[str, Any]:
+def _metadata(image: Image.Image, kind: str, content: bytes) -> dict[str, Any]:
     info = image.info
     if kind == "PNG":
         return {}
     if kind == "BMP":
         return {"dpi": info["dpi"]} if "dpi" in info and all(v > 0 for v in info["dpi"]) else {}
-    kept = {k: info[k] for k in ("icc_profile", "exif", "comment", "xmp") if info.get(k)}
+    kept: dict[str, Any] = {"segments": tuple(_segments(content))}
     if info.get("progressive"):
         kept["progressive"] = True
     if "jfif_density" in info:
         kept["density"] = (int(info["jfif_unit"]), tuple(map(int, info["jfif_density"])))
     return kept
+
+
+def _segments(content: bytes) -> Iterator[bytes]:
+    """The segments of a JPEG file that describe the image and stay true for a restored one, with their markers.
+
+    These are EXIF, XMP, IPTC, colour profiles, comments, and others of programs. Left out are the header of JFIF, the
+    colour transform of Adobe, the index of further images, and signatures of the pixels (JUMBF).
+    """
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != _SCAN:
+        if content[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        marker, (length,) = content[at + 1], struct.unpack(">H", content[at + 2 : at + 4])
+        data = content[at + 4 : at + 2 + length]
+        known = marker == _COMMENT or (0xE1 <= marker <= 0xEF and marker not in (_JUMBF, _ADOBE))
+        if known and length >= 2 and not data.startswith(b"MPF\0"):
+            yield content[at : at + 2 + length]
+        at += 2 + max(length, 2)
+
+
+def _with_segments(content: bytes, segments: Sequence[bytes]) -> bytes:
+    """The JPEG file with further segments after its header, which must be first."""
+    at = 4 + struct.unpack(">H", content[4:6])[0] if content[2:4] == b"\xff\xe0" else 2
+    return content[:at] + b"".join(segments) + content[at:]
 
 
 def _with_density(content: bytes, unit: int, density: tuple[int, int], factor: float) -> bytes:

@@ -119,7 +119,8 @@ def encode(coded: Coded, factor: float) -> bytes:
 def _description(known: dict[str, Any], rgb: bool, shape: tuple[int, ...], factor: float) -> dict[str, Any]:
     """The kind of the file's description: that of ImageJ, OME or tifffile, or free text."""
     if known["imagej"] is not None:
-        return {"metadata": {**known["imagej"], "axes": known["axes"] + ("S" if rgb else "")}}
+        told = {k: v for k, v in known["imagej"].items() if not (rgb and k in ("mode", "LUTs"))}
+        return {"metadata": {**told, "axes": known["axes"] + ("S" if rgb else "")}}
     if known["ome"] is not None:
         return {"description": ome.restored(known["ome"], known["frames"], factor).encode(), "metadata": None}
     return {"description": known["description"], "metadata": known["shaped"]}
@@ -171,8 +172,8 @@ def _metadata(file: tifffile.TiffFile, page: Any, series: Any) -> dict[str, Any]
     kept["tags"] = _copied(file, page)
     kept["frames"] = len(series.pages)
     if file.is_imagej:
-        # Ranges and look-up tables of the display describe the measured image, not the restored one.
-        told = {"unit", "spacing", "loop", "fps", "finterval", "Info", "Labels", "Properties"}
+        # The displayed ranges of intensity describe the measured image, not the restored one.
+        told = {"unit", "spacing", "loop", "fps", "finterval", "Info", "Labels", "Properties", "mode", "LUTs"}
         kept["imagej"] = {k: v for k, v in (file.imagej_metadata or {}).items() if k in told}
     elif file.is_ome:
         kept["ome"] = page.description

@@ -1,4 +1,8 @@
-"""Estimate the error of restorations from the measurements alone, and the uncertainty of the estimate."""
+"""Estimate the error of restorations from the measurements alone, and the uncertainty of the estimate.
+
+The draws of an estimate are not those that were learned from. Where the measurements are several pages of one scene, a
+page is judged by another one, and no estimate is needed.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,25 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from retune._torch.batch import middle
 from retune._torch.streams import seeded, stream
+from retune.diagnosis.residual import ResidualKind, judge
 from retune.model import Restarted
 from retune.parameters import scalars
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
+from retune.training.thinned import against
 from retune.training.unsupervised import ErrorEstimate
 
-__all__ = ["Comparison", "Scene", "compare_errors", "error_blocks", "indistinguishable", "learned"]
+__all__ = [
+    "Comparison",
+    "Errors",
+    "Scene",
+    "compare",
+    "compare_errors",
+    "error_blocks",
+    "indistinguishable",
+    "learned",
+    "settled",
+]
 
 #: Side of the blocks over which errors are averaged. Blocks of this size are nearly independent.
 BLOCK = 32
@@ -43,16 +59,51 @@ class Scene:
     def __init__(self, problem: Problem, measured: Sequence[Tensor], side: int = SIDE):
         step = max(1, math.ceil(len(measured) / IMAGES))
         self._parts: list[tuple[Tensor, LinearPhysics]] = []
-        for y in measured[::step]:
+        self._others: list[Tensor | None] = []
+        self.offset = 0.0 if problem.noise is None else problem.noise.offset
+        for i in range(0, len(measured), step):
+            y = measured[i]
             large = max(y.shape[-2:]) > side and problem.describe().get("options") is None
             made = Measurements(problem, crops=large)
-            packed = made.pack(y)[None]
-            if large:
-                packed = packed[middle(y, side)]
-            self._parts.append(made.measure(packed))
+            part = middle(y, side) if large else ...
+            self._parts.append(made.measure(made.pack(y)[None][part]))
+            other = _same_scene(problem, measured, i)
+            self._others.append(None if other is None else other[part])
 
     def __iter__(self):
         return iter(self._parts)
+
+    @property
+    def paged(self) -> bool:
+        """Whether every measurement has another one of the same scene, by which it is judged."""
+        return all(other is not None for other in self._others)
+
+    def other(self, i: int) -> Tensor | None:
+        """The other measurement of the scene of the i-th one, if all have one."""
+        return self._others[i] if self.paged else None
+
+
+def _same_scene(problem: Problem, measured: Sequence[Tensor], i: int) -> Tensor | None:
+    """The next measurement (the one before for the last), if it shows the same: both differ by white noise only."""
+    y = measured[i]
+    if problem.has_gaps or len(measured) < 2:
+        return None
+    other = measured[i + 1 if i + 1 < len(measured) else i - 1]
+    if other.shape != y.shape or torch.equal(other, y):
+        return None
+    whole, part = other, middle(y, SIDE)
+    y, other = y[part], other[part]
+    deviation = (problem.variance(y) + problem.variance(other)).sqrt().clamp_min(1e-12)
+    white = (ResidualKind.WHITE, ResidualKind.LARGE, ResidualKind.SMALL)
+    if judge(((y - other) / deviation)[0]).kind not in white:
+        return None
+    plain = judge((y - y.mean())[0], known=False).kind  # of noise alone, nothing shows that it is one scene
+    return None if plain is ResidualKind.WHITE else whole
+
+
+def settled(net: Restarted) -> nn.Module:
+    """The network as its errors are estimated."""
+    return _Settled(net.eval())
 
 
 class _Settled(nn.Module):
@@ -68,18 +119,44 @@ class _Settled(nn.Module):
         return self.net.solve(y, physics, stop=near).image
 
 
-def error_blocks(net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: int) -> Tensor:
-    """Estimated squared errors, shape (n,), one mean per block of the measurements. Equal seeds give equal draws."""
-    net.eval()
-    device = next(net.parameters()).device
-    model = estimate.adapt_model(_Settled(net)).eval()
-    blocks = []
+@dataclass(frozen=True)
+class Errors:
+    """Estimated squared errors, shape (n,), one mean per block of the measurements.
+
+    Attributes:
+        measured: of what was measured, without its noise.
+        ranking: by which restorations are ranked; see ``ErrorEstimate.maps``.
+        again: whether the ranking judges the unmeasured part as well.
+    """
+
+    measured: Tensor
+    ranking: Tensor
+    again: bool = False
+
+
+def error_blocks(model: nn.Module, scene: Scene, estimate: ErrorEstimate, seed: int) -> Errors:
+    """The estimated errors of a restoration ``model(y, physics)``. Equal seeds give equal draws."""
+    adapted = model if scene.paged else estimate.adapt_model(model).eval()
+    found: list[tuple[Tensor, Tensor]] = []
     for i, (y, physics) in enumerate(scene):
-        with torch.no_grad(), seeded(stream(seed, 77, i), device):
-            errors = estimate.map(model(y, physics), y, physics, model).mean(1, keepdim=True)
-        grid = (max(1, errors.shape[-2] // BLOCK), max(1, errors.shape[-1] // BLOCK))
-        blocks.append(adaptive_avg_pool2d(errors, grid).flatten())
-    return torch.cat(blocks).double().cpu()
+        with torch.no_grad(), seeded(stream(seed, 77, i), y.device):
+            x, other = adapted(y, physics), scene.other(i)
+            if other is None:
+                maps = estimate.maps(x, y, physics, adapted)
+            else:
+                maps = (against(physics.A(x), y, other, scene.offset),) * 2
+        measured = _blocks(maps[0])
+        found.append((measured, measured if maps[1] is maps[0] else _blocks(maps[1])))
+    measured = torch.cat([m for m, _ in found])
+    again = estimate.again and not scene.paged
+    return Errors(measured, torch.cat([ranking for _, ranking in found]), again)
+
+
+def _blocks(errors: Tensor) -> Tensor:
+    """The mean of each block, (n,)."""
+    errors = errors.mean(1, keepdim=True)
+    grid = (max(1, errors.shape[-2] // BLOCK), max(1, errors.shape[-1] // BLOCK))
+    return adaptive_avg_pool2d(errors, grid).flatten().double().cpu()
 
 
 @dataclass(frozen=True)
@@ -91,7 +168,10 @@ class Comparison:
         gain: gain of the second in dB; None as above.
         spread: standard error of the gain, from the blocks; None as above, or if there is only one block.
         uncertainty: standard error of `after`, as above. It is larger, because both share much of their error.
-        better: whether the second has the smaller estimated error.
+        better: whether the second has the smaller estimated error. Never without a gain.
+        of: what the figures are of, after "of".
+        again, again_spread: the same gain and its standard error, with the error of restoring the restored image again;
+            None where that was not asked for. Then it decides.
     """
 
     before: float | None
@@ -100,13 +180,28 @@ class Comparison:
     spread: float | None
     better: bool
     uncertainty: float | None
+    of: str = "the noise-free measurement"
+    again: float | None = None
+    again_spread: float | None = None
+
+
+def compare(before: Errors, after: Errors, clearly: float, of: str) -> Comparison:
+    """Compare the estimated errors of two restorations; see ``Comparison``."""
+    found = compare_errors(before.measured, after.measured)
+    less = before.ranking - after.ranking
+    better = found.gain is not None and float(less.mean()) > 0
+    if clearly > 0:
+        better = better and float(less.mean()) > clearly * _standard_error(less)
+    ranked = compare_errors(before.ranking, after.ranking) if before.again else None
+    again, spread = (None, None) if ranked is None else (ranked.gain, ranked.spread)
+    return replace(found, of=of, better=better, again=again, again_spread=spread)
 
 
 def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> Comparison:
-    """Compare estimated errors block by block."""
+    """Compare estimated errors block by block; the second is better if it is so by `clearly` standard errors."""
     one, two = float(before.mean()), float(after.mean())
-    if min(one, two) <= 0:
-        return Comparison(_psnr(one), _psnr(two), None, None, two < one, None)
+    if min(one, two) <= 0:  # nobody knows by how much
+        return Comparison(_psnr(one), _psnr(two), None, None, False, None)
     # d(10 log10 e) = 10/ln 10 · de/e for both. The difference cancels their common part.
     relative = after / two - before / one
     decibel = 10 / math.log(10)
@@ -118,7 +213,7 @@ def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> Compa
 
 
 def indistinguishable(
-    net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: int, chosen: Tensor
+    net: Restarted, scene: Scene, estimate: ErrorEstimate, seed: int, chosen: Errors
 ) -> tuple[float, float] | None:
     """The range of factors on the strength λ whose estimated error is within two standard errors of the chosen one.
 
@@ -133,7 +228,7 @@ def indistinguishable(
         for factor in FACTORS:
             with torch.no_grad():
                 reg.raw.copy_(kept + math.log(factor))
-            worse = error_blocks(net, scene, estimate, seed) - chosen
+            worse = error_blocks(settled(net), scene, estimate, seed).measured - chosen.measured
             if float(worse.mean()) <= 2 * _standard_error(worse):
                 as_good.append(factor)
     finally:

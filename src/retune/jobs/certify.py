@@ -16,9 +16,9 @@ from retune.build import problem_of
 from retune.certificate import Certificate, certify
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import DoubtfulWarning, InvalidParameterError
-from retune.io.intensity import require_white
+from retune.io.intensity import Level, Unit, require_white
 from retune.jobs.failures import failure
-from retune.jobs.inputs import known_noise, middle, read_measured
+from retune.jobs.inputs import known_noise, middle, read_in_unit
 from retune.jobs.opened import OpenedModel
 from retune.jobs.restore import WHOLE
 from retune.records import Certificates, CertifiedFile
@@ -40,6 +40,7 @@ class Certified:
         part: (h, w) of the certified middle, or None for the whole image.
         seconds: time for the restoration and the certificate.
         file: name of the file; the images of a stack have it in common.
+        unit: black and white, if they were found in the file.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Certified:
     part: tuple[int, int] | None = None
     seconds: float = 0.0
     file: str = ""
+    unit: Unit | None = None
 
     @property
     def sound(self) -> bool:
@@ -57,6 +59,8 @@ class Certified:
     def record(self) -> CertifiedFile:
         """The entry in a result file."""
         told = {"name": self.name, "part": self.part, "seconds": round(self.seconds, 3)}
+        if self.unit is not None:
+            told |= dict(zip(("black_found", "white_found"), self.unit.levels, strict=True))
         if self.certificate is None:
             return CertifiedFile.model_validate(told | {"failure": self.failure})
         return CertifiedFile.model_validate(told | {"certificate": self.certificate.to_dict()})
@@ -69,7 +73,8 @@ def certify_files(
     model: OpenedModel,
     files: Sequence[Path],
     *,
-    white: float | None = None,
+    white: Level = None,
+    black: Level = None,
     white_remembered: bool = False,
     side: int | None = None,
     note: Callable[[Certified], None] = lambda done: None,
@@ -79,7 +84,8 @@ def certify_files(
     Args:
         model: the network, with its problem; see ``retune.jobs.opened.open_model``.
         files: images.
-        white: intensity (in the units of the files) that counts as 1.
+        white: intensity (in the units of the files) that counts as 1; "auto" finds it in each file.
+        black: intensity that counts as 0.
         white_remembered: whether `white` comes from the network, and was not given for these files.
         side: certify at most this many pixels per side, in the middle. 0 always takes the whole image. None crops
             images above 4 megapixels to ``AUTO_SIDE``.
@@ -93,19 +99,20 @@ def certify_files(
     """
     if side is not None and side < 0:
         raise InvalidParameterError(f"crop must be a number of pixels, or 0 for the whole image, got {side}")
-    require_white(white)
+    require_white(white, black)
     for doubt in kernel_doubts(problem_of(known_noise(model.problem))):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     done: list[Certified] = []
     for file in files:
         try:
-            measured = read_measured(file, model.problem, white, remembered=white_remembered)
+            measured, unit = read_in_unit(file, model.problem, white, black, remembered=white_remembered)
         except Exception as error:
             done.append(Certified(file.name, None, failure(error), file=file.name))
             note(done[-1])
             continue
         for name, y in measured:
-            done.append(replace(_certify_one(model, name, y.to(model.device), side), file=file.name))
+            one = _certify_one(model, name, y.to(model.device), side)
+            done.append(replace(one, file=file.name, unit=unit if unit.auto else None))
             note(done[-1])
     return done
 

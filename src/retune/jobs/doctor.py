@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -12,8 +12,9 @@ from retune.build import problem_of
 from retune.config import Config
 from retune.diagnosis import Diagnosis, doctor
 from retune.errors import InvalidParameterError
+from retune.io.intensity import Level, Unit, require_white
 from retune.jobs.failures import failure
-from retune.jobs.inputs import middle, read_measured
+from retune.jobs.inputs import middle, read_in_unit
 from retune.problems.base import Problem
 from retune.records import ExaminedFile
 
@@ -32,12 +33,14 @@ class Examined:
         diagnosis: the findings; None if the examination failed.
         failure: the reason for the failure.
         part: (h, w) of the examined middle, or None for the whole image.
+        unit: black and white, if they were found in the file.
     """
 
     name: str
     diagnosis: Diagnosis | None
     failure: str = ""
     part: tuple[int, int] | None = None
+    unit: Unit | None = None
 
     @property
     def ok(self) -> bool:
@@ -47,6 +50,8 @@ class Examined:
     def record(self) -> ExaminedFile:
         """The entry in a result file."""
         found = {"failure": self.failure} if self.diagnosis is None else {"diagnosis": self.diagnosis.to_dict()}
+        if self.unit is not None:
+            found |= dict(zip(("black_found", "white_found"), self.unit.levels, strict=True))
         return ExaminedFile.model_validate({"name": self.name, "ok": self.ok, "part": self.part, **found})
 
 
@@ -55,7 +60,8 @@ def examine(
     files: Sequence[Path] = (),
     *,
     size: tuple[int, int] = (128, 128),
-    white: float | None = None,
+    white: Level = None,
+    black: Level = None,
     note: Callable[[Examined], None] = lambda done: None,
 ) -> list[Examined]:
     """Examine the operator with every image; without images, the operator alone.
@@ -65,13 +71,15 @@ def examine(
         files: measurements.
         size: (H, W) of the images of the operator, if there are no files.
         white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default. If both
-            are None, the values are examined unscaled.
+            are None, the values are examined unscaled. "auto" finds it in each file.
+        black: intensity that counts as 0.
         note: called with each result.
 
     Raises:
         RetuneError: the problem cannot be built.
     """
     white = config.data.white if white is None else white
+    require_white(white, black)
     if min(size) < 1:
         raise InvalidParameterError(f"the size must be at least 1×1, got {size[0]}×{size[1]}")
     if not files:
@@ -82,18 +90,19 @@ def examine(
         return [found]
     done: list[Examined] = []
     for file in files:
-        for found in _examine_file(config, file, white):
+        for found in _examine_file(config, file, white, black):
             done.append(found)
             note(found)
     return done
 
 
-def _examine_file(config: Config, file: Path, white: float | None) -> list[Examined]:
+def _examine_file(config: Config, file: Path, white: Level, black: Level) -> list[Examined]:
     try:
-        measured = read_measured(file, config.problem, white, in_range=False)
+        measured, unit = read_in_unit(file, config.problem, white, black, in_range=False)
     except Exception as error:
         return [Examined(file.name, None, failure(error))]
-    return [_examine_one(config, name, image) for name, image in measured]
+    found = unit if unit.auto else None
+    return [replace(_examine_one(config, name, image), unit=found) for name, image in measured]
 
 
 def _examine_one(config: Config, name: str, image: Tensor) -> Examined:

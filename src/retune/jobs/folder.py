@@ -109,9 +109,16 @@ def problem_files(config: ProblemConfig) -> dict[str, str]:
     return {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in _files(config).items()}
 
 
-def save_model(net: Restarted, path: Path, problem: ProblemConfig, white: float | None = None, **notes: str) -> None:
+def save_model(
+    net: Restarted,
+    path: Path,
+    problem: ProblemConfig,
+    white: float | None = None,
+    black: float | None = None,
+    **notes: str,
+) -> None:
     """Save a network with its problem and its unit of intensity; the kernel and mask are copied beside it."""
-    unit = {} if white is None else {"white": repr(float(white))}
+    unit = {k: repr(float(v)) for k, v in (("white", white), ("black", black)) if v is not None}
     net.save(path, problem=_copied(problem, path.parent).model_dump_json(), **unit, **notes)
 
 

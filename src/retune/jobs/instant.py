@@ -1,4 +1,4 @@
-"""The networks that ship, in the place of a network of the user: nothing has to be tuned first."""
+"""Restoration with the networks that ship: the user needs no network, and nothing is tuned first."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from retune import weights
+from retune._torch.devices import check_device
 from retune.config import Config, ProblemConfig, from_dict
 from retune.instant import RULE, instant_network, noise_of
 from retune.jobs.inputs import require_kernel
@@ -23,19 +24,20 @@ __all__ = ["InstantModel", "instant_model"]
 
 @dataclass(frozen=True)
 class InstantModel:
-    """Restores with strengths that follow from the noise of each image, like an opened network to ``retune restore``.
+    """The networks that ship, as ``retune restore`` takes an opened network. Strengths follow from each image's noise.
 
     Attributes:
-        problem: what the user says about the images.
+        problem: the section [problem] that the user gave.
         device: "cpu", "cuda", …
         digest: identifies the networks that ship, and the rule for their strengths.
-        white: None: nothing was trained in any unit.
+        white, black: None: nothing was trained in any unit.
     """
 
     problem: ProblemConfig
     device: str
     digest: str
     white: float | None = None
+    black: float | None = None
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
         """The network for a measurement (1, C, h, w), and the problem with its noise."""
@@ -47,11 +49,13 @@ class InstantModel:
 
 
 def instant_model(given: dict[str, Any], device: str = "cpu") -> InstantModel:
-    """What restores images of the given problem (fields of the section [problem]) without training.
+    """The networks for images of a problem (fields of the section [problem]), without training.
 
     Raises:
         ConfigError: a value that is not allowed, or a blur without a kernel.
+        InvalidParameterError: the device is not available.
     """
+    check_device(device)
     unsaid = {} if "noise" in given else {"sigma": "estimate"}
     config = from_dict({"problem": unsaid | given}, (), "the problem").problem
     require_kernel(config)

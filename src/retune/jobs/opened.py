@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -38,6 +39,7 @@ class OpenedModel:
         white: the intensity that counted as 1 in the files that it was made with; None if that was not said.
         digest: SHA-256 of the file, of the very bytes that the network was made from.
         device: where the network is.
+        black: the intensity that counted as 0; None if that was not said.
         borderless: whether the image is restored without an assumption about what lies beyond its border.
     """
 
@@ -48,6 +50,7 @@ class OpenedModel:
     digest: str
     device: str = "cpu"
     borderless: bool = False
+    black: float | None = None
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
         """The network for a measurement, and its problem: a trained network is the same for all."""
@@ -94,7 +97,8 @@ def _made(checkpoint: _checkpoint.Checkpoint, problem: ProblemConfig, device: st
     check_device(device)
     net = network_in(checkpoint).to(device)
     borderless = checkpoint.notes.get("borderless") == "yes"
-    return OpenedModel(checkpoint.path, net, problem, _white(checkpoint), checkpoint.digest, device, borderless)
+    white, black = _white(checkpoint), _black(checkpoint)
+    return OpenedModel(checkpoint.path, net, problem, white, checkpoint.digest, device, borderless, black)
 
 
 def model_file(model: Path) -> Path:
@@ -124,6 +128,14 @@ def _white(checkpoint: _checkpoint.Checkpoint) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return white
+
+
+def _black(checkpoint: _checkpoint.Checkpoint) -> float | None:
+    try:
+        black = float(checkpoint.notes["black"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return black if math.isfinite(black) else None
 
 
 def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str, Any]) -> ProblemConfig:

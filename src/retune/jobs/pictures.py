@@ -1,7 +1,7 @@
 """The pictures and sentences of the page ``report.html``, one section a result.
 
-A section is made where the result is made, in the worker, and kept in ``report/NAME.json``. So the page of a job that
-was stopped, or shares its folder with another job, is put together from what is there, and no image is read again.
+The worker that makes a result also writes its section, as ``report/NAME.json``. The page is put together from these
+files without reading any image again, also if a job was stopped or shares its folder with another job.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from retune.diagnosis.glance import doubts
 from retune.diagnosis.residual import judge
 from retune.errors import InvalidParameterError, RetuneError, one_line
 from retune.io import SUFFIXES, Layout
+from retune.io.intensity import Unit
 from retune.model import Restarted
 from retune.parameters import scalars
 from retune.priors.capabilities import priors_of
@@ -42,7 +43,7 @@ __all__ = ["DETAILED", "FOLDER", "doubts_of", "facts_of_network", "picture_image
 
 #: Folder of the sections, in the folder of the results.
 FOLDER = "report"
-#: So many files have all their pictures; the others have a thumbnail.
+#: This many files have all their pictures; the others have a thumbnail.
 DETAILED = 12
 #: Larger pictures are reduced to this side; a middle part of this side is shown pixel by pixel, and the residual.
 SIDE, MIDDLE, THUMBNAIL = 1024, 512, 96
@@ -59,16 +60,16 @@ _RANGE = 4.0
 
 
 def section_of(folder: Path, name: str, record: bytes, make: Callable[[str], Pictured]) -> tuple[Pictured | None, str]:
-    """The section of a result; made and written, unless it is there already. Never fails.
+    """The section of a result. It is made and written if it does not exist. Never fails.
 
     Args:
         folder: of the results.
         name: of the result.
-        record: content of its record, by which it is told whether a section is of this very result.
+        record: content of its record; a section that does not belong to it is made again.
         make: function of the fingerprint of `record` that makes the section.
 
     Returns:
-        The section, and "" or why there is none.
+        The section and ""; or None and the reason.
     """
     path = folder / FOLDER / f"{name}.json"
     made = hashlib.sha256(record).hexdigest()
@@ -96,7 +97,7 @@ def picture_image(
     config: ProblemConfig,
     y: Tensor,
     restored: Tensor,
-    scale: float,
+    unit: Unit,
     layout: Layout | None,
     *,
     detailed: bool = True,
@@ -106,23 +107,23 @@ def picture_image(
 
     Args:
         name: of the image.
-        problem: what was measured.
+        problem: the problem of the measurement.
         config: the same as a section of a run.
         y: the measurement (1, C, h, w), as the network saw it.
         restored: (1, C, H, W), on the same scale.
-        scale: the factor from the values of the file, as read, to this scale.
+        unit: of the values.
         layout: how the file is stored; None if there is no file.
         detailed: whether all pictures are made, or a thumbnail.
-        rounded: whether `restored` was read from a file.
+        rounded: whether `restored` was read from a file, where its values are rounded.
     """
     y, restored = y.detach().cpu(), restored.detach().cpu()
     told = PicturedImage(name=name)
-    told.notes, ends = _window(restored / scale, layout)
-    low, high = (end * scale for end in ends)
+    told.notes, ends = _window(unit.stored(restored), layout)
+    low, high = (unit.scaled(end) for end in ends)
     show = [_shown(image, told.notes if i else []) for i, image in enumerate((y, restored))]
     shown = [_eight(image, low, high) for image in show]
     told.thumbnail = encode(_reduced(shown[1], THUMBNAIL))
-    told.residual = _residual(problem, config, y, restored, scale, layout, rounded, detailed)
+    told.residual = _residual(problem, config, y, restored, unit, layout, rounded, detailed)
     if not detailed:
         return told
     told.before, told.after = (encode(_reduced(image, SIDE)) for image in shown)
@@ -162,7 +163,7 @@ def doubts_of(config: ProblemConfig, problem: Problem, name: str, y: Tensor) -> 
         found = list(doubts(problem, [(name, y)]))
     except (RetuneError, RuntimeError):  # the restoration has told why
         return []
-    # A level that is estimated from the image itself, or is none of its own, contradicts nothing.
+    # A level that was estimated from the image itself cannot contradict the image.
     return [doubt for doubt in found if config.sigma != "estimate" or not doubt.startswith("σ =")]
 
 
@@ -173,7 +174,7 @@ def problem_words(config: ProblemConfig) -> str:
 
 
 def facts_of_network(net: Restarted, digest: str = "") -> list[list[str]]:
-    """What a restoration assumes of images: the prior and its strengths, and the versions that computed it."""
+    """The assumptions about images (the prior and its strengths), and the versions of the software."""
     kinds = ", ".join(dict.fromkeys(type(prior).__name__ for prior in priors_of(net))) or "none"
     told = [["prior", f"{kinds}, in {type(net.map).__name__}, solved by {type(net.solver).__name__}"]]
     for name, parameter in scalars(net.map).items():
@@ -189,7 +190,7 @@ _NAMES = {"reg": "strength of the prior (λ)", "step_size": "step size"}
 
 
 def _file_name(value: Any) -> str:
-    """A value; of a file only its name, since a page is given to others."""
+    """A value. Of a file only the name is shown, because a page is given to others."""
     text = str(value)
     return text.replace("\\", "/").rsplit("/", 1)[-1] if text.lower().endswith(SUFFIXES) else text
 
@@ -199,7 +200,7 @@ def _by(image: Tensor) -> str:
 
 
 def _window(restored: Tensor, layout: Layout | None) -> tuple[list[str], tuple[float, float]]:
-    """How intensities are shown, in words, and what is black and white, in the units of the file as read."""
+    """How intensities are shown, in words, and the values of black and white, in the units of the file as read."""
     top = None if layout is None else layout.top
     if layout is not None and top is not None and top <= 255:
         return [f"Intensities are shown as they are, from 0 to {top}, in both pictures."], (0.0, 1.0)
@@ -294,14 +295,14 @@ def _residual(
     config: ProblemConfig,
     y: Tensor,
     restored: Tensor,
-    scale: float,
+    unit: Unit,
     layout: Layout | None,
     rounded: bool,
     detailed: bool,
 ) -> PicturedResidual:
     """``(y − A x̂)/σ``, judged; if it cannot be computed, the reason takes the place of the judgement."""
     try:
-        return _judged(problem, config, y, restored, scale, layout, rounded, detailed)
+        return _judged(problem, config, y, restored, unit, layout, rounded, detailed)
     except (RetuneError, RuntimeError, ValueError) as error:
         return PicturedResidual(kind="not judged", sentence=f"The residual could not be computed: {one_line(error)}")
 
@@ -311,7 +312,7 @@ def _judged(
     config: ProblemConfig,
     y: Tensor,
     restored: Tensor,
-    scale: float,
+    unit: Unit,
     layout: Layout | None,
     rounded: bool,
     detailed: bool,
@@ -326,7 +327,7 @@ def _judged(
         top, left, height, width = (round(float(n) * ratio) for n in (rows[0], cols[0], len(rows), len(cols)))
         restored = restored[..., top : top + height, left : left + width]
         taps = getattr(problem, "kernel", None)
-        # What lies beyond the part was blurred into its border.
+        # Light from beyond the part was blurred into its border.
         margin = max(taps.shape[-2:]) if isinstance(taps, Tensor) else 0
         notes.append(f"It is computed on the middle {_by(y)} pixels.")
     levels = _levels(config, problem, y, notes)
@@ -344,15 +345,15 @@ def _judged(
         inside &= keep[:, None] if axis == -2 else keep
     steps = 0.0
     if layout is not None and layout.top is not None:
-        inside &= ~_clipped(y / scale, inside, notes)
-        steps = (1 + rounded) * (scale / layout.top) ** 2 / 12  # of the values that were rounded to whole numbers
+        inside &= ~_clipped(unit.stored(y), inside, notes)
+        steps = (1 + rounded) * (unit.scale / layout.top) ** 2 / 12  # of the values that were rounded to whole numbers
     if levels is not None:
         difference = difference / (levels.square() + steps).sqrt()
     found = judge(difference[0], inside[0], known=levels is not None)
     picture = None
     if detailed and found.histogram:
         size = found.size if levels is not None else float(difference[inside].square().mean().sqrt())
-        # The mean over channels, times the root of their number, is again in units of the noise.
+        # The mean over the channels, times the root of their number, has the unit of the noise again.
         shown = torch.where(inside, difference, 0.0)[0].mean(0, keepdim=True) * difference.shape[1] ** 0.5
         shown = shown / (1.0 if levels is not None else size or 1.0)
         part = shown[..., window(shown.shape[-2], MIDDLE), :][..., window(shown.shape[-1], MIDDLE)]
@@ -393,7 +394,8 @@ def _levels(config: ProblemConfig, problem: Problem, y: Tensor, notes: list[str]
 
 
 def _framed(problem: Problem, y: Tensor, restored: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
-    """An image of the size that the operator takes, and how many measured pixels at each border see what was added.
+    """An image of the size that the operator takes, and the number of measured pixels at each border that depend on the
+    added part.
 
     A blur with a valid boundary takes a larger image than the part that is shown; its border is repeated.
     """
@@ -412,9 +414,9 @@ def _framed(problem: Problem, y: Tensor, restored: Tensor) -> tuple[Tensor, list
 
 
 def _clipped(stored: Tensor, inside: Tensor, notes: list[str]) -> Tensor:
-    """Where a file of whole numbers is at the ends of its range: the noise there is cut off.
+    """The pixels where a file of whole numbers is at the ends of its range: the noise is cut off there.
 
-    Around such values the others are biased, since only their noise away from the end is seen; they are left out, too.
+    Their neighbours are biased, because only the noise away from the end is visible; they are left out, too.
     """
     clipped = ((stored <= 0) | (stored >= 1)) & inside
     share = float(clipped.float().mean())

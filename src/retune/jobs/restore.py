@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -16,18 +17,19 @@ import torch
 from torch import Tensor
 
 from retune import io
-from retune._files import remove_leftovers
+from retune._files import make_folder, remove_leftovers
 from retune._version import __version__
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
+from retune.diagnosis.correlation import correlation
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import DivergedError, DoubtfulWarning, InvalidParameterError
 from retune.io.files import require_file
-from retune.io.intensity import intensity_scale, require_white
+from retune.io.intensity import Level, Unit, require_white
 from retune.jobs.failures import failure
 from retune.jobs.folder import problem_files
-from retune.jobs.inputs import known_noise, without_gaps
+from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel, model_problem, model_white
 from retune.jobs.pictures import DETAILED, FOLDER, section_of
@@ -41,7 +43,7 @@ from retune.records import CertifiedImage, Pictured, RestoredImage
 
 __all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
 
-#: larger images (in pixels) are restored in tiles unless told otherwise
+#: Larger images (in pixels) are restored in tiles by default.
 WHOLE = 4_000_000
 AUTO_TILE = 1024
 
@@ -55,7 +57,8 @@ class Options:
         tile: side of the tiles; 0 restores every image at once, None tiles those above 4 megapixels.
         overlap: margin around a tile.
         white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
-            for floats.
+            for floats. "auto" finds it in each file.
+        black: intensity that counts as 0, and is subtracted; the result has it again.
         white_remembered: whether `white` is what the network was made with, and not what was said of these files.
         again: restore also what is done already.
         certificate: certify every image, which at most about doubles the time.
@@ -65,25 +68,26 @@ class Options:
     out: Path
     tile: int | None = None
     overlap: int = 96
-    white: float | None = None
+    white: Level = None
     white_remembered: bool = False
     again: bool = False
     certificate: bool = True
     report: bool = True
+    black: Level = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one file: "restored", "done before" or "failed".
+    """The outcome for one file: "restored", "done before" or "failed".
 
     Attributes:
-        file: that was restored.
-        result: what became of it.
-        detail: how it went, in a line.
-        seconds: that it took.
+        file: the file.
+        result: one of these three words.
+        detail: status and certificate, or the reason of the failure, in one line.
+        seconds: time that the file took.
         residual: what the residual looks like; see ``retune.diagnosis.residual``.
-        unpictured: why the page has no section of it, if one was wanted.
-        short: the detail without what only an expert reads.
+        unpictured: why the page has no section for it, if one was wanted.
+        short: the detail without the words for experts.
     """
 
     file: Path
@@ -105,16 +109,16 @@ def restore(
     """Restore files; a broken one does not stop the others.
 
     Each result is written atomically into the folder, under the name of its file, with a record beside it
-    (``NAME.json``): status, residual, layers, certificate, problem, and fingerprints of image and model. What has a
-    record with the same fingerprints is not restored again. A file in the folder that has no record is somebody's, and
-    is not replaced. Several jobs may write into one folder at a time.
+    (``NAME.json``): status, residual, layers, certificate, problem, and fingerprints of image and model. An image whose
+    record has the same fingerprints is not restored again. A file without a record belongs to the user and is never
+    replaced. Several jobs may write into one folder at the same time.
 
     Args:
         model: the network, with its problem; see ``retune.jobs.opened.open_model``.
         files: images.
         options: how.
         workers: processes that restore files at the same time.
-        note: told of each file as it is done.
+        note: called with each file when it is done.
 
     Returns:
         One row a file, in the order of the files.
@@ -124,7 +128,7 @@ def restore(
             would replace the images.
 
     Warns:
-        DoubtfulWarning: a kernel with a background, out of its place, …; once, whatever the number of files.
+        DoubtfulWarning: a kernel with a background or off its centre, …; once for all files.
     """
     names: dict[str, Path] = {}
     for file in files:
@@ -134,7 +138,7 @@ def restore(
                 "them into different folders"
             )
         names[file.name] = file
-        if file.resolve().parent == options.out.resolve():
+        if Path(os.path.realpath(file)).parent == Path(os.path.realpath(options.out)):
             raise InvalidParameterError(
                 f"the result of {file} would replace the file itself; choose another folder with --out"
             )
@@ -143,7 +147,7 @@ def restore(
     job = _Job(model, options, frozenset(sorted(names)[:DETAILED]))
     for doubt in kernel_doubts(job.problem):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     rows: dict[Path, Row] = {}
     remove_leftovers(options.out, options.out / FOLDER)
     with closing(_rows(files, job, workers)) as found:  # whatever happens here, the processes are stopped
@@ -191,19 +195,23 @@ class _Job:
 
     def __init__(self, model: OpenedModel | InstantModel, options: Options, detailed: frozenset[str] = frozenset()):
         self.model, self.options, self.detailed = model, options, detailed
-        #: the noise that the last file was restored for, if it was not said before
+        #: noise of the last file, if the problem did not state it
         self.found: str | None = None
+        #: whether the noise of the last file is alike in neighbouring pixels
+        self.correlated = False
+        #: the unit of the last file
+        self.unit = Unit()
         if options.tile is not None and options.tile < 0:
             raise InvalidParameterError(f"tile must be at least 1, or 0 to restore at once, got {options.tile}")
         if options.overlap < 1:
             raise InvalidParameterError(f"overlap must be at least 1, got {options.overlap}")
-        require_white(options.white)
+        require_white(options.white, options.black)
         # The noise level decided what was learned, and is not asked for here: an image without noise has none.
         self.problem = problem_of(known_noise(model.problem))  # if wrong, then for all files
         self.problem_files = problem_files(model.problem)
 
     def run(self, file: Path) -> Row:
-        """Restore one file; whatever goes wrong with it is told in the row."""
+        """Restore one file. Any failure is described in the row."""
         start = time.perf_counter()
         try:
             facts = self._facts(file)
@@ -215,12 +223,19 @@ class _Job:
                 return Row(file, "done before", residual=residual, unpictured=why)
             outcome, seen = self._restore(file, result)
             seconds = time.perf_counter() - start
-            told = _told(facts, outcome, seconds).model_copy(update={"noise": self.found})
+            found = {"noise": self.found}
+            if self.unit.auto:
+                found |= dict(zip(("black_found", "white_found"), self.unit.levels, strict=True))
+            told = _told(facts, outcome, seconds).model_copy(update=found)
             # Before the record, which says that the file is done.
             residual, why = self._picture(file, told, told.content(), lambda: seen)
             result.record(told)
             detail = f"{outcome.status.value}, residual {outcome.residual:.1e}"
             short = outcome.status.value
+            if self.correlated:
+                detail, short = (f"{words}, noise not white (JPEG, interpolation?)" for words in (detail, short))
+            if self.unit.auto:
+                detail, short = (f"{words}, {self.unit}" for words in (detail, short))
             if told.certificate is not None:
                 detail += f", {in_a_line(told.certificate)}"
                 short += f", {in_a_line(told.certificate)}"
@@ -237,16 +252,17 @@ class _Job:
             file=file.name,
             image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
             model_sha256=self.model.digest,
-            # Files by what they are, not where: the folder of the network may have been moved.
+            # Files are identified by content, not by path: the folder of the network may have been moved.
             problem=json.loads(self.model.problem.model_dump_json(exclude=set(self.problem_files))),
             problem_files=self.problem_files,
             tile=options.tile,
             overlap=options.overlap,
             white=options.white,
+            black=options.black,
         )
 
     def _picture(self, file: Path, told: RestoredImage, content: bytes, seen: Callable[[], Seen]) -> tuple[str, str]:
-        """Keep the section of a file; what its residual looks like, and why there is no section."""
+        """Write the section of a file. Returns the kind of its residual, and the reason if there is no section."""
         if not self.options.report:
             return "", ""
 
@@ -263,17 +279,21 @@ class _Job:
     def _again(self, file: Path, result: Result) -> Seen:
         """The first image of a file that was restored before, and its result, read again."""
         images, layout = io.read(file, any_integers=True, finite=False)
-        scale = intensity_scale(file, images, layout, self.options.white, remembered=self.options.white_remembered)
-        y = without_gaps(self.problem, (images[:1] * scale).to(torch.get_default_dtype()), str(file))
-        restored = io.read(result.image, any_integers=True)[0][:1] * scale
-        return Seen(y, restored, scale, layout, len(images), read_again=True)
+        unit = self._unit(file, images, layout)
+        y = without_gaps(self.problem, unit.scaled(images[:1]).to(torch.get_default_dtype()), str(file))
+        restored = unit.scaled(io.read(result.image, any_integers=True)[0][:1])
+        return Seen(y, restored, unit, layout, len(images), read_again=True)
+
+    def _unit(self, file: Path, images: Tensor, layout: io.Layout) -> Unit:
+        options = self.options
+        return unit_of(file, images, layout, self.model.problem, options.white, options.black, options.white_remembered)
 
     def _restore(self, file: Path, result: Result) -> tuple[Outcome, Seen]:
         options = self.options
         images, layout = io.read(file, any_integers=True, finite=False)
-        scale = intensity_scale(file, images, layout, options.white, remembered=options.white_remembered)
+        self.unit = unit = self._unit(file, images, layout)
         restored, worst, first, fitted, found = [], None, None, None, []
-        for image in (images * scale).to(torch.get_default_dtype()):
+        for image in unit.scaled(images).to(torch.get_default_dtype()):
             y = without_gaps(self.problem, image[None], str(file)).to(self.model.device)
             model, problem = self.model.fitted(self.problem, y)
             if problem is not self.problem:
@@ -282,15 +302,16 @@ class _Job:
                 problem = problem.borderless()
             restored_one, outcome = _restore_one(model.net, problem, options, y)
             worst = outcome if worst is None else worst.worse(outcome)
-            restored.append(restored_one.cpu() / scale)
+            restored.append(unit.stored(restored_one.cpu()))
             if first is None:
                 first, fitted = y, (model, problem)
+                self.correlated = not problem.has_gaps and correlation(y) is not None
         assert worst is not None
         assert first is not None
         with result.being_written():
             io.write(result.image, torch.cat(restored), layout)
         self.found = "; ".join(dict.fromkeys(found)) or None
-        return worst, Seen(first, restored[0] * scale, scale, layout, len(restored), fitted=fitted)
+        return worst, Seen(first, unit.scaled(restored[0]), unit, layout, len(restored), fitted=fitted)
 
 
 def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:

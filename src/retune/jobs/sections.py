@@ -1,4 +1,4 @@
-"""The words of a section of ``report.html``: what was assumed, what was found, and what to doubt."""
+"""The words of a section of ``report.html``: assumptions, results and doubts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from retune._version import __version__
 from retune.certificate.quick import in_words
 from retune.config import ProblemConfig
 from retune.io import Layout
+from retune.io.intensity import Unit
 from retune.jobs.assess import Comparison
+from retune.jobs.contest import MEASURED, TUNED
 from retune.jobs.inputs import middle
 from retune.jobs.opened import OpenedModel
 from retune.jobs.pictures import MIDDLE, doubts_of, facts_of_network, picture_image, problem_words
@@ -20,11 +22,11 @@ from retune.model import Restarted
 from retune.problems.base import Problem
 from retune.records import EstimatedGain, Pictured, PicturedImage, RestoredImage, TuneResult
 
-__all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section"]
+__all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section", "tuning_in_words"]
 
 
 #: So many measurements of a tuning are shown.
-TUNED = 3
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,16 @@ class Seen:
     Attributes:
         y: the measurement (1, C, h, w), as the network saw it.
         restored: the restored image, on the same scale.
-        scale: the factor from the values of the file, as read, to this scale.
+        unit: of these values.
         layout: how the file is stored.
         pages: number of images in the file.
         read_again: whether the restored image was read from its file.
-        fitted: the network and the problem that it was restored with, if they are known.
+        fitted: the network and the problem of the restoration, if they are known.
     """
 
     y: Tensor
     restored: Tensor
-    scale: float
+    unit: Unit
     layout: Layout
     pages: int = 1
     read_again: bool = False
@@ -65,14 +67,14 @@ def restored_section(
         model: the network, with its problem.
         problem: the same problem, made.
         told: the record of the result.
-        made: fingerprint of that record.
+        made: fingerprint of this record.
         seen: the image.
         detailed: whether the section has all pictures.
         white_remembered: whether the intensity of white comes from the network.
     """
     y = seen.y.cpu()
     image = picture_image(
-        told.file, problem, model.problem, y, seen.restored.to(y), seen.scale, seen.layout,
+        told.file, problem, model.problem, y, seen.restored.to(y), seen.unit, seen.layout,
         detailed=detailed, rounded=seen.read_again,
     )  # fmt: skip
     if seen.pages > 1:
@@ -84,7 +86,7 @@ def restored_section(
     facts = [
         ["problem", problem_words(model.problem)],
         ["noise", _noise(model.problem, problem.sigma, seen)],
-        ["white", _white(told.white, seen.layout, white_remembered)],
+        ["white", _white(seen, white_remembered, told)],
         *facts_of_network(model.net, model.digest),
         ["ended", _ended(told)],
     ]
@@ -119,6 +121,7 @@ def tuned_section(
     found: Sequence[str],
     name: str,
     white: float | None,
+    black: float | None = None,
 ) -> Pictured:
     """The section of a tuning.
 
@@ -131,6 +134,7 @@ def tuned_section(
         found: doubts about the measurements.
         name: of that file.
         white: intensity that counts as 1.
+        black: intensity that counts as 0.
     """
     levels = told.sigma if isinstance(told.sigma, list) else [told.sigma]
     sigma = " ".join(f"{level:.3g}" for level in levels if level is not None)
@@ -138,16 +142,26 @@ def tuned_section(
     facts = [
         ["problem", problem_words(problem)],
         ["noise", f"{level}, {'estimated from the images' if problem.sigma == 'estimate' else 'given'}"],
-        ["white", "the largest value of the type of the file, 1 for floats" if white is None else f"{white:g}"],
+        [
+            "white",
+            ("the largest value of the type of the file, 1 for floats" if white is None else f"{white:g}")
+            + (f"; black is {black:g}" if black else ""),
+        ],
         ["learned with", told.loss],
     ]
     comparison = told.comparison
     for label, psnr, error in (
-        ("before tuning", comparison.before, None),
-        ("after tuning", comparison.after, comparison.uncertainty),
+        ("defaults", comparison.before, None),
+        (_of_comparison(told), comparison.after, comparison.uncertainty),
     ):
         sure = "" if error is None else f" ± {error:.2f}"
-        facts.append([label, "no estimate" if psnr is None else f"{psnr:.2f}{sure} dB estimated PSNR"])
+        of = f" of {comparison.of}" if comparison.of else ""
+        facts.append([label, "no estimate" if psnr is None else f"{psnr:.2f}{sure} dB estimated PSNR{of}"])
+    for rival in told.candidates:
+        if rival.name not in ("defaults", _of_comparison(told)) and rival.gain is not None:
+            facts.append([rival.name, f"{_gain(rival.gain, rival.spread)} over the defaults"])
+    if told.estimated:
+        facts.append(["estimated", told.estimated])
     if told.factors is not None:
         low, high = told.factors
         facts.append(["strengths that do as well", f"×{low:g} to ×{high:g} of the chosen one"])
@@ -161,7 +175,7 @@ def tuned_section(
         file=name,
         made=made,
         title="Tuning",
-        verdict=[gain_in_words(told.comparison)],
+        verdict=[tuning_in_words(told)],
         certificate=in_words(told.certificate),
         facts=facts,
         doubts=[*found, *(f"{file} was not used: {why}" for file, why in told.left_out.items())],
@@ -172,11 +186,11 @@ def tuned_section(
 def picture_tuned(
     net: Restarted, problem: Problem, config: ProblemConfig, named: Sequence[tuple[str, Tensor]]
 ) -> list[PicturedImage]:
-    """The first measurements that a network was tuned on, restored with it: of large ones, the middle.
+    """The first measurements of a tuning, restored with the tuned network. Of large ones, the middle is restored.
 
     Args:
         net: the network, on the CPU.
-        problem: what was measured, with its noise level.
+        problem: the problem of the measurements, with its noise level.
         config: the same as a section of a run.
         named: names and measurements (1, C, h, w).
     """
@@ -184,35 +198,64 @@ def picture_tuned(
         update={"sigma": list(problem.sigma) if isinstance(problem.sigma, tuple) else problem.sigma}
     )
     images = []
-    for name, y in named[:TUNED]:
+    for name, y in named[:SHOWN]:
         part, seen = middle(problem, y, MIDDLE) if problem.has_parts else (problem, y)
         restored, _ = restore_image(net, part, seen)
-        image = picture_image(name, part, known, seen, restored, 1.0, None)
+        image = picture_image(name, part, known, seen, restored, Unit(), None)
         if seen.shape != y.shape:
             image.notes.append(f"The middle {seen.shape[-2]}×{seen.shape[-1]} pixels are shown.")
         images.append(image)
     return images
 
 
-def gain_in_words(found: Comparison | EstimatedGain) -> str:
-    """Whether the tuning is better than what it started from, and by how much."""
-    if not found.better and found.gain is not None and found.gain > 0:
-        return "The defaults are kept: the estimated error of the tuned strengths is smaller, but not clearly so."
+def tuning_in_words(told: TuneResult) -> str:
+    """The verdict on a tuning."""
+    image = told.measured
+    if image is not None and image.better and image.gain is not None:
+        return (
+            f"The measured image is better than every restoration: {_gain(image.gain, image.spread)} (estimated, of "
+            f"{image.of}). The kernel or the noise is probably not what was said (retune doctor examines both). "
+            f"{gain_in_words(told.comparison, told.winner)}"
+        )
+    return gain_in_words(told.comparison, told.winner)
+
+
+def gain_in_words(found: Comparison | EstimatedGain, winner: str | None = None) -> str:
+    """Whether the winner of a tuning is better than what it started from, and by how much."""
+    who = winner if winner and found.better and winner != MEASURED else TUNED
+    verb, have = ("are", "have") if who == TUNED else ("is", "has")
+    decides = found.gain if found.again is None else found.again
+    if not found.better and decides is not None and decides > 0:
+        return f"The defaults are kept: the estimated error of the {TUNED} is smaller, but not clearly so."
     if not found.better:
-        return "The defaults are kept: the tuned strengths have no smaller estimated error."
-    if found.gain is None or found.before is None:
-        return "The tuned strengths have the smaller estimated error. By how much is unknown."
-    sure = "" if found.spread is None else f" ± {found.spread:.2f}"
-    gain = f"{found.gain:+.2f}{sure} dB"
-    # Stein's estimate is of what was measured without its noise: of a blurred image, not of the sharp one.
-    of = " (estimated, of the noise-free measurement)"
+        return f"The defaults are kept: the {TUNED} have no smaller estimated error."
+    of = f"estimated, of {found.of}" if found.of else "estimated"
+    if found.gain is None:  # written by an earlier version
+        return f"The {who} {have} the smaller estimated error. By how much is unknown."
+    if found.again is not None:
+        return (
+            f"The {who} {verb} better than the defaults by restoring the restored image again: "
+            f"{_gain(found.again, found.again_spread)}. Alone, the error of {found.of} says "
+            f"{_gain(found.gain, found.spread)} (estimated)."
+        )
+    gain = _gain(found.gain, found.spread)
     if found.spread is None or found.gain < 2 * found.spread:
-        return f"The tuned strengths are used, but their gain is not significant: {gain}{of}."
-    return f"The tuned strengths are better than the defaults: {gain}{of}."
+        return f"The {who} {verb} used, but the gain is not significant: {gain} ({of})."
+    return f"The {who} {verb} better than the defaults: {gain} ({of})."
+
+
+def _gain(gain: float, spread: float | None) -> str:
+    """A gain with its standard error."""
+    return f"{gain:+.2f} dB" if spread is None else f"{gain:+.2f} ± {spread:.2f} dB"
+
+
+def _of_comparison(told: TuneResult) -> str:
+    """Name of the candidate that is compared with the defaults."""
+    return told.winner if told.winner and told.comparison.better and told.winner != MEASURED else TUNED
 
 
 def _unsettled(told: RestoredImage) -> str:
-    """What it means that the iteration did not settle, and what to do, by the options of the command."""
+    """The meaning of an iteration that did not settle, and the remedy, as options of the command."""
     moves = (
         "" if told.residual is None else f" Its last block still changed the image by {told.residual:.1e} of its size."
     )
@@ -224,7 +267,7 @@ def _unsettled(told: RestoredImage) -> str:
 
 
 def _first(image: PicturedImage) -> str:
-    """What to know first: the judgement of the residual."""
+    """The first sentence: the judgement of the residual."""
     return "" if image.residual is None else f"Residual: {image.residual.sentence}"
 
 
@@ -237,13 +280,18 @@ def _noise(config: ProblemConfig, sigma: float | tuple[float, ...], seen: Seen) 
     told = f"σ = {' '.join(f'{level:.3g}' for level in levels)}, where 1 is white"
     if seen.layout.top is None:
         return told
-    return f"{told} ({' '.join(f'{level / seen.scale * seen.layout.top:.3g}' for level in levels)} in the file)"
+    return f"{told} ({' '.join(f'{level / seen.unit.scale * seen.layout.top:.3g}' for level in levels)} in the file)"
 
 
-def _white(white: float | None, layout: Layout, remembered: bool) -> str:
-    if white is not None:
-        return f"{white:g}, {'as in the training of the network' if remembered else 'given'}"
-    return "1, as usual for floats" if layout.top is None else f"{layout.top}, the largest value of the type"
+def _white(seen: Seen, remembered: bool, told: RestoredImage) -> str:
+    black, white = seen.unit.levels
+    dark = f"; black is {black:g}{', found in the image' if told.black == 'auto' else ''}" if black else ""
+    if told.white == "auto":
+        return f"{white:g}, found in the image{dark}"
+    if told.white is not None:
+        return f"{white:g}, {'as in the training of the network' if remembered else 'given'}{dark}"
+    top = seen.layout.top
+    return ("1, as usual for floats" if top is None else f"{top}, the largest value of the type") + dark
 
 
 def _ended(told: RestoredImage) -> str:

@@ -60,7 +60,7 @@ def _keep(config: Config, out: Path, run: Built, result: FitResult) -> None:
     """Write the model, and the certificate of an image."""
     net, data = run.net.cpu(), run.data
     scores = {} if result.best_psnr is None else {"psnr_validation": f"{result.best_psnr:.3f}"}
-    save_model(net, out / MODEL, config.problem, config.data.white, **scores)
+    save_model(net, out / MODEL, config.problem, config.data.white, None, **scores)
     seen, images = ("training", data.images) if data.validation is None else ("validation", data.validation)
     sample = centres(images[:1], _SIDE)
     certificate = sample_certificate(net, lambda: data.measure(sample, config.seed + 1))

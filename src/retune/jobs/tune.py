@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
-from retune.instant import calibrated
-from retune.jobs.assess import Comparison, Scene, compare_errors, error_blocks, indistinguishable, learned
+from retune.instant import calibrated, instant_network
+from retune.io.intensity import Level, require_white
+from retune.jobs.assess import Comparison, Scene, indistinguishable, learned
+from retune.jobs.contest import AT_ONCE, TUNED, Contest, Rival, compete
 from retune.jobs.failures import failure
-from retune.jobs.folder import MODEL, RUN, TUNED, facts_of, prepare, save_model
-from retune.jobs.inputs import read_measured, require_kernel
+from retune.jobs.folder import MODEL, RUN, facts_of, prepare, save_model
+from retune.jobs.folder import TUNED as TUNE
+from retune.jobs.inputs import read_in_unit, read_measured, require_kernel
 from retune.jobs.pictures import FOLDER, section_of
 from retune.jobs.sections import picture_tuned, tuned_section
 from retune.model import Restarted
@@ -35,24 +38,25 @@ from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.counts import PoissonGaussian
 from retune.problems.measured import Measurements
-from retune.records import CertifiedImage, EstimatedGain, Pictured, TuneFacts, TuneResult
+from retune.records import CertifiedImage, Competitor, EstimatedGain, Pictured, TuneFacts, TuneResult
 from retune.records.results import finite
 from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
+from retune.training.thinned import Thinned
 from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
 
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 
 LOSSES = ("auto", "sure", "r2r", "ei")
-#: What a run is tuned with, unless it says otherwise: a minute or two for an image of 512×512 on a CPU.
+#: Default settings of a tuning: a minute or two for an image of 512×512 on a CPU.
 _QUICK = {
     "model": {"solver": "inertial", "restarts": 12},
     "data": {"crop": 128, "batch_size": 1},
     "optimiser": {"steps": 40, "lr": 0.1},
 }
-#: The same with the learned energy. Only its strength is learned: the rest was learned from photographs.
+#: The same for the learned energy. Only its strength is tuned; its other weights were trained on photographs.
 _ENERGY = {
     "prior": {"type": "energy"},
     "model": {"restarts": 12},
@@ -60,31 +64,36 @@ _ENERGY = {
     "data": {"crop": 96, "batch_size": 1},
     "optimiser": {"steps": 8, "lr": 0.25},
 }
-#: Relative change per block at which the restarts of the learning stop. A gradient needs less than an image does, but
-#: what is far from its equilibrium is smoother than that, and would have the strength chosen too small.
+#: Relative change per block at which the restarts of the learning stop. A gradient needs less accuracy than an image.
+#: But an image far from its equilibrium is too smooth, and the chosen strength would be too small.
 _NEAR = 5e-4
-#: Side of the middle of the first measurement that is certified.
+#: Side of the certified part: the middle of the first measurement.
 _CERTIFIED = 128
-#: Standard errors by which a guessed error must be smaller.
+#: A guessed error must be smaller by this many standard errors.
 _CLEARLY = 2.0
-RESULT = TUNED
+RESULT = TUNE
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen, and how sure that is.
+    """The chosen parameters, and their uncertainty.
 
     Attributes:
-        loss: what it was learned with, in words.
+        loss: the loss of the tuning, in words.
         sigma: noise level, given or estimated.
-        comparison: with the parameters that it started from, by estimated error.
+        comparison: estimated errors of the chosen and of the initial parameters.
         factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
         parameters: values by name.
-        seconds: of the learning.
+        seconds: duration of the tuning.
         certificate: of the restoration of the first measurement (the middle of a large one).
-        left_out: why, by file, for those that could not be used.
+        left_out: files that could not be used, with the reasons.
         noise: the noise that grows with the brightness, as ``--noise`` takes it; "" for noise of one level.
         unpictured: why the page ``report.html`` has no section of it, if one was wanted.
+        winner: name of the best candidate.
+        rivals: all candidates.
+        measured: the measured image beside the best restoration, if it competed.
+        estimated: what the estimates rest on, after "estimated".
+        white, black: intensities that count as 1 and 0, in the units of the files, if they were given or found.
     """
 
     loss: Estimate
@@ -97,9 +106,15 @@ class Tuned:
     left_out: dict[str, str] = field(default_factory=dict)
     unpictured: str = ""
     noise: str = ""
+    winner: str = TUNED
+    rivals: tuple[Rival, ...] = ()
+    measured: Comparison | None = None
+    estimated: str = ""
+    white: float | None = None
+    black: float | None = None
 
     def record(self) -> TuneResult:
-        """What ``tune.json`` says of it."""
+        """The content of ``tune.json``."""
         return TuneResult(
             loss=str(self.loss),
             sigma=list(self.sigma) if isinstance(self.sigma, tuple) else self.sigma,
@@ -110,6 +125,12 @@ class Tuned:
             certificate=self.certificate,
             left_out=self.left_out,
             noise=self.noise or None,
+            winner=self.winner,
+            estimated=self.estimated or None,
+            white=self.white,
+            black=self.black,
+            candidates=[Competitor(**rival.__dict__) for rival in self.rivals],
+            measured=None if self.measured is None else EstimatedGain(**self.measured.__dict__),
         )
 
 
@@ -122,7 +143,7 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
     known = shipped().get(str(problem.get("name")))
     values = {} if known is None else load(known).model_dump(exclude_unset=True)
     said = {"".join(word.split()) for word in overrides if word.strip().startswith("prior.")}
-    # Whoever sets another field of the prior means the wavelet norm of the runs that ship. The energy was trained for
+    # A user who sets another field of the prior means the wavelet norm of the shipped runs. The energy was trained for
     # one step, so its minimum leaves too much of the noise where there is nothing but noise.
     if said <= {"prior.type=energy"} and (said or problem.get("name") != "denoise"):
         quick = _ENERGY
@@ -133,27 +154,27 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
         values[section] = {**values.get(section, {}), **fields}
     told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
     values["problem"] = {**told, **problem}
-    if problem.get("name") == "superres":  # crops are of what was measured; what is restored of one is as large as ever
+    if problem.get("name") == "superres":  # crops are cut from the measurement, and the restored crop is larger
         values["data"]["crop"] //= from_dict(values, overrides, "the problem").problem.factor or 1
     config = from_dict(values, overrides, "the problem")
     require_kernel(config.problem)
     return config
 
 
-#: What is never presumed of the measurements of a user.
+#: Never assumed of a user's measurements.
 _PRESUMED = ("sigma", "keep", "kernel")
 
 
-def earlier(out: Path) -> tuple[Config, list[Path], float | None, str]:
-    """Run, images, white and loss of the run in a folder.
+def earlier(out: Path) -> tuple[Config, list[Path], TuneFacts]:
+    """Run, images and settings of the run in a folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the folder contains no run.
     """
     try:
         facts = facts_of(out).tuned
         if facts is not None:
-            return load(out / RUN), [Path(p) for p in facts.images], facts.white, facts.loss
+            return load(out / RUN), [Path(p) for p in facts.images], facts
         cause = None
     except (OSError, ValueError, CheckpointError) as error:
         cause = error
@@ -167,48 +188,58 @@ def tune(
     files: Sequence[Path],
     out: Path,
     *,
-    white: float | None = None,
+    white: Level = None,
+    black: Level = None,
     loss: str = "auto",
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
     report: bool = False,
+    ships: bool = False,
 ) -> Tuned:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
     The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
     deepinv's recorrupted loss where it is estimated from the images; it is Stein's estimate with splitting where pixels
     are missing, and with equivariant imaging for larger images of small ones and a physics of the user's, where the
-    weights of a norm are left as they are. What was learned is then compared with what it started from, on whole
-    images, by the estimated error; the better is kept.
+    weights of a norm are left as they are.
+
+    What was learned then competes with what it started from, with equal weights, with the measured image itself, and
+    for noise alone with the denoiser that ships (see `ships`). The estimate of the error is not the one that was
+    minimised: its draws are fresh. Several pages of one scene judge each other, counts are judged by counts that were
+    kept away from the restoration, and a blur by Stein's estimate alone. The best is kept.
 
     Args:
-        config: the run; its images are not looked at.
+        config: the run; its own images are not used.
         files: the measurements.
         out: folder for ``config.toml``, ``run.json``, checkpoints, ``log.csv``, ``tune.json`` and
             ``model.safetensors``.
-        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default.
+        white: intensity (in the units of the files) that counts as 1; ``data.white`` of the run by default. "auto"
+            takes that of the brightest file.
+        black: intensity that counts as 0; "auto" takes that of the darkest file.
         loss: "auto", "sure", "r2r" or "ei".
         resume: continue from the newest checkpoint in `out`, if there is one.
         device: "auto", "cpu", "cuda", …
         progress: show a progress bar.
         report: keep a section of the page ``report.html``.
+        ships: whether the denoiser that ships competes, for noise alone: nobody has chosen a prior.
 
-    A file that cannot be read, or that does not fit the problem, is left out; the result names it.
+    A file that cannot be read or does not fit the problem is left out, and the result names it.
 
     Raises:
         RetuneError: no file that can be used, images of different numbers of channels, or a problem or run that cannot
             be used; see [`fit`][retune.fit].
 
     Warns:
-        DoubtfulWarning: a kernel with a background or out of its place, clipped values, or a noise level that is far
-            from what the images show.
+        DoubtfulWarning: a kernel with a background or off its centre, clipped values, or a noise level far from that
+            of the images.
     """
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     check_chosen_device(device)
-    white = config.data.white if white is None else white
-    usable = _usable(config, files, white)
+    require_white(white, black)
+    dark, bright = _levels(config, files, config.data.white if white is None else white, black)
+    usable = _usable(config, files, bright, dark)
     problem, measured = usable.problem, [y for _, y in usable.named]
     doubtful = [*kernel_doubts(problem), *doubts(problem, usable.named)]
     for doubt in doubtful:
@@ -227,7 +258,9 @@ def tune(
     start = {k: v.clone() for k, v in net.state_dict().items()}
     with FolderLock(out):
         remove_leftovers(out, out / FOLDER)
-        facts = TuneFacts(images=[str(f.resolve()) for f in usable.files], white=white, loss=loss)
+        facts = TuneFacts(
+            images=[str(f.resolve()) for f in usable.files], white=bright, black=dark, loss=loss, ships=ships
+        )
         # With the strengths that the noise called for: a run that is continued must not find others.
         prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
@@ -247,18 +280,25 @@ def tune(
         result = fit(net, data, options)
         # A learned energy costs more per pixel than a wavelet norm.
         scene = Scene(problem, measured, _CERTIFIED) if config.prior.type == "energy" else Scene(problem, measured)
-        comparison, factors = _judge(net.cpu(), start, scene, estimate, config.seed, words.guesses)
+        at_once = _at_once(problem, measured[0]) if ships and problem.only_noise else None
+        clearly = _CLEARLY if words.guesses else 0.0
+        judge = _judge(problem, estimate)
+        contest = compete(net.cpu(), start, scene, problem, judge, config.seed, clearly, at_once)
+        factors = _factors(contest, scene, judge, config.seed, words.guesses)
+        net = contest.net
         certificate = sample_certificate(net, lambda: next(iter(Scene(problem, measured[:1], _CERTIFIED))))
         chosen = learned(net)
         noise = "" if problem.noise is None else str(problem.noise)
         tuned = Tuned(
-            words, problem.sigma, comparison, factors, chosen, result.seconds, certificate, usable.left_out, noise=noise
-        )
+            words, problem.sigma, contest.comparison, factors, chosen, result.seconds, certificate, usable.left_out,
+            noise=noise, winner=contest.winner, rivals=contest.rivals, measured=contest.measured, estimated=contest.how,
+            white=bright, black=dark,
+        )  # fmt: skip
         tuned.record().write(out / RESULT)
         more = {"borderless": "yes"} if config.prior.type == "energy" else {}
-        save_model(net, out / MODEL, used.problem, white, **more)
+        save_model(net, out / MODEL, used.problem, bright, dark, **more)
         if report:
-            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, white, out))
+            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, out))
     return tuned
 
 
@@ -269,16 +309,32 @@ def _picture(
     named: Sequence[tuple[str, Tensor]],
     doubtful: Sequence[str],
     tuned: Tuned,
-    white: float | None,
     out: Path,
 ) -> str:
-    """Keep the section of the page; why there is none, or ""."""
+    """Write the section of the page. Returns the reason if there is none, else ""."""
 
     def make(made: str) -> Pictured:
         images = picture_tuned(net, problem, config.problem, named)
-        return tuned_section(net, config.problem, tuned.record(), made, images, doubtful, RESULT, white)
+        told = tuned.record()
+        return tuned_section(net, config.problem, told, made, images, doubtful, RESULT, tuned.white, tuned.black)
 
     return section_of(out, RESULT, (out / RESULT).read_bytes(), make)[1]
+
+
+def _levels(config: Config, files: Sequence[Path], white: Level, black: Level) -> tuple[float | None, float | None]:
+    """Black and white of all files together, as numbers: of those that are found, the darkest and the brightest."""
+    if not isinstance(white, str) and not isinstance(black, str):
+        return black, white
+    units, failures = [], []
+    for file in files:
+        try:
+            units.append(read_in_unit(file, config.problem, white, black)[1])
+        except Exception as error:  # such a file is left out for the same reason, when it is read again
+            failures.append(error)
+    if not units:
+        raise failures[0] if failures else InvalidParameterError("there are no images to tune on")
+    dark, bright = min(u.levels[0] for u in units), max(u.levels[1] for u in units)
+    return (dark if isinstance(black, str) else black), (bright if isinstance(white, str) else white)
 
 
 @dataclass(frozen=True)
@@ -291,11 +347,11 @@ class _Usable:
     left_out: dict[str, str]
 
 
-def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usable:
+def _usable(config: Config, files: Sequence[Path], white: float | None, black: float | None) -> _Usable:
     """Read every file, and leave out those that cannot be used.
 
     Raises:
-        RetuneError: there is none that can, or they differ in their numbers of channels.
+        RetuneError: no file can be used, or the files have different numbers of channels.
     """
     used: list[Path] = []
     named: list[tuple[str, Tensor]] = []
@@ -303,10 +359,10 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
     failures: dict[str, Exception] = {}
     for file in files:
         try:
-            found = read_measured(file, config.problem, white)
+            found = read_measured(file, config.problem, white, black=black)
             bound = [problem_of(config.problem, y) for _, y in found]
             for one, (_, y) in zip(bound, found, strict=True):
-                one.operator(y)  # what does not fit is said before anything is learned
+                one.operator(y)  # files that do not fit are named before the tuning
         except Exception as error:
             failures[str(file)] = error
             continue
@@ -323,28 +379,29 @@ def _usable(config: Config, files: Sequence[Path], white: float | None) -> _Usab
     return _Usable(used, named, _problem(config, problems), left_out)
 
 
-def _judge(
-    net: Restarted, start: dict[str, Tensor], scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool = False
-) -> tuple[Comparison, tuple[float, float] | None]:
-    """Compare with the start, and leave the better in the network.
+def _judge(problem: Problem, estimate: ErrorEstimate) -> ErrorEstimate:
+    """What the candidates are judged by; what was learned with, if it sees more of the error than others."""
+    if problem.has_gaps or problem.subsamples or not problem.has_parts:
+        return estimate
+    return Sure(problem.sigma) if problem.noise is None else Thinned(problem.noise)
 
-    Where most of the error is guessed, the start stays unless the other is clearly better.
-    """
-    end = {k: v.clone() for k, v in net.state_dict().items()}
-    after = error_blocks(net, scene, estimate, seed)
-    net.load_state_dict(start)
-    before = error_blocks(net, scene, estimate, seed)
-    comparison = compare_errors(before, after, _CLEARLY if guesses else 0.0)
-    if comparison.better:
-        net.load_state_dict(end)
-    kept = after if comparison.better else before
-    if guesses:  # a range of strengths would rest on what was guessed
-        return comparison, None
-    return comparison, indistinguishable(net, scene, estimate, seed, kept)
+
+def _at_once(problem: Problem, y: Tensor) -> Callable[[], Restarted]:
+    """What restores a measurement of noise alone without tuning."""
+    return lambda: instant_network(Config(), problem, y)[0]
+
+
+def _factors(
+    contest: Contest, scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool
+) -> tuple[float, float] | None:
+    """The range of strengths that are as good as the chosen one; None if it would rest on what was guessed."""
+    if guesses or contest.winner == AT_ONCE:
+        return None
+    return indistinguishable(contest.net, scene, estimate, seed, contest.errors)
 
 
 def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
-    """The problem of all images, its noise level estimated as the mean over them if it is not given."""
+    """The problem of all images, with the mean of their estimated noise levels if no level is given."""
     if config.problem.sigma != "estimate" or config.problem.noise is not None:
         return problems[0]
     counts = [p.noise for p in problems if p.noise is not None]
@@ -364,15 +421,15 @@ def _with_noise(config: Config, problem: Problem) -> Config:
 
 
 def _strength_only(net: Restarted) -> None:
-    """Leave the weights of norms as they are: the finest details of an image that is larger than its measurement were
-    not measured, and whatever smooths them is restored again with the smaller error.
+    """Do not learn the weights of norms. If an image is larger than its measurement, its finest details were not
+    measured. Weights that smooth them would have the smaller estimated error.
     """
     for prior in priors_of(net):
         prior.hold_scales()
 
 
 def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, Estimate]:
-    """What errors are estimated with, what is learned with, and how that is called."""
+    """The estimate of the error, the loss of the tuning, and its name."""
     if problem.has_gaps:
         if loss in ("r2r", "ei"):
             raise InvalidParameterError(
@@ -381,7 +438,7 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
             )
         split = SureSplit(problem.sigma)
         return split, split, Estimate.SPLIT
-    # A blurred measurement does not show what the blur has destroyed, so its own error would choose too little of the
+    # A blurred measurement does not show the details that the blur has destroyed, so its own error would choose a weak
     # prior. The strength of an energy is chosen by restoring the restored image again, too.
     blurred = config.prior.type == "energy" and not problem.only_noise
     if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts or blurred)):
@@ -398,6 +455,6 @@ def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate,
 
 
 def _where(config: Config, files: Sequence[Path]) -> Config:
-    """The run, saying where the images are as well as one path can; ``run.json`` lists them all."""
+    """The run, with one path for its images: their folder or the common one. ``run.json`` lists all files."""
     place = files[0] if len(files) == 1 else Path(os.path.commonpath([f.resolve().parent for f in files]))
     return config.model_copy(update={"data": config.data.model_copy(update={"train": str(place.resolve())})})

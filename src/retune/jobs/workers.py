@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from retune._terminal import make_safe
-from retune.errors import RetuneError
+from retune.errors import RetuneError, on_command_line, told_to_command
 from retune.plugins import given as code_given
 from retune.plugins import repeat
 
@@ -83,7 +83,8 @@ class _Worker:
         self._pipe, theirs = context.Pipe()
         # As bytes: reading them imports torch, and the process must watch for the end of its parent before that.
         beginning = pickle.dumps((start, arguments))
-        self.process = context.Process(target=_serve, args=(theirs, beginning, code_given()), daemon=True)
+        told = (theirs, beginning, code_given(), on_command_line())
+        self.process = context.Process(target=_serve, args=told, daemon=True)
         with _unheard():  # the process ignores Ctrl-C from its start on
             self.process.start()
         theirs.close()  # so that this process notices when the other end closes
@@ -113,7 +114,7 @@ class _Worker:
         self.process.join()
 
 
-def _serve(pipe: Connection, beginning: bytes, code: tuple) -> None:
+def _serve(pipe: Connection, beginning: bytes, code: tuple, command: bool) -> None:
     """The loop of a worker, until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -130,7 +131,8 @@ def _serve(pipe: Connection, beginning: bytes, code: tuple) -> None:
                 start, arguments = pickle.loads(beginning)
                 start(*arguments)
                 ready = True
-            answer = True, function(*given)
+            with told_to_command(command):
+                answer = True, function(*given)
         except Exception as error:
             answer = False, error
         try:

@@ -1,4 +1,4 @@
-"""A denoiser for noise of counts, or of another level in each channel: it sees an image whose noise is even."""
+"""A denoiser for photon counts and for different noise levels of the channels: a transform makes the noise even."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
+from retune._registry.entries import register
+
 __all__ = ["Stabilised"]
 
 #: Below this value of the transform, its unbiased inverse is 0 counts.
 _DARK = 2 * math.sqrt(3 / 8)
 
 
+@register
 class Stabilised(nn.Module):
     """``D̃ = T⁻¹ ∘ D_σ ∘ T`` for noise of variance ``gain · x + read²``.
 
@@ -26,10 +29,10 @@ class Stabilised(nn.Module):
     Args:
         denoiser: called as ``denoiser(x, sigma)``.
         gain, read: the noise, one value or one per channel.
-        offset: what the camera shows without light.
+        offset: value of the camera without light.
         white: brightness of the image, in its own unit.
-        levels: smallest and largest σ that the denoiser takes.
-        each_channel: whether the denoiser gets every channel by itself.
+        levels: smallest and largest σ of the denoiser's training.
+        each_channel: whether the denoiser gets each channel as a separate image.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class Stabilised(nn.Module):
     ):
         super().__init__()
         self.denoiser, self.offset, self.each_channel = denoiser, offset, each_channel
-        self.register_buffer("gain", torch.tensor(gain).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("read", torch.tensor(read).view(1, -1, 1, 1), persistent=False)
+        self.gain, self.read, self.white, self.levels = tuple(gain), tuple(read), white, tuple(levels)
+        self.register_buffer("_gain", torch.tensor(self.gain).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("_read", torch.tensor(self.read).view(1, -1, 1, 1), persistent=False)
         top = float(self._even(torch.tensor(white), *self._constants()).max())
         self.sigma = min(max(1 / max(top, 1e-6), levels[0]), levels[1])
 
@@ -62,7 +66,7 @@ class Stabilised(nn.Module):
         return gain * d.square() / 4 + root * d + gain * bias
 
     def _constants(self) -> tuple[Tensor, Tensor]:
-        gain, read = self.get_buffer("gain"), self.get_buffer("read")
+        gain, read = self.get_buffer("_gain"), self.get_buffer("_read")
         return gain, (0.375 * gain.square() + read.square()).sqrt()
 
     @staticmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retune._torch.batch import over_images
 from retune._torch.precision import without_autocast
-from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
+from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, ShapeError, advice
 from retune.operators.blur import continued
 from retune.operators.data_prox import QuadraticProx
 from retune.operators.facts import facts, normal_operator
@@ -89,12 +89,12 @@ class DataTerm:
         lipschitz: float | None = None,
     ):
         if not isinstance(physics, LinearPhysics):
-            advice = phase_advice(physics)
+            phase = phase_advice(physics)
             raise PhysicsError(
                 f"the forward operator must be a deepinv LinearPhysics, got {type(physics).__name__}"
                 + (
-                    f". {advice}"
-                    if advice
+                    f". {phase}"
+                    if phase
                     else "; wrap a linear function as deepinv.physics.LinearPhysics(A=..., A_adjoint=...)"
                 )
             )
@@ -105,7 +105,8 @@ class DataTerm:
                 bad = int((~torch.isfinite(part.detach())).sum())
                 raise NotFiniteError(
                     f"{bad} of {part.numel()} values of the measurement y are NaN or Inf; mask them out "
-                    "(deepinv.physics.Inpainting) or replace them before restoring"
+                    f"({advice('deepinv.physics.Inpainting', '--problem inpaint --mask FILE')}) or replace them before "
+                    "restoring"
                 )
         if isinstance(y, Tensor) and y.is_inference() and not torch.is_inference_mode_enabled():
             y = y.clone()  # autograd cannot store a tensor that was made in inference mode

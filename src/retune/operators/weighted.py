@@ -20,10 +20,12 @@ __all__ = ["NoiseWeighted", "smoothed", "variance"]
 
 #: Standard deviation in pixels, and reach, of the Gaussian that smooths a measurement before its variances are read.
 WIDTH, REACH = 1.5, 4
-#: The smallest variance of an image is at least this share of its largest. A smaller one would rest on the read noise
-#: alone, which is known least, and would slow down the iteration.
+#: The smallest variance of an image is at least this share of its largest. A smaller one would depend on the read noise
+#: alone, which is the least certain number, and would slow down the iteration.
 FLOOR = 0.01
-#: Pixels that the Gaussian averages, ``4π · 1.5²``. It cannot see less than one count among them.
+#: Gains and noise levels beyond this, and below its inverse, are refused: the squares of others overflow or vanish.
+_FARTHEST = 1e12
+#: Number of pixels that the Gaussian averages, ``4π · 1.5²``. Less than one count among them is not visible.
 AVERAGED = 28
 
 
@@ -35,8 +37,8 @@ class NoiseWeighted(DataFidelity):
     This is the negative log-likelihood of ``y = o + gain · Poisson(u/gain) + N(0, read²)``, with the Poisson noise
     taken as Gaussian of the same variance. ȳ is the measurement, smoothed by a Gaussian of 1.5 pixels: it stands for
     the unknown mean of y. So the variances are constants of the iteration, and d is convex and quadratic in u. A
-    variance below a hundredth of the largest one of its image is raised to that value, and so is one below that of a
-    count per 28 pixels, which is what the Gaussian sees.
+    variance below a hundredth of the largest one of its image is raised to that value. A variance below that of one
+    count per 28 pixels, the least that the Gaussian can see, is raised in the same way.
 
     Source of the model: Foi, Trimeche, Katkovnik, Egiazarian, *Practical Poissonian-Gaussian noise modeling and fitting
     for single-image raw-data*, IEEE TIP 17(10), 2008.
@@ -64,7 +66,7 @@ class NoiseWeighted(DataFidelity):
     describe = by_arguments
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the weights of measurements: they are made again when needed."""
+        """The state without the weights of the last measurement, which are computed again when needed."""
         return {**self.__dict__, "_last": None}
 
     def fn(self, x: Tensor, y: Tensor, physics: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -81,8 +83,8 @@ class NoiseWeighted(DataFidelity):
         return 0.5 * (residual.square() * self.weights(y)).flatten(1).sum(1)
 
     def weights(self, y: Tensor) -> Tensor:
-        """``1/v``, shape of y. Those of the last measurement are kept."""
-        # A graph is used once, and torch does not count the changes of an inference tensor.
+        """``1/v``, shape of y. The weights of the last measurement are kept."""
+        # Weights with a graph are used only once, and torch does not count the changes of an inference tensor.
         if y.requires_grad or y.is_inference():
             return 1 / variance(y, self.gain, self.read, self.offset)
         if self._last is None or self._last[0]() is not y or self._last[1] != y._version:
@@ -112,6 +114,11 @@ def variance(y: Tensor, gain: float | list[float], read: float | list[float], of
     """
     if y.ndim != 4:
         raise ShapeError(f"the noise of counts is known for measurements (B, C, h, w), got shape {tuple(y.shape)}")
+    if offset and float(y.detach().amax()) < offset:
+        raise InvalidParameterError(
+            f"the offset {offset:g} of the noise is above every value of the measurement (at most "
+            f"{float(y.detach().amax()):.4g}), so no light is left: give it on the scale where 1 is white"
+        )
     mean = smoothed(y - offset).clamp_min(0)
     found = _per_channel(gain, y) * mean + _per_channel(read, y).square()
     largest = found.flatten(1).amax(1).view(-1, 1, 1, 1)
@@ -140,8 +147,10 @@ def _levels(name: str, value: Any) -> float | list[float]:
     plain = value.tolist() if callable(getattr(value, "tolist", None)) else value
     many = list(plain) if isinstance(plain, list | tuple) else [plain]
     numbers = [float(v) for v in many if isinstance(v, Real) and not isinstance(v, bool)]
-    if not many or len(numbers) < len(many) or not all(0 <= v < float("inf") for v in numbers):
-        raise InvalidParameterError(f"{name} must be a number ≥ 0, or one per channel, got {value!r}")
+    if not many or len(numbers) < len(many) or not all(v == 0 or 1 / _FARTHEST <= v <= _FARTHEST for v in numbers):
+        raise InvalidParameterError(
+            f"{name} must be 0 or a number from {1 / _FARTHEST:g} to {_FARTHEST:g}, or one per channel, got {value!r}"
+        )
     return numbers if len(numbers) > 1 else numbers[0]
 
 

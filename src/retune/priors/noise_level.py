@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retune._torch.batch import over_images
-from retune.errors import DoubtfulWarning, InvalidParameterError, require_real, wrong_type
+from retune.errors import DoubtfulWarning, InvalidParameterError, advice, require_real, wrong_type
 
 __all__ = ["check_range", "doubt_noise_level", "noise_level"]
 
@@ -31,7 +31,11 @@ def doubt_noise_level(sigma: float | Sequence[float], stacklevel: int = 4) -> No
     if largest > 1:
         warnings.warn(
             f"sigma={largest:g} is more noise than the whole range [0, 1] of intensities: for a level of {largest:g} "
-            f"on images of 0…255 give sigma={largest:g}/255 = {largest / 255:.4f}, and divide the images by 255 too",
+            + advice(
+                f"on images of 0…255 give sigma={largest:g}/255 = {largest / 255:.4f}, and divide the images by 255 "
+                "too",
+                f"in 8-bit files give --sigma {largest / 255:.4f} (that is {largest:g}/255)",
+            ),
             DoubtfulWarning,
             stacklevel=stacklevel,
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune._torch.streams import seeded
-from retune.errors import InvalidParameterError, ShapeError, require, require_real, wrong_type
+from retune.errors import InvalidParameterError, ShapeError, advice, require, require_real, wrong_type
 from retune.io import SUFFIXES
 from retune.priors.noise_level import doubt_noise_level
 from retune.problems.counts import PoissonGaussian, parse_noise
@@ -38,10 +38,17 @@ class Problem(ABC):
 
     name: str
     noise: PoissonGaussian | None = None
+    #: the noise level of a problem for which neither sigma nor noise is given
+    usual_sigma: float | tuple[float, ...] = 0.05
 
     def __init__(
-        self, sigma: float | Sequence[float] | np.ndarray | Tensor, noise: PoissonGaussian | str | None = None
+        self,
+        sigma: float | Sequence[float] | np.ndarray | Tensor | None = None,
+        noise: PoissonGaussian | str | None = None,
     ):
+        if sigma is not None and noise is not None:
+            raise InvalidParameterError(f"sigma = {sigma} and noise = {noise} say the noise twice: give one of them")
+        sigma = self.usual_sigma if sigma is None else sigma
         known = parse_noise(noise) if isinstance(noise, str) else noise
         if known is not None and not callable(getattr(known, "fidelity", None)):
             hint = "retune.problems.PoissonGaussian(gain, read), or as text"
@@ -61,6 +68,11 @@ class Problem(ABC):
         if self.noise is not None:
             return self.noise.variance(y)
         levels = self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
+        if len(levels) not in (1, y.shape[1]):
+            raise InvalidParameterError(
+                f"the noise has levels for {len(levels)} channels, but the measurement has {y.shape[1]}: give one "
+                "level for all channels, e.g. sigma=0.1"
+            )
         return y.new_tensor(levels).square().view(1, -1, 1, 1)
 
     @property
@@ -71,7 +83,7 @@ class Problem(ABC):
 
     def _noise(self) -> dict[str, Any]:
         """The noise as arguments of a problem."""
-        return {"sigma": self.sigma} if self.noise is None else {"sigma": self.sigma, "noise": self.noise}
+        return {"sigma": self.sigma} if self.noise is None else {"noise": self.noise}
 
     def _noise_said(self) -> dict[str, Any]:
         """The noise as plain data."""
@@ -175,7 +187,7 @@ class Problem(ABC):
         if isinstance(self.sigma, tuple) and len(self.sigma) != x.shape[1]:
             raise ShapeError(
                 f"{self.name} has noise levels for {len(self.sigma)} channels, but the image has {x.shape[1]}; "
-                f"give one level, e.g. {self.name}(sigma=0.1)"
+                f"give one level, e.g. {advice(f'{self.name}(sigma=0.1)', '--sigma 0.1')}"
             )
         size = (x.shape[1], x.shape[2], x.shape[3])
         physics = self.physics(size, batch=len(x), seed=seed, dtype=x.dtype, device=x.device)

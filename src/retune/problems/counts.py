@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,20 @@ __all__ = ["FoundNoise", "PoissonGaussian", "estimate_counts", "parse_noise"]
 
 Values = float | tuple[float, ...]
 
-#: Blocks of 2×2 pixels that a class of brightness needs, and the largest number of classes.
+#: Blocks that a class of brightness needs, and the largest number of classes.
 _IN_CLASS, _CLASSES = 150, 24
-#: Share of the blocks of a class that is used: those in the smoothest surroundings. The larger share tells how much of
-#: the estimate is texture; the factor is on the difference.
-_SMOOTHEST, _ROUGHER, _TEXTURE = 0.25, 0.6, 1.5
+#: Shares of the blocks of a class: those in the smoothest surroundings. The largest is used whose estimate is that of
+#: the next one, within so many standard errors. What differs is texture.
+_SHARES, _ALIKE = (0.9, 0.4, 0.15, 0.06), 1.5
+#: Factors on the difference from the next share, and on that between the largest and the smallest as far as it is no
+#: chance, in the error of an estimate. Both tell how much of it may be texture.
+_NEXT, _ENDS = 1.5, 2.0
 #: Largest share of blocks with a value that was cut off at black, in a class that is used.
 _CUT = 0.02
-#: Errors of the estimate are trusted to be at least this share of it: texture adds errors that its blocks do not show.
+#: The error is at least this share of the estimate: texture adds errors that the blocks do not show.
 _LEAST = 0.02
+#: The border of an image in which a block does not see all of its surroundings.
+_BORDER = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class PoissonGaussian:
     Attributes:
         gain: intensity of one count, on the scale of the image (1 is white); one, or one per channel.
         read: standard deviation of the noise in the dark; one, or one per channel.
-        offset: what the camera shows without light.
+        offset: value of the camera without light.
 
     Raises:
         InvalidParameterError: a negative number, neither gain nor read, or values for different numbers of channels.
@@ -47,7 +53,7 @@ class PoissonGaussian:
     offset: float = 0.0
 
     def __post_init__(self):
-        held = self.fidelity()  # refuses what is no model of noise
+        held = self.fidelity()  # refuses numbers that are no noise
         for name in ("gain", "read"):
             value = getattr(held, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
@@ -73,7 +79,7 @@ class PoissonGaussian:
 
     @property
     def grows(self) -> bool:
-        """Whether this is more than Gaussian noise of one level per channel."""
+        """Whether it is other than Gaussian noise of one level per channel."""
         return self.offset != 0 or max(self.gain if isinstance(self.gain, tuple) else (self.gain,)) > 0
 
     @property
@@ -159,13 +165,15 @@ class FoundNoise:
 def estimate_counts(y: Tensor) -> FoundNoise | None:
     """``gain`` and ``read`` of ``Var = gain · mean + read²`` in images (B, C, H, W); None if there are too few pixels.
 
-    The differences ``(a − b − c + d)/2`` in all blocks of 2×2 pixels have the noise and little of the image. The blocks
-    are sorted into classes by the mean of their neighbours, and of each class those in the smoothest surroundings are
-    used. Both depend on the neighbours only, so that the selection biases neither the means nor the differences. A line
-    is fitted to the variances of the classes. Clipped values are left out.
+    Second differences along both axes, in all blocks of 3×3 pixels, have the noise and very little of the image (J.
+    Immerkær, *Comput. Vis. Image Underst.* 64(2), 1996). The blocks are sorted into classes by the mean of their
+    neighbours, and of each class those in the smoothest surroundings are used: nearly all, or fewer where there is
+    texture. Both depend on the neighbours only, so that the selection biases neither the means nor the differences. A
+    line is fitted to the variances of the classes. Clipped values are left out.
 
     Source of the idea: Foi, Trimeche, Katkovnik, Egiazarian, IEEE TIP 17(10), 2008. Fine texture counts as noise. Do
-    not use it on images with missing pixels, or after resampling or JPEG compression.
+    not use it on images with missing pixels, or after resampling or JPEG compression. `benchmarks/noise.py` measures
+    how good it is.
     """
     fits = [_fit(y[:, c].detach().cpu().double().numpy()) for c in range(y.shape[1])]
     if any(f is None for f in fits):
@@ -176,7 +184,9 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
 
 def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     """gain, read, their errors, and whether the noise grows, for images (B, H, W)."""
-    found = [_blocks(one[i:, j:]) for one in images for i in (0, 1) for j in (0, 1)]
+    found = [_blocks(one) for one in images if min(one.shape) > 2 * _BORDER]
+    if not found:
+        return None
     mean, detail, near, rough, dark = (np.concatenate(parts) for parts in zip(*found, strict=True))
     classes = min(_CLASSES, len(mean) // (4 * _IN_CLASS))
     if classes < 3:
@@ -184,22 +194,37 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     if not detail.any():
         return 0.0, 0.0, 0.0, 0.0, False
     members = np.array_split(np.argsort(near), classes)
-    # Values cut off at black have too small a variance. Counts of 0 are no such values, but other classes suffice.
+    # Values that were cut off at black have too small a variance. Counts of 0 have not, but the other classes suffice.
     whole = [one for one in members if dark[one].mean() <= _CUT]
     cut = len(whole) < 3
     members = members if cut else whole
-    smooth, rougher = (_line(*_variances(mean, detail, rough, members, share)) for share in (_SMOOTHEST, _ROUGHER))
-    if smooth is None or rougher is None:
+    lines = [_line(*_variances(mean, detail, rough, members, share)) for share in _SHARES]
+    known = [line for line in lines if line is not None]
+    if len(known) < len(lines):
         return None
-    (gain, read, gain_error, square_error, grows), (other_gain, other_read, *_) = smooth, rougher
+    (gain, read, gain_error, square_error, grows), other = _smoothest(known)
+    first, last = known[0], known[-1]
     # What changes with the selection is texture, which no statistics of the blocks shows.
-    gain_error = math.hypot(gain_error, _TEXTURE * (gain - other_gain))
-    square_error = math.hypot(square_error, _TEXTURE * (read**2 - other_read**2))
+    gain_ends = max(0.0, (first[0] - last[0]) ** 2 - last[2] ** 2)
+    square_ends = max(0.0, (first[1] ** 2 - last[1] ** 2) ** 2 - last[3] ** 2)
+    gain_error = math.hypot(gain_error, _NEXT * (gain - other[0]), _ENDS * math.sqrt(gain_ends))
+    square_error = math.hypot(square_error, _NEXT * (read**2 - other[1] ** 2), _ENDS * math.sqrt(square_ends))
     read_error = square_error / (2 * read) if read**2 > square_error else math.sqrt(square_error)
-    # If values are cut off everywhere, the noise grows only if they are counts: then there is none between 0 and 1.
+    # If values are cut off everywhere, the noise grows only if they are counts, with no value between 0 and 1 count.
     if cut and np.min(images, where=images > images.min(), initial=np.inf) - images.min() < 0.5 * gain:
         grows = False
     return gain, read, gain_error, read_error, grows and gain > 3 * gain_error
+
+
+_Line = tuple[float, float, float, float, bool]
+
+
+def _smoothest(lines: list[_Line]) -> tuple[_Line, _Line]:
+    """The line of the largest share that the next one confirms, and the next one; the smallest if none is confirmed."""
+    for one, other in pairwise(lines):
+        if abs(one[0] - other[0]) <= _ALIKE * other[2] and abs(one[1] ** 2 - other[1] ** 2) <= _ALIKE * other[3]:
+            return one, other
+    return lines[-1], lines[-2]
 
 
 def _variances(
@@ -210,14 +235,14 @@ def _variances(
     for one in members:
         chosen = one[np.argsort(rough[one])[: max(1, int(share * len(one)))]]
         d = detail[chosen]
-        # Without the blocks beyond some standard deviations, which lie on edges; made unbiased for a normal law.
+        # Blocks beyond some standard deviations lie on edges and are left out; the factor removes the bias of this.
         sigma = math.sqrt(np.mean(d**2))
         for _ in range(5):
             inside = np.abs(d) <= _TRIM * sigma if sigma > 0 else np.ones(len(d), bool)
             sigma = math.sqrt(np.mean(d[inside] ** 2) / _KEPT) if inside.any() else 0.0
         levels.append(mean[chosen].mean())
         variances.append(sigma**2)
-        # The number of normal values that would tell the variance as well: counts have heavier tails.
+        # The number of normal values that determine the variance equally well: counts have heavier tails.
         spread = np.mean(d[inside] ** 4) / max(np.mean(d[inside] ** 2) ** 2, 1e-300) if inside.any() else 3.0
         counts.append(len(chosen) / _OVERLAP * 2 / max(spread - 1, 2.0))
     return np.array(levels), np.array(variances), np.array(counts, float)
@@ -225,7 +250,7 @@ def _variances(
 
 #: Overlapping blocks that tell the variance as well as one that is independent: the sum of the squared correlations of
 #: a difference with its neighbours.
-_OVERLAP = 2.25
+_OVERLAP = (1 + 2 * (4 / 6) ** 2 + 2 * (1 / 6) ** 2) ** 2
 #: Standard deviations beyond which a block counts as an edge, and E[z² | |z| ≤ this] of a standard normal z. Counts
 #: have heavier tails than that: a smaller number would make the estimate too small.
 _TRIM = 4.0
@@ -233,30 +258,37 @@ _KEPT = 1 - 2 * _TRIM * math.exp(-(_TRIM**2) / 2) / math.sqrt(2 * math.pi) / mat
 
 
 def _blocks(image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Means, differences, means and roughness of the surroundings, and values at black, of the 2×2 blocks of an image.
+    """Means, differences, means and roughness of the surroundings, and values at black, of the blocks of 3×3 pixels.
 
-    Blocks with other clipped values are left out.
+    Blocks with other clipped values are left out, and those near the border.
     """
-    image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-    a, b, c, d = image[::2, ::2], image[::2, 1::2], image[1::2, ::2], image[1::2, 1::2]
-    mean, detail = (a + b + c + d) / 4, (a - b - c + d) / 2
-    around = np.pad(mean, 1, mode="edge")
-    up, down, left, right = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+    detail = np.zeros_like(image)
+    second = image[:-2] - 2 * image[1:-1] + image[2:]
+    detail[1:-1, 1:-1] = (second[:, :-2] - 2 * second[:, 1:-1] + second[:, 2:]) / 6
+    mean = _squares(image, 3)
+    near = (49 * _squares(image, 7) - 9 * mean) / 40
+    up, down, left, right = (np.roll(mean, by, (0, 1)) for by in ((3, 0), (-3, 0), (0, 3), (0, -3)))
     rough = np.abs(up - down) + np.abs(left - right) + np.abs(up + down - left - right)
-    usable, dark = np.ones(mean.shape, bool), np.zeros(mean.shape, bool)
+    usable, dark = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
+    usable[_BORDER:-_BORDER, _BORDER:-_BORDER] = True
     for end in (image.min(), image.max()):
         clipped = image == end
         if clipped.mean() > 0.002:
-            touched = clipped[::2, ::2] | clipped[::2, 1::2] | clipped[1::2, ::2] | clipped[1::2, 1::2]
+            touched = _squares(clipped.astype(float), 3) > 0.05
             if end == image.min():
                 dark |= touched
             else:
                 usable &= ~touched
-    near = (up + down + left + right) / 4
     return mean[usable], detail[usable], near[usable], rough[usable], dark[usable]
 
 
-def _line(m: np.ndarray, v: np.ndarray, n: np.ndarray) -> tuple[float, float, float, float, bool] | None:
+def _squares(image: np.ndarray, side: int) -> np.ndarray:
+    """The mean over squares; the border is repeated."""
+    total = np.pad(image, ((side // 2 + 1, side // 2),) * 2, mode="edge").cumsum(0).cumsum(1)
+    return (total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]) / side**2
+
+
+def _line(m: np.ndarray, v: np.ndarray, n: np.ndarray) -> _Line | None:
     """The line ``v = gain · m + read²`` through the variances of classes, reweighted until it does not change.
 
     Returns gain, read, the errors of gain and of read², and whether the line rises clearly.

@@ -103,12 +103,14 @@ def _made(spec: str | Tensor | np.ndarray) -> Tensor:
             raise wrong_type("kernel", spec, "an array of real numbers")
         return _checked(torch.tensor(spec.astype(float), dtype=torch.get_default_dtype()))
     require("kernel", spec, str, "a name, a tensor or an array", "for example 'gaussian:1.6'")
-    name, _, argument = spec.partition(":")
+    name, colon, argument = spec.partition(":")
     if name == "three-motions":
         return _three_motions()
     if name not in _BLURS:
         raise unknown_name("blur kernel", spec, [*_EXAMPLES, f"or a file ({', '.join(io.SUFFIXES)})"])
     try:
+        if colon and not argument:
+            raise ValueError
         if name == "gaussian":
             sigma = float(argument or 1.6)
             if not 0 < sigma < math.inf:
@@ -121,11 +123,12 @@ def _made(spec: str | Tensor | np.ndarray) -> Tensor:
                 raise ValueError
             _require_small(spec, side)
             return torch.full((1, 1, side, side), 1 / side**2)
-        length, _, angle = (argument or "15@0").partition("@")
-        if int(length) < 1:
+        length, at, angle = (argument or "15@0").partition("@")
+        turned = float(angle) if at else 0.0
+        if int(length) < 1 or not math.isfinite(turned):
             raise ValueError
         _require_small(spec, int(length))
-        return _line(int(length), float(angle or 0))
+        return _line(int(length), turned)
     except InvalidParameterError:
         raise
     except (ValueError, OverflowError) as error:

@@ -31,10 +31,11 @@ class Denoise(Problem):
 
     name = "denoise"
     mirrors = only_noise = True
+    usual_sigma = (0.1, 0.25, 0.5)
 
     def __init__(
         self,
-        sigma: float | Sequence[float] | np.ndarray | Tensor = (0.1, 0.25, 0.5),
+        sigma: float | Sequence[float] | np.ndarray | Tensor | None = None,
         noise: PoissonGaussian | str | None = None,
     ):
         super().__init__(sigma, noise)
@@ -175,7 +176,7 @@ class Deblur(_Fixed):
         kernel: see [`kernel`][retune.problems.kernel].
         boundary: "reflect" (deepinv ``Blur``), "circular" (deepinv ``BlurFFT``), or "valid": the image is larger than
             the measurement by the reach of the kernel.
-        sigma: noise level, or one per channel.
+        sigma: noise level, or one per channel; 0.05 by default.
         noise: noise that grows with the brightness, in place of sigma.
         kernel_background, centre_kernel: ``background`` and ``centre`` of [`kernel`][retune.problems.kernel].
     """
@@ -186,7 +187,7 @@ class Deblur(_Fixed):
         self,
         kernel: str | Tensor | np.ndarray = "three-motions",
         boundary: str = "reflect",
-        sigma: float | Sequence[float] | np.ndarray | Tensor = 0.05,
+        sigma: float | Sequence[float] | np.ndarray | Tensor | None = None,
         noise: PoissonGaussian | str | None = None,
         *,
         kernel_background: float | str | None = None,
@@ -258,7 +259,7 @@ class Superres(_Fixed):
         kernel: "bicubic", "bilinear", "sinc" (deepinv's filters for the factor s), None for subsampling without a
             filter, or any argument of [`kernel`][retune.problems.kernel].
         boundary: "reflect" or "circular".
-        sigma: noise level, or one per channel.
+        sigma: noise level, or one per channel; 0.01 by default.
         noise: noise that grows with the brightness, in place of sigma.
         kernel_background, centre_kernel: ``background`` and ``centre`` of [`kernel`][retune.problems.kernel]. The named
             filters take neither.
@@ -266,13 +267,14 @@ class Superres(_Fixed):
 
     name = "superres"
     subsamples = True
+    usual_sigma = 0.01
 
     def __init__(
         self,
         factor: int = 2,
         kernel: str | Tensor | np.ndarray | None = "bicubic",
         boundary: str = "reflect",
-        sigma: float | Sequence[float] | np.ndarray | Tensor = 0.01,
+        sigma: float | Sequence[float] | np.ndarray | Tensor | None = None,
         noise: PoissonGaussian | str | None = None,
         *,
         kernel_background: float | str | None = None,

@@ -11,9 +11,12 @@ import torch
 from deepinv.physics import GaussianNoise, NoiseModel
 from torch import Tensor
 
-from retune.errors import InvalidParameterError, ShapeError, wrong_type
+from retune.errors import InvalidParameterError, ShapeError, advice, wrong_type
 
 __all__ = ["ChannelGaussianNoise", "estimate_noise", "gaussian_noise", "noise_levels"]
+
+#: Side of the smallest image from which a noise level is estimated: its finest wavelet coefficients are 2×2 or more.
+_SMALLEST = 5
 
 
 class ChannelGaussianNoise(NoiseModel):
@@ -40,7 +43,7 @@ class ChannelGaussianNoise(NoiseModel):
         if x.shape[1] != len(self.sigma):
             raise ShapeError(
                 f"noise levels for {len(self.sigma)} channels, but the image has shape {tuple(x.shape)}; give one "
-                "level for all channels, e.g. sigma=0.1"
+                f"level for all channels, e.g. {advice('sigma=0.1', '--sigma 0.1')}"
             )
         self.rng_manual_seed(seed)  # pyright: ignore[reportArgumentType] - None is its default
         return x + self.randn_like(x) * self.sigma.to(x).view(1, -1, 1, 1)
@@ -82,15 +85,21 @@ def estimate_noise(y: Tensor) -> float | tuple[float, ...]:
     compression: both correlate the noise.
 
     Raises:
-        InvalidParameterError: no visible noise, as in constant images.
+        InvalidParameterError: no visible noise, as in constant images; or an image of a few pixels.
     """
     from skimage.restoration import estimate_sigma
 
+    if min(y.shape[-2:]) < _SMALLEST:
+        raise InvalidParameterError(
+            f"the noise level cannot be estimated from {y.shape[-2]}×{y.shape[-1]} pixels: at least "
+            f"{_SMALLEST}×{_SMALLEST} are needed. Give the level, e.g. {advice('sigma=0.01', '--sigma 0.01')}"
+        )
     images = y.detach().cpu().double().permute(0, 2, 3, 1).numpy()
     levels = np.mean([np.atleast_1d(estimate_sigma(one, channel_axis=-1)) for one in images], axis=0)
     if not np.isfinite(levels).all() or levels.min() < 1e-7:
+        seen = f" (estimate {' '.join(f'{v:.1e}' for v in levels)})" if np.isfinite(levels).all() else ""
         raise InvalidParameterError(
-            f"the noise level cannot be estimated: no noise is visible (estimate {levels.tolist()}). Give the level, "
-            "e.g. --sigma 0.01"
+            f"the noise level cannot be estimated: no noise is visible{seen}. Give the level, e.g. "
+            f"{advice('sigma=0.01', '--sigma 0.01')}"
         )
     return float(levels[0]) if len(levels) == 1 else tuple(float(v) for v in levels)

@@ -27,7 +27,7 @@ from retune.records.results import (
 from retune.records.results import (
     Methods as Methods,
 )
-from retune.records.runs import CheckpointFacts, EstimatedGain, RunFacts, TuneFacts, TuneResult
+from retune.records.runs import CheckpointFacts, Competitor, EstimatedGain, RunFacts, TuneFacts, TuneResult
 
 __all__ = [
     "Certificates",
@@ -36,6 +36,7 @@ __all__ = [
     "CertifiedImage",
     "CheckpointFacts",
     "Claim",
+    "Competitor",
     "Curve",
     "EstimatedGain",
     "Examinations",

@@ -81,6 +81,17 @@ class Record(BaseModel):
             raise InvalidParameterError(f"{source} cannot be read: «{error}»") from error
         return cls.checked(values, source)
 
+    @classmethod
+    def is_in(cls, path: Path) -> bool:
+        """Whether an ordinary file contains such a record. Whatever else it contains, nothing is raised."""
+        try:
+            if not path.is_file() or path.stat().st_size > RECORDS:
+                return False
+            cls.parsed(path.read_bytes(), str(path))
+        except (InvalidParameterError, OSError):
+            return False
+        return True
+
     def plain(self) -> dict[str, Any]:
         """The content of the file: the given entries."""
         return self.model_dump(mode="json", exclude_unset=True)

@@ -66,6 +66,9 @@ class CertifiedFile(Record):
     seconds: Number = None
     failure: Text | None = None
     certificate: Certified | None = None
+    white_found: Number = None
+    black_found: Number = None
+    """White and black in the units of the file, if they were found there."""
 
 
 class Certificates(Record):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, StrictBool
 
-from retune.records.base import Record, Text
+from retune.records.base import Number, Record, Text
 
 __all__ = ["Examinations", "ExaminedFile", "FindingRecord", "Findings"]
 
@@ -41,6 +41,9 @@ class ExaminedFile(Record):
     """Height and width of the examined middle; None for the whole image."""
     failure: Text | None = None
     diagnosis: Findings | None = None
+    white_found: Number = None
+    black_found: Number = None
+    """White and black in the units of the file, if they were found there."""
 
 
 class Examinations(Record):

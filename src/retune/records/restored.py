@@ -30,8 +30,13 @@ class RestoredImage(Record):
     tile: Number = None
     """Side of the tiles; None if it was not given."""
     overlap: Number = None
-    white: Number = None
-    """Intensity that counts as 1."""
+    white: Number | Text = None
+    """Intensity that counts as 1; "auto" for one that was found in the file."""
+    black: Number | Text = None
+    """Intensity that counts as 0."""
+    white_found: Number = None
+    black_found: Number = None
+    """White and black in the units of the file, if one of them was found there."""
     status: Text | None = None
     """Status of the solve, or "being written"."""
     advice: Text | None = None

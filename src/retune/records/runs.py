@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, StrictBool
 from retune.records.base import Number, Record, Text
 from retune.records.certificates import CertifiedImage
 
-__all__ = ["CheckpointFacts", "EstimatedGain", "RunFacts", "TuneFacts", "TuneResult"]
+__all__ = ["CheckpointFacts", "Competitor", "EstimatedGain", "RunFacts", "TuneFacts", "TuneResult"]
 
 
 class TuneFacts(Record):
@@ -19,8 +19,12 @@ class TuneFacts(Record):
     """Paths of the usable measurements."""
     white: Number
     """Intensity that counts as 1; None if it was not given."""
+    black: Number = None
+    """Intensity that counts as 0; None if it was not given."""
     loss: Text
     """The requested loss: auto, sure, r2r or ei."""
+    ships: StrictBool = False
+    """Whether the denoiser that ships competes: nobody has chosen a prior."""
 
 
 class RunFacts(Record):
@@ -65,6 +69,23 @@ class EstimatedGain(Record):
     better: StrictBool
     uncertainty: Number = None
     """Standard error of ``after``."""
+    of: Text | None = None
+    """What the figures are of, such as "the blurred image"."""
+    again: Number = None
+    """The gain with the error of restoring the restored image again, if that was asked for. Then it decides."""
+    again_spread: Number = None
+
+
+class Competitor(Record):
+    """A candidate of a tuning, by its estimated error."""
+
+    name: Text
+    psnr: Number = None
+    """Estimated PSNR in dB; None where the estimated error is not positive."""
+    gain: Number = None
+    """Over the defaults, in dB."""
+    spread: Number = None
+    """Standard error of the gain."""
 
 
 class TuneResult(Record):
@@ -85,3 +106,14 @@ class TuneResult(Record):
     """The reason for each file that could not be used."""
     noise: Text | None = None
     """Noise that grows with the brightness, as ``--noise`` takes it; None for noise of one level."""
+    winner: Text | None = None
+    """The best of the candidates: "tuned strengths", "defaults", … If it is the measured image, the network is the best
+    of the others."""
+    estimated: Text | None = None
+    """What the estimates rest on, after "estimated"."""
+    white: Number = None
+    black: Number = None
+    """White and black in the units of the files, if they were given or found."""
+    candidates: list[Competitor] = Field(default_factory=list)
+    measured: EstimatedGain | None = None
+    """The measured image beside the best restoration, if it competed."""

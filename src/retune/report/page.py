@@ -1,7 +1,7 @@
 """``report.html`` of ``retune restore`` and ``retune tune``: a picture of what was done, in one file.
 
-The page is put together from the sections in the folder ``report``, which belong to the results beside it. Jobs that
-share a folder write the same page, with the sections of all of them.
+The page consists of the sections in the folder ``report``, which belong to the results beside it. Jobs that share a
+folder write the same page, with the sections of all jobs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ PAGE = "report.html"
 _PARTS = "report"
 #: At the beginning of a page of ours.
 _MARKER = "ReTune report of results"
-#: So many sections have all their pictures, if they are no larger than this together (bytes); the others are rows.
+#: Number of sections with all their pictures, and their largest size together (bytes). The others are rows.
 _SECTIONS, _BYTES = 12, 40_000_000
-#: So many rows have a thumbnail.
+#: Number of rows with a thumbnail.
 _THUMBNAILS = 400
-#: The page is written again at most so often, if other jobs add sections meanwhile.
+#: If other jobs add sections meanwhile, the page is written again, at most this many times.
 _ATTEMPTS = 10
 _BAD = {ResidualKind.STRUCTURE.value, ResidualKind.PLACES.value, ResidualKind.LARGE.value}
 
@@ -81,10 +81,10 @@ def write_page(folder: Path, failed: Sequence[tuple[str, str]] = ()) -> Path | N
         failed: names of the files that failed, and why.
 
     Returns:
-        The page; None if there is no section, and no page that could be out of date.
+        The page; None if there is no section and no old page to update.
 
     Raises:
-        InvalidParameterError: a file of that name is there that is not a page of ours.
+        InvalidParameterError: a file of that name exists and is not a page of ReTune.
         OSError: the page cannot be written.
     """
     path = folder / PAGE
@@ -103,7 +103,7 @@ def write_page(folder: Path, failed: Sequence[tuple[str, str]] = ()) -> Path | N
 
 
 def _require_ours(path: Path) -> None:
-    """Raise if the page would replace a file that is not one of ours."""
+    """Raise if the page would replace a file that is not a page of ReTune."""
     if not path.is_symlink() and not path.exists():
         return
     ours = False
@@ -234,7 +234,7 @@ def _rendered(sections: list[_Section], rows: list[_Row], failed: Sequence[tuple
 
 
 def _same_shape(before: Encoded, after: Encoded) -> bool:
-    """Whether one picture can lie on the other: the same sides but for a factor."""
+    """Whether one picture can cover the other: the ratios of their sides are equal."""
     return math.isclose(before.width * after.height, before.height * after.width, rel_tol=0.02)
 
 
@@ -272,7 +272,7 @@ _WIDE, _HIGH = _W - _LEFT - 8, _H - _TOP - 32
 
 
 def _at(x: float, y: float) -> str:
-    """The position in a plot of a point that is given by its shares of the axes."""
+    """The position in a plot of a point, given as shares of the axes."""
     return f"{_LEFT + _WIDE * x:.1f},{_TOP + _HIGH * (1 - y):.1f}"
 
 

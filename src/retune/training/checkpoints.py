@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retune._files import remove_leftovers, write_atomically
+from retune._files import make_folder, remove_leftovers, write_atomically
 from retune.errors import CheckpointError, Interrupted, InvalidParameterError, RetuneError
 from retune.records import CheckpointFacts
 from retune.records.settings import require_same
@@ -59,7 +59,7 @@ class RunFolder:
     def _prepare(self, resume: bool) -> None:
         self._logged: int | None = None
         self._board: Any = None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if self.saved and not resume:
             raise InvalidParameterError(
                 f"{self.folder} already contains a run (its last checkpoint is {self.saved[-1].name}); continue it "

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from types import TracebackType
 
-from retune._files import is_named, is_ordinary, try_lock
+from retune._files import is_named, is_ordinary, make_folder, try_lock
 from retune.errors import DoubtfulWarning, InvalidParameterError
 
 __all__ = ["FolderLock"]
@@ -38,8 +38,8 @@ class FolderLock:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(os.path.realpath(folder))
+        make_folder(self.folder)
         self._thread, self._times, self._handle, self._mine = threading.current_thread(), 1, -1, True
         outer = _held.get(self.folder)
         if outer is not None:

@@ -60,6 +60,11 @@ class ErrorEstimate(Loss):
             level at half of white. Stein's lemma then holds with the variances of the pixels.
     """
 
+    #: what the estimate rests on, after "estimated"
+    words: str = "by Stein's lemma"
+    #: whether the second of ``maps`` is the error of restoring the restored image again
+    again: bool = False
+
     def __init__(self, sigma: float | Sequence[float], noise: PoissonGaussian | None = None):
         super().__init__()
         self._name, self.noise = type(self).__name__, noise
@@ -74,6 +79,11 @@ class ErrorEstimate(Loss):
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
         """The estimate at every value of the measurement, (B, C, h, w)."""
         raise NotImplementedError
+
+    def maps(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """The estimate of the error of what was measured, and one by which restorations are ranked."""
+        found = self.map(x_net, y, physics, model)
+        return found, found
 
     def forward(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module, **kwargs: Any) -> Tensor:
         """The estimated mean squared error of each image, (B,)."""
@@ -124,12 +134,18 @@ class SureEquivariant(Sure):
         noise: see ``ErrorEstimate``.
     """
 
+    again = True
+
     def __init__(self, sigma: float | Sequence[float], noise: PoissonGaussian | None = None):
         super().__init__(sigma, noise)
         self._again = EILoss(Shift(), metric=_SquaredError(), apply_noise=False)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> Tensor:
         """See ``ErrorEstimate``; the second term is a mean over channels, and over pixels if y has fewer."""
+        return self.maps(x_net, y, physics, model)[1]
+
+    def maps(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """See ``ErrorEstimate``: Stein's estimate alone, and with the second term."""
         # deepinv's transforms use their own generator; here they are seeded from the global one, like everything else.
         self._again.T.rng.manual_seed(int(torch.randint(2**62, ())))
 
@@ -142,7 +158,8 @@ class SureEquivariant(Sure):
         pooled = pooled * (_mean(again) / _mean(pooled).clamp_min(torch.finfo(y.dtype).tiny))
         with torch.no_grad():
             gain = _energy(physics.A(x_net)) / _energy(x_net).clamp_min(torch.finfo(y.dtype).tiny)
-        return super().map(x_net, y, physics, model) + gain * pooled
+        measured = super().map(x_net, y, physics, model)
+        return measured, measured + gain * pooled
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -173,6 +190,8 @@ class SureSplit(ErrorEstimate):
         sigma: noise level, or one per channel.
         hidden: share of hidden pixels among the measured ones, in (0, 1).
     """
+
+    words = "by Stein's lemma, and from measured pixels that were hidden"
 
     def __init__(self, sigma: float | Sequence[float], hidden: float = 0.1):
         super().__init__(sigma)

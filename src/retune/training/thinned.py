@@ -1,0 +1,122 @@
+r"""Errors of restorations of photon counts: a few of the counts are kept away from the restoration, and judge it.
+
+A part p of the counts, drawn at random, is restored; the rest is compared with the result. For
+``y = o + gain · n + N(0, read²)`` with n ~ Poisson, binomial thinning makes two Poisson numbers that are independent.
+Normal noise is split in the same way, with the sum kept:
+
+    y₁ = o + gain · B/p,   y₂ = o + gain · (c − B)/(1 − p),   B | c ~ Bin(c, p) + N(0, p(1 − p) (read/gain)²),
+
+with ``c = (y − o)/gain``.
+
+Both have the mean ``Ax + o``, and no correlation. So ``E‖A f(y₁) − (y₂ − o)‖² = E‖A f(y₁) − Ax‖² + E‖y₂ − Ax − o‖²``,
+and the second term is known. Unlike Stein's estimate, no derivative is involved, and no noise is taken for normal. The
+noise of y₂ is large, but the same for all restorations: they are ranked by this estimate, and the size of the error is
+Stein's estimate.
+
+Sources: N. Oliveira, J. Lei, R. Tibshirani, *Unbiased risk estimation in the normal means problem via coupled bootstrap
+techniques*, Electron. J. Statist. 18(2), 2024; A. Neufeld et al., *Data thinning for convolution-closed distributions*,
+JMLR 25, 2024.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor, nn
+
+from retune.errors import InvalidParameterError
+from retune.problems.counts import PoissonGaussian
+from retune.training.unsupervised import ErrorEstimate
+
+__all__ = ["Thinned", "against", "thin"]
+
+#: Share of the counts that are restored. Halves would have twice the noise, and call for another strength.
+KEPT = 0.9
+#: Relative difference from a whole number that is taken for rounding.
+_ROUNDING = 1e-5
+
+
+class Thinned(ErrorEstimate):
+    """The error of ``A f(y₁)``, estimated from the counts y₂ that f has not seen.
+
+    Args:
+        noise: the noise of the counts, with known gain.
+        kept: share of the counts that f sees, in (0, 1).
+    """
+
+    words = "by Stein's lemma; ranked by counts that were kept away from the restoration"
+
+    def __init__(self, noise: PoissonGaussian, kept: float = KEPT):
+        super().__init__(noise.level, noise)
+        if not 0 < kept < 1:
+            raise InvalidParameterError(f"kept must be a share in (0, 1), got {kept}")
+        self._counts, self.kept = noise, kept
+
+    def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        """The model on a part of the counts."""
+        return model if callable(getattr(model, "split", None)) else _OnPart(model, self._counts, self.kept)
+
+    def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> Tensor:
+        """See ``ErrorEstimate``; `x_net` is the last output of the adapted model for y."""
+        noise, rest = self._counts, model.split(y)
+        gain, read = _values(noise, y)
+        known = (gain * (y - noise.offset) + read.square()) / (1 - self.kept)
+        return (physics.A(x_net) - (rest - noise.offset)).square() - known
+
+    def maps(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> tuple[Tensor, Tensor]:
+        """See ``ErrorEstimate``: Stein's estimate for all counts, and ``map``."""
+        ranking = self.map(x_net, y, physics, model)
+        return self._sure(physics.A(model.model(y, physics)), y, physics, model.model), ranking
+
+
+class _OnPart(nn.Module):
+    """The model on a part of the counts. Each call draws a new part from the global generator."""
+
+    def __init__(self, model: nn.Module, noise: PoissonGaussian, kept: float):
+        super().__init__()
+        self.model, self._noise, self._kept = model, noise, kept
+        self._rest: Tensor | None = None
+
+    def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
+        part, self._rest = thin(y, self._noise, self._kept)
+        return self.model(part, physics)
+
+    def split(self, y: Tensor) -> Tensor:
+        """What the last call has left out of this measurement."""
+        if self._rest is None or self._rest.shape != y.shape:
+            raise InvalidParameterError("call the adapted model with this measurement first")
+        return self._rest
+
+
+def thin(y: Tensor, noise: PoissonGaussian, kept: float) -> tuple[Tensor, Tensor]:
+    """Two measurements of the same mean without correlation, of the shares `kept` and 1 − `kept` of the counts."""
+    gain, read = _values(noise, y)
+    light = y - noise.offset
+    one = torch.where(gain > 0, gain, 1.0)
+    counts = light / one
+    nearest = counts.round()
+    counts = torch.where((counts - nearest).abs() < _ROUNDING * (1 + nearest.abs()), nearest, counts)
+    whole = torch.where(gain > 0, counts.clamp_min(0).floor(), 0.0)
+    drawn = torch.binomial(whole, torch.full_like(whole, kept))
+    rest = counts - whole
+    # The conditional variance of a binomial number of c counts, and of normal noise whose sum is kept.
+    spread = torch.where(gain > 0, (rest + (read / one).square()).clamp_min(0), read.square())
+    part = drawn + kept * rest + (kept * (1 - kept) * spread).sqrt() * torch.randn_like(y)
+    return noise.offset + one * part / kept, noise.offset + one * (counts - part) / (1 - kept)
+
+
+def against(fit: Tensor, y: Tensor, other: Tensor, offset: float = 0.0) -> Tensor:
+    """The squared error of ``fit = A f(y)``, pixel by pixel, from another measurement of the same scene.
+
+    ``E‖A f(y) − y'‖² = E‖A f(y) − Ax‖² + σ²``, and ``‖y − y'‖²/2`` has the mean σ². No noise level is needed.
+    """
+    return (fit - (other - offset)).square() - (y - other).square() / 2
+
+
+def _values(noise: PoissonGaussian, y: Tensor) -> tuple[Tensor, Tensor]:
+    """gain and read, broadcastable to y."""
+    found = (v if isinstance(v, tuple) else (v,) for v in (noise.gain, noise.read))
+    gain, read = (y.new_tensor(v).view(1, -1, 1, 1) for v in found)
+    return gain, read
