@@ -293,3 +293,14 @@ def test_a_kernel_without_a_positive_sum_begins_at_the_back_projection(float64):
     assert term.continued is None
     bound = GradientStep(ridge()).bind(term)
     torch.testing.assert_close(bound.init(), term.adjoint_y / term.sqnorm.reshape(-1, 1, 1, 1))
+
+
+def test_the_start_of_some_images_of_a_batch_with_a_kernel_for_each(float64):
+    kernel = rand(3, 1, 3, 3).abs() * torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1, 1)
+    physics = Blur(filter=kernel, padding="valid")
+    term = DataTerm(physics.A(rand(3, 1, 9, 9)), physics)
+    part = term.select(torch.tensor([2, 0]))
+    assert part is not None
+    assert part.continued is not None
+    assert term.continued is not None
+    torch.testing.assert_close(part.continued, term.continued[[2, 0]])

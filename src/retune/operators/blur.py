@@ -13,16 +13,23 @@ from torch import Tensor
 from retune.operators.restrict import rows
 
 
-def continued(physics: LinearPhysics, y: Tensor) -> Tensor | None:
+def continued(physics: LinearPhysics, y: Tensor, chosen: Tensor | None = None) -> Tensor | None:
     """`y` (B, C, h, w) continued by its mirror image to the size of the image, for a blur with a valid boundary.
 
     None for other operators, and for a kernel whose sum is not positive. An image to start from: Aᵀy would be dark
     beyond the border, where a descent on an energy that is not convex may stay.
+
+    Args:
+        physics: the operator.
+        y: measurements.
+        chosen: the images of the batch that `y` has, an index; None: all.
     """
     if type(physics) is not Blur or physics.padding != "valid" or not isinstance(physics.filter, Tensor):
         return None
     kernel = physics.filter
     gain = kernel.sum((-2, -1), keepdim=True)
+    if chosen is not None and len(gain) > 1:
+        gain = gain[chosen]
     if not bool((gain > 0).all()):
         return None
     h, w = kernel.shape[-2:]

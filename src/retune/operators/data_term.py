@@ -223,7 +223,7 @@ class DataTerm:
     @property
     def continued(self) -> Tensor | None:
         """The measurement continued to the size (B, C, H, W) of the image, for a blur with a valid boundary."""
-        return continued(self.physics, self.y)
+        return continued(self.physics, self.y, self._chosen)
 
     @without_autocast
     def grad(self, x: Tensor) -> Tensor:
