@@ -25,7 +25,7 @@ from retune.problems.given import as_problem
 from retune.solve import Stop
 
 #: Version of the rule for the strengths: results of another one are not continued.
-RULE = 3
+RULE = 4
 
 __all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
 
@@ -182,7 +182,7 @@ def calibrated(config: Config, problem: Problem, y: Tensor) -> Config:
     values = config.model_dump(exclude_unset=True)
     told = {k: dict(values.get(k, {})) for k in ("prior", "model", "map", "problem")}
     told["prior"] = {"type": "energy", "sigma": sigma, "learn_sigma": False} | told["prior"]
-    told["model"] = {"reg": max(factor * unit / sigma**2, 1e-9), "rtol": 3e-4, "max_layers": 500} | told["model"]
+    told["model"] = {"reg": max(factor * unit / sigma**2, 1e-9), "rtol": 3e-4, "max_layers": 800} | told["model"]
     if float(y.min()) > -_BELOW * math.sqrt(float(variance.max())) - 1e-6:
         told["map"] = {"options": {"box": [0.0, _HIGHEST]}} | told["map"]
     if weighted:
