@@ -14,29 +14,38 @@ from retune.operators.restrict import rows
 
 
 def continued(physics: LinearPhysics, y: Tensor, chosen: Tensor | None = None) -> Tensor | None:
-    """`y` (B, C, h, w) continued by its mirror image to the size of the image, for a blur with a valid boundary.
+    """An image to start from, for a blur with a valid boundary: `y` continued, and smoothed by the kernel.
 
-    None for other operators, and for a kernel whose sum is not positive. An image to start from: Aᵀy would be dark
-    beyond the border, where a descent on an energy that is not convex may stay.
+    Aᵀy would be dark beyond the border, where a descent on an energy that is not convex may stay. So `y` is continued
+    by its mirror image, and correlated with the kernel like Aᵀy: a start with all of the noise may stay at it.
 
     Args:
         physics: the operator.
-        y: measurements.
+        y: measurements (B, C, h, w).
         chosen: the images of the batch that `y` has, an index; None: all.
+
+    Returns:
+        The image (B, C, H, W); None for other operators, and for a kernel whose sum is not positive.
     """
     if type(physics) is not Blur or physics.padding != "valid" or not isinstance(physics.filter, Tensor):
         return None
-    kernel = physics.filter
+    kernel = physics.filter.to(y)
+    if chosen is not None and len(kernel) > 1:
+        kernel = kernel[chosen]
     gain = kernel.sum((-2, -1), keepdim=True)
-    if chosen is not None and len(gain) > 1:
-        gain = gain[chosen]
     if not bool((gain > 0).all()):
         return None
     h, w = kernel.shape[-2:]
     left, above = w // 2, h // 2
     size = (left - (w - 1) % 2, left, above - (h - 1) % 2, above)  # see BlurNormal
-    mirrors = max(left, above) < min(y.shape[-2:])
-    return F.pad(y / gain, size, mode="reflect" if mirrors else "replicate")
+    # Twice: for the size of the image, and for the pixels that the correlation needs.
+    around = tuple(a + b for a, b in zip(size, (size[1], size[0], size[3], size[2]), strict=True))
+    mirrors = max(around) < min(y.shape[-2:])
+    wide = F.pad(y / gain, around, mode="reflect" if mirrors else "replicate")
+    grid = (wide.shape[-2], wide.shape[-1])
+    spectrum = torch.fft.rfft2(kernel / gain, s=grid)
+    back = torch.fft.irfft2(torch.fft.rfft2(wide) * spectrum.conj(), s=grid)
+    return back[..., : y.shape[-2] + h - 1, : y.shape[-1] + w - 1]
 
 
 class BlurNormal:

@@ -27,6 +27,9 @@ _SHARES, _ALIKE = (0.9, 0.4, 0.15, 0.06), 1.5
 #: Factors on the difference from the next share, and on that between the largest and the smallest as far as it is no
 #: chance, in the error of an estimate. Both tell how much of it may be texture.
 _NEXT, _ENDS = 1.5, 2.0
+#: Noise is said to grow if the gain exceeds its error by this factor. The error allows for texture generously, and
+#: a constant level for counts does more harm than the reverse: it is read off the dark background.
+_SURE = 1.5
 #: Largest share of blocks with a value that was cut off at black, in a class that is used.
 _CUT = 0.02
 #: The error is at least this share of the estimate: texture adds errors that the blocks do not show.
@@ -210,10 +213,13 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     gain_error = math.hypot(gain_error, _NEXT * (gain - other[0]), _ENDS * math.sqrt(gain_ends))
     square_error = math.hypot(square_error, _NEXT * (read**2 - other[1] ** 2), _ENDS * math.sqrt(square_ends))
     read_error = square_error / (2 * read) if read**2 > square_error else math.sqrt(square_error)
-    # If values are cut off everywhere, the noise grows only if they are counts, with no value between 0 and 1 count.
-    if cut and np.min(images, where=images > images.min(), initial=np.inf) - images.min() < 0.5 * gain:
+    # If values are cut off everywhere, the noise grows if they are counts, with no value between 0 and 1 count. Or it
+    # grows more than a constant noise whose lower half is cut off in the dark: its variance there is 0.34 of the whole.
+    low, high = (gain * q + read**2 for q in np.quantile(mean, [0.05, 0.95]))
+    least = np.min(images, where=images > images.min(), initial=np.inf) - images.min()
+    if cut and high < 5 * low and least < 0.5 * gain:
         grows = False
-    return gain, read, gain_error, read_error, grows and gain > 3 * gain_error
+    return gain, read, gain_error, read_error, grows and gain > _SURE * gain_error
 
 
 _Line = tuple[float, float, float, float, bool]
@@ -319,7 +325,7 @@ def _line(m: np.ndarray, v: np.ndarray, n: np.ndarray) -> _Line | None:
     slope_error = math.hypot(math.sqrt(max(covariance[0, 0], 0.0) * excess), _LEAST * slope)
     square_error = math.hypot(math.sqrt(max(covariance[1, 1], 0.0) * excess), 2 * _LEAST * constant)
     dark, bright = np.quantile(m, [0.05, 0.95])
-    grows = slope > 4 * slope_error and slope * (bright - dark) > 0.5 * max(slope * dark + constant, 1e-30)
+    grows = slope > 3 * slope_error and slope * (bright - dark) > 0.5 * max(slope * dark + constant, 1e-30)
     return slope, math.sqrt(max(constant, 0.0)), slope_error, square_error, bool(grows)
 
 
