@@ -82,7 +82,7 @@ def test_restore_says_what_is_left_in_a_residual(run, long_name, monkeypatch):
 def test_tune_says_the_verdict_first(long_name):
     told = ["-p", "denoise", "--sigma", "0.05", *SETS[4:], "--device", "cpu", "-o", "tuned"]
     lines = [line for line in lines_of("tune", long_name, *told) if line.strip()]
-    assert lines[0].startswith(("The tuned strengths", "The defaults are kept"))
+    assert lines[0].startswith(("The tuned strength", "The defaults are kept"))
     assert too_long(lines) == []
     assert "  retune restore tuned FILES --out FOLDER" in lines
     assert "tuned/report.html shows what was done" in lines
