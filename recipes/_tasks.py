@@ -75,9 +75,7 @@ class Measured:
         return torch.fft.irfft2(torch.fft.rfft2(x) * kernel, s=x.shape[-2:])
 
 
-def draw(
-    images: Sequence[Tensor], count: int, size: int, seed: int, number: int, noise_alone: float = 0.5
-) -> Measured:
+def draw(images: Sequence[Tensor], count: int, size: int, seed: int, number: int, noise_alone: float = 0.5) -> Measured:
     """Measurements of random crops, a share `noise_alone` of them without an operator. All follows from (seed, number).
 
     Raises:
@@ -89,7 +87,8 @@ def draw(
     clean = random_crops(images, count, size, generator)
     if int(torch.randint(2, (), generator=generator)):
         clean = clean.transpose(-1, -2)
-    kind = torch.multinomial(torch.tensor([noise_alone, *((1 - noise_alone) * s for s in _SHARES)]), count, replacement=True, generator=generator)
+    shares = torch.tensor([noise_alone, *((1 - noise_alone) * s for s in _SHARES)])
+    kind = torch.multinomial(shares, count, replacement=True, generator=generator)
     kernel, mask = torch.zeros(count, 1, size, size), torch.ones(count, 1, size, size)
     kernel[..., 0, 0] = 1
     noise = torch.empty(count, 1, 1, 1)

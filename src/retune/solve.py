@@ -93,11 +93,11 @@ def solve(
     ``max(‖u − u⁻‖ · K/c, ‖Φ(u_0) − u_0‖ · K/s) / ‖u‖``.
 
     The first part detects changes within a block. Suppose the map alternates between p states, and p divides the number
-    of cycles in a block. Then every block ends where it began, and only the first part shows it. Such an image ends as
-    ``Status.OSCILLATES`` if neither the remaining layers nor as many as it has run can settle it: over a block of change
-    b, the change of a cycle falls by at most about 2b. Otherwise it may approach its equilibrium from alternating sides,
-    and ends as ``Status.MAX_LAYERS``. A solver that evaluates single cycles (see ``AbstractSolver.unit``) has the
-    first part only; for a nonexpansive map it bounds the second.
+    of cycles in a block. Then every block ends where it began, and only the first part shows it. Over a block of change
+    b, the change of a cycle falls by at most about 2b. If neither the remaining blocks nor as many as were run can
+    settle such an image, it stops as ``Status.OSCILLATES``. Otherwise it may approach an equilibrium from alternating
+    sides; at the limit it ends as ``Status.MAX_LAYERS``. A solver that evaluates single cycles (see
+    ``AbstractSolver.unit``) has the first part only; for a nonexpansive map it bounds the second.
 
     Args:
         layer: ``(u, k) -> T_k(u)``.
