@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retune._torch import precision
 from retune._torch.batch import over_images, per_image_norm
-from retune.certificate.claims import ESTIMATED, MEASURED, Claim, Number, proved_kind
+from retune.certificate.claims import Claim, Number
 from retune.certificate.document import Certificate, ImageCertificate
 from retune.equilibrium import Equilibrium, Status
 from retune.errors import InvalidParameterError, ShapeError, advice, require, require_whole
@@ -18,6 +18,7 @@ from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.base import BoundMap, guarantee_of
 from retune.maps.linearised import Estimate, Linearised, spectral_norm, spectral_radius
 from retune.model import Bound, Restarted
+from retune.records.certificates import Basis
 
 __all__ = ["certify"]
 
@@ -158,7 +159,7 @@ class _Survey:
                 self._go_on(more)
         self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if learning and bound.layers == 1 else None
         self.block_norm = spectral_norm(jacobian, cycles, iterations, starts) if learning else None
-        self.route = jacobian.route
+        self.exact = jacobian.exact
         self.gradient = self._gradient(jacobian, cycles) if learning else None
 
     def _expand(self, factors: Tensor | None) -> Tensor | None:
@@ -299,17 +300,16 @@ class _Survey:
     def _image(self, i: int, distances: dict[str, Tensor]) -> ImageCertificate:
         facts, status = self.guarantee, self.result.status[i]
         rests = facts.assumptions
-        kind = proved_kind(rests)
         refuted = "" if status.failed else self._refuted(i)
         if refuted:
             rests = (*rests, Assumption("all assumptions, at this image", False, f"refuted: {refuted}"))
 
         def bound(value: Tensor | None, how: str) -> tuple[Number, ...]:
             found = None if value is None or status.failed or refuted else float(value[i])
-            return () if found is None or not math.isfinite(found) else (Number(found, kind, how, rests),)
+            return () if found is None or not math.isfinite(found) else (Number(found, Basis.PROVED, how, rests),)
 
         def estimate(value: Tensor, how: str) -> tuple[Number, ...]:
-            return () if status.failed else (Number(float(value[i]), ESTIMATED, how),)
+            return () if status.failed else (Number(float(value[i]), Basis.ESTIMATED, how),)
 
         def power(found: Estimate | None, what: str) -> tuple[Number, ...]:
             return () if found is None else estimate(found.value, f"{what}{_spread(found, i)}")
@@ -319,7 +319,7 @@ class _Survey:
             step = (facts.step_sizes / facts.step_limit).amax(0).detach().expand(self.batch)
         mu = 0.0 if facts.strong_convexity is None else float(facts.strong_convexity.expand(self.batch)[i])
         # Only a finite difference is mentioned, not the ordinary route.
-        norm = "" if self.route.startswith("backward") else "Jv by finite differences, "
+        norm = "" if self.exact else "Jv by finite differences, "
         by_rate = f"ρ: the estimated rate, {_spread(self.rate, i)}"
         jumps = 0.0 if status.failed else float(distances["jumps"][i])
         if jumps:
@@ -337,7 +337,7 @@ class _Survey:
             block_factor=Claim(bound(self.block, "product over the layers") + power(self.block_norm, norm)),
             averaged=Claim(bound(self._averaged(), _averaged_in(facts, i))),
             rate=Claim(power(self.rate, "" if self.learning else norm)),
-            residual=Claim((Number(float(distances["residual"][i]), MEASURED, moved),)),
+            residual=Claim((Number(float(distances["residual"][i]), Basis.MEASURED, moved),)),
             distance=Claim(bound(proved, far) + estimate(distances["estimated"], by_rate)),
             relative_distance=Claim(
                 bound(None if proved is None else proved / size, far) + estimate(distances["estimated"] / size, by_rate)
@@ -354,7 +354,7 @@ class _Survey:
             rounding=f"{ROUNDING:g} ε (‖u‖ + 2‖u_0‖) per layer, ε = {precision.rounding(self.u):.1e}",
             assumptions=rests,
             strong_convexity=(mu, facts.strong_convexity_from),
-            status=status.value,
+            status=status,
             layers=int(self.result.layers[i]),
             dtype=str(self.u.dtype).removeprefix("torch."),
         )
@@ -387,10 +387,9 @@ class _Survey:
         if self.factors is None or self.block is None:
             return ""
         layer, block = float(self.factors.amax(0)[i]), float(self.block[i])
-        exact = self.route.startswith("backward")
         pairs = (
-            ("factor of one layer", self.layer_norm, layer, exact),
-            (f"factor of K = {self.depth} layers", self.block_norm, block, exact),
+            ("factor of one layer", self.layer_norm, layer, self.exact),
+            (f"factor of K = {self.depth} layers", self.block_norm, block, self.exact),
             ("asymptotic factor per layer", self.rate, block ** (1 / self.depth), self.learning),
         )
         fine, coarse = 1e-6, 10 * torch.finfo(self.u.dtype).eps ** 0.5
@@ -405,7 +404,7 @@ class _Survey:
         if self.result.status[i].failed or not self.learning:
             return Claim()
         if jumps and (rule.fixed_blocks is not None or rule.rtol is not None):
-            return Claim((Number(math.inf, ESTIMATED, "there is no equilibrium at which it could be formed"),))
+            return Claim((Number(math.inf, Basis.ESTIMATED, "there is no equilibrium at which it could be formed"),))
         blocks = rule.fixed_blocks
         if blocks is not None:
             contracts = self.block is not None and float(self.block[i]) < 1
@@ -420,10 +419,10 @@ class _Survey:
             assert self.gradient is not None
             if not float(self.rate.value[i]) < 1 or not bool(torch.isfinite(self.gradient[:, i]).all()):
                 how = "the adjoint series does not converge: errors grow from layer to layer"
-                return Claim((*proved, Number(math.inf, ESTIMATED, how)))
+                return Claim((*proved, Number(math.inf, Basis.ESTIMATED, how)))
             spread = float(self.gradient[:, i].amax() - self.gradient[:, i].amin())
             how = f"adjoint series, {self.starts} random losses agree within {spread:.0e}"
-            return Claim((*proved, Number(float(self.gradient[:, i].amax()), ESTIMATED, how)))
+            return Claim((*proved, Number(float(self.gradient[:, i].amax()), Basis.ESTIMATED, how)))
         if rule.rtol is not None:
             # The rule reaches its tolerance only if max_blocks are enough at the rate of this image.
             reached = float(self.rate.value[i]) ** (self.net.depth * rule.max_blocks)
@@ -432,11 +431,11 @@ class _Survey:
                     "the tolerance of the rule: blocks are added until the measured error is below it (the rate: "
                     f"{_spread(self.rate, i)})"
                 )
-                return Claim((Number(rule.rtol, ESTIMATED, how),))
+                return Claim((Number(rule.rtol, Basis.ESTIMATED, how),))
             if reached < 1:
                 how = f"rate^{self.net.depth * rule.max_blocks} ({_spread(self.rate, i)}): {rule.max_blocks} blocks "
                 how += f"do not reach {rule.rtol:g}"
-                return Claim((Number(reached, ESTIMATED, how),))
+                return Claim((Number(reached, Basis.ESTIMATED, how),))
             return Claim()
         return Claim()  # the rule states no error, or differentiates its own K layers, which are not at the equilibrium
 

@@ -140,7 +140,7 @@ def _show(images: list[Certified]) -> None:
         assert worst.certificate is not None
         for words in in_words(CertifiedImage.model_validate(worst.certificate[0].to_dict())):
             show(wrapped(words, "  ", "  "))
-        if worst.certificate[0].status not in ("converged", "depth reached"):
+        if worst.certificate[0].status.unsettled or not worst.sound:
             show(wrapped(f"The restoration ended as: {worst.certificate[0].status}.", "  ", "  "))
     reasons = Counter(image.failure.replace(image.name, "the image") for image in failed)
     for why, count in reasons.items():

@@ -84,6 +84,7 @@ def tune(
             from retune import config as runs
             from retune.cli._page import tell_page
             from retune.cli._words import wrapped
+            from retune.config.read import overridden
             from retune.errors import ConfigError
             from retune.jobs import tune as job
 
@@ -98,7 +99,7 @@ def tune(
                 raise ConfigError("no images were given: retune tune IMAGES --problem denoise --sigma 0.05")
             files = _problem.chosen_files(images)
             bright, dark = _problem.levels_of(white, black)
-            ships = run is None and not any(word.strip().startswith("prior.") for word in overrides or [])
+            ships = run is None and "prior" not in overridden(overrides or [])
             if run is not None:
                 config = _problem.on_top(runs.load(run), given, overrides or [])
             elif "name" in given:

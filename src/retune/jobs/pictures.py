@@ -160,11 +160,9 @@ def encode(pixels: np.ndarray) -> Encoded:
 def doubts_of(config: ProblemConfig, problem: Problem, name: str, y: Tensor) -> list[str]:
     """Reasons to doubt that a measurement is what the problem says; see ``retune.diagnosis.glance``."""
     try:
-        found = list(doubts(problem, [(name, y)]))
+        return list(doubts(problem, [(name, y)], level_given=config.sigma != "estimate"))
     except (RetuneError, RuntimeError):  # the restoration has told why
         return []
-    # A level that was estimated from the image itself cannot contradict the image.
-    return [doubt for doubt in found if config.sigma != "estimate" or not doubt.startswith("σ =")]
 
 
 def problem_words(config: ProblemConfig) -> str:

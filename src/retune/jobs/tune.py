@@ -19,6 +19,7 @@ from retune._torch.devices import check_chosen_device
 from retune.build import network_of, options_of, problem_of
 from retune.certificate.quick import sample_certificate
 from retune.config import Config, from_dict, load, shipped
+from retune.config.read import overridden
 from retune.data import require_one_kind
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
@@ -142,10 +143,10 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
     """
     known = shipped().get(str(problem.get("name")))
     values = {} if known is None else load(known).model_dump(exclude_unset=True)
-    said = {"".join(word.split()) for word in overrides if word.strip().startswith("prior.")}
+    said = overridden(overrides).get("prior", {})
     # A user who sets another field of the prior means the wavelet norm of the shipped runs. The energy was trained for
     # one step, so its minimum leaves too much of the noise where there is nothing but noise.
-    if said <= {"prior.type=energy"} and (said or problem.get("name") != "denoise"):
+    if said in ({}, {"type": "energy"}) and (said or problem.get("name") != "denoise"):
         quick = _ENERGY
         values = {"problem": values.get("problem", {})}
     else:
