@@ -76,8 +76,7 @@ def certify(
         target = _problem.json_file(json, Certificates)
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        given |= _problem.of_kernel(kernel_background, centre_kernel)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel)
         with moving("reading the network"):
             opened = open_model(model, given, _problem.chosen_device(device))
         bright, dark, remembered = _problem.unit_of(opened, white, black)

@@ -55,16 +55,8 @@ def tune(
             "--run", metavar="FILE.toml", help="A TOML file with the prior and model; a wavelet norm by default."
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="A field, such as optimiser.steps=40; repeat the option for several."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in the folder, exactly."),
-    ] = False,
+    overrides: _problem.Overrides = None,
+    resume: _problem.Resume = False,
     plugins: _problem.Plugins = None,
     report: _problem.Report = True,
     details: _problem.Details = False,
@@ -89,8 +81,7 @@ def tune(
             from retune.jobs import tune as job
 
         _problem.accept_code(plugins, problem, overrides or [])
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        given |= _problem.of_kernel(kernel_background, centre_kernel) | _problem.of_noise(noise, sigma)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel, noise)
         if resume and not images:
             config, files, facts = job.earlier(out)
             bright, dark, loss, ships = facts.white, facts.black, facts.loss, facts.ships
