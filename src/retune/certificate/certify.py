@@ -35,7 +35,6 @@ def certify(
     Bounds exist if the map states the facts that imply them ([`guarantee`][retune.AbstractMap.guarantee]). Let ρ be the
     product of the Lipschitz constants over n layers, and ``u_n`` the state n layers later. Then
 
-
     * ``‖u − u*‖ ≤ ‖u_n − u‖/(1 − ρ)``, with n so large that ρ ≤ ½ (if `max_layers` allows), so the bound is at most
       three times the true distance;
     * the adjoint of the K-layer gradient at the equilibrium has a relative error ``‖w − w*‖/‖w*‖ ≤ ρ_K`` for any loss,

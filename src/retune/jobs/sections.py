@@ -17,7 +17,8 @@ from retune.jobs.assess import Comparison
 from retune.jobs.contest import MEASURED, TUNED
 from retune.jobs.inputs import middle
 from retune.jobs.opened import OpenedModel
-from retune.jobs.pictures import MIDDLE, doubts_of, facts_of_network, picture_image, problem_words
+from retune.jobs.pictures import doubts_of, facts_of_network, picture_image, problem_words
+from retune.jobs.residuals import MIDDLE
 from retune.jobs.tiles import restore_image
 from retune.model import Restarted
 from retune.problems.base import Problem
