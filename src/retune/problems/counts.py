@@ -34,6 +34,11 @@ _SURE = 1.5
 _CUT = 0.02
 #: The error is at least this share of the estimate: texture adds errors that the blocks do not show.
 _LEAST = 0.02
+#: Values are cut off from a continuous noise if the smallest value above black is below this share of the spread of the
+#: darkest class.
+_NEAR = 0.25
+#: A class is left out if its mean lies further below black than this, in standard deviations: most of it is hidden.
+_HIDDEN = -0.5
 #: The border of an image in which a block does not see all of its surroundings.
 _BORDER = 4
 
@@ -197,11 +202,20 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     if not detail.any():
         return 0.0, 0.0, 0.0, 0.0, False
     members = np.array_split(np.argsort(near), classes)
-    # Values that were cut off at black have too small a variance. Counts of 0 have not, but the other classes suffice.
+    black = images.min()
+    least = np.min(images, where=images > black, initial=np.inf) - black
+    # Values that were cut off at black have too small a variance, which is put right. Counts of 0 have not: no value
+    # lies between them and the first count. There the other classes suffice.
     whole = [one for one in members if dark[one].mean() <= _CUT]
-    cut = len(whole) < 3
-    members = members if cut else whole
-    lines = [_line(*_variances(mean, detail, rough, members, share)) for share in _SHARES]
+    spread = math.sqrt(np.mean(detail[members[0]] ** 2))
+    continuous = least < _NEAR * spread
+    cut = len(whole) < 3 and not continuous
+    members = members if cut or continuous else whole
+    variances = [_variances(mean, detail, rough, members, share) for share in _SHARES]
+    if continuous and len(whole) < len(members):
+        hidden = np.array([dark[one].mean() > _CUT for one in members])
+        variances = [_uncut(*v, hidden, black) for v in variances]
+    lines = [None if len(v[0]) < 3 else _line(*v) for v in variances]
     known = [line for line in lines if line is not None]
     if len(known) < len(lines):
         return None
@@ -216,7 +230,6 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     # If values are cut off everywhere, the noise grows if they are counts, with no value between 0 and 1 count. Or it
     # grows more than a constant noise whose lower half is cut off in the dark: its variance there is 0.34 of the whole.
     low, high = (gain * q + read**2 for q in np.quantile(mean, [0.05, 0.95]))
-    least = np.min(images, where=images > images.min(), initial=np.inf) - images.min()
     if cut and high < 5 * low and least < 0.5 * gain:
         grows = False
     return gain, read, gain_error, read_error, grows and gain > _SURE * gain_error
@@ -252,6 +265,28 @@ def _variances(
         spread = np.mean(d[inside] ** 4) / max(np.mean(d[inside] ** 2) ** 2, 1e-300) if inside.any() else 3.0
         counts.append(len(chosen) / _OVERLAP * 2 / max(spread - 1, 2.0))
     return np.array(levels), np.array(variances), np.array(counts, float)
+
+
+def _uncut(
+    means: np.ndarray, variances: np.ndarray, counts: np.ndarray, hidden: np.ndarray, black: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance and number of the classes as they were before the values below black were cut off.
+
+    If ``z ~ N(μ, σ²)``, then ``max(z, 0)`` has the mean ``μΦ + σφ`` and the second moment ``(μ² + σ²)Φ + μσφ``, with Φ
+    and φ at μ/σ. The ratio of squared mean and variance determines μ/σ.
+    """
+    t = np.linspace(-3, 6, 901)
+    density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
+    below = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in t])
+    mean = t * below + density
+    variance = (t**2 + 1) * below + t * density - mean**2
+    ratio = (means - black) ** 2 / np.maximum(variances, 1e-300)
+    at = np.interp(ratio, mean**2 / variance, t)
+    before = variances / np.interp(at, t, variance)
+    level = black + np.maximum(at, 0) * np.sqrt(before)
+    means, variances = np.where(hidden, level, means), np.where(hidden, before, variances)
+    seen = ~hidden | (at > _HIDDEN)
+    return means[seen], variances[seen], counts[seen]
 
 
 #: Overlapping blocks that tell the variance as well as one that is independent: the sum of the squared correlations of
