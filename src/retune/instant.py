@@ -141,7 +141,7 @@ def _denoising(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, 
     made = Stabilised(
         weights.load(name), gain, read, offset=offset, white=white, levels=_LEVELS, each_channel=not colour
     )
-    # s = ½ is the step 1, which makes x − ∇½‖x − y‖² the measurement, whatever x is.
+    # s = ½ is the step 1. Then x − ∇½‖x − y‖² is the measurement, for any x.
     map = ForwardBackward(Denoiser(made, sigma=None), step_size=0.5, learn_step_size=False)
     return Restarted(map, depth=1, restarts=1, stop=Stop(1e-4, 4)).eval(), run
 

@@ -16,7 +16,7 @@ from retune.io.files import Layout, read
 
 __all__ = ["Level", "Unit", "intensity_scale", "intensity_unit", "read_level", "read_scaled", "require_white"]
 
-#: An intensity in the units of a file; "auto" finds it in the image, None is what is usual.
+#: An intensity in the units of a file; "auto" finds it in the image, None is the usual value.
 Level = float | Literal["auto"] | None
 
 #: Black is the darkest and white the brightest of so many of the smoothed values: noise and hot pixels do not count.
@@ -31,8 +31,8 @@ class Unit:
 
     Attributes:
         scale: the factor.
-        black: what is subtracted first.
-        top: what was divided by when the file was read; 1 if nothing was.
+        black: the value that is subtracted first.
+        top: the divisor when the file was read; 1 if none.
         auto: whether black or white was found in the image.
     """
 

@@ -132,7 +132,7 @@ def picture_image(
 
 
 def doubts_of(config: ProblemConfig, problem: Problem, name: str, y: Tensor) -> list[str]:
-    """Reasons to doubt that a measurement is what the problem says; see ``retune.diagnosis.glance``."""
+    """Reasons to doubt that a measurement fits the problem; see ``retune.diagnosis.glance``."""
     try:
         return list(doubts(problem, [(name, y)], level_given=config.sigma != "estimate"))
     except (RetuneError, RuntimeError):  # the restoration has told why

@@ -216,7 +216,7 @@ def tuning_in_words(told: TuneResult) -> str:
     if image is not None and image.better and image.gain is not None:
         return (
             f"The measured image is better than every restoration: {_gain(image.gain, image.spread)} (estimated, of "
-            f"{image.of}). The kernel or the noise is probably not what was said (retune doctor examines both). "
+            f"{image.of}). The given kernel or noise is probably wrong (retune doctor examines both). "
             f"{gain_in_words(told.comparison, told.winner)}"
         )
     return gain_in_words(told.comparison, told.winner)

@@ -164,7 +164,7 @@ class Problem(ABC):
     def borderless(self) -> Problem:
         """The same problem without an assumption about what lies beyond the border of the image.
 
-        Its restored image may be larger than what the measurement shows; `frame` cuts it to that size.
+        Its restored image may be larger than the measurement; `frame` cuts it to that size.
         """
         return self
 

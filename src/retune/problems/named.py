@@ -330,7 +330,7 @@ class Superres(_Fixed):
 
 
 def _of_kernel(problem: Deblur | Superres) -> dict:
-    """What was done to the kernel, if anything: without it a problem is described as it always was."""
+    """The changes of the kernel, if any. Without changes the description stays that of earlier versions."""
     done = {"kernel_background": problem.kernel_background, "centre_kernel": problem.centre_kernel}
     return {name: value for name, value in done.items() if value is not None}
 

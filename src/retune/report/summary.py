@@ -12,7 +12,7 @@ from retune.report.numbers import FALL, decimal, label, title
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that stands for a problem: the best PSNR, whose it is, and what to compare it with."""
+    """The headline of a problem: the best PSNR, its method, and the PSNR to compare it with."""
 
     key: str
     title: str
@@ -98,7 +98,7 @@ def _best(results: Results) -> str:
 
 
 def _gain(results: Results) -> str:
-    """What the other methods gain over the one that everybody has: a single λ."""
+    """The gain of the other methods over the simplest one, a single λ."""
     gains = []
     for problem in results.problems.values():
         single = problem.methods.get("variational")
