@@ -50,6 +50,18 @@ def test_plain_steps_end_early_where_they_oscillate(depth, float64):
     assert not found.status[0].failed
 
 
+def test_an_approach_from_alternating_sides_is_no_oscillation(float64):
+    """An eigenvalue of −0.9: the layers of a block nearly cancel, but each block is nearer to the equilibrium."""
+    alternating = torch.tensor([[1.0, -0.9]])
+    start, seen = torch.tensor([[1.0, 0.05]]), []
+    for most in range(12, 121, 6):
+        found = solve(lambda u, k: alternating * u, start, solver=Picard(), depth=6, cycle=1, stop=Stop(1e-4, most))
+        seen.append(found.status[0])
+    first = seen.index(Status.CONVERGED)
+    assert seen == [Status.MAX_LAYERS] * first + [Status.CONVERGED] * (len(seen) - first)
+    assert 0 < first < len(seen) - 1
+
+
 @pytest.mark.parametrize("depth", [3, 9])
 def test_a_short_last_block_is_scaled_by_its_own_length(depth, float64):
     """2000 layers leave a block of two layers over, which comes back to its start in a 2-cycle."""
