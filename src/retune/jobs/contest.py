@@ -114,7 +114,10 @@ def compete(
         MEASURED if measured is not None and measured.better else winner,
         found[TUNED if winner == DEFAULT else winner],
         measured,
-        (_rival(DEFAULT, compare_errors(errors[DEFAULT].measured, errors[DEFAULT].measured)), *_rivals(found)),
+        (
+            _rival(DEFAULT, compare_errors(errors[DEFAULT].measured, errors[DEFAULT].measured)),
+            *(_rival(name, one) for name, one in found.items()),
+        ),
         kept,
         "from other pages of the scene" if scene.paged else estimate.words,
     )
@@ -131,10 +134,6 @@ def quantity(problem: Problem) -> str:
 
 def _rival(name: str, found: Comparison) -> Rival:
     return Rival(name, found.after, found.gain, found.spread)
-
-
-def _rivals(found: dict[str, Comparison]) -> list[Rival]:
-    return [_rival(name, one) for name, one in found.items()]
 
 
 def _equal_weights(net: Restarted) -> dict[str, Tensor] | None:

@@ -106,7 +106,7 @@ def restored_section(
         file=told.file,
         made=made,
         title=told.file,
-        verdict=[_first(image)],
+        verdict=["" if image.residual is None else f"Residual: {image.residual.sentence}"],
         certificate=in_words(told.certificate),
         facts=facts,
         doubts=found,
@@ -266,11 +266,6 @@ def _unsettled(told: RestoredImage) -> str:
         f"The iteration did not settle ({told.status}), so the image is not an equilibrium.{moves} Tune or train the "
         f"network with {how}, or with a smaller --set model.step_size=0.5."
     )
-
-
-def _first(image: PicturedImage) -> str:
-    """The first sentence: the judgement of the residual."""
-    return "" if image.residual is None else f"Residual: {image.residual.sentence}"
 
 
 def _noise(config: ProblemConfig, sigma: float | tuple[float, ...], seen: Seen) -> str:

@@ -80,6 +80,11 @@ class PoissonGaussian:
         """The noise of a simulated measurement, with its own generator."""
         return _Counts(self, torch.Generator(device=device))
 
+    def values(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """gain and read as tensors (1, 1 or C, 1, 1) with the dtype and device of `like`."""
+        gain, read = (v if isinstance(v, tuple) else (v,) for v in (self.gain, self.read))
+        return like.new_tensor(gain).view(1, -1, 1, 1), like.new_tensor(read).view(1, -1, 1, 1)
+
     @property
     def grows(self) -> bool:
         """Whether it differs from Gaussian noise with one level per channel."""
@@ -109,13 +114,10 @@ class _Counts(NoiseModel):
 
     def forward(self, x: Tensor, seed: int | None = None, **kwargs: Any) -> Tensor:
         self.rng_manual_seed(seed)  # pyright: ignore[reportArgumentType] - None is its default
-        gain, read = (x.new_tensor(v if isinstance(v, tuple) else (v,)).view(1, -1, 1, 1) for v in self._values())
+        gain, read = self._noise.values(x)
         light = x.clamp_min(0)
         counts = gain * torch.poisson(light / torch.where(gain > 0, gain, 1.0), generator=self.rng)
         return torch.where(gain > 0, counts, light) + read * self.randn_like(x) + self._noise.offset
-
-    def _values(self) -> tuple[Values, Values]:
-        return self._noise.gain, self._noise.read
 
 
 def parse_noise(text: str) -> PoissonGaussian:

@@ -61,7 +61,7 @@ class Thinned(ErrorEstimate):
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> Tensor:
         """See ``ErrorEstimate``; `x_net` is the last output of the adapted model for y."""
         noise, rest = self._counts, model.split(y)
-        gain, read = _values(noise, y)
+        gain, read = noise.values(y)
         known = (gain * (y - noise.offset) + read.square()) / (1 - self.kept)
         return (physics.A(x_net) - (rest - noise.offset)).square() - known
 
@@ -92,7 +92,7 @@ class _OnPart(nn.Module):
 
 def thin(y: Tensor, noise: PoissonGaussian, kept: float) -> tuple[Tensor, Tensor]:
     """Two uncorrelated measurements with the same mean: from the shares `kept` and 1 − `kept` of the counts."""
-    gain, read = _values(noise, y)
+    gain, read = noise.values(y)
     light = y - noise.offset
     one = torch.where(gain > 0, gain, 1.0)
     counts = light / one
@@ -113,10 +113,3 @@ def against(fit: Tensor, y: Tensor, other: Tensor, offset: float = 0.0) -> Tenso
     ``E‖A f(y) − y'‖² = E‖A f(y) − Ax‖² + σ²``, and ``‖y − y'‖²/2`` has the mean σ². No noise level is needed.
     """
     return (fit - (other - offset)).square() - (y - other).square() / 2
-
-
-def _values(noise: PoissonGaussian, y: Tensor) -> tuple[Tensor, Tensor]:
-    """gain and read, broadcastable to y."""
-    found = (v if isinstance(v, tuple) else (v,) for v in (noise.gain, noise.read))
-    gain, read = (y.new_tensor(v).view(1, -1, 1, 1) for v in found)
-    return gain, read
