@@ -99,49 +99,35 @@ def squared_norm(height: int, width: int) -> float:
 
 def differences(x: Tensor) -> Tensor:
     """``∇x``: (B, C, H, W) → (B, 2, C, H, W), vertical and horizontal forward differences, 0 beyond the border."""
-    return _Differences.run(x)
+    return _Nabla.run(x, False)
 
 
 def differences_adjoint(z: Tensor) -> Tensor:
     """``∇ᵀz``, minus the divergence: (B, 2, C, H, W) → (B, C, H, W)."""
-    return _Adjoint.run(z)
+    return _Nabla.run(z, True)
 
 
-class _Differences(Function):
-    """It is linear: its backward pass is the adjoint, and nothing is stored."""
+class _Nabla(Function):
+    """``∇``, or its adjoint. It is linear: its backward pass is the adjoint, and nothing is stored."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x):
+    def forward(x, adjoint):
+        if adjoint:
+            down, right = x[..., 0, :, :-1, :], x[..., 1, :, :, :-1]
+            return F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1)) + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
         down = F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
         right = F.pad(x[..., :, 1:] - x[..., :, :-1], (0, 1))
         return torch.stack((down, right), -4)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        ctx.adjoint = inputs[1]
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _Adjoint.run(grad)
-
-
-class _Adjoint(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(z):
-        down, right = z[..., 0, :, :-1, :], z[..., 1, :, :, :-1]
-        return F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1)) + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        return _Differences.run(grad)
+        return _Nabla.run(grad, not ctx.adjoint), None
 
 
 def onto_balls(p: Tensor, radius: Tensor, dims: tuple[int, ...]) -> Tensor:
