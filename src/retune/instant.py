@@ -34,8 +34,8 @@ _LEVELS = (2 / 255, 55 / 255)
 #: The noise level of the energy as a multiple of that of the measurement, and bounds, where more than noise has to be
 #: undone; and c in the strength ``λ = c σ_n/σ`` there. Chosen on a photograph and a fluorescence image, not on many.
 _TIMES, _FROM, _TO, _FACTOR = 2.0, 0.025, 0.06, 0.25
-#: The same for counts, where the energy sees the root of the image: the bounds are relative to the root of white. Chosen
-#: on five scenes of spots, fibres, cells and stars, other than those of the tables.
+#: The same for counts, where the energy sees the root of the image: the bounds are relative to the root of white. They
+#: were chosen on five scenes of spots, fibres, cells and stars, other than those of the tables.
 _ROOT_TIMES, _ROOT_FROM, _ROOT_TO, _ROOT_FACTOR = 1.0, 0.035, 0.3, 0.35
 #: Smaller noise is taken for this level: an energy of strength 0 would leave what A has removed undetermined.
 _LEAST = 0.002
@@ -144,7 +144,7 @@ def _denoising(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, 
     made = Stabilised(
         weights.load(name), gain, read, offset=offset, white=white, levels=_LEVELS, each_channel=not colour
     )
-    # s = ½ is the step 1, which makes x − ∇½‖x − y‖² the measurement, whatever x is.
+    # s = ½ is the step 1. Then x − ∇½‖x − y‖² is the measurement, for any x.
     map = ForwardBackward(Denoiser(made, sigma=None), step_size=0.5, learn_step_size=False)
     return Restarted(map, depth=1, restarts=1, stop=Stop(1e-4, 4)).eval(), run
 

@@ -50,8 +50,10 @@ class Survey:
         self.u = usable(result.state.detach())
         self.batch = len(self.u)
         cycles = self.depth // bound.layers
-        self.factors = self._expand(guarantee.factors())
-        self.block = None if self.factors is None else self._block(self.factors)
+        factors = guarantee.factors()
+        self.factors = None if factors is None else factors.detach().expand(-1, self.batch)
+        # Factor of K layers, (B,).
+        self.block = None if self.factors is None else self.factors.prod(0) ** (self.depth // bound.layers)
         # Run on until most of the distance to the equilibrium is covered. The Jacobian is also best measured there.
         ahead = self._ahead(self.block, max_layers)
         self.first_step: Tensor | None = None
@@ -69,13 +71,6 @@ class Survey:
         self.block_norm = spectral_norm(jacobian, cycles, iterations, starts) if learning else None
         self.exact = jacobian.exact
         self.gradient = self._gradient(jacobian, cycles) if learning else None
-
-    def _expand(self, factors: Tensor | None) -> Tensor | None:
-        return None if factors is None else factors.detach().expand(-1, self.batch)
-
-    def _block(self, factors: Tensor) -> Tensor:
-        """Factor of K layers, (B,): the product of the factors of the layers."""
-        return factors.prod(0) ** (self.depth // self.bound.layers)
 
     def _ahead(self, factor: Tensor | None, max_layers: int) -> int:
         """Number of blocks that halve the distance; the allowed maximum if none does."""

@@ -38,7 +38,7 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "linearity",
             Severity.PROBLEM,
-            f"A failed on an image {_size(exam)}: «{short(error)}»",
+            f"A failed on an image {'×'.join(map(str, exam.shape))}: «{short(error)}»",
             "Check the image size, the device and the precision that the physics was built for.",
         )
         return
@@ -232,7 +232,3 @@ def _norm(y) -> float:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _size(exam: Exam) -> str:
-    return "×".join(map(str, exam.shape))
