@@ -131,6 +131,7 @@ TABLE = {
     "bmp": ("a.bmp", jpeg(dpi=(300, 200)), pixels("u1", 5, 7)),
     "jpeg, words of programs": ("a.jpg", jpeg_with(), pixels("u1", 16, 16)),
     "npy byte order": ("a.npy", np.save, pixels(">f4", 5, 7)),
+    "npy columns first": ("a.npy", np.save, np.asfortranarray(pixels("f4", 5, 7))),
     "npy one channel": ("a.npy", np.save, pixels("f4", 5, 7, 1)),
     "npy stack of one channel": ("a.npy", np.save, pixels("u2", 3, 5, 7, 1)),
     "npy doubles": ("a.npy", np.save, pixels("f8", 5, 7)),
@@ -150,6 +151,7 @@ def test_what_a_file_declares_its_result_declares(tmp_path, name):
     if file.endswith(".npy"):
         first, second = np.load(one), np.load(two)
         assert (first.dtype, first.shape) == (second.dtype, second.shape)
+        assert first.flags.f_contiguous == second.flags.f_contiguous
         assert np.array_equal(first, second)
         return
     describe = described_tiff if file.endswith(".tif") else described_jpeg if file.endswith(".jpg") else described_png
