@@ -29,8 +29,6 @@ from retune.operators.restrict import Restrictable
 
 __all__ = ["DataTerm"]
 
-#: Largest allowed value of an image, and inverse of the smallest: beyond it, squares of its changes are 0 or infinite.
-_REACH = {torch.float32: 1e12, torch.float64: 1e100}
 # The shapes and constants for which a fidelity was tested on random images.
 _tried: weakref.WeakKeyDictionary[DataFidelity, set[tuple]] = weakref.WeakKeyDictionary()
 
@@ -131,7 +129,6 @@ class DataTerm:
         # If A = √a·(an isometry), as in denoising, the normal operator is a multiplication by a number.
         self.normal_scale = found.normal_scale
 
-        self._require_scale()
         self.fidelity = facts_of_fidelity(self.data_fidelity, y, lipschitz)
         constant = torch.as_tensor(self.fidelity.lipschitz).to(self.sqnorm)
         self.lipschitz = self.sqnorm * constant
@@ -142,20 +139,6 @@ class DataTerm:
         self._normal = normal_operator(physics, found)
         self._chosen: Tensor | None = None  # the images of the batch that this data term is for; None: all
         self._try_constant()
-
-    def _require_scale(self) -> None:
-        """Refuse values whose changes have squares outside of the precision: any image would seem to be at rest."""
-        largest = self.adjoint_y.detach().abs().flatten(1).amax(1).double() / self.sqnorm.double().clamp_min(1e-300)
-        reach = _REACH[self.dtype]
-        out = (largest > 0) & (self.sqnorm > 0) & ~((largest >= 1 / reach) & (largest <= reach))
-        if bool(out.any()):
-            value, name = float(largest[out][0]), str(self.dtype).removeprefix("torch.")
-            wider = ", or use float64" if name == "float32" else ""
-            how = advice(f"divide y by {value:.3g}{wider}", f"give the intensity of white: --white {value:.3g}")
-            raise InvalidParameterError(
-                f"y is out of scale for {name}: the values of the image are about {value:.3g}, but changes of an image "
-                f"can be measured in this precision only for values from {1 / reach:.0e} to {reach:.0e}; {how}"
-            )
 
     def _try_constant(self) -> None:
         """Refuse an unchecked fidelity constant that random images refute. Each constant is tested once."""
