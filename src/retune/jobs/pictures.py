@@ -22,7 +22,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
-from retune._files import write_atomically
 from retune._torch.batch import window
 from retune._torch.precision import full_precision
 from retune._version import __version__
@@ -83,7 +82,7 @@ def section_of(folder: Path, name: str, record: bytes, make: Callable[[str], Pic
         elif path.is_symlink() or path.exists():
             return None, f"{path} is not a section of a report, so it was not changed"
         section = make(made)
-        write_atomically(path, section.model_dump_json(exclude_unset=True).encode())
+        section.write(path, indent=None)
     except Exception as error:  # the result is more important than its picture
         with suppress(OSError):
             path.parent.rmdir()  # if it was made for this section
