@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.function import Function
 from retune.errors import ShapeError, wrong_type
@@ -53,10 +52,6 @@ class TV(AbstractPrior):
             if not isinstance(value, bool):
                 raise wrong_type(name, value, "True or False")
         self.isotropic, self.vectorial = isotropic, vectorial
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return by_arguments(self)
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
