@@ -267,6 +267,7 @@ def test_mutated_fields_of_runs(watched):
         ({"map": {"layers": 10**9}}, "layers = 1000000000"),
         ({"depth": 5000, "map": {"layers": 5000}}, "layers = 5000 in its description, expected at most 1000"),
         ({"map": {"prior": {"levels": 10**6}}}, "levels = 1000000"),
+        ({"stop": {"max_layers": 10**6}}, "max_layers = 1000000 in its description, expected at most 100000"),
         ({"map": {"prior": {"margin": 9999}}}, "margin = 9999 in its description, expected at most 1000"),
         ({"map": {"prior": {"channels": 10**6}}}, "channels|shape|weights"),
         ({"map": {"prior": {"wavelet": "x" * 20_000}}}, "20000 entries"),

@@ -32,6 +32,7 @@ _LARGEST = {
     "margin": 1000,
     "memory": 2**50,  # of "auto", in bytes
     "max_blocks": 100_000,
+    "max_layers": 100_000,
 }
 _LARGEST_OF_ALL = 1_000_000
 _LONGEST = 10_000

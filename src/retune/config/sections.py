@@ -273,7 +273,7 @@ class ModelConfig(Section):
     """Arguments of the solver: a table [model.solver_options]."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
     """Relative change over a block below which a restoration is settled."""
-    max_layers: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 2000
+    max_layers: Annotated[StrictInt, Field(ge=1, le=100_000)] = 2000
     """Maximum number of layers of a restoration."""
 
     @field_validator("solver_options")
