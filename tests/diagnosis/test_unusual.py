@@ -183,3 +183,10 @@ def test_operators_of_several_scales_are_sound_and_restored_with(make):
     result = net.eval().solve(y, physics, stop=retune.Stop(1e-2, 200))
     assert not result.status[0].failed
     assert float((result.image - x).square().mean()) < float(x.square().mean())
+
+
+def test_an_operator_that_gives_nan_is_not_called_linear():
+    mask = torch.full((1, 1, 8, 8), float("nan"))
+    found = one(doctor(Inpainting((1, 8, 8), mask=mask), img_size=(1, 8, 8)), "linearity")
+    assert found.severity is PROBLEM
+    assert found.found == "A gives NaN or Inf for a finite image"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -48,8 +49,16 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
     error = _norm(_less(both, [2 * p + q for p, q in zip(parts(one), parts(two), strict=True)])) / scale
     numbers = {"error": error, "offset": offset, "repeated": random}
     limit = 10 * _ROUNDING[exam.dtype]
-    exam.linear = max(random, error) <= limit
-    if random > limit:
+    exam.linear = random <= limit and error <= limit
+    if not math.isfinite(random + error + offset):
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            "A gives NaN or Inf for a finite image",
+            "Look for NaN or Inf in its mask, kernel or weights.",
+            numbers,
+        )
+    elif random > limit:
         yield Finding(
             "linearity",
             Severity.PROBLEM,

@@ -68,12 +68,19 @@ def section_of(folder: Path, name: str, record: bytes, make: Callable[[str], Pic
         elif path.is_symlink() or path.exists():
             return None, f"{path} is not a section of a report, so it was not changed"
         section = make(made)
-        write_atomically(path, section.model_dump_json(exclude_unset=True).encode())
+        write_atomically(path, _content(section))
     except Exception as error:  # the result is more important than its picture
         with suppress(OSError):
             path.parent.rmdir()  # if it was made for this section
         return None, one_line(error) or type(error).__name__
     return section, ""
+
+
+def _content(section: Pictured) -> bytes:
+    try:
+        return section.model_dump_json(exclude_unset=True).encode()
+    except ValueError:  # the name of a file that is no text
+        return section.content(None)
 
 
 def picture_image(

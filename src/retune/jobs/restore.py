@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -33,7 +32,7 @@ from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel, model_problem, model_white
 from retune.jobs.pictures import DETAILED, FOLDER, section_of
-from retune.jobs.results import FORMAT, Result
+from retune.jobs.results import FORMAT, Result, digest_of
 from retune.jobs.sections import Seen, restored_section
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.workers import workers as processes
@@ -221,9 +220,10 @@ class _Job:
                     file, result.before or facts, result.content, lambda: self._again(file, result)
                 )
                 return Row(file, "done before", residual=residual, unpictured=why)
+            result.require_unchanged()
             outcome, seen = self._restore(file, result)
             seconds = time.perf_counter() - start
-            found = {"noise": self.found}
+            found = {"noise": self.found, "result_sha256": digest_of(result.image)}
             if self.unit.auto:
                 found |= dict(zip(("black_found", "white_found"), self.unit.levels, strict=True))
             told = _told(facts, outcome, seconds).model_copy(update=found)
@@ -250,7 +250,7 @@ class _Job:
             format=FORMAT,
             retune=__version__,
             file=file.name,
-            image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            image_sha256=digest_of(file),
             model_sha256=self.model.digest,
             # Files are identified by content, not by path: the folder of the network may have been moved.
             problem=json.loads(self.model.problem.model_dump_json(exclude=set(self.problem_files))),
