@@ -373,3 +373,10 @@ def test_a_measurement_without_values_is_named(make, words):
     net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 2, 2).eval()
     with pytest.raises(InvalidParameterError, match=words):
         net.solve(y, Denoising())
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    net = Restarted(ForwardBackward(WaveletL1("haar", 1)), 2, 2, stop=Stop(1e-4, 10**6))
+    with pytest.raises(InvalidParameterError, match="could not be read again: max_layers = 1000000"):
+        net.save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
