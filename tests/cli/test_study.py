@@ -100,7 +100,7 @@ def test_an_interrupted_study_continues_to_the_same_tables(studied, tmp_path):
 
 
 def test_a_study_is_not_replaced_and_has_its_settings(studied, tmp_path):
-    out, words, _ = studied
+    _, words, _ = studied
     result, text = invoke("study", *words)
     assert result.exit_code == 1
     assert "--resume" in text
@@ -134,7 +134,7 @@ def test_the_folder_of_a_run_is_studied_with_its_weights(run, studied, tmp_path)
         (["--depths", "1,two"], "expected whole numbers separated by commas"),
         (["--depths", "0"], "depths must be whole numbers ≥ 1"),
         (["--device", "tpu9"], "device 'tpu9' is not available"),
-        (["--set", "model.learn_reg=false", "--set", "prior.type=denoiser"], "every parameter of this network is"),
+        (["--crop", "0"], "crop must be at least 1"),
     ],
 )
 def test_studying_with_bad_input(run, tmp_path, options, says):

@@ -13,8 +13,9 @@ from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import MSE
 from torch import Tensor, nn
 
-from retune.build import map_of, options_of, prior_of
+from retune.build import map_of, options_of, prior_of, solver_of
 from retune.comparison.methods import METHODS, Method, network
+from retune.comparison.score import number
 from retune.config import Config
 from retune.errors import DivergedError, one_line
 from retune.gradients import Truncated
@@ -147,7 +148,6 @@ def race(run: Config, one: Contender, data: TrainingData, seconds: float, seed: 
     """
     channels = data.images[0].shape[0]
     usual = options_of(run)
-    loss = None if usual.loss is None else usual.loss
     options = replace(usual, device=device, progress=False, seed=seed, warm_start=False)
 
     def learn(data: TrainingData, steps: int, every: int) -> tuple[_Clocked, list[tuple[int, float]]]:
@@ -160,8 +160,9 @@ def race(run: Config, one: Contender, data: TrainingData, seconds: float, seed: 
             one.restarts,
             rtol=run.model.rtol,
             longest=max(run.compare.multiples) * total,
+            solver=solver_of(run.model),
         )
-        clock = _Clocked(loss)
+        clock = _Clocked(usual.loss)
         result = fit(net, data, _with(options, steps, every, clock))
         return clock, [(v.step, v.psnr) for v in result.validation]
 
@@ -173,7 +174,7 @@ def race(run: Config, one: Contender, data: TrainingData, seconds: float, seed: 
         clock, scores = learn(data, steps, max(1, steps // _VALIDATIONS))
     except DivergedError as error:
         return Raced.model_validate(facts | {"failure": one_line(error)})
-    curve = {"seconds": [n * clock.step for n, _ in scores], "psnr": [p for _, p in scores]}
+    curve = {"seconds": [n * clock.step for n, _ in scores], "psnr": [number(p) for _, p in scores]}
     return Raced.model_validate(facts | {"steps": steps} | curve)
 
 
