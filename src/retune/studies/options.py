@@ -66,14 +66,14 @@ class StudyOptions:
         return self.depths
 
 
-#: A small grid on a small part of one image.
-QUICK = StudyOptions(
-    depths=(1, 2, 5, 10), restarts=(0, 1, 3, 10), images=1, crop=32, beyond=4000, train_seconds=0.5, seeds=1
-)
-
-
 def _ascending(name: str, values: Sequence[int], least: int) -> tuple[int, ...]:
     found = tuple(sorted({require_whole(name, v) for v in values}))
     if not found or found[0] < least:
         raise InvalidParameterError(f"{name} must be whole numbers ≥ {least}, at least one, got {tuple(values)}")
     return found
+
+
+#: A small grid on a small part of one image.
+QUICK = StudyOptions(
+    depths=(1, 2, 5, 10), restarts=(0, 1, 3, 10), images=1, crop=32, beyond=4000, train_seconds=0.5, seeds=1
+)
