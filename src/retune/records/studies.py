@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ from pydantic import Field, StrictBool
 
 from retune.records.base import Number, Record, Text
 
-__all__ = ["Raced", "StepCost", "Study", "StudyCell", "StudyDepth", "StudyImage"]
+__all__ = ["Raced", "StepCost", "Study", "StudyCell", "StudyDepth", "StudyImage", "equal_time"]
 
 #: The format of study.json that this version writes.
 FORMAT = 1
@@ -102,6 +103,19 @@ class Raced(Record):
     psnr: list[Number] = Field(default_factory=list)
     """Mean over the validation images at these times, dB."""
     failure: Text | None = None
+
+    def psnr_at(self, second: float) -> float | None:
+        """PSNR at a time, by linear interpolation; the last one afterwards, None without any."""
+        points = [(float(s), float(p)) for s, p in zip(self.seconds, self.psnr, strict=False) if None not in (s, p)]  # type: ignore[arg-type]
+        for (a, p), (b, q) in zip(points, points[1:], strict=False):
+            if a <= second <= b and b > a:
+                return p + (q - p) * (second - a) / (b - a)
+        return points[-1][1] if points else None
+
+
+def equal_time(races: Iterable[Raced]) -> float | None:
+    """The time that every training has reached; None without trainings."""
+    return min((float(one.seconds[-1] or 0) for one in races if one.seconds), default=None)
 
 
 class Study(Record):

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from retune.records import Raced, Study, StudyCell, StudyImage
+from retune.records.studies import equal_time
 from retune.report.curves import apart, framed
 from retune.report.figures import rc, write_figure
 from retune.report.numbers import decimal, power
@@ -28,7 +29,8 @@ _HEAT = LinearSegmentedColormap.from_list("errors", ["#f3f7fa", "#9ecae1", "#378
 _FLOOR = 1e-8
 _MEASURED, _PROVED, _EXPECTED, _REPORTED = "#0072b2", "#1d2733", "#8a939c", "#d55e00"
 #: A line for each of these positions among the values of R.
-_SHADES = ("#9ecae1", "#56a0d3", "#0072b2", "#00406b")
+_SHADES = (Look("#8cc0e0", "#3b7ca8", 2.0), Look("#3f93cc", "#2b6f9e", 2.0), Look("#0072b2", "#00558a", 2.0))
+_AT_REST = Look("#00304f", "#00304f", 3.0)
 
 
 def draw(study: Study) -> dict[str, Figure]:
@@ -75,11 +77,15 @@ def _grid(study: Study) -> Figure:
 def _heat(axes: Axes, study: Study, key: str) -> None:
     table = np.array([[_number(getattr(study.mean.at(k, r), key)) for k in study.depths] for r in study.restarts])
     shown = np.clip(table, _FLOOR, 1.0)
-    axes.imshow(shown, norm=LogNorm(_FLOOR, 1.0), cmap=_HEAT, origin="lower", aspect="auto")
+    known = shown[np.isfinite(shown)]
+    high = float(known.max()) if known.size else 1.0
+    low = min(float(known.min()), high / 100) if known.size else _FLOOR
+    axes.imshow(shown, norm=LogNorm(low, high), cmap=_HEAT, origin="lower", aspect="auto")
     for (row, column), value in np.ndenumerate(table):
-        dark = not math.isnan(value) and math.log10(max(value, _FLOOR)) > -4
+        known_here = not math.isnan(value)
+        dark = known_here and math.log(max(value, _FLOOR) / low) > 0.5 * math.log(high / low)
         axes.text(
-            column, row, "–" if math.isnan(value) else _short(value), ha="center", va="center", fontsize=9,
+            column, row, _short(value) if known_here else "–", ha="center", va="center", fontsize=9.5,
             color=PAPER if dark else INK, zorder=4,
         )  # fmt: skip
     _equal_cost(axes, study)
@@ -91,21 +97,35 @@ def _heat(axes: Axes, study: Study, key: str) -> None:
 
 
 def _equal_cost(axes: Axes, study: Study) -> None:
-    """Lines of equal time of a training step."""
+    """Lines of equal time of a training step, labelled where they leave the table."""
     seconds = np.array(
         [[_number(c.seconds if (c := study.cost(k, r)) else None) for k in study.depths] for r in study.restarts]
     )
     if min(seconds.shape) < 2 or not np.isfinite(seconds).all() or seconds.min() <= 0:
         return
-    low, high = math.log(seconds.min()), math.log(seconds.max())
-    levels = [_round(math.exp(low + (high - low) * share)) for share in (0.35, 0.55, 0.75, 0.9)]
+    logs = _to_edges(_to_edges(np.log(seconds)).T).T
+    low, high = np.log(seconds.min()), np.log(seconds.max())
+    levels = sorted({_round(math.exp(low + (high - low) * share)) for share in (0.3, 0.5, 0.7, 0.88)})
+    rows, columns = seconds.shape
+    x, y = ([-0.5, *range(n), n - 0.5] for n in (columns, rows))
     lines = axes.contour(
-        np.log(seconds), levels=[math.log(v) for v in sorted(set(levels))], colors=_REPORTED, linewidths=1.6,
-        linestyles="dashed", zorder=3,
-    )  # fmt: skip
-    for text in axes.clabel(lines, fmt=lambda v: _seconds(math.exp(v)), fontsize=9, colors=_REPORTED):
-        text.set_path_effects([withStroke(linewidth=3, foreground=PAPER)])
-        text.set_zorder(5)
+        x, y, logs, levels=np.log(levels), colors=_REPORTED, linewidths=1.6, linestyles="dashed", zorder=3
+    )
+    for level, segments in zip(levels, lines.allsegs, strict=True):
+        ends = [tuple(segment[i]) for segment in segments if len(segment) for i in (0, -1)]
+        top = [e for e in ends if e[1] > rows - 0.51]
+        right = [e for e in ends if e[0] > columns - 0.51]
+        words: dict = {"fontsize": 9, "color": _REPORTED, "annotation_clip": False, "textcoords": "offset points"}
+        if top:
+            axes.annotate(_seconds(level), top[0], (0, 3), ha="center", va="bottom", **words)
+        elif right:
+            axes.annotate(_seconds(level), right[0], (3, 0), ha="left", va="center", **words)
+
+
+def _to_edges(table: np.ndarray) -> np.ndarray:
+    """A table of values at the middles of cells, with the values at the two outer edges of its rows."""
+    first, last = table[:1] - (table[1:2] - table[:1]) / 2, table[-1:] + (table[-1:] - table[-2:-1]) / 2
+    return np.concatenate([first, table, last])
 
 
 def _against_depth(study: Study) -> Figure:
@@ -116,9 +136,9 @@ def _against_depth(study: Study) -> Figure:
     chosen = [study.restarts[i] for i in sorted({round(q * (len(study.restarts) - 1)) for q in (0, 0.5, 1)})]
     for shade, r in zip(_SHADES, chosen, strict=False):
         errors = [mean.at(k, r).gradient_error for k in depths]
-        curves[f"gradient, R = {r}"] = depths, errors, Look(shade, shade, 2.0)
+        curves[f"gradient, R = {r}"] = depths, errors, shade
     rows = mean.depths
-    curves["gradient, R = ∞"] = depths, [d.gradient_error for d in rows], Look(_SHADES[3], _SHADES[3], 3.0)
+    curves["gradient, R = ∞"] = depths, [d.gradient_error for d in rows], _AT_REST
     curves["adjoint, R = ∞"] = depths, [d.adjoint_error for d in rows], Look("#e69f00", "#8f5f00", 2.2, (0, (4, 2)))
     curves["ρᴷ, ρ estimated"] = depths, [d.expected for d in rows], Look(_EXPECTED, MUTED, 1.6, (0, (1.2, 1.4)))
     curves["ρᴷ, ρ proved"] = depths, [d.bound for d in rows], Look(_PROVED, INK, 1.6, (0, (6, 2)))
@@ -139,7 +159,7 @@ def _against_layers(study: Study) -> Figure:
         "ρⁿ, ρ estimated": (layers, _decay(mean.start, mean.rate_estimated, layers), Look(_EXPECTED, MUTED, 1.6, ":")),
         "ρⁿ, ρ proved": (layers, _decay(mean.start, mean.rate_proved, layers), Look(_PROVED, INK, 1.6, (0, (6, 2)))),
     }
-    _lines(axes, curves)
+    _lines(axes, curves, 1e-12)
     return figure
 
 
@@ -147,12 +167,14 @@ def _decay(start: float | None, rate: float | None, layers: Sequence[int]) -> li
     return [None if start is None or rate is None else start * rate**n for n in layers]
 
 
-def _lines(axes: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float | None], Look]]) -> None:
+def _lines(
+    axes: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float | None], Look]], floor: float = _FLOOR
+) -> None:
     """Lines on a logarithmic axis, labelled at their ends."""
     axes.set_yscale("log")
     ends: dict[str, tuple[float, float, Look]] = {}
     for name, (x, y, look) in curves.items():
-        points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None and b >= _FLOOR]
+        points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None and b >= floor]
         if not points:
             continue
         a, b = zip(*points, strict=True)
@@ -161,11 +183,16 @@ def _lines(axes: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float 
             a, b, color=look.colour, linewidth=look.width, linestyle=look.dash, marker=marker, ms=4.5, mec=PAPER
         )  # fmt: skip
         ends[name] = a[-1], b[-1], look
-    axes.yaxis.set_major_locator(LogLocator(numticks=9))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
     axes.autoscale_view()
+    _ticks(axes.yaxis, *axes.get_ylim())
     _label(axes, ends, lambda name, _: name)
+
+
+def _ticks(axis: Axis, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis: over less than two decades also at 2 and 5."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
 
 
 def _label(axes: Axes, ends: Mapping[str, tuple[float, float, Look]], write: Callable[[str, float], str]) -> None:
@@ -173,7 +200,9 @@ def _label(axes: Axes, ends: Mapping[str, tuple[float, float, Look]], write: Cal
     to_axes = axes.transData + axes.transAxes.inverted()
     at = {name: to_axes.transform((x, y)) for name, (x, y, _) in ends.items()}
     order = sorted(ends, key=lambda n: at[n][1])
-    for name, place in zip(order, apart([float(at[n][1]) for n in order], [0.075] * len(order)), strict=True):
+    texts = {name: write(name, ends[name][1]) for name in order}
+    sizes = [0.015 + 0.06 * len(texts[name].splitlines()) for name in order]
+    for name, place in zip(order, apart([float(at[n][1]) for n in order], sizes), strict=True):
         x, y = at[name]
         look = ends[name][2]
         axes.plot(
@@ -181,8 +210,9 @@ def _label(axes: Axes, ends: Mapping[str, tuple[float, float, Look]], write: Cal
             linewidth=0.8, alpha=0.7, zorder=2,
         )  # fmt: skip
         axes.text(
-            1.05, place, write(name, ends[name][1]), transform=axes.transAxes, va="center", fontsize=10, color=look.text
-        )
+            1.05, place, texts[name], transform=axes.transAxes, va="center", fontsize=10, color=look.text,
+            linespacing=1.15,
+        )  # fmt: skip
 
 
 def _reported(study: Study) -> Figure | None:
@@ -218,33 +248,30 @@ def _reported(study: Study) -> Figure | None:
         0.98, 0.03, "grey band: within a factor of 2", transform=axes.transAxes, ha="right", fontsize=9, color=MUTED
     )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(numticks=7))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
+        _ticks(axis, low, high)
     return figure
 
 
 def _race(races: Sequence[Raced]) -> Figure | None:
-    """PSNR against seconds: the mean over the seeds, and their range."""
-    keys = list(dict.fromkeys(one.key for one in races if len(one.psnr) > 1))
-    if not keys:
+    """PSNR against seconds, as far as all have come: the mean over the seeds, and their range."""
+    done = [one for one in races if one.psnr_at(0) is not None]
+    end = equal_time(races)
+    if not done or not end:
         return None
     figure, axes = framed("PSNR after equal training time", "seconds of training steps", "validation PSNR, dB")
-    look = looks(dict.fromkeys(keys))
-    ends = {}
-    for key in keys:
-        runs = [one for one in races if one.key == key and len(one.psnr) > 1]
-        last = min(float(one.seconds[-1] or 0) for one in runs)
-        at = np.linspace(0, last, 60)
-        curves = np.array([np.interp(at, np.array(o.seconds, float), np.array(o.psnr, float)) for o in runs])
-        kind = look[key]
-        axes.plot(at, curves.mean(0), color=kind.colour, linewidth=kind.width, linestyle=kind.dash, zorder=kind.layer)
-        if len(runs) > 1:
+    look = looks(dict.fromkeys(one.key for one in done))
+    at, ends = np.linspace(0, end, 100), {}
+    for key, kind in look.items():
+        curves = np.array([[one.psnr_at(t) for t in at] for one in done if one.key == key], dtype=float)
+        mean = curves.mean(0)
+        axes.plot(at, mean, color=kind.colour, linewidth=kind.width, linestyle=kind.dash, zorder=kind.layer)
+        if len(curves) > 1:
             axes.fill_between(at, curves.min(0), curves.max(0), color=kind.colour, alpha=0.13, linewidth=0, zorder=2)
-        ends[key] = last, float(curves.mean(0)[-1]), kind
-    labels = {one.key: one.label for one in races}
-    axes.autoscale_view()
-    _label(axes, ends, lambda key, psnr: f"{labels[key]}: {decimal(psnr)}")
+        ends[key] = end, float(mean[-1]), kind
+    labels = {one.key: one.label for one in done}
+    axes.set_xlim(0, end)
+    axes.autoscale_view(scalex=False)
+    _label(axes, ends, lambda key, psnr: f"{labels[key]}\n{decimal(psnr)} dB")
     return figure
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from retune._files import write_atomically
 from retune._torch.memory import in_words
 from retune.records import Study, StudyImage
+from retune.records.studies import equal_time
 from retune.report.numbers import MISSING, decimal, plain, power
 from retune.report.pictures import data_uri
 from retune.report.study_figures import rates, share_within_two, write_study_figures
@@ -72,6 +73,7 @@ def write_study_page(study: Study, folder: str | Path) -> Path:
             rows=_rows(study),
             races=_races(study),
             made=_made(study),
+            end=decimal(equal_time(study.races), 2),
         )
     )
     path = folder / PAGE
@@ -93,7 +95,7 @@ def summary(study: Study) -> list[str]:
     mean = study.mean
     if mean.rate_estimated is not None and mean.rate_distance is not None:
         told.append(
-            f"The distance to the equilibrium shrinks by {_factor(mean.rate_distance)} per layer; the certificate "
+            f"A layer multiplies the distance to the equilibrium by {_factor(mean.rate_distance)}; the certificate "
             f"estimates {_factor(mean.rate_estimated)}"
             + (f" and proves {_factor(mean.rate_proved)}." if mean.rate_proved is not None else " and proves no rate.")
         )
@@ -143,10 +145,10 @@ def _rows(study: Study) -> list[dict]:
 
 def _races(study: Study) -> list[dict]:
     """The trainings, one row for each method."""
-    rows = []
+    rows, end = [], equal_time(study.races) or 0.0
     for key in dict.fromkeys(one.key for one in study.races):
         runs = [one for one in study.races if one.key == key]
-        last = [float(one.psnr[-1]) for one in runs if one.psnr and one.psnr[-1] is not None]
+        last = [p for one in runs if (p := one.psnr_at(end)) is not None]
         failures = [one.failure for one in runs if one.failure]
         rows.append(
             {

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
-
-import torch
 
 from retune._torch.memory import peak_of
 from retune.gradients import GradientRule
 from retune.model import Restarted
 from retune.records import StepCost
 from retune.solve import Stop
+from retune.studies.clock import clock_of
 from retune.studies.scenes import Scene
 
 __all__ = ["step_costs"]
@@ -35,7 +33,7 @@ def step_costs(
         depths: the values of K.
         restarts: the values of R.
     """
-    device = scene.x.device
+    device, clock = scene.x.device, clock_of(scene.x.device)
 
     def step(depth: int, rounds: int) -> Callable[[], None]:
         one = Restarted(net.map, depth, rounds, rule, net.solver).train()
@@ -50,11 +48,11 @@ def step_costs(
         one = Restarted(net.map, net.map.layers, 0, rule, net.solver).eval()
         return lambda: one.solve(scene.y, scene.physics, stop=Stop(0.0, count * net.map.layers))
 
-    few, many = _seconds(layers(2)), _seconds(layers(2 + _LAYERS))
+    few, many = (_seconds(layers(n), clock) for n in (2, 2 + _LAYERS))
     layer = max(many - few, 0.0) / (_LAYERS * net.map.layers)
     found = []
     for depth in depths:
-        seconds = _seconds(step(depth, 0))
+        seconds = _seconds(step(depth, 0), clock)
         peaks = {r: peak_of(step(depth, r), device) for r in {min(r, 1) for r in restarts}}
         net.zero_grad(set_to_none=True)
         for r in restarts:
@@ -63,13 +61,11 @@ def step_costs(
     return found
 
 
-def _seconds(task: Callable[[], object]) -> float:
+def _seconds(task: Callable[[], object], clock: Callable[[], float]) -> float:
     """The median of several runs, after one that is not measured."""
     found = []
     for _ in range(_TIMES + 1):
-        start = time.perf_counter()
+        start = clock()
         task()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
+        found.append(clock() - start)
     return statistics.median(found[1:])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from retune.config import Config
 from retune.errors import DivergedError, one_line
 from retune.gradients import Truncated
 from retune.records import Raced, StepCost
+from retune.studies.clock import clock_of
 from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.options import FitOptions
@@ -112,14 +112,15 @@ def _line(row: list[StepCost]) -> tuple[float, float] | None:
 class _Clocked(Loss):
     """A loss that notes when it is called: once in every training step."""
 
-    def __init__(self, loss: Loss | None):
+    def __init__(self, loss: Loss | None, clock: Callable[[], float]):
         super().__init__()
+        self.clock = clock
         self.loss = SupLoss(metric=MSE()) if loss is None else loss
         self.at: list[float] = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss."""
-        self.at.append(time.perf_counter())
+        self.at.append(self.clock())
         return self.loss(*args, **kwargs)
 
     def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
@@ -162,7 +163,7 @@ def race(run: Config, one: Contender, data: TrainingData, seconds: float, seed: 
             longest=max(run.compare.multiples) * total,
             solver=solver_of(run.model),
         )
-        clock = _Clocked(usual.loss)
+        clock = _Clocked(usual.loss, clock_of(device))
         result = fit(net, data, _with(options, steps, every, clock))
         return clock, [(v.step, v.psnr) for v in result.validation]
 
