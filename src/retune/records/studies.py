@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,8 +107,9 @@ class Raced(Record):
 
     def psnr_at(self, second: float) -> float | None:
         """PSNR at a time, by linear interpolation; the last one afterwards, None without any."""
-        points = [(float(s), float(p)) for s, p in zip(self.seconds, self.psnr, strict=False) if None not in (s, p)]  # type: ignore[arg-type]
-        for (a, p), (b, q) in zip(points, points[1:], strict=False):
+        pairs = zip(self.seconds, self.psnr, strict=False)
+        points = [(float(s), float(p)) for s, p in pairs if s is not None and p is not None]
+        for (a, p), (b, q) in pairwise(points):
             if a <= second <= b and b > a:
                 return p + (q - p) * (second - a) / (b - a)
         return points[-1][1] if points else None
