@@ -16,12 +16,27 @@ from retune.maps.linearised import Linearised
 from retune.model import Restarted
 from retune.studies.scenes import Scene
 
-__all__ = ["Exact", "exact", "relative_error", "step_gradient"]
+__all__ = ["Exact", "exact", "learned_parameters", "relative_error", "step_gradient"]
 
 #: Requested relative error of the solved adjoint equations.
 RTOL = 1e-8
 #: Layers that one adjoint equation may cost, and directions that are kept.
 _LAYERS, _MEMORY = 20_000, 20
+
+
+def learned_parameters(net: Restarted) -> list[Tensor]:
+    """The parameters that are trained, at least one.
+
+    Raises:
+        InvalidParameterError: there are none.
+    """
+    found: list[Tensor] = [p for p in net.map.parameters() if p.requires_grad]
+    if not found:
+        raise InvalidParameterError(
+            "a study needs learned parameters, but every parameter of this network is frozen: learn one, for example "
+            "--set model.learn_reg=true"
+        )
+    return found
 
 
 def step_gradient(
@@ -42,12 +57,7 @@ def step_gradient(
     Raises:
         InvalidParameterError: the network has no learned parameters.
     """
-    leaves = [p for p in net.map.parameters() if p.requires_grad]
-    if not leaves:
-        raise InvalidParameterError(
-            "a study needs learned parameters, but every parameter of this network is frozen: learn one, for example "
-            "--set model.learn_reg=true"
-        )
+    leaves = learned_parameters(net)
     known = {} if adjoint is None else {"adjoint": adjoint}
     with torch.enable_grad():
         bound = net.map.bind(net.map.data_term(scene.y, scene.physics)).at(start)

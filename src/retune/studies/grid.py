@@ -17,7 +17,7 @@ from retune.equilibrium import Equilibrium, Status
 from retune.gradients import GradientRule, Truncated
 from retune.model import Restarted
 from retune.records import StudyCell, StudyDepth, StudyImage
-from retune.studies.exact import RTOL, Exact, exact, relative_error, step_gradient
+from retune.studies.exact import RTOL, Exact, exact, learned_parameters, relative_error, step_gradient
 from retune.studies.iterates import beyond, states
 from retune.studies.rates import fitted_rate, geometric_mean
 from retune.studies.scenes import Scene
@@ -44,6 +44,7 @@ def study_image(
         InvalidParameterError: nothing is learned, or the iterates of the solver depend on the depth.
     """
     net.eval()
+    learned_parameters(net)  # before hours of work
     depths, rule = tuple(depths), rule_of_study(net)
     with full_precision(), torch.no_grad():
         bound = net.bind(scene.y, scene.physics)
