@@ -22,7 +22,7 @@ from retune.studies.iterates import beyond, states
 from retune.studies.rates import fitted_rate, geometric_mean
 from retune.studies.scenes import Scene
 
-__all__ = ["mean_of", "rule_of_study", "study_image"]
+__all__ = ["Note", "mean_of", "rule_of_study", "study_image"]
 
 Note = Callable[[str], None]
 

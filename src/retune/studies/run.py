@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import deepinv
 import torch
+from torch import Tensor
 
 from retune._files import make_folder, remove_leftovers
 from retune._torch.devices import check_device
@@ -21,9 +22,9 @@ from retune.model import Restarted
 from retune.records import Raced, Record, StepCost, Study, StudyImage
 from retune.studies.costs import step_costs
 from retune.studies.files import require_own, write_study
-from retune.studies.grid import mean_of, rule_of_study, study_image
+from retune.studies.grid import Note, mean_of, rule_of_study, study_image
 from retune.studies.options import StudyOptions
-from retune.studies.race import contenders, race
+from retune.studies.race import Contender, contenders, race
 from retune.studies.scenes import Scene, sharp, training_parts
 from retune.training.checkpoints import fingerprint
 from retune.training.data import TrainingData
@@ -48,7 +49,7 @@ def study(
     device: str = "cpu",
     command: str | None = None,
     quick: bool = False,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = lambda _: None,
 ) -> Study:
     """Measure the errors of gradient and state over a grid of depths K and restarts R, and the cost of a step.
 
@@ -77,7 +78,6 @@ def study(
     """
     options = StudyOptions() if options is None else options
     check_device(device)
-    problem, out = problem_of(run.problem), Path(out)
     images = sharp(run, options.images, options.crop)
     parts = training_parts(run, options.images, options.crop) if options.train_seconds else None
     if options.train_seconds and parts is None:
@@ -88,77 +88,108 @@ def study(
     if net is None:
         torch.manual_seed(run.seed)
         net = network_of(run, images.shape[1])
-    depths, restarts = options.depths_for(net.map.layers), options.restarts
+    depths = options.depths_for(net.map.layers)
     settings = {
         "run": to_toml(before_testing(run)),
         "network": fingerprint([p.detach().cpu() for p in net.parameters()]),
         "images": fingerprint(list(images)),
         "depths": list(depths),
-        "restarts": list(restarts),
+        "restarts": list(options.restarts),
         "beyond": options.beyond,
     }
+    out = Path(out)
     require_own(out)
     make_folder(out)
     ledger = Ledger(out / "progress.json", settings, resume)
     remove_leftovers(out)
-    facts = {
-        "retune": __version__,
-        "command": command,
-        "quick": quick,
-        "seed": run.seed,
-        "device": device,
-        "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
-        "problem": problem.describe(),
-        "about": [type(net.map).__name__, f"{len(images)} of {images.shape[-2]}×{images.shape[-1]} pixels"],
-        "blocks": rule_of_study(net).blocks,
-        "depths": list(depths),
-        "restarts": list(restarts),
-        "train_seconds": options.train_seconds,
-    }
-    found: list[StudyImage] = []
-    races: list[Raced] = []
-    costs: list[StepCost] = []
+    job = _Job(run, out, options, depths, images, net, ledger, device, note)
+    job.facts |= {"command": command, "quick": quick}
+    job.add_images()
+    job.add_costs()
+    if parts is not None:
+        job.add_races(*parts)
+    return job.so_far()
 
-    def so_far() -> Study:
-        mean = mean_of(found)
-        result = Study.model_validate(facts | {"images": found, "mean": mean, "costs": costs, "races": races})
-        write_study(result, out)
+
+class _Job:
+    """One study: its objects, and what was found so far."""
+
+    def __init__(
+        self,
+        run: Config,
+        out: Path,
+        options: StudyOptions,
+        depths: tuple[int, ...],
+        images: Tensor,
+        net: Restarted,
+        ledger: Ledger,
+        device: str,
+        note: Note,
+    ):
+        self.run, self.out, self.options, self.depths = run, out, options, depths
+        self.images, self.net, self.ledger, self.device, self.note = images, net, ledger, device, note
+        self.problem, self.rule = problem_of(run.problem), rule_of_study(net)
+        self.found: list[StudyImage] = []
+        self.costs: list[StepCost] = []
+        self.races: list[Raced] = []
+        self.facts: dict[str, Any] = {
+            "retune": __version__,
+            "seed": run.seed,
+            "device": device,
+            "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
+            "problem": self.problem.describe(),
+            "about": [type(net.map).__name__, f"{len(images)} of {images.shape[-2]}×{images.shape[-1]} pixels"],
+            "blocks": self.rule.blocks,
+            "depths": list(depths),
+            "restarts": list(options.restarts),
+            "train_seconds": options.train_seconds,
+        }
+
+    def so_far(self) -> Study:
+        """Write and return what was found."""
+        parts = {"images": self.found, "mean": mean_of(self.found), "costs": self.costs, "races": self.races}
+        result = Study.model_validate(self.facts | parts)
+        write_study(result, self.out)
         return result
 
-    fine = copy.deepcopy(net).to(device, torch.float64)
-    for i, x in enumerate(images):
-        scene = Scene.of(f"image {i + 1}", x[None].to(device, torch.float64), problem, run.seed + _MEASURED + i)
-        found.append(
-            ledger.once(
-                f"image/{i}",
-                StudyImage,
-                lambda scene=scene: study_image(fine, scene, depths, restarts, options.beyond, note),
-            )
-        )
-        so_far()
-    note("time and memory of training steps")
-    costs += ledger.once("costs", _Costs, lambda: _Costs(costs=_costs(run, net, images[:1], options, device))).costs
-    result = so_far()
-    if parts is None:
-        return result
-    train, validation = parts
-    data = TrainingData(train, problem, validation)
-    for one in contenders(run, costs):
-        for seed in range(options.seeds):
-            note(f"{one.label}: training for {options.train_seconds:g} s, seed {seed}")
-            name = f"race/{one.key}/{options.train_seconds:g}/{seed}"
-            races.append(
-                ledger.once(
-                    name,
-                    Raced,
-                    lambda one=one, seed=seed: race(run, one, data, options.train_seconds, run.seed + seed, device),
-                )
-            )
-            result = so_far()
-    return result
+    def scene(self, i: int, dtype: torch.dtype) -> Scene:
+        """An image and its measurement."""
+        x = self.images[i : i + 1].to(self.device, dtype)
+        return Scene.of(f"image {i + 1}", x, self.problem, self.run.seed + _MEASURED + i)
 
+    def add_images(self) -> None:
+        """The grid of each image, in float64."""
+        fine = copy.deepcopy(self.net).to(self.device, torch.float64)
 
-def _costs(run: Config, net: Restarted, x: torch.Tensor, options: StudyOptions, device: str) -> list[StepCost]:
-    coarse = copy.deepcopy(net).to(device)
-    scene = Scene.of("image 1", x.to(device), problem_of(run.problem), run.seed + _MEASURED)
-    return step_costs(coarse, scene, rule_of_study(net), options.depths_for(net.map.layers), options.restarts)
+        def compute(i: int) -> StudyImage:
+            scene = self.scene(i, torch.float64)
+            return study_image(fine, scene, self.depths, self.options.restarts, self.options.beyond, self.note)
+
+        for i in range(len(self.images)):
+            self.found.append(self.ledger.once(f"image/{i}", StudyImage, lambda i=i: compute(i)))
+            self.so_far()
+
+    def add_costs(self) -> None:
+        """Time and memory of training steps, in the precision of the training."""
+
+        def compute() -> _Costs:
+            self.note("time and memory of training steps")
+            usual, scene = copy.deepcopy(self.net).to(self.device), self.scene(0, self.images.dtype)
+            return _Costs(costs=step_costs(usual, scene, self.rule, self.depths, self.options.restarts))
+
+        self.costs = self.ledger.once("costs", _Costs, compute).costs
+        self.so_far()
+
+    def add_races(self, train: list[Tensor], validation: Tensor) -> None:
+        """Trainings of the same time."""
+        data, seconds = TrainingData(train, self.problem, validation), self.options.train_seconds
+
+        def compute(one: Contender, seed: int) -> Raced:
+            self.note(f"{one.label}: training for {seconds:g} s, seed {seed}")
+            return race(self.run, one, data, seconds, seed, self.device)
+
+        for one in contenders(self.run, self.costs):
+            for seed in range(self.run.seed, self.run.seed + self.options.seeds):
+                name = f"race/{one.key}/{seconds:g}/{seed}"
+                self.races.append(self.ledger.once(name, Raced, lambda one=one, seed=seed: compute(one, seed)))
+                self.so_far()
