@@ -52,7 +52,7 @@ class Contender:
     def budget(self, layers: int) -> tuple[int, int]:
         """The K and R of its training steps, for a map with this number of layers in a cycle.
 
-        See [`network`][retune.comparison.methods.network]: JFB restarts one cycle more often, and unrolled networks do
+        As in ``retune.comparison.methods.network``, JFB restarts one cycle more often, and unrolled networks do
         not restart.
         """
         if self.method.single_layer:
