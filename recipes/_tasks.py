@@ -16,11 +16,11 @@ from retune.operators.holes import fill
 __all__ = ["KINDS", "Measured", "draw"]
 
 KINDS = ("denoise", "deblur", "inpaint")
-#: Of the crops that have more than noise: a measurement with a blur teaches more than one with missing pixels.
+#: Shares of blurs and of missing pixels, among the crops with an operator. Blurs teach more, so they come more often.
 _SHARES = (0.7, 0.3)
 #: Noise levels, uniform for noise alone, and with uniform logarithms otherwise.
 _NOISE = ((2 / 255, 55 / 255), (0.003, 0.08), (0.004, 0.1))
-#: Pixels at the border that the loss leaves out: a blur around the edges of a crop is no blur of a photograph.
+#: The loss leaves out this border of a crop: its blur is periodic, unlike that of a photograph.
 _BORDER = 8
 _TAPS = 25
 
@@ -61,8 +61,8 @@ class Measured:
     def weight(self) -> Tensor:
         """Weight of the squared error of every pixel, (B, 1, h, w).
 
-        Errors grow with the noise, and a blur leaves an error without any noise; the weight keeps the easy crops from
-        being forgotten beside the difficult ones.
+        Errors grow with the noise, and a blur causes an error even without noise. The weight keeps easy crops from
+        being neglected beside difficult ones.
         """
         extra = torch.tensor([0.0, 0.05, 0.05]).to(self.noise)[self.kind].reshape(self.noise.shape)
         inside = torch.zeros_like(self.mask)

@@ -5,8 +5,8 @@ measurements to rest, ``x = argmin ½‖Ax − y‖² + λR_σ(x)``, by a descen
 implicitly: ``(AᵀA + λ∇²R) w = ∂L/∂x`` by conjugate gradients, then ``dL/dθ = −λ wᵀ ∂_θ∇R(x)``.
 
 A share of the measurements has noise alone, with ``σ = σ_n`` and ``λ = 1``. For the others, blurs and missing pixels,
-``σ = e^a σ_n^b`` and ``λ = e^c σ_n^d`` with four learned numbers for each kind. A batch is met a few times in a row
-before it is drawn anew, and each time the descent continues from its last equilibrium. The first descent begins with
+``σ = e^a σ_n^b`` and ``λ = e^c σ_n^d`` with four learned numbers for each kind. Each batch is visited
+a few times before it is drawn anew, and the descent continues from its last equilibrium. The first descent begins with
 one step of the weights that were given. The weights that are written are a running mean over the last steps: the
 gradient of a few crops is noisy, and the mean is not.
 """
@@ -34,11 +34,11 @@ from retune.solvers import Descent
 from retune.solvers.base import Objective
 from retune.training.checkpoints import fingerprint
 
-#: Batches that are kept at a time, and how often each is met before it is drawn anew.
+#: Number of batches that are kept at a time, and of visits to each before it is drawn anew.
 _SLOTS, _VISITS = 4, 4
-#: Steps of the descent: the most, and the relative change at which it ends.
+#: Maximum number of steps of the descent, and the relative change at which it ends.
 _MOST, _RTOL = 40, 1e-3
-#: Products with the Hessian, and the relative residual at which they end.
+#: Maximum number of products with the Hessian, and the relative residual at which they end.
 _PRODUCTS, _ADJOINT = 15, 0.05
 #: A one-step energy has its best equilibria at a smaller noise level, ``σ/0.35``, and with half its strength.
 _NARROWER, _WEAKER = 0.35, 0.5
@@ -176,7 +176,7 @@ def main(
         generation, visit = divmod(turn, _VISITS)
         m = draw(images, batch, crop, seed, generation * _SLOTS + slot, noise_alone).to(device)
         known = visit > 0
-        # A clone: a descent that has nothing to do returns its start, which is overwritten below.
+        # A clone, because a descent without any step returns its start, which is overwritten below.
         x = rest(net, m, memory["image"][slot].clone().to(device) if known else first(m.start, m.noise))
         adjoint = memory["adjoint"][slot].clone().to(device) if known else torch.zeros_like(x)
         value, w = implicit_loss(net, m, x, adjoint)
@@ -197,7 +197,7 @@ def main(
     settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "images": fingerprint(images)}
     settings["noise_alone"] = noise_alone
     budget = Budget(steps, lr, report_every=500)
-    faster = {id(net.table): 20.0}  # these numbers are of the size of 1, and have to find their way
+    faster = {id(net.table): 20.0}  # these numbers are about 1 and have a long way to go
     train(
         net, loss, measured, budget, folder, settings=settings, memory=memory, tables=lambda p: faster.get(id(p), 1.0)
     )

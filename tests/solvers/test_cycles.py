@@ -166,3 +166,22 @@ def test_a_training_step_at_a_cycle_says_so():
     assert float(result.residual) > 0.1
     odd = network(Picard(), depth=9).train().solve(case.y.to(torch.float32)[:1], case.physics)
     assert float(odd.residual) > 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e19])
+@pytest.mark.parametrize("solver", [Picard(), Damped()], ids=["picard", "damped"])
+def test_an_image_settles_at_any_scale(solver, scale):
+    """A linear map: the squares of the changes are 0 or infinite in float32, the changes are not."""
+
+    def layer(u, k):
+        return 0.9 * u.flip(-1) + 0.1 * start
+
+    torch.manual_seed(0)
+    found = []
+    for size in (1.0, scale):
+        start = size * torch.linspace(0.1, 1, 64).view(1, 1, 8, 8)
+        found.append(solve(layer, start.flip(-1), solver=solver, depth=2, cycle=1, stop=Stop(1e-4, 500)))
+    assert found[0].status == found[1].status == (Status.CONVERGED,)
+    assert int(found[0].layers) == int(found[1].layers)
+    torch.testing.assert_close(found[1].u / scale, found[0].u, rtol=1e-4, atol=0)
+    assert float(found[1].residual) == pytest.approx(float(found[0].residual), rel=1e-2)
