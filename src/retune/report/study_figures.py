@@ -106,6 +106,9 @@ def _equal_cost(axes: Axes, study: Study) -> None:
     logs = _to_edges(_to_edges(np.log(seconds)).T).T
     low, high = np.log(seconds.min()), np.log(seconds.max())
     levels = sorted({_round(math.exp(low + (high - low) * share)) for share in (0.3, 0.5, 0.7, 0.88)})
+    levels = [level for level in levels if logs.min() < math.log(level) < logs.max()]
+    if not levels:
+        return
     rows, columns = seconds.shape
     x, y = ([-0.5, *range(n), n - 0.5] for n in (columns, rows))
     lines = axes.contour(
