@@ -12,7 +12,16 @@ from deepinv.optim.prior import L1Prior, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
-from retune import DataTerm, DouglasRachford, ForwardBackward, GradientStep, PrimalDual, ThreeOperators
+from retune import (
+    DataTerm,
+    DouglasRachford,
+    ForwardBackward,
+    GradientStep,
+    HalfQuadratic,
+    MirrorDescent,
+    PrimalDual,
+    ThreeOperators,
+)
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
@@ -29,7 +38,7 @@ class Case:
     answer: Callable[[], Tensor]
 
     def bind(self) -> BoundMap:
-        return self.map.bind(DataTerm(self.y, self.physics))
+        return self.map.bind(self.map.data_term(self.y, self.physics))
 
 
 class Quadratic(Prior):
@@ -375,6 +384,36 @@ def two_proxes(batch: int = 2) -> Case:
     return Case(net, case.y, case.physics, answer)
 
 
+def half_quadratic(batch: int = 2) -> Case:
+    """`quadratic` by half-quadratic splitting: ``u* = ((I + γN)(I + γλW²) − I)⁻¹ γc`` with ``N = AᵀA``, for this γ."""
+    case = quadratic(batch)
+    (prior,) = case.map.priors
+    net = HalfQuadratic(prior, step_size=0.6, reg=0.3)
+
+    def answer() -> Tensor:
+        matrix, eye = as_matrix(case.physics.A, (1, 4, 5)), torch.eye(20)
+        gamma = net.gamma(DataTerm(case.y, case.physics)).mean()
+        grown = eye + gamma * net.reg()[0] * (2 * prior.log_weight).exp().flatten().diag()
+        system = (eye + gamma * matrix.T @ matrix) @ grown - eye
+        return torch.linalg.solve(system, gamma * (case.y.flatten(1) @ matrix).T).T.unflatten(1, (1, 4, 5))
+
+    return Case(net, case.y, case.physics, answer)
+
+
+def counts(batch: int = 2) -> Case:
+    """Counts through a mask m, and ``½λ‖x‖²``: ``λx² + mx = y``, so ``x* = (√(m² + 4λy) − m)/(2λ)``."""
+    mask = torch.where(rand(1, 1, 3, 4, seed=3) > 0, 1.0, 0.6)
+    y = torch.poisson(torch.full((batch, 1, 3, 4), 9.0), generator=torch.Generator().manual_seed(1)) + 1
+    net = MirrorDescent(Tikhonov(), step_size=0.9, reg=0.3)
+    physics = Inpainting((1, 3, 4), mask=mask)
+
+    def answer() -> Tensor:
+        reg = net.reg()[0]
+        return ((mask**2 + 4 * reg * y).sqrt() - mask) / (2 * reg)
+
+    return Case(net, y, physics, answer)
+
+
 def boxed_l1(batch: int = 2) -> Case:
     """`damped_l1` in a box, which is separable, too: ``x* = clamp(soft(m y, λ)/m²)``."""
     mask = torch.where(rand(1, 1, 4, 6, seed=3) > 0, 1.0, 0.6)
@@ -401,6 +440,8 @@ CASES = {
         roughness,
         two_pixels,
         two_proxes,
+        half_quadratic,
+        counts,
         boxed_l1,
     )
 }
