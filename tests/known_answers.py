@@ -25,7 +25,20 @@ from retune import (
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
-from retune.priors import RED, TV, AbstractPrior, Analysis, BoundPrior, Denoiser, Energy, Ridge, WaveletL1, WaveletL12
+from retune.priors import (
+    RED,
+    TGV,
+    TV,
+    AbstractPrior,
+    Analysis,
+    BoundPrior,
+    Denoiser,
+    Energy,
+    Ridge,
+    Sum,
+    WaveletL1,
+    WaveletL12,
+)
 
 
 @dataclass(frozen=True)
@@ -370,6 +383,40 @@ def two_pixels(batch: int = 2) -> Case:
     return Case(net, y, Denoising(), answer)
 
 
+def three_pixels(batch: int = 2) -> Case:
+    """Generalised variation of three pixels, ``A = I`` and ρ < 1: ``ρ‖x_0 − 2x_1 + x_2‖``, with a threshold as prox."""
+    y = rand(batch, 2, 1, 3, seed=1)
+    prior = TGV(0.7)
+    net = PrimalDual(prior, step_size=0.8, reg=0.1)
+
+    def answer() -> Tensor:
+        bend = torch.tensor([1.0, -2.0, 1.0])
+        size = y @ bend / 6  # (B, C)
+        radius = net.reg()[0] * prior.ratio()
+        length = size.norm(dim=1, keepdim=True)
+        return y - (size * (radius / length).clamp_max(1))[..., None] * bend
+
+    return Case(net, y, Denoising(), answer)
+
+
+def mixed(batch: int = 2) -> Case:
+    """`roughness` with two priors: ``x* = (AᵀA + λΣ v_i w_i K_iᵀK_i)⁻¹Aᵀy`` with the weights v of the sum."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.8, 1.1)
+    first, second = spectrum(9, 12, 0.4, 1.0, seed=4), spectrum(5, 12, 0.4, 1.0, seed=5)
+    y = rand(batch, 1, 1, 14, seed=1)
+    prior = Sum([Rough(first), Rough(second, 0.6)], [0.7, 1.2])
+    net = PrimalDual(prior, step_size=0.7, reg=0.3, balance=3.0)
+
+    def answer() -> Tensor:
+        weights = prior.weights() * torch.stack([p.log_weight.exp() for p in prior.priors])
+        rough = weights[0] * first.T @ first + weights[1] * second.T @ second
+        system = matrix.T @ matrix + net.reg()[0] * rough
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
 def two_proxes(batch: int = 2) -> Case:
     """`quadratic` by Douglas–Rachford; the prox of its dense data term needs conjugate gradients."""
     case = quadratic(batch)
@@ -439,6 +486,8 @@ CASES = {
         energy,
         roughness,
         two_pixels,
+        three_pixels,
+        mixed,
         two_proxes,
         half_quadratic,
         counts,

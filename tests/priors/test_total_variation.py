@@ -135,7 +135,7 @@ def test_smoothed_the_dual_prox_is_that_of_brute_force(isotropic, vectorial, flo
 def test_smoothed_two_maps_find_the_same_image(float64):
     """Gradient steps on the smoothed prior, and primal–dual steps on its conjugate."""
     y = rand(1, 2, 6, 5)
-    prior = TV(smoothing=0.3)
+    prior = TV(smoothing=2.0)
     nets = [
         Restarted(map_, depth=10, stop=Stop(1e-9, 3000)).eval()
         for map_ in (GradientStep(prior, reg=0.2), PrimalDual(prior, reg=0.2, balance=4.0))

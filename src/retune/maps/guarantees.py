@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -381,18 +381,35 @@ def _of_analysis(prior: Prior, analysis: Analysis, data_term: DataTerm) -> list[
     like = data_term.adjoint_y.detach()
     if fact is not None and not fact.checked:
         sigma = torch.ones_like(analysis.sqnorm)
-        if violates_firmness(lambda p: analysis.dual_prox(p, sigma), analysis.forward(like)):
+        if violates_firmness(lambda p: analysis.dual_prox(p, sigma), analysis.of(like, analysis.start(like))):
             how = "refuted: its dual prox is not firmly non-expansive here"
             found[-1] = Assumption(found[-1].statement, False, how, refuted=True)
-    size = lanczos_sqnorm(lambda x: analysis.adjoint(analysis.forward(x)), random_like(like))
-    twice = random_like(analysis.forward(like), seed=1)
-    one, two = (analysis.forward(like) * twice).sum(), (like * analysis.adjoint(twice)).sum()
-    scale = torch.linalg.vector_norm(analysis.forward(like)) * torch.linalg.vector_norm(twice)
+    forward, adjoint, like = _flat(analysis, like)
+    size = lanczos_sqnorm(lambda v: adjoint(forward(v)), random_like(like))
+    seen = forward(like)
+    twice = random_like(seen, seed=1)
+    one, two = (seen * twice).sum(), (like * adjoint(twice)).sum()
+    scale = torch.linalg.vector_norm(seen) * torch.linalg.vector_norm(twice)
     wrong = bool((one - two).abs() > 1e-3 * scale)
     if wrong or bool((size > 1.001 * analysis.sqnorm).any()):
         what = "its adjoint is wrong" if wrong else f"‖K‖² is at least {float(size.max()):.4g}"
         return [*found, Assumption(statement, False, f"refuted: {what}", refuted=True)]
     return [*found, Assumption(statement, False, analysis.how)]
+
+
+def _flat(analysis: Analysis, like: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
+    """K and its adjoint as functions of one tensor (B, 1, 1, n), the image and the further variable; and such a one."""
+    shape, pixels, w = like.shape[1:], like[0].numel(), analysis.start(like)
+
+    def forward(v: Tensor) -> Tensor:
+        v = v.flatten(1)
+        return analysis.of(v[:, :pixels].unflatten(1, shape), None if w is None else v[:, pixels:])
+
+    def adjoint(z: Tensor) -> Tensor:
+        return torch.cat([p.flatten(1) for p in analysis.back(z) if p is not None], 1)[:, None, None]
+
+    parts = [like.flatten(1)] if w is None else [like.flatten(1), random_like(w, seed=2)]
+    return forward, adjoint, torch.cat(parts, 1)[:, None, None]
 
 
 def _of_priors(

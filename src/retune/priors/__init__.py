@@ -4,13 +4,16 @@ from retune.priors.base import AbstractPrior, Analysis, BoundPrior, SynthesisPri
 from retune.priors.capabilities import adapt, priors_of
 from retune.priors.denoiser import RED, Denoiser
 from retune.priors.energy import Energy
+from retune.priors.generalised_variation import TGV
 from retune.priors.ridge import Ridge
+from retune.priors.sums import Sum
 from retune.priors.total_variation import TV
 from retune.priors.wavelet import WaveletL1, WaveletL12
 from retune.priors.wavelet_basis import WaveletBasis, WaveletFrame, max_levels
 
 __all__ = [
     "RED",
+    "TGV",
     "TV",
     "AbstractPrior",
     "Analysis",
@@ -18,6 +21,7 @@ __all__ = [
     "Denoiser",
     "Energy",
     "Ridge",
+    "Sum",
     "SynthesisPrior",
     "WaveletBasis",
     "WaveletFrame",
