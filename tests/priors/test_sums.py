@@ -50,7 +50,7 @@ def by_descent(y, parts, weights, reg, steps=4000):
 
 
 def test_two_maps_find_the_minimiser_of_a_sum(float64):
-    """Both parts smoothed: by gradient steps, by primal–dual steps on the stacked conjugates, and by a second solver."""
+    """Both parts smoothed: by gradient steps, by primal–dual steps on stacked conjugates, and by a second solver."""
     y = rand(1, 2, 5, 4)
     parts, weights = [TV(smoothing=0.5), TV(isotropic=False, vectorial=False, smoothing=0.7)], [0.6, 0.4]
     prior = Sum(parts, weights)

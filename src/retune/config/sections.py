@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -134,6 +135,13 @@ def _registered(kind: str, name: str, also: tuple[str, ...] = ("auto",)) -> str:
     return found
 
 
+_Prior = Annotated[str, AfterValidator(lambda name: _registered("prior", name, _FAMILIES))]
+_Map = Annotated[str, AfterValidator(lambda name: _registered("map", name))]
+_Fidelity = Annotated[str, AfterValidator(lambda name: _registered("fidelity", name, ()))]
+_Solver = Annotated[str, AfterValidator(lambda name: _registered("solver", name))]
+_Rule = Annotated[str, AfterValidator(lambda name: _registered("rule", name, ()))]
+
+
 _NETWORKS = ("denoiser", "red", "ridge", "energy")
 #: the types of prior with their own fields here; any other type is a registered class with options
 _FAMILIES = ("wavelet", *_NETWORKS)
@@ -160,7 +168,7 @@ _KINDS = {
 class PriorConfig(Section):
     """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
-    type: str = "wavelet"
+    type: _Prior = "wavelet"
     """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; tv; or a registered prior."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
@@ -199,11 +207,6 @@ class PriorConfig(Section):
         """Whether this type of prior has the field."""
         return self.type in _KINDS.get(name, (self.type,))
 
-    @field_validator("type")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("prior", name, _FAMILIES)
-
     @field_validator("options")
     @classmethod
     def _of_a_class(cls, options: dict, info: ValidationInfo) -> dict:
@@ -230,16 +233,11 @@ class MapConfig(Section):
 
     spoken = False
 
-    type: str = "auto"
+    type: _Map = "auto"
     """auto chooses by the prior: forward_backward, gradient_step or primal_dual. Others are named:
     douglas_rachford, three_operators, half_quadratic, mirror_descent."""
     options: dict[str, Any] = {}
     """More arguments of the map: a table [map.options]."""
-
-    @field_validator("type")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("map", name)
 
 
 class FidelityConfig(Section):
@@ -247,15 +245,10 @@ class FidelityConfig(Section):
 
     spoken = False
 
-    type: str = "l2"
+    type: _Fidelity = "l2"
     """l2: half the squared distance; or a registered data fidelity."""
     options: dict[str, Any] = {}
     """Arguments of the data fidelity, such as sigma: a table [data_fidelity.options]."""
-
-    @field_validator("type")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("fidelity", name, ())
 
 
 class ModelConfig(Section):
@@ -275,7 +268,7 @@ class ModelConfig(Section):
     """Initial λ, the strength of the prior; Plug-and-Play has no λ."""
     learn_reg: StrictBool = True
     """Whether the strength is learned."""
-    solver: str = "auto"
+    solver: _Solver = "auto"
     """picard (plain restarts), damped, anderson, inertial or a registered solver; auto damps maps that may expand."""
     solver_options: dict[str, Any] = {}
     """Arguments of the solver: a table [model.solver_options]."""
@@ -283,11 +276,6 @@ class ModelConfig(Section):
     """Relative change over a block below which a restoration is settled."""
     max_layers: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 2000
     """Maximum number of layers of a restoration."""
-
-    @field_validator("solver")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("solver", name)
 
     @field_validator("solver_options")
     @classmethod
@@ -300,7 +288,7 @@ class ModelConfig(Section):
 class GradientConfig(Section):
     """The rule for the derivative of the equilibrium."""
 
-    rule: str = "truncated"
+    rule: _Rule = "truncated"
     """truncated is ReTune; unrolled trains the output after K layers; implicit solves for the adjoint; or your own."""
     blocks: Layers = 1
     """Number of pull-backs through the recorded block (truncated): more blocks are more exact."""
@@ -308,11 +296,6 @@ class GradientConfig(Section):
     """Required relative error of the adjoint, in place of a number of blocks."""
     options: dict[str, Any] = {}
     """More arguments of the rule: a table [gradient.options]."""
-
-    @field_validator("rule")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("rule", name, ())
 
 
 class DataConfig(Section):

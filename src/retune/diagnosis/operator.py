@@ -88,7 +88,7 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
 
 def check_adjoint(exam: Exam) -> Iterator[Finding]:
     """Check ``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and in float32, on copies."""
-    errors, failures, wrong_type = {}, {}, []
+    errors, failures, converted = {}, {}, {}
     copied = True
     for dtype in (torch.float64, torch.float32):
         try:
@@ -101,7 +101,7 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
                     continue
             errors[dtype], found = _mismatch(exam, physics, dtype)
             if found != dtype:
-                wrong_type.append(f"{_name(dtype)} becomes {_name(found)}")
+                converted[dtype] = found
         except FAILURES as error:
             failures[dtype] = short(error)
     numbers: dict = {_name(d): e for d, e in errors.items()}
@@ -118,7 +118,7 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
     worst = max(errors.values())
     exact = errors.get(torch.float64, 0.0)
     # An operator with float32 arithmetic inside is judged by the rounding of float32.
-    limit = _ROUNDING[torch.float32 if any(text.startswith("float64") for text in wrong_type) else torch.float64]
+    limit = _ROUNDING[torch.float32 if torch.float64 in converted else torch.float64]
     exam.adjoint = worst <= _WRONG
     if not worst <= _WRONG:
         severity, advice = (
@@ -137,7 +137,7 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
         severity, advice = Severity.WARNING, "The operator loses digits in float32: rescale it, or work in float64."
     else:
         severity, advice = Severity.OK, ""
-    if wrong_type and severity is Severity.OK:
+    if converted and severity is Severity.OK:
         severity, advice = Severity.NOTE, "The physics converts its input, so float64 brings no extra accuracy."
     if failures and severity is Severity.OK:
         severity = Severity.NOTE
@@ -146,8 +146,8 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
             advice = "Only the precision that it was built in was tested, for it cannot be copied."
     for dtype, text in failures.items():
         measured += f"; {_name(dtype)} could not be tested: «{text}»"
-    for text in wrong_type:
-        measured += f"; {text} inside"
+    for dtype, inside in converted.items():
+        measured += f"; {_name(dtype)} becomes {_name(inside)} inside"
     yield Finding("adjoint", severity, f"⟨Au, v⟩ and ⟨u, Aᵀv⟩ differ by {measured}", advice, numbers)
     if torch.float64 in errors:
         cut = cut_by_torch(cast(exam.physics, torch.float64), exam.probe(0, torch.float64))

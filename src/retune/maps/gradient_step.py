@@ -7,33 +7,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.prior import Prior
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
-from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
+from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
-from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.base import BoundMap
 from retune.maps.guarantees import backtracking_guarantee, smooth_assumptions
+from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.curvature import largest_curvature
 from retune.operators.data_term import DataTerm
-from retune.operators.holes import fill
 from retune.operators.pairs import steepest
 from retune.parameters import Bounded, Positive, require_box, require_damping
 from retune.priors.base import BoundPrior
-from retune.priors.capabilities import adapt, bind_cycle, require_grad, smoothness_of
+from retune.priors.capabilities import adapt, bind_cycle, part_of, require_grad, smoothness_of
 from retune.solvers.base import Objective
 
 __all__ = ["GradientStep"]
 
 
 @register
-class GradientStep(AbstractMap):
+class GradientStep(MapWithPrior):
     r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x) + εx))``: projected gradient descent on ``f + λR + ½ε‖·‖²``.
 
     The step size is ``τ = 2s/(L_f + λ L_R + ε)``. A sigmoid keeps the learned s in (0, 1). ``L_f = ‖A‖²/σ²`` comes from
@@ -71,6 +68,8 @@ class GradientStep(AbstractMap):
             constant.
     """
 
+    added_later = ("lipschitz", "prior_lipschitz")
+
     def __init__(
         self,
         prior: Prior,
@@ -86,18 +85,15 @@ class GradientStep(AbstractMap):
         prior_lipschitz: float | None = None,
         strong_convexity: float = 0.0,
     ):
-        super().__init__()
+        able = require_grad(prior, "GradientStep")
         layers = require_whole("layers", layers)
         if layers < 1:
             raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
-        if data_fidelity is not None:
-            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
-        self.layers, self.lipschitz = layers, lipschitz
+        super().__init__(able.per_layer(layers)[0] if able.shares_layers else prior, data_fidelity, lipschitz)
+        self.layers = layers
         self.strong_convexity = require_damping(strong_convexity)
-        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
         self.box = require_box(box)
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
-        able = require_grad(prior, "GradientStep")
         _check_constant(prior, self.prior_lipschitz)
         self.nonexpansive = not able.may_expand
         self.backtracks = self.prior_lipschitz is None and _unbounded(prior)
@@ -106,23 +102,9 @@ class GradientStep(AbstractMap):
                 f"layers={layers}, but the gradient of {type(prior).__name__} has no known Lipschitz constant: its "
                 "step size is searched for by the value of one objective, that of a single layer. Give layers=1"
             )
-        self.prior = able.per_layer(layers)[0] if able.shares_layers else prior
         learn_step_size = learn_step_size and not self.backtracks  # the equilibrium does not depend on it
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
-
-    @property
-    def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the prior treats every image of a batch independently of the others."""
-        return adapt(self.prior).per_image
-
-    def describe(self) -> dict:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return by_arguments(self, without=("step_size", "reg"), later=("lipschitz", "prior_lipschitz"))
-
-    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
     def bind(self, data_term: DataTerm) -> BoundMap:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -230,23 +212,18 @@ class _Layer:
         return self.prior.grad(u)
 
 
-class _BoundGradientStep(BoundMap):
+class _BoundGradientStep(BoundWithPrior):
     """Cost per layer: the normal operator, the gradient of the prior, and three vector operations."""
 
     def __init__(self, owner: GradientStep, data_term: DataTerm):
-        self.owner, self.data_term, self.layers = owner, data_term, owner.layers
-        self._shape, self._box, self._damping = data_term.shape, owner.box, owner.strong_convexity
-        self._data_gradient = data_term.grad
+        super().__init__(owner, data_term)
+        self._box, self._damping = owner.box, owner.strong_convexity
         steps, regs = (t.to(data_term.device, data_term.dtype) for t in (owner.step_size(), owner.reg()))
         bound = bind_cycle([owner.prior], data_term.shape, [steps.new_ones(())] * self.layers)
         constant = owner.prior_constant(data_term.adjoint_y)
         self._layers = []
         for k in range(self.layers):
-            if bound[k].grad is None:
-                raise InvalidParameterError(
-                    f"{type(owner.prior).__name__} declares has_grad = True, but its bind(...) returned a BoundPrior "
-                    "without grad: set it there"
-                )
+            part_of(owner.prior, bound[k], "grad")
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
             self._layers.append(_Layer(-over_images(2 * steps[k] / total), regs[k], bound[k]))
         self._first_constant = data_term.lipschitz + regs[0] * constant + self._damping
@@ -257,23 +234,19 @@ class _BoundGradientStep(BoundMap):
 
         For a blur with a valid boundary: the measurement, continued by its mirror image.
         """
-        assert self.data_term is not None
-        if (continued := self.data_term.continued) is not None:
-            return self._project(continued)
-        start = self.data_term.adjoint_y / over_images(self.data_term.sqnorm)
-        holes = self.data_term.holes
-        return self._project(start if holes is None else fill(start, holes))
+        continued = self.data_term.continued
+        return self._project(self._back_projection() if continued is None else continued)
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
         if self._searches:
             self._take_step(self.init())  # not at u: the layer must not depend on the first state
         step = self._layers[k % self.layers]
-        return self._project(torch.addcmul(u, self._gradient(u, step), step.minus_step))
+        return self._project(torch.addcmul(u, self._direction(u, step), step.minus_step))
 
-    def _gradient(self, u: Tensor, step: _Layer) -> Tensor:
+    def _direction(self, u: Tensor, step: _Layer) -> Tensor:
         """``∇f(u) + λ∇R(u) + εu``."""
-        direction = torch.addcmul(self._data_gradient(u), step.gradient(u), step.reg)
+        direction = torch.addcmul(self._gradient(u), step.gradient(u), step.reg)
         return torch.add(direction, u, alpha=self._damping) if self._damping else direction
 
     def at(self, u: Tensor) -> BoundMap:
@@ -297,7 +270,7 @@ class _BoundGradientStep(BoundMap):
     def _take_step(self, u: Tensor) -> None:
         (layer,) = self._layers
         with torch.no_grad():
-            found = largest_curvature(lambda x: self._gradient(x, layer), u.detach())
+            found = largest_curvature(lambda x: self._direction(x, layer), u.detach())
             step = 1 / torch.maximum(found, self._first_constant.min() * 1e-3)
         self._layers, self._searches = [replace(layer, minus_step=-over_images(step))], False
 
@@ -307,7 +280,6 @@ class _BoundGradientStep(BoundMap):
         prior, term = layer.prior, self.data_term
         if self.layers > 1 or prior.fn is None:
             return None
-        assert term is not None
         reg = layer.reg.detach()
         quadratic, value_and_gradient = _quadratic(term, self._damping), prior.fn_and_grad or _one_by_one(prior)
 
@@ -338,11 +310,7 @@ class _BoundGradientStep(BoundMap):
         return u
 
     def state(self, image: Tensor) -> Tensor:
-        if image.shape != self._shape:
-            raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
-            )
-        return self._project(image)
+        return self._project(self._require(image))
 
 
 def _quadratic(term: DataTerm, damping: float) -> Callable[[Tensor], Tensor]:

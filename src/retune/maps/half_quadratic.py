@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import torch
-from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.prior import Prior
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
-from retune.errors import InvalidParameterError, ShapeError, require
 from retune.guarantee import Guarantee
-from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.base import BoundMap
 from retune.maps.guarantees import half_quadratic_guarantee
+from retune.maps.with_prior import BoundWithProx, MapWithProx
 from retune.operators.data_term import DataTerm
-from retune.operators.holes import fill
-from retune.parameters import Bounded, Positive
-from retune.priors.capabilities import adapt, bind_cycle, require_prox
 
 __all__ = ["HalfQuadratic"]
 
 
 @register
-class HalfQuadratic(AbstractMap):
+class HalfQuadratic(MapWithProx):
     r"""``u⁺ = prox_{γλg}(prox_{γf∘D}(u))``; the image is ``D u``. Half-quadratic splitting (HQS), as in DPIR.
 
     For least squares, and a denoiser (Plug-and-Play) or a prior with a prox. For convex f and g the iterates converge
@@ -70,28 +64,7 @@ class HalfQuadratic(AbstractMap):
         learn_step_size: bool = True,
         learn_reg: bool = True,
     ):
-        super().__init__()
-        if data_fidelity is not None:
-            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
-        able = require_prox(prior, "HalfQuadratic")
-        self.prior = able.per_layer(1)[0]
-        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
-        self.nonexpansive = not able.may_expand
-        self.step_size = Bounded(step_size, (1,), learn=learn_step_size, name="step_size")
-        self.reg = Positive(reg, (1,), learn=learn_reg and able.uses_strength, name="reg")
-
-    @property
-    def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the prior treats every image of a batch independently of the others."""
-        return adapt(self.prior).per_image
-
-    def describe(self) -> dict:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return by_arguments(self, without=("step_size", "reg"))
-
-    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return DataTerm(y, physics, self.data_fidelity)
+        super().__init__(prior, data_fidelity, step_size, reg, learn_step_size=learn_step_size, learn_reg=learn_reg)
 
     def bind(self, data_term: DataTerm) -> BoundMap:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -108,55 +81,32 @@ class HalfQuadratic(AbstractMap):
         return half_quadratic_guarantee(self, self.gamma(data_term), data_term)
 
 
-class _BoundHalfQuadratic(BoundMap):
+class _BoundHalfQuadratic(BoundWithProx):
     """Cost per layer: the prox of f, the frame in both directions, and the prox of g."""
 
-    layers = 1
-
     def __init__(self, owner: HalfQuadratic, data_term: DataTerm):
-        self.owner, self.data_term = owner, data_term
-        self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
-        self._shape = data_term.shape
-        gamma = owner.gamma(data_term)
-        self._data_prox = data_term.prox_at(gamma)
-        reg = owner.reg().to(data_term.device, data_term.dtype)
-        (bound,) = bind_cycle([owner.prior], data_term.shape, [gamma * reg])
-        if bound.prox is None:
-            raise InvalidParameterError(
-                f"{type(owner.prior).__name__} declares has_prox = True, but its bind(...) returned a BoundPrior "
-                "without prox: set prox there"
-            )
-        self._prox, self._frame = bound.prox, bound.frame
-        self._holes = None if owner.nonexpansive else data_term.holes
+        super().__init__(owner, data_term)
+        self._data_prox = data_term.prox_at(self._gamma)
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``; for a blur with a valid boundary the measurement, continued by its mirror image.
 
         For a denoiser the holes of a mask are filled in.
         """
-        term = self.data_term
-        assert term is not None
-        if (continued := term.continued) is not None:
-            return self.state(continued)
-        start = term.adjoint_y / over_images(term.sqnorm)
-        return self.state(start if self._holes is None else fill(start, self._holes))
+        continued = self.data_term.continued
+        return self.state(self._back_projection(filled=self._filled) if continued is None else continued)
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``prox_{γλg}(prox_{γf∘D}(u))``."""
         if self._frame is None:
             return self._prox(self._data_prox(u))
-        seen = self._frame.synthesis(u)
-        return self._prox(u + self._frame.analysis(self._data_prox(seen) - seen))
+        seen = self._synthesis(u)
+        return self._prox(u + self.image_adjoint(self._data_prox(seen) - seen))
 
     def image(self, u: Tensor) -> Tensor:
-        return u if self._frame is None else self._frame.synthesis(u)
+        """``D u``."""
+        return self._synthesis(u)
 
     def state(self, image: Tensor) -> Tensor:
-        if image.shape != self._shape:
-            raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
-            )
-        return image if self._frame is None else self._frame.extension(image)
-
-    def image_adjoint(self, image: Tensor) -> Tensor:
-        return image if self._frame is None else self._frame.analysis(image)
+        """Coefficients with this image."""
+        return self._extension(self._require(image))

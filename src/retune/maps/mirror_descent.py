@@ -9,18 +9,18 @@ from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
-from retune.errors import InvalidParameterError, PhysicsError, ShapeError, require
+from retune.errors import InvalidParameterError, PhysicsError
 from retune.guarantee import Guarantee
-from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.base import BoundMap
 from retune.maps.guarantees import mirror_guarantee
+from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.data_term import DataTerm
 from retune.operators.kinds import is_nonnegative, reach
 from retune.operators.pairs import random_like
 from retune.parameters import Bounded, Positive
-from retune.priors.capabilities import adapt, bind_cycle, require_grad, smoothness_of
+from retune.priors.capabilities import adapt, bind_cycle, part_of, require_grad, smoothness_of
 
 __all__ = ["MirrorDescent"]
 
@@ -29,7 +29,7 @@ _NEGATIVE = 1e-5
 
 
 @register
-class MirrorDescent(AbstractMap):
+class MirrorDescent(MapWithPrior):
     r"""``∇h(x⁺) = ∇h(x) − s∇F(x)`` for ``F = f + λR`` and counts f, with ``h(x) = −Σ_j a_j log x_j + ½λL_R‖x‖²``.
 
     The NoLip algorithm (Bauschke, Bolte, Teboulle, *Math. Oper. Res.* 42(2), 2017) for the exact likelihood of counts,
@@ -72,10 +72,6 @@ class MirrorDescent(AbstractMap):
         learn_step_size: bool = True,
         learn_reg: bool = True,
     ):
-        super().__init__()
-        if data_fidelity is not None:
-            hint = "for example PoissonLikelihood(bkg=0.0)"
-            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", hint)
         able = require_grad(prior, "MirrorDescent")
         stated = smoothness_of(prior, torch.zeros(1))
         if stated is None or stated.lipschitz is None:
@@ -85,20 +81,11 @@ class MirrorDescent(AbstractMap):
                 "retune.priors.TV(smoothing=0.02) or retune.priors.Ridge(). Your "
                 "own prior states it in smoothness(like)"
             )
-        self.prior = able.per_layer(1)[0] if able.shares_layers else prior
-        self.data_fidelity = PoissonLikelihood(bkg=0) if data_fidelity is None else data_fidelity
+        own = able.per_layer(1)[0] if able.shares_layers else prior
+        super().__init__(own, PoissonLikelihood(bkg=0) if data_fidelity is None else data_fidelity)
         self.nonexpansive = not able.may_expand
         self.step_size = Bounded(step_size, (1,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (1,), learn=learn_reg, name="reg")
-
-    @property
-    def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the prior treats every image of a batch independently of the others."""
-        return adapt(self.prior).per_image
-
-    def describe(self) -> dict:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return by_arguments(self, without=("step_size", "reg"))
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -153,24 +140,15 @@ class MirrorDescent(AbstractMap):
             )
 
 
-class _BoundMirrorDescent(BoundMap):
+class _BoundMirrorDescent(BoundWithPrior):
     """Cost per layer: the gradients of f and R, and a few vector operations."""
 
-    layers = 1
-
     def __init__(self, owner: MirrorDescent, data_term: DataTerm):
-        self.owner, self.data_term = owner, data_term
-        self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
-        self._shape, self._gradient = data_term.shape, data_term.grad
+        super().__init__(owner, data_term)
         step, self._reg = (p().to(data_term.device, data_term.dtype) for p in (owner.step_size, owner.reg))
         self._step = step
         (bound,) = bind_cycle([owner.prior], data_term.shape, [step.new_ones(())])
-        if bound.grad is None:
-            raise InvalidParameterError(
-                f"{type(owner.prior).__name__} declares has_grad = True, but its bind(...) returned a BoundPrior "
-                "without grad: set it there"
-            )
-        self._prior = bound.grad
+        self._prior = part_of(owner.prior, bound, "grad")
         self._curvature = over_images(self._reg * owner.prior_constant(data_term.adjoint_y))  # λL_R
         self._weights = _weights(data_term)
 
@@ -180,7 +158,6 @@ class _BoundMirrorDescent(BoundMap):
         A bright start is safe: dark pixels brighten slowly, because their steps are small.
         """
         term = self.data_term
-        assert term is not None
         assert term.fidelity.relative is not None
         start = term.physics.A_adjoint(term.fidelity.relative.nearest) / over_images(term.sqnorm)
         mean = over_images(start.flatten(1).mean(1))
@@ -206,10 +183,7 @@ class _BoundMirrorDescent(BoundMap):
 
     def state(self, image: Tensor) -> Tensor:
         """The image itself, if it is positive; dark pixels are raised to a thousandth of its mean size."""
-        if image.shape != self._shape:
-            raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
-            )
+        image = self._require(image)
         least = over_images(image.detach().abs().flatten(1).mean(1)).clamp_min(torch.finfo(image.dtype).tiny) * 1e-3
         return torch.maximum(image, least)
 

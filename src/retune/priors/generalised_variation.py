@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, wrong_type
 from retune.guarantee import Convexity
@@ -46,6 +45,7 @@ class TGV(AbstractPrior):
     """
 
     explicit_prior = True
+    in_state_dict = ("ratio",)
     has_analysis = True
 
     def __init__(self, ratio: float = 2.0, vectorial: bool = True, *, learn_ratio: bool = True):
@@ -55,10 +55,6 @@ class TGV(AbstractPrior):
             raise wrong_type("vectorial", vectorial, "True or False")
         self.vectorial = vectorial
         self.ratio = Positive(ratio, learn=learn_ratio, name="ratio")
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data. The value of ρ is in the state dict."""
-        return by_arguments(self, without=("ratio",))
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""

@@ -44,6 +44,7 @@ class Sum(AbstractPrior):
     """
 
     explicit_prior = True
+    in_state_dict = ("weights",)
 
     def __init__(self, priors: Sequence[Prior], weights: float | Sequence[float] = 1.0, *, learn_weights: bool = True):
         super().__init__()
@@ -73,7 +74,7 @@ class Sum(AbstractPrior):
 
     def describe(self) -> dict:
         """Constructor arguments as plain data. The weights are in the state dict."""
-        return by_arguments(self, without=("weights",), priors=list(self.priors))
+        return by_arguments(self, priors=list(self.priors))
 
     def tunables(self) -> dict[str, ScalarParameter]:
         """The weights, and the scalars of the parts; their names begin with the place of the part."""

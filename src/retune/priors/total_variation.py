@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune._torch.function import Function
@@ -52,6 +51,7 @@ class TV(AbstractPrior):
     """
 
     explicit_prior = True
+    added_later = ("smoothing",)
     has_value = True
     has_analysis = True
 
@@ -66,10 +66,6 @@ class TV(AbstractPrior):
         if not 0 <= self.smoothing < math.inf:
             raise InvalidParameterError(f"smoothing must be finite and ≥ 0, got {smoothing}")
         self.has_grad = self.smoothing > 0
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return by_arguments(self, later=("smoothing",))
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
@@ -29,6 +28,9 @@ _AXES = {"channel": 1, "band": 3}
 
 class _WaveletPrior(SynthesisPrior):
     """Common base of both priors: the frame, the weights, and their layout on the packed coefficients."""
+
+    in_state_dict = ("weights", "scale_weights")
+    added_later = ("margin",)
 
     def __init__(
         self,
@@ -87,10 +89,10 @@ class _WaveletPrior(SynthesisPrior):
         self.learn = False
         self.requires_grad_(False)
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data. The weights are in the state dict."""
-        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
-        return by_arguments(self, without=("weights", "scale_weights"), later=("margin",), wavelet=wavelet)
+    @property
+    def wavelet(self) -> str | Sequence[str]:
+        """The name of the wavelet, or the names of several."""
+        return self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
 
     def convexity(self) -> Convexity:
         """A sum of norms with positive weights is convex, with an exact prox, for any learned weights."""

@@ -202,7 +202,7 @@ def _row(part: Pictured, anchor: str, thumbnail: bool) -> _Row:
         name=part.title,
         anchor=anchor,
         thumbnail=image.thumbnail if thumbnail else None,
-        ended=facts.get("ended", "").split(";")[0],
+        ended=facts.get("ended", ""),
         residual="" if found is None else found.kind,
         size="" if found is None or found.size is None else f"{found.size:.2f} × noise",
         doubts=" ".join(part.doubts),

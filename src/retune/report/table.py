@@ -16,7 +16,6 @@ from retune.report.numbers import (
     about,
     best_methods,
     columns_of,
-    falls,
     label,
     remarks,
     title,
@@ -94,7 +93,7 @@ def _tables(problem: ProblemResult, heading: str, console: Console) -> list[Tabl
             cells = [names[name].copy()]
             for column in columns:
                 cells.append(_text(column.text(method), console, "bold" if name in best[column.short] else ""))
-                if column.short.startswith("change") and falls(method):
+                if column.alarming(method):
                     cells[-1].stylize("bold red")
             table.add_row(*cells, style="cyan" if name in winning else "")
         tables.append(table)
