@@ -62,21 +62,34 @@ def test_it_agrees_with_primal_dual_on_the_exact_likelihood(photons, float64):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_its_fixed_points_are_the_minimisers(known, float64):
-    """Without a background: ``x∇F = 0`` and ``∇F ≥ 0``, for weights from the kernel, and for the sum of all counts."""
+    """Without a background: ``∇F = 0`` where x > 0, for weights from the kernel, and for the sum of all counts."""
     y, _ = counted(20, size=4)
-    y[..., 0, 0] = y[..., 0, 1] = y[..., 1, 0] = 0
-    physics = (
-        blur() if known else LinearPhysics(A=lambda x, **_: blur().A(x), A_adjoint=lambda v, **_: blur().A_adjoint(v))
-    )
-    map_ = MirrorDescent(TV(smoothing=0.5), reg=0.3).requires_grad_(False)
-    x = solved(map_, y, physics, 1e-9 if known else 1e-8, 6000)
-    x.requires_grad_()
-    mean = blur().A(x)
-    value = (mean - torch.xlogy(y, mean)).sum() + 0.3 * map_.prior.fn(x).sum()
+    k = blur()
+    physics = k if known else LinearPhysics(A=lambda x, **_: k.A(x), A_adjoint=lambda v, **_: k.A_adjoint(v))
+    map_ = MirrorDescent(TV(smoothing=2.0), reg=0.3).requires_grad_(False)
+    x = solved(map_, y, physics, 1e-7, 1500).requires_grad_()
+    mean = k.A(x)
+    value = (mean - y * mean.log()).sum() + 0.3 * map_.prior.fn(x).sum()
     (gradient,) = torch.autograd.grad(value, x)
-    assert float(x.min()) > 0
-    assert float((x * gradient).abs().max()) < 1e-3
-    assert float(gradient.min()) > -1e-3
+    assert float(x.detach().min()) > 1
+    assert float((x * gradient).detach().abs().max()) < 1e-3
+
+
+def test_dark_pixels_tend_to_0(float64):
+    """Where no light is seen the minimiser is 0: ``x∇F → 0`` with ``∇F ≥ 0``, as slowly as 1/k."""
+    y, _ = counted(20, size=4)
+    y[..., :2, :] = 0
+    map_ = MirrorDescent(Tikhonov(), reg=1e-3).requires_grad_(False)
+    bound = map_.bind(map_.data_term(y, Denoising()))
+    u, sizes = bound.init(), []
+    for k in range(401):
+        if k in (100, 200, 400):
+            sizes.append(float(u[..., :2, :].max()))
+        u = bound.layer(u)
+    assert 0 < sizes[2] < 0.05
+    assert sizes[1] / sizes[0] == pytest.approx(0.5, rel=0.1)
+    assert sizes[2] / sizes[1] == pytest.approx(0.5, rel=0.1)
+    torch.testing.assert_close(u[..., 2:, :], (torch.sqrt(1 + 4e-3 * y[..., 2:, :]) - 1) / 2e-3)
 
 
 @pytest.mark.parametrize("step_size", [0.3, 0.99])
@@ -84,9 +97,9 @@ def test_its_fixed_points_are_the_minimisers(known, float64):
 def test_the_objective_never_rises(padding, step_size, float64):
     y, _ = counted(20)
     y = y if padding == "circular" else blur("valid").A(y).round()
-    map_ = MirrorDescent(TV(smoothing=0.3), step_size=step_size, reg=0.5).requires_grad_(False)
+    map_ = MirrorDescent(TV(smoothing=2.0), step_size=step_size, reg=0.02).requires_grad_(False)
     size = 5
-    for seed in range(4):
+    for seed in range(3):
         term = map_.data_term(y, blur(padding))
         bound = map_.bind(term)
         u = bound.state(30 * rand(1, 1, size, size, seed=seed).abs() ** 3)
@@ -102,7 +115,7 @@ def test_the_objective_never_rises(padding, step_size, float64):
 def test_with_smaller_weights_it_rises(float64):
     """So the test above can fail."""
     y, _ = counted(20)
-    map_ = MirrorDescent(TV(smoothing=0.3), step_size=0.99, reg=0.5).requires_grad_(False)
+    map_ = MirrorDescent(TV(smoothing=2.0), step_size=0.99, reg=0.02).requires_grad_(False)
     term = map_.data_term(y, blur())
     bound = map_.bind(term)
     bound._weights = bound._weights / 30
@@ -189,7 +202,7 @@ def test_what_it_does_not_take():
     with pytest.raises(InvalidParameterError, match=r"needs counts ≥ 0 with their likelihood, got L2"):
         MirrorDescent(Tikhonov(), L2()).bind(DataTerm(y, Denoising()))
     with pytest.raises(InvalidParameterError, match=r"got PoissonLikelihood for a measurement from -3"):
-        MirrorDescent(Tikhonov()).data_term(y - y.max() - 3 + y.max() - y.min(), Denoising())
+        MirrorDescent(Tikhonov()).data_term(y - y.min() - 3, Denoising())
     with pytest.raises(InvalidParameterError, match=r"known Lipschitz constant, got Energy"):
         MirrorDescent(Energy(retune.networks.EnergyNet(channels=1, features=(2, 2, 2))))
     with pytest.raises(InvalidParameterError, match="MirrorDescent needs a prior with a gradient"):

@@ -123,7 +123,7 @@ def facts_of_fidelity(
         if not 0 < number < math.inf:
             raise InvalidParameterError(f"lipschitz must be a positive finite number, got {given}")
         return FidelityFacts(number, how="given by the user: lipschitz=...")
-    if relative and known.relative is not None:
+    if relative and (known.relative is not None or known.lipschitz is None):
         return known
     if known.lipschitz is None:
         raise InvalidParameterError(
