@@ -6,7 +6,6 @@ without any evaluation of the objective. The smallest objective is that of 3,000
 deepinv's primal–dual steps are the best of three ratios. Its ``PGD`` and ``DRS`` have the prior ``TVPrior``, whose prox
 is itself an iteration, here with its defaults.
 
-
 Run ``python benchmarks/algorithms.py``.
 """
 

@@ -12,7 +12,7 @@ from retune._torch.batch import over_images
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
 from retune.maps.guarantees import half_quadratic_guarantee
-from retune.maps.with_prior import BoundWithProx, MapWithProx
+from retune.maps.with_prior import BoundWithTwoProxes, MapWithProx
 from retune.operators.data_term import DataTerm
 
 __all__ = ["HalfQuadratic"]
@@ -81,12 +81,8 @@ class HalfQuadratic(MapWithProx):
         return half_quadratic_guarantee(self, self.gamma(data_term), data_term)
 
 
-class _BoundHalfQuadratic(BoundWithProx):
+class _BoundHalfQuadratic(BoundWithTwoProxes):
     """Cost per layer: the prox of f, the frame in both directions, and the prox of g."""
-
-    def __init__(self, owner: HalfQuadratic, data_term: DataTerm):
-        super().__init__(owner, data_term)
-        self._data_prox = data_term.prox_at(self._gamma)
 
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``; for a blur with a valid boundary the measurement, continued by its mirror image.
@@ -98,15 +94,13 @@ class _BoundHalfQuadratic(BoundWithProx):
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``prox_{γλg}(prox_{γf∘D}(u))``."""
-        if self._frame is None:
-            return self._prox(self._data_prox(u))
-        seen = self._synthesis(u)
-        return self._prox(u + self.image_adjoint(self._data_prox(seen) - seen))
+        _, x, found = self._data_step(u)
+        return self._closed(self._prox(x), found)
 
     def image(self, u: Tensor) -> Tensor:
         """``D u``."""
-        return self._synthesis(u)
+        return self._synthesis(self._opened(u)[0])
 
     def state(self, image: Tensor) -> Tensor:
-        """Coefficients with this image."""
-        return self._extension(self._require(image))
+        """The state with this image."""
+        return self._closed(self._extension(self._require(image)), image)
