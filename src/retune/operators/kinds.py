@@ -107,11 +107,12 @@ def measured(physics: Physics, probes: Sequence[Tensor]) -> Tensor | None:
 
 
 def is_nonnegative(physics: Physics) -> bool | None:
-    """Whether A has no negative entries; None if its kind does not show it."""
-    for known in (kernel_of(physics), mask_of(physics)):
-        if known is not None and not isinstance(physics, Downsampling):
-            return bool((known >= 0).all())
-    return True if type(physics) is Denoising else None
+    """Whether A has no negative entries; None if its kind does not show it. The type must be exact."""
+    if type(physics) is Denoising:
+        return True
+    known = kernel_of(physics) if type(physics) in (Blur, BlurFFT) else None
+    known = mask_of(physics) if type(physics) is Inpainting else known
+    return None if known is None else bool((known >= 0).all())
 
 
 def reach(physics: Physics, values: Tensor) -> Tensor | None:

@@ -154,6 +154,7 @@ class AbstractPrior(Prior, ABC):
         on_coefficients: whether the state consists of coefficients in a frame (``BoundPrior.frame``) and not of the
             image itself.
         shares_layers: whether one object serves all layers of a cycle, with a table of parameters for each layer.
+        combines: whether it consists of other priors, in lists, whose own statements it combines.
         alignment: tiles of a large image begin at multiples of this number of pixels, so that the prior acts on a tile
             as on the whole image.
         trains_in_bfloat16: whether it computes in bfloat16 in train mode.
@@ -173,6 +174,7 @@ class AbstractPrior(Prior, ABC):
     uses_strength: bool = True
     on_coefficients: bool = False
     shares_layers: bool = False
+    combines: bool = False
     alignment: int = 1
     trains_in_bfloat16: bool = False
 

@@ -45,6 +45,7 @@ class Sum(AbstractPrior):
 
     explicit_prior = True
     in_state_dict = ("weights",)
+    combines = True
 
     def __init__(self, priors: Sequence[Prior], weights: float | Sequence[float] = 1.0, *, learn_weights: bool = True):
         super().__init__()
