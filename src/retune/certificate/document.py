@@ -50,8 +50,8 @@ class ImageCertificate:
         dtype: the precision of the computation.
         refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
             if none does.
-        jumps: relative change over a cycle of layers if the iteration jumps between several states, none of which is
-            an equilibrium; otherwise 0.
+        jumps: relative change over a cycle of layers if the iteration jumps between several states that are no
+            equilibria; otherwise 0.
         rounding: the allowance of the distance bounds for rounding.
         parts: number of pieces that were solved separately (tiles, pages); every number is that of the worst piece.
     """

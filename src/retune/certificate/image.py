@@ -15,6 +15,7 @@ from retune.certificate.survey import JITTER, REFUTES, ROUNDING, Survey
 from retune.errors import advice
 from retune.guarantee import Assumption, Guarantee, Subject
 from retune.maps.linearised import Estimate
+from retune.priors.origin import is_ours
 from retune.records.certificates import Basis
 
 __all__ = ["image_certificate"]
@@ -92,7 +93,8 @@ def _averaged(survey: Survey) -> Tensor | None:
 def _statement(survey: Survey) -> str:
     """The convergence statement. Proofs cover plain iterates; for another solver only the residual is measured."""
     solver, found = survey.net.solver, survey.guarantee
-    if not found.statement or (solver.monotone if found.monotone else solver.plain):
+    kept = solver.monotone if found.monotone else solver.plain
+    if not found.statement or (kept and is_ours(solver)):  # a changed solver inherits the words, not the steps
         return found.theorem
     name = type(solver).__name__
     if found.monotone:

@@ -65,7 +65,7 @@ def in_a_line(certificate: CertifiedImage) -> str:
 
 
 def in_words(certificate: CertifiedImage | None) -> list[str]:
-    """What a certificate says of the image, for a reader who does not know how it was computed."""
+    """The meaning of a certificate, for a reader who does not know how it was computed."""
     if certificate is None:
         return ["There is no certificate: none was asked for."]
     if certificate.failure is not None:

@@ -50,8 +50,10 @@ class Survey:
         self.u = usable(result.state.detach())
         self.batch = len(self.u)
         cycles = self.depth // bound.layers
-        self.factors = self._expand(guarantee.factors())
-        self.block = None if self.factors is None else self._block(self.factors)
+        factors = guarantee.factors()
+        self.factors = None if factors is None else factors.detach().expand(-1, self.batch)
+        # Factor of K layers, (B,).
+        self.block = None if self.factors is None else self.factors.prod(0) ** (self.depth // bound.layers)
         # Run on until most of the distance to the equilibrium is covered. The Jacobian is also best measured there.
         ahead = self._ahead(self.block, max_layers)
         self.first_step: Tensor | None = None
@@ -62,20 +64,14 @@ class Survey:
         jacobian = Linearised(bound, self.u_far, graph=learning)
         self.rate = _per_layer(spectral_radius(jacobian, 5 * iterations, starts), bound.layers)
         if self.block is None or bool((self.block >= 1).any()):
-            more = self._ahead(self.rate.value**self.depth, max_layers) - ahead
+            # One more: the first block only shows the movement to compare with.
+            more = min(self._ahead(self.rate.value**self.depth, max_layers) + 1, max_layers // self.depth) - ahead
             if more > 0:
                 self._go_on(more)
         self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if learning and bound.layers == 1 else None
         self.block_norm = spectral_norm(jacobian, cycles, iterations, starts) if learning else None
         self.exact = jacobian.exact
         self.gradient = self._gradient(jacobian, cycles) if learning else None
-
-    def _expand(self, factors: Tensor | None) -> Tensor | None:
-        return None if factors is None else factors.detach().expand(-1, self.batch)
-
-    def _block(self, factors: Tensor) -> Tensor:
-        """Factor of K layers, (B,): the product of the factors of the layers."""
-        return factors.prod(0) ** (self.depth // self.bound.layers)
 
     def _ahead(self, factor: Tensor | None, max_layers: int) -> int:
         """Number of blocks that halve the distance; the allowed maximum if none does."""
@@ -126,6 +122,11 @@ class Survey:
         said = [status is Status.OSCILLATES for status in self.result.status]
         return moves & (steady | torch.tensor(said, device=moves.device)), moves & too_far
 
+    def _kept(self, size: Tensor) -> Tensor:
+        """The share of the movement of a cycle that was left in the last block, (B,); 0 if it is rounding."""
+        moves = self.ends > JITTER * torch.finfo(size.dtype).eps * size
+        return torch.where(moves & (self.blocks > 1), _share(self.ends, self.begins), 0.0)
+
     def _gradient(self, jacobian: Linearised, cycles: int) -> Tensor | None:
         """Relative error of the rule's M blocks, (starts, B), for random loss gradients."""
         rule = self.net.gradient
@@ -174,7 +175,8 @@ class Survey:
             found = {"size": per_image_norm(self.u), "scale": scale}
             found["residual"] = _share(per_image_norm(self.after_one - self.u), self.bound.size(self.after_one))
             infinite = torch.full_like(moved, torch.inf)
-            rate = self.rate.value ** (self.depth * self.blocks)
+            # A rate at one state means little if the movement falls more slowly: the worse of the two counts.
+            rate = torch.maximum(self.rate.value ** (self.depth * self.blocks), self._kept(found["size"]))
             left = torch.where(rate < 1, rate / (1 - rate), infinite)
             epsilon = precision.rounding(self.u)
             # At rest only rounding moves the state, by about ε per layer.

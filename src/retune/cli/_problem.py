@@ -223,7 +223,7 @@ def levels_of(white: str | None, black: str | None) -> tuple[Level, Level]:
 
 
 def unit_of(model: OpenedModel | InstantModel, white: str | None, black: str | None) -> tuple[Level, Level, bool]:
-    """White, black, and whether white comes from the network; a line is printed of what comes from it."""
+    """White, black, and whether white comes from the network; a printed line names the values from the network."""
     from retune.cli.errors import say
 
     bright, dark = levels_of(white, black)

@@ -180,7 +180,7 @@ class PriorConfig(Section):
     """Whether every colour channel has separate weights (wavelet)."""
     coarse: StrictBool = False
     """Whether the coarse approximation is also penalised (wavelet)."""
-    margin: Annotated[StrictInt, Field(ge=0, le=10_000)] = 0
+    margin: Annotated[StrictInt, Field(ge=0, le=1000)] = 0
     """Minimum number of pixels restored beyond the borders; 0 may make opposite borders adjacent (wavelet)."""
     weights: str | None = None
     """Weights of a network: a shipped name (denoiser-color, ridge-convex-gray, …) or a file; default: what fits."""
@@ -258,7 +258,7 @@ class ModelConfig(Section):
     """K, layers in a block, which is differentiated at once. More layers: more exact gradients, more memory."""
     restarts: Annotated[StrictInt, Field(ge=0, le=100_000)] = 10
     """R, blocks in training before the differentiated one. More restarts come closer to the equilibrium."""
-    layers: Layers = 1
+    layers: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
     """Number of different layers in a cycle: 1 ties all weights."""
     step_size: Share = 0.9
     """s in (0, 1); the step size is 2s/L."""
@@ -274,7 +274,7 @@ class ModelConfig(Section):
     """Arguments of the solver: a table [model.solver_options]."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
     """Relative change over a block below which a restoration is settled."""
-    max_layers: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 2000
+    max_layers: Annotated[StrictInt, Field(ge=1, le=100_000)] = 2000
     """Maximum number of layers of a restoration."""
 
     @field_validator("solver_options")

@@ -19,7 +19,7 @@ from retune.operators.kinds import makes_pictures, measured, resizable
 __all__ = ["FAILURES", "Exam", "complex_images", "image_shape", "short"]
 
 #: Errors that a physics raises on unsuitable input.
-FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
 #: Side of the probe image for a physics that accepts any size.
 SIDE = 32
 

@@ -100,7 +100,7 @@ def impulse_response(exam: Exam, kernel_size: tuple[int, int] | None) -> Respons
     if not isinstance(out, Tensor) or out.ndim != 4 or out.is_complex() or out.shape[1] != channels:
         return None
     rows, cols = out.shape[-2:]
-    step = _step(exam, (rows, cols))
+    step = _step_of(exam) if rows < height else 1
     if (rows, cols) == (height, width):
         kind = "same"
     elif step > 1:
@@ -129,10 +129,6 @@ def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
     size = [max(n, 4 * k) for n, k in zip(exam.shape[-2:], sides, strict=True)]
     shape = torch.Size([*exam.shape[:2], *size])
     return Exam(exam.physics, shape, exam.dtype, exam.device, adjoint=exam.adjoint)
-
-
-def _step(exam: Exam, out: tuple[int, int]) -> int:
-    return _step_of(exam) if out[0] < exam.shape[-2] else 1
 
 
 def _step_of(exam: Exam) -> int:

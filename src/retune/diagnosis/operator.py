@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -38,7 +39,7 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "linearity",
             Severity.PROBLEM,
-            f"A failed on an image {_size(exam)}: «{short(error)}»",
+            f"A failed on an image {'×'.join(map(str, exam.shape))}: «{short(error)}»",
             "Check the image size, the device and the precision that the physics was built for.",
         )
         return
@@ -48,8 +49,16 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
     error = _norm(_less(both, [2 * p + q for p, q in zip(parts(one), parts(two), strict=True)])) / scale
     numbers = {"error": error, "offset": offset, "repeated": random}
     limit = 10 * _ROUNDING[exam.dtype]
-    exam.linear = max(random, error) <= limit
-    if random > limit:
+    exam.linear = random <= limit and error <= limit
+    if not math.isfinite(random + error + offset):
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            "A gives NaN or Inf for a finite image",
+            "Look for NaN or Inf in its mask, kernel or weights.",
+            numbers,
+        )
+    elif random > limit:
         yield Finding(
             "linearity",
             Severity.PROBLEM,
@@ -232,7 +241,3 @@ def _norm(y) -> float:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _size(exam: Exam) -> str:
-    return "×".join(map(str, exam.shape))

@@ -92,7 +92,7 @@ def certify_files(
         InvalidParameterError: an option out of range.
 
     Warns:
-        DoubtfulWarning: a kernel with a background, out of its place, …; once, whatever the number of files.
+        DoubtfulWarning: a kernel with a background or off its centre, …; one warning for all files.
     """
     if side is not None and side < 0:
         raise InvalidParameterError(f"crop must be a number of pixels, or 0 for the whole image, got {side}")

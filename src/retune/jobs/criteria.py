@@ -40,7 +40,7 @@ def criteria_of(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstim
 
 
 def judge_of(problem: Problem, estimate: ErrorEstimate) -> ErrorEstimate:
-    """What the candidates are judged by; what was learned with, if it sees more of the error than others."""
+    """The estimate by which candidates are judged: that of the training, if it sees more of the error than others."""
     if problem.has_gaps or problem.subsamples or not problem.has_parts:
         return estimate
     return Sure(problem.sigma) if problem.noise is None else Thinned(problem.noise)

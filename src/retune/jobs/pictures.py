@@ -30,7 +30,7 @@ from retune.model import Restarted
 from retune.parameters import scalars
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
-from retune.records.pictured import Encoded, Pictured, PicturedImage, PicturedKernel
+from retune.records.pictured import Encoded, Pictured, PicturedImage, PicturedKernel, PicturedResidual
 
 __all__ = ["DETAILED", "FOLDER", "doubts_of", "facts_of_network", "picture_image", "problem_words", "section_of"]
 
@@ -68,12 +68,19 @@ def section_of(folder: Path, name: str, record: bytes, make: Callable[[str], Pic
         elif path.is_symlink() or path.exists():
             return None, f"{path} is not a section of a report, so it was not changed"
         section = make(made)
-        write_atomically(path, section.model_dump_json(exclude_unset=True).encode())
+        write_atomically(path, _content(section))
     except Exception as error:  # the result is more important than its picture
         with suppress(OSError):
             path.parent.rmdir()  # if it was made for this section
         return None, one_line(error) or type(error).__name__
     return section, ""
+
+
+def _content(section: Pictured) -> bytes:
+    try:
+        return section.model_dump_json(exclude_unset=True).encode()
+    except ValueError:  # the name of a file that is no text
+        return section.content(None)
 
 
 def picture_image(
@@ -108,7 +115,11 @@ def picture_image(
     show = [_shown(image, told.notes if i else []) for i, image in enumerate((y, restored))]
     shown = [eight(image, low, high) for image in show]
     told.thumbnail = encode(reduced(shown[1], THUMBNAIL))
-    told.residual = picture_residual(problem, config, y, restored, unit, layout, rounded, detailed)
+    try:
+        told.residual = picture_residual(problem, config, y, restored, unit, layout, rounded, detailed)
+    except (RetuneError, RuntimeError, ValueError) as error:
+        why = f"The residual could not be computed: {one_line(error)}"
+        told.residual = PicturedResidual(kind="not judged", sentence=why)
     if not detailed:
         return told
     told.before, told.after = (encode(reduced(image, SIDE)) for image in shown)
@@ -132,7 +143,7 @@ def picture_image(
 
 
 def doubts_of(config: ProblemConfig, problem: Problem, name: str, y: Tensor) -> list[str]:
-    """Reasons to doubt that a measurement is what the problem says; see ``retune.diagnosis.glance``."""
+    """Reasons to doubt that a measurement fits the problem; see ``retune.diagnosis.glance``."""
     try:
         return list(doubts(problem, [(name, y)], level_given=config.sigma != "estimate"))
     except (RetuneError, RuntimeError):  # the restoration has told why

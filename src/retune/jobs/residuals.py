@@ -10,7 +10,7 @@ from retune._torch.batch import window
 from retune._torch.precision import full_precision
 from retune.config import ProblemConfig
 from retune.diagnosis.residual import judge
-from retune.errors import InvalidParameterError, RetuneError, one_line
+from retune.errors import InvalidParameterError
 from retune.io import Layout
 from retune.io.intensity import Unit
 from retune.jobs.pixels import by, eight, encode
@@ -40,23 +40,11 @@ def picture_residual(
     rounded: bool,
     detailed: bool,
 ) -> PicturedResidual:
-    """``(y − A x̂)/σ``, judged; if it cannot be computed, the reason takes the place of the judgement."""
-    try:
-        return _judged(problem, config, y, restored, unit, layout, rounded, detailed)
-    except (RetuneError, RuntimeError, ValueError) as error:
-        return PicturedResidual(kind="not judged", sentence=f"The residual could not be computed: {one_line(error)}")
+    """``(y − A x̂)/σ``, judged.
 
-
-def _judged(
-    problem: Problem,
-    config: ProblemConfig,
-    y: Tensor,
-    restored: Tensor,
-    unit: Unit,
-    layout: Layout | None,
-    rounded: bool,
-    detailed: bool,
-) -> PicturedResidual:
+    Raises:
+        RetuneError, RuntimeError, ValueError: it cannot be computed.
+    """
     notes: list[str] = []
     ratio = restored.shape[-1] / y.shape[-1]
     margin = 0

@@ -106,7 +106,7 @@ def restored_section(
         file=told.file,
         made=made,
         title=told.file,
-        verdict=[_first(image)],
+        verdict=["" if image.residual is None else f"Residual: {image.residual.sentence}"],
         certificate=in_words(told.certificate),
         facts=facts,
         doubts=found,
@@ -216,7 +216,7 @@ def tuning_in_words(told: TuneResult) -> str:
     if image is not None and image.better and image.gain is not None:
         return (
             f"The measured image is better than every restoration: {_gain(image.gain, image.spread)} (estimated, of "
-            f"{image.of}). The kernel or the noise is probably not what was said (retune doctor examines both). "
+            f"{image.of}). The given kernel or noise is probably wrong (retune doctor examines both). "
             f"{gain_in_words(told.comparison, told.winner)}"
         )
     return gain_in_words(told.comparison, told.winner)
@@ -266,11 +266,6 @@ def _unsettled(told: RestoredImage) -> str:
         f"The iteration did not settle ({told.status}), so the image is not an equilibrium.{moves} Tune or train the "
         f"network with {how}, or with a smaller --set model.step_size=0.5."
     )
-
-
-def _first(image: PicturedImage) -> str:
-    """The first sentence: the judgement of the residual."""
-    return "" if image.residual is None else f"Residual: {image.residual.sentence}"
 
 
 def _noise(config: ProblemConfig, sigma: float | tuple[float, ...], seen: Seen) -> str:

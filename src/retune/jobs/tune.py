@@ -89,7 +89,7 @@ class Tuned:
         winner: name of the best candidate.
         rivals: all candidates.
         measured: the measured image beside the best restoration, if it competed.
-        estimated: what the estimates rest on, after "estimated".
+        estimated: the basis of the estimates, in words that follow "estimated".
         white, black: intensities that count as 1 and 0, in the units of the files, if they were given or found.
     """
 
@@ -308,7 +308,7 @@ def _picture(
     tuned: Tuned,
     out: Path,
 ) -> str:
-    """Write the section of the page. Returns the reason if there is none, else ""."""
+    """Write the section of the page. Returns the reason if it fails, else ""."""
 
     def make(made: str) -> Pictured:
         images = picture_tuned(net, problem, config.problem, named)
@@ -326,7 +326,7 @@ def _at_once(problem: Problem, y: Tensor) -> Callable[[], Restarted]:
 def _factors(
     contest: Contest, scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool
 ) -> tuple[float, float] | None:
-    """The range of strengths that are as good as the chosen one; None if it would rest on what was guessed."""
+    """The range of strengths that are as good as the chosen one; None if it would depend on guesses."""
     if guesses or contest.winner == AT_ONCE:
         return None
     return indistinguishable(contest.net, scene, estimate, seed, contest.errors)

@@ -24,7 +24,7 @@ __all__ = ["Usable", "common_levels", "usable_of", "with_noise"]
 
 @dataclass(frozen=True)
 class Usable:
-    """The measurements that can be used, the problem, and what was left out."""
+    """The usable measurements, their problem, and the files that were left out."""
 
     files: list[Path]
     named: list[tuple[str, Tensor]]

@@ -22,10 +22,10 @@ __all__ = ["DouglasRachford"]
 class DouglasRachford(MapWithProx):
     r"""``z⁺ = z + prox_{γλg}(2x − z) − x`` with ``x = prox_{γf∘D}(z)``; the image is ``D x``.
 
-    For least squares and a convex prior with a prox. The step γ has no limit: for convex f and g the map is ½-averaged
-    in the Euclidean norm for every γ > 0, and x converges to a minimiser of ``f(Du) + λg(u)`` (Lions and Mercier, *SIAM
-    J. Numer. Anal.* 16, 1979; Eckstein and Bertsekas, *Math. Program.* 55, 1992). So it suits badly conditioned A. With
-    the same γ it is ADMM in other variables. The minimiser does not depend on γ, the speed does.
+    It is for least squares and a convex prior with a prox. For convex f and g the map is ½-averaged in the Euclidean
+    norm for every γ > 0, and x converges to a minimiser of ``f(Du) + λg(u)`` (Lions and Mercier, *SIAM J. Numer. Anal.*
+    16, 1979; Eckstein and Bertsekas, *Math. Program.* 55, 1992). The step γ has no upper limit, which helps if A is
+    badly conditioned. γ changes the speed, not the minimiser. With the same γ it is ADMM in other variables.
 
     ``γ = s/((1 − s)L)``; a sigmoid keeps the learned s in (0, 1). For a tight frame D (``D Dᵀ = I``) the prox of
     ``f∘D`` is exactly ``z + Dᵀ(prox_{γf}(Dz) − Dz)``. Where the prox of f needs conjugate gradients, they begin at the
@@ -33,7 +33,8 @@ class DouglasRachford(MapWithProx):
     float32 and 1e-12 in float64, far below the tolerance of the stopping rule.
 
     If f∘D is μ-strongly convex and its prox is exact, the map has the factor ``½(1 + δ)``, ``δ = max((1 − γμ)/(1 + γμ),
-    (γL − 1)/(γL + 1))`` (Giselsson and Boyd, *IEEE Trans. Automat. Control* 62, 2017), smallest for ``γ = 1/√(μL)``.
+    (γL − 1)/(γL + 1))`` (Giselsson and Boyd, *IEEE Trans. Automat. Control* 62, 2017). The factor is smallest for
+    ``γ = 1/√(μL)``.
 
     Args:
         prior: a prior with an exact ``prox``, or a denoiser (then nothing is proved).

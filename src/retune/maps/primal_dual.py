@@ -39,16 +39,16 @@ class PrimalDual(MapWithPrior):
     Theory Appl.* 158, 2013, Theorem 3.1; Vũ, *Adv. Comput. Math.* 38, 2013). No factor below 1 is known, so no distance
     to the minimiser is proved.
 
-    The speed depends on r, the minimiser does not. It balances the distances that x and p have to go. For a norm g,
-    ``r = 4cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``, because p is of the size of λ; for
-    other g it is ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0; only a rule without restarts
+    The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
+    g, p is about as large as λ, so ``r = 4cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``. For
+    other g, ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0, so only a rule without restarts
     ([`Unrolled`][retune.Unrolled]) learns them.
 
     The state is one tensor (B, n + m): the image x, then the scaled multiplier ``q = p/r``. In these coordinates the
-    metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ), between ``1 ± √(τς)‖K‖`` times the Euclidean norm. So a
-    change of q counts as much as one of x. The stopping rule compares the change of the whole state with ‖x‖: an image
-    that rests while its multiplier still moves has not converged. A prior with a further variable w, such as
-    [`TGV`][retune.priors.TGV], has it between x and q, and it is treated like x: the theorem is about (x, w).
+    metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ). It lies between ``1 ± √(τς)‖K‖`` times the Euclidean norm,
+    so changes of q and of x count equally. The stopping rule compares the change of the whole state with ‖x‖: if the
+    multiplier still moves, the image has not converged. A further variable w of the prior, as of
+    [`TGV`][retune.priors.TGV], lies between x and q and is treated like x: the theorem is about (x, w).
 
     Args:
         prior: a prior with an analysis form, for example [`TV`][retune.priors.TV].
@@ -113,7 +113,7 @@ class PrimalDual(MapWithPrior):
 
         Args:
             data_term: the data term.
-            scale: 1/r of the coordinates, (B,), if they are those of another bound map.
+            scale: 1/r of another bound map, (B,), to use its coordinates.
         """
         share, balance, reg = (
             p().reshape(()).to(data_term.device, data_term.dtype) for p in (self.step_size, self.balance, self.reg)
@@ -140,7 +140,7 @@ class PrimalDualSteps:
     Attributes:
         tau: τ.
         sigma: ς.
-        scale: w, the scale of the multiplier in the state, ``q = wp``; the value of 1/r, without its derivative.
+        scale: w, the scale of the multiplier in the state, ``q = wp``. It is 1/r, treated as a constant.
         sqnorm: an upper bound of ``‖K‖²``.
         analysis: the prior, bound to the strength λ (wλ if it is homogeneous).
     """
@@ -179,7 +179,7 @@ class _BoundPrimalDual(BoundWithPrior):
             self._dual_shape = steps.analysis.of(zero, further).shape[1:]
 
     def with_steps_of(self, other: BoundMap) -> BoundMap:
-        """See [`BoundMap`][retune.BoundMap]: the coordinates of the other map, which follow the parameters."""
+        """See [`BoundMap`][retune.BoundMap]: this map in the coordinates of the other map."""
         steps: PrimalDualSteps | None = getattr(other, "_steps", None)
         return self if steps is None else _BoundPrimalDual(self._owner, self.data_term, steps.scale)
 
@@ -227,7 +227,7 @@ class _BoundPrimalDual(BoundWithPrior):
     def visible(self, u: Tensor) -> Tensor:
         """A change of the image; it moves the multiplier in the next layer.
 
-        Where the image is flat, fields q with ``Kᵀq = 0`` do not change it, and no image moves them.
+        In flat parts of the image, a field q with ``Kᵀq = 0`` does not change the image, and no image moves it.
         """
         return self.image_adjoint(self.image(u))
 

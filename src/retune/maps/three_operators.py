@@ -27,9 +27,9 @@ _INSIDE = 0.01
 class ThreeOperators(MapWithProx):
     r"""``z⁺ = z + prox_{γλg}(2x − z − γDᵀ∇f(Dx)) − x`` with ``x = P(z)``; the image is ``D x``, inside a box.
 
-    It minimises ``f(Du) + λg(u)`` over the u whose image Du has intensities in the box: wavelets and positivity
-    together, where [`ForwardBackward`][retune.ForwardBackward] has the wavelets only. P is the projection on these u.
-    For a tight frame D (``D Dᵀ = I``) it is exactly ``z + Dᵀ(clamp(Dz) − Dz)``.
+    It minimises ``f(Du) + λg(u)`` over all u whose image Du has intensities in the box. So it combines wavelets with
+    positivity; [`ForwardBackward`][retune.ForwardBackward] has no box. P is the projection on these u. For a tight
+    frame D (``D Dᵀ = I``) it is exactly ``z + Dᵀ(clamp(Dz) − Dz)``.
 
     The step is ``γ = 2s/L``; a sigmoid keeps the learned s in (0, 1). For convex f and g the map is averaged in the
     Euclidean norm with ``α = 2/(4 − γL) = 1/(2 − s)``, and x converges to a minimiser (Davis and Yin, *Set-Valued Var.
@@ -94,7 +94,7 @@ class _BoundThreeOperators(BoundWithProx):
     def init(self) -> Tensor:
         """The state of ``Aᵀy/‖A‖²``, well inside the box. For a denoiser the holes of a mask are filled in."""
         start = self._back_projection(filled=self._filled)
-        # Black pixels would begin on a face of the box, where the map has no derivative to compare with differences.
+        # Black pixels would start on a face of the box, where the map is not differentiable.
         low, high = self._box
         inner = _INSIDE * min(high - low, 1.0)
         return self.state(start.clamp(low + inner, high - inner))

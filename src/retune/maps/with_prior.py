@@ -78,7 +78,7 @@ class MapWithProx(MapWithPrior):
         reg: λ > 0.
         learn_step_size: whether the step is trained.
         learn_reg: whether λ is trained.
-        lipschitz: see [`MapWithPrior`][retune.maps.with_prior.MapWithPrior].
+        lipschitz: see ``MapWithPrior``.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class BoundWithPrior(BoundMap):
 
 
 class BoundWithProx(BoundWithPrior):
-    """A bound [`MapWithProx`][retune.maps.with_prior.MapWithProx].
+    """A bound ``MapWithProx``.
 
     Its state has the shape of the coefficients of the prior's frame D; without a frame, of the image.
     """

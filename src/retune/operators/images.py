@@ -73,9 +73,12 @@ def require_precision(y: object) -> None:
     """Refuse a measurement whose numbers are neither float32 nor float64.
 
     Raises:
-        InvalidParameterError: whole numbers, or floats of 16 bits.
+        InvalidParameterError: whole numbers, floats of 16 bits, or a tensor that is not dense.
     """
     for part in parts(y):
+        if part.layout is not torch.strided or part.device.type == "meta":
+            what = "on the device meta, which holds no values" if part.device.type == "meta" else "a sparse tensor"
+            raise InvalidParameterError(f"the measurement y is {what}: give its values as a dense tensor")
         real = part.real.dtype if part.is_complex() else part.dtype
         if real not in _PRECISIONS:
             whole = not part.is_floating_point() and not part.is_complex()

@@ -21,7 +21,7 @@ from retune._torch.precision import wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
 from retune.parameters import Bounded, Positive, ScalarParameter
 from retune.priors.base import AbstractPrior, BoundPrior
-from retune.priors.memory import is_known, snapshot, steady
+from retune.priors.memory import is_steady, snapshot, steady
 from retune.priors.noise_level import check_range, doubt_noise_level, noise_level
 
 __all__ = ["Denoiser", "DenoiserPrior"]
@@ -172,7 +172,7 @@ class DenoiserPrior(AbstractPrior):
                     "differentiated: set denoiser.detach = False, or call the network in eval mode"
                 )
             version = None if x.is_inference() else x._version
-            undo = None if call or is_known(self.denoiser) else snapshot(self.denoiser)
+            undo = None if call or is_steady(self.denoiser) else snapshot(self.denoiser)
             out = (call or plain)(inside)
             if version is not None and x._version != version:
                 raise InvalidParameterError(

@@ -189,10 +189,7 @@ class WaveletL12(_WaveletPrior):
         weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
         scale_weights: initial ``α``, one positive number or a table (M, levels).
         coarse: also penalise the coarse approximation, by a weighted ℓ1 norm.
-        margin: minimum number of pixels that are restored beyond the image and cropped. Periodic wavelets are
-            orthonormal, but they make opposite borders adjacent. Without a margin, and with sides divisible by
-            ``2**levels``, a difference between opposite borders causes ringing. 8 pixels are enough for "db4". With a
-            margin D is redundant and convergence is slower: use few levels and an accelerated solver.
+        margin: see [`WaveletL1`][retune.priors.WaveletL1].
         learn: whether the weights are trained.
 
     Raises:

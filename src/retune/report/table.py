@@ -106,17 +106,13 @@ def _that_fit(columns: Sequence[Column], methods: Methods, room: int, between: i
     parts: list[list[Column]] = [[]]
     left = room
     for column in columns:
-        width = between + max(_widest(column.short), *(len(column.text(m)) for m in methods.values()))
+        width = between + max([*map(len, column.short.split("\n")), *(len(column.text(m)) for m in methods.values())])
         if width > left and parts[-1]:
             parts.append([])
             left = room
         parts[-1].append(column)
         left -= width
     return parts
-
-
-def _widest(heading: str) -> int:
-    return max(len(line) for line in heading.split("\n"))
 
 
 def _verdict(results: Results, verdict: Verdict, console: Console) -> Text:
