@@ -102,11 +102,10 @@ class Sum(AbstractPrior):
         weights = self.weights().to(like)
 
         def total(values: Sequence[float | Tensor | None]) -> Tensor | None:
-            if any(v is None for v in values):
+            known = [v for v in values if v is not None]
+            if len(known) < len(values):
                 return None
-            return sum(
-                (w * torch.as_tensor(v).to(w) for w, v in zip(weights, values, strict=True)), weights.new_zeros(1)
-            )
+            return reduce(torch.add, (w * torch.as_tensor(v).to(w) for w, v in zip(weights, known, strict=True)))
 
         return Smoothness(
             total([k.lipschitz for k in found]), total([k.weak_convexity for k in found]), how, checked, "sum of priors"
