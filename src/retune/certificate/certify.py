@@ -31,6 +31,8 @@ _LEAP = 10.0
 _STEADY = 0.9
 #: Movements below this multiple of ε ‖u‖ are rounding.
 _JITTER = 1000.0
+#: Movements above this multiple of ε ‖u‖ show the rate: rounding changes their sum of squares by a hundredth.
+_VISIBLE = 8.0
 #: An estimate from below refutes a bound if it exceeds it by this share plus the error of a finite difference.
 REFUTES = 1e-3
 
@@ -74,7 +76,9 @@ def certify(
         bound: the result of ``net.bind`` for `y`, if you have it. Bounds inherit the accuracy of its constants, so
             bind within ``torch.no_grad()`` and, on a GPU, without TF32.
         iterations: number of iterations for a norm (five times as many for the rate).
-        starts: number of random starts of each power iteration; the spread over them is reported.
+        starts: number of random starts of each power iteration; the spread over them is reported. 0, with
+            ``learning=False``, takes the rate from the movements of the layers beyond the result, which costs no
+            further layer. If these movements are rounding, or fewer than four, one start of five layers replaces them.
         max_layers: maximum number of layers beyond the result.
         learning: whether to estimate the norms of the Jacobians and the error of the gradient, too. Choose False for an
             image that is only restored. Then no graph is recorded, so the memory is that of the restoration, and the
@@ -91,8 +95,9 @@ def certify(
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
     for name, value in (("iterations", iterations), ("starts", starts), ("max_layers", max_layers)):
-        if require_whole(name, value) < 1:
-            raise InvalidParameterError(f"{name} must be at least 1, got {value}")
+        least = 0 if name == "starts" and not learning else 1
+        if require_whole(name, value) < least:
+            raise InvalidParameterError(f"{name} must be at least {least}, got {value}")
     if learning and torch.is_inference_mode_enabled():
         raise InvalidParameterError(
             "certify records a graph to estimate the error of the gradient, but torch.inference_mode() forbids "
@@ -147,19 +152,26 @@ class _Survey:
         ahead = self._ahead(self.block, max_layers)
         self.first_step: Tensor | None = None
         self.last_step: Tensor | None = None
+        self.moves: list[Tensor] = []  # of the cycles, for a rate without power iterations
         self.after_one, self.begins = self._watched(self.u)
         self.u_far, self.ends, self.blocks = self.after_one, self.begins, 1
         self._go_on(ahead - 1)
-        jacobian = Linearised(bound, self.u_far, graph=learning)
-        self.rate = _per_layer(spectral_radius(jacobian, 5 * iterations, starts), bound.layers)
+        jacobian = None
+        self.rate = self._seen_rate() if starts == 0 else None
+        if self.rate is None:
+            jacobian = Linearised(bound, self.u_far, graph=learning)
+            self.rate = _per_layer(spectral_radius(jacobian, 5 * iterations, max(1, starts)), bound.layers)
         if self.block is None or bool((self.block >= 1).any()):
             more = self._ahead(self.rate.value**self.depth, max_layers) - ahead
             if more > 0:
                 self._go_on(more)
-        self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if learning and bound.layers == 1 else None
-        self.block_norm = spectral_norm(jacobian, cycles, iterations, starts) if learning else None
-        self.route = jacobian.route
-        self.gradient = self._gradient(jacobian, cycles) if learning else None
+                self.rate = self.rate if jacobian is not None else self._seen_rate() or self.rate
+        self.route = "" if jacobian is None else jacobian.route
+        self.layer_norm = self.block_norm = self.gradient = None
+        if learning and jacobian is not None:
+            self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if bound.layers == 1 else None
+            self.block_norm = spectral_norm(jacobian, cycles, iterations, starts)
+            self.gradient = self._gradient(jacobian, cycles)
 
     def _expand(self, factors: Tensor | None) -> Tensor | None:
         return None if factors is None else factors.detach().expand(-1, self.batch)
@@ -177,10 +189,13 @@ class _Survey:
         return 1 if worst <= 0.5 else min(most, math.ceil(math.log(0.5) / math.log(worst)))
 
     def _go_on(self, blocks: int) -> None:
-        """Run further blocks, and measure the movement of the cycles of the last block."""
+        """Run further blocks, and measure the movements of the cycles of the last one; without starts, of all."""
         with torch.no_grad():
             for _ in range(blocks - 1):
-                self.u_far = self.bound.block(self.u_far, self.depth)
+                if self.starts == 0:
+                    self.u_far, _ = self._watched(self.u_far)
+                else:
+                    self.u_far = self.bound.block(self.u_far, self.depth)
         if blocks > 0:
             self.u_far, self.ends = self._watched(self.u_far)
             self.blocks += blocks
@@ -193,11 +208,29 @@ class _Survey:
                 before = u
                 for k in range(first, min(first + self.bound.layers, self.depth)):
                     u = self.bound.layer(u, k)
-                most = torch.maximum(most, per_image_norm(u - before))
+                self.moves.append(per_image_norm(u - before))
+                most = torch.maximum(most, self.moves[-1])
                 if self.guarantee.averaged is not None:
                     self.last_step = self.bound.norm(u - before)
                     self.first_step = self.last_step if self.first_step is None else self.first_step
         return u, most
+
+    def _seen_rate(self) -> Estimate | None:
+        """The factor of a layer from the movements of the cycles beyond the result; None if they are few, or rounding.
+
+        ``T(u_{n+1}) − T(u_n) ≈ J (u_{n+1} − u_n)``: they are a power iteration whose start is the last change.
+        """
+        if len(self.moves) < 4 or bool(
+            (self.moves[-1] <= _VISIBLE * precision.rounding(self.u) * per_image_norm(self.u)).any()
+        ):
+            return None
+        logs = torch.stack(self.moves).log()
+        last, half = len(logs) - 1, (len(logs) - 1) // 2
+        middle = (half + last) // 2
+        rate, early, late = (
+            ((logs[b] - logs[a]) / (b - a)).exp() for a, b in ((half, last), (half, middle), (middle, last))
+        )
+        return _per_layer(Estimate(rate, (early - late).abs(), last - half, 0), self.bound.layers)
 
     def _jumps(self, size: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the iteration jumps between states instead of approaching one, and whether `near` is refuted, (B,).
@@ -336,7 +369,7 @@ class _Survey:
             ),
             block_factor=Claim(bound(self.block, "product over the layers") + power(self.block_norm, norm)),
             averaged=Claim(bound(self._averaged(), _averaged_in(facts, i))),
-            rate=Claim(power(self.rate, "" if self.learning else norm)),
+            rate=Claim(power(self.rate, "" if self.learning or not self.rate.starts else norm)),
             residual=Claim((Number(float(distances["residual"][i]), MEASURED, moved),)),
             distance=Claim(bound(proved, far) + estimate(distances["estimated"], by_rate)),
             relative_distance=Claim(
@@ -448,6 +481,10 @@ def _usable(y):
 
 def _spread(found: Estimate, i: int) -> str:
     """The origin of an estimate and the spread of its starts, in words."""
+    if found.starts == 0:
+        return (
+            f"movements of {found.iterations} cycles of layers, whose halves agree within {float(found.spread[i]):.0e}"
+        )
     return f"{found.iterations} iterations, {found.starts} starts agree within {float(found.spread[i]):.0e}"
 
 
