@@ -106,6 +106,7 @@ class GradientStep(AbstractMap):
                 f"layers={layers}, but the gradient of {type(prior).__name__} has no known Lipschitz constant: its "
                 "step size is searched for by the value of one objective, that of a single layer. Give layers=1"
             )
+        self.symmetric = self.nonexpansive and not self.backtracks and layers == 1
         self.prior = able.per_layer(layers)[0] if able.shares_layers else prior
         learn_step_size = learn_step_size and not self.backtracks  # the equilibrium does not depend on it
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
