@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._torch.precision import full_precision
 from retune.certificate import ImageCertificate, certify
 from retune.equilibrium import Equilibrium
 from retune.errors import RetuneError, one_line
@@ -38,14 +40,25 @@ def certificate_of(
     )[0]
 
 
-def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> CertifiedImage:
+def sample_certificate(
+    net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]], *, learning: bool = True
+) -> CertifiedImage:
     """The certificate of one measurement (1, C, h, w) for the report of a training; or its `failure`.
 
-    It includes the error of the learning gradient, so it records the graph of a layer.
+    Args:
+        net: the network.
+        measure: makes the measurement, and its operator.
+        learning: whether it includes the norms of the Jacobians and the error of the learning gradient. It then records
+            the graph of a layer, and takes several hundred products with the Jacobian.
     """
     try:
         y, physics = measure()
-        found = certify(net, y, physics, iterations=10, starts=2, max_layers=500)[0]
+        if learning:
+            found = certify(net, y, physics, iterations=10, starts=2, max_layers=500)[0]
+        else:
+            with torch.no_grad(), full_precision():
+                bound = net.eval().bind(y, physics)
+            found = certificate_of(net, y, physics, net.solve(y, physics, bound=bound), bound)
         return CertifiedImage.model_validate(found.to_dict())
     except (RetuneError, RuntimeError) as error:  # a failed certificate must not lose the trained weights
         return CertifiedImage(failure=one_line(error))
