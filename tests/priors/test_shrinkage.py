@@ -222,7 +222,7 @@ def test_only_groups_with_a_root_are_iterated(dims, batch, monkeypatch, float64)
     """The result is that of the iteration of all groups; the dead ones are not in it."""
     weight2 = 4.0 ** torch.rand(1, 3, 1, 3, 1, generator=torch.Generator().manual_seed(0))
     v = rand(batch, 3, 2, 3 * 50 + 4) * (rand(batch, 1, 2, 3 * 50 + 4, seed=1) > 0.8)
-    t = 0.1 + 0.1 * rand(1, 1, 2, 1, 50, seed=2)
+    t = 0.1 + 0.1 * rand(1, 1, 2, 1, 50, seed=2).abs()
     sizes, newton = [], shrinkage._newton
 
     def counting(power, *args, **options):
