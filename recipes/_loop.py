@@ -22,7 +22,7 @@ __all__ = ["Budget", "train"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how fast.
+    """The length of a training and its learning rate.
 
     Attributes:
         steps: training steps.

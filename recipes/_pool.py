@@ -1,4 +1,4 @@
-"""Noisy crops that remember their equilibrium and their adjoint from one epoch to the next."""
+"""Noisy crops that keep their equilibrium and their adjoint from one epoch to the next."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Pool", "conjugate_gradients"]
 
 @dataclass
 class Pool:
-    """A fixed set of noisy crops: where each was restored to when it was last seen, and the adjoint found there.
+    """A fixed set of noisy crops, each with its last equilibrium and the adjoint there.
 
-    The noise of a crop stays the same, so its equilibrium moves only as far as the weights did since the last epoch.
-    A few layers follow it, where a fresh crop needs dozens: the same time buys several times as many steps, each with
-    a smaller error of the gradient. A regulariser has a few thousand weights and the pool millions of pixels, so it
-    doesn't learn the noise by heart.
+    The noise of a crop stays the same, so only the change of the weights moves its equilibrium. A few layers follow
+    this movement; a fresh crop needs dozens. So the same time suffices for several times as many steps, and the error
+    of each gradient is smaller. A regulariser has a few thousand weights, and the pool millions of pixels: it cannot
+    learn the noise by heart.
 
     Attributes:
         clean, sigma: crops (N, C, h, w) and their noise levels (N, 1, 1, 1).
@@ -47,7 +47,7 @@ class Pool:
         return cls(clean, level, noisy, {"image": noisy.clone(), "adjoint": torch.zeros_like(noisy)})
 
     def choose(self, step: int, batch: int, seed: int) -> Tensor:
-        """The crops of a step: every epoch in another order, all of which follows from (seed, step)."""
+        """The crops of a step. Every epoch has another order, which follows from (seed, step)."""
         epoch, at = divmod(step - 1, len(self.noisy) // batch)
         order = torch.randperm(len(self.noisy), generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
         return order[at * batch : (at + 1) * batch]
@@ -58,7 +58,7 @@ class Pool:
         r"""The loss of the chosen crops at their equilibria, with its implicit gradient.
 
         With ``x = argmin ½‖x − y‖² + R_θ(x)`` and ``(I + ∇²R(x)) w = ∂L/∂x``, ``dL/dθ = −wᵀ ∂_θ∇R_θ(x)``. The system
-        is symmetric and positive definite: conjugate gradients, from the adjoint of the last visit.
+        is symmetric and positive definite. Conjugate gradients solve it, from the adjoint of the last visit.
 
         Args:
             prior: the regulariser.
@@ -93,7 +93,7 @@ class Pool:
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, rtol: float, most: int = 30) -> Tensor:
     """Solve ``A x = b`` per image for a symmetric positive definite A, from x (Hestenes and Stiefel, 1952).
 
-    An image stops at a direction along which A is not positive, with what was found before.
+    If A is not positive along a direction, the image stops there and keeps its result so far.
     """
     r = b - apply(x)
     p, rho = r, _dot(r, r)

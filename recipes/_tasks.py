@@ -16,11 +16,11 @@ from retune.operators.holes import fill
 __all__ = ["KINDS", "Measured", "draw"]
 
 KINDS = ("denoise", "deblur", "inpaint")
-#: Half of the crops have noise alone; a measurement with a blur teaches more than one with missing pixels.
-_SHARES = (0.5, 0.35, 0.15)
+#: Shares of blurs and of missing pixels, among the crops with an operator. Blurs teach more, so they come more often.
+_SHARES = (0.7, 0.3)
 #: Noise levels, uniform for noise alone, and with uniform logarithms otherwise.
 _NOISE = ((2 / 255, 55 / 255), (0.003, 0.08), (0.004, 0.1))
-#: Pixels at the border that the loss leaves out: a blur around the edges of a crop is no blur of a photograph.
+#: The loss leaves out this border of a crop: its blur is periodic, unlike that of a photograph.
 _BORDER = 8
 _TAPS = 25
 
@@ -61,8 +61,8 @@ class Measured:
     def weight(self) -> Tensor:
         """Weight of the squared error of every pixel, (B, 1, h, w).
 
-        Errors grow with the noise, and a blur leaves an error without any noise; the weight keeps the easy crops from
-        being forgotten beside the difficult ones.
+        Errors grow with the noise, and a blur causes an error even without noise. The weight keeps easy crops from
+        being neglected beside difficult ones.
         """
         extra = torch.tensor([0.0, 0.05, 0.05]).to(self.noise)[self.kind].reshape(self.noise.shape)
         inside = torch.zeros_like(self.mask)
@@ -75,8 +75,8 @@ class Measured:
         return torch.fft.irfft2(torch.fft.rfft2(x) * kernel, s=x.shape[-2:])
 
 
-def draw(images: Sequence[Tensor], count: int, size: int, seed: int, number: int) -> Measured:
-    """Measurements of random crops. Everything follows from (seed, number).
+def draw(images: Sequence[Tensor], count: int, size: int, seed: int, number: int, noise_alone: float = 0.5) -> Measured:
+    """Measurements of random crops, a share `noise_alone` of them without an operator. All follows from (seed, number).
 
     Raises:
         InvalidParameterError: crops that are smaller than a kernel.
@@ -87,7 +87,8 @@ def draw(images: Sequence[Tensor], count: int, size: int, seed: int, number: int
     clean = random_crops(images, count, size, generator)
     if int(torch.randint(2, (), generator=generator)):
         clean = clean.transpose(-1, -2)
-    kind = torch.multinomial(torch.tensor(_SHARES), count, replacement=True, generator=generator)
+    shares = torch.tensor([noise_alone, *((1 - noise_alone) * s for s in _SHARES)])
+    kind = torch.multinomial(shares, count, replacement=True, generator=generator)
     kernel, mask = torch.zeros(count, 1, size, size), torch.ones(count, 1, size, size)
     kernel[..., 0, 0] = 1
     noise = torch.empty(count, 1, 1, 1)

@@ -50,7 +50,7 @@ def main(
         clean, noisy, sigma = clean.to(device), noisy.to(device), sigma.to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             restored = net(noisy, sigma)
-        # The weight keeps low noise levels from being forgotten beside high ones.
+        # The weight keeps low noise levels from being neglected beside high ones.
         return ((restored.float() - clean).square() / sigma**1.5).mean()
 
     def validate() -> float:

@@ -4,9 +4,11 @@ It begins with weights for one step, ``x − ∇R_σ(x)``, from ``recipes.energy
 measurements to rest, ``x = argmin ½‖Ax − y‖² + λR_σ(x)``, by a descent without graph. There the loss is differentiated
 implicitly: ``(AᵀA + λ∇²R) w = ∂L/∂x`` by conjugate gradients, then ``dL/dθ = −λ wᵀ ∂_θ∇R(x)``.
 
-Half of the measurements have noise alone, with ``σ = σ_n`` and ``λ = 1``. For the others, blurs and missing pixels,
-``σ = e^a σ_n^b`` and ``λ = e^c σ_n^d`` with four learned numbers for each kind. A batch is met a few times in a row
-before it is drawn anew, and each time the descent continues from its last equilibrium.
+A share of the measurements has noise alone, with ``σ = σ_n`` and ``λ = 1``. For the others, blurs and missing pixels,
+``σ = e^a σ_n^b`` and ``λ = e^c σ_n^d`` with four learned numbers for each kind. Each batch is visited
+a few times before it is drawn anew, and the descent continues from its last equilibrium. The first descent begins with
+one step of the weights that were given. The weights that are written are a running mean over the last steps: the
+gradient of a few crops is noisy, and the mean is not.
 """
 
 from __future__ import annotations
@@ -32,14 +34,16 @@ from retune.solvers import Descent
 from retune.solvers.base import Objective
 from retune.training.checkpoints import fingerprint
 
-#: Batches that are kept at a time, and how often each is met before it is drawn anew.
+#: Number of batches that are kept at a time, and of visits to each before it is drawn anew.
 _SLOTS, _VISITS = 4, 4
-#: Steps of the descent: the most, and the relative change at which it ends.
+#: Maximum number of steps of the descent, and the relative change at which it ends.
 _MOST, _RTOL = 40, 1e-3
-#: Products with the Hessian, and the relative residual at which they end.
+#: Maximum number of products with the Hessian, and the relative residual at which they end.
 _PRODUCTS, _ADJOINT = 15, 0.05
 #: A one-step energy has its best equilibria at a smaller noise level, ``σ/0.35``, and with half its strength.
 _NARROWER, _WEAKER = 0.35, 0.5
+#: Decay of the running mean of the weights, after a start in which it is shorter.
+_DECAY = 0.998
 
 
 class Trained(nn.Module):
@@ -117,6 +121,19 @@ def validate(net: Trained, crops: Tensor, seed: int, device: str, line: list[str
     return float(PSNR()(rest(net, alone, alone.y, 100), alone.clean).mean())
 
 
+def _flat(net: nn.Module) -> Tensor:
+    """All weights in one vector, a copy."""
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+@torch.no_grad()
+def _fill(net: nn.Module, values: Tensor) -> None:
+    """Put the weights back."""
+    parameters = list(net.parameters())
+    for p, part in zip(parameters, values.split([p.numel() for p in parameters]), strict=True):
+        p.copy_(part.view(p.shape))
+
+
 def _dirac(ones: Tensor) -> Tensor:
     kernel = torch.zeros_like(ones)
     kernel[..., 0, 0] = 1
@@ -134,11 +151,13 @@ def main(
     lr: Rate = 5e-4,
     seed: Seed = 0,
     device: Device = "cpu",
+    noise_alone: Annotated[float, typer.Option(min=0, max=1, help="Share of the crops that have noise alone.")] = 0.5,
     at_rest: Annotated[bool, typer.Option(help="The weights were trained at an equilibrium before.")] = False,
 ) -> None:
     """Train, or continue where a run of the same name was interrupted, and write the weights."""
     energy = weights.load(name)
     assert isinstance(energy, EnergyNet)
+    first = weights.load(name).requires_grad_(False).to(device)
     if not at_rest:
         with torch.no_grad():
             energy.head.weight /= _NARROWER
@@ -148,38 +167,45 @@ def main(
     images = split(data, "train", energy.channels)
     held_out = torch.stack([x[:, 64:160, 64:160] for x in split(data, "val", energy.channels)[::6]])
     shape = (_SLOTS, batch, energy.channels, crop, crop)
-    memory = {"image": torch.zeros(shape), "adjoint": torch.zeros(shape)}
+    mean = _flat(net)
+    memory = {"image": torch.zeros(shape), "adjoint": torch.zeros(shape), "mean": mean}
     line: list[str] = []
 
     def loss(step: int) -> Tensor:
         turn, slot = divmod(step - 1, _SLOTS)
         generation, visit = divmod(turn, _VISITS)
-        m = draw(images, batch, crop, seed, generation * _SLOTS + slot).to(device)
+        m = draw(images, batch, crop, seed, generation * _SLOTS + slot, noise_alone).to(device)
         known = visit > 0
-        # A clone: a descent that has nothing to do returns its start, which is overwritten below.
-        x = rest(net, m, memory["image"][slot].clone().to(device) if known else m.start)
+        # A clone, because a descent without any step returns its start, which is overwritten below.
+        x = rest(net, m, memory["image"][slot].clone().to(device) if known else first(m.start, m.noise))
         adjoint = memory["adjoint"][slot].clone().to(device) if known else torch.zeros_like(x)
         value, w = implicit_loss(net, m, x, adjoint)
         memory["image"][slot], memory["adjoint"][slot] = x.cpu(), w.cpu()
+        mean.lerp_(_flat(net), 1 - min(_DECAY, step / (step + 10)))
         return value
 
     def measured() -> float:
+        now = _flat(net)
+        _fill(net, mean)
         found = validate(net, held_out, seed, device, line)
         table = [[round(v, 3) for v in row] for row in net.table.tolist()]
+        _fill(net, now)
         typer.echo(f"{', '.join(line)}; strengths {table[1:]}")
         return found
 
     target, folder = places(Path(name).stem, out, work)
     settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "images": fingerprint(images)}
-    budget = Budget(steps, lr, betas=(0.9, 0.99), report_every=500)
-    faster = {id(net.table): 20.0}  # these numbers are of the size of 1, and have to find their way
+    settings["noise_alone"] = noise_alone
+    budget = Budget(steps, lr, report_every=500)
+    faster = {id(net.table): 20.0}  # these numbers are about 1 and have a long way to go
     train(
         net, loss, measured, budget, folder, settings=settings, memory=memory, tables=lambda p: faster.get(id(p), 1.0)
     )
     command = (
         f"python -m recipes.equilibrium --name {name} --data FOLDER --steps {steps} "
-        f"--batch {batch} --crop {crop} --lr {lr} --seed {seed}"
+        f"--batch {batch} --crop {crop} --lr {lr} --seed {seed} --noise-alone {noise_alone}"
     )
+    _fill(net, mean)
     typer.echo(f"a, b, c, d (about σ_n = 0.03) of {', '.join(KINDS)}: {net.table.tolist()}")
     write(net.energy, target, command)
 

@@ -67,7 +67,7 @@ def main(
     prior = Ridge(channels, FEATURES[channels], SIZES, convexity=convexity, learn_sigma=False, powers=powers)
     net = RidgeDenoiser(prior, stop=Stop(rtol=1e-4, max_layers=200)).to(device)
     images = split(data, "train", channels)
-    # Of all images: on a few of them the best σ looks like another than the true one.
+    # All images are used: on a few of them alone, another σ than the true one looks best.
     held_out = centres(split(data, "val", channels), 96)
     tables = {id(p) for p in prior.profile.parameters()}
 
@@ -113,7 +113,7 @@ def main(
 
 
 def _padded(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Coefficients of fewer powers of log σ, continued by 0; anything else of another shape is refused on loading."""
+    """Coefficients of fewer powers of log σ, continued by 0. Loading refuses any other difference of shape."""
     missing = shape[-1] - tensor.shape[-1] if tensor.ndim and tensor.ndim == len(shape) else 0
     return pad(tensor, (0, missing)) if missing > 0 else tensor
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from known_answers import CASES, rand
-from retune import ForwardBackward, Implicit, Restarted, Truncated, problems
+from retune import ForwardBackward, Implicit, Restarted, Truncated, load, problems
 from retune._torch.memory import peak_of
 from retune.data import photograph
 from retune.priors import WaveletL12
@@ -158,3 +158,10 @@ def test_on_a_photograph(float64):
         assert report.blocks > 1
         # the gradients that are added up, and the directions and their products: none of it grows with the blocks
         assert peak <= plain + 5 + 2 * rule.memory + 2 * (rule.memory > 0)
+
+
+def test_a_memory_limit_is_saved_and_loaded(tmp_path):
+    """The limit is a number of bytes, far beyond any other number in a description."""
+    net = Restarted(ForwardBackward(WaveletL12("haar", 1, channels=1)), "auto", "auto", memory="8 GB")
+    net.save(tmp_path / "net.safetensors")
+    assert load(tmp_path / "net.safetensors").auto == net.auto

@@ -363,3 +363,32 @@ def test_plain_restarts_are_accelerated_where_that_is_sound(float64):
     assert untied.accelerated() is untied
     assert not ForwardBackward(Transparent(torch.sin)).symmetric
     assert not retune.PrimalDual(retune.priors.TV()).symmetric
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda x: x.double(), InvalidParameterError, "init is torch.float64, but y is torch.float32"),
+        (lambda x: x.half(), InvalidParameterError, "init is torch.float16, but y is torch.float32"),
+        (lambda x: x * 1j, InvalidParameterError, "init is torch.complex64"),
+        (lambda x: lambda usual: None, InvalidParameterError, r"the result of init must be a tensor \(B, C, H, W\)"),
+        (lambda x: lambda usual: usual.double(), InvalidParameterError, "the result of init is torch.float64"),
+        (lambda x: x.numpy(), InvalidParameterError, "init must be an image"),
+        (lambda x: "zeros", InvalidParameterError, "init must be an image .* got 'zeros'"),
+        (lambda x: x / 0, NotFiniteError, "init contains NaN or Inf"),
+    ],
+)
+def test_a_start_that_is_no_image_is_named(make, error, words):
+    y = torch.ones(1, 1, 8, 8)
+    net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 2, 2).eval()
+    with pytest.raises(error, match=words):
+        net.solve(y, Denoising(), init=make(y))
+
+
+@pytest.mark.parametrize(("make", "words"), [("to_sparse", "a sparse tensor"), ("meta", "on the device meta")])
+def test_a_measurement_without_values_is_named(make, words):
+    y = torch.ones(1, 1, 8, 8)
+    y = y.to("meta") if make == "meta" else y.to_sparse()
+    net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 2, 2).eval()
+    with pytest.raises(InvalidParameterError, match=words):
+        net.solve(y, Denoising())

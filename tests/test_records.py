@@ -135,3 +135,16 @@ def test_of_long_settings_the_difference_is_shown():
     assert "depth = 3" in text
     assert len(text) < 250
     assert changes({"a": 1}, {"b": 1}) == ["a was 1, now None", "b was None, now 1"]
+
+
+@pytest.mark.parametrize(
+    ("basis", "kind", "proved"),
+    [
+        ("proved", "as sure as can be", True),
+        ("estimated", "proved by nobody", False),
+        (None, "proved with probability 1 − 1e-06", True),
+        (None, "estimated", False),
+    ],
+)
+def test_a_bound_is_known_by_its_basis_and_in_files_of_the_first_version_by_its_kind(basis, kind, proved):
+    assert records.Claim(value=1.0, basis=basis, kind=kind, how="").proved is proved

@@ -24,7 +24,16 @@ from retune.errors import CheckpointError
 #: Format number; it increases when older checkpoints can no longer be read.
 FORMAT = 1
 #: Upper limits of numbers in a description, by name: with more layers or levels, loading would take hours.
-_LARGEST = {"depth": 10_000, "layers": 10_000, "restarts": 100_000, "levels": 32, "margin": 10_000}
+_LARGEST = {
+    "depth": 10_000,
+    "layers": 1000,
+    "restarts": 100_000,
+    "levels": 32,
+    "margin": 1000,
+    "memory": 2**50,  # of "auto", in bytes
+    "max_blocks": 100_000,
+    "max_layers": 100_000,
+}
 _LARGEST_OF_ALL = 1_000_000
 _LONGEST = 10_000
 #: Allowed memory while a network is made: its weights, also temporary ones, and small tables.

@@ -46,7 +46,7 @@ def require_file(path: Path, expected: str) -> None:
 
     Args:
         path: the file, or a link to it.
-        expected: what the file is to be, such as "an image".
+        expected: the expected kind of file, such as "an image".
 
     Raises:
         InvalidParameterError: nothing is there, or a folder, a pipe, a socket or a device.

@@ -11,8 +11,11 @@ from retune.errors import InvalidParameterError
 from retune.maps.base import AbstractMap, BoundMap
 from retune.operators.data_term import DataTerm
 from retune.operators.images import parts
+from retune.priors.memory import has_memory
 
 __all__ = ["Bound", "versions_of"]
+
+_UNCOUNTED = -1
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,19 @@ class Bound:
                 "bound is what another measurement was bound to: give what net.bind(y, physics) returned for these "
                 "two objects, or leave it out"
             )
-        if self.versions != versions_of(y, owner):
+        now = versions_of(y, owner)
+        if any(a not in (b, _UNCOUNTED) for a, b in zip(now, self.versions, strict=True)):
             raise InvalidParameterError(
                 "y or the weights were changed after bind(y, physics): bind again, or leave bound out"
             )
 
 
 def versions_of(y: Tensor, owner: AbstractMap) -> tuple[int, ...]:
-    """The number of in-place changes of y and of the weights. Torch does not count them in inference mode: -1."""
+    """The number of in-place changes of y and of the weights; -1 where changes do not count.
+
+    Torch does not count them in inference mode. A network with a memory changes its buffers at every call, and they are
+    restored after it.
+    """
+    restored = {id(buffer) for module in owner.modules() if has_memory(module) for buffer in module.buffers()}
     state = [*parts(y), *owner.parameters(), *owner.buffers()]
-    return tuple(-1 if t.is_inference() else t._version for t in state)
+    return tuple(_UNCOUNTED if t.is_inference() or id(t) in restored else t._version for t in state)

@@ -11,7 +11,7 @@ from torch import Tensor
 from retune.errors import DivergedError
 
 
-class Status(enum.Enum):
+class Status(enum.StrEnum):
     """How the iteration ended for one image, from best to worst. ``status.advice`` tells what to do."""
 
     CONVERGED = "converged"

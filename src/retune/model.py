@@ -22,7 +22,14 @@ from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.bound import Bound, versions_of
 from retune.equilibrium import Equilibrium, GradientReport, Status
-from retune.errors import InvalidParameterError, NotConvergedWarning, require, require_whole
+from retune.errors import (
+    InvalidParameterError,
+    NotConvergedWarning,
+    NotFiniteError,
+    require,
+    require_whole,
+    wrong_type,
+)
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import is_foreign, verify
@@ -208,8 +215,10 @@ class Restarted(Reconstructor):
             bound: the result of [`bind`][retune.Restarted.bind] for `y` and `physics`, if you have it.
 
         Raises:
-            InvalidParameterError: `adjoint` was given in eval mode or for a rule that solves no adjoint equation, or
-                `bound` belongs to another measurement.
+            InvalidParameterError: `adjoint` was given in eval mode or for a rule that solves no adjoint equation,
+                `bound` belongs to another measurement, or `init` is no image of the precision of `y`.
+            NotFiniteError: NaN or Inf in `init`.
+            ShapeError: `init` has another shape than the image.
         """
         if adjoint is not None and not (self.training and self.gradient.solves_adjoint):
             mode = "train" if self.training else "eval"
@@ -442,9 +451,20 @@ def _warn_if_unsettled(equilibrium: Equilibrium, stop: Stop, depth: int) -> None
 
 def _start(bound: BoundMap, init: Init | None) -> Tensor:
     """The initial state: that of the map, or that of the initial image."""
+    usual = bound.init()
     if init is None:
-        return bound.init()
-    return bound.state(init if isinstance(init, Tensor) else init(bound.image(bound.init()))).clone()
+        return usual
+    if not isinstance(init, Tensor) and not callable(init):
+        raise wrong_type("init", init, "an image (B, C, H, W) or a function of the usual start", "leave it out")
+    image = init if isinstance(init, Tensor) else init(bound.image(usual))
+    name = "init" if image is init else "the result of init"
+    require(name, image, Tensor, "a tensor (B, C, H, W)")
+    if image.dtype != usual.dtype:
+        wanted = str(usual.dtype)
+        raise InvalidParameterError(f"{name} is {image.dtype}, but y is {wanted}: give it as .to({wanted})")
+    if not bool(torch.isfinite(image.detach()).all()):
+        raise NotFiniteError(f"{name} contains NaN or Inf: replace them, or leave init out")
+    return bound.state(image).clone()
 
 
 def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:

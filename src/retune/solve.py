@@ -93,10 +93,11 @@ def solve(
     ``max(‖u − u⁻‖ · K/c, ‖Φ(u_0) − u_0‖ · K/s) / ‖u‖``.
 
     The first part detects changes within a block. Suppose the map alternates between p states, and p divides the number
-    of cycles in a block. Then every block ends where it began, and only the first part shows it. Such an image ends as
-    ``Status.OSCILLATES``. It stops early if the remaining layers cannot settle it: over a block of change b, the change
-    of a cycle falls by at most about 2b. A solver that evaluates single cycles (see ``AbstractSolver.unit``) has the
-    first part only; for a nonexpansive map it bounds the second.
+    of cycles in a block. Then every block ends where it began, and only the first part shows it. Over a block of change
+    b, the change of a cycle falls by at most about 2b. If neither the remaining blocks nor as many as were run can
+    settle such an image, it stops as ``Status.OSCILLATES``. Otherwise it may approach an equilibrium from alternating
+    sides; at the limit it ends as ``Status.MAX_LAYERS``. A solver that evaluates single cycles (see
+    ``AbstractSolver.unit``) has the first part only; for a nonexpansive map it bounds the second.
 
     Args:
         layer: ``(u, k) -> T_k(u)``.
@@ -150,7 +151,7 @@ def solve(
         code = torch.where(active, _RUNNING, run.code)
         if stop.rtol > 0:
             code = torch.where(active & change.returns(stop.rtol), _RETURNING, code)
-            left = (stop.max_layers - done) / depth
+            left = max(stop.max_layers - done, done) / depth
             code = torch.where(active & change.oscillates(stop.rtol, left), _OSCILLATES, code)
         code = torch.where(active & ~finite, _NOT_FINITE, code)
         code = torch.where(active & finite & exploded, _DIVERGED, code)
@@ -295,10 +296,9 @@ class _Running:
         return keep, part
 
 
-# _RETURNING also runs: such an image oscillates, but may still settle in the remaining layers.
+# _RETURNING also runs: the last block returned to its start, but more blocks may settle the image.
 _RUNNING, _RETURNING, _CONVERGED, _OSCILLATES, _DIVERGED, _NOT_FINITE = range(6)
 _STATUS = {
-    _RETURNING: Status.OSCILLATES,
     _CONVERGED: Status.CONVERGED,
     _OSCILLATES: Status.OSCILLATES,
     _DIVERGED: Status.DIVERGED,

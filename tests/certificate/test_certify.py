@@ -459,3 +459,51 @@ def test_it_is_plain_data_and_leaves_the_network_alone():
 def test_refused_options(options):
     with pytest.raises(InvalidParameterError, match="at least 1"):
         certify(denoiser_net(), rand(1, 1, 4, 4), Denoising(), **options)
+
+
+class Longer(Picard):
+    """It inherits the words of plain steps, not the steps."""
+
+    def step(self, block, state):
+        state = super().step(block, state)
+        return state._replace(u=state.u + 0.5 * state.change)
+
+
+def replaced():
+    solver = Picard()
+    own = solver.step
+    solver.step = lambda block, state: own(block, state)._replace(change=0 * state.u)
+    return solver
+
+
+@pytest.mark.parametrize("make", [Longer, replaced])
+def test_a_changed_solver_has_no_plain_iterates(make, float64):
+    net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 4, 4, solver=make())
+    image = certify(net, rand(1, 1, 8, 8), Inpainting((1, 8, 8), mask=0.5), **QUICK)[0]
+    assert image.statement.startswith("plain iterates converge")
+    assert "this is measured, not proved" in image.verdict
+
+
+class Turning(nn.Module):
+    """It turns pairs of pixels by a seventh of a circle, and pulls their length towards 3: nothing settles."""
+
+    def forward(self, v):
+        a, b = v.chunk(2, -1)
+        length = (a.square() + b.square()).sqrt().clamp_min(1e-9)
+        pull = (1 + 0.3 * (1 - length / 3)).clamp(0.2, 1.8)
+        angle = torch.tensor(2 * torch.pi / 7, dtype=v.dtype)
+        return torch.cat([angle.cos() * a - angle.sin() * b, angle.sin() * a + angle.cos() * b], -1) * pull.repeat(
+            1, 1, 1, 2
+        )
+
+
+@pytest.mark.parametrize("max_layers", [200, 2000])
+def test_an_orbit_that_never_settles_has_no_distance(max_layers):
+    """The Jacobian at one of its states contracts, but the movement does not fall."""
+    torch.manual_seed(0)
+    y, physics = torch.rand(2, 1, 8, 8), Denoising()
+    net = Restarted(ForwardBackward(Transparent(Turning())), 10, solver=Picard(), stop=Stop(1e-4, 401)).eval()
+    for image in certify(net, y, physics, max_layers=max_layers, learning=False, **QUICK):
+        assert image.status != "converged"
+        assert image.jumps > 0.1
+        assert "from its equilibrium" not in image.verdict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -243,3 +244,17 @@ def test_a_stack_with_one_broken_page_is_refused_as_one(tmp_path):
     tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack")
     with pytest.raises(retune.errors.NotFiniteError, match=r"s\.tif, image 1"):
         io.read(tmp_path / "s.tif")
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="the system allows only text in file names")
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_file_whose_name_is_no_text_is_restored_and_reported(run, tmp_path, broken):
+    np.save(tmp_path / "a.npy", smooth().astype(np.float32))
+    content = b"" if broken else (tmp_path / "a.npy").read_bytes()
+    name = os.fsdecode(b"b\xff.npy")
+    (tmp_path / name).write_bytes(content)
+    result, text = invoke("restore", run, tmp_path / "a.npy", tmp_path / name, "--out", tmp_path / "o", lines=60)
+    assert result.exit_code == (1 if broken else 0)
+    assert "does not show" not in text
+    assert (tmp_path / "o" / name).exists() is not broken
+    assert "b\\udcff.npy" in (tmp_path / "o" / "report.html").read_text("utf-8")

@@ -154,3 +154,19 @@ def test_images_of_a_few_pixels_are_named_or_restored(tmp_path):
     assert result.exit_code == 1
     assert text.count("pixels: at least 5×5 are needed") == 3
     assert "Error:" not in text
+
+
+def test_a_result_that_somebody_changed_is_not_replaced(run, photo, tmp_path):
+    """Its record is ours, but the image is not the one that the record describes."""
+    out = tmp_path / "o"
+    asked = ["restore", run, photo, "--out", out, "--no-certificate", "--no-report"]
+    assert invoke(*asked)[0].exit_code == 0
+    np.save(out / "a.npy", np.zeros((3, 3)))
+    assert "done before" in invoke(*asked)[1]
+    result, text = invoke(*asked, "--again")
+    assert result.exit_code == 1
+    assert "was changed after retune restore wrote it, so it was not replaced" in text
+    assert np.load(out / "a.npy").shape == (3, 3)
+    (out / "a.npy").unlink()
+    assert invoke(*asked, "--again")[0].exit_code == 0
+    assert invoke(*asked, "--again")[0].exit_code == 0

@@ -5,7 +5,7 @@ import torch
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from known_answers import CASES, Case, Transparent, denoise_l12, quadratic, rand, spectrum, untied
+from known_answers import CASES, Case, Transparent, denoise_l12, quadratic, rand, spectrum, tikhonov, untied
 from retune import DataTerm, ForwardBackward, Implicit, Restarted, Stop, Truncated, Unrolled
 from retune.equilibrium import GradientReport
 from retune.errors import CutGradientError, InvalidParameterError
@@ -270,9 +270,10 @@ def test_backward_twice_gives_the_same(rule, float64):
 
 @pytest.mark.parametrize("rule", [Truncated, lambda: Truncated(blocks=3), Implicit], ids=["one", "blocks", "implicit"])
 @pytest.mark.parametrize("asked", ["all", "one", "y"])
-def test_the_report_is_the_same_without_backward(rule, asked, float64):
+@pytest.mark.parametrize("make", [quadratic, tikhonov], ids=["prox", "gradient"])
+def test_the_report_is_the_same_without_backward(rule, asked, make, float64):
     """``torch.autograd.grad`` walks only the paths to what it is asked for; the error is measured all the same."""
-    case = quadratic()
+    case = make()
     y = case.y.clone().requires_grad_(asked == "y")
     net = Restarted(case.map, 2, 5, gradient=rule()).train()
     first, second = net.solve(y, case.physics), net.solve(y, case.physics)

@@ -131,6 +131,7 @@ TABLE = {
     "bmp": ("a.bmp", jpeg(dpi=(300, 200)), pixels("u1", 5, 7)),
     "jpeg, words of programs": ("a.jpg", jpeg_with(), pixels("u1", 16, 16)),
     "npy byte order": ("a.npy", np.save, pixels(">f4", 5, 7)),
+    "npy columns first": ("a.npy", np.save, np.asfortranarray(pixels("f4", 5, 7))),
     "npy one channel": ("a.npy", np.save, pixels("f4", 5, 7, 1)),
     "npy stack of one channel": ("a.npy", np.save, pixels("u2", 3, 5, 7, 1)),
     "npy doubles": ("a.npy", np.save, pixels("f8", 5, 7)),
@@ -150,6 +151,7 @@ def test_what_a_file_declares_its_result_declares(tmp_path, name):
     if file.endswith(".npy"):
         first, second = np.load(one), np.load(two)
         assert (first.dtype, first.shape) == (second.dtype, second.shape)
+        assert first.flags.f_contiguous == second.flags.f_contiguous
         assert np.array_equal(first, second)
         return
     describe = described_tiff if file.endswith(".tif") else described_jpeg if file.endswith(".jpg") else described_png
@@ -168,6 +170,48 @@ def test_the_colours_of_imagej_channels_stay(tmp_path):
     with tifffile.TiffFile(tmp_path / "b.tif") as file:
         assert file.imagej_metadata["mode"] == "composite"
         assert np.array_equal(file.imagej_metadata["LUTs"], colours)
+
+
+def imagej(path):
+    with tifffile.TiffFile(path) as file:
+        return file.imagej_metadata
+
+
+CALIBRATED = {"cf": 0, "c0": -32768.0, "c1": 1.0, "vunit": "Gray Value", "xorigin": 3.0, "yunit": "um", "tunit": "sec"}
+
+
+def test_the_calibration_and_the_drawings_of_imagej_stay(tmp_path):
+    """A 16-bit image of signed numbers is one of unsigned numbers, whose calibration subtracts 32768."""
+    drawn = {"ROI": b"Iout" + bytes(60), "Overlays": [b"Iout" + bytes(60)], "Info": "µ"}
+    told = {"axes": "ZCYX", "unit": "um", "min": 0.0, "max": 9.0} | CALIBRATED | drawn
+    tifffile.imwrite(tmp_path / "a.tif", pixels("u2", 2, 3, 5, 7), imagej=True, metadata=told)
+    images, layout = read(tmp_path / "a.tif")
+    write(tmp_path / "b.tif", images, layout)
+    write(tmp_path / "c.tif", images.repeat_interleave(2, -1).repeat_interleave(2, -2), layout)
+    one, two, three = (imagej(tmp_path / f"{n}.tif") for n in "abc")
+    assert {k: v for k, v in one.items() if k not in ("min", "max")} == two
+    assert {k: three.get(k) for k in CALIBRATED} == CALIBRATED | {"xorigin": 6.0}
+    assert not {"ROI", "Overlays"} & set(three)
+
+
+def test_a_unit_of_imagej_beyond_ascii_is_written_as_imagej_does(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", pixels("u2", 5, 7), imagej=True, metadata={"unit": "um"})
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content.replace(b"unit=um", b"unit=\xb5m"))
+    assert imagej(tmp_path / "a.tif")["unit"] == "µm"
+    write(tmp_path / "b.tif", *read(tmp_path / "a.tif"))
+    assert imagej(tmp_path / "b.tif")["unit"] == "\\u00B5m"
+
+
+def test_an_ome_image_of_single_bits_says_that_its_result_has_bytes(tmp_path):
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels("u2", 5, 7) > 500, ome=True, metadata={"SignificantBits": 1})
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        assert 'Type="bit"' in file.pages[0].description
+    write(tmp_path / "b.ome.tif", *read(tmp_path / "a.ome.tif"))
+    with tifffile.TiffFile(tmp_path / "b.ome.tif") as file:
+        assert file.series[0].dtype == np.uint8
+        assert 'Type="uint8"' in file.pages[0].description
+        assert 'SignificantBits="1"' not in file.pages[0].description
 
 
 @pytest.mark.parametrize("dtype", [np.ulonglong, np.longlong, np.uint32])

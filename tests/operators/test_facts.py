@@ -11,7 +11,7 @@ from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, 
 
 from known_answers import as_matrix, dense, rand
 from retune import DataTerm, problems
-from retune.errors import InvalidParameterError, PhysicsError
+from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 from retune.operators.blur import BlurNormal
 from retune.operators.norm import SAFETY, lanczos_sqnorm
 
@@ -423,3 +423,22 @@ def test_the_cache_does_not_keep_a_physics_alive():
     del made, physics
     gc.collect()
     assert [r() for r in references] == [None, None]
+
+
+@pytest.mark.parametrize("make", [Denoising, lambda: Inpainting((1, 8, 8), mask=0.5)], ids=["denoise", "mask"])
+def test_a_replaced_method_counts_and_not_the_class(make):
+    """The class would tell ‖A‖² = 1 and AᵀA = the mask; the object does something else."""
+    physics = make()
+    own, back = physics.A, physics.A_adjoint
+    physics.A = lambda x, **_: 3 * own(x.flip(-1))
+    physics.A_adjoint = lambda y, **_: 3 * back(y).flip(-1)
+    x = rand(1, 1, 8, 8)
+    problem = DataTerm(physics.A(x), physics)
+    torch.testing.assert_close(problem.normal(x), physics.A_adjoint(physics.A(x)))
+    assert 9 <= float(problem.sqnorm) <= 9 * 1.1 * SAFETY
+
+
+def test_an_adjoint_that_raises_anything_is_named():
+    physics = LinearPhysics(A=lambda x, **_: x, A_adjoint=lambda y, **_: {}["missing"])
+    with pytest.raises(ShapeError, match=r"Aᵀy failed with .*missing"):
+        DataTerm(rand(1, 1, 8, 8), physics)

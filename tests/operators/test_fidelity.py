@@ -120,3 +120,11 @@ def test_a_sum_takes_the_largest():
     assert (found.lipschitz, found.strong, found.checked, found.quadratic) == (4.0, 1.0, True, False)
     with pytest.raises(InvalidParameterError, match="L1 is not Lipschitz"):
         facts_of_fidelity(StackedPhysicsDataFidelity([L2(), L1()]), [torch.ones(1), torch.ones(1)])
+
+
+@pytest.mark.parametrize("make", [L2, lambda: PoissonLikelihood(bkg=0.1)], ids=["squares", "poisson"])
+def test_a_fidelity_whose_distance_was_replaced_is_not_that_of_its_class(make):
+    fidelity = make()
+    fidelity.d.grad = lambda u, y, *_: 7 * (u - y)
+    with pytest.raises(InvalidParameterError, match=r"the Lipschitz constant of .* is unknown"):
+        facts_of_fidelity(fidelity, rand(1, 1, 8, 8).abs())

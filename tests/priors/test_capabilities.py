@@ -292,6 +292,54 @@ def test_the_memory_of_a_network_is_isolated():
     torch.testing.assert_close(bound.layer(y), first, rtol=0, atol=1e-6)
 
 
+class Listing(nn.Module):
+    """A denoiser that keeps its last input in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = [None]
+
+    def forward(self, x, sigma):
+        before, self.kept[0] = self.kept[0], x.detach().clone()
+        return 0.9 * x if before is None else 0.9 * x + 0.05 * before
+
+
+class Counted(nn.Module):
+    """A denoiser that counts its calls in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x, sigma):
+        self.calls.add_(1)
+        return 0.9 * x + 0.01 * self.calls
+
+
+@pytest.mark.parametrize("make", [Listing, Counted])
+def test_a_network_with_a_memory_is_the_same_map_whenever_it_is_bound(make):
+    y, prior = rand(1, 1, 16, 16), Denoiser(make(), 0.1)
+    results = []
+    for seed in range(3):  # the first call after binding is isolated, too
+        bound = ForwardBackward(prior).bind(DataTerm(y, Denoising()))
+        bound.layer(rand(1, 1, 16, 16, seed=seed))
+        results.append(bound.layer(y))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_restored_buffers_are_no_changed_weights():
+    y, physics = rand(1, 1, 16, 16), Denoising()
+    net = Restarted(ForwardBackward(Denoiser(Counted(), 0.1))).eval()
+    certificate = certify(net, y, physics, iterations=2, starts=1, learning=False)
+    assert certificate[0].status == "converged"
+    bound = net.bind(y, physics)
+    with torch.no_grad():
+        y.mul_(0.5)
+    with pytest.raises(InvalidParameterError, match="y or the weights were changed"):
+        net.solve(y, physics, bound=bound)
+
+
 def hidden_memory():
     held = []
 

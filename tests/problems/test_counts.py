@@ -167,6 +167,19 @@ def test_dim_counts_whose_dark_values_are_cut_off_still_grow():
         assert estimate_counts(y).grows
 
 
+def test_the_noise_of_values_that_were_cut_off_is_that_of_before():
+    """Nearly half of the dark values were below black: both numbers are found, of counts and of constant noise."""
+    for seed in range(4):
+        y = counted(blobs(seed, 160), 0.02, 0.03, seed).clip(0, None)
+        found = estimate_counts(y)
+        assert found.gain[0] == pytest.approx(0.02, rel=0.15)
+        assert found.read[0] == pytest.approx(0.03, rel=0.15)
+        constant = torch.from_numpy(blobs(seed, 160) + 0.05 * np.random.default_rng(seed).normal(size=(160, 160)))
+        found = estimate_counts(constant[None, None].clip(0, None))
+        assert not found.grows
+        assert found.read[0] == pytest.approx(0.05, rel=0.1)
+
+
 def test_the_noise_of_the_sharpest_classes_is_no_larger_for_a_steep_image():
     """A slope of the image is no noise: the differences of a plane are 0."""
     y = torch.from_numpy(np.add.outer(np.linspace(0, 1, 96), np.linspace(0, 2, 96)))[None, None]

@@ -378,7 +378,10 @@ def test_summary_is_computed_and_mentions_only_what_is_there(results):
         "On one photograph that no method used for training or tuning, the best PSNR is that of Method "
         "somebody-elses in inpainting (0.10 dB ahead of Method retune)." in text
     )
-    assert "From the best single regularisation weight λ (grid search), the others differ by +0.10 to +0.30 dB." in text
+    assert (
+        "The other methods differ from the best single regularisation weight λ (grid search) by +0.10 to +0.30 dB."
+        in text
+    )
     steady = "Method variational, Method retune and Method somebody-elses"
     assert f"the PSNR of {steady} changes by at most 0.0001 dB" in text
     assert "that of Method unrolled falls by up to 3.00 dB" in text

@@ -128,7 +128,9 @@ def test_it_is_saved_with_the_network(tmp_path):
     assert retune.load(tmp_path / "net.safetensors").describe() == net.describe()
 
 
-@pytest.mark.parametrize("options", [{"memory": 1}, {"regularisation": 0.0}, {"growth": 1.0}, {"pause": 0}])
+@pytest.mark.parametrize(
+    "options", [{"memory": 1}, {"memory": 10**6}, {"regularisation": 0.0}, {"growth": 1.0}, {"pause": 0}]
+)
 def test_bad_options(options):
     with pytest.raises(InvalidParameterError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
         Anderson(**options)

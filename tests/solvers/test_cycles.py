@@ -50,6 +50,18 @@ def test_plain_steps_end_early_where_they_oscillate(depth, float64):
     assert not found.status[0].failed
 
 
+def test_an_approach_from_alternating_sides_is_no_oscillation(float64):
+    """An eigenvalue of −0.9: the layers of a block nearly cancel, but each block is nearer to the equilibrium."""
+    alternating = torch.tensor([[1.0, -0.9]])
+    start, seen = torch.tensor([[1.0, 0.05]]), []
+    for most in range(12, 121, 6):
+        found = solve(lambda u, k: alternating * u, start, solver=Picard(), depth=6, cycle=1, stop=Stop(1e-4, most))
+        seen.append(found.status[0])
+    first = seen.index(Status.CONVERGED)
+    assert seen == [Status.MAX_LAYERS] * first + [Status.CONVERGED] * (len(seen) - first)
+    assert 0 < first < len(seen) - 1
+
+
 @pytest.mark.parametrize("depth", [3, 9])
 def test_a_short_last_block_is_scaled_by_its_own_length(depth, float64):
     """2000 layers leave a block of two layers over, which comes back to its start in a 2-cycle."""
@@ -154,3 +166,22 @@ def test_a_training_step_at_a_cycle_says_so():
     assert float(result.residual) > 0.1
     odd = network(Picard(), depth=9).train().solve(case.y.to(torch.float32)[:1], case.physics)
     assert float(odd.residual) > 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e19])
+@pytest.mark.parametrize("solver", [Picard(), Damped()], ids=["picard", "damped"])
+def test_an_image_settles_at_any_scale(solver, scale):
+    """A linear map: the squares of the changes are 0 or infinite in float32, the changes are not."""
+
+    def layer(u, k):
+        return 0.9 * u.flip(-1) + 0.1 * start
+
+    torch.manual_seed(0)
+    found = []
+    for size in (1.0, scale):
+        start = size * torch.linspace(0.1, 1, 64).view(1, 1, 8, 8)
+        found.append(solve(layer, start.flip(-1), solver=solver, depth=2, cycle=1, stop=Stop(1e-4, 500)))
+    assert found[0].status == found[1].status == (Status.CONVERGED,)
+    assert int(found[0].layers) == int(found[1].layers)
+    torch.testing.assert_close(found[1].u / scale, found[0].u, rtol=1e-4, atol=0)
+    assert float(found[1].residual) == pytest.approx(float(found[0].residual), rel=1e-2)

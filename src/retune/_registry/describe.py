@@ -48,6 +48,7 @@ def by_arguments(thing: Any, without: Collection[str] = (), later: Collection[st
     """The name of the class, and the arguments of its constructor, read from attributes of the same names.
 
     An argument ``learn_x`` needs no attribute if ``x`` is a constrained parameter, which knows whether it is trained.
+    A class may declare `without` and `later` as ``in_state_dict`` and ``added_later``.
 
     Args:
         thing: the object.
@@ -61,6 +62,7 @@ def by_arguments(thing: Any, without: Collection[str] = (), later: Collection[st
     """
     cls = type(thing)
     entry = entry_of(cls)
+    without, later = (*without, *_declared(thing, "in_state_dict")), (*later, *_declared(thing, "added_later"))
     told: dict[str, Any] = {"type": cls.__name__ if entry is None else entry.name}
     for name, argument in parameters_of(cls, told_by_name=True).items():
         if name in without:
@@ -76,6 +78,10 @@ def by_arguments(thing: Any, without: Collection[str] = (), later: Collection[st
             )
         told[name] = _plain(value, f"{cls.__name__}.{name}")
     return told
+
+
+def _declared(thing: Any, name: str) -> tuple[str, ...]:
+    return getattr(type(thing), name, ())
 
 
 def _attribute(thing: Any, name: str) -> Any:
@@ -136,6 +142,7 @@ def _require_all(thing: Any, told: dict[str, Any]) -> None:
     describes = next(i for i, c in enumerate(order) if "describe" in vars(c))
     makes = next(i for i, c in enumerate(order) if "__init__" in vars(c))
     known = {*told, *parameters_of(order[describes])}  # it leaves out its own arguments on purpose
+    known |= {*_declared(thing, "in_state_dict"), *_declared(thing, "added_later")}
     lost = [n for n in parameters_of(type(thing)) if n not in known] if makes < describes else []
     if lost:
         raise InvalidParameterError(

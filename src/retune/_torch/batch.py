@@ -8,9 +8,20 @@ from torch import Tensor
 __all__ = ["image_norm", "inner", "middle", "over_images", "per_image_norm", "pick", "window"]
 
 
+#: Norms below this bound may be wrong in float32: squares of values of 1e-20 are 0.
+_SMALL = 1e-14
+
+
 def per_image_norm(x: Tensor) -> Tensor:
-    """``‖x‖`` of each image (B, …), in the shape (B,)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    """``‖x‖`` of each image (B, …), in the shape (B,), also where squares leave the range of float32."""
+    flat = x.flatten(1)
+    if x.dtype != torch.float32:
+        return torch.linalg.vector_norm(flat, dim=1)
+    if x.device.type == "cpu":  # on an accelerator, a look would wait for it
+        norm = torch.linalg.vector_norm(flat, dim=1)
+        if bool(((norm >= _SMALL) & (norm < torch.inf)).all()):
+            return norm
+    return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(x.dtype)
 
 
 def image_norm(x: Tensor) -> Tensor:

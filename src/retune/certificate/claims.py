@@ -6,19 +6,17 @@ import math
 from dataclasses import dataclass
 
 from retune.guarantee import Assumption
+from retune.records.certificates import Basis
 
-__all__ = ["CONDITIONAL", "ESTIMATED", "MEASURED", "PROVED", "Claim", "Number", "proved_kind"]
-
-PROVED, ESTIMATED, MEASURED = "proved", "estimated", "measured"
-CONDITIONAL = "proved if its unchecked assumptions hold"
+__all__ = ["Claim", "Number", "proved_kind"]
 
 
 def proved_kind(assumptions: tuple[Assumption, ...]) -> str:
     """The kind of a bound with these assumptions: "proved" only if none is unchecked or random."""
     if not all(a.checked for a in assumptions):
-        return CONDITIONAL
+        return "proved if its unchecked assumptions hold"
     failure = sum(1 - a.probability for a in assumptions)
-    return PROVED if failure == 0 else f"proved with probability 1 − {failure:.0e}"
+    return "proved" if failure == 0 else f"proved with probability 1 − {failure:.0e}"
 
 
 @dataclass(frozen=True)
@@ -27,27 +25,35 @@ class Number:
 
     Attributes:
         value: the number.
-        kind: "proved" (an upper bound; all its assumptions are checked), "proved with probability 1 − p" (an assumption
-            is a randomised estimate), "proved if its unchecked assumptions hold" (an assumption is not checked),
-            "estimated" (from below, by power iterations) or "measured".
+        basis: proved (an upper bound), estimated (from below, by power iterations) or measured.
         how: the method; for an estimate with its iterations and spread.
         assumptions: the assumptions of a proved number.
     """
 
     value: float
-    kind: str
+    basis: Basis
     how: str
     assumptions: tuple[Assumption, ...] = ()
 
     @property
+    def kind(self) -> str:
+        """The basis in words.
+
+        "proved" if all assumptions are checked, "proved with probability 1 − p" if one is a randomised estimate,
+        "proved if its unchecked assumptions hold" otherwise; "estimated" or "measured".
+        """
+        return proved_kind(self.assumptions) if self.is_bound else self.basis.value
+
+    @property
     def is_bound(self) -> bool:
         """Whether the number is an upper bound, with or without conditions."""
-        return self.kind.startswith(PROVED)
+        return self.basis is Basis.PROVED
 
     def to_dict(self) -> dict:
         """Plain data that JSON can hold (infinity and NaN become None)."""
         return {
             "value": self.value if math.isfinite(self.value) else None,
+            "basis": self.basis.value,
             "kind": self.kind,
             "how": self.how,
             "assumptions": [a.to_dict() for a in self.assumptions],
@@ -60,23 +66,24 @@ class Claim:
 
     numbers: tuple[Number, ...] = ()
 
-    def _first(self, kind: str) -> Number | None:
-        return next((n for n in self.numbers if n.kind.startswith(kind)), None)
+    def by(self, basis: Basis) -> Number | None:
+        """The number with this basis, or None."""
+        return next((n for n in self.numbers if n.basis is basis), None)
 
     @property
     def proved(self) -> Number | None:
         """The upper bound, with or without conditions (see its ``kind``), or None."""
-        return self._first(PROVED)
+        return self.by(Basis.PROVED)
 
     @property
     def estimated(self) -> Number | None:
         """The estimate, or None."""
-        return self._first(ESTIMATED)
+        return self.by(Basis.ESTIMATED)
 
     @property
     def measured(self) -> Number | None:
         """The measurement, or None."""
-        return self._first(MEASURED)
+        return self.by(Basis.MEASURED)
 
     @property
     def best(self) -> Number | None:

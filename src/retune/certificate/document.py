@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from retune.certificate.claims import CONDITIONAL, PROVED, Claim, Number, proved_kind
+from retune.certificate.claims import Claim, proved_kind
+from retune.equilibrium import Status
 from retune.guarantee import Assumption
 
 __all__ = ["Certificate", "ImageCertificate"]
@@ -49,8 +50,8 @@ class ImageCertificate:
         dtype: the precision of the computation.
         refuted: the estimate that exceeds its bound, so that an assumption is wrong and nothing is called proved; ""
             if none does.
-        jumps: relative change over a cycle of layers if the iteration jumps between several states, none of which is
-            an equilibrium; otherwise 0.
+        jumps: relative change over a cycle of layers if the iteration jumps between several states that are no
+            equilibria; otherwise 0.
         rounding: the allowance of the distance bounds for rounding.
         parts: number of pieces that were solved separately (tiles, pages); every number is that of the worst piece.
     """
@@ -68,7 +69,7 @@ class ImageCertificate:
     statement: str
     assumptions: tuple[Assumption, ...]
     strong_convexity: tuple[float, str]
-    status: str
+    status: Status
     layers: int
     dtype: str
     refuted: str = ""
@@ -93,7 +94,7 @@ class ImageCertificate:
             "verdict": self.verdict,
             "row": self.row,
             "statement": self.statement,
-            "status": self.status,
+            "status": self.status.value,
             "layers": self.layers,
             "dtype": self.dtype,
             "rounding": self.rounding,
@@ -141,13 +142,13 @@ class Certificate:
 
 def _verdict(image: ImageCertificate) -> str:
     """The verdict: the strongest reliable statement, in one sentence."""
-    if image.status in ("diverged", "not finite"):
+    if image.status.failed:
         return f"The iteration failed ({image.status}): nothing can be said about this image."
     rate = image.rate.estimated
     near, wrong = image.rmse.proved, image.gradient_error.proved
     if near is not None:
         what = "the image is" if image.parts == 1 else f"each of its {image.parts} parts is"
-        found = f"{_opening(near)} {what} within {_short(near.value)} (RMSE) of the only equilibrium"
+        found = f"{_opening(near.assumptions)} {what} within {_short(near.value)} (RMSE) of the only equilibrium"
         if wrong is not None and wrong.value < 1:
             found += f", and the adjoint of the gradient formed there within {_percent(wrong.value)} of the exact one"
         return found + "."
@@ -165,16 +166,14 @@ def _verdict(image: ImageCertificate) -> str:
     if image.refuted:
         return f"Nothing is proved: {image.refuted}, so an assumption is wrong (see retune.doctor); estimated: {about}."
     if image.statement:
-        opening = _OPENINGS.get(kind := proved_kind(image.assumptions), kind.capitalize())
-        return f"{opening}: {image.statement}; no rate is proved; estimated: {about}."
+        return f"{_opening(image.assumptions)} {image.statement}; no rate is proved; estimated: {about}."
     return f"Nothing is proved about this map in advance; estimated: {about}."
 
 
-_OPENINGS = {PROVED: "Proved", CONDITIONAL: "Proved, if the unchecked assumptions hold"}
-
-
-def _opening(number: Number) -> str:
-    return f"{_OPENINGS.get(number.kind, number.kind.capitalize())}:"
+def _opening(assumptions: tuple[Assumption, ...]) -> str:
+    if all(a.checked for a in assumptions):
+        return f"{proved_kind(assumptions).capitalize()}:"
+    return "Proved, if the unchecked assumptions hold:"
 
 
 def _text(certificate: Certificate) -> str:

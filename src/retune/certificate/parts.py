@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from retune.certificate.claims import (
-    ESTIMATED,
-    MEASURED,
-    PROVED,
-    Claim,
-    Number,
-    proved_kind,
-)
+from retune.certificate.claims import Claim, Number
 from retune.certificate.document import ImageCertificate
+from retune.equilibrium import Status
 from retune.guarantee import Assumption
+from retune.records.certificates import Basis
 
 __all__ = ["worst_part"]
 
@@ -39,7 +34,7 @@ def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
         assumptions=_together([p.assumptions for p in parts]),
         strong_convexity=min((p.strong_convexity for p in parts), key=lambda s: s[0]),
         refuted=next((p.refuted for p in parts if p.refuted), ""),
-        status=next((p.status for p in parts if p.status != "converged"), "converged"),
+        status=next((p.status for p in parts if p.status is not Status.CONVERGED), Status.CONVERGED),
         jumps=max(p.jumps for p in parts),
         layers=max(p.layers for p in parts),
         parts=sum(p.parts for p in parts),
@@ -49,14 +44,13 @@ def worst_part(parts: Sequence[ImageCertificate]) -> ImageCertificate:
 def _claim(claims: Sequence[Claim]) -> Claim:
     """One number for each method that every part has."""
     found = []
-    for kind in (PROVED, ESTIMATED, MEASURED):
-        numbers = [n for claim in claims if (n := next((m for m in claim.numbers if m.kind.startswith(kind)), None))]
+    for basis in Basis:
+        numbers = [n for claim in claims if (n := claim.by(basis))]
         if len(numbers) < len(claims):
             continue
         worst = max(numbers, key=lambda n: n.value)
         rests = _together([n.assumptions for n in numbers])
-        name = proved_kind(rests) if kind == PROVED else worst.kind
-        found.append(Number(worst.value, name, f"the worst of {len(claims)} parts: {worst.how}", rests))
+        found.append(Number(worst.value, basis, f"the worst of {len(claims)} parts: {worst.how}", rests))
     return Claim(tuple(found))
 
 

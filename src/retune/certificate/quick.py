@@ -77,7 +77,7 @@ def in_a_line(certificate: CertifiedImage) -> str:
 
 
 def in_words(certificate: CertifiedImage | None) -> list[str]:
-    """What a certificate says of the image, for a reader who does not know how it was computed."""
+    """The meaning of a certificate, for a reader who does not know how it was computed."""
     if certificate is None:
         return ["There is no certificate: none was asked for."]
     if certificate.failure is not None:
@@ -91,19 +91,21 @@ def in_words(certificate: CertifiedImage | None) -> list[str]:
     far = None if best is None or best.value is None else _far(best.value)
     told = certificate.plain()
     open_ones = [str(a.get("statement")) for a in certificate.assumptions if not a.get("checked")]
+    proved = True  # whether the first sentence is of a proof
     if best is not None and far is not None and best.proved:
         opening = best.kind.capitalize() if not open_ones else "Proved, if the unchecked assumptions hold"
         words = [f"{opening}: the image is within {far} of the only image that the iteration converges to."]
     else:
         words = [f"Nothing is proved: {told['refuted']}, so an assumption is wrong."] if told.get("refuted") else []
-        if not words and told.get("statement"):
+        proved = not words and bool(told.get("statement"))
+        if proved:
             words.append(f"Proved: {told['statement']}; no rate is proved.")
         if far is not None:
             how = f"Estimated{'' if words else ', not proved'}"
             words.append(f"{how}: the image is about {far} away from the one that the iteration converges to.")
         else:
             words.append("How far the image is from the one that the iteration converges to is unknown.")
-    if open_ones and "Proved" in words[0]:
+    if open_ones and proved:
         words.append(f"Not checked: {'; '.join(open_ones)}.")
     return words
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from retune.jobs.opened import OpenedModel
     from retune.records import Record
 
+
+def _option(name: str, help: str, metavar: str = "") -> Any:
+    """An option with a value, which is checked later, together with the others."""
+    return typer.Option(name, metavar=metavar or name.lstrip("-").upper(), help=help)
+
+
 Problem = Annotated[
     str | None,
     typer.Option(
@@ -25,75 +31,57 @@ Problem = Annotated[
     ),
 ]
 Kernel = Annotated[
-    str | None,
-    typer.Option(
-        "--kernel", metavar="KERNEL", help="Blur: gaussian:1.6, motion:15@30, …, or an image, NPY or TIFF file."
-    ),
+    str | None, _option("--kernel", "Blur: gaussian:1.6, motion:15@30, …, or an image, NPY or TIFF file.")
 ]
 KernelBackground = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--kernel-background",
-        metavar="auto|NUMBER",
-        help="Level of the kernel's border, which is subtracted: auto, or a number in the units of its file.",
+        "Level of the kernel's border, which is subtracted: auto, or a number in the units of its file.",
+        "auto|NUMBER",
     ),
 ]
 CentreKernel = Annotated[
     bool | None,
     typer.Option("--centre-kernel/--no-centre-kernel", help="Move the kernel's centre of mass to its middle."),
 ]
-Boundary = Annotated[
-    str | None,
-    typer.Option(
-        "--boundary", metavar="BOUNDARY", help="How the blur continues the image: reflect, circular or valid."
-    ),
-]
-Mask = Annotated[
-    str | None, typer.Option("--mask", metavar="MASK", help="Image file, black where nothing was measured.")
-]
-Factor = Annotated[int | None, typer.Option("--factor", metavar="FACTOR", help="Magnification: 2, 3 or 4.")]
-Sigma = Annotated[
-    str | None,
-    typer.Option(
-        "--sigma", metavar="SIGMA", help="Noise level on [0, 1], one per channel as 0.1,0.2,0.3, or estimate."
-    ),
-]
+Boundary = Annotated[str | None, _option("--boundary", "How the blur continues the image: reflect, circular or valid.")]
+Mask = Annotated[str | None, _option("--mask", "Image file, black where nothing was measured.")]
+Factor = Annotated[int | None, _option("--factor", "Magnification: 2, 3 or 4.")]
+Sigma = Annotated[str | None, _option("--sigma", "Noise level on [0, 1], one per channel as 0.1,0.2,0.3, or estimate.")]
 Noise = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--noise",
-        metavar="MODEL",
-        help="Noise that grows with brightness, in place of --sigma: poisson:GAIN,READ. GAIN is one count, where 1 is "
+        "Noise that grows with brightness, in place of --sigma: poisson:GAIN,READ. GAIN is one count, where 1 is "
         "white. Without --noise and --sigma, the noise is estimated.",
+        "MODEL",
     ),
 ]
 KnownSigma = Annotated[
     str | None,
-    typer.Option(
-        "--sigma",
-        metavar="SIGMA",
-        help="Noise level. That of a network cannot be changed: tune again for another level.",
-    ),
+    _option("--sigma", "Noise level. That of a network cannot be changed: tune again for another level."),
 ]
 White = Annotated[
-    str | None,
-    typer.Option(
-        "--white", metavar="WHITE", help="Intensity that counts as 1, in the units of the file; auto: the brightest."
-    ),
+    str | None, _option("--white", "Intensity that counts as 1, in the units of the file; auto: the brightest.")
 ]
 Black = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--black",
-        metavar="BLACK",
-        help="Intensity that counts as 0, such as the camera's offset; auto: the darkest. The result has it again.",
+        "Intensity that counts as 0, such as the camera's offset; auto: the darkest. The result has it again.",
     ),
 ]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="A field, such as model.depth=5; repeat the option for several."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")]
 Details = Annotated[bool, typer.Option("--details", help="Print also the numbers for experts.")]
 Report = Annotated[
     bool, typer.Option("--report/--no-report", help="Write report.html into the folder: a picture of what was done.")
 ]
-Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, …")]
+Device = Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1, …")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Plugins = Annotated[
     list[str] | None,
@@ -171,40 +159,43 @@ def given(
     mask: str | None,
     factor: int | None,
     sigma: str | None,
+    kernel_background: str | None,
+    centre_kernel: bool | None,
+    noise: str | None = None,
 ) -> dict[str, Any]:
-    """The given fields of the section [problem], with absolute paths of files."""
-    from pathlib import Path
+    """The given fields of the section [problem], with absolute paths of files.
 
-    from retune.config.read import absolute
-
-    kernel, mask = (absolute(f, Path.cwd()) for f in (kernel, mask))
-    fields = {"name": name, "kernel": kernel, "boundary": boundary, "mask": mask, "factor": factor}
-    return {k: v for k, v in fields.items() if v is not None} | ({} if sigma is None else {"sigma": _levels(sigma)})
-
-
-def of_kernel(background: str | None, centre: bool | None) -> dict[str, Any]:
-    """The given fields of the section [problem] for changes of the kernel."""
-    fields: dict[str, Any] = {} if centre is None else {"centre_kernel": centre}
-    if background is not None:
-        try:
-            fields["kernel_background"] = float(background)
-        except ValueError:
-            fields["kernel_background"] = background  # "auto", or a value that the validation will refuse
-    return fields
-
-
-def of_noise(noise: str | None, sigma: str | None) -> dict[str, Any]:
-    """The given field of the section [problem] on noise that grows with the brightness.
-
-    Raises: ConfigError: the noise level was given, too.
+    Raises:
+        ConfigError: a noise level and a noise model were given.
     """
-    if noise is None:
-        return {}
+    from retune.config.read import absolute
     from retune.errors import ConfigError
 
-    if sigma is not None and sigma != "estimate":
+    if noise is not None and sigma not in (None, "estimate"):
         raise ConfigError(f"--noise {noise} and --sigma {sigma} both give the noise: use one of them")
-    return {"noise": noise}
+    fields = {
+        "name": name,
+        "kernel": absolute(kernel, Path.cwd()),
+        "boundary": boundary,
+        "mask": absolute(mask, Path.cwd()),
+        "factor": factor,
+        "sigma": _numbers(sigma),
+        "kernel_background": _numbers(kernel_background),
+        "centre_kernel": centre_kernel,
+        "noise": noise,
+    }
+    return {k: v for k, v in fields.items() if v is not None}
+
+
+def _numbers(text: str | None) -> Any:
+    """A number, a list of numbers, or the text itself ("estimate", "auto"), which the validation accepts or refuses."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -221,14 +212,6 @@ def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
 
 
-def _levels(text: str) -> Any:
-    try:
-        levels = [float(part) for part in text.split(",")]
-    except ValueError:
-        return text  # "estimate", or a value that the validation will refuse
-    return levels[0] if len(levels) == 1 else levels
-
-
 def levels_of(white: str | None, black: str | None) -> tuple[Level, Level]:
     """White and black as they were typed.
 
@@ -240,7 +223,7 @@ def levels_of(white: str | None, black: str | None) -> tuple[Level, Level]:
 
 
 def unit_of(model: OpenedModel | InstantModel, white: str | None, black: str | None) -> tuple[Level, Level, bool]:
-    """White, black, and whether white comes from the network; a line is printed of what comes from it."""
+    """White, black, and whether white comes from the network; a printed line names the values from the network."""
     from retune.cli.errors import say
 
     bright, dark = levels_of(white, black)

@@ -76,8 +76,7 @@ def certify(
         target = _problem.json_file(json, Certificates)
         _problem.accept_code(plugins, problem)
         files = _problem.chosen_files(images)
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        given |= _problem.of_kernel(kernel_background, centre_kernel)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel)
         with moving("reading the network"):
             opened = open_model(model, given, _problem.chosen_device(device))
         bright, dark, remembered = _problem.unit_of(opened, white, black)
@@ -140,7 +139,7 @@ def _show(images: list[Certified]) -> None:
         assert worst.certificate is not None
         for words in in_words(CertifiedImage.model_validate(worst.certificate[0].to_dict())):
             show(wrapped(words, "  ", "  "))
-        if worst.certificate[0].status not in ("converged", "depth reached"):
+        if worst.certificate[0].status.unsettled or not worst.sound:
             show(wrapped(f"The restoration ended as: {worst.certificate[0].status}.", "  ", "  "))
     reasons = Counter(image.failure.replace(image.name, "the image") for image in failed)
     for why, count in reasons.items():

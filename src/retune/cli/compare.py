@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import Debug, Device, Plugins, accept_code, chosen_device, folder
+from retune.cli._problem import Debug, Device, Overrides, Plugins, accept_code, chosen_device, folder
 
 
 @examples(
@@ -36,9 +36,7 @@ def compare(
     models: Annotated[
         list[Path] | None, typer.Option("--model", help="A trained network to compare; repeat the option for several.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A field, such as model.depth=5; repeat the option for several.")
-    ] = None,
+    overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed, in place of the run's own.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the comparison in the folder.")] = False,
     plugins: Plugins = None,

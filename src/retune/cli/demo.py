@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import folder
+from retune.cli._problem import Debug, Device, folder
 
 
 @examples(
@@ -30,8 +30,8 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Small images and few steps: under 45 seconds.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of crops, masks and noise.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the demo in the folder.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    device: Device = "auto",
+    debug: Debug = False,
 ) -> None:
     """Learn the weights of a wavelet norm at the equilibrium, and compare with other methods.
 

@@ -55,8 +55,7 @@ def doctor(
 
         target = _problem.json_file(json, Examinations)
         _problem.accept_code(plugins, problem)
-        fields = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        fields |= _problem.of_kernel(kernel_background, centre_kernel)
+        fields = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel)
         config, rest = _run_and_images(what or [], fields)
         files = _problem.chosen_files(rest)
         bright, dark = _problem.levels_of(white, black)

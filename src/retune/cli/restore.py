@@ -114,8 +114,9 @@ def restore(
             from retune.jobs.restore import restore as run
 
             _problem.accept_code(plugins, problem)
-            given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-            given |= _problem.of_kernel(kernel_background, centre_kernel) | _problem.of_noise(noise, sigma)
+            given = _problem.given(
+                problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel, noise
+            )
             at_once = problem is not None and not _is_model(model)
             files = _problem.chosen_files([model, *(images or [])] if at_once else images or [])
             if not files:

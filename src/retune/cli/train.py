@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retune.cli._help import examples
-from retune.cli._problem import Debug, Device, Plugins, accept_code, code_words, folder
+from retune.cli._problem import Debug, Device, Overrides, Plugins, Resume, accept_code, code_words, folder
 
 
 @examples(
@@ -24,10 +24,8 @@ from retune.cli._problem import Debug, Device, Plugins, accept_code, code_words,
 def train(
     config: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a shipped run.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", parser=folder, help="Folder of the run.")] = Path("retune-run"),
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A field, such as model.depth=5; repeat the option for several.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")] = False,
+    overrides: Overrides = None,
+    resume: Resume = False,
     init: Annotated[str | None, typer.Option("--init", help="Print a commented file to start from.")] = None,
     plugins: Plugins = None,
     device: Device = "auto",

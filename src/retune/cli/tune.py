@@ -55,16 +55,8 @@ def tune(
             "--run", metavar="FILE.toml", help="A TOML file with the prior and model; a wavelet norm by default."
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="A field, such as optimiser.steps=40; repeat the option for several."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in the folder, exactly."),
-    ] = False,
+    overrides: _problem.Overrides = None,
+    resume: _problem.Resume = False,
     plugins: _problem.Plugins = None,
     report: _problem.Report = True,
     details: _problem.Details = False,
@@ -84,12 +76,12 @@ def tune(
             from retune import config as runs
             from retune.cli._page import tell_page
             from retune.cli._words import wrapped
+            from retune.config.read import overridden
             from retune.errors import ConfigError
             from retune.jobs import tune as job
 
         _problem.accept_code(plugins, problem, overrides or [])
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma)
-        given |= _problem.of_kernel(kernel_background, centre_kernel) | _problem.of_noise(noise, sigma)
+        given = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel, noise)
         if resume and not images:
             config, files, facts = job.earlier(out)
             bright, dark, loss, ships = facts.white, facts.black, facts.loss, facts.ships
@@ -98,7 +90,7 @@ def tune(
                 raise ConfigError("no images were given: retune tune IMAGES --problem denoise --sigma 0.05")
             files = _problem.chosen_files(images)
             bright, dark = _problem.levels_of(white, black)
-            ships = run is None and not any(word.strip().startswith("prior.") for word in overrides or [])
+            ships = run is None and "prior" not in overridden(overrides or [])
             if run is not None:
                 config = _problem.on_top(runs.load(run), given, overrides or [])
             elif "name" in given:

@@ -19,7 +19,7 @@ from retune._version import __version__
 from retune.config import Config
 from retune.errors import InvalidParameterError
 from retune.records import Results
-from retune.records.certificates import Distance
+from retune.records.certificates import Basis, Claim
 from retune.records.results import FORMAT, horizons
 
 __all__ = ["header", "means", "require_own", "write_picture", "write_results"]
@@ -84,11 +84,11 @@ def _curve(curves: list[dict]) -> dict:
 
 def _distance(images: list[dict]) -> dict:
     """The largest certified relative distance to the equilibrium; a proved bound if there is one."""
-    claims = [image["claims"]["relative_distance"] for image in images]
-    for kind in Distance:
-        found = [next((n["value"] for n in c if n["kind"].startswith(kind)), None) for c in claims]
+    claims = [[Claim.model_validate(n) for n in image["claims"]["relative_distance"]] for image in images]
+    for basis in (Basis.PROVED, Basis.ESTIMATED):
+        found = [next((n.value for n in c if n.rests_on(basis)), None) for c in claims]
         if found and all(v is not None and math.isfinite(v) for v in found):
-            return {"distance": max(found), "distance_kind": kind}  # type: ignore[type-var]
+            return {"distance": max(found), "distance_kind": basis}  # type: ignore[type-var]
     return {"distance": None, "distance_kind": None}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -134,6 +135,13 @@ def _registered(kind: str, name: str, also: tuple[str, ...] = ("auto",)) -> str:
     return found
 
 
+_Prior = Annotated[str, AfterValidator(lambda name: _registered("prior", name, _FAMILIES))]
+_Map = Annotated[str, AfterValidator(lambda name: _registered("map", name))]
+_Fidelity = Annotated[str, AfterValidator(lambda name: _registered("fidelity", name, ()))]
+_Solver = Annotated[str, AfterValidator(lambda name: _registered("solver", name))]
+_Rule = Annotated[str, AfterValidator(lambda name: _registered("rule", name, ()))]
+
+
 _NETWORKS = ("denoiser", "red", "ridge", "energy")
 #: the types of prior with their own fields here; any other type is a registered class with options
 _FAMILIES = ("wavelet", *_NETWORKS)
@@ -160,7 +168,7 @@ _KINDS = {
 class PriorConfig(Section):
     """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
-    type: str = "wavelet"
+    type: _Prior = "wavelet"
     """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; tv; or a registered prior."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
@@ -172,7 +180,7 @@ class PriorConfig(Section):
     """Whether every colour channel has separate weights (wavelet)."""
     coarse: StrictBool = False
     """Whether the coarse approximation is also penalised (wavelet)."""
-    margin: Annotated[StrictInt, Field(ge=0, le=10_000)] = 0
+    margin: Annotated[StrictInt, Field(ge=0, le=1000)] = 0
     """Minimum number of pixels restored beyond the borders; 0 may make opposite borders adjacent (wavelet)."""
     weights: str | None = None
     """Weights of a network: a shipped name (denoiser-color, ridge-convex-gray, …) or a file; default: what fits."""
@@ -198,11 +206,6 @@ class PriorConfig(Section):
     def has(self, name: str) -> bool:
         """Whether this type of prior has the field."""
         return self.type in _KINDS.get(name, (self.type,))
-
-    @field_validator("type")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("prior", name, _FAMILIES)
 
     @field_validator("options")
     @classmethod
@@ -230,15 +233,10 @@ class MapConfig(Section):
 
     spoken = False
 
-    type: str = "auto"
+    type: _Map = "auto"
     """auto chooses by the prior: forward_backward, gradient_step or primal_dual; douglas_rachford, three_operators."""
     options: dict[str, Any] = {}
     """More arguments of the map: a table [map.options]."""
-
-    @field_validator("type")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("map", name)
 
 
 class FidelityConfig(Section):
@@ -246,15 +244,10 @@ class FidelityConfig(Section):
 
     spoken = False
 
-    type: str = "l2"
+    type: _Fidelity = "l2"
     """l2: half the squared distance; or a registered data fidelity."""
     options: dict[str, Any] = {}
     """Arguments of the data fidelity, such as sigma: a table [data_fidelity.options]."""
-
-    @field_validator("type")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("fidelity", name, ())
 
 
 class ModelConfig(Section):
@@ -264,7 +257,7 @@ class ModelConfig(Section):
     """K, layers in a block, which is differentiated at once. More layers: more exact gradients, more memory."""
     restarts: Annotated[StrictInt, Field(ge=0, le=100_000)] = 10
     """R, blocks in training before the differentiated one. More restarts come closer to the equilibrium."""
-    layers: Layers = 1
+    layers: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
     """Number of different layers in a cycle: 1 ties all weights."""
     step_size: Share = 0.9
     """s in (0, 1); the step size is 2s/L."""
@@ -274,19 +267,14 @@ class ModelConfig(Section):
     """Initial λ, the strength of the prior; Plug-and-Play has no λ."""
     learn_reg: StrictBool = True
     """Whether the strength is learned."""
-    solver: str = "auto"
+    solver: _Solver = "auto"
     """picard (plain restarts), damped, anderson, inertial or a registered solver; auto damps maps that may expand."""
     solver_options: dict[str, Any] = {}
     """Arguments of the solver: a table [model.solver_options]."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
     """Relative change over a block below which a restoration is settled."""
-    max_layers: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 2000
+    max_layers: Annotated[StrictInt, Field(ge=1, le=100_000)] = 2000
     """Maximum number of layers of a restoration."""
-
-    @field_validator("solver")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("solver", name)
 
     @field_validator("solver_options")
     @classmethod
@@ -299,7 +287,7 @@ class ModelConfig(Section):
 class GradientConfig(Section):
     """The rule for the derivative of the equilibrium."""
 
-    rule: str = "truncated"
+    rule: _Rule = "truncated"
     """truncated is ReTune; unrolled trains the output after K layers; implicit solves for the adjoint; or your own."""
     blocks: Layers = 1
     """Number of pull-backs through the recorded block (truncated): more blocks are more exact."""
@@ -307,11 +295,6 @@ class GradientConfig(Section):
     """Required relative error of the adjoint, in place of a number of blocks."""
     options: dict[str, Any] = {}
     """More arguments of the rule: a table [gradient.options]."""
-
-    @field_validator("rule")
-    @classmethod
-    def _registered(cls, name: str) -> str:
-        return _registered("rule", name, ())
 
 
 class DataConfig(Section):

@@ -1,4 +1,4 @@
-"""Whether the noise of a measurement is white: JPEG, interpolation and demosaicing make neighbours alike."""
+"""Whether the noise of a measurement is white. JPEG, interpolation and demosaicing correlate neighbouring pixels."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from retune._torch.batch import middle
 
 __all__ = ["ALIKE", "REMEDY", "correlation"]
 
-#: What such noise is, and what to do.
+#: The finding, and the advice.
 ALIKE = "has noise that is alike in neighbouring pixels"
 REMEDY = (
     "JPEG compression, interpolation (resizing, rotation, registration) and demosaicing do that. Restorations and "
     "estimates of errors assume independent noise in every pixel: use the raw data, from before these steps"
 )
-#: Side of the middle that is looked at, and the fewest pixels that tell something.
+#: Side of the central part that is examined, and the smallest number of pixels that suffices.
 _LOOKED_AT, _FEWEST = 512, 2000
-#: Share of the pixels that is used: those in the smoothest surroundings.
+#: Share of the pixels that is used. They have the smoothest surroundings.
 _SMOOTHEST = 0.15
-#: Noise is correlated if its differences grow by the first factor from distance 1 to 2, and by less than the second
-#: from 2 to 4; or by the third and less than the fourth, as after an enlargement. Those of texture grow with every
-#: distance; those of white noise do not grow.
+#: Noise is correlated if its differences grow by more than the first factor from distance 1 to 2, and by less than the
+#: second from 2 to 4. After an enlargement, the third and the fourth factor apply. Differences of texture grow with
+#: every distance. Differences of white noise do not grow.
 _GROWS, _ENDS, _GROWS_MUCH, _ENDS_LATER = 1.9, 1.3, 4.5, 2.4
-#: Differences below this share of the range of the image are taken for no noise.
+#: Differences below this share of the range of the image do not count as noise.
 _VISIBLE = 0.006
-#: Quantile of |N(0, 1)| at 1: a level that few edges change, and that steps of 8 bits change little.
+#: The quantile of |N(0, 1)| at 1. Edges and the steps of 8-bit values hardly change this level.
 _QUANTILE = 0.6827
 
 
 def correlation(y: Tensor) -> float | None:
-    """By how much the variance of differences grows from distance 1 to 2, if the noise is correlated; else None.
+    """The factor by which the variance of differences grows from distance 1 to 2; None if the noise looks white.
 
-    The differences are ``(a − b − c + d)/2`` over squares of sides 1, 2 and 4, in the smoothest parts of the image. On
-    16 photographs with white noise of levels 0.01 to 0.1 there was no alarm; with noise that was enlarged, rotated or
-    compressed (quality 60) there was one in most of them.
+    The differences are ``(a − b − c + d)/2`` over squares of sides 1, 2 and 4, in the smoothest parts of the image.
+    White noise of levels 0.01 to 0.1 on 16 photographs caused no alarm. Noise that was enlarged, rotated or compressed
+    (quality 60) caused an alarm on most of them.
 
     Args:
         y: a measurement (1, C, h, w).
@@ -61,7 +61,7 @@ def _levels(plane: np.ndarray) -> tuple[tuple[float, ...] | None, float]:
     """The levels of the differences over squares of sides 1, 2 and 4, and the range of the image."""
     differences = [_differences(plane, k) for k in (1, 2, 4)]
     height, width = differences[-1].shape
-    # All three have their middle at the same place, up to half a pixel.
+    # The centres of all three agree up to half a pixel.
     aligned = [d[2 - k // 2 :, 2 - k // 2 :][:height, :width] for d, k in zip(differences, (1, 2, 4), strict=True)]
     usable = np.ones((height, width), bool)
     low, high = float(plane.min()), float(plane.max())
@@ -82,7 +82,7 @@ def _differences(plane: np.ndarray, k: int) -> np.ndarray:
 
 
 def _roughness(plane: np.ndarray) -> np.ndarray:
-    """First and second differences of means at a distance of 6 pixels: the differences above hardly change them."""
+    """First and second differences of means at a distance of 6 pixels. Correlated noise hardly changes them."""
     mean = _mean(plane, 5)
     around = np.pad(mean, 6, mode="edge")
     up, down, left, right = around[:-12, 6:-6], around[12:, 6:-6], around[6:-6, :-12], around[6:-6, 12:]

@@ -13,13 +13,13 @@ from torch import Tensor
 from retune.diagnosis.findings import Finding, Severity
 from retune.errors import InvalidParameterError, ShapeError, advice
 from retune.guarantee import Known
-from retune.operators.images import parts, unsupported
+from retune.operators.images import in_words, parts, unsupported
 from retune.operators.kinds import makes_pictures, measured, resizable
 
 __all__ = ["FAILURES", "Exam", "complex_images", "image_shape", "short"]
 
 #: Errors that a physics raises on unsuitable input.
-FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
 #: Side of the probe image for a physics that accepts any size.
 SIDE = 32
 
@@ -116,7 +116,7 @@ def image_shape(
             reason = unsupported(back)
             if back.ndim == 4 and back.numel():
                 return torch.Size(back.shape), None if reason is None else _unsupported(physics, reason)
-            trouble, volume = reason, back.ndim == 5
+            trouble, volume = reason and in_words(reason), back.ndim == 5
         except FAILURES as error:
             trouble = f"Aᵀy failed with «{short(error)}»"
     if volume:
@@ -165,9 +165,8 @@ def complex_images(exam: Exam) -> Finding | None:
     return None if reason is None else _unsupported(exam.physics, reason)
 
 
-def _unsupported(physics: Physics, reason: str) -> Finding:
-    head, _, advice = reason.partition(". ")
-    return Finding("images", Severity.PROBLEM, f"{type(physics).__name__}: {head}", advice)
+def _unsupported(physics: Physics, reason: tuple[str, str]) -> Finding:
+    return Finding("images", Severity.PROBLEM, f"{type(physics).__name__}: {reason[0]}", reason[1])
 
 
 def _own_size(physics: Physics) -> tuple[int, int, int] | None:

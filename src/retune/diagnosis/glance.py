@@ -21,11 +21,16 @@ _CLIPPED = 0.01
 _LOOKED_AT = 512
 
 
-def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator[str]:
+def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]], *, level_given: bool = True) -> Iterator[str]:
     """Reasons to doubt that the named measurements (1, C, h, w) are ``A x`` plus noise of level σ.
 
     One sentence for each kind of doubt; it names the first measurement that shows it. Only the central part of a large
     measurement is examined.
+
+    Args:
+        problem: the problem.
+        measured: names and measurements.
+        level_given: whether σ was given. If it was estimated from these measurements, they cannot contradict it.
     """
     clipped, noise, alike = [], [], []
     for name, y in measured:
@@ -44,7 +49,7 @@ def doubts(problem: Problem, measured: Sequence[tuple[str, Tensor]]) -> Iterator
             clipped.append(f"{max(ends)[0]:.0%} of the values of {name} are {max(ends)[1]:.3g} exactly")
         if not problem.has_gaps and correlation(y) is not None:
             alike.append(name)
-        if problem.has_gaps or problem.noise is not None:
+        if problem.has_gaps or problem.noise is not None or not level_given:
             continue
         try:
             seen = np.max(estimate_noise(y))

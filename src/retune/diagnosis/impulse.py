@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 import torch
@@ -11,18 +12,42 @@ from torch import Tensor
 from retune.diagnosis.exam import FAILURES, Exam
 from retune.operators.kinds import resizable
 
-__all__ = ["Match", "Response", "best_match", "impulse_response", "padded_index"]
+__all__ = ["Match", "Orientation", "Response", "best_match", "impulse_response", "padded_index"]
 
-#: The eight orientations of a kernel, by name.
-ORIENTATIONS = {
-    "as it is": lambda k: k,
-    "rotated by 180° (a correlation instead of a convolution)": lambda k: k.flip(-2, -1),
-    "flipped left to right": lambda k: k.flip(-1),
-    "flipped upside down": lambda k: k.flip(-2),
-    "transposed (rows and columns exchanged)": lambda k: k.mT,
-    "rotated by 90°": lambda k: k.mT.flip(-2),
-    "rotated by 270°": lambda k: k.mT.flip(-1),
-    "mirrored along the other diagonal": lambda k: k.mT.flip(-2, -1),
+
+class Orientation(enum.StrEnum):
+    """The eight orientations of a kernel."""
+
+    AS_IT_IS = "as it is"
+    TURNED = "rotated by 180° (a correlation instead of a convolution)"
+    LEFT_RIGHT = "flipped left to right"
+    UPSIDE_DOWN = "flipped upside down"
+    TRANSPOSED = "transposed (rows and columns exchanged)"
+    QUARTER = "rotated by 90°"
+    THREE_QUARTERS = "rotated by 270°"
+    OTHER_DIAGONAL = "mirrored along the other diagonal"
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether rows become columns."""
+        return _LAID[self][0]
+
+    def lay(self, kernel: Tensor) -> Tensor:
+        """The kernel (..., h, w) in this orientation."""
+        exchanges, flipped = _LAID[self]
+        return (kernel.mT if exchanges else kernel).flip(flipped)
+
+
+#: Whether rows and columns are exchanged, and the axes that are flipped afterwards.
+_LAID: dict[Orientation, tuple[bool, tuple[int, ...]]] = {
+    Orientation.AS_IT_IS: (False, ()),
+    Orientation.TURNED: (False, (-2, -1)),
+    Orientation.LEFT_RIGHT: (False, (-1,)),
+    Orientation.UPSIDE_DOWN: (False, (-2,)),
+    Orientation.TRANSPOSED: (True, ()),
+    Orientation.QUARTER: (True, (-2,)),
+    Orientation.THREE_QUARTERS: (True, (-1,)),
+    Orientation.OTHER_DIAGONAL: (True, (-2, -1)),
 }
 # Two responses count as equal from this correlation on.
 SAME = 0.999
@@ -51,7 +76,7 @@ class Response:
 class Match:
     """The best fit of a kernel to a response."""
 
-    orientation: str
+    orientation: Orientation
     correlation: float
     shift: tuple[int, int]
     gain: float
@@ -59,7 +84,7 @@ class Match:
     def centred(self, kernel_size: torch.Size | tuple[int, ...]) -> bool:
         """Whether the kernel's middle lies on the point; for an even side, either middle sample will do."""
         rows, cols = kernel_size[-2:]
-        if "90" in self.orientation or "270" in self.orientation or self.orientation.startswith(("trans", "mirr")):
+        if self.orientation.exchanges:
             rows, cols = cols, rows
         return all(s == 0 or (s == 1 and n % 2 == 0) for s, n in zip(self.shift, (rows, cols), strict=True))
 
@@ -75,7 +100,7 @@ def impulse_response(exam: Exam, kernel_size: tuple[int, int] | None) -> Respons
     if not isinstance(out, Tensor) or out.ndim != 4 or out.is_complex() or out.shape[1] != channels:
         return None
     rows, cols = out.shape[-2:]
-    step = _step(exam, (rows, cols))
+    step = _step_of(exam) if rows < height else 1
     if (rows, cols) == (height, width):
         kind = "same"
     elif step > 1:
@@ -104,10 +129,6 @@ def _roomy(exam: Exam, kernel_size: tuple[int, int] | None) -> Exam:
     size = [max(n, 4 * k) for n, k in zip(exam.shape[-2:], sides, strict=True)]
     shape = torch.Size([*exam.shape[:2], *size])
     return Exam(exam.physics, shape, exam.dtype, exam.device, adjoint=exam.adjoint)
-
-
-def _step(exam: Exam, out: tuple[int, int]) -> int:
-    return _step_of(exam) if out[0] < exam.shape[-2] else 1
 
 
 def _step_of(exam: Exam) -> int:
@@ -152,8 +173,8 @@ def best_match(response: Response, kernel: Tensor) -> Match | None:
     height, width = response.image.shape[-2:]
     image = response.image.double()  # the squares of large responses overflow in float32
     found: list[Match] = []
-    for name, lay in ORIENTATIONS.items():
-        laid = lay(kernel.to(image))
+    for orientation in Orientation:
+        laid = orientation.lay(kernel.to(image))
         h, w = laid.shape[-2:]
         if 2 * h > height or 2 * w > width:
             return None
@@ -169,7 +190,7 @@ def best_match(response: Response, kernel: Tensor) -> Match | None:
         middles = [(i, j) for i in range(2 - h % 2) for j in range(2 - w % 2)]
         for shift in dict.fromkeys([*middles, _peak(cross)]):
             value = float(cross[shift])
-            found.append(Match(name, value / norms, shift, value / float(grid.square().sum())))
+            found.append(Match(orientation, value / norms, shift, value / float(grid.square().sum())))
     centred = [m for m in found if m.correlation > SAME and m.centred(kernel.shape)]
     if centred:
         return centred[0]

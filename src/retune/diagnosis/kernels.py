@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retune.diagnosis.exam import Exam
 from retune.diagnosis.findings import Finding, Severity
-from retune.diagnosis.impulse import SAME, Match, Response, best_match, impulse_response, padded_index
+from retune.diagnosis.impulse import SAME, Match, Orientation, Response, best_match, impulse_response, padded_index
 from retune.diagnosis.psf import Fault, faults
 from retune.errors import advice
 from retune.problems.psf import middle_of_mass
@@ -124,7 +124,7 @@ def check_convolution(exam: Exam, kernel: Tensor) -> Iterator[Finding]:
 
 def _judge(match: Match, kernel: Tensor) -> Finding:
     numbers = {
-        "orientation": match.orientation,
+        "orientation": match.orientation.value,
         "correlation": match.correlation,
         "shift": list(match.shift),
         "gain": match.gain,
@@ -138,9 +138,10 @@ def _judge(match: Match, kernel: Tensor) -> Finding:
             "Build the physics with your kernel, or give doctor the kernel of the physics.",
             numbers,
         )
-    if match.orientation != "as it is":
-        turn = "kernel.flip(-2, -1)" if "180" in match.orientation else "the kernel turned back"
-        name = "applied flipped: " if "180" in match.orientation else ""
+    if match.orientation is not Orientation.AS_IT_IS:
+        turned = match.orientation is Orientation.TURNED
+        turn = "kernel.flip(-2, -1)" if turned else "the kernel turned back"
+        name = "applied flipped: " if turned else ""
         return Finding(
             "convolution",
             Severity.PROBLEM,

@@ -184,7 +184,7 @@ def check_noise(exam: Exam) -> Iterator[Finding]:
 
 
 def _white(exam: Exam, y: Tensor) -> Iterator[Finding]:
-    """Correlated noise; nothing is said of white noise."""
+    """Correlated noise. White noise gives no finding."""
     if _observed(exam) is not None:
         return
     grown = [c for c in (correlation(one[None]) for one in y) if c is not None]

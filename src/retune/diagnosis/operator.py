@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -38,7 +39,7 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
         yield Finding(
             "linearity",
             Severity.PROBLEM,
-            f"A failed on an image {_size(exam)}: «{short(error)}»",
+            f"A failed on an image {'×'.join(map(str, exam.shape))}: «{short(error)}»",
             "Check the image size, the device and the precision that the physics was built for.",
         )
         return
@@ -48,8 +49,16 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
     error = _norm(_less(both, [2 * p + q for p, q in zip(parts(one), parts(two), strict=True)])) / scale
     numbers = {"error": error, "offset": offset, "repeated": random}
     limit = 10 * _ROUNDING[exam.dtype]
-    exam.linear = max(random, error) <= limit
-    if random > limit:
+    exam.linear = random <= limit and error <= limit
+    if not math.isfinite(random + error + offset):
+        yield Finding(
+            "linearity",
+            Severity.PROBLEM,
+            "A gives NaN or Inf for a finite image",
+            "Look for NaN or Inf in its mask, kernel or weights.",
+            numbers,
+        )
+    elif random > limit:
         yield Finding(
             "linearity",
             Severity.PROBLEM,
@@ -88,7 +97,7 @@ def check_linear(exam: Exam) -> Iterator[Finding]:
 
 def check_adjoint(exam: Exam) -> Iterator[Finding]:
     """Check ``⟨Au, v⟩ = ⟨u, Aᵀv⟩`` in float64 and in float32, on copies."""
-    errors, failures, wrong_type = {}, {}, []
+    errors, failures, converted = {}, {}, {}
     copied = True
     for dtype in (torch.float64, torch.float32):
         try:
@@ -101,7 +110,7 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
                     continue
             errors[dtype], found = _mismatch(exam, physics, dtype)
             if found != dtype:
-                wrong_type.append(f"{_name(dtype)} becomes {_name(found)}")
+                converted[dtype] = found
         except FAILURES as error:
             failures[dtype] = short(error)
     numbers: dict = {_name(d): e for d, e in errors.items()}
@@ -118,7 +127,7 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
     worst = max(errors.values())
     exact = errors.get(torch.float64, 0.0)
     # An operator with float32 arithmetic inside is judged by the rounding of float32.
-    limit = _ROUNDING[torch.float32 if any(text.startswith("float64") for text in wrong_type) else torch.float64]
+    limit = _ROUNDING[torch.float32 if torch.float64 in converted else torch.float64]
     exam.adjoint = worst <= _WRONG
     if not worst <= _WRONG:
         severity, advice = (
@@ -137,7 +146,7 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
         severity, advice = Severity.WARNING, "The operator loses digits in float32: rescale it, or work in float64."
     else:
         severity, advice = Severity.OK, ""
-    if wrong_type and severity is Severity.OK:
+    if converted and severity is Severity.OK:
         severity, advice = Severity.NOTE, "The physics converts its input, so float64 brings no extra accuracy."
     if failures and severity is Severity.OK:
         severity = Severity.NOTE
@@ -146,8 +155,8 @@ def check_adjoint(exam: Exam) -> Iterator[Finding]:
             advice = "Only the precision that it was built in was tested, for it cannot be copied."
     for dtype, text in failures.items():
         measured += f"; {_name(dtype)} could not be tested: «{text}»"
-    for text in wrong_type:
-        measured += f"; {text} inside"
+    for dtype, inside in converted.items():
+        measured += f"; {_name(dtype)} becomes {_name(inside)} inside"
     yield Finding("adjoint", severity, f"⟨Au, v⟩ and ⟨u, Aᵀv⟩ differ by {measured}", advice, numbers)
     if torch.float64 in errors:
         cut = cut_by_torch(cast(exam.physics, torch.float64), exam.probe(0, torch.float64))
@@ -232,7 +241,3 @@ def _norm(y) -> float:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _size(exam: Exam) -> str:
-    return "×".join(map(str, exam.shape))

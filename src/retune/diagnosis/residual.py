@@ -149,7 +149,7 @@ def _judged(bands: list[tuple[float, float, int]], places: float, size: float | 
         what = "coarse" if frequency < 0.08 else "medium" if frequency < 0.2 else "fine"
         return ResidualKind.STRUCTURE, (
             f"Structure is left: its {what} details have {ratio:.2g} times the power of the noise. The restoration is "
-            f"too smooth, or the kernel, the boundary or the white level is not what was assumed.{told}"
+            f"too smooth, or the assumed kernel, boundary or white level is wrong.{told}"
         )
     if places > _PLACES:
         return ResidualKind.PLACES, (

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Coded"]
+__all__ = ["HAS_ALPHA", "Coded"]
+
+#: The refusal of an alpha channel.
+HAS_ALPHA = (
+    "it has an alpha channel, and ReTune cannot restore it; remove the alpha channel first (in ImageMagick: convert IN "
+    "-alpha off OUT)"
+)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,8 @@ def _array(content: bytes) -> Coded:
     array = np.load(file, allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise InvalidParameterError("it holds several arrays; save only the image, with numpy.save")
-    return Coded(array, array.ndim >= 3, {"byteorder": array.dtype.byteorder})
+    columns = array.flags.f_contiguous and not array.flags.c_contiguous
+    return Coded(array, array.ndim >= 3, {"byteorder": array.dtype.byteorder, "columns": columns})
 
 
 def _batch(coded: Coded, path: Path, any_integers: bool, finite: bool) -> tuple[Tensor, Layout]:
@@ -203,7 +204,9 @@ def _encode(coded: Coded, suffix: str, factor: float) -> bytes:
     if suffix == ".npy":
         out = io.BytesIO()
         order = coded.metadata.get("byteorder", "=")
-        np.save(out, coded.array.astype(coded.array.dtype.newbyteorder(order), copy=False), allow_pickle=False)
+        array = coded.array.astype(coded.array.dtype.newbyteorder(order), copy=False)
+        array = np.asfortranarray(array) if coded.metadata.get("columns") else array
+        np.save(out, array, allow_pickle=False)
         return out.getvalue()
     raise InvalidParameterError(f"cannot write {suffix!r} files; use one of {', '.join(SUFFIXES)}")
 

@@ -16,7 +16,7 @@ from retune.io.files import Layout, read
 
 __all__ = ["Level", "Unit", "intensity_scale", "intensity_unit", "read_level", "read_scaled", "require_white"]
 
-#: An intensity in the units of a file; "auto" finds it in the image, None is what is usual.
+#: An intensity in the units of a file; "auto" finds it in the image, None is the usual value.
 Level = float | Literal["auto"] | None
 
 #: Black is the darkest and white the brightest of so many of the smoothed values: noise and hot pixels do not count.
@@ -31,8 +31,8 @@ class Unit:
 
     Attributes:
         scale: the factor.
-        black: what is subtracted first.
-        top: what was divided by when the file was read; 1 if nothing was.
+        black: the value that is subtracted first.
+        top: the divisor when the file was read; 1 if none.
         auto: whether black or white was found in the image.
     """
 
@@ -180,8 +180,9 @@ def intensity_scale(
 def _scale_of(file: Path, layout: Layout, white: float, high: float, option: str, remembered: bool) -> float:
     largest = layout.top
     if layout.dtype.kind in "iu" and white > (most := largest or int(np.iinfo(layout.dtype).max)):
+        stored = layout.dtype.name if layout.bits is None else f"integers of {layout.bits} bits"
         raise InvalidParameterError(
-            f"{file} is stored as {_stored(layout)}, up to {most}, so {white:g} cannot be its white: give the "
+            f"{file} is stored as {stored}, up to {most}, so {white:g} cannot be its white: give the "
             f"intensity of white, for example {option}{most}"
         )
     scale = (largest or 1) / white
@@ -196,10 +197,6 @@ def _scale_of(file: Path, layout: Layout, white: float, high: float, option: str
             f"the intensity of white for this file, for example {option}{largest or 1}"
         )
     return scale
-
-
-def _stored(layout: Layout) -> str:
-    return layout.dtype.name if layout.bits is None else f"integers of {layout.bits} bits"
 
 
 def read_scaled(file: Path, white: float | None, option: str) -> Tensor:

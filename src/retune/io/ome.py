@@ -9,11 +9,15 @@ __all__ = ["restored"]
 _DATA = re.compile(r"<(\w+:)?TiffData\b(?:[^>]*/>|.*?</(?:\w+:)?TiffData\s*>)", re.DOTALL)
 
 
-def restored(xml: str, frames: int, factor: float) -> str:
+def restored(xml: str, frames: int, factor: float, bits: bool = False) -> str:
     """The description of an image with `factor` times as many pixels per side and its pages in the order of its axes.
 
-    Everything else stays unchanged: channels, exposure times, units, annotations.
+    Everything else stays unchanged: channels, exposure times, units, annotations. An image of single bits (`bits`)
+    becomes one of bytes.
     """
+    if bits:
+        xml = re.sub(r"""(<(?:\w+:)?Pixels\b[^>]*?\sType\s*=\s*)(["'])bit\2""", r"\1\2uint8\2", xml)
+        xml = _changed(xml, "SignificantBits", lambda v: "8")
     found = list(_DATA.finditer(xml))
     if found:
         prefix = found[0].group(1) or ""

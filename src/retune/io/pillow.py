@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from retune.errors import InvalidParameterError, ShapeError
-from retune.io.coded import Coded
+from retune.io.coded import HAS_ALPHA, Coded
 
 __all__ = ["decode", "encode"]
 
@@ -53,11 +53,7 @@ def decode(content: bytes, kind: str, *, alpha: bool = False) -> Coded:
             image = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
             return Coded(np.array(image), True, metadata)
         if image.mode in _ALPHA:
-            raise ShapeError(
-                "it has an alpha channel, and ReTune cannot restore it; remove the alpha channel first (in "
-                "ImageMagick: "
-                "convert IN -alpha off OUT)"
-            )
+            raise ShapeError(HAS_ALPHA)
         if image.mode != "RGB" and image.mode not in _GREY:
             raise InvalidParameterError(f"its colours are {image.mode}; convert it to RGB or grey first")
         return Coded(np.array(image), image.mode == "RGB", metadata)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from retune.errors import InvalidParameterError, ShapeError
-from retune.io.coded import Coded
+from retune.io.coded import HAS_ALPHA, Coded
 from retune.io.pillow import decode as decode_with_pillow
 
 __all__ = ["decode", "encode"]
@@ -74,11 +74,7 @@ def decode(content: bytes, *, alpha: bool = False) -> Coded:
     metadata = {"chunks": kept}
     if depth == 16 and colour in (_COLOUR, 6):
         if colour == 6 and not alpha:
-            raise ShapeError(
-                "it has an alpha channel, and ReTune cannot restore it; remove the alpha channel first (in "
-                "ImageMagick: "
-                "convert IN -alpha off OUT)"
-            )
+            raise ShapeError(HAS_ALPHA)
         from imagecodecs import png_decode
 
         return Coded(png_decode(checked), True, metadata)

@@ -34,6 +34,10 @@ _OF_THE_IMAGE = (
 #: tags that describe pixel positions: they are valid only for the same number of pixels
 _OF_THE_GRID = (286, 287, 33550, 33922, 34264)
 _DESCRIPTION = 270
+#: what ImageJ says of a file that is written anew, or of the measured image only (the displayed ranges of intensity)
+_IMAGEJ_AGAIN = {"ImageJ", "SCIFIO", "images", "channels", "slices", "frames", "hyperstack", "min", "max", "Ranges"}
+#: what it says in units of pixels: numbers, and drawings that cannot be rescaled here
+_IMAGEJ_PIXELS, _IMAGEJ_GRID = ("xorigin", "yorigin"), ("ROI", "Overlays", "Plot")
 _MOST = 2**32 - 1
 
 
@@ -120,10 +124,23 @@ def _description(known: dict[str, Any], rgb: bool, shape: tuple[int, ...], facto
     """The kind of the file's description: that of ImageJ, OME or tifffile, or free text."""
     if known["imagej"] is not None:
         told = {k: v for k, v in known["imagej"].items() if not (rgb and k in ("mode", "LUTs"))}
+        if factor != 1:
+            told = {k: _of_pixels(k, v, factor) for k, v in told.items() if k not in _IMAGEJ_GRID}
+        told = {k: _imagej_text(v) if isinstance(v, str) and k != "Info" else v for k, v in told.items()}
         return {"metadata": {**told, "axes": known["axes"] + ("S" if rgb else "")}}
     if known["ome"] is not None:
-        return {"description": ome.restored(known["ome"], known["frames"], factor).encode(), "metadata": None}
+        told = ome.restored(known["ome"], known["frames"], factor, known["bits"])
+        return {"description": told.encode(), "metadata": None}
     return {"description": known["description"], "metadata": known["shaped"]}
+
+
+def _of_pixels(name: str, value: Any, factor: float) -> Any:
+    return value * factor if name in _IMAGEJ_PIXELS and isinstance(value, int | float) else value
+
+
+def _imagej_text(text: str) -> str:
+    """The text as ImageJ writes it into its description, which is ASCII: µm as ``\\u00B5m``."""
+    return "".join(c if ord(c) < 128 else f"\\u{ord(c):04X}" for c in text)
 
 
 def _refuse(file: tifffile.TiffFile, page: Any, alpha: bool) -> None:
@@ -172,11 +189,10 @@ def _metadata(file: tifffile.TiffFile, page: Any, series: Any) -> dict[str, Any]
     kept["tags"] = _copied(file, page)
     kept["frames"] = len(series.pages)
     if file.is_imagej:
-        # The displayed ranges of intensity describe the measured image, not the restored one.
-        told = {"unit", "spacing", "loop", "fps", "finterval", "Info", "Labels", "Properties", "mode", "LUTs"}
-        kept["imagej"] = {k: v for k, v in (file.imagej_metadata or {}).items() if k in told}
+        kept["imagej"] = {k: v for k, v in (file.imagej_metadata or {}).items() if k not in _IMAGEJ_AGAIN}
     elif file.is_ome:
         kept["ome"] = page.description
+        kept["bits"] = page.dtype == bool
     elif file.is_shaped:
         told = dict((file.shaped_metadata or ({},))[0])
         kept["shaped"] = {k: v for k, v in told.items() if k not in ("shape", "truncated")}

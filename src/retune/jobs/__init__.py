@@ -1,1 +1,1 @@
-"""What the verbs of the command line do, callable from Python."""
+"""The work of the verbs of the command line, callable from Python."""

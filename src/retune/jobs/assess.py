@@ -124,7 +124,7 @@ class Errors:
     """Estimated squared errors, shape (n,), one mean per block of the measurements.
 
     Attributes:
-        measured: of what was measured, without its noise.
+        measured: of the measurement without noise.
         ranking: by which restorations are ranked; see ``ErrorEstimate.maps``.
         again: whether the ranking judges the unmeasured part as well.
     """
@@ -169,7 +169,7 @@ class Comparison:
         spread: standard error of the gain, from the blocks; None as above, or if there is only one block.
         uncertainty: standard error of `after`, as above. It is larger, because both share much of their error.
         better: whether the second has the smaller estimated error. Never without a gain.
-        of: what the figures are of, after "of".
+        of: the image that the figures describe, in words that follow "of".
         again, again_spread: the same gain and its standard error, with the error of restoring the restored image again;
             None where that was not asked for. Then it decides.
     """

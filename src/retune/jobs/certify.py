@@ -54,7 +54,7 @@ class Certified:
     @property
     def sound(self) -> bool:
         """Whether the restoration succeeded and has a certificate."""
-        return self.certificate is not None and all(i.status not in _FAILED for i in self.certificate)
+        return self.certificate is not None and not any(i.status.failed for i in self.certificate)
 
     def record(self) -> CertifiedFile:
         """The entry in a result file."""
@@ -64,9 +64,6 @@ class Certified:
         if self.certificate is None:
             return CertifiedFile.model_validate(told | {"failure": self.failure})
         return CertifiedFile.model_validate(told | {"certificate": self.certificate.to_dict()})
-
-
-_FAILED = ("diverged", "not finite")
 
 
 def certify_files(
@@ -95,7 +92,7 @@ def certify_files(
         InvalidParameterError: an option out of range.
 
     Warns:
-        DoubtfulWarning: a kernel with a background, out of its place, …; once, whatever the number of files.
+        DoubtfulWarning: a kernel with a background or off its centre, …; one warning for all files.
     """
     if side is not None and side < 0:
         raise InvalidParameterError(f"crop must be a number of pixels, or 0 for the whole image, got {side}")

@@ -20,7 +20,8 @@ __all__ = ["AT_ONCE", "DEFAULT", "EQUAL", "MEASURED", "TUNED", "Contest", "Rival
 
 TUNED, DEFAULT, EQUAL = "tuned strengths", "defaults", "tuned strength with equal weights"
 AT_ONCE, MEASURED = "denoiser that ships", "measured image"
-#: Standard errors by which the error of the measured image must be smaller: a good restoration may be close to it.
+#: The measured image wins only if its error is smaller by this many standard errors. The error of a good restoration
+#: may be close to that of the measured image.
 _CLEARLY = 2.0
 
 
@@ -29,9 +30,9 @@ class Rival:
     """A candidate.
 
     Attributes:
-        name: of the candidate.
-        psnr: its estimated PSNR in dB; None where the estimated error is not positive.
-        gain: over the defaults, in dB.
+        name: the name of the candidate.
+        psnr: its estimated PSNR in dB; None if the estimated error is not positive.
+        gain: its gain over the defaults, in dB.
         spread: standard error of the gain.
     """
 
@@ -43,16 +44,16 @@ class Rival:
 
 @dataclass(frozen=True)
 class Contest:
-    """What competed, and what won.
+    """The candidates and the winner.
 
     Attributes:
         net: the best network.
-        winner: name of the best candidate. If it is the measured image, the network is the best of the others.
-        comparison: of the best network (of the tuned strengths, if that is the default) with the defaults.
-        measured: of the measured image with the best network; None if it did not compete.
+        winner: name of the best candidate. If the measured image wins, `net` is the best of the networks.
+        comparison: the best network compared with the defaults. If the defaults win, the tuned strengths are compared.
+        measured: the measured image compared with the best network; None if it did not compete.
         rivals: all candidates.
-        errors: of the best network.
-        how: what the estimate rests on, after "estimated".
+        errors: the errors of the best network.
+        how: the basis of the estimate, in words that follow "estimated".
     """
 
     net: Restarted
@@ -74,16 +75,16 @@ def compete(
     clearly: float = 0.0,
     at_once: Callable[[], Restarted] | None = None,
 ) -> Contest:
-    """Let what was learned compete with what it started from, and with what costs nothing.
+    """Compare the learned parameters with the initial ones, and with candidates that need no training. Keep the best.
 
     Args:
-        net: the network with the learned parameters; it is left with those of the best candidate.
-        start: the state that it started from.
-        scene: the measurements by which errors are estimated.
-        problem: their problem.
-        estimate: of the error. Its draws are fresh ones.
-        seed: of these draws, the same for all candidates.
-        clearly: standard errors by which the defaults must be beaten.
+        net: the network with the learned parameters. Afterwards it has those of the best candidate.
+        start: the initial state of the network.
+        scene: the measurements from which errors are estimated.
+        problem: the problem of these measurements.
+        estimate: the estimate of the error. It uses new random draws.
+        seed: the seed of these draws, the same for all candidates.
+        clearly: a candidate must beat the defaults by this many standard errors.
         at_once: makes a network that needs no tuning.
     """
     of = quantity(problem)
@@ -113,14 +114,17 @@ def compete(
         MEASURED if measured is not None and measured.better else winner,
         found[TUNED if winner == DEFAULT else winner],
         measured,
-        (_rival(DEFAULT, compare_errors(errors[DEFAULT].measured, errors[DEFAULT].measured)), *_rivals(found)),
+        (
+            _rival(DEFAULT, compare_errors(errors[DEFAULT].measured, errors[DEFAULT].measured)),
+            *(_rival(name, one) for name, one in found.items()),
+        ),
         kept,
         "from other pages of the scene" if scene.paged else estimate.words,
     )
 
 
 def quantity(problem: Problem) -> str:
-    """What an estimated error is of, after "of": the estimates see what A lets through, without its noise."""
+    """The image whose error is estimated. The estimates see only the image that A lets through, without noise."""
     if problem.only_noise or problem.has_gaps:
         return "the restored image"
     if problem.subsamples:
@@ -132,12 +136,8 @@ def _rival(name: str, found: Comparison) -> Rival:
     return Rival(name, found.after, found.gain, found.spread)
 
 
-def _rivals(found: dict[str, Comparison]) -> list[Rival]:
-    return [_rival(name, one) for name, one in found.items()]
-
-
 def _equal_weights(net: Restarted) -> dict[str, Tensor] | None:
-    """The state with equal weights of all scales, channels and bands; None if there are none that are learned."""
+    """The state with equal weights for all scales, channels and bands; None if no such weights are learned."""
     tables = [p for prior in priors_of(net) for p in prior.tunables().values()]
     tables = [p for p in tables if p.learned and p.logarithmic and p.raw.numel() > 1]
     if not tables:
@@ -153,7 +153,7 @@ def _equal_weights(net: Restarted) -> dict[str, Tensor] | None:
 
 
 def _is_image(problem: Problem, scene: Scene) -> bool:
-    """Whether a measurement is an image of the size of the restored one, up to the reach of a blur."""
+    """Whether a measurement is an image about as large as the restored one. A blur may reach beyond it."""
     if problem.has_gaps or problem.subsamples:
         return False
     try:
@@ -167,7 +167,7 @@ def _is_image(problem: Problem, scene: Scene) -> bool:
 
 
 class _Measured(nn.Module):
-    """The measured image in the place of a restoration. Where the image is larger, its border is repeated."""
+    """The measured image in place of a restoration. If the image must be larger, its border is repeated."""
 
     def __init__(self, offset: float):
         super().__init__()

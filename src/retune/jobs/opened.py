@@ -28,14 +28,14 @@ __all__ = ["OpenedModel", "model_file", "model_problem", "model_white", "open_mo
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A network that was trained or tuned, with what it was made for.
+    """A trained or tuned network, with its problem.
 
     It goes to another process as the name of its file, which is read there: the code of a user does not always pickle.
 
     Attributes:
         file: the weights.
         net: the network, in eval mode, on its device.
-        problem: what is restored with it.
+        problem: the problem of the measurements to restore.
         white: the intensity that counted as 1 in the files that it was made with; None if that was not said.
         digest: SHA-256 of the file, of the very bytes that the network was made from.
         device: where the network is.
@@ -110,7 +110,7 @@ def model_file(model: Path) -> Path:
 
 
 def model_problem(model: Path, given: Mapping[str, Any]) -> ProblemConfig:
-    """The problem that a network was trained for, with what the user says of their own put on top.
+    """The problem of the network, with the fields that the user gave.
 
     Raises:
         CheckpointError: the network says nothing of a problem, or a file that it names is not beside it.
@@ -152,7 +152,7 @@ def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str
         told = {}
     if not {**told, **given}.get("name"):
         raise CheckpointError(f"{model} does not say which problem it restores; name the problem: --problem deblur")
-    if "kernel" in given:  # what was done to the one of the model does not suit every other
+    if "kernel" in given:  # the changes of the model's kernel need not suit another kernel
         told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     if ":" in str(told.get("name")) and "name" not in given:
         require_accepted(str(told["name"]), str(model))

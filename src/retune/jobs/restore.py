@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -33,7 +32,7 @@ from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel, model_problem, model_white
 from retune.jobs.pictures import DETAILED, FOLDER, section_of
-from retune.jobs.results import FORMAT, Result
+from retune.jobs.results import FORMAT, Result, digest_of
 from retune.jobs.sections import Seen, restored_section
 from retune.jobs.tiles import Outcome, restore_image
 from retune.jobs.workers import workers as processes
@@ -59,8 +58,8 @@ class Options:
         white: intensity (in the units of the file) that counts as 1; by default the largest of an integer type, and 1
             for floats. "auto" finds it in each file.
         black: intensity that counts as 0, and is subtracted; the result has it again.
-        white_remembered: whether `white` is what the network was made with, and not what was said of these files.
-        again: restore also what is done already.
+        white_remembered: whether `white` comes from the network, and was not given for these files.
+        again: restore finished images again.
         certificate: certify every image, which takes about an eighth of the layers of its restoration.
         report: keep a section of the page ``report.html`` for every image.
     """
@@ -85,7 +84,7 @@ class Row:
         result: one of these three words.
         detail: status and certificate, or the reason of the failure, in one line.
         seconds: time that the file took.
-        residual: what the residual looks like; see ``retune.diagnosis.residual``.
+        residual: the judgement of the residual; see ``retune.diagnosis.residual``.
         unpictured: why the page has no section for it, if one was wanted.
         short: the detail without the words for experts.
     """
@@ -150,7 +149,7 @@ def restore(
     make_folder(options.out)
     rows: dict[Path, Row] = {}
     remove_leftovers(options.out, options.out / FOLDER)
-    with closing(_rows(files, job, workers)) as found:  # whatever happens here, the processes are stopped
+    with closing(_rows(files, job, workers)) as found:  # the processes are stopped in any case
         for row in found:
             rows[row.file] = row
             note(row)
@@ -206,7 +205,7 @@ class _Job:
         if options.overlap < 1:
             raise InvalidParameterError(f"overlap must be at least 1, got {options.overlap}")
         require_white(options.white, options.black)
-        # The noise level decided what was learned, and is not asked for here: an image without noise has none.
+        # The network was trained for one noise level. Do not estimate that of this image: it may have no noise.
         self.problem = problem_of(known_noise(model.problem))  # if wrong, then for all files
         self.problem_files = problem_files(model.problem)
 
@@ -221,9 +220,10 @@ class _Job:
                     file, result.before or facts, result.content, lambda: self._again(file, result)
                 )
                 return Row(file, "done before", residual=residual, unpictured=why)
+            result.require_unchanged()
             outcome, seen = self._restore(file, result)
             seconds = time.perf_counter() - start
-            found = {"noise": self.found}
+            found = {"noise": self.found, "result_sha256": digest_of(result.image)}
             if self.unit.auto:
                 found |= dict(zip(("black_found", "white_found"), self.unit.levels, strict=True))
             told = _told(facts, outcome, seconds).model_copy(update=found)
@@ -250,7 +250,7 @@ class _Job:
             format=FORMAT,
             retune=__version__,
             file=file.name,
-            image_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            image_sha256=digest_of(file),
             model_sha256=self.model.digest,
             # Files are identified by content, not by path: the folder of the network may have been moved.
             problem=json.loads(self.model.problem.model_dump_json(exclude=set(self.problem_files))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,14 @@ from retune._version import __version__
 from retune.errors import InvalidParameterError
 from retune.records import RestoredImage
 
-__all__ = ["Result"]
+__all__ = ["Result", "digest_of"]
 
 FORMAT = 1
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Result:
@@ -59,6 +65,19 @@ class Result:
         if before is None or not self.image.is_file() or (certified and before.certificate is None):
             return False
         return before.made_as(facts)
+
+    def require_unchanged(self) -> None:
+        """Refuse to replace an image that somebody changed after it was written.
+
+        Raises:
+            InvalidParameterError: the image differs from the one that its record describes.
+        """
+        written = None if self.before is None else self.before.result_sha256
+        if written is not None and self.image.is_file() and digest_of(self.image) != written:
+            raise InvalidParameterError(
+                f"{self.image} was changed after retune restore wrote it, so it was not replaced. Choose another "
+                "folder with --out, or move the file"
+            )
 
     @contextmanager
     def being_written(self) -> Iterator[None]:

@@ -10,13 +10,15 @@ from torch import Tensor
 from retune._version import __version__
 from retune.certificate.quick import in_words
 from retune.config import ProblemConfig
+from retune.equilibrium import Status
 from retune.io import Layout
 from retune.io.intensity import Unit
 from retune.jobs.assess import Comparison
 from retune.jobs.contest import MEASURED, TUNED
 from retune.jobs.inputs import middle
 from retune.jobs.opened import OpenedModel
-from retune.jobs.pictures import MIDDLE, doubts_of, facts_of_network, picture_image, problem_words
+from retune.jobs.pictures import doubts_of, facts_of_network, picture_image, problem_words
+from retune.jobs.residuals import MIDDLE
 from retune.jobs.tiles import restore_image
 from retune.model import Restarted
 from retune.problems.base import Problem
@@ -88,12 +90,12 @@ def restored_section(
         ["noise", _noise(model.problem, problem.sigma, seen)],
         ["white", _white(seen, white_remembered, told)],
         *facts_of_network(model.net, model.digest),
-        ["ended", _ended(told)],
+        *_ended(told),
     ]
     if told.seconds is not None:
         facts.append(["time", f"{told.seconds:.3g} seconds on {model.device}"])
     found = doubts_of(model.problem, problem, told.file, y)
-    if told.status not in ("converged", "depth reached"):
+    if told.status not in (Status.CONVERGED, Status.DEPTH_REACHED):
         found.insert(0, _unsettled(told))
     if seen.read_again:
         image.notes.append("The restored image was read from its file, where its values are rounded.")
@@ -104,7 +106,7 @@ def restored_section(
         file=told.file,
         made=made,
         title=told.file,
-        verdict=[_first(image)],
+        verdict=["" if image.residual is None else f"Residual: {image.residual.sentence}"],
         certificate=in_words(told.certificate),
         facts=facts,
         doubts=found,
@@ -214,7 +216,7 @@ def tuning_in_words(told: TuneResult) -> str:
     if image is not None and image.better and image.gain is not None:
         return (
             f"The measured image is better than every restoration: {_gain(image.gain, image.spread)} (estimated, of "
-            f"{image.of}). The kernel or the noise is probably not what was said (retune doctor examines both). "
+            f"{image.of}). The given kernel or noise is probably wrong (retune doctor examines both). "
             f"{gain_in_words(told.comparison, told.winner)}"
         )
     return gain_in_words(told.comparison, told.winner)
@@ -259,16 +261,11 @@ def _unsettled(told: RestoredImage) -> str:
     moves = (
         "" if told.residual is None else f" Its last block still changed the image by {told.residual:.1e} of its size."
     )
-    how = "--set model.max_layers=10000" if told.status == "not settled" else "--set model.solver=damped"
+    how = "--set model.max_layers=10000" if told.status == Status.MAX_LAYERS else "--set model.solver=damped"
     return (
         f"The iteration did not settle ({told.status}), so the image is not an equilibrium.{moves} Tune or train the "
         f"network with {how}, or with a smaller --set model.step_size=0.5."
     )
-
-
-def _first(image: PicturedImage) -> str:
-    """The first sentence: the judgement of the residual."""
-    return "" if image.residual is None else f"Residual: {image.residual.sentence}"
 
 
 def _noise(config: ProblemConfig, sigma: float | tuple[float, ...], seen: Seen) -> str:
@@ -294,8 +291,8 @@ def _white(seen: Seen, remembered: bool, told: RestoredImage) -> str:
     return ("1, as usual for floats" if top is None else f"{top}, the largest value of the type") + dark
 
 
-def _ended(told: RestoredImage) -> str:
-    words = f"{told.status} after {told.layers} layers"
+def _ended(told: RestoredImage) -> list[list[str]]:
+    facts = [["ended", f"{told.status} after {told.layers} layers"]]
     if told.residual is not None:
-        words += f"; the last block changed the image by {told.residual:.1e} of its size"
-    return words + (f"; {told.tiles} tiles" if told.tiles and told.tiles > 1 else "")
+        facts.append(["last change", f"{told.residual:.1e} of the size of the image, in the last block"])
+    return facts if not told.tiles or told.tiles == 1 else [*facts, ["tiles", str(told.tiles)]]

@@ -9,34 +9,32 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from deepinv.loss import Loss
 from torch import Tensor
 
 from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
-from retune.build import network_of, options_of, problem_of
+from retune.build import network_of, options_of
 from retune.certificate.quick import sample_certificate
 from retune.config import Config, from_dict, load, shipped
-from retune.data import require_one_kind
+from retune.config.read import overridden
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
-from retune.errors import CheckpointError, DoubtfulWarning, InvalidParameterError, unknown_name
+from retune.errors import CheckpointError, DoubtfulWarning, unknown_name
 from retune.instant import calibrated, instant_network
 from retune.io.intensity import Level, require_white
 from retune.jobs.assess import Comparison, Scene, indistinguishable, learned
 from retune.jobs.contest import AT_ONCE, TUNED, Contest, Rival, compete
-from retune.jobs.failures import failure
+from retune.jobs.criteria import criteria_of, judge_of
 from retune.jobs.folder import MODEL, RUN, facts_of, prepare, save_model
 from retune.jobs.folder import TUNED as TUNE
-from retune.jobs.inputs import read_in_unit, read_measured, require_kernel
+from retune.jobs.inputs import require_kernel
 from retune.jobs.pictures import FOLDER, section_of
 from retune.jobs.sections import picture_tuned, tuned_section
+from retune.jobs.tuned_on import common_levels, usable_of, with_noise
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
-from retune.problems.counts import PoissonGaussian
 from retune.problems.measured import Measurements
 from retune.records import CertifiedImage, Competitor, EstimatedGain, Pictured, TuneFacts, TuneResult
 from retune.records.results import finite
@@ -44,8 +42,7 @@ from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
-from retune.training.thinned import Thinned
-from retune.training.unsupervised import ErrorEstimate, Estimate, Sure, SureEquivariant, SureSplit, recorrupted
+from retune.training.unsupervised import ErrorEstimate, Estimate
 
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 
@@ -93,7 +90,7 @@ class Tuned:
         winner: name of the best candidate.
         rivals: all candidates.
         measured: the measured image beside the best restoration, if it competed.
-        estimated: what the estimates rest on, after "estimated".
+        estimated: the basis of the estimates, in words that follow "estimated".
         white, black: intensities that count as 1 and 0, in the units of the files, if they were given or found.
     """
 
@@ -143,10 +140,10 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
     """
     known = shipped().get(str(problem.get("name")))
     values = {} if known is None else load(known).model_dump(exclude_unset=True)
-    said = {"".join(word.split()) for word in overrides if word.strip().startswith("prior.")}
+    said = overridden(overrides).get("prior", {})
     # A user who sets another field of the prior means the wavelet norm of the shipped runs. The energy was trained for
     # one step, so its minimum leaves too much of the noise where there is nothing but noise.
-    if said <= {"prior.type=energy"} and (said or problem.get("name") != "denoise"):
+    if said in ({}, {"type": "energy"}) and (said or problem.get("name") != "denoise"):
         quick = _ENERGY
         values = {"problem": values.get("problem", {})}
     else:
@@ -239,18 +236,18 @@ def tune(
         raise unknown_name("loss", loss, LOSSES)
     check_chosen_device(device)
     require_white(white, black)
-    dark, bright = _levels(config, files, config.data.white if white is None else white, black)
-    usable = _usable(config, files, bright, dark)
+    dark, bright = common_levels(config, files, config.data.white if white is None else white, black)
+    usable = usable_of(config, files, bright, dark)
     problem, measured = usable.problem, [y for _, y in usable.named]
     doubtful = [*kernel_doubts(problem), *doubts(problem, usable.named)]
     for doubt in doubtful:
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
-    estimate, criterion, words = _losses(config, problem, loss)
+    estimate, criterion, words = criteria_of(config, problem, loss)
     made = Measurements(problem, crops=problem.has_parts)
     data = TrainingData([made.pack(y) for y in measured], made)
     torch.manual_seed(config.seed)
     _, channels, height, width = measured[0].shape
-    used = _with_noise(config, problem)
+    used = with_noise(config, problem)
     if config.prior.type == "energy":
         used = calibrated(used, problem, measured[0])
     net = network_of(used, problem.image_size((channels, height, width))[0])
@@ -283,7 +280,7 @@ def tune(
         scene = Scene(problem, measured, _CERTIFIED) if config.prior.type == "energy" else Scene(problem, measured)
         at_once = _at_once(problem, measured[0]) if ships and problem.only_noise else None
         clearly = _CLEARLY if words.guesses else 0.0
-        judge = _judge(problem, estimate)
+        judge = judge_of(problem, estimate)
         contest = compete(net.cpu(), start, scene, problem, judge, config.seed, clearly, at_once)
         factors = _factors(contest, scene, judge, config.seed, words.guesses)
         net = contest.net
@@ -314,7 +311,7 @@ def _picture(
     tuned: Tuned,
     out: Path,
 ) -> str:
-    """Write the section of the page. Returns the reason if there is none, else ""."""
+    """Write the section of the page. Returns the reason if it fails, else ""."""
 
     def make(made: str) -> Pictured:
         images = picture_tuned(net, problem, config.problem, named)
@@ -322,71 +319,6 @@ def _picture(
         return tuned_section(net, config.problem, told, made, images, doubtful, RESULT, tuned.white, tuned.black)
 
     return section_of(out, RESULT, (out / RESULT).read_bytes(), make)[1]
-
-
-def _levels(config: Config, files: Sequence[Path], white: Level, black: Level) -> tuple[float | None, float | None]:
-    """Black and white of all files together, as numbers: of those that are found, the darkest and the brightest."""
-    if not isinstance(white, str) and not isinstance(black, str):
-        return black, white
-    units, failures = [], []
-    for file in files:
-        try:
-            units.append(read_in_unit(file, config.problem, white, black)[1])
-        except Exception as error:  # such a file is left out for the same reason, when it is read again
-            failures.append(error)
-    if not units:
-        raise failures[0] if failures else InvalidParameterError("there are no images to tune on")
-    dark, bright = min(u.levels[0] for u in units), max(u.levels[1] for u in units)
-    return (dark if isinstance(black, str) else black), (bright if isinstance(white, str) else white)
-
-
-@dataclass(frozen=True)
-class _Usable:
-    """The measurements that can be used, the problem, and what was left out."""
-
-    files: list[Path]
-    named: list[tuple[str, Tensor]]
-    problem: Problem
-    left_out: dict[str, str]
-
-
-def _usable(config: Config, files: Sequence[Path], white: float | None, black: float | None) -> _Usable:
-    """Read every file, and leave out those that cannot be used.
-
-    Raises:
-        RetuneError: no file can be used, or the files have different numbers of channels.
-    """
-    used: list[Path] = []
-    named: list[tuple[str, Tensor]] = []
-    problems: list[Problem] = []
-    failures: dict[str, Exception] = {}
-    for file in files:
-        try:
-            found = read_measured(file, config.problem, white, black=black)
-            bound = [problem_of(config.problem, y) for _, y in found]
-            for one, (_, y) in zip(bound, found, strict=True):
-                one.operator(y)  # files that do not fit are named before the tuning
-        except Exception as error:
-            failures[str(file)] = error
-            continue
-        used.append(file)
-        named.extend(found)
-        problems.extend(bound)
-    if not named:
-        if len(failures) == 1:
-            raise next(iter(failures.values()))
-        listed = "".join(f"\n  {failure(error)}" for error in failures.values())
-        raise InvalidParameterError("there are no images to tune on" + (f":{listed}" if listed else ""))
-    require_one_kind([(name, y[0]) for name, y in named])
-    left_out = {name: failure(error) for name, error in failures.items()}
-    return _Usable(used, named, _problem(config, problems), left_out)
-
-
-def _judge(problem: Problem, estimate: ErrorEstimate) -> ErrorEstimate:
-    """What the candidates are judged by; what was learned with, if it sees more of the error than others."""
-    if problem.has_gaps or problem.subsamples or not problem.has_parts:
-        return estimate
-    return Sure(problem.sigma) if problem.noise is None else Thinned(problem.noise)
 
 
 def _at_once(problem: Problem, y: Tensor) -> Callable[[], Restarted]:
@@ -397,30 +329,10 @@ def _at_once(problem: Problem, y: Tensor) -> Callable[[], Restarted]:
 def _factors(
     contest: Contest, scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool
 ) -> tuple[float, float] | None:
-    """The range of strengths that are as good as the chosen one; None if it would rest on what was guessed."""
+    """The range of strengths that are as good as the chosen one; None if it would depend on guesses."""
     if guesses or contest.winner == AT_ONCE:
         return None
     return indistinguishable(contest.net, scene, estimate, seed, contest.errors)
-
-
-def _problem(config: Config, problems: Sequence[Problem]) -> Problem:
-    """The problem of all images, with the mean of their estimated noise levels if no level is given."""
-    if config.problem.sigma != "estimate" or config.problem.noise is not None:
-        return problems[0]
-    counts = [p.noise for p in problems if p.noise is not None]
-    if 2 * len(counts) > len(problems):  # in most of them the noise grows with the brightness
-        gain, read = (np.mean([np.atleast_1d(getattr(c, k)) for c in counts], axis=0) for k in ("gain", "read"))
-        known = PoissonGaussian(tuple(gain.tolist()), tuple(read.tolist()))
-        return problem_of(config.problem.model_copy(update={"noise": str(known)}))
-    levels = np.mean([np.atleast_1d(p.sigma) for p in problems], axis=0).tolist()
-    return problem_of(config.problem.model_copy(update={"sigma": levels if len(levels) > 1 else levels[0]}))
-
-
-def _with_noise(config: Config, problem: Problem) -> Config:
-    """The run with noise that grows with the brightness, if that was found: the data term depends on it."""
-    if problem.noise is None or config.problem.noise is not None:
-        return config
-    return config.model_copy(update={"problem": config.problem.model_copy(update={"noise": str(problem.noise)})})
 
 
 def _strength_only(net: Restarted) -> None:
@@ -429,32 +341,6 @@ def _strength_only(net: Restarted) -> None:
     """
     for prior in priors_of(net):
         prior.hold_scales()
-
-
-def _losses(config: Config, problem: Problem, loss: str) -> tuple[ErrorEstimate, Loss, Estimate]:
-    """The estimate of the error, the loss of the tuning, and its name."""
-    if problem.has_gaps:
-        if loss in ("r2r", "ei"):
-            raise InvalidParameterError(
-                f"--loss {loss} does not work with missing pixels: the default loss sees more of the error; leave "
-                "--loss at auto"
-            )
-        split = SureSplit(problem.sigma)
-        return split, split, Estimate.SPLIT
-    # A blurred measurement does not show the details that the blur has destroyed, so its own error would choose a weak
-    # prior. The strength of an energy is chosen by restoring the restored image again, too.
-    blurred = config.prior.type == "energy" and not problem.only_noise
-    if loss == "ei" or (loss == "auto" and (problem.subsamples or not problem.has_parts or blurred)):
-        again = SureEquivariant(problem.sigma, problem.noise)
-        return again, again, Estimate.EQUIVARIANT
-    sure = Sure(problem.sigma, problem.noise)
-    if problem.noise is not None and loss == "r2r":
-        raise InvalidParameterError("--loss r2r is for noise of one level: use --loss sure for counts")
-    if problem.noise is not None:
-        return sure, sure, Estimate.STEIN
-    if loss == "r2r" or (loss == "auto" and config.problem.sigma == "estimate"):
-        return sure, recorrupted(problem.sigma), Estimate.RECORRUPTED
-    return sure, sure, Estimate.STEIN
 
 
 def _where(config: Config, files: Sequence[Path]) -> Config:

@@ -116,6 +116,9 @@ class AbstractMap(nn.Module, ABC):
     """``T_θ``. It holds weights only: no iterate, no measurement, no counter.
 
     Attributes:
+        in_state_dict: constructor arguments that a description leaves out, because the state dict holds their values.
+        added_later: constructor arguments that a description leaves out at their default, because an earlier version
+            did not have them.
         layers: number of different layers in a cycle (1 = tied weights).
         nonexpansive: whether the map is nonexpansive by construction, so that plain restarts are safe; if not, the
             restarts are damped by default.
@@ -131,6 +134,8 @@ class AbstractMap(nn.Module, ABC):
     backtracks: bool = False
     symmetric: bool = False
     per_image: bool = False
+    in_state_dict: tuple[str, ...] = ()
+    added_later: tuple[str, ...] = ()
 
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """The data term of this map for a measurement."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
-from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.prior import Prior
 from deepinv.physics import LinearPhysics
@@ -17,15 +15,15 @@ from retune._registry.describe import by_arguments, description
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune._torch.function import Function
-from retune.errors import InvalidParameterError, ShapeError, require, require_whole, wrong_type
+from retune.errors import InvalidParameterError, require_whole, wrong_type
 from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.guarantees import forward_backward_guarantee
+from retune.maps.with_prior import BoundWithPrior, fidelity_of
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive, require_damping
-from retune.priors.base import BoundPrior
-from retune.priors.capabilities import adapt, bind_cycle, require_prox
+from retune.priors.capabilities import adapt, bind_cycle, part_of, require_prox
 from retune.solvers.base import Objective
 
 __all__ = ["ForwardBackward"]
@@ -61,6 +59,9 @@ class ForwardBackward(AbstractMap):
         InvalidParameterError: a parameter out of range, or a prior without a prox.
     """
 
+    in_state_dict = ("step_size", "reg")
+    added_later = ("lipschitz",)
+
     def __init__(
         self,
         prior: Prior | Sequence[Prior],
@@ -77,14 +78,11 @@ class ForwardBackward(AbstractMap):
         super().__init__()
         layers = require_whole("layers", layers)
         strong_convexity = require_damping(strong_convexity)
-        if data_fidelity is not None:
-            number = isinstance(data_fidelity, Real)
-            hint = f"write step_size={data_fidelity}" if number else "for example deepinv.optim.L2(sigma=0.1)"
-            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", hint)
+        data_fidelity = fidelity_of(data_fidelity)
         if layers < 1:
             raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
         self.layers = layers
-        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
+        self.data_fidelity = data_fidelity
         self.lipschitz, self.strong_convexity = lipschitz, strong_convexity
         self.priors = nn.ModuleList(_priors(prior, layers))
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
@@ -107,7 +105,7 @@ class ForwardBackward(AbstractMap):
                 "a checkpoint cannot describe a cycle of several denoisers: give one retune.priors.Denoiser, shared "
                 "by all layers, or save net.state_dict() and rebuild the network in Python"
             )
-        return by_arguments(self, without=("step_size", "reg"), later=("lipschitz",), prior=self.priors[0])
+        return by_arguments(self, prior=self.priors[0])
 
     def extra_repr(self) -> str:
         """The settings outside of submodules, for ``repr``."""
@@ -159,23 +157,20 @@ class _Layer:
     prox: Callable[[Tensor], Tensor]
 
 
-class _BoundForwardBackward(BoundMap):
+class _BoundForwardBackward(BoundWithPrior):
     """Cost per layer: the normal operator, the frame in both directions, the prox, and two vector operations."""
 
     def __init__(self, owner: ForwardBackward, data_term: DataTerm):
-        self.owner, self.data_term, self.layers = owner, data_term, owner.layers
-        self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
-        self._shape, self._normal_operator = data_term.shape, data_term.normal
-        self._damping = owner.strong_convexity
+        super().__init__(owner, data_term)
+        self._normal_operator, self._damping = data_term.normal, owner.strong_convexity
         taus, gammas = self._strengths(owner, data_term)
         bound = bind_cycle(list(owner.priors), data_term.shape, gammas)  # type: ignore[arg-type]
         self._frame, self._bound, self._gamma = bound[0].frame, bound[0], gammas[0]
         self._prior, self._reg = owner.priors[0], owner.reg()[0].detach().to(data_term.device, data_term.dtype)
-        self._layers = [_Layer(-tau, _prox_of(b, owner)) for tau, b in zip(taus, bound, strict=True)]
+        self._layers = [_Layer(-tau, part_of(owner.priors[0], b, "prox")) for tau, b in zip(taus, bound, strict=True)]
 
         quadratic = data_term.quadratic
         self._weight = data_term.inverse_variance if quadratic else 1.0
-        self._gradient = None if quadratic else data_term.grad
         self._target = self._scaled(self.image_adjoint(data_term.adjoint_y)) if quadratic else None
         self._start_scale = over_images(1 / (data_term.lipschitz if quadratic else data_term.sqnorm))
         # A denoiser fills black holes slowly, and with a small σ never, so the start has its holes filled.
@@ -197,7 +192,6 @@ class _BoundForwardBackward(BoundMap):
     def init(self) -> Tensor:
         """``Aᵀy/‖A‖²``, the scaled back-projection. For a denoiser the holes of a mask are filled in."""
         if self._target is None:
-            assert self.data_term is not None
             start = self.state(self.data_term.adjoint_y * self._start_scale)
             return start if self._holes is None else fill(start, self._holes)
         if self._frame is None or not self._frame.cropped:
@@ -209,7 +203,6 @@ class _BoundForwardBackward(BoundMap):
         """``prox(u − τ (Dᵀ AᵀA D u + εu − c))`` with ``c = DᵀAᵀy`` for quadratic f."""
         step = self._layers[k % self.layers]
         if self._target is None:
-            assert self._gradient is not None
             gradient = self.image_adjoint(self._gradient(self.image(u)))
             if self._damping:
                 gradient = gradient + self._damping * u
@@ -221,7 +214,6 @@ class _BoundForwardBackward(BoundMap):
     def objective(self) -> Objective | None:
         """See [`BoundMap`][retune.BoundMap]: ``f(Du) + λg(u) + ½ε‖u‖²``, for one layer and a prior with a value."""
         term, value = self.data_term, self._bound.fn
-        assert term is not None
         if self.layers > 1 or value is None:
             return None
         prior, reg, gamma = self._prior, self._reg, self._gamma.detach().flatten()
@@ -247,7 +239,7 @@ class _BoundForwardBackward(BoundMap):
             return term.fn(self.image(u)).double()
 
         def smooth(u: Tensor) -> tuple[Tensor, Tensor]:
-            if self._gradient is None:
+            if self._target is not None:
                 return smooth_value(u), torch.zeros_like(u)
             return smooth_value(u), self.image_adjoint(self._gradient(self.image(u)))
 
@@ -276,23 +268,11 @@ class _BoundForwardBackward(BoundMap):
         return u if self._frame is None else self._frame.synthesis(u)
 
     def state(self, image: Tensor) -> Tensor:
-        if image.shape != self._shape:
-            raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
-            )
+        image = self._require(image)
         return image if self._frame is None else self._frame.extension(image)
 
     def image_adjoint(self, image: Tensor) -> Tensor:
         return image if self._frame is None else self._frame.analysis(image)
-
-
-def _prox_of(bound: BoundPrior, owner: ForwardBackward) -> Callable[[Tensor], Tensor]:
-    if bound.prox is None:
-        names = ", ".join(dict.fromkeys(type(p).__name__ for p in owner.priors))
-        raise InvalidParameterError(
-            f"{names} declares has_prox = True, but its bind(...) returned a BoundPrior without prox: set prox there"
-        )
-    return bound.prox
 
 
 def _priors(prior: Prior | Sequence[Prior], layers: int) -> Sequence[Prior]:

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.prior import Prior
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
-from retune.errors import InvalidParameterError, ShapeError, require, require_real, require_whole
+from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
-from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.base import BoundMap
 from retune.maps.guarantees import backtracking_guarantee, smooth_assumptions
+from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.curvature import largest_curvature
 from retune.operators.data_term import DataTerm
-from retune.operators.holes import fill
 from retune.operators.pairs import steepest
 from retune.parameters import Bounded, Positive, require_box, require_damping
-from retune.priors.base import BoundPrior
-from retune.priors.capabilities import adapt, bind_cycle, require_grad, smoothness_of
+from retune.priors.base import AbstractPrior, BoundPrior
+from retune.priors.capabilities import adapt, bind_cycle, part_of, require_grad, smoothness_of
 from retune.solvers.base import Objective
 
 __all__ = ["GradientStep"]
 
 
 @register
-class GradientStep(AbstractMap):
+class GradientStep(MapWithPrior):
     r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x) + εx))``: projected gradient descent on ``f + λR + ½ε‖·‖²``.
 
     The step size is ``τ = 2s/(L_f + λ L_R + ε)``. A sigmoid keeps the learned s in (0, 1). ``L_f = ‖A‖²/σ²`` comes from
@@ -49,6 +47,11 @@ class GradientStep(AbstractMap):
     for the step size, and the objective decreases for any weights. Training differentiates layers with
     ``τ = 1/‖∇²F(u)‖`` at the reached state u, and certificates examine the same layers.
 
+    Counts of photons have a noise that grows with the brightness. With ``root = c`` the state is ``t = √(x + c)`` of an
+    image ``x ≥ −c``, and the map minimises ``f(t² − c) + λR(t) + ½ε‖t‖²``. With ``c = read²/gain`` the noise of t has
+    the same level everywhere, ``½√gain`` (the idea of F. J. Anscombe, *Biometrika* 35, 1948). So one noise level of the
+    prior suits dark and bright parts. No Lipschitz constant exists, and the step size is searched for as for an energy.
+
     Args:
         prior: a prior with a gradient: [`Ridge`][retune.priors.Ridge], [`RED`][retune.priors.RED], or any deepinv
             ``Prior`` with a gradient and `prior_lipschitz`.
@@ -58,6 +61,7 @@ class GradientStep(AbstractMap):
         layers: number of different layers in a cycle. The layers share filters and networks; each has its own s and λ
             (and σ).
         box: (low, high), the allowed intensities; None does not restrict the image.
+        root: c ≥ 0, on the scale of the image; None minimises over the image itself.
         learn_step_size: whether s is trained.
         learn_reg: whether λ is trained.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it.
@@ -70,6 +74,8 @@ class GradientStep(AbstractMap):
         InvalidParameterError: a parameter out of range, or a prior without a gradient or without a known Lipschitz
             constant.
     """
+
+    added_later = ("lipschitz", "prior_lipschitz", "root")
 
     def __init__(
         self,
@@ -85,45 +91,31 @@ class GradientStep(AbstractMap):
         lipschitz: float | None = None,
         prior_lipschitz: float | None = None,
         strong_convexity: float = 0.0,
+        root: float | None = None,
     ):
-        super().__init__()
+        able = require_grad(prior, "GradientStep")
         layers = require_whole("layers", layers)
         if layers < 1:
             raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
-        if data_fidelity is not None:
-            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
-        self.layers, self.lipschitz = layers, lipschitz
+        super().__init__(able.per_layer(layers)[0] if able.shares_layers else prior, data_fidelity, lipschitz)
+        self.layers = layers
         self.strong_convexity = require_damping(strong_convexity)
-        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
         self.box = require_box(box)
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
-        able = require_grad(prior, "GradientStep")
         _check_constant(prior, self.prior_lipschitz)
         self.nonexpansive = not able.may_expand
-        self.backtracks = self.prior_lipschitz is None and _unbounded(prior)
+        self.root = None if root is None else _require_root(root, self.box, able)
+        self.backtracks = self.root is not None or (self.prior_lipschitz is None and _unbounded(prior))
         if self.backtracks and layers > 1:
+            whose = f"the gradient of {type(prior).__name__}" if root is None else "the objective of a root"
             raise InvalidParameterError(
-                f"layers={layers}, but the gradient of {type(prior).__name__} has no known Lipschitz constant: its "
+                f"layers={layers}, but {whose} has no known Lipschitz constant: its "
                 "step size is searched for by the value of one objective, that of a single layer. Give layers=1"
             )
         self.symmetric = self.nonexpansive and not self.backtracks and layers == 1
-        self.prior = able.per_layer(layers)[0] if able.shares_layers else prior
         learn_step_size = learn_step_size and not self.backtracks  # the equilibrium does not depend on it
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
-
-    @property
-    def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the prior treats every image of a batch independently of the others."""
-        return adapt(self.prior).per_image
-
-    def describe(self) -> dict:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return by_arguments(self, without=("step_size", "reg"), later=("lipschitz", "prior_lipschitz"))
-
-    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
     def bind(self, data_term: DataTerm) -> BoundMap:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -200,7 +192,7 @@ class GradientStep(AbstractMap):
         return " and ".join(parts) + (", less the weak convexity of the prior" if bool((weak > 0).any()) else "")
 
     def objective(self, x: Tensor, data_term: DataTerm, layer: int = 0) -> Tensor:
-        """``f(x) + λR(x) + ½ε‖x‖²`` per image, shape (B,), for a prior with a value.
+        """``f(x) + λR(x) + ½ε‖x‖²`` per image, shape (B,), for a prior with a value; for a root with t in R and ε.
 
         Raises:
             InvalidParameterError: the prior has no value (RED).
@@ -209,8 +201,9 @@ class GradientStep(AbstractMap):
             raise InvalidParameterError(
                 f"{type(self.prior).__name__} has a gradient but no value, so the objective is unknown"
             )
-        value = data_term.fn(x) + self.reg().to(x)[layer] * self.prior.fn(x)
-        return value + 0.5 * self.strong_convexity * x.square().flatten(1).sum(1) if self.strong_convexity else value
+        u = x if self.root is None else (x + self.root).clamp_min(0).sqrt()
+        value = data_term.fn(x) + self.reg().to(x)[layer] * self.prior.fn(u)
+        return value + 0.5 * self.strong_convexity * u.square().flatten(1).sum(1) if self.strong_convexity else value
 
     def prior_constant(self, like: Tensor) -> Tensor:
         """``L_R``, shape (1,) or (B,). If it is unknown, the result is 1, and the search begins there."""
@@ -231,26 +224,27 @@ class _Layer:
         return self.prior.grad(u)
 
 
-class _BoundGradientStep(BoundMap):
+class _BoundGradientStep(BoundWithPrior):
     """Cost per layer: the normal operator, the gradient of the prior, and three vector operations."""
 
     def __init__(self, owner: GradientStep, data_term: DataTerm):
-        self.owner, self.data_term, self.layers = owner, data_term, owner.layers
-        self._shape, self._box, self._damping = data_term.shape, owner.box, owner.strong_convexity
-        self._data_gradient = data_term.grad
+        super().__init__(owner, data_term)
+        self._damping, self._root = owner.strong_convexity, owner.root
+        self._box = owner.box if owner.root is None else _box_of_root(owner.box, owner.root)
         steps, regs = (t.to(data_term.device, data_term.dtype) for t in (owner.step_size(), owner.reg()))
         bound = bind_cycle([owner.prior], data_term.shape, [steps.new_ones(())] * self.layers)
         constant = owner.prior_constant(data_term.adjoint_y)
         self._layers = []
         for k in range(self.layers):
-            if bound[k].grad is None:
-                raise InvalidParameterError(
-                    f"{type(owner.prior).__name__} declares has_grad = True, but its bind(...) returned a BoundPrior "
-                    "without grad: set it there"
-                )
+            part_of(owner.prior, bound[k], "grad")
             total = data_term.lipschitz + regs[k] * constant + self._damping  # (1 or B,)
             self._layers.append(_Layer(-over_images(2 * steps[k] / total), regs[k], bound[k]))
-        self._first_constant = data_term.lipschitz + regs[0] * constant + self._damping
+        fidelity = data_term.lipschitz
+        if self._root is not None:
+            self._gradient = self._of_root
+            # The curvature of f(t² − c) where its gradient is small, at the brightest pixel of the first image.
+            fidelity = fidelity * 4 * self.init().detach().flatten(1).amax(1).square()
+        self._first_constant = fidelity + regs[0] * constant + self._damping
         self._backtracks = self._searches = owner.backtracks  # no step size is known yet
 
     def init(self) -> Tensor:
@@ -258,23 +252,23 @@ class _BoundGradientStep(BoundMap):
 
         For a blur with a valid boundary: the measurement, continued by its mirror image.
         """
-        assert self.data_term is not None
-        if (continued := self.data_term.continued) is not None:
-            return self._project(continued)
-        start = self.data_term.adjoint_y / over_images(self.data_term.sqnorm)
-        holes = self.data_term.holes
-        return self._project(start if holes is None else fill(start, holes))
+        continued = self.data_term.continued
+        return self.state(self._back_projection() if continued is None else continued)
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``P(u − τ(∇f(u) + λ∇R(u) + εu))``."""
         if self._searches:
             self._take_step(self.init())  # not at u: the layer must not depend on the first state
         step = self._layers[k % self.layers]
-        return self._project(torch.addcmul(u, self._gradient(u, step), step.minus_step))
+        return self._project(torch.addcmul(u, self._direction(u, step), step.minus_step))
 
-    def _gradient(self, u: Tensor, step: _Layer) -> Tensor:
+    def _of_root(self, u: Tensor) -> Tensor:
+        """The gradient of ``f(t² − c)``."""
+        return 2 * u * self.data_term.grad(self.image(u))
+
+    def _direction(self, u: Tensor, step: _Layer) -> Tensor:
         """``∇f(u) + λ∇R(u) + εu``."""
-        direction = torch.addcmul(self._data_gradient(u), step.gradient(u), step.reg)
+        direction = torch.addcmul(self._gradient(u), step.gradient(u), step.reg)
         return torch.add(direction, u, alpha=self._damping) if self._damping else direction
 
     def at(self, u: Tensor) -> BoundMap:
@@ -298,7 +292,7 @@ class _BoundGradientStep(BoundMap):
     def _take_step(self, u: Tensor) -> None:
         (layer,) = self._layers
         with torch.no_grad():
-            found = largest_curvature(lambda x: self._gradient(x, layer), u.detach())
+            found = largest_curvature(lambda x: self._direction(x, layer), u.detach())
             step = 1 / torch.maximum(found, self._first_constant.min() * 1e-3)
         self._layers, self._searches = [replace(layer, minus_step=-over_images(step))], False
 
@@ -308,21 +302,21 @@ class _BoundGradientStep(BoundMap):
         prior, term = layer.prior, self.data_term
         if self.layers > 1 or prior.fn is None:
             return None
-        assert term is not None
         reg = layer.reg.detach()
-        quadratic, value_and_gradient = _quadratic(term, self._damping), prior.fn_and_grad or _one_by_one(prior)
+        form = self._gradient if term.quadratic and self._root is None else None
+        quadratic, value_and_gradient = _quadratic(form, self._damping), prior.fn_and_grad or _one_by_one(prior)
 
         def smooth(u: Tensor) -> tuple[Tensor, Tensor]:
             value, gradient = value_and_gradient(u)
             value, gradient = reg.double() * value.double(), reg * gradient
-            if term.quadratic:
+            if form is not None:
                 return value, gradient
-            return value + term.fn(u).double(), gradient + term.grad(u)
+            return value + term.fn(self.image(u)).double(), gradient + self._gradient(u)
 
         def smooth_value(u: Tensor) -> Tensor:
             assert prior.fn is not None
             value = reg.double() * prior.fn(u).double()
-            return value if term.quadratic else value + term.fn(u).double()
+            return value if form is not None else value + term.fn(self.image(u)).double()
 
         def select(index: Tensor) -> Objective | None:
             part = self.select(index)
@@ -336,21 +330,39 @@ class _BoundGradientStep(BoundMap):
         return x if self._box is None else x.clamp(*self._box)
 
     def image(self, u: Tensor) -> Tensor:
-        return u
+        return u if self._root is None else u.square() - self._root
 
     def state(self, image: Tensor) -> Tensor:
-        if image.shape != self._shape:
-            raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
-            )
-        return self._project(image)
+        image = self._require(image)
+        return self._project(image if self._root is None else (image + self._root).clamp_min(0).sqrt())
 
 
-def _quadratic(term: DataTerm, damping: float) -> Callable[[Tensor], Tensor]:
-    """The gradient of the quadratic part of ``f + ½ε‖·‖²``."""
-    if not term.quadratic:
+def _quadratic(form: Callable[[Tensor], Tensor] | None, damping: float) -> Callable[[Tensor], Tensor]:
+    """The gradient of the quadratic part of ``f + ½ε‖·‖²``, from that of f if f is quadratic."""
+    if form is None:
         return (lambda u: damping * u) if damping else torch.zeros_like
-    return (lambda u: torch.add(term.grad(u), u, alpha=damping)) if damping else term.grad
+    return (lambda u: torch.add(form(u), u, alpha=damping)) if damping else form
+
+
+def _box_of_root(box: tuple[float, float] | None, root: float) -> tuple[float, float]:
+    """The bounds of ``t = √(x + c)``."""
+    return (0.0, math.inf) if box is None else (math.sqrt(box[0] + root), math.sqrt(box[1] + root))
+
+
+def _require_root(root: float, box: tuple[float, float] | None, prior: AbstractPrior) -> float:
+    """The pedestal of a root, if it suits the box and the prior."""
+    root = require_real("root", root)
+    if not 0 <= root < math.inf:
+        raise InvalidParameterError(f"root must be a finite number of at least 0, got {root:g}")
+    if box is not None and box[0] < -root:
+        raise InvalidParameterError(
+            f"root={root:g} describes images from {-root:g} on, but box={box} begins below: give box=({-root:g}, …)"
+        )
+    if not prior.has_value:
+        raise InvalidParameterError(
+            "root needs a prior with a value, because its step size is searched for: an Energy or a Ridge"
+        )
+    return root
 
 
 def _one_by_one(prior: BoundPrior) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

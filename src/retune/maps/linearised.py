@@ -32,7 +32,7 @@ class Linearised:
             graph, and ``Jᵀw`` is not available.
 
     Attributes:
-        route: the method for ``Jv``, in words.
+        exact: whether ``Jv`` is by automatic differentiation.
         graph: whether ``Jᵀw`` is available.
 
     Raises:
@@ -45,7 +45,7 @@ class Linearised:
             with torch.no_grad():
                 self._u = u.detach()
                 self._out = bound.block(self._u, bound.layers)
-            self.route = "finite differences"
+            self.exact = False
             return
         with torch.enable_grad():
             self._u = u.detach().clone().requires_grad_()
@@ -55,11 +55,11 @@ class Linearised:
                     "no gradient flows through the map, so its contraction cannot be measured: a prior or denoiser "
                     "detaches (.detach(), torch.no_grad()); use a differentiable one"
                 )
-            self.route = ""
+            self.exact = False
             if products:
                 self._w = torch.zeros_like(self._out).requires_grad_()
                 (self._pulled,) = torch.autograd.grad(self._out, self._u, self._w, create_graph=True)
-                self.route = "finite differences" if not self._twice() else "backward through backward"
+                self.exact = self._twice()
 
     def _twice(self) -> bool:
         if not self._pulled.requires_grad:
@@ -82,7 +82,7 @@ class Linearised:
     def product(self, v: Tensor, cycles: int = 1) -> Tensor:
         """``J^cycles v``."""
         for _ in range(cycles):
-            v = self._product(v) if self.route.startswith("backward") else self._difference(v)
+            v = self._product(v) if self.exact else self._difference(v)
         return v
 
     def _product(self, v: Tensor) -> Tensor:

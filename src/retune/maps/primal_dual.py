@@ -6,30 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.prior import Prior
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images, per_image_norm
-from retune.errors import InvalidParameterError, ShapeError, require
+from retune.errors import InvalidParameterError
 from retune.guarantee import Guarantee
-from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.base import BoundMap
 from retune.maps.guarantees import primal_dual_guarantee
+from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.data_term import DataTerm
-from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive, require_box
 from retune.priors.base import Analysis
-from retune.priors.capabilities import adapt, bind_cycle, require_analysis
+from retune.priors.capabilities import adapt, bind_cycle, part_of, require_analysis
 
 __all__ = ["PrimalDual"]
 
 
 @register
-class PrimalDual(AbstractMap):
+class PrimalDual(MapWithPrior):
     r"""Condat–Vũ for ``min_x f(x) + λ g(Kx)`` with x in a box: total variation and other analysis priors.
 
     With a multiplier p of the shape of ``Kx``::
@@ -42,15 +39,15 @@ class PrimalDual(AbstractMap):
     Theory Appl.* 158, 2013, Theorem 3.1; Vũ, *Adv. Comput. Math.* 38, 2013). No factor below 1 is known, so no distance
     to the minimiser is proved.
 
-    The speed depends on r, the minimiser does not. It balances the distances that x and p have to go. For a norm g,
-    ``r = 4cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``, because p is of the size of λ; for
-    other g it is ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0; only a rule without restarts
+    The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
+    g, p is about as large as λ, so ``r = 4cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``. For
+    other g, ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0, so only a rule without restarts
     ([`Unrolled`][retune.Unrolled]) learns them.
 
     The state is one tensor (B, n + m): the image x, then the scaled multiplier ``q = p/r``. In these coordinates the
-    metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ), between ``1 ± √(τς)‖K‖`` times the Euclidean norm. So a
-    change of q counts as much as one of x. The stopping rule compares the change of the whole state with ‖x‖: an image
-    that rests while its multiplier still moves has not converged.
+    metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ). It lies between ``1 ± √(τς)‖K‖`` times the Euclidean norm,
+    so changes of q and of x count equally. The stopping rule compares the change of the whole state with ‖x‖: if the
+    multiplier still moves, the image has not converged.
 
     Args:
         prior: a prior with an analysis form, for example [`TV`][retune.priors.TV].
@@ -68,6 +65,8 @@ class PrimalDual(AbstractMap):
         InvalidParameterError: a parameter out of range, or a prior without an analysis form.
     """
 
+    in_state_dict = ("step_size", "balance", "reg")
+
     def __init__(
         self,
         prior: Prior,
@@ -82,30 +81,12 @@ class PrimalDual(AbstractMap):
         learn_balance: bool = True,
         lipschitz: float | None = None,
     ):
-        super().__init__()
-        if data_fidelity is not None:
-            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
         require_analysis(prior, "PrimalDual")
-        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
+        super().__init__(prior, data_fidelity, lipschitz)
         self.box = require_box(box)
-        self.lipschitz = lipschitz
-        self.prior = prior
         self.step_size = Bounded(step_size, (1,), learn=learn_step_size, name="step_size")
         self.balance = Positive(balance, learn=learn_balance, name="balance")
         self.reg = Positive(reg, (1,), learn=learn_reg, name="reg")
-
-    @property
-    def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the prior treats every image of a batch independently of the others."""
-        return adapt(self.prior).per_image
-
-    def describe(self) -> dict:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return by_arguments(self, without=("step_size", "balance", "reg"))
-
-    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
 
     def bind(self, data_term: DataTerm) -> BoundMap:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -131,7 +112,7 @@ class PrimalDual(AbstractMap):
 
         Args:
             data_term: the data term.
-            scale: 1/r of the coordinates, (B,), if they are those of another bound map.
+            scale: 1/r of another bound map, (B,), to use its coordinates.
         """
         share, balance, reg = (
             p().reshape(()).to(data_term.device, data_term.dtype) for p in (self.step_size, self.balance, self.reg)
@@ -148,12 +129,7 @@ class PrimalDual(AbstractMap):
 
     def _analysis(self, data_term: DataTerm, strength: Tensor) -> Analysis:
         (bound,) = bind_cycle([self.prior], data_term.shape, [strength])
-        if bound.analysis is None:
-            raise InvalidParameterError(
-                f"{type(self.prior).__name__} declares has_analysis = True, but its bind(...) returned a BoundPrior "
-                "without analysis: set it there"
-            )
-        return bound.analysis
+        return part_of(self.prior, bound, "analysis")
 
 
 @dataclass
@@ -163,7 +139,7 @@ class PrimalDualSteps:
     Attributes:
         tau: τ.
         sigma: ς.
-        scale: w, the scale of the multiplier in the state, ``q = wp``; the value of 1/r, without its derivative.
+        scale: w, the scale of the multiplier in the state, ``q = wp``. It is 1/r, treated as a constant.
         sqnorm: an upper bound of ``‖K‖²``.
         analysis: the prior, bound to the strength λ (wλ if it is homogeneous).
     """
@@ -183,15 +159,12 @@ class PrimalDualSteps:
         return lambda q: over_images(self.scale, q.ndim) * prox(q / over_images(self.scale, q.ndim), sigma)
 
 
-class _BoundPrimalDual(BoundMap):
+class _BoundPrimalDual(BoundWithPrior):
     """Cost per layer: the normal operator, K and its adjoint, the dual prox, and a few vector operations."""
 
-    layers = 1
-
     def __init__(self, owner: PrimalDual, data_term: DataTerm, scale: Tensor | None = None):
-        self.owner, self.data_term, self._owner = owner, data_term, owner
-        self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
-        self._shape, self._box, self._gradient = data_term.shape, owner.box, data_term.grad
+        super().__init__(owner, data_term)
+        self._owner, self._box = owner, owner.box
         self._steps = steps = owner.steps(data_term, scale)
         self._forward, self._adjoint, self._dual = steps.analysis.forward, steps.analysis.adjoint, steps.dual_prox
         self._minus_step = -over_images(steps.tau)
@@ -202,9 +175,8 @@ class _BoundPrimalDual(BoundMap):
             self._dual_shape = self._forward(torch.zeros_like(data_term.adjoint_y)).shape[1:]
 
     def with_steps_of(self, other: BoundMap) -> BoundMap:
-        """See [`BoundMap`][retune.BoundMap]: the coordinates of the other map, which follow the parameters."""
+        """See [`BoundMap`][retune.BoundMap]: this map in the coordinates of the other map."""
         steps: PrimalDualSteps | None = getattr(other, "_steps", None)
-        assert self.data_term is not None
         return self if steps is None else _BoundPrimalDual(self._owner, self.data_term, steps.scale)
 
     def init(self) -> Tensor:
@@ -212,13 +184,8 @@ class _BoundPrimalDual(BoundMap):
 
         For a blur with a valid boundary: the measurement, continued by its mirror image.
         """
-        term = self.data_term
-        assert term is not None
-        if (continued := term.continued) is not None:
-            return self.state(continued)
-        start = term.adjoint_y / over_images(term.sqnorm)
-        holes = term.holes
-        return self.state(start if holes is None else fill(start, holes))
+        continued = self.data_term.continued
+        return self.state(self._back_projection() if continued is None else continued)
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """One step of x, then one of q, at ``2x⁺ − x``."""
@@ -232,11 +199,7 @@ class _BoundPrimalDual(BoundMap):
         return self._parts(u)[0]
 
     def state(self, image: Tensor) -> Tensor:
-        if image.shape != self._shape:
-            raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
-            )
-        return self.image_adjoint(self._project(image))
+        return self.image_adjoint(self._project(self._require(image)))
 
     def image_adjoint(self, image: Tensor) -> Tensor:
         return torch.cat([image.flatten(1), image.new_zeros(len(image), self._dual_shape.numel())], 1)
@@ -254,7 +217,7 @@ class _BoundPrimalDual(BoundMap):
     def visible(self, u: Tensor) -> Tensor:
         """A change of the image; it moves the multiplier in the next layer.
 
-        Where the image is flat, fields q with ``Kᵀq = 0`` do not change it, and no image moves them.
+        In flat parts of the image, a field q with ``Kᵀq = 0`` does not change the image, and no image moves it.
         """
         return self.image_adjoint(self.image(u))
 

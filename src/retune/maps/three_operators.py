@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import torch
-from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.prior import Prior
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
-from retune.errors import InvalidParameterError, ShapeError, require
+from retune.errors import InvalidParameterError
 from retune.guarantee import Guarantee
-from retune.maps.base import AbstractMap, BoundMap
+from retune.maps.base import BoundMap
 from retune.maps.guarantees import three_operator_guarantee
+from retune.maps.with_prior import BoundWithProx, MapWithProx
 from retune.operators.data_term import DataTerm
-from retune.operators.holes import fill
-from retune.parameters import Bounded, Positive, require_box
-from retune.priors.capabilities import adapt, bind_cycle, require_prox
+from retune.parameters import require_box
 
 __all__ = ["ThreeOperators"]
 
@@ -28,12 +24,12 @@ _INSIDE = 0.01
 
 
 @register
-class ThreeOperators(AbstractMap):
+class ThreeOperators(MapWithProx):
     r"""``z⁺ = z + prox_{γλg}(2x − z − γDᵀ∇f(Dx)) − x`` with ``x = P(z)``; the image is ``D x``, inside a box.
 
-    It minimises ``f(Du) + λg(u)`` over the u whose image Du has intensities in the box: wavelets and positivity
-    together, where [`ForwardBackward`][retune.ForwardBackward] has the wavelets only. P is the projection on these u.
-    For a tight frame D (``D Dᵀ = I``) it is exactly ``z + Dᵀ(clamp(Dz) − Dz)``.
+    It minimises ``f(Du) + λg(u)`` over all u whose image Du has intensities in the box. So it combines wavelets with
+    positivity; [`ForwardBackward`][retune.ForwardBackward] has no box. P is the projection on these u. For a tight
+    frame D (``D Dᵀ = I``) it is exactly ``z + Dᵀ(clamp(Dz) − Dz)``.
 
     The step is ``γ = 2s/L``; a sigmoid keeps the learned s in (0, 1). For convex f and g the map is averaged in the
     Euclidean norm with ``α = 2/(4 − γL) = 1/(2 − s)``, and x converges to a minimiser (Davis and Yin, *Set-Valued Var.
@@ -65,31 +61,14 @@ class ThreeOperators(AbstractMap):
         learn_reg: bool = True,
         lipschitz: float | None = None,
     ):
-        super().__init__()
-        if data_fidelity is not None:
-            require("data_fidelity", data_fidelity, DataFidelity, "a deepinv DataFidelity", "for example L2()")
-        able = require_prox(prior, "ThreeOperators")
         limits = require_box(box)
         if limits is None:
             raise InvalidParameterError("box must be two numbers (low, high); without a box use ForwardBackward")
-        self.prior, self.box, self.lipschitz = able.per_layer(1)[0], limits, lipschitz
-        self.data_fidelity = L2() if data_fidelity is None else data_fidelity
-        self.nonexpansive = not able.may_expand
-        self.step_size = Bounded(step_size, (1,), learn=learn_step_size, name="step_size")
-        self.reg = Positive(reg, (1,), learn=learn_reg and able.uses_strength, name="reg")
-
-    @property
-    def per_image(self) -> bool:  # type: ignore[override]
-        """Whether the prior treats every image of a batch independently of the others."""
-        return adapt(self.prior).per_image
-
-    def describe(self) -> dict:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return by_arguments(self, without=("step_size", "reg"))
-
-    def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
-        """See [`AbstractMap`][retune.AbstractMap]."""
-        return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
+        super().__init__(
+            prior, data_fidelity, step_size, reg,
+            learn_step_size=learn_step_size, learn_reg=learn_reg, lipschitz=lipschitz,
+        )  # fmt: skip
+        self.box = limits
 
     def bind(self, data_term: DataTerm) -> BoundMap:
         """See [`AbstractMap`][retune.AbstractMap]."""
@@ -105,33 +84,17 @@ class ThreeOperators(AbstractMap):
         return three_operator_guarantee(self, self.gamma(data_term), data_term)
 
 
-class _BoundThreeOperators(BoundMap):
+class _BoundThreeOperators(BoundWithProx):
     """Cost per layer: the normal operator, the frame in both directions, the prox of g, and a few vector operations."""
 
-    layers = 1
-
     def __init__(self, owner: ThreeOperators, data_term: DataTerm):
-        self.owner, self.data_term = owner, data_term
-        self.sources = tuple(t for t in (*owner.parameters(), data_term.adjoint_y) if t.requires_grad)
-        self._shape, self._gradient, self._box = data_term.shape, data_term.grad, owner.box
-        self._gamma = owner.gamma(data_term)
-        reg = owner.reg().to(data_term.device, data_term.dtype)
-        (bound,) = bind_cycle([owner.prior], data_term.shape, [self._gamma * reg])
-        if bound.prox is None:
-            raise InvalidParameterError(
-                f"{type(owner.prior).__name__} declares has_prox = True, but its bind(...) returned a BoundPrior "
-                "without prox: set prox there"
-            )
-        self._prox, self._frame = bound.prox, bound.frame
-        self._holes = None if owner.nonexpansive else data_term.holes
+        super().__init__(owner, data_term)
+        self._box = owner.box
 
     def init(self) -> Tensor:
         """The state of ``Aᵀy/‖A‖²``, well inside the box. For a denoiser the holes of a mask are filled in."""
-        term = self.data_term
-        assert term is not None
-        start = term.adjoint_y / over_images(term.sqnorm)
-        start = start if self._holes is None else fill(start, self._holes)
-        # Black pixels would begin on a face of the box, where the map has no derivative to compare with differences.
+        start = self._back_projection(filled=self._filled)
+        # Black pixels would start on a face of the box, where the map is not differentiable.
         low, high = self._box
         inner = _INSIDE * min(high - low, 1.0)
         return self.state(start.clamp(low + inner, high - inner))
@@ -149,15 +112,4 @@ class _BoundThreeOperators(BoundMap):
         return self._synthesis(u).clamp(*self._box)
 
     def state(self, image: Tensor) -> Tensor:
-        if image.shape != self._shape:
-            raise ShapeError(
-                f"expected images of shape {tuple(self._shape)} for this data term, got {tuple(image.shape)}"
-            )
-        image = image.clamp(*self._box)
-        return image if self._frame is None else self._frame.extension(image)
-
-    def image_adjoint(self, image: Tensor) -> Tensor:
-        return image if self._frame is None else self._frame.analysis(image)
-
-    def _synthesis(self, u: Tensor) -> Tensor:
-        return u if self._frame is None else self._frame.synthesis(u)
+        return self._extension(self._require(image).clamp(*self._box))

@@ -23,7 +23,7 @@ __all__ = ["BoundEnergy", "EnergyNet"]
 
 #: Number of pixels by which an image is extended on each side, so that its margin is regularised like the rest.
 MARGIN = 4
-#: Number of pixels of which the mean continues an image beyond its border.
+#: An image is continued beyond its border by the mean of this number of pixels.
 NEAR = 16
 
 
@@ -296,7 +296,7 @@ class _Stage(nn.Module):
         self.blocks = nn.ModuleList(_Residual(features) for _ in range(blocks))
 
     def through(self, h: Tensor, slopes: list[Tensor]) -> Tensor:
-        """The blocks, each of which appends the slope of its activation."""
+        """The blocks. Each appends the slope of its activation to the list."""
         for block in cast(list[_Residual], self.blocks):
             active, slope = _activation(block.first(h))
             slopes.append(slope)
@@ -304,7 +304,7 @@ class _Stage(nn.Module):
         return h
 
     def back(self, g: Tensor, slopes: list[Tensor]) -> Tensor:
-        """Their transpose, each of which takes the slope of its activation from the end of the list."""
+        """The transposed blocks. Each takes the slope of its activation from the end of the list."""
         for block in cast(list[_Residual], reversed(self.blocks)):
             g = g + _transposed(slopes.pop() * _transposed(g, block.second), block.first)
         return g

@@ -14,15 +14,15 @@ from retune.operators.restrict import rows
 
 
 def continued(physics: LinearPhysics, y: Tensor, chosen: Tensor | None = None) -> Tensor | None:
-    """An image to start from, for a blur with a valid boundary: `y` continued, and smoothed by the kernel.
+    """A first image for a blur with a valid boundary: `y` is continued by its mirror image, and smoothed.
 
-    Aᵀy would be dark beyond the border, where a descent on an energy that is not convex may stay. So `y` is continued
-    by its mirror image, and correlated with the kernel like Aᵀy: a start with all of the noise may stay at it.
+    Aᵀy is dark beyond the border of `y`. A descent on a nonconvex energy may stay there, so `y` is continued. A descent
+    may also stay at a noisy start, so the result is correlated with the kernel, as in Aᵀy.
 
     Args:
         physics: the operator.
         y: measurements (B, C, h, w).
-        chosen: the images of the batch that `y` has, an index; None: all.
+        chosen: indices of the images that `y` has, in the batch of the physics; None means all.
 
     Returns:
         The image (B, C, H, W); None for other operators, and for a kernel whose sum is not positive.
@@ -38,7 +38,7 @@ def continued(physics: LinearPhysics, y: Tensor, chosen: Tensor | None = None) -
     h, w = kernel.shape[-2:]
     left, above = w // 2, h // 2
     size = (left - (w - 1) % 2, left, above - (h - 1) % 2, above)  # see BlurNormal
-    # Twice: for the size of the image, and for the pixels that the correlation needs.
+    # The border is added twice: once for the image, and once because the correlation needs it.
     around = tuple(a + b for a, b in zip(size, (size[1], size[0], size[3], size[2]), strict=True))
     mirrors = max(around) < min(y.shape[-2:])
     wide = F.pad(y / gain, around, mode="reflect" if mirrors else "replicate")
@@ -92,7 +92,7 @@ class BlurNormal:
 
     @property
     def eigenvalues(self) -> Tensor | None:
-        """Those of AᵀA, where they are the squares of the spectrum: on a circular grid that keeps every sample."""
+        """The eigenvalues of AᵀA, if the grid is circular and keeps all samples; else None."""
         return self.power if self.mode == "circular" and self.step == 1 else None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class BlurNormal:
         return self._unpad(back) if any(self.pad) else back
 
     def resolve(self, shift: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """``r ↦ (I + shift · AᵀA)⁻¹ r`` by one FFT pair, where the blur is a circular convolution; else None.
+        """``r ↦ (I + shift · AᵀA)⁻¹ r`` by one FFT pair; None unless the blur is a circular convolution.
 
         Args:
             shift: ≥ 0, shape () or (1 or B, 1, 1, 1).

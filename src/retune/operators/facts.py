@@ -69,7 +69,9 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
                 f"sqnorm = ‖A‖² must be positive and finite, one number or one per image, got {known_sqnorm}"
             )
         return OperatorFacts(sqnorm, Known.GIVEN, None, None)
-    if isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED:  # a few operations, cheaper than a cache look-up
+    if (
+        isinstance(physics, _TRUSTED) and type(physics) in _TRUSTED and not _changed(physics)
+    ):  # a few operations, cheaper than a cache look-up
         if parts(y)[0].shape != like.shape:  # a mask broadcasts, and would turn a grey measurement into colour
             raise ShapeError(
                 f"the measurement of shape {tuple(parts(y)[0].shape)} does not fit {type(physics).__name__}, whose "
@@ -84,6 +86,11 @@ def facts(physics: LinearPhysics, like: Tensor, y: Any, known_sqnorm: float | Te
     found = _in_range(_examine(physics, like.detach(), y), physics)
     _cache[physics] = (key, tensors, found)
     return found
+
+
+def _changed(physics: nn.Module) -> bool:
+    """Whether a method of this object was replaced, so that its class does not tell what it does."""
+    return any(callable(value) and hasattr(type(physics), name) for name, value in vars(physics).items())
 
 
 def _in_range(found: OperatorFacts, physics: LinearPhysics) -> OperatorFacts:

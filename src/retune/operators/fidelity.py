@@ -87,7 +87,7 @@ def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None
     known = _of_deepinv(fidelity, y)
     stated: Any = getattr(fidelity, "facts", None)
     if known is None and callable(stated):
-        ours = type(fidelity) in _CHECKED and not _changed(fidelity)
+        ours = type(fidelity) in _CHECKED and not (_changed(fidelity) or _changed(getattr(fidelity, "d", None)))
         known = replace(stated(y), checked=ours)  # type: ignore[type-var]
     if known is None:
         if given is None:
@@ -127,12 +127,13 @@ def checked_by_us(kind: type) -> type:
 
 def _changed(fidelity: Any) -> bool:
     """Whether a method of this object was replaced."""
-    return any(callable(v) and hasattr(type(fidelity), n) for n, v in vars(fidelity).items())
+    own = getattr(fidelity, "__dict__", {})
+    return any(callable(v) and hasattr(type(fidelity), n) for n, v in own.items())
 
 
 def _of_deepinv(fidelity: Any, y: Any) -> FidelityFacts | None:
     kind = type(fidelity)
-    if _changed(fidelity):
+    if _changed(fidelity) or _changed(getattr(fidelity, "d", None)):
         return None
     if kind is L2:
         norm = float(fidelity.norm)

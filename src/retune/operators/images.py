@@ -8,13 +8,13 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 
-__all__ = ["other_precision", "parts", "require_images", "require_precision", "unsupported"]
+__all__ = ["in_words", "other_precision", "parts", "require_images", "require_precision", "unsupported"]
 
 _PRECISIONS = (torch.float32, torch.float64)
 _COMPLEX = (
-    "complex images are not supported. Write the operator for real images: for complex ones give x two channels, "
-    "real and imaginary part, as deepinv's MRI physics do (torch.view_as_complex inside A, torch.view_as_real inside "
-    "A_adjoint); for real ones return the real part, A_adjoint(y).real. The measurement y may be complex"
+    "Write the operator for real images: for complex ones give x two channels, real and imaginary part, as deepinv's "
+    "MRI physics do (torch.view_as_complex inside A, torch.view_as_real inside A_adjoint); for real ones return the "
+    "real part, A_adjoint(y).real. The measurement y may be complex"
 )
 
 
@@ -35,19 +35,20 @@ def parts(y: object) -> list[Tensor]:
     return found
 
 
-def unsupported(image: Tensor) -> str | None:
-    """The reason why a back-projection ``Aᵀy`` is not a supported batch of images, with advice; None if it is."""
+def unsupported(image: Tensor) -> tuple[str, str] | None:
+    """Why a back-projection ``Aᵀy`` is not a supported batch of images, and the advice; None if it is supported."""
     shape = tuple(image.shape)
     if len(shape) == 5 and 0 not in shape:
         return (
             f"Aᵀy has the shape {shape}: volumes and sequences (B, C, D, H, W) are not supported yet, only images "
-            "(B, C, H, W); restore slice by slice, with an operator for one slice"
+            "(B, C, H, W)",
+            "Restore slice by slice, with an operator for one slice",
         )
     if len(shape) != 4 or 0 in shape:
-        missing = "; add the missing batch or channel dimension to y and to the physics" if len(shape) < 4 else ""
-        return f"Aᵀy must be a non-empty batch of images (B, C, H, W), got shape {shape}{missing}"
+        missing = "Add the missing batch or channel dimension to y and to the physics" if len(shape) < 4 else ""
+        return f"Aᵀy must be a non-empty batch of images (B, C, H, W), got shape {shape}", missing
     if image.is_complex():
-        return f"Aᵀy is {_name(image.dtype)}: {_COMPLEX}"
+        return f"Aᵀy is {_name(image.dtype)}: complex images are not supported", _COMPLEX
     return None
 
 
@@ -60,16 +61,24 @@ def require_images(image: Tensor) -> None:
     """
     reason = unsupported(image)
     if reason is not None:
-        raise (PhysicsError if image.is_complex() and image.ndim == 4 else ShapeError)(reason)
+        raise (PhysicsError if image.is_complex() and image.ndim == 4 else ShapeError)(in_words(reason))
+
+
+def in_words(reason: tuple[str, str]) -> str:
+    """The reason and the advice of ``unsupported`` in one text."""
+    return ". ".join(part for part in reason if part)
 
 
 def require_precision(y: object) -> None:
     """Refuse a measurement whose numbers are neither float32 nor float64.
 
     Raises:
-        InvalidParameterError: whole numbers, or floats of 16 bits.
+        InvalidParameterError: whole numbers, floats of 16 bits, or a tensor that is not dense.
     """
     for part in parts(y):
+        if part.layout is not torch.strided or part.device.type == "meta":
+            what = "on the device meta, which holds no values" if part.device.type == "meta" else "a sparse tensor"
+            raise InvalidParameterError(f"the measurement y is {what}: give its values as a dense tensor")
         real = part.real.dtype if part.is_complex() else part.dtype
         if real not in _PRECISIONS:
             whole = not part.is_floating_point() and not part.is_complex()

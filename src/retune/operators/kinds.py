@@ -60,7 +60,7 @@ def mask_of(physics: Physics) -> Tensor | None:
 
 
 def phase_advice(physics: object) -> str:
-    """What to give in place of a physics |Bx|², which is not linear; "" for any other."""
+    """The alternative to a physics |Bx|², which is not linear; "" for any other physics."""
     if not isinstance(physics, PhaseRetrieval):
         return ""
     return (

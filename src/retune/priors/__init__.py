@@ -2,8 +2,9 @@
 
 from retune.priors.base import AbstractPrior, Analysis, BoundPrior, SynthesisPrior
 from retune.priors.capabilities import adapt, priors_of
-from retune.priors.denoiser import RED, Denoiser
+from retune.priors.denoiser import Denoiser
 from retune.priors.energy import Energy
+from retune.priors.red import RED
 from retune.priors.ridge import Ridge
 from retune.priors.total_variation import TV
 from retune.priors.wavelet import WaveletL1, WaveletL12

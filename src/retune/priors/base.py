@@ -12,6 +12,7 @@ import torch
 from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
+from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError
@@ -132,8 +133,13 @@ class AbstractPrior(Prior, ABC):
         alignment: tiles of a large image begin at multiples of this number of pixels, so that the prior acts on a tile
             as on the whole image.
         trains_in_bfloat16: whether it computes in bfloat16 in train mode.
+        in_state_dict: constructor arguments that a description leaves out, because the state dict holds their values.
+        added_later: constructor arguments that a description leaves out at their default, because an earlier version
+            did not have them.
     """
 
+    in_state_dict: tuple[str, ...] = ()
+    added_later: tuple[str, ...] = ()
     has_prox: bool = False
     has_grad: bool = False
     has_value: bool = False
@@ -145,6 +151,10 @@ class AbstractPrior(Prior, ABC):
     shares_layers: bool = False
     alignment: int = 1
     trains_in_bfloat16: bool = False
+
+    def describe(self) -> dict:
+        """Constructor arguments as plain data, read from attributes of the same names; they rebuild the prior."""
+        return by_arguments(self)
 
     @abstractmethod
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:

@@ -27,6 +27,7 @@ __all__ = [
     "bind_cycle",
     "convexity_of",
     "is_inherited",
+    "part_of",
     "priors_of",
     "require_analysis",
     "require_grad",
@@ -78,6 +79,21 @@ def bind_cycle(priors: Sequence[Prior], shape: Sequence[int], gammas: Sequence[T
     else:
         bound = [adapt(p).bind(shape, k, gamma) for k, (p, gamma) in enumerate(zip(priors, gammas, strict=True))]
     return [_steady(priors[k % len(priors)], b, shape, gammas[k]) for k, b in enumerate(bound)]
+
+
+def part_of(prior: Prior, bound: BoundPrior, part: str) -> Any:
+    """``bound.prox``, ``bound.grad`` or ``bound.analysis``, which the prior has declared.
+
+    Raises:
+        InvalidParameterError: it is missing.
+    """
+    found = getattr(bound, part)
+    if found is None:
+        raise InvalidParameterError(
+            f"{type(prior).__name__} declares has_{part} = True, but its bind(...) returned a BoundPrior without "
+            f"{part}: set {part} there"
+        )
+    return found
 
 
 def convexity_of(prior: Prior) -> Convexity | None:

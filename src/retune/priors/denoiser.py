@@ -19,13 +19,12 @@ from retune._registry.entries import register
 from retune._torch.graph import reaches
 from retune._torch.precision import wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
-from retune.guarantee import Smoothness
 from retune.parameters import Bounded, Positive, ScalarParameter
 from retune.priors.base import AbstractPrior, BoundPrior
-from retune.priors.memory import is_known, snapshot, steady
+from retune.priors.memory import is_steady, snapshot, steady
 from retune.priors.noise_level import check_range, doubt_noise_level, noise_level
 
-__all__ = ["RED", "Denoiser", "DenoiserPrior"]
+__all__ = ["Denoiser", "DenoiserPrior"]
 
 #: A σ at an end of its range is moved inside by this share of the range. There it has a derivative and can be learned.
 _INSIDE = 1e-3
@@ -173,7 +172,7 @@ class DenoiserPrior(AbstractPrior):
                     "differentiated: set denoiser.detach = False, or call the network in eval mode"
                 )
             version = None if x.is_inference() else x._version
-            undo = None if call or is_known(self.denoiser) else snapshot(self.denoiser)
+            undo = None if call or is_steady(self.denoiser) else snapshot(self.denoiser)
             out = (call or plain)(inside)
             if version is not None and x._version != version:
                 raise InvalidParameterError(
@@ -343,76 +342,6 @@ class Denoiser(DenoiserPrior):
             "strength": _plain(self.strength),
             "learn_strength": self.strength.learned,
         }
-
-
-@register
-class RED(DenoiserPrior):
-    r"""``∇R ← x − D_σ(x)``: regularisation by denoising, for [`GradientStep`][retune.GradientStep].
-
-    Romano, Elad, Milanfar, *The little engine that could*, SIAM J. Imaging Sci. 10(4), 2017. For a gradient-step
-    denoiser (``D = I − ∇g``) it is the gradient of g. For any other denoiser it is a map but not a gradient (Reehorst
-    and Schniter, IEEE TCI 5(1), 2019): the equilibrium then need not minimise an objective.
-
-    Args:
-        denoiser: as for [`Denoiser`][retune.priors.Denoiser].
-        sigma: as for [`Denoiser`][retune.priors.Denoiser].
-        lipschitz: the Lipschitz constant of ``x − D_σ(x)`` for the step size. 2 is correct for a nonexpansive D. It is
-            not checked.
-        learn_sigma: whether σ is trained.
-        learn_denoiser: whether the weights of the denoiser are trained.
-        sigma_range: as for [`Denoiser`][retune.priors.Denoiser].
-        bfloat16: as for [`Denoiser`][retune.priors.Denoiser].
-    """
-
-    has_grad = True
-
-    def __init__(
-        self,
-        denoiser: nn.Module,
-        sigma: float | Sequence[float] | None = 10 / 255,
-        lipschitz: float = 2.0,
-        *,
-        learn_sigma: bool = True,
-        learn_denoiser: bool = False,
-        sigma_range: tuple[float, float] | None = None,
-        bfloat16: bool = False,
-    ):
-        super().__init__(
-            denoiser,
-            sigma,
-            learn_sigma=learn_sigma,
-            learn_denoiser=learn_denoiser,
-            sigma_range=sigma_range,
-            bfloat16=bfloat16,
-        )
-        if not 0 < lipschitz < float("inf"):
-            raise InvalidParameterError(f"lipschitz must be a positive finite number, got {lipschitz}")
-        self.lipschitz_guess = float(lipschitz)
-
-    def _function(self, shape: Sequence[int], layer: int, sigma: Tensor | None) -> Callable[[Tensor], Tensor]:
-        network = self._network(shape, sigma)
-        return lambda x: x - network(x)
-
-    def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
-        """See [`AbstractPrior`][retune.AbstractPrior].
-
-        Raises:
-            ShapeError: the denoiser does not support the number of channels.
-        """
-        return BoundPrior(grad=self._function(shape, layer, self._sigma(layer)))
-
-    def smoothness(self, like: Tensor) -> Smoothness:
-        """The given constant, which is not checked."""
-        how = f"{type(self).__name__}: the constant was given"
-        return Smoothness(like.new_tensor([self.lipschitz_guess]), None, how, row="any denoiser")
-
-    def grad(self, x: Tensor, sigma: float | Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        """``x − D_σ(x)``, as deepinv's algorithms call it."""
-        return self._at(x, sigma)(x)
-
-    def describe(self) -> dict:
-        """See ``DenoiserPrior``."""
-        return super().describe() | {"lipschitz": self.lipschitz_guess}
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:

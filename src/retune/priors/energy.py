@@ -7,7 +7,6 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require
 from retune.guarantee import Smoothness
@@ -55,6 +54,7 @@ class Energy(AbstractPrior):
         InvalidParameterError: the network has no energy, or σ is out of its range.
     """
 
+    in_state_dict = ("sigma",)
     explicit_prior = True
     has_grad = True
     has_value = True
@@ -83,10 +83,6 @@ class Energy(AbstractPrior):
     def alignment(self) -> int:  # type: ignore[override]
         """See [`AbstractPrior`][retune.AbstractPrior]: the network folds the image, so tiles must follow its grid."""
         return int(getattr(self.network, "alignment", 1))
-
-    def describe(self) -> dict:
-        """Constructor arguments as plain data. Weights and σ are in the state dict."""
-        return by_arguments(self, without=("sigma",))
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundPrior:
         """R at one noise level (one per image), for images shaped as `like` (B, C, H, W).

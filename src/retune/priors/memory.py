@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retune.errors import InvalidParameterError
 from retune.priors.origin import is_ours
 
-__all__ = ["is_known", "snapshot", "steady"]
+__all__ = ["has_memory", "is_steady", "snapshot", "steady"]
 
 # Limits on the relative difference of two calls with the same input. Above the first, the state of the module is
 # restored after every call. If the difference still exceeds the second, the module is refused.
@@ -89,9 +89,14 @@ def _isolated(module: nn.Module, function: Callable[[Tensor], Tensor]) -> Callab
     return call
 
 
-def is_known(module: nn.Module) -> bool:
-    """Whether ``steady`` has already tested a module in its present mode."""
-    return is_ours(module) or module.training in _found.get(module, {})
+def has_memory(module: nn.Module) -> bool:
+    """Whether ``steady`` has found a memory in a module, so that its buffers are restored after every call."""
+    return any(_found.get(module, {}).values())
+
+
+def is_steady(module: nn.Module) -> bool:
+    """Whether ``steady`` has tested a module in its present mode and found no memory."""
+    return is_ours(module) or _found.get(module, {}).get(module.training) is False
 
 
 def snapshot(module: nn.Module) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from torch import nn
 __all__ = ["definer", "descends_from_ours", "is_as_made", "is_changed", "is_ours", "stated_by_ours"]
 
 
-def is_ours(module: nn.Module) -> bool:
+def is_ours(module: Any) -> bool:
     """Whether an object is of a class of this package (not of a subclass) and has no replaced method."""
     return _package(type(module)) == "retune" and not is_changed(module)
 
@@ -22,10 +22,10 @@ def is_as_made(module: nn.Module) -> bool:
     )
 
 
-def is_changed(module: nn.Module) -> bool:
+def is_changed(module: Any) -> bool:
     """Whether a method of an object was replaced, or has a hook."""
     replaced = any(callable(value) and hasattr(type(module), name) for name, value in vars(module).items())
-    return replaced or bool(module._forward_hooks) or bool(module._forward_pre_hooks)
+    return replaced or any(getattr(module, hooks, None) for hooks in ("_forward_hooks", "_forward_pre_hooks"))
 
 
 def definer(instance: Any, name: str) -> int:

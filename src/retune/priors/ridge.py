@@ -48,6 +48,7 @@ class Ridge(AbstractPrior):
     """
 
     explicit_prior = True
+    in_state_dict = ("sigma",)
     has_grad = True
     has_value = True
 
@@ -82,7 +83,6 @@ class Ridge(AbstractPrior):
         """Constructor arguments as plain data; weights and σ are in the state dict."""
         return by_arguments(
             self,
-            without=("sigma",),
             features=self.filters.channels[1:],
             sizes=self.filters.sizes,
             **{name: getattr(self.profile, name) for name in ("knots", "convexity", "powers")},

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.function import Function
 from retune.errors import ShapeError, wrong_type
@@ -24,16 +23,16 @@ class TV(AbstractPrior):
     r"""Total variation: ``TV(x) = Σ_p ‖(∇x)_p‖``, the sum of the sizes of the differences of neighbouring pixels.
 
     ``∇x`` are the forward differences ``x[i+1, j] − x[i, j]`` and ``x[i, j+1] − x[i, j]``; beyond the border they are 0
-    (Rudin, Osher, Fatemi, *Physica D* 60, 1992). The size of the differences of a pixel p is
+    (Rudin, Osher, Fatemi, *Physica D* 60, 1992). Two options define the size of the differences of a pixel p:
 
-    * isotropic: the Euclidean norm of both directions; anisotropic: the sum of their absolute values. Isotropic edges
-      cost the same in every direction; anisotropic ones cost least along the axes.
-    * vectorial: the Euclidean norm over the colour channels, too, so that they share their edges (Bresson and Chan,
-      *Inverse Problems and Imaging* 2(4), 2008). Otherwise the sum over the channels, which are then independent.
+    * isotropic: the Euclidean norm of both directions. Edges then cost the same in every direction. Otherwise
+      (anisotropic) it is the sum of the absolute values, and edges along the axes cost least.
+    * vectorial: the Euclidean norm over the colour channels, so that the channels share their edges (Bresson and Chan,
+      *Inverse Problems and Imaging* 2(4), 2008). Otherwise it is the sum over the channels, which are then independent.
 
-    It has a value, but neither a gradient nor a prox in closed form. [`PrimalDual`][retune.PrimalDual] uses it exactly,
-    as ``λ g(Kx)`` with ``K = ∇``. Its norm is exact for every size: the eigenvectors of ``∇ᵀ∇`` are cosines, so
-    ``‖∇‖² = 4 cos²(π/2H) + 4 cos²(π/2W)``.
+    Total variation has a value, but neither a gradient nor a prox in closed form. [`PrimalDual`][retune.PrimalDual]
+    uses it exactly, as ``λ g(Kx)`` with ``K = ∇``. The norm of ∇ is exact for every size: the eigenvectors of ``∇ᵀ∇``
+    are cosines, so ``‖∇‖² = 4 cos²(π/2H) + 4 cos²(π/2W)``.
 
     The prior has no parameters: its strength λ is learned by the map.
 
@@ -54,16 +53,12 @@ class TV(AbstractPrior):
                 raise wrong_type(name, value, "True or False")
         self.isotropic, self.vectorial = isotropic, vectorial
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data."""
-        return by_arguments(self)
-
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         return f"isotropic={self.isotropic}, vectorial={self.vectorial}"
 
     def convexity(self) -> Convexity:
-        """A sum of norms of linear functions is convex; the prox of its conjugate is a projection, exact."""
+        """A sum of norms of linear functions is convex. The prox of its conjugate is a projection, which is exact."""
         return Convexity(0.0, "TV: norms of finite differences; the dual prox is a projection", checked=True)
 
     def fn(self, x: Tensor, *args, **kwargs) -> Tensor:
@@ -104,49 +99,35 @@ def squared_norm(height: int, width: int) -> float:
 
 def differences(x: Tensor) -> Tensor:
     """``∇x``: (B, C, H, W) → (B, 2, C, H, W), vertical and horizontal forward differences, 0 beyond the border."""
-    return _Differences.run(x)
+    return _Nabla.run(x, False)
 
 
 def differences_adjoint(z: Tensor) -> Tensor:
     """``∇ᵀz``, minus the divergence: (B, 2, C, H, W) → (B, C, H, W)."""
-    return _Adjoint.run(z)
+    return _Nabla.run(z, True)
 
 
-class _Differences(Function):
-    """Linear, so that its derivative is its adjoint, and nothing is stored."""
+class _Nabla(Function):
+    """``∇``, or its adjoint. It is linear: its backward pass is the adjoint, and nothing is stored."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x):
+    def forward(x, adjoint):
+        if adjoint:
+            down, right = x[..., 0, :, :-1, :], x[..., 1, :, :, :-1]
+            return F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1)) + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
         down = F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
         right = F.pad(x[..., :, 1:] - x[..., :, :-1], (0, 1))
         return torch.stack((down, right), -4)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        ctx.adjoint = inputs[1]
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _Adjoint.run(grad)
-
-
-class _Adjoint(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(z):
-        down, right = z[..., 0, :, :-1, :], z[..., 1, :, :, :-1]
-        return F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1)) + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        return _Differences.run(grad)
+        return _Nabla.run(grad, not ctx.adjoint), None
 
 
 def onto_balls(p: Tensor, radius: Tensor, dims: tuple[int, ...]) -> Tensor:

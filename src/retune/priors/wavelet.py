@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, ShapeError, require, require_whole, unknown_name
@@ -29,6 +28,9 @@ _AXES = {"channel": 1, "band": 3}
 
 class _WaveletPrior(SynthesisPrior):
     """Common base of both priors: the frame, the weights, and their layout on the packed coefficients."""
+
+    in_state_dict = ("weights", "scale_weights")
+    added_later = ("margin",)
 
     def __init__(
         self,
@@ -87,10 +89,10 @@ class _WaveletPrior(SynthesisPrior):
         self.learn = False
         self.requires_grad_(False)
 
-    def describe(self) -> dict:
-        """Constructor arguments as plain data. The weights are in the state dict."""
-        wavelet = self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
-        return by_arguments(self, without=("weights", "scale_weights"), later=("margin",), wavelet=wavelet)
+    @property
+    def wavelet(self) -> str | Sequence[str]:
+        """The name of the wavelet, or the names of several."""
+        return self.wavelets[0] if len(self.wavelets) == 1 else self.wavelets
 
     def convexity(self) -> Convexity:
         """A sum of norms with positive weights is convex, with an exact prox, for any learned weights."""
@@ -187,10 +189,7 @@ class WaveletL12(_WaveletPrior):
         weights: initial ``w``, one positive number or a table (channels or 1, M, 3).
         scale_weights: initial ``α``, one positive number or a table (M, levels).
         coarse: also penalise the coarse approximation, by a weighted ℓ1 norm.
-        margin: minimum number of pixels that are restored beyond the image and cropped. Periodic wavelets are
-            orthonormal, but they make opposite borders adjacent. Without a margin, and with sides divisible by
-            ``2**levels``, a difference between opposite borders causes ringing. 8 pixels are enough for "db4". With a
-            margin D is redundant and convergence is slower: use few levels and an accelerated solver.
+        margin: see [`WaveletL1`][retune.priors.WaveletL1].
         learn: whether the weights are trained.
 
     Raises:

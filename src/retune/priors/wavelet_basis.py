@@ -90,7 +90,7 @@ class WaveletBasis:
         """``Dᵀ x``: images (..., H, W) → coefficients (..., N)."""
         if tuple(x.shape[-2:]) != self.size:
             raise ShapeError(f"expected images (..., {self.size[0]}, {self.size[1]}), got {tuple(x.shape)}")
-        return _Analysis.run(x, self)  # type: ignore[return-value]
+        return _Transform.run(x, self, False)  # type: ignore[return-value]
 
     def extension(self, x: Tensor) -> Tensor:
         """Coefficients (..., N) of the image extended by mirroring: ``D u = x``, without a jump at the borders.
@@ -109,7 +109,7 @@ class WaveletBasis:
         """``D u``: coefficients (..., N) → images (..., H, W)."""
         if u.shape[-1] != self.length:
             raise ShapeError(f"expected coefficients (..., {self.length}), got {tuple(u.shape)}")
-        return _Synthesis.run(u, self)  # type: ignore[return-value]
+        return _Transform.run(u, self, True)  # type: ignore[return-value]
 
     def unpack(self, u: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Views of the packed (..., N): coarse (..., h, w), and per level, fine to coarse, details (..., 3, h, w)."""
@@ -162,48 +162,28 @@ def _mirrors(n: int, cut: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return behind, before
 
 
-class _Linear(Function):
-    """A linear map with a known adjoint. It saves nothing for the backward pass."""
+class _Transform(Function):
+    """Analysis, or its adjoint, the synthesis. It is linear and saves nothing for the backward pass."""
+
+    @staticmethod
+    def forward(x, basis, adjoint):
+        return basis._inverse(x) if adjoint else basis._forward(x)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.basis = inputs[1]
-
-
-class _Analysis(_Linear):
-    @staticmethod
-    def forward(x, basis):
-        return basis._forward(x)
+        _, ctx.basis, ctx.adjoint = inputs
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        return _Synthesis.run(grad, ctx.basis), None
+        return _Transform.run(grad, ctx.basis, not ctx.adjoint), None, None
 
     @staticmethod
-    def jvp(ctx, tangent, _):  # type: ignore[override]
-        return _Analysis.run(tangent, ctx.basis)
+    def jvp(ctx, tangent, *_):  # type: ignore[override]
+        return _Transform.run(tangent, ctx.basis, ctx.adjoint)
 
     @staticmethod
-    def vmap(info, in_dims, x, basis):  # type: ignore[override]
-        return _Analysis.run(x.movedim(in_dims[0], 0), basis), 0
-
-
-class _Synthesis(_Linear):
-    @staticmethod
-    def forward(u, basis):
-        return basis._inverse(u)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
-        return _Analysis.run(grad, ctx.basis), None
-
-    @staticmethod
-    def jvp(ctx, tangent, _):  # type: ignore[override]
-        return _Synthesis.run(tangent, ctx.basis)
-
-    @staticmethod
-    def vmap(info, in_dims, u, basis):  # type: ignore[override]
-        return _Synthesis.run(u.movedim(in_dims[0], 0), basis), 0
+    def vmap(info, in_dims, x, basis, adjoint):  # type: ignore[override]
+        return _Transform.run(x.movedim(in_dims[0], 0), basis, adjoint), 0
 
 
 class WaveletFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from retune.priors.noise_level import doubt_noise_level
 from retune.problems.counts import PoissonGaussian, parse_noise
 from retune.problems.noise import gaussian_noise, noise_levels
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "SeedlessProblem"]
 
 
 @kind_base("problem")
@@ -164,7 +164,7 @@ class Problem(ABC):
     def borderless(self) -> Problem:
         """The same problem without an assumption about what lies beyond the border of the image.
 
-        Its restored image may be larger than what the measurement shows; `frame` cuts it to that size.
+        Its restored image may be larger than the measurement; `frame` cuts it to that size.
         """
         return self
 
@@ -211,21 +211,46 @@ class Problem(ABC):
                 told[key] = hashlib.sha256(content).hexdigest()[:12]
         return _said(self.name, told)
 
-    def _once(self, key: tuple, make: Callable[[], LinearPhysics]) -> LinearPhysics:
-        """The operator for `key`, made at the first call and kept, together with its norm and spectrum."""
-        made: dict[tuple, LinearPhysics] = getattr(self, "_made", {})
-        if key not in made:
-            with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
-                made[key] = make()
-            self._made = made
-        return made[key]
-
     def __getstate__(self) -> dict:
         """Leave out the operators: they hold generators, which cannot be pickled. They are made again when needed."""
         return {k: v for k, v in vars(self).items() if k != "_made"}
 
     def __repr__(self) -> str:
         return _said(self.name, self.describe())
+
+
+class SeedlessProblem(Problem):
+    """A problem whose operator does not depend on the seed.
+
+    Attributes:
+        keeps_operators: whether all images of one size share an operator, with its norm and spectrum.
+    """
+
+    keeps_operators = False
+
+    @abstractmethod
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
+        """The operator for images (C, H, W)."""
+
+    def physics(
+        self,
+        img_size: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearPhysics:
+        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
+        if not self.keeps_operators:
+            return self._make(img_size, dtype, device)
+        made: dict[tuple, LinearPhysics] = getattr(self, "_made", {})
+        key = (tuple(img_size), dtype, str(device))
+        if key not in made:
+            with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
+                made[key] = self._make(img_size, dtype, device)
+            self._made = made
+        return made[key]
 
 
 def _said(name: str, options: dict) -> str:

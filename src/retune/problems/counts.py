@@ -19,22 +19,27 @@ __all__ = ["FoundNoise", "PoissonGaussian", "estimate_counts", "parse_noise"]
 
 Values = float | tuple[float, ...]
 
-#: Blocks that a class of brightness needs, and the largest number of classes.
+#: Number of blocks that a class of brightness needs, and maximum number of classes.
 _IN_CLASS, _CLASSES = 150, 24
-#: Shares of the blocks of a class: those in the smoothest surroundings. The largest is used whose estimate is that of
-#: the next one, within so many standard errors. What differs is texture.
+#: Shares of the blocks of a class, those in the smoothest surroundings. The largest share is used whose estimate agrees
+#: with that of the next share within this number of standard errors. A larger difference comes from texture.
 _SHARES, _ALIKE = (0.9, 0.4, 0.15, 0.06), 1.5
-#: Factors on the difference from the next share, and on that between the largest and the smallest as far as it is no
-#: chance, in the error of an estimate. Both tell how much of it may be texture.
+#: The error of an estimate contains two differences, times these factors: to the next share, and between the largest
+#: and the smallest share (less its statistical error). Both show how much of the estimate may be texture.
 _NEXT, _ENDS = 1.5, 2.0
-#: Noise is said to grow if the gain exceeds its error by this factor. The error allows for texture generously, and
-#: a constant level for counts does more harm than the reverse: it is read off the dark background.
+#: Noise grows if the gain exceeds its error by this factor. The factor is small, since the error allows generously for
+#: texture, and since a wrong constant level does more harm: it would be read off the dark background.
 _SURE = 1.5
-#: Largest share of blocks with a value that was cut off at black, in a class that is used.
+#: A class is used if at most this share of its blocks has a value that was cut off at black.
 _CUT = 0.02
-#: The error is at least this share of the estimate: texture adds errors that the blocks do not show.
+#: The error is at least this share of the estimate, because texture adds errors that the blocks do not show.
 _LEAST = 0.02
-#: The border of an image in which a block does not see all of its surroundings.
+#: Values are cut off from a continuous noise if the smallest value above black is below this share of the spread of the
+#: darkest class.
+_NEAR = 0.25
+#: A class is left out if its mean lies further below black than this, in standard deviations: most of it is hidden.
+_HIDDEN = -0.5
+#: Width of the border in which the surroundings of a block are incomplete.
 _BORDER = 4
 
 
@@ -80,14 +85,19 @@ class PoissonGaussian:
         """The noise of a simulated measurement, with its own generator."""
         return _Counts(self, torch.Generator(device=device))
 
+    def values(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """gain and read as tensors (1, 1 or C, 1, 1) with the dtype and device of `like`."""
+        gain, read = (v if isinstance(v, tuple) else (v,) for v in (self.gain, self.read))
+        return like.new_tensor(gain).view(1, -1, 1, 1), like.new_tensor(read).view(1, -1, 1, 1)
+
     @property
     def grows(self) -> bool:
-        """Whether it is other than Gaussian noise of one level per channel."""
+        """Whether it differs from Gaussian noise with one level per channel."""
         return self.offset != 0 or max(self.gain if isinstance(self.gain, tuple) else (self.gain,)) > 0
 
     @property
     def level(self) -> Values:
-        """The standard deviation of the noise at half of white, one or one per channel: a single number for it."""
+        """The standard deviation of the noise at half of white, one number or one per channel."""
         gains, reads = (v if isinstance(v, tuple) else (v,) for v in (self.gain, self.read))
         count = max(len(gains), len(reads))
         each = zip(gains * (count // len(gains)), reads * (count // len(reads)), strict=True)
@@ -95,7 +105,7 @@ class PoissonGaussian:
         return found if count > 1 else max(found)
 
     def __str__(self) -> str:
-        """As it is written on the command line: ``poisson:GAIN,READ,OFFSET``; channels are separated by ``/``."""
+        """The form of the command line: ``poisson:GAIN,READ,OFFSET``. Channels are separated by ``/``."""
         words = ["/".join(f"{v:.6g}" for v in (x if isinstance(x, tuple) else (x,))) for x in (self.gain, self.read)]
         return f"poisson:{','.join(words)}" + (f",{self.offset:.6g}" if self.offset else "")
 
@@ -109,13 +119,10 @@ class _Counts(NoiseModel):
 
     def forward(self, x: Tensor, seed: int | None = None, **kwargs: Any) -> Tensor:
         self.rng_manual_seed(seed)  # pyright: ignore[reportArgumentType] - None is its default
-        gain, read = (x.new_tensor(v if isinstance(v, tuple) else (v,)).view(1, -1, 1, 1) for v in self._values())
+        gain, read = self._noise.values(x)
         light = x.clamp_min(0)
         counts = gain * torch.poisson(light / torch.where(gain > 0, gain, 1.0), generator=self.rng)
         return torch.where(gain > 0, counts, light) + read * self.randn_like(x) + self._noise.offset
-
-    def _values(self) -> tuple[Values, Values]:
-        return self._noise.gain, self._noise.read
 
 
 def parse_noise(text: str) -> PoissonGaussian:
@@ -168,15 +175,15 @@ class FoundNoise:
 def estimate_counts(y: Tensor) -> FoundNoise | None:
     """``gain`` and ``read`` of ``Var = gain · mean + read²`` in images (B, C, H, W); None if there are too few pixels.
 
-    Second differences along both axes, in all blocks of 3×3 pixels, have the noise and very little of the image (J.
+    Second differences along both axes, in blocks of 3×3 pixels, contain the noise and very little of the image (J.
     Immerkær, *Comput. Vis. Image Underst.* 64(2), 1996). The blocks are sorted into classes by the mean of their
-    neighbours, and of each class those in the smoothest surroundings are used: nearly all, or fewer where there is
-    texture. Both depend on the neighbours only, so that the selection biases neither the means nor the differences. A
-    line is fitted to the variances of the classes. Clipped values are left out.
+    neighbours. From each class, the blocks in the smoothest surroundings are used: nearly all, or fewer if there is
+    texture. Class and surroundings depend on the neighbours only, so the selection biases neither the means nor the
+    differences. A line is fitted to the variances of the classes. Clipped values are left out.
 
     Source of the idea: Foi, Trimeche, Katkovnik, Egiazarian, IEEE TIP 17(10), 2008. Fine texture counts as noise. Do
     not use it on images with missing pixels, or after resampling or JPEG compression. `benchmarks/noise.py` measures
-    how good it is.
+    its accuracy.
     """
     fits = [_fit(y[:, c].detach().cpu().double().numpy()) for c in range(y.shape[1])]
     if any(f is None for f in fits):
@@ -197,26 +204,35 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool] | None:
     if not detail.any():
         return 0.0, 0.0, 0.0, 0.0, False
     members = np.array_split(np.argsort(near), classes)
-    # Values that were cut off at black have too small a variance. Counts of 0 have not, but the other classes suffice.
+    black = images.min()
+    least = np.min(images, where=images > black, initial=np.inf) - black
+    # Values that were cut off at black have too small a variance, which is put right. Counts of 0 have not: no value
+    # lies between them and the first count. There the other classes suffice.
     whole = [one for one in members if dark[one].mean() <= _CUT]
-    cut = len(whole) < 3
-    members = members if cut else whole
-    lines = [_line(*_variances(mean, detail, rough, members, share)) for share in _SHARES]
+    spread = math.sqrt(np.mean(detail[members[0]] ** 2))
+    continuous = least < _NEAR * spread
+    cut = len(whole) < 3 and not continuous
+    members = members if cut or continuous else whole
+    variances = [_variances(mean, detail, rough, members, share) for share in _SHARES]
+    if continuous and len(whole) < len(members):
+        hidden = np.array([dark[one].mean() > _CUT for one in members])
+        variances = [_uncut(*v, hidden, black) for v in variances]
+    lines = [None if len(v[0]) < 3 else _line(*v) for v in variances]
     known = [line for line in lines if line is not None]
     if len(known) < len(lines):
         return None
     (gain, read, gain_error, square_error, grows), other = _smoothest(known)
     first, last = known[0], known[-1]
-    # What changes with the selection is texture, which no statistics of the blocks shows.
+    # A change with the selection comes from texture. The statistics of the blocks do not show it.
     gain_ends = max(0.0, (first[0] - last[0]) ** 2 - last[2] ** 2)
     square_ends = max(0.0, (first[1] ** 2 - last[1] ** 2) ** 2 - last[3] ** 2)
     gain_error = math.hypot(gain_error, _NEXT * (gain - other[0]), _ENDS * math.sqrt(gain_ends))
     square_error = math.hypot(square_error, _NEXT * (read**2 - other[1] ** 2), _ENDS * math.sqrt(square_ends))
     read_error = square_error / (2 * read) if read**2 > square_error else math.sqrt(square_error)
-    # If values are cut off everywhere, the noise grows if they are counts, with no value between 0 and 1 count. Or it
-    # grows more than a constant noise whose lower half is cut off in the dark: its variance there is 0.34 of the whole.
+    # If values are cut off everywhere, one of two signs is needed. The values are counts: none lies between 0 and 1
+    # count. Or the variance grows more than that of constant noise, whose lower half is cut off in the dark: there it
+    # has 0.34 of its variance.
     low, high = (gain * q + read**2 for q in np.quantile(mean, [0.05, 0.95]))
-    least = np.min(images, where=images > images.min(), initial=np.inf) - images.min()
     if cut and high < 5 * low and least < 0.5 * gain:
         grows = False
     return gain, read, gain_error, read_error, grows and gain > _SURE * gain_error
@@ -226,7 +242,10 @@ _Line = tuple[float, float, float, float, bool]
 
 
 def _smoothest(lines: list[_Line]) -> tuple[_Line, _Line]:
-    """The line of the largest share that the next one confirms, and the next one; the smallest if none is confirmed."""
+    """The line of the largest share that the next share confirms, and the line of that next share.
+
+    If no line is confirmed, the two smallest shares are taken.
+    """
     for one, other in pairwise(lines):
         if abs(one[0] - other[0]) <= _ALIKE * other[2] and abs(one[1] ** 2 - other[1] ** 2) <= _ALIKE * other[3]:
             return one, other
@@ -236,29 +255,51 @@ def _smoothest(lines: list[_Line]) -> tuple[_Line, _Line]:
 def _variances(
     mean: np.ndarray, detail: np.ndarray, rough: np.ndarray, members: list[np.ndarray], share: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, variance and number of the chosen blocks of each class: the share in the smoothest surroundings."""
+    """Mean, variance and number of blocks of each class, from the share of blocks in the smoothest surroundings."""
     levels, variances, counts = [], [], []
     for one in members:
         chosen = one[np.argsort(rough[one])[: max(1, int(share * len(one)))]]
         d = detail[chosen]
-        # Blocks beyond some standard deviations lie on edges and are left out; the factor removes the bias of this.
+        # Blocks beyond some standard deviations lie on edges and are left out. The factor corrects the bias of this.
         sigma = math.sqrt(np.mean(d**2))
         for _ in range(5):
             inside = np.abs(d) <= _TRIM * sigma if sigma > 0 else np.ones(len(d), bool)
             sigma = math.sqrt(np.mean(d[inside] ** 2) / _KEPT) if inside.any() else 0.0
         levels.append(mean[chosen].mean())
         variances.append(sigma**2)
-        # The number of normal values that determine the variance equally well: counts have heavier tails.
+        # As many normal values would determine the variance equally well. Counts have heavier tails.
         spread = np.mean(d[inside] ** 4) / max(np.mean(d[inside] ** 2) ** 2, 1e-300) if inside.any() else 3.0
         counts.append(len(chosen) / _OVERLAP * 2 / max(spread - 1, 2.0))
     return np.array(levels), np.array(variances), np.array(counts, float)
 
 
-#: Overlapping blocks that tell the variance as well as one that is independent: the sum of the squared correlations of
-#: a difference with its neighbours.
+def _uncut(
+    means: np.ndarray, variances: np.ndarray, counts: np.ndarray, hidden: np.ndarray, black: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, variance and number of the classes as they were before the values below black were cut off.
+
+    If ``z ~ N(μ, σ²)``, then ``max(z, 0)`` has the mean ``μΦ + σφ`` and the second moment ``(μ² + σ²)Φ + μσφ``, with Φ
+    and φ at μ/σ. The ratio of squared mean and variance determines μ/σ.
+    """
+    t = np.linspace(-3, 6, 901)
+    density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
+    below = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in t])
+    mean = t * below + density
+    variance = (t**2 + 1) * below + t * density - mean**2
+    ratio = (means - black) ** 2 / np.maximum(variances, 1e-300)
+    at = np.interp(ratio, mean**2 / variance, t)
+    before = variances / np.interp(at, t, variance)
+    level = black + np.maximum(at, 0) * np.sqrt(before)
+    means, variances = np.where(hidden, level, means), np.where(hidden, before, variances)
+    seen = ~hidden | (at > _HIDDEN)
+    return means[seen], variances[seen], counts[seen]
+
+
+#: This many overlapping blocks determine the variance as well as one independent block. It is the sum of the squared
+#: correlations of a difference with its neighbours.
 _OVERLAP = (1 + 2 * (4 / 6) ** 2 + 2 * (1 / 6) ** 2) ** 2
-#: Standard deviations beyond which a block counts as an edge, and E[z² | |z| ≤ this] of a standard normal z. Counts
-#: have heavier tails than that: a smaller number would make the estimate too small.
+#: A block beyond this many standard deviations counts as an edge. The second number is E[z² | |z| ≤ the first] of a
+#: standard normal z. Counts have heavier tails, so a smaller limit would make the estimate too small.
 _TRIM = 4.0
 _KEPT = 1 - 2 * _TRIM * math.exp(-(_TRIM**2) / 2) / math.sqrt(2 * math.pi) / math.erf(_TRIM / math.sqrt(2))
 
@@ -266,7 +307,7 @@ _KEPT = 1 - 2 * _TRIM * math.exp(-(_TRIM**2) / 2) / math.sqrt(2 * math.pi) / mat
 def _blocks(image: np.ndarray) -> tuple[np.ndarray, ...]:
     """Means, differences, means and roughness of the surroundings, and values at black, of the blocks of 3×3 pixels.
 
-    Blocks with other clipped values are left out, and those near the border.
+    Blocks near the border are left out, and blocks with values at white.
     """
     detail = np.zeros_like(image)
     second = image[:-2] - 2 * image[1:-1] + image[2:]
@@ -295,7 +336,7 @@ def _squares(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _line(m: np.ndarray, v: np.ndarray, n: np.ndarray) -> _Line | None:
-    """The line ``v = gain · m + read²`` through the variances of classes, reweighted until it does not change.
+    """The line ``v = gain · m + read²`` through the variances of classes, by reweighted least squares.
 
     Returns gain, read, the errors of gain and of read², and whether the line rises clearly.
     """

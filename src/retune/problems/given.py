@@ -9,13 +9,13 @@ from torch import Tensor
 from retune._torch.streams import seeded
 from retune.errors import InvalidParameterError
 from retune.priors.noise_level import doubt_noise_level
-from retune.problems.base import Problem
+from retune.problems.base import Problem, SeedlessProblem
 from retune.problems.counts import PoissonGaussian
 
 __all__ = ["GivenPhysics", "as_problem"]
 
 
-class GivenPhysics(Problem):
+class GivenPhysics(SeedlessProblem):
     """``y = A x + ε`` with one fixed physics and its own noise model, for all images.
 
     Args:
@@ -41,16 +41,8 @@ class GivenPhysics(Problem):
         self.only_noise = isinstance(physics, Denoising)
         self.name, self._given = type(physics).__name__, physics
 
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """The physics itself. It raises its own error if the images do not fit."""
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
+        # It raises its own error if the images do not fit.
         return self._given
 
     def measure(self, x: Tensor, seed: int = 0) -> tuple[Tensor, LinearPhysics]:

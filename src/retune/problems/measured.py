@@ -9,13 +9,13 @@ from deepinv.physics import Inpainting, LinearPhysics
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ShapeError
-from retune.problems.base import Problem
+from retune.problems.base import Problem, SeedlessProblem
 from retune.problems.noise import gaussian_noise
 
 __all__ = ["Measurements"]
 
 
-class Measurements(Problem):
+class Measurements(SeedlessProblem):
     """Real measurements: ``measure`` returns crops with their operator, and adds no noise.
 
     Light from beyond the border of a crop was blurred into it. So a crop of a blurred image is a "valid" blur of a
@@ -60,16 +60,7 @@ class Measurements(Problem):
         noise = gaussian_noise(self.sigma, y.device)
         return y.contiguous(), Inpainting(size, mask=mask.contiguous(), device=y.device, noise_model=noise)
 
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """Refused: nothing is simulated here."""
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         raise InvalidParameterError("real measurements bring their own operators: call measure instead of physics")
 
     def describe(self) -> dict:

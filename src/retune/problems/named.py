@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from retune._registry.entries import register
 from retune.errors import InvalidParameterError, ShapeError, require_whole, unknown_name
-from retune.problems.base import Problem, share
+from retune.problems.base import Problem, SeedlessProblem, share
 from retune.problems.counts import PoissonGaussian
 from retune.problems.kernels import antialiasing
 from retune.problems.kernels import kernel as make_kernel
@@ -26,7 +25,7 @@ _BOUNDARIES = ("reflect", "circular", "valid")
 
 
 @register
-class Denoise(Problem):
+class Denoise(SeedlessProblem):
     """``y = x + ε``, by default with one level per colour channel: 0.1, 0.25, 0.5 (arXiv:2506.13239)."""
 
     name = "denoise"
@@ -40,16 +39,7 @@ class Denoise(Problem):
     ):
         super().__init__(sigma, noise)
 
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]."""
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         return Denoising(self.noise_model(device), device=device)
 
     def describe(self) -> dict:
@@ -148,28 +138,8 @@ class Inpaint(Problem):
         return {"name": self.name, **drawn, "sigma": self.sigma}
 
 
-class _Fixed(Problem):
-    """A problem whose operator does not depend on the seed, so that all images of one size share it."""
-
-    @abstractmethod
-    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
-        """The operator for images (C, H, W)."""
-
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]; (C, H, W) is the size of the image to restore."""
-        return self._once((tuple(img_size), dtype, str(device)), lambda: self._make(img_size, dtype, device))
-
-
 @register
-class Deblur(_Fixed):
+class Deblur(SeedlessProblem):
     """``y = k * x + ε``.
 
     Args:
@@ -182,6 +152,7 @@ class Deblur(_Fixed):
     """
 
     name = "deblur"
+    keeps_operators = True
 
     def __init__(
         self,
@@ -244,7 +215,7 @@ class Deblur(_Fixed):
 
 
 @register
-class Superres(_Fixed):
+class Superres(SeedlessProblem):
     """``y = S (k * x) + ε``: antialiasing, then every s-th row and column is kept (deepinv ``Downsampling``).
 
     x (H, W) may have any size. y has ⌈H/s⌉ × ⌈W/s⌉ pixels, from the rows and columns 0, s, 2s, …. The restored image
@@ -266,7 +237,7 @@ class Superres(_Fixed):
     """
 
     name = "superres"
-    subsamples = True
+    subsamples = keeps_operators = True
     usual_sigma = 0.01
 
     def __init__(
@@ -330,7 +301,7 @@ class Superres(_Fixed):
 
 
 def _of_kernel(problem: Deblur | Superres) -> dict:
-    """What was done to the kernel, if anything: without it a problem is described as it always was."""
+    """The changes of the kernel, if any. Without changes the description stays that of earlier versions."""
     done = {"kernel_background": problem.kernel_background, "centre_kernel": problem.centre_kernel}
     return {name: value for name, value in done.items() if value is not None}
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 from retune.plugins import named_function
-from retune.problems.base import Problem
+from retune.problems.base import Problem, SeedlessProblem
 from retune.problems.noise import gaussian_noise
 
 __all__ = ["OwnPhysics"]
 
 
-class OwnPhysics(Problem):
+class OwnPhysics(SeedlessProblem):
     """``y = A x + ε`` with physics from your own function.
 
     The function is called as ``function(img_size=(C, H, W), device=..., **options)`` and returns a deepinv
@@ -47,16 +47,7 @@ class OwnPhysics(Problem):
         self.name, self.options = name, dict(options or {})
         self._function = named_function(name)
 
-    def physics(
-        self,
-        img_size: tuple[int, int, int],
-        *,
-        batch: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearPhysics:
-        """See [`Problem`][retune.problems.Problem]."""
+    def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         try:
             physics = self._function(img_size=img_size, device=device, **self.options)
         except Exception as error:  # the user's code may raise anything; an error must stop one file, not all

@@ -50,7 +50,7 @@ class Background:
 def background_of(channel: Tensor) -> Background | None:
     """The background of a kernel (h, w): far from the brightest spot, the values are flat, above 0, and below the peak.
 
-    None if there is none, or if it cannot be told from the tail of the blur, as in arrays that end inside the blur.
+    None if there is no background, or if the array ends inside the blur, so that its tail looks like one.
     """
     channel = channel.detach().double()
     if min(channel.shape) < _SHORTEST or float(channel.max()) <= 0:
@@ -193,7 +193,7 @@ def middle_of_mass(weights: Tensor) -> list[float] | None:
 
 
 def peak_of(channel: Tensor) -> tuple[float, float]:
-    """Row and column of the brightest spot of a kernel (h, w): the mean of what is nearly as bright as its maximum."""
+    """Row and column of the brightest spot of a kernel (h, w): the mean of all values close to the maximum."""
     smooth = F.avg_pool2d(channel.double()[None, None], 3, 1, 1, count_include_pad=True)[0, 0]
     rows, cols = (smooth >= smooth.max() - 0.02 * (smooth.max() - smooth.min())).nonzero(as_tuple=True)
     return float(rows.double().mean()), float(cols.double().mean())
@@ -231,7 +231,7 @@ def roughness(channel: Tensor, spot: tuple[float, float], share: float = 0.25) -
 def step_of(channel: Tensor) -> float:
     """The step between the values of a kernel that was stored in whole numbers; 0 for any other.
 
-    Wings that fall below a step or two are flat, whatever they were.
+    Wings below a step or two of the file are rounded to flat values.
     """
     gaps = channel.unique().diff()
     if not gaps.numel():

@@ -83,7 +83,7 @@ class Record(BaseModel):
 
     @classmethod
     def is_in(cls, path: Path) -> bool:
-        """Whether an ordinary file contains such a record. Whatever else it contains, nothing is raised."""
+        """Whether an ordinary file contains such a record. Any other content raises nothing."""
         try:
             if not path.is_file() or path.stat().st_size > RECORDS:
                 return False

@@ -9,14 +9,16 @@ from pydantic import Field
 
 from retune.records.base import Number, Record, Text
 
-__all__ = ["Certificates", "Certified", "CertifiedFile", "CertifiedImage", "Claim", "Distance", "TrainingCertificate"]
+__all__ = ["Basis", "Certificates", "Certified", "CertifiedFile", "CertifiedImage", "Claim", "TrainingCertificate"]
 
 
-class Distance(StrEnum):
-    """The basis of the distance to the equilibrium."""
+class Basis(StrEnum):
+    """The basis of a number, from strong to weak."""
 
     PROVED = "proved"
+    """An upper bound; it may have conditions."""
     ESTIMATED = "estimated"
+    MEASURED = "measured"
 
 
 class Claim(Record):
@@ -24,15 +26,21 @@ class Claim(Record):
 
     value: Number
     """The number; None if it is unknown."""
+    basis: Basis | None = None
+    """None in files of version 0.1."""
     kind: Text
-    """proved, proved under assumptions, estimated, or measured."""
+    """The basis in words, with its conditions."""
     how: Text
     """The origin of the number."""
 
+    def rests_on(self, basis: Basis) -> bool:
+        """Whether this is the basis of the number. In files of version 0.1 it is the first word of the kind."""
+        return (self.basis or self.kind.partition(" ")[0]) == basis
+
     @property
     def proved(self) -> bool:
-        """Whether it is a proved bound, with or without assumptions."""
-        return self.kind.startswith(Distance.PROVED)
+        """Whether it is a proved bound, with or without conditions."""
+        return self.rests_on(Basis.PROVED)
 
 
 class CertifiedImage(Record):

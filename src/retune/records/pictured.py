@@ -86,10 +86,10 @@ class Pictured(Record):
     """SHA-256 of the record of the result, which tells whether the section is of this result."""
     title: Text
     verdict: list[Text] = Field(default_factory=list)
-    """What to know first."""
+    """The most important facts."""
     certificate: list[Text] = Field(default_factory=list)
     facts: list[_Line] = Field(default_factory=list)
-    """What was assumed and what was found: pairs of a name and a value."""
+    """Assumptions and findings: pairs of a name and a value."""
     doubts: list[Text] = Field(default_factory=list)
     images: list[PicturedImage] = Field(default_factory=list)
 

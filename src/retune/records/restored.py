@@ -22,6 +22,8 @@ class RestoredImage(Record):
     """The name of the result."""
     image_sha256: Text | None = None
     """SHA-256 of the input file."""
+    result_sha256: Text | None = None
+    """SHA-256 of the result, as it was written."""
     model_sha256: Text | None = None
     problem: dict[str, Any] | None = None
     """The section [problem] of a run, without the files that it names."""

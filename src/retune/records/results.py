@@ -13,7 +13,7 @@ from pydantic import Field, StrictBool, field_validator, model_validator
 from retune._plain import RECORDS, parse_json
 from retune.errors import InvalidParameterError
 from retune.records.base import Number, Record, Text
-from retune.records.certificates import Certified, Distance
+from retune.records.certificates import Basis, Certified
 
 __all__ = [
     "Curve",
@@ -101,7 +101,7 @@ class MethodResult(Scores):
     gradient_error: Number = None
     distance: Number = None
     """The largest certified relative distance to the equilibrium."""
-    distance_kind: Distance | None = None
+    distance_kind: Basis | None = None
     seconds: Number = None
     """Time of training or tuning."""
     memory: Number = None

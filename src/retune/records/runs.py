@@ -70,7 +70,7 @@ class EstimatedGain(Record):
     uncertainty: Number = None
     """Standard error of ``after``."""
     of: Text | None = None
-    """What the figures are of, such as "the blurred image"."""
+    """The image that the figures describe, such as "the blurred image"."""
     again: Number = None
     """The gain with the error of restoring the restored image again, if that was asked for. Then it decides."""
     again_spread: Number = None
@@ -110,7 +110,7 @@ class TuneResult(Record):
     """The best of the candidates: "tuned strengths", "defaults", … If it is the measured image, the network is the best
     of the others."""
     estimated: Text | None = None
-    """What the estimates rest on, after "estimated"."""
+    """The basis of the estimates, in words that follow "estimated"."""
     white: Number = None
     black: Number = None
     """White and black in the units of the files, if they were given or found."""

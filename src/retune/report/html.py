@@ -18,7 +18,6 @@ from retune.report.numbers import (
     columns_of,
     decimal,
     duration,
-    falls,
     label,
     plain,
     remarks,
@@ -166,7 +165,7 @@ def _table(problem: ProblemResult, columns: list[Column]) -> list[dict]:
             {
                 "text": column.text(method),
                 "best": name in best[column.long],
-                "fall": column.short.startswith("change") and falls(method),
+                "fall": column.alarming(method),
             }
             for column in columns
         ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from retune.records import MethodResult, Methods, ProblemResult, Results, Verdict
-from retune.records.certificates import Distance
+from retune.records.certificates import Basis
 from retune.records.results import finite, horizons, longest
 
 MISSING = "–"
@@ -96,12 +96,13 @@ class Column:
     text: Callable[[MethodResult], str]
     value: Callable[[MethodResult], float | None]
     best: Callable | None = None  # max, min, or None if no value is better
+    alarming: Callable[[MethodResult], bool] = lambda method: False  # whether the entry is shown in red
 
 
 def _certified(method: MethodResult) -> str:
     if method.distance is None:
         return MISSING
-    return f"{'≤' if method.distance_kind is Distance.PROVED else '≈'} {power(method.distance)}"
+    return f"{'≤' if method.distance_kind is Basis.PROVED else '≈'} {power(method.distance)}"
 
 
 def _column(short: str, long: str, key: str, write: Callable, best: Callable | None = None) -> Column:
@@ -155,7 +156,9 @@ def _longer(methods: Sequence[MethodResult]) -> list[Column]:
     last = longest(methods)
     if last is not None:
         long = f"PSNR at {last} times the trained depth minus PSNR of the output, dB"
-        columns.append(Column(f"change\nto {last}×", long, lambda m: signed(m.change), lambda m: m.change))
+        columns.append(
+            Column(f"change\nto {last}×", long, lambda m: signed(m.change), lambda m: m.change, alarming=falls)
+        )
     return columns
 
 

@@ -94,7 +94,7 @@ def write_page(folder: Path, failed: Sequence[tuple[str, str]] = ()) -> Path | N
         if not rows and not path.exists():
             return None
         _require_ours(path)
-        page = _rendered(sections, rows, failed).encode()
+        page = _rendered(sections, rows, failed).encode(errors="backslashreplace")  # names of files may be no text
         if not path.is_file() or path.is_symlink() or path.read_bytes() != page:
             write_atomically(path, page)
         if _listed(folder) == before:  # if not, another job added a section, and may have written its page before
@@ -139,7 +139,7 @@ def _read(folder: Path) -> tuple[list[_Section], list[_Row]]:
             continue
         anchor = ""
         if part.detailed or part.verb == "tune":
-            size = sum(len(image.model_dump_json()) for image in part.images)
+            size = sum(len(str(image.plain())) for image in part.images)
             if len(sections) < _SECTIONS and (size <= room or not sections):
                 room -= size
                 anchor = f"s{len(rows)}"
@@ -202,7 +202,7 @@ def _row(part: Pictured, anchor: str, thumbnail: bool) -> _Row:
         name=part.title,
         anchor=anchor,
         thumbnail=image.thumbnail if thumbnail else None,
-        ended=facts.get("ended", "").split(";")[0],
+        ended=facts.get("ended", ""),
         residual="" if found is None else found.kind,
         size="" if found is None or found.size is None else f"{found.size:.2f} × noise",
         doubts=" ".join(part.doubts),

@@ -12,7 +12,7 @@ from retune.report.numbers import FALL, decimal, label, title
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that stands for a problem: the best PSNR, whose it is, and what to compare it with."""
+    """The headline of a problem: the best PSNR, its method, and the PSNR to compare it with."""
 
     key: str
     title: str
@@ -21,7 +21,7 @@ class Headline:
 
 
 def headlines(results: Results) -> list[Headline]:
-    """One for each problem in which some method has a PSNR."""
+    """One headline for each problem with a PSNR."""
     found = []
     for key, problem in results.problems.items():
         ranked = _ranked(problem)
@@ -40,9 +40,9 @@ def headlines(results: Results) -> list[Headline]:
 def summary(results: Results) -> list[str]:
     """Sentences in plain words. Missing results are not mentioned."""
     sentences = [
-        "All methods restore the same test images from the same measurements; they differ in how their parameters are "
-        "chosen. At an equilibrium the restoration no longer changes, so running a network longer should do no harm; "
-        "this report shows whether that is so, and what each method costs."
+        "All methods restore the same test images from the same measurements. They differ in how their parameters are "
+        "chosen. At an equilibrium the restoration no longer changes, so a longer run should do no harm. This report "
+        "tests that, and gives the cost of each method."
     ]
     sentences += [text for part in (_best, _gain, _longer) if (text := part(results))]
     verdicts = results.verdicts
@@ -61,7 +61,7 @@ def summary(results: Results) -> list[str]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Methods that share a PSNR, as it is written."""
+    """Methods with the same PSNR, as it is printed."""
 
     psnr: float
     labels: list[str]
@@ -80,7 +80,7 @@ def _ranked(problem: ProblemResult) -> list[_Place]:
 
 
 def _best(results: Results) -> str:
-    """The method of the best PSNR in every problem with a contest, and how far it is ahead."""
+    """The method with the best PSNR in every problem with several methods, and its lead."""
     won = []
     for key, problem in results.problems.items():
         ranked = _ranked(problem)
@@ -98,7 +98,7 @@ def _best(results: Results) -> str:
 
 
 def _gain(results: Results) -> str:
-    """What the other methods gain over the one that everybody has: a single λ."""
+    """The gain of the other methods over the simplest one, a single λ."""
     gains = []
     for problem in results.problems.values():
         single = problem.methods.get("variational")
@@ -109,11 +109,11 @@ def _gain(results: Results) -> str:
         return ""
     low, high = _plus(min(gains)), _plus(max(gains))
     by = f"by {low} dB" if low == high else f"by {low} to {high} dB"
-    return f"From the best single regularisation weight λ (grid search), the others differ {by}."
+    return f"The other methods differ from the best single regularisation weight λ (grid search) {by}."
 
 
 def _longer(results: Results) -> str:
-    """How far the methods move when run as much longer as was tried."""
+    """The change of the PSNR of the methods in their longest runs."""
     moved: dict[str, list[float]] = {}
     for problem in results.problems.values():
         for name, method in problem.methods.items():

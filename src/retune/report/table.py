@@ -16,7 +16,6 @@ from retune.report.numbers import (
     about,
     best_methods,
     columns_of,
-    falls,
     label,
     remarks,
     title,
@@ -94,7 +93,7 @@ def _tables(problem: ProblemResult, heading: str, console: Console) -> list[Tabl
             cells = [names[name].copy()]
             for column in columns:
                 cells.append(_text(column.text(method), console, "bold" if name in best[column.short] else ""))
-                if column.short.startswith("change") and falls(method):
+                if column.alarming(method):
                     cells[-1].stylize("bold red")
             table.add_row(*cells, style="cyan" if name in winning else "")
         tables.append(table)
@@ -107,17 +106,13 @@ def _that_fit(columns: Sequence[Column], methods: Methods, room: int, between: i
     parts: list[list[Column]] = [[]]
     left = room
     for column in columns:
-        width = between + max(_widest(column.short), *(len(column.text(m)) for m in methods.values()))
+        width = between + max([*map(len, column.short.split("\n")), *(len(column.text(m)) for m in methods.values())])
         if width > left and parts[-1]:
             parts.append([])
             left = room
         parts[-1].append(column)
         left -= width
     return parts
-
-
-def _widest(heading: str) -> int:
-    return max(len(line) for line in heading.split("\n"))
 
 
 def _verdict(results: Results, verdict: Verdict, console: Console) -> Text:

@@ -17,6 +17,8 @@ __all__ = ["Anderson"]
 
 #: Length of a turn: accelerated evaluations and plain ones alternate.
 TURN = 200
+#: Maximum number of points kept: more would fill the memory.
+MOST = 1000
 
 
 @register
@@ -37,7 +39,7 @@ class Anderson(AbstractSolver):
     before. The better of the two points is returned.
 
     Args:
-        memory: m ≥ 2, number of points kept; they cost the memory of 2m + 4 states.
+        memory: m from 2 to 1000, number of points kept; they cost the memory of 2m + 4 states.
         regularisation: ε > 0, relative to the squared residuals; at least the rounding error of the state.
         growth: factor > 1 by which the residual may exceed its smallest value.
         pause: number of plain steps after the first failure.
@@ -58,9 +60,9 @@ class Anderson(AbstractSolver):
         memory, pause = require_whole("memory", memory), require_whole("pause", pause)
         patience = require_whole("patience", patience)
         regularisation, growth = require_real("regularisation", regularisation), require_real("growth", growth)
-        if memory < 2 or not regularisation > 0 or not growth > 1 or pause < 1 or patience < 1:
+        if not 2 <= memory <= MOST or not regularisation > 0 or not growth > 1 or pause < 1 or patience < 1:
             raise InvalidParameterError(
-                "Anderson needs memory ≥ 2, regularisation > 0, growth > 1, pause ≥ 1 and patience ≥ 1, got "
+                f"Anderson needs 2 ≤ memory ≤ {MOST}, regularisation > 0, growth > 1, pause ≥ 1 and patience ≥ 1, got "
                 f"memory={memory}, regularisation={regularisation}, growth={growth}, pause={pause}, "
                 f"patience={patience}"
             )

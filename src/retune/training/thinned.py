@@ -1,17 +1,17 @@
-r"""Errors of restorations of photon counts: a few of the counts are kept away from the restoration, and judge it.
+r"""Errors of restorations of photon counts. Some counts are held out, and the restoration is compared with them.
 
-A part p of the counts, drawn at random, is restored; the rest is compared with the result. For
-``y = o + gain · n + N(0, read²)`` with n ~ Poisson, binomial thinning makes two Poisson numbers that are independent.
-Normal noise is split in the same way, with the sum kept:
+A random part p of the counts is restored. The result is compared with the other counts. The measurement is
+``y = o + gain · n + N(0, read²)`` with n ~ Poisson. Binomial thinning splits n into two independent Poisson numbers.
+Normal noise is split, too, so that the sum stays the same:
 
     y₁ = o + gain · B/p,   y₂ = o + gain · (c − B)/(1 − p),   B | c ~ Bin(c, p) + N(0, p(1 − p) (read/gain)²),
 
 with ``c = (y − o)/gain``.
 
-Both have the mean ``Ax + o``, and no correlation. So ``E‖A f(y₁) − (y₂ − o)‖² = E‖A f(y₁) − Ax‖² + E‖y₂ − Ax − o‖²``,
-and the second term is known. Unlike Stein's estimate, no derivative is involved, and no noise is taken for normal. The
-noise of y₂ is large, but the same for all restorations: they are ranked by this estimate, and the size of the error is
-Stein's estimate.
+Both have the mean ``Ax + o`` and are uncorrelated. So ``E‖A f(y₁) − (y₂ − o)‖² = E‖A f(y₁) − Ax‖² + E‖y₂ − Ax − o‖²``,
+and the second term is known. Unlike Stein's estimate, this needs no derivative and does not assume that the noise of
+the counts is normal. The noise of y₂ is large, but it is the same for all restorations. So this estimate ranks the
+restorations, and Stein's estimate gives the size of the error.
 
 Sources: N. Oliveira, J. Lei, R. Tibshirani, *Unbiased risk estimation in the normal means problem via coupled bootstrap
 techniques*, Electron. J. Statist. 18(2), 2024; A. Neufeld et al., *Data thinning for convolution-closed distributions*,
@@ -32,18 +32,18 @@ from retune.training.unsupervised import ErrorEstimate
 
 __all__ = ["Thinned", "against", "thin"]
 
-#: Share of the counts that are restored. Halves would have twice the noise, and call for another strength.
+#: Share of the counts that are restored. Half of them would be noisier, and would need another strength.
 KEPT = 0.9
-#: Relative difference from a whole number that is taken for rounding.
+#: A relative difference from a whole number below this counts as rounding.
 _ROUNDING = 1e-5
 
 
 class Thinned(ErrorEstimate):
-    """The error of ``A f(y₁)``, estimated from the counts y₂ that f has not seen.
+    """The error of ``A f(y₁)``, estimated from the held-out counts y₂.
 
     Args:
-        noise: the noise of the counts, with known gain.
-        kept: share of the counts that f sees, in (0, 1).
+        noise: the noise of the counts; its gain is known.
+        kept: share of the counts that f gets, in (0, 1).
     """
 
     words = "by Stein's lemma; ranked by counts that were kept away from the restoration"
@@ -55,13 +55,13 @@ class Thinned(ErrorEstimate):
         self._counts, self.kept = noise, kept
 
     def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        """The model on a part of the counts."""
+        """The model, applied to a part of the counts."""
         return model if callable(getattr(model, "split", None)) else _OnPart(model, self._counts, self.kept)
 
     def map(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: Any) -> Tensor:
         """See ``ErrorEstimate``; `x_net` is the last output of the adapted model for y."""
         noise, rest = self._counts, model.split(y)
-        gain, read = _values(noise, y)
+        gain, read = noise.values(y)
         known = (gain * (y - noise.offset) + read.square()) / (1 - self.kept)
         return (physics.A(x_net) - (rest - noise.offset)).square() - known
 
@@ -72,7 +72,7 @@ class Thinned(ErrorEstimate):
 
 
 class _OnPart(nn.Module):
-    """The model on a part of the counts. Each call draws a new part from the global generator."""
+    """The model, applied to a part of the counts. Each call draws a new part with the global generator."""
 
     def __init__(self, model: nn.Module, noise: PoissonGaussian, kept: float):
         super().__init__()
@@ -84,15 +84,15 @@ class _OnPart(nn.Module):
         return self.model(part, physics)
 
     def split(self, y: Tensor) -> Tensor:
-        """What the last call has left out of this measurement."""
+        """The counts that the last call held out."""
         if self._rest is None or self._rest.shape != y.shape:
             raise InvalidParameterError("call the adapted model with this measurement first")
         return self._rest
 
 
 def thin(y: Tensor, noise: PoissonGaussian, kept: float) -> tuple[Tensor, Tensor]:
-    """Two measurements of the same mean without correlation, of the shares `kept` and 1 − `kept` of the counts."""
-    gain, read = _values(noise, y)
+    """Two uncorrelated measurements with the same mean: from the shares `kept` and 1 − `kept` of the counts."""
+    gain, read = noise.values(y)
     light = y - noise.offset
     one = torch.where(gain > 0, gain, 1.0)
     counts = light / one
@@ -101,7 +101,7 @@ def thin(y: Tensor, noise: PoissonGaussian, kept: float) -> tuple[Tensor, Tensor
     whole = torch.where(gain > 0, counts.clamp_min(0).floor(), 0.0)
     drawn = torch.binomial(whole, torch.full_like(whole, kept))
     rest = counts - whole
-    # The conditional variance of a binomial number of c counts, and of normal noise whose sum is kept.
+    # The conditional variance: of a binomial number of c counts, and of normal noise with a fixed sum.
     spread = torch.where(gain > 0, (rest + (read / one).square()).clamp_min(0), read.square())
     part = drawn + kept * rest + (kept * (1 - kept) * spread).sqrt() * torch.randn_like(y)
     return noise.offset + one * part / kept, noise.offset + one * (counts - part) / (1 - kept)
@@ -113,10 +113,3 @@ def against(fit: Tensor, y: Tensor, other: Tensor, offset: float = 0.0) -> Tenso
     ``E‖A f(y) − y'‖² = E‖A f(y) − Ax‖² + σ²``, and ``‖y − y'‖²/2`` has the mean σ². No noise level is needed.
     """
     return (fit - (other - offset)).square() - (y - other).square() / 2
-
-
-def _values(noise: PoissonGaussian, y: Tensor) -> tuple[Tensor, Tensor]:
-    """gain and read, broadcastable to y."""
-    found = (v if isinstance(v, tuple) else (v,) for v in (noise.gain, noise.read))
-    gain, read = (y.new_tensor(v).view(1, -1, 1, 1) for v in found)
-    return gain, read

@@ -60,7 +60,7 @@ class ErrorEstimate(Loss):
             level at half of white. Stein's lemma then holds with the variances of the pixels.
     """
 
-    #: what the estimate rests on, after "estimated"
+    #: the basis of the estimate, in words that follow "estimated"
     words: str = "by Stein's lemma"
     #: whether the second of ``maps`` is the error of restoring the restored image again
     again: bool = False
@@ -81,7 +81,7 @@ class ErrorEstimate(Loss):
         raise NotImplementedError
 
     def maps(self, x_net: Tensor, y: Tensor, physics: LinearPhysics, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """The estimate of the error of what was measured, and one by which restorations are ranked."""
+        """The estimated error of the measured part, and an estimate that ranks restorations."""
         found = self.map(x_net, y, physics, model)
         return found, found
 
