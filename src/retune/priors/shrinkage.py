@@ -79,11 +79,11 @@ def _root(
     s = torch.zeros_like(alive, dtype=power.dtype)
     if index.numel():
         front = tuple(range(len(dims)))
-        few = (
+        few, near = (
             x.expand(power.shape).movedim(dims, front).flatten(len(dims)).index_select(-1, index)
             for x in (power, reach)
         )
-        s.view(-1)[index] = _newton(*few, steps, front, read=True).flatten()
+        s.view(-1)[index] = _newton(few, near, steps, front, read=True).flatten()
     return s
 
 
