@@ -361,7 +361,6 @@ def test_plain_restarts_are_accelerated_where_that_is_sound(float64):
     assert isinstance(network(solver=retune.Anderson()).accelerated().solver, retune.Anderson)
     untied = Restarted(ForwardBackward(WaveletL12("db2", 2, channels=3), reg=0.1, layers=2), 4)
     assert untied.accelerated() is untied
-    assert not ForwardBackward(Transparent(torch.sin)).symmetric
     assert not retune.PrimalDual(retune.priors.TV()).symmetric
 
 
