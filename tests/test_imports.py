@@ -38,7 +38,7 @@ ORDER = [
     {"instant"},
     {"jobs", "report"},
     {"comparison"},
-    {"demo"},
+    {"demo", "studies"},
     {"cli"},
     {"__main__"},
 ]

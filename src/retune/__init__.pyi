@@ -32,6 +32,7 @@ from . import registry as registry
 from . import report as report
 from . import solve as solve
 from . import solvers as solvers
+from . import studies as studies
 from . import training as training
 from . import weights as weights
 from ._version import __version__ as __version__

@@ -19,6 +19,7 @@ from retune.cli.compare import compare
 from retune.cli.demo import demo
 from retune.cli.doctor import doctor
 from retune.cli.restore import restore
+from retune.cli.study import study
 from retune.cli.train import train
 from retune.cli.tune import tune
 
@@ -61,6 +62,7 @@ app.command("restore")(restore)
 app.command("certify")(certify)
 app.command("doctor")(doctor)
 app.command("compare")(compare)
+app.command("study")(study)
 app.command("demo")(demo)
 
 

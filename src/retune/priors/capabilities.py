@@ -81,7 +81,7 @@ def bind_cycle(priors: Sequence[Prior], shape: Sequence[int], gammas: Sequence[T
     return [_steady(priors[k % len(priors)], b, shape, gammas[k]) for k, b in enumerate(bound)]
 
 
-def part_of(prior: Prior, bound: BoundPrior, part: str) -> Any:
+def part_of(prior: nn.Module, bound: BoundPrior, part: str) -> Any:
     """``bound.prox``, ``bound.grad`` or ``bound.analysis``, which the prior has declared.
 
     Raises:

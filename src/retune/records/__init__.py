@@ -28,6 +28,7 @@ from retune.records.results import (
     Methods as Methods,
 )
 from retune.records.runs import CheckpointFacts, Competitor, EstimatedGain, RunFacts, TuneFacts, TuneResult
+from retune.records.studies import Raced, StepCost, Study, StudyCell, StudyDepth, StudyImage
 
 __all__ = [
     "Certificates",
@@ -51,12 +52,18 @@ __all__ = [
     "Pictures",
     "ProblemResult",
     "Progress",
+    "Raced",
     "Record",
     "RestoredImage",
     "Results",
     "RunFacts",
     "Scores",
     "Searched",
+    "StepCost",
+    "Study",
+    "StudyCell",
+    "StudyDepth",
+    "StudyImage",
     "Trained",
     "Training",
     "TrainingCertificate",

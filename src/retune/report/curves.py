@@ -31,7 +31,7 @@ def psnr_figure(problem: ProblemResult, heading: str) -> Figure | None:
     curves = _curves(problem.methods, "psnr")
     if not curves:
         return None
-    figure, axes = _axes(f"{fitting(heading, 36)}: PSNR when run longer", "layers (log scale)", "PSNR, dB")
+    figure, axes = framed(f"{fitting(heading, 36)}: PSNR when run longer", "layers (log scale)", "PSNR, dB")
     axes.set_xscale("log")
     ends = {name: float(values[-1]) for name, (_, values) in curves.items()}
     anchors = [*ends.values(), *(float(values.max()) for _, values in curves.values())]
@@ -55,7 +55,7 @@ def residual_figure(problem: ProblemResult, heading: str) -> Figure | None:
     curves = _curves(problem.methods, "residual", positive=True)
     if not curves:
         return None
-    figure, axes = _axes(
+    figure, axes = framed(
         f"{fitting(heading, 36)}: how far from settled", "layers (log scale)", "relative residual (log scale)"
     )
     axes.set_xscale("log")
@@ -75,7 +75,7 @@ def training_figure(problem: ProblemResult, heading: str) -> Figure | None:
             curves[name] = np.arange(width, len(loss) + 1), np.convolve(loss, np.ones(width) / width, "valid")
     if not curves:
         return None
-    figure, axes = _axes(
+    figure, axes = framed(
         f"{fitting(heading, 36)}: loss while training", "training step", "mean squared error (running mean)"
     )
     axes.set_yscale("log")
@@ -102,7 +102,8 @@ def _curves(methods: Methods, key: str, positive: bool = False) -> dict[str, tup
     return curves
 
 
-def _axes(heading: str, x: str, y: str) -> tuple[Figure, Axes]:
+def framed(heading: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure with a heading, and room for labels at its right."""
     figure = Figure(figsize=_SIZE)
     axes = figure.add_axes((0.105, 0.125, 0.605, 0.70))
     figure.text(0.025, 0.945, heading, fontsize=13.5, fontweight="bold", va="center")
@@ -172,7 +173,7 @@ def _label_ends(
     order = sorted(ends, key=ends.__getitem__)
     sizes = [0.062 * (1 + texts[name].count("\n")) + 0.02 for name in order]
     winning = winners(methods)
-    places = _apart([ends[name] for name in order], sizes)
+    places = apart([ends[name] for name in order], sizes)
     left, right = axes.get_xlim()
     for name, place in zip(order, places, strict=True):
         end_x = _fraction(axes, float(curves[name][0][-1]), left, right)
@@ -195,7 +196,7 @@ def _fraction(axes: Axes, x: float, left: float, right: float) -> float:
     return (x - left) / (right - left)
 
 
-def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
+def apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
     """Positions in [0, 1] near the wanted ones (ascending) that do not overlap: neighbours are merged into blocks."""
     blocks: list[tuple[float, list[int]]] = []
     for i, place in enumerate(wanted):

@@ -47,7 +47,7 @@ def write_figures(results: Results, folder: str | Path) -> dict[str, Path]:
     """
     folder = Path(folder)
     written = {}
-    with style.context(["default", _rc()]):
+    with style.context(["default", rc()]):
         for name, problem in results.problems.items():
             heading = title(problem, name)
             drawn = {
@@ -58,11 +58,12 @@ def write_figures(results: Results, folder: str | Path) -> dict[str, Path]:
             }
             for kind, figure in drawn.items():
                 if figure is not None:
-                    written[f"{name}-{kind}"] = _write(figure, folder / "figures" / f"{name}-{kind}.png")
+                    written[f"{name}-{kind}"] = write_figure(figure, folder / "figures" / f"{name}-{kind}.png")
     return written
 
 
-def _rc() -> dict:
+def rc() -> dict:
+    """The settings of matplotlib for every figure."""
     installed = set(font_manager.fontManager.get_font_names())
     family = [name for name in _FONTS if name in installed][:1]
     return {
@@ -90,7 +91,8 @@ def _rc() -> dict:
     }
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, atomically; return its path."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
