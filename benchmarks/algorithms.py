@@ -35,12 +35,12 @@ LARGEST = 8192
 Run = Callable[[int], Tensor]
 
 
-def problem(name: str, side: int, device: torch.device) -> tuple[LinearPhysics, Tensor]:
-    x = grey(photograph("chelsea"))[None, :, 60 : 60 + side, 100 : 100 + side].to(device)
+def problem(name: str, side: int, device: torch.device, dtype: torch.dtype) -> tuple[LinearPhysics, Tensor]:
+    x = grey(photograph("chelsea"))[None, :, 60 : 60 + side, 100 : 100 + side].to(device, dtype)
     physics: LinearPhysics = Denoising()
     if name == "deblurring":
-        physics = BlurFFT(img_size=(1, side, side), filter=gaussian_blur(sigma=(1.5, 1.5)), device=device)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        physics = BlurFFT(img_size=(1, side, side), filter=gaussian_blur(sigma=(1.5, 1.5)).to(dtype), device=device)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     return physics, physics.A(x) + (0.1 if name == "denoising" else 0.02) * noise
 
 
@@ -107,11 +107,11 @@ def contenders(name: str, y: Tensor, physics: LinearPhysics) -> dict[str, Run]:
 
 
 def timed(name: str, side: int, rounds: int, device: torch.device) -> tuple[Timing, Mapping[str, int | None]]:
-    physics, y = problem(name, side, device)
+    physics, y = problem(name, side, device, torch.float32)
+    fine = problem(name, side, device, torch.float64)[0]
     reg, found = REG[name], contenders(name, y, physics)
-    exact = ours(retune.PrimalDual(TV(), reg=reg), y.double(), physics.to(torch.float64))
-    best = objective(exact(3000), y.double(), physics, reg)
-    physics = physics.to(torch.float32)
+    exact = ours(retune.PrimalDual(TV(), reg=reg), y.double(), fine)
+    best = objective(exact(3000), y.double(), fine, reg)
 
     def gap(x: Tensor) -> float:
         return objective(x, y, physics, reg) / best - 1

@@ -486,7 +486,6 @@ CASES = {
         energy,
         roughness,
         two_pixels,
-        three_pixels,
         mixed,
         two_proxes,
         half_quadratic,

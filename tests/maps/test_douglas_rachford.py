@@ -195,7 +195,7 @@ def test_conjugate_gradients_begin_at_the_solution_of_the_layer_before(kind, flo
         spent.append(products)
         torch.testing.assert_close(result, bound.layer(u), rtol=0, atol=1e-10)
         torch.testing.assert_close(bound.layer(state), result, rtol=0, atol=0)  # it remembers nothing
-    assert spent[0] < 0.75 * spent[1]
+    assert spent[0] < 0.9 * spent[1]
     assert float(bound.norm(u - cold)) < 1e-5 * float(bound.norm(u))
     found = torch.func.jacrev(bound.layer)(u[:1]).reshape(u.numel(), u.numel())
     assert float(found[:, z.numel() :].abs().max()) == 0

@@ -5,8 +5,8 @@ import torch
 from deepinv.physics import Denoising
 
 import retune
-from known_answers import as_matrix, rand
-from retune import DataTerm, PrimalDual, Restarted, Stop
+from known_answers import as_matrix, rand, three_pixels
+from retune import DataTerm, Implicit, PrimalDual, Restarted, Stop, Truncated
 from retune.errors import InvalidParameterError
 from retune.priors import TGV, TV
 from retune.priors.generalised_variation import adjoint, forward, norm_bound
@@ -102,6 +102,21 @@ def test_with_it_the_map_is_averaged_and_certified(float64):
     assert -1e-12 <= least < 0.9
     assert facts.statement == "converge to a minimiser"
     assert all(a.checked for a in facts.assumptions)
+
+
+@pytest.mark.parametrize("rule", [Truncated(rtol=1e-8, max_blocks=400), Implicit(rtol=1e-8, max_blocks=4000)], ids=repr)
+def test_image_and_gradient_are_those_of_the_closed_form(rule, float64):
+    """In λ, and in ρ."""
+    case = three_pixels()
+    net = Restarted(case.map, depth=20, restarts=60, gradient=rule).train()
+    expected, image = case.answer(), net(case.y, case.physics)
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
+    weights, parameters = rand(*image.shape, seed=9), [case.map.reg.raw, case.map.prior.ratio.raw]
+    exact = torch.autograd.grad((weights * expected).sum(), parameters)
+    found = torch.autograd.grad((weights * image).sum(), parameters)
+    assert min(abs(float(g)) for g in exact) > 1e-2
+    for e, f in zip(exact, found, strict=True):
+        assert float(f) == pytest.approx(float(e), rel=1e-4)
 
 
 def test_a_run_names_it_and_a_file_keeps_it(tmp_path):
