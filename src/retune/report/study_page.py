@@ -183,7 +183,9 @@ def _factor(value: float | None) -> str:
 def _share(value: float | None) -> str:
     if value is None:
         return MISSING
-    return f"{100 * value:.2g} %" if 1e-4 <= value < 10 else power(value)
+    if not 1e-4 <= value < 100:
+        return power(value)
+    return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def _error(value: float | None) -> str:
