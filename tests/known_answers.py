@@ -12,11 +12,33 @@ from deepinv.optim.prior import L1Prior, Prior, Tikhonov
 from deepinv.physics import Denoising, Inpainting, LinearPhysics
 from torch import Tensor, nn
 
-from retune import DataTerm, DouglasRachford, ForwardBackward, GradientStep, PrimalDual, ThreeOperators
+from retune import (
+    DataTerm,
+    DouglasRachford,
+    ForwardBackward,
+    GradientStep,
+    HalfQuadratic,
+    MirrorDescent,
+    PrimalDual,
+    ThreeOperators,
+)
 from retune.guarantee import Convexity
 from retune.maps import AbstractMap
 from retune.maps.base import BoundMap
-from retune.priors import RED, TV, AbstractPrior, Analysis, BoundPrior, Denoiser, Energy, Ridge, WaveletL1, WaveletL12
+from retune.priors import (
+    RED,
+    TGV,
+    TV,
+    AbstractPrior,
+    Analysis,
+    BoundPrior,
+    Denoiser,
+    Energy,
+    Ridge,
+    Sum,
+    WaveletL1,
+    WaveletL12,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +51,7 @@ class Case:
     answer: Callable[[], Tensor]
 
     def bind(self) -> BoundMap:
-        return self.map.bind(DataTerm(self.y, self.physics))
+        return self.map.bind(self.map.data_term(self.y, self.physics))
 
 
 class Quadratic(Prior):
@@ -361,6 +383,40 @@ def two_pixels(batch: int = 2) -> Case:
     return Case(net, y, Denoising(), answer)
 
 
+def three_pixels(batch: int = 2) -> Case:
+    """Generalised variation of three pixels, ``A = I`` and ρ < 1: ``ρ‖x_0 − 2x_1 + x_2‖``, with a threshold as prox."""
+    y = rand(batch, 2, 1, 3, seed=1)
+    prior = TGV(0.7)
+    net = PrimalDual(prior, step_size=0.8, reg=0.1)
+
+    def answer() -> Tensor:
+        bend = torch.tensor([1.0, -2.0, 1.0])
+        size = y @ bend / 6  # (B, C)
+        radius = net.reg()[0] * prior.ratio()
+        length = size.norm(dim=1, keepdim=True)
+        return y - (size * (radius / length).clamp_max(1))[..., None] * bend
+
+    return Case(net, y, Denoising(), answer)
+
+
+def mixed(batch: int = 2) -> Case:
+    """`roughness` with two priors: ``x* = (AᵀA + λΣ v_i w_i K_iᵀK_i)⁻¹Aᵀy`` with the weights v of the sum."""
+    shape = (1, 3, 4)
+    matrix = spectrum(14, 12, 0.8, 1.1)
+    first, second = spectrum(9, 12, 0.4, 1.0, seed=4), spectrum(5, 12, 0.4, 1.0, seed=5)
+    y = rand(batch, 1, 1, 14, seed=1)
+    prior = Sum([Rough(first), Rough(second, 0.6)], [0.7, 1.2])
+    net = PrimalDual(prior, step_size=0.7, reg=0.3, balance=3.0)
+
+    def answer() -> Tensor:
+        weights = prior.weights() * torch.stack([p.log_weight.exp() for p in prior.priors])
+        rough = weights[0] * first.T @ first + weights[1] * second.T @ second
+        system = matrix.T @ matrix + net.reg()[0] * rough
+        return torch.linalg.solve(system, (y.flatten(1) @ matrix).T).T.unflatten(1, shape)
+
+    return Case(net, y, dense(matrix, shape), answer)
+
+
 def two_proxes(batch: int = 2) -> Case:
     """`quadratic` by Douglas–Rachford; the prox of its dense data term needs conjugate gradients."""
     case = quadratic(batch)
@@ -373,6 +429,36 @@ def two_proxes(batch: int = 2) -> Case:
         return torch.linalg.solve(system, (case.y.flatten(1) @ matrix).T).T.unflatten(1, (1, 4, 5))
 
     return Case(net, case.y, case.physics, answer)
+
+
+def half_quadratic(batch: int = 2) -> Case:
+    """`quadratic` by half-quadratic splitting: ``u* = ((I + γN)(I + γλW²) − I)⁻¹ γc`` with ``N = AᵀA``, for this γ."""
+    case = quadratic(batch)
+    (prior,) = case.map.priors
+    net = HalfQuadratic(prior, step_size=0.6, reg=0.3)
+
+    def answer() -> Tensor:
+        matrix, eye = as_matrix(case.physics.A, (1, 4, 5)), torch.eye(20)
+        gamma = net.gamma(DataTerm(case.y, case.physics)).mean()
+        grown = eye + gamma * net.reg()[0] * (2 * prior.log_weight).exp().flatten().diag()
+        system = (eye + gamma * matrix.T @ matrix) @ grown - eye
+        return torch.linalg.solve(system, gamma * (case.y.flatten(1) @ matrix).T).T.unflatten(1, (1, 4, 5))
+
+    return Case(net, case.y, case.physics, answer)
+
+
+def counts(batch: int = 2) -> Case:
+    """Counts through a mask m, and ``½λ‖x‖²``: ``λx² + mx = y``, so ``x* = (√(m² + 4λy) − m)/(2λ)``."""
+    mask = torch.where(rand(1, 1, 3, 4, seed=3) > 0, 1.0, 0.6)
+    y = torch.poisson(torch.full((batch, 1, 3, 4), 9.0), generator=torch.Generator().manual_seed(1)) + 1
+    net = MirrorDescent(Tikhonov(), step_size=0.9, reg=0.3)
+    physics = Inpainting((1, 3, 4), mask=mask)
+
+    def answer() -> Tensor:
+        reg = net.reg()[0]
+        return ((mask**2 + 4 * reg * y).sqrt() - mask) / (2 * reg)
+
+    return Case(net, y, physics, answer)
 
 
 def boxed_l1(batch: int = 2) -> Case:
@@ -400,7 +486,11 @@ CASES = {
         energy,
         roughness,
         two_pixels,
+        three_pixels,
+        mixed,
         two_proxes,
+        half_quadratic,
+        counts,
         boxed_l1,
     )
 }

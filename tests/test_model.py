@@ -346,6 +346,25 @@ def test_autocast_changes_nothing(prior, training):
     torch.testing.assert_close(inside, plain, rtol=0, atol=1e-6)
 
 
+def test_plain_restarts_are_accelerated_where_that_is_sound(float64):
+    """The same equilibrium in fewer layers; every other network is returned as it is."""
+    case = quadratic(low=0.05, step_size=0.5, reg=0.01)
+    net = Restarted(case.map, 5, stop=Stop(1e-9, 20_000)).eval()
+    faster = net.accelerated()
+    assert isinstance(faster.solver, retune.Inertial)
+    assert isinstance(net.solver, retune.Picard)
+    assert faster.map is net.map
+    plain, sooner = net.solve(case.y, case.physics), faster.solve(case.y, case.physics)
+    assert int(sooner.layers.max()) < 0.6 * int(plain.layers.max())
+    torch.testing.assert_close(sooner.image, case.answer().detach(), rtol=0, atol=1e-6)
+    assert network(gradient=Unrolled()).accelerated().solver.plain
+    assert isinstance(network(solver=retune.Anderson()).accelerated().solver, retune.Anderson)
+    untied = Restarted(ForwardBackward(WaveletL12("db2", 2, channels=3), reg=0.1, layers=2), 4)
+    assert untied.accelerated() is untied
+    assert not ForwardBackward(Transparent(torch.sin)).symmetric
+    assert not retune.PrimalDual(retune.priors.TV()).symmetric
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
@@ -373,3 +392,10 @@ def test_a_measurement_without_values_is_named(make, words):
     net = Restarted(ForwardBackward(L1Prior(), reg=0.1), 2, 2).eval()
     with pytest.raises(InvalidParameterError, match=words):
         net.solve(y, Denoising())
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    net = Restarted(ForwardBackward(WaveletL1("haar", 1)), 2, 2, stop=Stop(1e-4, 10**6))
+    with pytest.raises(InvalidParameterError, match="could not be read again: max_layers = 1000000"):
+        net.save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -64,6 +64,8 @@ from .maps import BoundMap as BoundMap
 from .maps import DouglasRachford as DouglasRachford
 from .maps import ForwardBackward as ForwardBackward
 from .maps import GradientStep as GradientStep
+from .maps import HalfQuadratic as HalfQuadratic
+from .maps import MirrorDescent as MirrorDescent
 from .maps import PrimalDual as PrimalDual
 from .maps import ThreeOperators as ThreeOperators
 from .model import Restarted as Restarted

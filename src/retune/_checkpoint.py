@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from retune._files import write_atomically
 from retune._plain import parse_json
 from retune._version import __version__
-from retune.errors import CheckpointError
+from retune.errors import CheckpointError, InvalidParameterError
 
 #: Format number; it increases when older checkpoints can no longer be read.
 FORMAT = 1
@@ -41,8 +41,15 @@ _TIMES, _BESIDE = 8, 64 * 2**20
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], description: dict, notes: dict[str, str]) -> None:
-    """Write atomically: a reader sees the old file or the new one, never half of it."""
+    """Write atomically: a reader sees the old file or the new one, never half of it.
+
+    Raises: InvalidParameterError: the description is one that no reader accepts.
+    """
     path = Path(path)
+    try:
+        _require_sane(description)
+    except ValueError as error:
+        raise InvalidParameterError(f"{path} was not written, because it could not be read again: {error}") from error
     metadata = {
         "retune_format": str(FORMAT),
         "retune_version": __version__,

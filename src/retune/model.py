@@ -40,6 +40,7 @@ from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
 from retune.solvers.descent import Descent
+from retune.solvers.inertial import Inertial
 from retune.solvers.picard import Picard
 
 __all__ = ["Bound", "Restarted"]
@@ -241,6 +242,19 @@ class Restarted(Reconstructor):
         with torch.no_grad():
             solution = self._run(bound.map, init, self.stop if stop is None else stop, trace, observe)
             return _equilibrium_of(bound.map.image(solution.u), solution)
+
+    def accelerated(self) -> Restarted:
+        """The network with [`Inertial`][retune.Inertial] in place of plain restarts, where that is sound.
+
+        Both reach the same equilibrium, and the result shares the weights. It is sound for a map whose layers are
+        proximal gradient steps on one objective ([`symmetric`][retune.AbstractMap]), and for a network that runs to a
+        tolerance. Every other network, and one with a solver that is not plain, is returned as it is.
+        """
+        if not (self.solver.plain and self.map.symmetric and self.gradient.restarts and self.stop.rtol > 0):
+            return self
+        faster = copy.copy(self)
+        faster.solver = Inertial()
+        return faster
 
     def choose(self, y: Tensor, physics: LinearPhysics) -> Choice | None:
         """Choose the options that are "auto" on a batch, once. The first call in train mode does so, too.

@@ -9,13 +9,14 @@ from known_answers import Transparent, quadratic, rand
 from retune import ForwardBackward, Restarted, Stop, Truncated, certify
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import certificate_of, in_a_line
+from retune.errors import InvalidParameterError
 from retune.maps.base import AbstractMap, BoundMap
 from retune.records import CertifiedImage
 
 
 def image_of(case, layers=6, **options):
     net = Restarted(case.map, 3, 2, gradient=Truncated(), stop=Stop(0.0, layers))
-    return certify(net, case.y, case.physics, iterations=40, starts=2, **options)[0]
+    return certify(net, case.y, case.physics, iterations=40, **{"starts": 2, **options})[0]
 
 
 def test_without_graph_it_says_the_same_of_the_restoration(float64):
@@ -110,12 +111,49 @@ class Counted(AbstractMap):
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-5, 1e-9])
-def test_certifying_costs_no_more_layers_than_restoring(rtol, float64):
+def test_certifying_costs_an_eighth_of_the_layers_of_restoring(rtol, float64):
     case = quadratic(batch=1, low=0.15, step_size=0.5, reg=0.02)
     net = Restarted(Counted(case.map), 5, 2, stop=Stop(rtol, 5000)).eval()
     found = net.solve(case.y, case.physics)
     took, net.map.count = int(found.layers[0]), 0
     image = certificate_of(net, case.y, case.physics, found)
-    assert 0 < net.map.count <= took + 2 * net.depth + 6
-    assert image.rmse.estimated.value > 0
+    assert 0 < net.map.count <= took / 8 + net.depth
+    assert "movements of" in image.rate.estimated.how
+    true = (found.image - case.answer().detach()).square().mean().sqrt()
+    assert image.rmse.estimated.value == pytest.approx(float(true), rel=0.05)
     assert "RMSE from its equilibrium" in in_a_line(CertifiedImage.model_validate(image.to_dict()))
+
+
+def test_the_rate_is_seen_in_the_movements_of_the_layers(float64):
+    """Against dense linear algebra: near the equilibrium the movements are a power iteration."""
+    case = quadratic(batch=1, low=0.4)
+    seen = image_of(case, layers=60, learning=False, starts=0).rate.estimated
+    bound = case.map.requires_grad_(False).bind(case.map.data_term(case.y, case.physics))
+    jacobian = torch.func.jacrev(bound.layer)(case.answer().detach()).reshape(20, 20)
+    assert seen.value == pytest.approx(float(torch.linalg.eigvals(jacobian).abs().max()), rel=5e-3)
+    assert seen.how.startswith("movements of")
+
+
+def test_movements_that_are_rounding_show_no_rate():
+    """In float32, at rest: the power iteration of finite differences finds the rate."""
+    case = quadratic(batch=1, low=0.4)
+    seen = image_of(case, layers=400, learning=False, starts=0).rate.estimated
+    assert "finite differences" in seen.how
+    assert seen.value < 0.9
+
+
+def test_a_layer_that_does_not_depend_on_its_state_is_found_by_one_product():
+    net = Restarted(Counted(ForwardBackward(Transparent(lambda v: 0.5 * v), step_size=0.5)), 1, 1, stop=Stop(1e-4, 2))
+    y = rand(1, 1, 8, 8)
+    found = net.eval().solve(y, Denoising())
+    assert int(found.layers[0]) == 2
+    net.map.count = 0
+    image = certificate_of(net, y, Denoising(), found)
+    assert net.map.count == 3  # one beyond the result, one more, and one of a finite difference
+    assert image.rate.estimated.value < 1e-2
+    assert image.rmse.estimated.value < 1e-6
+
+
+def test_no_start_is_for_a_certificate_without_graph():
+    with pytest.raises(InvalidParameterError, match="starts must be at least 1, got 0"):
+        image_of(quadratic(batch=1), starts=0)

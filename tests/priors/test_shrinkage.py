@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import minimize
 
 from known_answers import rand, soft
+from retune.priors import shrinkage
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
 
 
@@ -213,3 +214,25 @@ def test_newton_steps_grow_with_the_ratio():
         assert steps[0] == 0
         assert steps == sorted(steps)
     assert math.inf > newton_steps(1e12, torch.float64)
+
+
+@pytest.mark.parametrize("dims", [(1,), (3,), (1, 3)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_only_groups_with_a_root_are_iterated(dims, batch, monkeypatch, float64):
+    """The result is that of the iteration of all groups; the dead ones are not in it."""
+    weight2 = 4.0 ** torch.rand(1, 3, 1, 3, 1, generator=torch.Generator().manual_seed(0))
+    v = rand(batch, 3, 2, 3 * 50 + 4) * (rand(batch, 1, 2, 3 * 50 + 4, seed=1) > 0.8)
+    t = 0.1 + 0.1 * rand(1, 1, 2, 1, 50, seed=2).abs()
+    sizes, newton = [], shrinkage._newton
+
+    def counting(power, *args, **options):
+        sizes.append(power.numel())
+        return newton(power, *args, **options)
+
+    monkeypatch.setattr(shrinkage, "_newton", counting)
+    few = shrink(v, t, weight2, dims, positions=50)
+    monkeypatch.setattr(shrinkage, "MANY", -1.0)
+    every = shrink(v, t, weight2, dims, positions=50)
+    torch.testing.assert_close(few, every, rtol=1e-10, atol=1e-12)
+    assert 0 < sizes[0] < 0.8 * sizes[1]
+    assert sizes[1] == batch * 3 * 2 * 3 * 50

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from deepinv.optim.prior import TVPrior
+from deepinv.physics import Denoising
 
 import retune
 from known_answers import as_matrix, rand
-from retune import ForwardBackward, GradientStep
+from retune import ForwardBackward, GradientStep, PrimalDual, Restarted, Stop
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import TV, adapt
 from retune.priors.total_variation import differences, differences_adjoint, onto_balls, squared_norm
@@ -81,6 +82,74 @@ def test_the_dual_prox_obeys_moreau(isotropic, vectorial, gamma, float64):
     torch.testing.assert_close(analysis.dual_prox(p, sigma) + sigma * shrunk, p)
 
 
+def huber(z, eps, isotropic, vectorial):
+    """The definition on the groups of differences (B, 2, C, H, W)."""
+    dims = [d for d, grouped in ((1, isotropic), (2, vectorial)) if grouped]
+    t = z.square().sum(dims).sqrt() if dims else z.abs()
+    return torch.where(t <= eps, t**2 / (2 * eps), t - eps / 2).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(("isotropic", "vectorial"), KINDS)
+def test_smoothed_it_has_a_gradient_with_its_constant(isotropic, vectorial, float64):
+    prior, x = TV(isotropic, vectorial, smoothing=0.7), rand(2, 3, 4, 5)
+    torch.testing.assert_close(prior.fn(x), huber(differences(x), 0.7, isotropic, vectorial))
+    bound = prior.bind(x.shape, 0, torch.tensor(2.0))
+    assert bound.grad is not None
+    assert bound.fn_and_grad is not None
+    value, gradient = bound.fn_and_grad(x)
+    torch.testing.assert_close(value, 2 * prior.fn(x))
+    torch.testing.assert_close(gradient, bound.grad(x))
+    y = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(prior.fn(y).sum(), y)
+    torch.testing.assert_close(gradient, expected)
+    flat = torch.zeros(1, 3, 4, 5, requires_grad=True)
+    assert torch.autograd.gradgradcheck(prior.fn, (flat,), fast_mode=True)  # in the quadratic part
+    stated = prior.smoothness(x)
+    assert stated is not None
+    hessian = torch.autograd.functional.hessian(lambda v: prior.fn(v).sum(), torch.zeros(1, 3, 4, 5))
+    curvature = float(torch.linalg.matrix_norm(hessian.reshape(60, 60), 2))
+    assert curvature == pytest.approx(float(stated.lipschitz), rel=1e-10)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("isotropic", "vectorial"), KINDS)
+def test_smoothed_the_dual_prox_is_that_of_brute_force(isotropic, vectorial, float64):
+    """``prox_{σ(γg)*}(p) = p − σ prox_{γg/σ}(p/σ)`` with the inner prox by gradient descent."""
+    gamma, sigma, prior = (
+        torch.tensor([0.4, 1.5]).reshape(2, 1, 1, 1),
+        torch.tensor([0.3]),
+        TV(isotropic, vectorial, 0.7),
+    )
+    p = rand(2, 2, 3, 4, 5)
+    analysis = prior.bind((2, 3, 4, 5), 0, gamma).analysis
+    assert analysis is not None
+    assert not analysis.homogeneous
+    v, t = p / sigma, (gamma / sigma).flatten()
+    z = v.clone().requires_grad_()
+    for _ in range(200):
+        value = (0.5 * (z - v).square().flatten(1).sum(1) + t * huber(z, 0.7, isotropic, vectorial)).sum()
+        (gradient,) = torch.autograd.grad(value, z)
+        z = (z - gradient / (1 + t.reshape(-1, 1, 1, 1, 1) / 0.7)).detach().requires_grad_()
+    torch.testing.assert_close(analysis.dual_prox(p, sigma) + sigma * z.detach(), p, rtol=0, atol=1e-8)
+
+
+def test_smoothed_two_maps_find_the_same_image(float64):
+    """Gradient steps on the smoothed prior, and primal–dual steps on its conjugate."""
+    y = rand(1, 2, 6, 5)
+    prior = TV(smoothing=2.0)
+    nets = [
+        Restarted(map_, depth=10, stop=Stop(1e-9, 3000)).eval()
+        for map_ in (GradientStep(prior, reg=0.2), PrimalDual(prior, reg=0.2, balance=4.0))
+    ]
+    first, second = (net.solve(y, Denoising()).image for net in nets)
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+    assert float((first - Restarted(PrimalDual(TV(), reg=0.2), depth=10).eval()(y, Denoising())).abs().max()) > 1e-2
+    (found,) = retune.certify(nets[0], y, Denoising(), iterations=3, starts=1)
+    assert found.row == "smoothed total variation"
+    assert found.verdict.startswith("Proved: the image is within ")
+    run = retune.config.from_dict({"prior": {"type": "tv", "options": {"smoothing": 0.05}}})
+    assert type(retune.build.network_of(run, 1).map) is GradientStep
+
+
 @pytest.mark.parametrize("dims", [(1, 2), (1,), (2,), ()])
 def test_derivatives_are_those_of_finite_differences(dims, float64):
     p = rand(2, 2, 3, 3, 3).requires_grad_()
@@ -113,8 +182,11 @@ def test_it_declares_what_it_has_and_others_refuse_it_with_advice():
         prior.fn(torch.zeros(3, 4, 5))
     with pytest.raises(InvalidParameterError, match="vectorial"):
         TV(vectorial="yes")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidParameterError, match="smoothing must be finite and ≥ 0, got -1"):
+        TV(smoothing=-1.0)
 
 
 def test_it_is_written_and_read():
     told = retune.PrimalDual(TV(isotropic=False, vectorial=False)).describe()["prior"]
     assert told == {"type": "TV", "isotropic": False, "vectorial": False}
+    assert TV(smoothing=0.1).describe()["smoothing"] == 0.1

@@ -10,7 +10,7 @@ from typing import Any
 from retune._registry.entries import base_of, entry_of, find, kind_of
 from retune.errors import InvalidParameterError
 
-__all__ = ["by_arguments", "description", "parameters_of", "rebuild", "shown"]
+__all__ = ["by_arguments", "description", "made", "parameters_of", "rebuild", "shown"]
 
 #: Larger tables of numbers belong in the state dict, which does not store them as text.
 _LARGEST = 10_000
@@ -125,14 +125,15 @@ def rebuild(told: dict[str, Any]) -> Any:
     Raises:
         UnknownNameError: a type is not registered.
     """
-    arguments = {k: _made(v) for k, v in told.items()}
+    arguments = {k: made(v) for k, v in told.items()}
     cls: Any = find(arguments.pop("type", None)).cls
     return getattr(cls, "rebuild", cls)(**arguments)
 
 
-def _made(value: Any) -> Any:
+def made(value: Any) -> Any:
+    """The value with objects in place of descriptions (tables with a `type`), also in lists."""
     if isinstance(value, list):
-        return [_made(v) for v in value]
+        return [made(v) for v in value]
     return rebuild(value) if isinstance(value, dict) and "type" in value else value
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from retune._registry.describe import parameters_of, rebuild
+from retune._registry.describe import made, parameters_of
 from retune._registry.entries import find, written
 from retune.errors import ConfigError, RetuneError, did_you_mean
 
@@ -34,7 +34,7 @@ def make(
         name: its name.
         where: the table of the run with the options, for messages.
         options: the user's options, by the names of the constructor's arguments. A table with a `type` becomes an
-            object of that registered class.
+            object of that registered class, also in a list.
         given: values from other tables of the run, by the name of the table; the constructor must accept them.
         usual: default values of the run; omitted if the constructor does not accept them.
 
@@ -52,7 +52,7 @@ def make(
                     f"{table}.{key} = {value!r}: the {kind} {written(name)} has no {key}"
                     f"{did_you_mean(key, has)} (it has: {known})"
                 )
-            arguments[key] = rebuild(value) if isinstance(value, dict) and "type" in value else value
+            arguments[key] = made(value)
     missing = [n for n, p in has.items() if p.default is inspect.Parameter.empty and n not in arguments]
     if missing:
         raise ConfigError(f"the {kind} {written(name)} needs {', '.join(missing)}: write it in the table [{where}]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,15 +15,19 @@ _SMALL = 1e-14
 
 
 def per_image_norm(x: Tensor) -> Tensor:
-    """``‖x‖`` of each image (B, …), in the shape (B,), also where squares leave the range of float32."""
+    """``‖x‖`` of each image (B, …), in the shape (B,), also where squares leave the range of float32.
+
+    On an accelerator, where a look would wait for it, such a norm is the upper bound ``√n max |x|``.
+    """
     flat = x.flatten(1)
+    norm = torch.linalg.vector_norm(flat, dim=1)
     if x.dtype != torch.float32:
-        return torch.linalg.vector_norm(flat, dim=1)
-    if x.device.type == "cpu":  # on an accelerator, a look would wait for it
-        norm = torch.linalg.vector_norm(flat, dim=1)
-        if bool(((norm >= _SMALL) & (norm < torch.inf)).all()):
-            return norm
-    return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(x.dtype)
+        return norm
+    fits = (norm >= _SMALL) & (norm < torch.inf)
+    if x.device.type != "cpu":
+        largest = torch.linalg.vector_norm(flat, ord=torch.inf, dim=1)
+        return torch.where(fits, norm, largest * math.sqrt(flat.shape[1]))
+    return norm if bool(fits.all()) else torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(x.dtype)
 
 
 def image_norm(x: Tensor) -> Tensor:

@@ -56,7 +56,10 @@ def certify(
         bound: the result of ``net.bind`` for `y`, if you have it. Bounds inherit the accuracy of its constants, so
             bind within ``torch.no_grad()`` and, on a GPU, without TF32.
         iterations: number of iterations for a norm (five times as many for the rate).
-        starts: number of random starts of each power iteration; the spread over them is reported.
+        starts: number of random starts of each power iteration; the spread over them is reported. 0, with
+            ``learning=False``, takes the rate from the movements of the layers beyond the result, which costs no
+            further layer. If these movements are rounding, or fewer than four, one start of a power iteration replaces
+            them.
         max_layers: maximum number of layers beyond the result.
         learning: whether to estimate the norms of the Jacobians and the error of the gradient, too. Choose False for an
             image that is only restored. Then no graph is recorded, so the memory is that of the restoration, and the
@@ -73,8 +76,9 @@ def certify(
     """
     require("net", net, Restarted, "a network", "for example retune.Restarted(retune.ForwardBackward(prior))")
     for name, value in (("iterations", iterations), ("starts", starts), ("max_layers", max_layers)):
-        if require_whole(name, value) < 1:
-            raise InvalidParameterError(f"{name} must be at least 1, got {value}")
+        least = 0 if name == "starts" and not learning else 1
+        if require_whole(name, value) < least:
+            raise InvalidParameterError(f"{name} must be at least {least}, got {value}")
     if learning and torch.is_inference_mode_enabled():
         raise InvalidParameterError(
             "certify records a graph to estimate the error of the gradient, but torch.inference_mode() forbids "

@@ -61,7 +61,7 @@ def image_certificate(survey: Survey, i: int, distances: dict[str, Tensor]) -> I
         ),
         block_factor=Claim(bound(survey.block, "product over the layers") + power(survey.block_norm, norm)),
         averaged=Claim(bound(_averaged(survey), _averaged_in(facts, i))),
-        rate=Claim(power(survey.rate, "" if survey.learning else norm)),
+        rate=Claim(power(survey.rate, "" if survey.learning or not survey.rate.starts else norm)),
         residual=Claim((Number(float(distances["residual"][i]), Basis.MEASURED, moved),)),
         distance=Claim(bound(proved, far) + estimate(distances["estimated"], by_rate)),
         relative_distance=Claim(
@@ -172,6 +172,9 @@ def _gradient_claim(survey: Survey, i: int, bound, jumps: bool) -> Claim:
 
 def _spread(found: Estimate, i: int) -> str:
     """The origin of an estimate and the spread of its starts, in words."""
+    if found.starts == 0:
+        within = f"{float(found.spread[i]):.0e}"
+        return f"movements of {found.iterations} cycles of layers, whose halves agree within {within}"
     return f"{found.iterations} iterations, {found.starts} starts agree within {float(found.spread[i]):.0e}"
 
 

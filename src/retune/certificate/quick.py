@@ -1,12 +1,14 @@
-"""A certificate at limited cost for a restoration, and its summary in one line."""
+"""A certificate at little cost for a restoration, and its summary in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from retune._torch.precision import full_precision
 from retune.certificate import ImageCertificate, certify
 from retune.equilibrium import Equilibrium
 from retune.errors import RetuneError, one_line
@@ -19,34 +21,44 @@ __all__ = ["certificate_of", "in_a_line", "in_words", "sample_certificate"]
 def certificate_of(
     net: Restarted, y: Tensor, physics: LinearPhysics, found: Equilibrium, bound: Bound | None = None
 ) -> ImageCertificate:
-    """Certify one restored measurement (1, C, h, w) with about the layers and memory of its restoration.
+    """Certify one restored measurement (1, C, h, w) at about an eighth of the layers of its restoration.
 
-    Half of the layers run beyond the result, to see how far it still moves (at least one block). The other half serve
-    the power iteration for the rate (at least five layers). There are at most 2 starts of 100 iterations.
+    An eighth of the layers, rounded up to whole blocks, run beyond the result. Their movements show the distance and
+    the rate. If they are rounding, a power iteration of a twentieth of the layers (at least five) shows the rate.
     """
     layers = int(found.layers[0])
-    starts = 2 if layers >= 100 else 1
     return certify(
         net,
         y,
         physics,
         result=found,
         bound=bound,
-        iterations=max(1, min(20, layers // (10 * starts))),
-        starts=starts,
-        max_layers=max(net.depth, layers // 2),
+        iterations=max(1, layers // 100),
+        starts=0,
+        max_layers=max(1, -(-layers // (8 * net.depth))) * net.depth,
         learning=False,
     )[0]
 
 
-def sample_certificate(net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]]) -> CertifiedImage:
+def sample_certificate(
+    net: Restarted, measure: Callable[[], tuple[Tensor, LinearPhysics]], *, learning: bool = True
+) -> CertifiedImage:
     """The certificate of one measurement (1, C, h, w) for the report of a training; or its `failure`.
 
-    It includes the error of the learning gradient, so it records the graph of a layer.
+    Args:
+        net: the network.
+        measure: makes the measurement, and its operator.
+        learning: whether it includes the norms of the Jacobians and the error of the learning gradient. It then records
+            the graph of a layer, and takes several hundred products with the Jacobian.
     """
     try:
         y, physics = measure()
-        found = certify(net, y, physics, iterations=10, starts=2, max_layers=500)[0]
+        if learning:
+            found = certify(net, y, physics, iterations=10, starts=2, max_layers=500)[0]
+        else:
+            with torch.no_grad(), full_precision():
+                bound = net.eval().bind(y, physics)
+            found = certificate_of(net, y, physics, net.solve(y, physics, bound=bound), bound)
         return CertifiedImage.model_validate(found.to_dict())
     except (RetuneError, RuntimeError) as error:  # a failed certificate must not lose the trained weights
         return CertifiedImage(failure=one_line(error))

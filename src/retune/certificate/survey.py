@@ -27,6 +27,8 @@ _LEAP = 10.0
 _STEADY = 0.9
 #: Movements below this multiple of ε ‖u‖ are rounding.
 JITTER = 1000.0
+#: Movements above this multiple of ε ‖u‖ show the rate: rounding changes their sum of squares by a hundredth.
+_VISIBLE = 8.0
 #: An estimate from below refutes a bound if it exceeds it by this share plus the error of a finite difference.
 REFUTES = 1e-3
 
@@ -58,20 +60,28 @@ class Survey:
         ahead = self._ahead(self.block, max_layers)
         self.first_step: Tensor | None = None
         self.last_step: Tensor | None = None
+        self.moves: list[Tensor] = []  # of the cycles, for a rate without power iterations
         self.after_one, self.begins = self._watched(self.u)
         self.u_far, self.ends, self.blocks = self.after_one, self.begins, 1
         self._go_on(ahead - 1)
-        jacobian = Linearised(bound, self.u_far, graph=learning)
-        self.rate = _per_layer(spectral_radius(jacobian, 5 * iterations, starts), bound.layers)
+        jacobian = None
+        rate = self._seen_rate() if starts == 0 else None
+        if rate is None:
+            jacobian = Linearised(bound, self.u_far, graph=learning)
+            rate = _per_layer(spectral_radius(jacobian, 5 * iterations, max(1, starts)), bound.layers)
+        self.rate = rate
         if self.block is None or bool((self.block >= 1).any()):
             # One more: the first block only shows the movement to compare with.
             more = min(self._ahead(self.rate.value**self.depth, max_layers) + 1, max_layers // self.depth) - ahead
             if more > 0:
                 self._go_on(more)
-        self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if learning and bound.layers == 1 else None
-        self.block_norm = spectral_norm(jacobian, cycles, iterations, starts) if learning else None
-        self.exact = jacobian.exact
-        self.gradient = self._gradient(jacobian, cycles) if learning else None
+                self.rate = rate if jacobian is not None else self._seen_rate() or rate
+        self.layer_norm = self.block_norm = self.gradient = None
+        self.exact = jacobian is not None and jacobian.exact
+        if learning and jacobian is not None:
+            self.layer_norm = spectral_norm(jacobian, 1, iterations, starts) if bound.layers == 1 else None
+            self.block_norm = spectral_norm(jacobian, cycles, iterations, starts)
+            self.gradient = self._gradient(jacobian, cycles)
 
     def _ahead(self, factor: Tensor | None, max_layers: int) -> int:
         """Number of blocks that halve the distance; the allowed maximum if none does."""
@@ -82,10 +92,13 @@ class Survey:
         return 1 if worst <= 0.5 else min(most, math.ceil(math.log(0.5) / math.log(worst)))
 
     def _go_on(self, blocks: int) -> None:
-        """Run further blocks, and measure the movement of the cycles of the last block."""
+        """Run further blocks, and measure the movements of the cycles of the last one; without starts, of all."""
         with torch.no_grad():
             for _ in range(blocks - 1):
-                self.u_far = self.bound.block(self.u_far, self.depth)
+                if self.starts == 0:
+                    self.u_far, _ = self._watched(self.u_far)
+                else:
+                    self.u_far = self.bound.block(self.u_far, self.depth)
         if blocks > 0:
             self.u_far, self.ends = self._watched(self.u_far)
             self.blocks += blocks
@@ -98,11 +111,28 @@ class Survey:
                 before = u
                 for k in range(first, min(first + self.bound.layers, self.depth)):
                     u = self.bound.layer(u, k)
-                most = torch.maximum(most, per_image_norm(u - before))
+                self.moves.append(per_image_norm(u - before))
+                most = torch.maximum(most, self.moves[-1])
                 if self.guarantee.averaged is not None:
                     self.last_step = self.bound.norm(u - before)
                     self.first_step = self.last_step if self.first_step is None else self.first_step
         return u, most
+
+    def _seen_rate(self) -> Estimate | None:
+        """The factor of a layer from the movements of the cycles beyond the result; None if they are few, or rounding.
+
+        ``T(u_{n+1}) − T(u_n) ≈ J (u_{n+1} − u_n)``: they are a power iteration whose start is the last change.
+        """
+        noise = _VISIBLE * precision.rounding(self.u) * per_image_norm(self.u)
+        if len(self.moves) < 4 or bool((self.moves[-1] <= noise).any()):
+            return None
+        logs = torch.stack(self.moves).log()
+        last, half = len(logs) - 1, (len(logs) - 1) // 2
+        middle = (half + last) // 2
+        rate, early, late = (
+            ((logs[b] - logs[a]) / (b - a)).exp() for a, b in ((half, last), (half, middle), (middle, last))
+        )
+        return _per_layer(Estimate(rate, (early - late).abs(), last - half, 0), self.bound.layers)
 
     def _jumps(self, size: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the iteration jumps between states instead of approaching one, and whether `near` is refuted, (B,).
@@ -123,7 +153,12 @@ class Survey:
         return moves & (steady | torch.tensor(said, device=moves.device)), moves & too_far
 
     def _kept(self, size: Tensor) -> Tensor:
-        """The share of the movement of a cycle that was left in the last block, (B,); 0 if it is rounding."""
+        """The share of the movement of a cycle that was left in the last block, (B,); 0 if it is rounding.
+
+        It is also 0 for a rate that was seen in the movements, which says the same more exactly.
+        """
+        if self.rate.starts == 0:
+            return torch.zeros_like(size)
         moves = self.ends > JITTER * torch.finfo(size.dtype).eps * size
         return torch.where(moves & (self.blocks > 1), _share(self.ends, self.begins), 0.0)
 

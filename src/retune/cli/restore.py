@@ -88,7 +88,7 @@ def restore(
     ] = False,
     certificate: Annotated[
         bool,
-        typer.Option("--certificate/--no-certificate", help="Certify each image; at most doubles the time."),
+        typer.Option("--certificate/--no-certificate", help="Certify each image: about an eighth of the layers more."),
     ] = True,
     report: _problem.Report = True,
     details: _problem.Details = False,

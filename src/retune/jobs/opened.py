@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -53,8 +53,11 @@ class OpenedModel:
     black: float | None = None
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
-        """The network for a measurement, and its problem: a trained network is the same for all."""
-        return self, problem
+        """The network for a measurement, and its problem: a trained network is the same for all.
+
+        It takes inertial steps in place of plain ones where that is sound: the result is the same, sooner.
+        """
+        return replace(self, net=self.net.accelerated()), problem
 
     def __reduce__(self) -> tuple:
         return _again, (self.file, self.problem, self.device)

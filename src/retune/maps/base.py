@@ -124,12 +124,15 @@ class AbstractMap(nn.Module, ABC):
             restarts are damped by default.
         backtracks: whether no safe step size is known. Then the default solver is [`Descent`][retune.Descent], which
             searches for it.
+        symmetric: whether a layer is a proximal gradient step on one objective, with a nonexpansive prox. Its
+            linearisation then has real eigenvalues only, so inertia ([`Inertial`][retune.Inertial]) is sound.
         per_image: whether the map treats the images of a batch independently, so that settled images can leave it.
     """
 
     layers: int = 1
     nonexpansive: bool = True
     backtracks: bool = False
+    symmetric: bool = False
     per_image: bool = False
     in_state_dict: tuple[str, ...] = ()
     added_later: tuple[str, ...] = ()

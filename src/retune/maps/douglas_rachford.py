@@ -12,7 +12,7 @@ from retune._torch.batch import over_images
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
 from retune.maps.guarantees import douglas_rachford_guarantee
-from retune.maps.with_prior import BoundWithProx, MapWithProx
+from retune.maps.with_prior import BoundWithTwoProxes, MapWithProx
 from retune.operators.data_term import DataTerm
 
 __all__ = ["DouglasRachford"]
@@ -28,7 +28,9 @@ class DouglasRachford(MapWithProx):
     badly conditioned. γ changes the speed, not the minimiser. With the same γ it is ADMM in other variables.
 
     ``γ = s/((1 − s)L)``; a sigmoid keeps the learned s in (0, 1). For a tight frame D (``D Dᵀ = I``) the prox of
-    ``f∘D`` is exactly ``z + Dᵀ(prox_{γf}(Dz) − Dz)``.
+    ``f∘D`` is exactly ``z + Dᵀ(prox_{γf}(Dz) − Dz)``. Where the prox of f needs conjugate gradients, they begin at the
+    solution of the layer before, which the state holds beside z. Their accuracy is a relative residual of 4e-6 in
+    float32 and 1e-12 in float64, far below the tolerance of the stopping rule.
 
     If f∘D is μ-strongly convex and its prox is exact, the map has the factor ``½(1 + δ)``, ``δ = max((1 − γμ)/(1 + γμ),
     (γL − 1)/(γL + 1))`` (Giselsson and Boyd, *IEEE Trans. Automat. Control* 62, 2017). The factor is smallest for
@@ -75,12 +77,8 @@ class DouglasRachford(MapWithProx):
         return douglas_rachford_guarantee(self, self.gamma(data_term), data_term)
 
 
-class _BoundDouglasRachford(BoundWithProx):
+class _BoundDouglasRachford(BoundWithTwoProxes):
     """Cost per layer: the prox of f, the frame in both directions, the prox of g, and a few vector operations."""
-
-    def __init__(self, owner: DouglasRachford, data_term: DataTerm):
-        super().__init__(owner, data_term)
-        self._data_prox = data_term.prox_at(self._gamma)
 
     def init(self) -> Tensor:
         """The state of ``Aᵀy/‖A‖²``. For a denoiser the holes of a mask are filled in."""
@@ -88,15 +86,15 @@ class _BoundDouglasRachford(BoundWithProx):
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``z + prox_{γλg}(2x − z) − x``."""
-        seen = self._synthesis(u)
-        x = u + self.image_adjoint(self._data_prox(seen) - seen) if self._frame is not None else self._data_prox(u)
-        return u + self._prox(2 * x - u) - x
+        z, x, found = self._data_step(u)
+        return self._closed(z + self._prox(2 * x - z) - x, found)
 
     def image(self, u: Tensor) -> Tensor:
         """``prox_{γf}(Dz)``."""
-        return self._data_prox(self._synthesis(u))
+        return self._data_step(u)[2]
 
     def state(self, image: Tensor) -> Tensor:
         """The state with this image: ``x = prox_{γf}(z)`` where ``z = x + γ∇f(x)``."""
         step = self._gamma * self._gradient(self._require(image))
-        return self._extension(image) + self.image_adjoint(step)
+        z = image + step if self._frame is None else self._frame.extension(image) + self._frame.analysis(step)
+        return self._closed(z, image)

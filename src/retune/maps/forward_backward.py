@@ -88,6 +88,7 @@ class ForwardBackward(AbstractMap):
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         able = [adapt(p) for p in self.priors]
         self.nonexpansive = not any(p.may_expand for p in able)
+        self.symmetric = self.nonexpansive and layers == 1
         learn_reg = learn_reg and any(p.uses_strength for p in able)
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")
 

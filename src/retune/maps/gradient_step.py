@@ -112,6 +112,7 @@ class GradientStep(MapWithPrior):
                 f"layers={layers}, but {whose} has no known Lipschitz constant: its "
                 "step size is searched for by the value of one objective, that of a single layer. Give layers=1"
             )
+        self.symmetric = self.nonexpansive and not self.backtracks and layers == 1
         learn_step_size = learn_step_size and not self.backtracks  # the equilibrium does not depend on it
         self.step_size = Bounded(step_size, (layers,), learn=learn_step_size, name="step_size")
         self.reg = Positive(reg, (layers,), learn=learn_reg, name="reg")

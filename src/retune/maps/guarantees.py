@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from retune._torch.batch import over_images
 from retune._torch.precision import sharp
 from retune.guarantee import Assumption, Convexity, Guarantee, Known, Subject
+from retune.operators.data_prox import QuadraticProx
 from retune.operators.data_term import DataTerm
+from retune.operators.kinds import is_nonnegative
 from retune.operators.norm import lanczos_sqnorm
-from retune.operators.pairs import random_like, violates_firmness
+from retune.operators.pairs import random_like, steepest, violates_firmness
 from retune.parameters import Bounded, Positive
 from retune.priors.base import Analysis, BoundPrior
 from retune.priors.capabilities import bind_cycle, convexity_of, is_inherited, smoothness_of
@@ -26,6 +28,8 @@ __all__ = [
     "backtracking_guarantee",
     "douglas_rachford_guarantee",
     "forward_backward_guarantee",
+    "half_quadratic_guarantee",
+    "mirror_guarantee",
     "primal_dual_guarantee",
     "smooth_assumptions",
     "three_operator_guarantee",
@@ -162,6 +166,11 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
     )
 
 
+def _exactness(prox: QuadraticProx) -> Assumption:
+    how = "closed form" if prox.exact else f"conjugate gradients, relative residual {prox.accuracy:.0e}"
+    return Assumption("the prox of the data term is exact", prox.exact, how)
+
+
 class Reflected(Protocol):
     """The attributes of a map with two proxes that its guarantee uses."""
 
@@ -175,17 +184,12 @@ def douglas_rachford_guarantee(owner: Reflected, gamma: Tensor, data_term: DataT
     prox = data_term.prox_at(gamma)
     reg = owner.reg.value.to(gamma)
     (bound,) = bind_cycle([owner.prior], data_term.shape, [gamma * reg])
-    how = "closed form" if prox.exact else f"conjugate gradients, relative residual {prox.accuracy:.0e}"
     of_prior = _of_priors([owner.prior], [known], [bound], data_term)
     facts = Guarantee(
         row="convex prior with exact prox, Douglas–Rachford",
         lipschitz=data_term.lipschitz,
         lipschitz_kind=data_term.sqnorm_kind,
-        assumptions=(
-            *smooth_assumptions(data_term),
-            Assumption("the prox of the data term is exact", prox.exact, how),
-            *of_prior,
-        ),
+        assumptions=(*smooth_assumptions(data_term), _exactness(prox), *of_prior),
     )
     if known is None or any(a.refuted for a in of_prior):
         return facts
@@ -204,6 +208,46 @@ def douglas_rachford_guarantee(owner: Reflected, gamma: Tensor, data_term: DataT
         factor_from="½(1 + δ), δ = max((1 − γμ)/(1 + γμ), (γL − 1)/(γL + 1))",
         strong_convexity=mu,
         strong_convexity_from="the smallest singular value of A, known exactly" if contracts else "μ is unknown",
+    )
+
+
+def half_quadratic_guarantee(owner: Reflected, gamma: Tensor, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.HalfQuadratic.guarantee].
+
+    Each prox of a convex function is ½-averaged, so their composition is ⅔-averaged. With an m-strongly convex g its
+    Lipschitz constant is at most ``1/((1 + γμ)(1 + γλm))``.
+    """
+    known = convexity_of(owner.prior)
+    prox = data_term.prox_at(gamma)
+    reg = owner.reg.value.to(gamma)
+    (bound,) = bind_cycle([owner.prior], data_term.shape, [gamma * reg])
+    of_prior = _of_priors([owner.prior], [known], [bound], data_term)
+    facts = Guarantee(
+        row="convex prior with exact prox, half-quadratic splitting",
+        lipschitz=data_term.lipschitz,
+        lipschitz_kind=data_term.sqnorm_kind,
+        assumptions=(*smooth_assumptions(data_term), _exactness(prox), *of_prior),
+    )
+    if known is None or any(a.refuted for a in of_prior):
+        return facts
+    square = bound.frame is None or bound.frame.orthonormal
+    mu = data_term.strong_convexity if square else torch.zeros_like(data_term.strong_convexity)
+    step, strong = gamma.flatten(), _strong(known).to(gamma)
+    factor = 1 / ((1 + step * mu) * (1 + step * reg * strong))
+    contracts = bool((factor < 1).all())
+    exists = "" if known.checked or contracts else ", if there is one"
+    which = "the only" if contracts else "a"
+    return replace(
+        facts,
+        subject=Subject.ITERATES,
+        statement=f"converge to {which} minimiser of f_γ(Du) + λg(u) with the envelope f_γ, which depends on γ{exists}",
+        averaged=torch.full_like(factor, 2 / 3),
+        factor=factor[None] if contracts else None,
+        factor_from="1/((1 + γμ)(1 + γλm))",
+        strong_convexity=mu,
+        strong_convexity_from=(
+            "the smallest singular value of A, known exactly" if bool((mu > 0).all()) else "μ is unknown"
+        ),
     )
 
 
@@ -229,6 +273,50 @@ def three_operator_guarantee(owner: Reflected, gamma: Tensor, data_term: DataTer
         subject=Subject.ITERATES,
         statement=f"have images that converge to a minimiser{exists}",
         averaged=1 / (2 - half),
+    )
+
+
+class Mirrored(Protocol):
+    """The attributes of a mirror descent that its guarantee uses."""
+
+    prior: Prior
+
+
+def mirror_guarantee(owner: Mirrored, data_term: DataTerm) -> Guarantee:
+    """See [`guarantee`][retune.MirrorDescent.guarantee]."""
+    stated = smoothness_of(owner.prior, data_term.adjoint_y)
+    assert stated is not None
+    weak = stated.weak_convexity
+    convex = data_term.fidelity.convex and weak is not None and bool((torch.as_tensor(weak) == 0).all())
+    (bound,) = bind_cycle([owner.prior], data_term.shape, [data_term.adjoint_y.new_ones(())])
+    assert bound.grad is not None
+    refuted = not stated.checked and bool(
+        (steepest(bound.grad, data_term.adjoint_y.detach()) > torch.as_tensor(stated.lipschitz)).any()
+    )
+    how = "refuted: ∇R changes faster on random images" if refuted else stated.how
+    positive = is_nonnegative(data_term.physics)
+    name = type(data_term.physics).__name__
+    facts = data_term.fidelity
+    return Guarantee(
+        row="counts with a smooth prior, mirror descent",
+        subject=Subject.NONE if refuted else Subject.OBJECTIVE,
+        statement="" if refuted else "never rises, and tends to its smallest value" if convex else "never rises",
+        lipschitz_kind=data_term.sqnorm_kind,
+        metric="Bregman distance of −Σ a log x + ½λL_R‖x‖²",
+        assumptions=(
+            Assumption("A is linear, and A_adjoint is its adjoint", *_linearity(data_term)),
+            Assumption(
+                "A has no negative entries",
+                bool(positive),
+                f"{name}: its kernel or mask is not negative" if positive else "random points did not refute it",
+            ),
+            Assumption(
+                f"{type(data_term.data_fidelity).__name__} has a curvature of at most w/u²",
+                facts.checked,
+                "the likelihood of counts: y/(u + b)² ≤ y/u²" if facts.checked else facts.how,
+            ),
+            Assumption("∇R is L_R-Lipschitz", stated.checked and not refuted, how, refuted=refuted),
+        ),
     )
 
 
@@ -293,18 +381,35 @@ def _of_analysis(prior: Prior, analysis: Analysis, data_term: DataTerm) -> list[
     like = data_term.adjoint_y.detach()
     if fact is not None and not fact.checked:
         sigma = torch.ones_like(analysis.sqnorm)
-        if violates_firmness(lambda p: analysis.dual_prox(p, sigma), analysis.forward(like)):
+        if violates_firmness(lambda p: analysis.dual_prox(p, sigma), analysis.of(like, analysis.start(like))):
             how = "refuted: its dual prox is not firmly non-expansive here"
             found[-1] = Assumption(found[-1].statement, False, how, refuted=True)
-    size = lanczos_sqnorm(lambda x: analysis.adjoint(analysis.forward(x)), random_like(like))
-    twice = random_like(analysis.forward(like), seed=1)
-    one, two = (analysis.forward(like) * twice).sum(), (like * analysis.adjoint(twice)).sum()
-    scale = torch.linalg.vector_norm(analysis.forward(like)) * torch.linalg.vector_norm(twice)
+    forward, adjoint, like = _flat(analysis, like)
+    size = lanczos_sqnorm(lambda v: adjoint(forward(v)), random_like(like))
+    seen = forward(like)
+    twice = random_like(seen, seed=1)
+    one, two = (seen * twice).sum(), (like * adjoint(twice)).sum()
+    scale = torch.linalg.vector_norm(seen) * torch.linalg.vector_norm(twice)
     wrong = bool((one - two).abs() > 1e-3 * scale)
     if wrong or bool((size > 1.001 * analysis.sqnorm).any()):
         what = "its adjoint is wrong" if wrong else f"‖K‖² is at least {float(size.max()):.4g}"
         return [*found, Assumption(statement, False, f"refuted: {what}", refuted=True)]
     return [*found, Assumption(statement, False, analysis.how)]
+
+
+def _flat(analysis: Analysis, like: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
+    """K and its adjoint as functions of one tensor (B, 1, 1, n), the image and the further variable; and such a one."""
+    shape, pixels, w = like.shape[1:], like[0].numel(), analysis.start(like)
+
+    def forward(v: Tensor) -> Tensor:
+        v = v.flatten(1)
+        return analysis.of(v[:, :pixels].unflatten(1, shape), None if w is None else v[:, pixels:])
+
+    def adjoint(z: Tensor) -> Tensor:
+        return torch.cat([p.flatten(1) for p in analysis.back(z) if p is not None], 1)[:, None, None]
+
+    parts = [like.flatten(1)] if w is None else [like.flatten(1), random_like(w, seed=2)]
+    return forward, adjoint, torch.cat(parts, 1)[:, None, None]
 
 
 def _of_priors(

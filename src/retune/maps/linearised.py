@@ -14,6 +14,10 @@ from retune.maps.base import BoundMap
 __all__ = ["Estimate", "Linearised", "spectral_norm", "spectral_radius"]
 
 
+#: Below this multiple of √ε a finite difference of a unit vector is rounding.
+_NOTHING = 8.0
+
+
 class Linearised:
     """The Jacobian J of one cycle of a bound map at a state. Its graphs are recorded once.
 
@@ -150,18 +154,22 @@ def spectral_radius(jacobian: Linearised, iterations: int = 100, starts: int = 3
     contains the slow modes of ``J`` and, if J is nearly symmetric, those of ``Jᵀ``; a random start hardly contains
     them.
     """
-    found = []
+    found, taken = [], 0
     multiply = jacobian.transposed if jacobian.graph else jacobian.product
     for seed in range(starts):
         w, logs = jacobian.random(seed) if seed else jacobian.last_change(), []
+        size = per_image_norm(w)
         for _ in range(iterations):
             w = multiply(w)
             size = per_image_norm(w)
+            if not jacobian.graph and bool((size <= _NOTHING * torch.finfo(w.dtype).eps ** 0.5).all()):
+                break  # a finite difference shows no more than rounding: the layer does not depend on its state
             logs.append(size.clamp_min(torch.finfo(w.dtype).tiny).log())
             w = _unit(w)
-        rate = torch.stack(logs[iterations // 2 :]).mean(0).exp()
+        taken = max(taken, len(logs))
+        rate = torch.stack(logs[iterations // 2 :]).mean(0).exp() if len(logs) == iterations else size
         found.append(torch.where(torch.eq(size, 0), torch.zeros_like(rate), rate))
-    return _gather(found, iterations)
+    return _gather(found, max(1, taken))
 
 
 def _gather(found: list[Tensor], iterations: int) -> Estimate:

@@ -47,7 +47,8 @@ class PrimalDual(MapWithPrior):
     The state is one tensor (B, n + m): the image x, then the scaled multiplier ``q = p/r``. In these coordinates the
     metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ). It lies between ``1 ± √(τς)‖K‖`` times the Euclidean norm,
     so changes of q and of x count equally. The stopping rule compares the change of the whole state with ‖x‖: if the
-    multiplier still moves, the image has not converged.
+    multiplier still moves, the image has not converged. A further variable w of the prior, as of
+    [`TGV`][retune.priors.TGV], lies between x and q and is treated like x: the theorem is about (x, w).
 
     Args:
         prior: a prior with an analysis form, for example [`TV`][retune.priors.TV].
@@ -166,13 +167,16 @@ class _BoundPrimalDual(BoundWithPrior):
         super().__init__(owner, data_term)
         self._owner, self._box = owner, owner.box
         self._steps = steps = owner.steps(data_term, scale)
-        self._forward, self._adjoint, self._dual = steps.analysis.forward, steps.analysis.adjoint, steps.dual_prox
+        self._analysis, self._dual = steps.analysis, steps.dual_prox
         self._minus_step = -over_images(steps.tau)
         self._minus_back = -over_images(steps.tau / steps.scale)  # of Kᵀq
         self._ahead = steps.sigma * steps.scale  # of K(2x⁺ − x)
         self._pixels = data_term.shape[1:].numel()
         with torch.no_grad():
-            self._dual_shape = self._forward(torch.zeros_like(data_term.adjoint_y)).shape[1:]
+            zero = torch.zeros_like(data_term.adjoint_y)
+            further = steps.analysis.start(zero)
+            self._further = 0 if further is None else further.shape[1]
+            self._dual_shape = steps.analysis.of(zero, further).shape[1:]
 
     def with_steps_of(self, other: BoundMap) -> BoundMap:
         """See [`BoundMap`][retune.BoundMap]: this map in the coordinates of the other map."""
@@ -188,12 +192,18 @@ class _BoundPrimalDual(BoundWithPrior):
         return self.state(self._back_projection() if continued is None else continued)
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
-        """One step of x, then one of q, at ``2x⁺ − x``."""
-        x, q = self._parts(u)
+        """One step of x (and w), then one of q, at ``2x⁺ − x``."""
+        x, w, q = self._parts(u)
+        back, back_w = self._analysis.back(q)
         moved = torch.addcmul(x, self._gradient(x), self._minus_step)
-        new = self._project(torch.addcmul(moved, self._adjoint(q), self._minus_back))
-        step = self._forward(2 * new - x) * over_images(self._ahead, q.ndim)
-        return torch.cat([new.flatten(1), self._dual(q + step).flatten(1)], 1)
+        new = self._project(torch.addcmul(moved, back, self._minus_back))
+        if w is None or back_w is None:
+            new_w, ahead = None, self._analysis.of(2 * new - x, None)
+        else:
+            new_w = torch.addcmul(w, back_w, self._minus_back.reshape(-1, 1))
+            ahead = self._analysis.of(2 * new - x, 2 * new_w - w)
+        new_q = self._dual(q + ahead * over_images(self._ahead, q.ndim))
+        return torch.cat([p.flatten(1) for p in (new, new_w, new_q) if p is not None], 1)
 
     def image(self, u: Tensor) -> Tensor:
         return self._parts(u)[0]
@@ -202,16 +212,16 @@ class _BoundPrimalDual(BoundWithPrior):
         return self.image_adjoint(self._project(self._require(image)))
 
     def image_adjoint(self, image: Tensor) -> Tensor:
-        return torch.cat([image.flatten(1), image.new_zeros(len(image), self._dual_shape.numel())], 1)
+        return torch.cat([image.flatten(1), image.new_zeros(len(image), self._further + self._dual_shape.numel())], 1)
 
     def size(self, u: Tensor) -> Tensor:
         """``‖x‖``."""
         return per_image_norm(u[:, : self._pixels])
 
     def norm(self, u: Tensor) -> Tensor:
-        """``√(‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩)``, the metric times √τ."""
-        x, q = self._parts(u)
-        product = (self._forward(x) * q).flatten(1).sum(1)
+        """``√(‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩)``, the metric times √τ; with w, (x, w) in place of x."""
+        x, w, q = self._parts(u)
+        product = (self._analysis.of(x, w) * q).flatten(1).sum(1)
         return (u.square().sum(1) + 2 * self._minus_back.flatten() * product).clamp_min(0).sqrt()
 
     def visible(self, u: Tensor) -> Tensor:
@@ -221,10 +231,10 @@ class _BoundPrimalDual(BoundWithPrior):
         """
         return self.image_adjoint(self.image(u))
 
-    def _parts(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The image and the scaled multiplier of a state; views."""
-        x, q = u[:, : self._pixels], u[:, self._pixels :]
-        return x.unflatten(1, self._shape[1:]), q.unflatten(1, self._dual_shape)
+    def _parts(self, u: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The image, the further variable (flat) and the scaled multiplier of a state; views."""
+        x, w, q = u.split([self._pixels, self._further, self._dual_shape.numel()], 1)
+        return x.unflatten(1, self._shape[1:]), w if self._further else None, q.unflatten(1, self._dual_shape)
 
     def _project(self, x: Tensor) -> Tensor:
         return x if self._box is None else x.clamp(*self._box)

@@ -67,14 +67,21 @@ class QuadraticProx:
             self._learned = torch.is_grad_enabled() and normal(target.detach()).requires_grad
             self.most = _iterations(1 + float((self._gamma.detach().flatten() * largest.detach()).max()), self.accuracy)
 
-    def __call__(self, v: Tensor) -> Tensor:
-        """``prox_{γf}(v)``, shape (B, C, H, W)."""
+    def __call__(self, v: Tensor, start: Tensor | None = None) -> Tensor:
+        """``prox_{γf}(v)``, shape (B, C, H, W).
+
+        Args:
+            v: images (B, C, H, W).
+            start: where conjugate gradients begin, for example the prox of a neighbour of v; None begins at v. It has
+                no derivative and, up to `accuracy`, no effect on the result.
+        """
         right = v + self._gamma * self._target
         if self._inverse is not None:
             return self._inverse(right)
+        start = v if start is None else start
         if not self._learned:
-            return _Inverse.run(right, v, self._gamma, self)  # type: ignore[return-value]
-        found = self.solve(right, v)
+            return _Inverse.run(right, start, self._gamma, self)  # type: ignore[return-value]
+        found = self.solve(right, start)
         return _Attached.run(right - self._system(found), found, self) if torch.is_grad_enabled() else found  # type: ignore[return-value]
 
     def normal(self, x: Tensor) -> Tensor:
@@ -156,7 +163,7 @@ def _square(r: Tensor) -> Tensor:
 def _iterations(condition: float, accuracy: float) -> int:
     """Enough for ``‖r_k‖ ≤ accuracy ‖r_0‖``: ``‖r_k‖ ≤ 2√κ ((√κ − 1)/(√κ + 1))^k ‖r_0‖``.
 
-    The start v has a residual of at most ``κ ‖v‖``, which adds another factor κ.
+    The start v has a residual of at most ``κ ‖v‖``, which adds another factor κ. So has any start of the size of v.
     """
     root = math.sqrt(max(condition, 1 + 1e-6))
     rate = -math.log((root - 1) / (root + 1))

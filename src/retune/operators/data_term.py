@@ -53,6 +53,8 @@ class DataTerm:
         data_fidelity: deepinv ``DataFidelity`` with a Lipschitz gradient; ``L2()`` if None. The constants of deepinv's
             fidelities are known; your own states them ([`FidelityFacts`][retune.FidelityFacts]).
         sqnorm: ‖A‖² if you know it (a float, or a tensor of shape (B,)); then nothing is estimated.
+        relative: whether smoothness relative to Burg's entropy is enough, as for
+            [`MirrorDescent`][retune.MirrorDescent]. Then `lipschitz` is infinite for a fidelity without the constant.
         lipschitz: Lipschitz constant of the gradient of ``d(·, y)``, for a fidelity that does not state it. It is
             tested on random images, which can refute it but not prove it.
 
@@ -87,6 +89,7 @@ class DataTerm:
         *,
         sqnorm: float | Tensor | None = None,
         lipschitz: float | None = None,
+        relative: bool = False,
     ):
         if not isinstance(physics, LinearPhysics):
             phase = phase_advice(physics)
@@ -129,8 +132,9 @@ class DataTerm:
         # If A = √a·(an isometry), as in denoising, the normal operator is a multiplication by a number.
         self.normal_scale = found.normal_scale
 
-        self.fidelity = facts_of_fidelity(self.data_fidelity, y, lipschitz)
-        constant = torch.as_tensor(self.fidelity.lipschitz).to(self.sqnorm)
+        self.fidelity = facts_of_fidelity(self.data_fidelity, y, lipschitz, relative=relative)
+        constant = torch.as_tensor(math.inf if self.fidelity.lipschitz is None else self.fidelity.lipschitz)
+        constant = constant.to(self.sqnorm)
         self.lipschitz = self.sqnorm * constant
         if not bool((self.lipschitz > 0).all()):
             raise PhysicsError("the forward operator is zero: ‖A‖² = 0, so the measurement contains no information")

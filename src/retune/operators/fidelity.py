@@ -24,10 +24,28 @@ from torch import Tensor
 from retune._registry.entries import kind_base, register
 from retune.errors import InvalidParameterError
 
-__all__ = ["FidelityFacts", "facts_of_fidelity"]
+__all__ = ["FidelityFacts", "Relative", "facts_of_fidelity"]
 
 EVERYWHERE = (-math.inf, math.inf)
 POSITIVE = (0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Relative:
+    """``u ↦ d(u, y)`` for u > 0, compared with Burg's entropy ``−Σ_i log u_i`` in place of a square.
+
+    d is a sum over the measured values, and the curvature of each term is at most ``w_i/u_i²``. For an A without
+    negative entries, d(A·, y) is then smooth relative to ``−Σ_j a_j log x_j`` with ``a_j ≥ Σ_i w_i`` over the measured
+    values i that see the pixel j: ``(Ad)_i/(Ax)_i`` is a mean of the ``d_j/x_j``, so its square is at most the mean of
+    their squares (Bauschke, Bolte, Teboulle, *Math. Oper. Res.* 42(2), 2017, Lemma 7: ``a_j = Σ_i w_i`` over all i).
+
+    Attributes:
+        weights: w ≥ 0, shape of y.
+        nearest: the u ≥ 0 that minimises ``d(u, y)``, shape of y.
+    """
+
+    weights: Tensor
+    nearest: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,7 @@ class FidelityFacts:
         how: the reason, in one phrase.
         checked: whether it holds by construction; ignored for your own fidelity.
         instead: an alternative, if there is no Lipschitz constant.
+        relative: smoothness relative to Burg's entropy, for [`MirrorDescent`][retune.MirrorDescent]; None if unknown.
         value: ``(u, y) ↦ d(u, y)`` per image, if ``fn`` of the fidelity is not the function whose gradient ``grad`` is.
     """
 
@@ -70,15 +89,19 @@ class FidelityFacts:
     instead: str = "a smooth approximation (a Huber function)"
     value: Callable[[Any, Any], Tensor] | None = None
     affine: bool = False
+    relative: Relative | None = None
 
 
-def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None) -> FidelityFacts:
+def facts_of_fidelity(
+    fidelity: DataFidelity, y: Any, given: float | None = None, *, relative: bool = False
+) -> FidelityFacts:
     """The facts about a fidelity: by exact type for deepinv's, otherwise from its method ``facts(y)``.
 
     Args:
         fidelity: the data fidelity.
         y: the measurement.
         given: the Lipschitz constant from the user, or None.
+        relative: whether smoothness relative to Burg's entropy is enough. Then there may be no Lipschitz constant.
 
     Raises:
         InvalidParameterError: the Lipschitz constant does not exist, is unknown, or was given too small.
@@ -100,6 +123,8 @@ def facts_of_fidelity(fidelity: DataFidelity, y: Any, given: float | None = None
         if not 0 < number < math.inf:
             raise InvalidParameterError(f"lipschitz must be a positive finite number, got {given}")
         return FidelityFacts(number, how="given by the user: lipschitz=...")
+    if relative and (known.relative is not None or known.lipschitz is None):
+        return known
     if known.lipschitz is None:
         raise InvalidParameterError(
             f"the gradient of {name} is not Lipschitz ({known.how}), so no step size is small enough, for any value "
@@ -163,16 +188,22 @@ def _of_deepinv(fidelity: Any, y: Any) -> FidelityFacts | None:
 def _of_poisson(fidelity: Any, y: Tensor) -> FidelityFacts:
     """deepinv's gradient is ``gain (1 − y/(u/gain + b))``; its slope ``y/(u/gain + b)²`` is at most y/b² for u ≥ 0."""
     gain, background = float(fidelity.d.gain), float(fidelity.d.bkg)
-    if not background > 0:
-        how = "it is unbounded where Ax = 0"
-        return FidelityFacts(None, how=how, checked=True, instead="a background above 0: PoissonLikelihood(bkg=...)")
     counts = (y / gain if fidelity.d.denormalize else y).detach()
-    largest = float(counts.max())
     convex = float(counts.min()) >= 0
+    # gain² y/(u/gain + b)² · 1/gain² ≤ gain² y/u²
+    nearest = (gain * (counts - background)).clamp_min(0)
+    relative = Relative(gain**2 * counts, nearest) if convex and background >= 0 and gain > 0 else None
+    value = _PoissonValue(gain, background, fidelity.d.denormalize)
+    if not background > 0:
+        how, instead = "it is unbounded where Ax = 0", "retune.MirrorDescent, or a background above 0: bkg=..."
+        return FidelityFacts(
+            None, convex, domain=POSITIVE, how=how, checked=True, instead=instead, value=value, relative=relative
+        )
+    largest = float(counts.max())
     how = f"y/(u + b)² ≤ max(y)/b² for u ≥ 0, b = {background:g}"
     smallest = torch.finfo(counts.dtype).tiny
-    constant, value = max(largest, smallest) / background**2, _PoissonValue(gain, background, fidelity.d.denormalize)
-    return FidelityFacts(constant, convex, domain=POSITIVE, how=how, checked=True, value=value)
+    constant = max(largest, smallest) / background**2
+    return FidelityFacts(constant, convex, domain=POSITIVE, how=how, checked=True, value=value, relative=relative)
 
 
 @dataclass(frozen=True)

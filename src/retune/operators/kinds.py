@@ -27,8 +27,10 @@ __all__ = [
     "kernel_of",
     "makes_pictures",
     "mask_of",
+    "is_nonnegative",
     "measured",
     "phase_advice",
+    "reach",
     "resizable",
     "with_kernel",
 ]
@@ -102,6 +104,32 @@ def measured(physics: Physics, probes: Sequence[Tensor]) -> Tensor | None:
             return None
         seen = made != 0 if seen is None else seen | (made != 0)
     return seen
+
+
+def is_nonnegative(physics: Physics) -> bool | None:
+    """Whether A has no negative entries; None if its kind does not show it. The type must be exact."""
+    if type(physics) is Denoising:
+        return True
+    known = kernel_of(physics) if type(physics) in (Blur, BlurFFT) else None
+    known = mask_of(physics) if type(physics) is Inpainting else known
+    return None if known is None else bool((known >= 0).all())
+
+
+def reach(physics: Physics, values: Tensor) -> Tensor | None:
+    """For every pixel, the sum of the `values` (shape of y) of the measured values that depend on it.
+
+    None for an operator whose entries are unknown. The type must be exact: a subclass may do anything.
+    """
+    if type(physics) is Denoising:
+        return values
+    mask = mask_of(physics)
+    if type(physics) is Inpainting and mask is not None:
+        return values * (mask != 0)
+    taps = kernel_of(physics)
+    if type(physics) is Blur and taps is not None:
+        indicator = Blur(filter=(taps != 0).to(values), padding=physics.padding, device=values.device)
+        return indicator.A_adjoint(values)
+    return None
 
 
 def makes_pictures(physics: Physics, like: Tensor) -> bool:

@@ -4,14 +4,17 @@ from retune.priors.base import AbstractPrior, Analysis, BoundPrior, SynthesisPri
 from retune.priors.capabilities import adapt, priors_of
 from retune.priors.denoiser import Denoiser
 from retune.priors.energy import Energy
+from retune.priors.generalised_variation import TGV
 from retune.priors.red import RED
 from retune.priors.ridge import Ridge
+from retune.priors.sums import Sum
 from retune.priors.total_variation import TV
 from retune.priors.wavelet import WaveletL1, WaveletL12
 from retune.priors.wavelet_basis import WaveletBasis, WaveletFrame, max_levels
 
 __all__ = [
     "RED",
+    "TGV",
     "TV",
     "AbstractPrior",
     "Analysis",
@@ -19,6 +22,7 @@ __all__ = [
     "Denoiser",
     "Energy",
     "Ridge",
+    "Sum",
     "SynthesisPrior",
     "WaveletBasis",
     "WaveletFrame",

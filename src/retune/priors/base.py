@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,9 +56,12 @@ class Frame(Protocol):
 class Analysis:
     r"""The analysis form ``γ g(Kx)`` of a prior: K is linear, and g has a conjugate with a known prox.
 
+    A prior may minimise over a further variable w: ``min_w γ g(K(x, w))``. Then `auxiliary` is the shape of w,
+    `forward` takes (x, w), and `adjoint` returns both parts.
+
     Attributes:
-        forward: ``x ↦ Kx``, (B, C, H, W) → (B, …).
-        adjoint: ``z ↦ Kᵀz``.
+        forward: ``x ↦ Kx``, (B, C, H, W) → (B, …); or ``(x, w) ↦ K(x, w)``.
+        adjoint: ``z ↦ Kᵀz``, the part of x; or both parts.
         sqnorm: an upper bound of ``‖K‖²``, shape (1,) or (B,).
         dual_prox: ``(p, σ) ↦ prox_{σ(γg)*}(p)``, p of the shape of ``Kx``, σ > 0 of shape (1 or B,). It follows from
             the prox of g by Moreau's identity: ``prox_{σ(γg)*}(p) = p − σ prox_{γg/σ}(p/σ)``.
@@ -65,15 +69,35 @@ class Analysis:
             effect.
         how: where `sqnorm` comes from, in one phrase.
         checked: whether `sqnorm` and `adjoint` hold by construction; ignored for your own prior.
+        auxiliary: shape of w for one image; None if there is no w.
     """
 
-    forward: Callable[[Tensor], Tensor]
-    adjoint: Callable[[Tensor], Tensor]
+    forward: Callable[..., Tensor]
+    adjoint: Callable[[Tensor], Any]
     sqnorm: Tensor
     dual_prox: Callable[[Tensor, Tensor], Tensor]
     homogeneous: bool = False
     how: str = "stated by the prior"
     checked: bool = False
+    auxiliary: tuple[int, ...] | None = None
+
+    def of(self, x: Tensor, w: Tensor | None) -> Tensor:
+        """``Kx``, or ``K(x, w)``; w is (B, n), flat, or None."""
+        if self.auxiliary is None or w is None:
+            return self.forward(x)
+        return self.forward(x, w.unflatten(1, self.auxiliary))
+
+    def back(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``Kᵀz``: the part of x, and the part of w, (B, n), flat, or None."""
+        found = self.adjoint(z)
+        if self.auxiliary is None:
+            return found, None
+        x, w = found
+        return x, w.flatten(1)
+
+    def start(self, x: Tensor) -> Tensor | None:
+        """``w = 0`` for images x, (B, n), flat; None if there is no w."""
+        return None if self.auxiliary is None else x.new_zeros(len(x), math.prod(self.auxiliary))
 
 
 @dataclass
@@ -130,6 +154,7 @@ class AbstractPrior(Prior, ABC):
         on_coefficients: whether the state consists of coefficients in a frame (``BoundPrior.frame``) and not of the
             image itself.
         shares_layers: whether one object serves all layers of a cycle, with a table of parameters for each layer.
+        combines: whether it consists of other priors, in lists, whose own statements it combines.
         alignment: tiles of a large image begin at multiples of this number of pixels, so that the prior acts on a tile
             as on the whole image.
         trains_in_bfloat16: whether it computes in bfloat16 in train mode.
@@ -149,6 +174,7 @@ class AbstractPrior(Prior, ABC):
     uses_strength: bool = True
     on_coefficients: bool = False
     shares_layers: bool = False
+    combines: bool = False
     alignment: int = 1
     trains_in_bfloat16: bool = False
 

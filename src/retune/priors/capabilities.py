@@ -81,7 +81,7 @@ def bind_cycle(priors: Sequence[Prior], shape: Sequence[int], gammas: Sequence[T
     return [_steady(priors[k % len(priors)], b, shape, gammas[k]) for k, b in enumerate(bound)]
 
 
-def part_of(prior: Prior, bound: BoundPrior, part: str) -> Any:
+def part_of(prior: nn.Module, bound: BoundPrior, part: str) -> Any:
     """``bound.prox``, ``bound.grad`` or ``bound.analysis``, which the prior has declared.
 
     Raises:
@@ -116,7 +116,7 @@ def smoothness_of(prior: Prior, like: Tensor) -> Smoothness | None:
 
 def is_inherited(prior: Prior) -> bool:
     """Whether a prior inherits a statement from a class of ReTune that need not hold for it."""
-    return not is_as_made(prior) and any(stated_by_ours(prior, n) for n in ("convexity", "smoothness"))
+    return not _as_made(prior) and any(stated_by_ours(prior, n) for n in ("convexity", "smoothness"))
 
 
 def require_prox(prior: Prior, by: str) -> AbstractPrior:
@@ -189,10 +189,18 @@ def _check_level(prior: Prior, instead: str) -> None:
             )
 
 
+def _as_made(prior: Prior) -> bool:
+    """Whether a prior is as this package made it; the priors inside one that combines them are judged by themselves."""
+    if not getattr(prior, "combines", False):
+        return is_as_made(prior)
+    own = [m for m in prior.children() if not isinstance(m, nn.ModuleList)]
+    return is_ours(prior) and all(is_as_made(m) for m in own)
+
+
 def _stated(prior: Prior, name: str, *given: Tensor) -> Any:
     method = getattr(prior, name, None)
     fact: Any = method(*given) if callable(method) else None
-    if fact is None or is_as_made(prior):
+    if fact is None or _as_made(prior):
         return fact
     if stated_by_ours(prior, name):
         # A proof is not inherited; a guess is one as before. That no constant is known, as of an energy, is no proof.

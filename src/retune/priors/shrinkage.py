@@ -14,6 +14,10 @@ from retune._torch.function import Function
 __all__ = ["group_shrink", "newton_steps", "soft_threshold"]
 
 
+#: If more than this share of the groups has a root, all are iterated: picking them out would cost more.
+MANY = 0.6
+
+
 class _SoftThreshold(Function):
     generate_vmap_rule = True
 
@@ -60,28 +64,50 @@ def newton_steps(ratio: float, dtype: torch.dtype) -> int:
 def _root(
     power: Tensor, threshold: Tensor, weight2: Tensor, reach: Tensor, steps: int, dims: tuple[int, ...]
 ) -> Tensor:
-    r"""The s ≥ 0 with ``Σ power/(s + reach)² = 1`` (0 without a root), reach = t w², by Newton on ``1/√Σ − 1``.
+    r"""The s ≥ 0 with ``Σ power/(s + reach)² = 1`` (0 without a root), power = w²v², reach = t w².
+
+    There is a root if ``Σ v²/w² > t²``. In a sparse image few groups have one, and only these are iterated on a CPU.
+    """
+    if steps == 0:
+        return (power.sum(dims, keepdim=True).sqrt() - reach.amax(dims, keepdim=True)).clamp_min(0)
+    if power.device.type != "cpu" or torch.compiler.is_compiling():
+        return _newton(power, reach, steps, dims, read=False)
+    alive = (power * weight2.square().reciprocal_()).sum(dims, keepdim=True) > threshold.square()
+    index = alive.flatten().nonzero().flatten()
+    if index.numel() > MANY * alive.numel():
+        return _newton(power, reach, steps, dims, read=True)
+    s = torch.zeros_like(alive, dtype=power.dtype)
+    if index.numel():
+        front = tuple(range(len(dims)))
+        few, near = (
+            x.expand(power.shape).movedim(dims, front).flatten(len(dims)).index_select(-1, index)
+            for x in (power, reach)
+        )
+        s.view(-1)[index] = _newton(few, near, steps, front, read=True).flatten()
+    return s
+
+
+def _newton(power: Tensor, reach: Tensor, steps: int, dims: tuple[int, ...], *, read: bool) -> Tensor:
+    r"""The root by Newton on ``1/√Σ − 1``; `read` ends the iteration as soon as it has converged.
 
     That function of s is concave and increasing (and linear when all w are equal), so Newton's method from a point
     below the root increases monotonically to the root. Moré and Sorensen (1983) solve the secular equation in this way.
     On ``φ(s) = Σ − 1`` itself Newton's method also increases monotonically, but far below the root it gains only a
-    factor 3/2 per step. By Jensen's inequality the start ``√Σpower − t·mean(w²)``, with the mean weighted by power, is
+    factor 3/2 per step. By Jensen's inequality the start ``√Σpower − mean(reach)``, with the mean weighted by power, is
     below the root.
     """
-    tiny = torch.finfo(power.dtype).tiny
     total = power.sum(dims, keepdim=True)
-    if steps == 0:
-        return (total.sqrt() - reach.amax(dims, keepdim=True)).clamp_min(0)
-    mean = (power * weight2).sum(dims, keepdim=True) / total.clamp_min(tiny)
-    s = (total.sqrt() - threshold * mean).clamp_min(0)
+    mean = (power * reach).sum(dims, keepdim=True).div_(total.clamp_min(torch.finfo(power.dtype).tiny))
+    s = total.sqrt_().sub_(mean).clamp_min_(0)
     # On a CPU reading the numbers is free. After a last step δ the error is at most 1.5 δ²/(s + smallest reach).
-    least = reach.amin(dims, keepdim=True) * _last_step(power.dtype) if power.device.type == "cpu" else None
+    least = reach.amin(dims, keepdim=True) * _last_step(power.dtype) if read else None
     for _ in range(steps):
         inverse = (s + reach).reciprocal_()
         term = inverse.square().mul_(power)
         total = term.sum(dims, keepdim=True)
         slope = term.mul_(inverse).sum(dims, keepdim=True)
-        step = (total.sqrt() - 1).mul_(total).div_(slope.clamp_min_(tiny))  # a group of zeros has slope 0
+        # a group of zeros has slope 0
+        step = (total.sqrt() - 1).mul_(total).div_(slope.clamp_min_(torch.finfo(power.dtype).tiny))
         following = (s + step).clamp_min_(0)
         # A single maximum: comparing every group and calling `all` takes four times as long.
         if least is not None and float(step.sub_(s, alpha=_last_step(s.dtype)).sub_(least).amax()) <= 0:

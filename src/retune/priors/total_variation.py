@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retune._registry.entries import register
+from retune._torch.batch import over_images
 from retune._torch.function import Function
-from retune.errors import ShapeError, wrong_type
-from retune.guarantee import Convexity
+from retune.errors import InvalidParameterError, ShapeError, require_real, wrong_type
+from retune.guarantee import Convexity, Smoothness
 from retune.priors.base import AbstractPrior, Analysis, BoundPrior
 
 __all__ = ["TV"]
@@ -34,32 +35,57 @@ class TV(AbstractPrior):
     uses it exactly, as ``λ g(Kx)`` with ``K = ∇``. The norm of ∇ is exact for every size: the eigenvectors of ``∇ᵀ∇``
     are cosines, so ``‖∇‖² = 4 cos²(π/2H) + 4 cos²(π/2W)``.
 
+    With ``smoothing = ε > 0`` the size t of a group counts as Huber's ``t²/(2ε)`` for t ≤ ε, and as ``t − ε/2`` beyond.
+    Small differences are then not flattened to steps, and the prior has a gradient, too, with the Lipschitz constant
+    ``‖∇‖²/ε``: [`GradientStep`][retune.GradientStep] takes it, and so does [`PrimalDual`][retune.PrimalDual].
+
     The prior has no parameters: its strength λ is learned by the map.
 
     Args:
         isotropic: whether the two directions form one group.
         vectorial: whether the channels form one group.
+        smoothing: ε ≥ 0, a difference of intensities; 0 is total variation itself.
+
+    Raises:
+        InvalidParameterError: an option of another type, or a negative or infinite ε.
     """
 
     explicit_prior = True
+    added_later = ("smoothing",)
     has_value = True
     has_analysis = True
 
-    def __init__(self, isotropic: bool = True, vectorial: bool = True):
+    def __init__(self, isotropic: bool = True, vectorial: bool = True, smoothing: float = 0.0):
         super().__init__()
         self.explicit_prior = True
         for name, value in (("isotropic", isotropic), ("vectorial", vectorial)):
             if not isinstance(value, bool):
                 raise wrong_type(name, value, "True or False")
         self.isotropic, self.vectorial = isotropic, vectorial
+        self.smoothing = require_real("smoothing", smoothing)
+        if not 0 <= self.smoothing < math.inf:
+            raise InvalidParameterError(f"smoothing must be finite and ≥ 0, got {smoothing}")
+        self.has_grad = self.smoothing > 0
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
-        return f"isotropic={self.isotropic}, vectorial={self.vectorial}"
+        smooth = f", smoothing={self.smoothing:g}" if self.smoothing else ""
+        return f"isotropic={self.isotropic}, vectorial={self.vectorial}{smooth}"
 
     def convexity(self) -> Convexity:
         """A sum of norms of linear functions is convex. The prox of its conjugate is a projection, which is exact."""
-        return Convexity(0.0, "TV: norms of finite differences; the dual prox is a projection", checked=True)
+        smooth = "Huber functions of " if self.smoothing else ""
+        return Convexity(0.0, f"TV: {smooth}norms of finite differences; the dual prox is a projection", checked=True)
+
+    def smoothness(self, like: Tensor) -> Smoothness | None:
+        """``‖∇‖²/ε``; None without smoothing. Without an image size, the bound 8/ε for all sizes."""
+        if not self.smoothing:
+            return None
+        norm = squared_norm(*like.shape[-2:]) if like.ndim == 4 else 8.0
+        how = f"‖∇‖²/ε with ‖∇‖² exact and ε = {self.smoothing:g}"
+        return Smoothness(
+            like.new_tensor([norm / self.smoothing]), 0.0, how, checked=True, row="smoothed total variation"
+        )
 
     def fn(self, x: Tensor, *args, **kwargs) -> Tensor:
         """``TV(x)`` per image, shape (B,)."""
@@ -68,17 +94,33 @@ class TV(AbstractPrior):
     def bind(self, shape: Sequence[int], layer: int, gamma: Tensor) -> BoundPrior:
         """See [`AbstractPrior`][retune.AbstractPrior]: the value, and the analysis form."""
         height, width = shape[-2:]
-        radius, dims = (gamma.reshape(-1, 1, 1, 1, 1) if gamma.ndim else gamma), self._dims
+        radius, dims, smoothing = (gamma.reshape(-1, 1, 1, 1, 1) if gamma.ndim else gamma), self._dims, self.smoothing
+
+        def dual_prox(p: Tensor, sigma: Tensor) -> Tensor:
+            """Huber's function adds ``ε/(2γ)‖p‖²`` to the conjugate, which is 0 in the ball of radius γ."""
+            if smoothing:
+                p = p / (1 + smoothing * over_images(sigma, p.ndim) / radius)
+            return onto_balls(p, radius, dims)
+
+        def both(x: Tensor) -> tuple[Tensor, Tensor]:
+            z = differences(x)
+            return self._value(z) * gamma.flatten(), self._gradient(z)
+
         analysis = Analysis(
             forward=differences,
             adjoint=differences_adjoint,
             sqnorm=gamma.detach().new_tensor([squared_norm(height, width)]),
-            dual_prox=lambda p, sigma: onto_balls(p, radius, dims),
-            homogeneous=True,
+            dual_prox=dual_prox,
+            homogeneous=not smoothing,
             how=f"4 cos²(π/2H) + 4 cos²(π/2W) for H, W = {height}, {width}",
             checked=True,
         )
-        return BoundPrior(fn=lambda x: self._value(differences(x)) * gamma.flatten(), analysis=analysis)
+        return BoundPrior(
+            fn=lambda x: self._value(differences(x)) * gamma.flatten(),
+            grad=(lambda x: self._gradient(differences(x))) if smoothing else None,
+            fn_and_grad=both if smoothing else None,
+            analysis=analysis,
+        )
 
     @property
     def _dims(self) -> tuple[int, ...]:
@@ -87,9 +129,23 @@ class TV(AbstractPrior):
 
     def _value(self, z: Tensor) -> Tensor:
         dims = self._dims
+        if self.smoothing:  # with s = max(‖z‖, ε): ‖z‖²/(2s) + s/2 − ε/2
+            square = z.square().sum(dims) if dims else z.square()
+            size = self._at_least(square)
+            return (square / size + size - self.smoothing).flatten(1).sum(1) / 2
         # vector_norm has the subgradient 0 at 0, where the square root of a sum would give NaN
         sizes = torch.linalg.vector_norm(z, dim=dims) if dims else z.abs()
         return sizes.flatten(1).sum(1)
+
+    def _gradient(self, z: Tensor) -> Tensor:
+        """``∇ᵀ(z/max(‖z‖, ε))``."""
+        dims = self._dims
+        square = z.square().sum(dims, keepdim=True) if dims else z.square()
+        return differences_adjoint(z / self._at_least(square))
+
+    def _at_least(self, square: Tensor) -> Tensor:
+        """``max(‖z‖, ε)``, whose derivatives exist at 0."""
+        return square.clamp_min(self.smoothing**2).sqrt()
 
 
 def squared_norm(height: int, width: int) -> float:

@@ -44,6 +44,8 @@ class RestoredImage(Record):
     advice: Text | None = None
     residual: Number = None
     layers: Number = None
+    solver: Text | None = None
+    """The algorithm that solved for the equilibrium, with its options."""
     tiles: Number = None
     kind: Text | None = None
     """Basis of the residual: measured."""

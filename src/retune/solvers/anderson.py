@@ -139,6 +139,7 @@ class Anderson(AbstractSolver):
         both = used[:, :, None] & used[:, None, :]
         ridge = max(self.regularisation, rounding) * diagonal.clamp_min(1.0)
         matrix = torch.where(both, gram, 0.0) + torch.diag_embed(torch.where(used, ridge, 1.0))
-        matrix = torch.where(torch.isfinite(matrix), matrix, torch.eye(self.memory, dtype=matrix.dtype).to(matrix))
+        identity = torch.eye(self.memory, dtype=matrix.dtype, device=matrix.device)
+        matrix = torch.where(torch.isfinite(matrix), matrix, identity)
         alpha = torch.linalg.solve_ex(matrix, used.double())[0]
         return alpha / alpha.sum(1, keepdim=True)
