@@ -124,7 +124,7 @@ def test_the_folder_of_a_run_is_studied_with_its_weights(run, studied, tmp_path)
     assert result.exit_code == 0, text
     found, untrained = Study.read(tmp_path / "out"), Study.read(studied[0])
     assert found.races == []
-    assert found.images[0].at(2, 2).distance != untrained.images[0].at(2, 2).distance
+    assert found.images[0].at(2, 4).distance != untrained.images[0].at(2, 4).distance
     assert retune.load(tmp_path / "run" / "model.safetensors").depth == 2
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from retune.errors import InvalidParameterError, RetuneError
 from retune.records import ProblemResult, Results
 from retune.report import terminal_table, write_all, write_figures, write_report
-from retune.report.curves import _apart
+from retune.report.curves import apart
 from retune.report.learned import learned_table
 from retune.report.numbers import decimal, duration, plain, power, signed
 from retune.report.pictures import interesting
@@ -451,6 +451,6 @@ def test_the_enlarged_part_is_where_the_detail_is():
 
 
 def test_labels_keep_apart_and_near():
-    places = _apart([0.5, 0.5, 0.51, 0.95], [0.1] * 4)
+    places = apart([0.5, 0.5, 0.51, 0.95], [0.1] * 4)
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(places))
     assert places == pytest.approx([0.4033, 0.5033, 0.6033, 0.95], abs=1e-3)

@@ -37,7 +37,8 @@ _FIGURES = {
     "reported": (
         "Reported against true error of the gradient, one point for each cell and image.",
         "Each step reports the error of its adjoint from the decay of the block. It does not see how far the state is "
-        "from the equilibrium: points below the band have too few restarts, or cancellation.",
+        "from the equilibrium: points below the band have too few restarts, or cancellation. With few layers points "
+        "lie above it, because the report divides by the adjoint that the step has, not by the exact one.",
     ),
     "race": (
         "PSNR against training time for each method.",
@@ -183,7 +184,9 @@ def _factor(value: float | None) -> str:
 def _share(value: float | None) -> str:
     if value is None:
         return MISSING
-    return f"{100 * value:.2g} %" if 1e-4 <= value < 10 else power(value)
+    if not 1e-4 <= value < 100:
+        return power(value)
+    return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def _error(value: float | None) -> str:
