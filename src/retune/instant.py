@@ -32,8 +32,8 @@ __all__ = ["RULE", "calibrated", "instant_network", "noise_of", "restore"]
 #: Noise levels of the energy for which its weights were trained.
 _LEVELS = (2 / 255, 55 / 255)
 #: Where more than noise has to be undone: the noise level of the energy as a multiple of that of the measurement, with
-#: its bounds, and c in the strength ``λ = c σ_n/σ``. Beyond a noise level, c grows with the noise, up to a factor. All was
-#: chosen on 24 blurred crops of the validation images, and confirmed on 16 of them with missing pixels.
+#: its bounds, and c in the strength ``λ = c σ_n/σ``. Beyond a noise level, c grows with the noise, up to a factor.
+#: Chosen on 24 blurred crops of the validation images, and confirmed on 16 of them with missing pixels.
 _TIMES, _FROM, _TO, _FACTOR = 1.5, 0.015, 0.03, 0.25
 _STRONGER, _STRONGEST = 0.015, 4.0
 #: The same for counts, where the energy sees the root of the image: the bounds are relative to the root of white. They
