@@ -71,10 +71,6 @@ DEBLURRERS = {
     + MIRROR
     + "from skimage.restoration import unsupervised_wiener\n"
     "x = each(lambda v: unsupervised_wiener(pad(v), k, clip=False, rng=0)[0][15:-15, 15:-15])",
-    "BM3D, deblurring": KERNEL
-    + CHANNELS
-    + MIRROR
-    + f"import bm3d\nx = each(lambda v: bm3d.bm3d_deblurring(pad(v), {BLURRED_NOISE}, k)[15:-15, 15:-15])",
     "deepinv, PGD with wavelets, 100 iterations": TENSOR
     + KERNEL
     + "physics = deepinv.physics.Blur(filter=torch.as_tensor(k)[None, None].float(), padding='reflect')\n"
