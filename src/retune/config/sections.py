@@ -234,8 +234,7 @@ class MapConfig(Section):
     spoken = False
 
     type: _Map = "auto"
-    """auto chooses by the prior: forward_backward, gradient_step or primal_dual. Others are named:
-    douglas_rachford, three_operators, half_quadratic, mirror_descent."""
+    """auto (by the prior), or forward_backward, gradient_step, primal_dual, douglas_rachford, half_quadratic, …"""
     options: dict[str, Any] = {}
     """More arguments of the map: a table [map.options]."""
 
