@@ -12,7 +12,6 @@ from retune import (
     DataTerm,
     DouglasRachford,
     ForwardBackward,
-    HalfQuadratic,
     Implicit,
     NoiseWeighted,
     Restarted,
@@ -165,42 +164,6 @@ def test_it_starts_from_a_given_image(float64):
     bound = DouglasRachford(WaveletL1("haar", 2, margin=2)).bind(DataTerm(y, physics))
     image = rand(1, 2, 8, 8, seed=7)
     torch.testing.assert_close(bound.image(bound.state(image)), image)
-
-
-@pytest.mark.parametrize("kind", [DouglasRachford, HalfQuadratic])
-def test_conjugate_gradients_begin_at_the_solution_of_the_layer_before(kind, float64):
-    """The start is part of the state: it saves products, changes no result, and has no weight in any norm."""
-    y, physics = problem("valid")
-    products = 0
-    term = DataTerm(y, physics)
-    normal = term._normal
-
-    def counted(x):
-        nonlocal products
-        products += 1
-        return normal(x)
-
-    term._normal = counted
-    bound = kind(WaveletL1("haar", 2, margin=2), step_size=0.9, reg=0.02).requires_grad_(False).bind(term)
-    u = bound.init()
-    for _ in range(60):
-        u = bound.layer(u)
-    z, start = bound._opened(u)
-    assert start is not None
-    cold = bound._closed(z, torch.zeros_like(start))
-    spent = []
-    for state in (u, cold):
-        products = 0
-        result = bound.layer(state)
-        spent.append(products)
-        torch.testing.assert_close(result, bound.layer(u), rtol=0, atol=1e-10)
-        torch.testing.assert_close(bound.layer(state), result, rtol=0, atol=0)  # it remembers nothing
-    assert spent[0] < 0.9 * spent[1]
-    assert float(bound.norm(u - cold)) < 1e-5 * float(bound.norm(u))
-    found = torch.func.jacrev(bound.layer)(u[:1]).reshape(u.numel(), u.numel())
-    assert float(found[:, z.numel() :].abs().max()) == 0
-    product = (bound.image(u) * 0).sum() + (bound.image_adjoint(torch.ones_like(start)) * u).sum()
-    torch.testing.assert_close(product, (bound._synthesis(z)).sum())
 
 
 def test_what_it_does_not_take():

@@ -27,10 +27,7 @@ def test_bitwise_the_plain_restarts_of_a_nonexpansive_map(case, depth):
         result = net.solve(made.y, made.physics, trace=True)
         images.append((result.image, result.layers, result.trace.residual))
     for a, b in zip(*images, strict=True):
-        if case == "two_proxes":  # conjugate gradients from the last solution: equal up to their tolerance
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-        else:
-            assert torch.equal(a, b)
+        assert torch.equal(a, b)
 
 
 def test_settles_what_plain_restarts_do_not(float64):

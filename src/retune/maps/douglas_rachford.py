@@ -28,9 +28,9 @@ class DouglasRachford(MapWithProx):
     badly conditioned. γ changes the speed, not the minimiser. With the same γ it is ADMM in other variables.
 
     ``γ = s/((1 − s)L)``; a sigmoid keeps the learned s in (0, 1). For a tight frame D (``D Dᵀ = I``) the prox of
-    ``f∘D`` is exactly ``z + Dᵀ(prox_{γf}(Dz) − Dz)``. Where the prox of f needs conjugate gradients, they begin at the
-    solution of the layer before, which the state holds beside z. Their accuracy is a relative residual of 4e-6 in
-    float32 and 1e-12 in float64, far below the tolerance of the stopping rule.
+    ``f∘D`` is exactly ``z + Dᵀ(prox_{γf}(Dz) − Dz)``. Where the prox of f needs conjugate gradients, their
+    accuracy is a relative residual of 4e-6 in float32 and 1e-12 in float64, far below the tolerance of the stopping
+    rule.
 
     If f∘D is μ-strongly convex and its prox is exact, the map has the factor ``½(1 + δ)``, ``δ = max((1 − γμ)/(1 + γμ),
     (γL − 1)/(γL + 1))`` (Giselsson and Boyd, *IEEE Trans. Automat. Control* 62, 2017). The factor is smallest for
@@ -86,15 +86,14 @@ class _BoundDouglasRachford(BoundWithTwoProxes):
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``z + prox_{γλg}(2x − z) − x``."""
-        z, x, found = self._data_step(u)
-        return self._closed(z + self._prox(2 * x - z) - x, found)
+        x, _ = self._data_step(u)
+        return u + self._prox(2 * x - u) - x
 
     def image(self, u: Tensor) -> Tensor:
         """``prox_{γf}(Dz)``."""
-        return self._data_step(u)[2]
+        return self._data_step(u)[1]
 
     def state(self, image: Tensor) -> Tensor:
         """The state with this image: ``x = prox_{γf}(z)`` where ``z = x + γ∇f(x)``."""
         step = self._gamma * self._gradient(self._require(image))
-        z = image + step if self._frame is None else self._frame.extension(image) + self._frame.analysis(step)
-        return self._closed(z, image)
+        return image + step if self._frame is None else self._frame.extension(image) + self._frame.analysis(step)

@@ -94,13 +94,12 @@ class _BoundHalfQuadratic(BoundWithTwoProxes):
 
     def layer(self, u: Tensor, k: int = 0) -> Tensor:
         """``prox_{γλg}(prox_{γf∘D}(u))``."""
-        _, x, found = self._data_step(u)
-        return self._closed(self._prox(x), found)
+        return self._prox(self._data_step(u)[0])
 
     def image(self, u: Tensor) -> Tensor:
         """``D u``."""
-        return self._synthesis(self._opened(u)[0])
+        return self._synthesis(u)
 
     def state(self, image: Tensor) -> Tensor:
         """The state with this image."""
-        return self._closed(self._extension(self._require(image)), image)
+        return self._extension(self._require(image))

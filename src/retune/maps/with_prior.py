@@ -6,7 +6,6 @@ from abc import abstractmethod
 from numbers import Real
 from typing import Any
 
-import torch
 from deepinv.optim import L2
 from deepinv.optim.data_fidelity import DataFidelity
 from deepinv.optim.prior import Prior
@@ -22,9 +21,6 @@ from retune.parameters import Bounded, Positive
 from retune.priors.capabilities import adapt, bind_cycle, part_of, require_prox
 
 __all__ = ["BoundWithPrior", "BoundWithProx", "BoundWithTwoProxes", "MapWithPrior", "MapWithProx", "fidelity_of"]
-
-#: The weight of the start in a state of two proxes: a power of 2.
-_LIGHT = 2.0**-20
 
 
 def fidelity_of(given: DataFidelity | None) -> DataFidelity:
@@ -160,35 +156,17 @@ class BoundWithProx(BoundWithPrior):
 class BoundWithTwoProxes(BoundWithProx):
     """A bound map that takes the data term, too, by its prox.
 
-    Where that prox needs conjugate gradients, the state holds where they begin beside its variable z: the solution x of
-    the layer before. So the map itself stores nothing. This part is scaled by 2⁻²⁰, which is exact in floating point,
-    and so has no weight in norms, residuals and mixtures of states. Where the prox has a closed form, z is the state.
+    Where that prox needs conjugate gradients, they begin anew in each layer. A start at the last solution would save a
+    fifth of the products, but the error of the prox would then depend on the layer before: the map would no longer be a
+    function of its state, and damped steps would differ from plain ones.
     """
 
     def __init__(self, owner: MapWithProx, data_term: DataTerm):
         super().__init__(owner, data_term)
         self._data_prox = data_term.prox_at(self._gamma)
-        with torch.no_grad():
-            self._variable = super().image_adjoint(torch.zeros_like(data_term.adjoint_y)).shape[1:]
 
-    def image_adjoint(self, image: Tensor) -> Tensor:
-        """``Dᵀ`` of an image; no start depends on it."""
-        return self._closed(super().image_adjoint(image), torch.zeros_like(image))
-
-    def _opened(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
-        """z, and the start; None if there is a closed form."""
-        if self._data_prox.exact:
-            return u, None
-        z, x = u.split([self._variable.numel(), self._shape[1:].numel()], 1)
-        return z.unflatten(1, self._variable), (x.detach() / _LIGHT).unflatten(1, self._shape[1:])
-
-    def _closed(self, z: Tensor, x: Tensor) -> Tensor:
-        """The state of z and the solution x, which has no derivative here."""
-        return z if self._data_prox.exact else torch.cat([z.flatten(1), _LIGHT * x.detach().flatten(1)], 1)
-
-    def _data_step(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``z``, ``prox_{γf∘D}(z)``, and its image."""
-        z, start = self._opened(u)
+    def _data_step(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """``prox_{γf∘D}(z)``, and its image."""
         seen = self._synthesis(z)
-        found = self._data_prox(seen, start)
-        return z, found if self._frame is None else z + super().image_adjoint(found - seen), found
+        found = self._data_prox(seen)
+        return found if self._frame is None else z + self.image_adjoint(found - seen), found
