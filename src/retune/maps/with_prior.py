@@ -20,7 +20,15 @@ from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive
 from retune.priors.capabilities import adapt, bind_cycle, part_of, require_prox
 
-__all__ = ["BoundWithPrior", "BoundWithProx", "BoundWithTwoProxes", "MapWithPrior", "MapWithProx", "fidelity_of"]
+__all__ = [
+    "BoundWithPrior",
+    "BoundWithProx",
+    "BoundWithTwoProxes",
+    "MapWithPrior",
+    "MapWithProx",
+    "MapWithTwoProxes",
+    "fidelity_of",
+]
 
 
 def fidelity_of(given: DataFidelity | None) -> DataFidelity:
@@ -97,6 +105,38 @@ class MapWithProx(MapWithPrior):
     @abstractmethod
     def gamma(self, data_term: DataTerm) -> Tensor:
         """The step γ, shape (1 or B, 1, 1, 1)."""
+
+
+class MapWithTwoProxes(MapWithProx):
+    """A map with one prox of its prior and one of its data term in a layer, for the same γ > 0, without upper limit.
+
+    ``γ = s/((1 − s)L)``; a sigmoid keeps the learned s in (0, 1).
+
+    Args:
+        prior: a prior with a prox.
+        data_fidelity: a data fidelity that is quadratic in x; None means least squares.
+        step_size: s, strictly between 0 and 1; ½ is ``γ = 1/L``.
+        reg: λ > 0.
+        learn_step_size: whether s is trained.
+        learn_reg: whether λ is trained.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        data_fidelity: DataFidelity | None = None,
+        step_size: float = 0.5,
+        reg: float = 0.1,
+        *,
+        learn_step_size: bool = True,
+        learn_reg: bool = True,
+    ):
+        super().__init__(prior, data_fidelity, step_size, reg, learn_step_size=learn_step_size, learn_reg=learn_reg)
+
+    def gamma(self, data_term: DataTerm) -> Tensor:
+        """``γ = s/((1 − s)L)``, shape (1 or B, 1, 1, 1)."""
+        share = self.step_size().to(data_term.device, data_term.dtype)
+        return over_images(share / ((1 - share) * data_term.lipschitz))
 
 
 class BoundWithPrior(BoundMap):
