@@ -8,7 +8,7 @@ from torch import Tensor
 from retune._registry.entries import register
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import douglas_rachford_guarantee
+from retune.maps.guarantees.proximal import douglas_rachford_guarantee
 from retune.maps.with_prior import BoundWithTwoProxes, MapWithTwoProxes
 from retune.operators.data_term import DataTerm
 

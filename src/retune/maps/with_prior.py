@@ -13,7 +13,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._torch.batch import over_images
-from retune.errors import ShapeError, require
+from retune.errors import InvalidParameterError, ShapeError, require
 from retune.maps.base import AbstractMap, BoundMap
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill
@@ -55,6 +55,7 @@ class MapWithPrior(AbstractMap):
     """
 
     in_state_dict = ("step_size", "reg")
+    reg: Positive
 
     def __init__(self, prior: Prior, data_fidelity: DataFidelity | None, lipschitz: float | None = None):
         super().__init__()
@@ -70,6 +71,16 @@ class MapWithPrior(AbstractMap):
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""
         return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
+
+    def _objective(self, x: Tensor, data_term: DataTerm) -> Tensor:
+        """``f(x) + λR(x)`` per image, shape (B,).
+
+        Raises:
+            InvalidParameterError: the prior has no value.
+        """
+        if not adapt(self.prior).has_value:
+            raise InvalidParameterError(f"{type(self.prior).__name__} has no value, so the objective is unknown")
+        return data_term.fn(x) + self.reg().to(x) * self.prior.fn(x)
 
 
 class MapWithProx(MapWithPrior):
