@@ -24,7 +24,7 @@ ORDER = [
     {"priors", "solvers"},
     {"maps", "solve"},
     {"gradients"},
-    {"auto", "_checkpoint", "bound"},
+    {"auto", "_checkpoint", "bound", "iteration"},
     {"model"},
     {"networks"},
     {"io"},
