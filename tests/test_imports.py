@@ -34,6 +34,7 @@ ORDER = [
     {"registry"},
     {"config"},
     {"weights"},
+    {"_building"},
     {"build"},
     {"instant"},
     {"jobs", "report"},
