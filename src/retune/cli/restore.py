@@ -137,7 +137,7 @@ def restore(
 
         with moving(f"restoring {len(files)} file{'s' * (len(files) > 1)}") as line:
             rows = run(opened, files, options, workers, note)
-        _tell(rows, out, details)
+        _tell(rows, details)
         if report:
             tell_page(
                 out,
@@ -156,7 +156,7 @@ def _is_model(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors" or (path / "model.safetensors").is_file()
 
 
-def _tell(rows: list[Row], out: Path, details: bool) -> None:
+def _tell(rows: list[Row], details: bool) -> None:
     """The verdict, and the outcome for each file."""
     from retune._terminal import clean_line
     from retune.cli._words import wrapped

@@ -23,7 +23,7 @@ from retune.plugins import require_accepted
 from retune.problems.base import Problem
 from retune.registry import network_in
 
-__all__ = ["OpenedModel", "model_file", "model_problem", "model_white", "open_model", "open_network"]
+__all__ = ["OpenedModel", "model_file", "open_model", "open_network"]
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,6 @@ def model_file(model: Path) -> Path:
     return model / MODEL if model.is_dir() else model
 
 
-def model_problem(model: Path, given: Mapping[str, Any]) -> ProblemConfig:
-    """The problem of the network, with the fields that the user gave.
-
-    Raises:
-        CheckpointError: the network says nothing of a problem, or a file that it names is not beside it.
-        ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
-    """
-    return _problem(model, _checkpoint.opened(model_file(model)), given)
-
-
-def model_white(model: Path) -> float | None:
-    """The intensity that counted as 1 in the files that a network was trained or tuned on, if that was said."""
-    return _white(_checkpoint.opened(model_file(model)))
-
-
 def _white(checkpoint: _checkpoint.Checkpoint) -> float | None:
     try:
         white = float(checkpoint.notes["white"])
@@ -142,7 +127,10 @@ def _black(checkpoint: _checkpoint.Checkpoint) -> float | None:
 
 
 def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str, Any]) -> ProblemConfig:
-    """See ``model_problem``."""
+    """The problem of the network, with the fields that the user gave.
+
+    Raises: see ``open_model``.
+    """
     file = checkpoint.path
     try:
         told = parse_json(checkpoint.notes.get("problem", "{}"))
