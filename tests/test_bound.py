@@ -55,7 +55,7 @@ def test_a_bound_that_is_out_of_date_is_refused(which):
             y.mul_(0.5)
     given = bound.data_term if which == "type" else bound
     said = {
-        "network": "what another network was bound to",
+        "network": "belongs to another network",
         "type": r"bound must be what net\.bind\(y, physics\) returned",
     }.get(which, "y or the weights were changed")
     with pytest.raises(InvalidParameterError, match=said):
