@@ -12,15 +12,14 @@ from torch import Tensor
 
 from retune._registry.entries import register
 from retune._torch.batch import over_images, per_image_norm
-from retune.errors import InvalidParameterError
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import primal_dual_guarantee
+from retune.maps.guarantees.proximal import primal_dual_guarantee
 from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.data_term import DataTerm
 from retune.parameters import Bounded, Positive, require_box
 from retune.priors.base import Analysis
-from retune.priors.capabilities import adapt, bind_cycle, part_of, require_analysis
+from retune.priors.capabilities import bind_cycle, part_of, require_analysis
 
 __all__ = ["PrimalDual"]
 
@@ -104,9 +103,7 @@ class PrimalDual(MapWithPrior):
         Raises:
             InvalidParameterError: the prior has no value.
         """
-        if not adapt(self.prior).has_value:
-            raise InvalidParameterError(f"{type(self.prior).__name__} has no value, so the objective is unknown")
-        return data_term.fn(x) + self.reg().to(x) * self.prior.fn(x)
+        return self._objective(x, data_term)
 
     def steps(self, data_term: DataTerm, scale: Tensor | None = None) -> PrimalDualSteps:
         """The step sizes for a data term, and the prior bound to them.

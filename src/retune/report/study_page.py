@@ -83,7 +83,7 @@ def write_study_page(study: Study, folder: str | Path) -> Path:
 
 
 def summary(study: Study) -> list[str]:
-    """What was found, in a few sentences; every number comes from the study."""
+    """The findings in a few sentences; every number comes from the study."""
     k, r = study.depths, study.restarts
     corner = [study.mean.at(a, b) for a, b in ((k[0], r[-1]), (k[-1], r[0]), (k[-1], r[-1]))]
     told = []
@@ -106,7 +106,7 @@ def summary(study: Study) -> list[str]:
     settled, last = share_within_two(late)
     if count:
         told.append(
-            f"What a step reports of its gradient is within a factor of 2 of the true error in {within} of {count} "
+            f"The gradient error that a step reports is within a factor of 2 of the true error in {within} of {count} "
             f"steps, with R = {r[-1]} in {settled} of {last}."
         )
     return told
