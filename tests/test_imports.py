@@ -24,7 +24,7 @@ ORDER = [
     {"priors", "solvers"},
     {"maps", "solve"},
     {"gradients"},
-    {"auto", "_checkpoint", "bound", "iteration"},
+    {"auto", "_checkpoint", "bound", "_iteration"},
     {"model"},
     {"networks"},
     {"io"},

@@ -14,6 +14,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _checkpoint
+from retune._iteration import Init, differentiated, equilibrium_of, iterate, warn_if_unsettled
 from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
 from retune._torch.precision import without_autocast
@@ -24,7 +25,6 @@ from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import verify_once
-from retune.iteration import Init, differentiated, equilibrium_of, iterate, warn_if_unsettled
 from retune.maps.base import AbstractMap, BoundMap
 from retune.solve import Stop
 from retune.solvers.base import AbstractSolver
