@@ -37,8 +37,7 @@ _FIGURES = {
     "reported": (
         "Reported against true error of the gradient, one point for each cell and image.",
         "Each step reports the error of its adjoint from the decay of the block. It does not see how far the state is "
-        "from the equilibrium: points below the band have too few restarts, or cancellation. With few layers points "
-        "lie above it, because the report divides by the adjoint that the step has, not by the exact one.",
+        "from the equilibrium: points outside the band have too few restarts, or large contributions that cancel.",
     ),
     "race": (
         "PSNR against training time for each method.",
