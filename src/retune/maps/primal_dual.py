@@ -39,7 +39,7 @@ class PrimalDual(MapWithPrior):
     to the minimiser is proved.
 
     The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
-    g, p is about as large as λ, so ``r = 4cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``. For
+    g, p is about as large as λ, so ``r = 6cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``. For
     other g, ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0, so only a rule without restarts
     ([`Unrolled`][retune.Unrolled]) learns them.
 
@@ -116,7 +116,7 @@ class PrimalDual(MapWithPrior):
             p().reshape(()).to(data_term.device, data_term.dtype) for p in (self.step_size, self.balance, self.reg)
         )
         analysis, half = self._analysis(data_term, reg), data_term.lipschitz / 2
-        ratio = balance * reg * (4 / _contrast(data_term) if analysis.homogeneous else torch.ones_like(half))
+        ratio = balance * reg * (6 / _contrast(data_term) if analysis.homogeneous else torch.ones_like(half))
         sqnorm = analysis.sqnorm.to(half)
         tau = 2 * share / (half + (half.square() + 4 * share * ratio.square() * sqnorm).sqrt())
         # A constant: at an equilibrium (x, p) the derivative with respect to the steps is then exactly 0.
