@@ -39,6 +39,7 @@ ORDER = [
     {"jobs", "report"},
     {"comparison"},
     {"demo", "studies"},
+    {"app"},
     {"cli"},
     {"__main__"},
 ]

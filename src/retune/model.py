@@ -20,7 +20,7 @@ from retune._registry.describe import description, rebuild
 from retune._registry.entries import kind_base, register
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
-from retune.bound import Bound, versions_of
+from retune.bound import Bound, Moment, versions_of
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import (
     InvalidParameterError,
@@ -192,6 +192,7 @@ class Restarted(Reconstructor):
         adjoint: AdjointMemory | None = None,
         trace: bool = False,
         observe: Callable[[int, Tensor], None] | None = None,
+        watch: Callable[[Moment], None] | None = None,
         bound: Bound | None = None,
     ) -> Equilibrium:
         """Restore, and report the status of each image. A failed image raises no error: its status says so.
@@ -212,6 +213,8 @@ class Restarted(Reconstructor):
                 space (B, C, H, W); for rules that solve to a tolerance.
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, a copy of the image).
+            watch: called at the same times with the [`Moment`][retune.bound.Moment] of the solve, whose image and
+                objective are computed when they are asked for.
             bound: the result of [`bind`][retune.Restarted.bind] for `y` and `physics`, if you have it.
 
         Raises:
@@ -230,7 +233,15 @@ class Restarted(Reconstructor):
             chosen = copy.copy(self)  # it shares the weights; the choice of this call is not kept
             chosen.choose(y, physics)
             return chosen.solve(
-                y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe, bound=bound
+                y,
+                physics,
+                init=init,
+                stop=stop,
+                adjoint=adjoint,
+                trace=trace,
+                observe=observe,
+                watch=watch,
+                bound=bound,
             )
         if bound is None:
             bound = self.bind(y, physics)
@@ -238,9 +249,9 @@ class Restarted(Reconstructor):
         bound.require(y, physics, self.map)
         if self.training:
             self._verify(bound.data_term, bound.map)
-            return self._train(bound.map, init, stop, adjoint, trace, observe)
+            return self._train(bound.map, init, stop, adjoint, trace, observe, watch)
         with torch.no_grad():
-            solution = self._run(bound.map, init, self.stop if stop is None else stop, trace, observe)
+            solution = self._run(bound.map, init, self.stop if stop is None else stop, trace, observe, watch)
             return _equilibrium_of(bound.map.image(solution.u), solution)
 
     def accelerated(self) -> Restarted:
@@ -313,11 +324,12 @@ class Restarted(Reconstructor):
         adjoint: AdjointMemory | None,
         trace: bool,
         observe: Callable[[int, Tensor], None] | None,
+        watch: Callable[[Moment], None] | None,
     ) -> Equilibrium:
         rounds = self.restarts if self.gradient.restarts else 0
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
-            reached = self._run(bound, init, stop, trace, observe)
+            reached = self._run(bound, init, stop, trace, observe, watch)
         known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
         if self.gradient.restarts:
             bound = bound.at(reached.u)
@@ -340,10 +352,15 @@ class Restarted(Reconstructor):
         stop: Stop,
         trace: bool,
         observe: Callable[[int, Tensor], None] | None,
+        watch: Callable[[Moment], None] | None,
     ) -> Solution:
         def see(layers: int, u: Tensor) -> None:
             assert observe is not None
             observe(layers, bound.image(u))
+
+        def look(layers: int, u: Tensor, residual: Tensor) -> None:
+            assert watch is not None
+            watch(Moment(layers, residual, self.depth, u, bound))
 
         def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
             chosen = bound.select(index)
@@ -359,6 +376,7 @@ class Restarted(Reconstructor):
             cycle=self.map.layers,
             trace=trace,
             observe=None if observe is None else see,
+            watch=None if watch is None else look,
             restrict=restrict,
             near=init is not None,
             size_of=bound.size,
