@@ -52,6 +52,7 @@ class Desk:
         image: name of the image.
         kernel, mask, network: names of further files, "" for none.
         known: what is known of the image; see `retune.app.work.look`.
+        looked: the page and the settings for which that is known; None for none.
         used: when it was used last.
     """
 
@@ -62,6 +63,7 @@ class Desk:
     mask: str = ""
     network: str = ""
     known: dict[str, Any] = field(default_factory=dict)
+    looked: Any = None
     used: float = field(default_factory=time.monotonic)
 
     def files(self) -> set[str]:
@@ -75,7 +77,7 @@ class Desk:
             if path.name == self.image or path.stem == "mask":
                 path.unlink(missing_ok=True)
         self.image = self.mask = ""
-        self.known = {}
+        self.known, self.looked = {}, None
 
     def forget_results(self) -> None:
         """Remove the results of another restoration of the image."""

@@ -66,16 +66,19 @@ class Flow:
         """
         name = self.desks.take(desk, token, kind)
         setattr(desk, {"blur": "kernel"}.get(kind, kind), name)
+        desk.looked = None
         return name
 
     def look(self, desk: Desk, page: int, settings: Settings) -> Iterator[Shown]:
         """Tell what the image is, its noise, and the doctor's findings."""
-        if not desk.image:
+        if not desk.image or desk.looked == (page, settings):
             yield {}
             return
+        desk.looked = (page, settings)
         options = self._options(desk, page, settings) | {"most": self.limits.values}
         for kind, values in self._run(desk, "look", options, settings):
             if kind == "failed":
+                desk.looked = None
                 yield _NOTHING | _NO_RESULT | {"progress": remark(values["why"])}
                 return
             desk.known = values
@@ -148,6 +151,7 @@ class Flow:
         if not strokes:
             raise InvalidParameterError("Nothing was drawn yet: draw over the pixels that are missing.")
         options = {"folder": str(desk.folder), "image": desk.image, "strokes": strokes, "size": desk.known["size"]}
+        desk.looked = None
         desk.mask = self._last(desk, "paint", options | {"mask": "mask.png"})["mask"]
 
     def gaps(self, desk: Desk, page: int, settings: Settings) -> None:
@@ -157,6 +161,7 @@ class Flow:
             InvalidParameterError: there are none.
         """
         options = self._options(desk, page, settings) | {"most": self.limits.values, "mask": "mask.png"}
+        desk.looked = None
         desk.mask = self._last(desk, "gaps", options)["mask"]
 
     def stop(self, key: str) -> bool:
@@ -229,8 +234,7 @@ def _moving(said: str, share: float | None = None) -> str:
 
 
 def _glimpse(uri: str) -> str:
-    return str(
-        Markup(
-            '<figure class="glimpse"><img src="{}" alt="The image so far"><figcaption>So far</figcaption></figure>'
-        ).format(uri)
+    picture = Markup(
+        '<figure class="glimpse"><img src="{}" alt="The image so far"><figcaption>{}</figcaption></figure>'
     )
+    return str(picture.format(uri, "So far"))

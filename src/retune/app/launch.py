@@ -14,7 +14,7 @@ import uvicorn
 from retune.app.desk import Desks
 from retune.app.flow import Flow
 from retune.app.look import css, theme
-from retune.app.page import HEAD, build
+from retune.app.page import build, head
 from retune.app.server import LOOPBACK, Guard, made
 from retune.app.worker import Limits, Worker
 from retune.errors import InvalidParameterError
@@ -48,10 +48,9 @@ def make(limits: Limits, host: str, password: str | None) -> App:
     desks = Desks(limits.upload)
     flow = Flow(desks, Worker(limits), limits)
     app = made(desks, limits)
-    gr.mount_gradio_app(
-        app, build(flow), path="/", footer_links=[], run_history=False, show_error=False, ssr_mode=False, mcp_server=False,
-        pwa=False, enable_monitoring=False, theme=theme(), css=css(), head=HEAD(), max_file_size=0,
-    )  # fmt: skip
+    quiet = {"run_history": False, "show_error": False, "ssr_mode": False, "mcp_server": False, "pwa": False}
+    looks = {"theme": theme(), "css": css(), "head": head(), "footer_links": []}
+    gr.mount_gradio_app(app, build(flow), path="/", max_file_size=0, enable_monitoring=False, **quiet, **looks)
     return App(Guard(app, LOOPBACK if host in LOOPBACK else None, password), flow)
 
 

@@ -128,7 +128,7 @@ def measured(file: Path, settings: Settings, page: int, most: int) -> Measured:
 
 
 def noise_in(seen: Measured, settings: Settings, folder: Path) -> Noise:
-    """The noise that the user states, or that is estimated. It never fails: noise that cannot be seen is said to be so."""
+    """The noise that the user states, or that is estimated. It never fails."""
     y = torch.where(seen.y.isfinite(), seen.y, torch.zeros_like(seen.y))
     gaps = _observed(seen, settings, folder)
     try:

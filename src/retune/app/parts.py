@@ -27,7 +27,7 @@ from retune.jobs.pictures import SIDE, picture_kernel
 from retune.jobs.pixels import eight, encode, reduced
 from retune.records import Certified, Pictured, RestoredImage
 from retune.report import certificate_table
-from retune.report.plots import frame, histogram, line, spectrum
+from retune.report.plots import frame, histogram, line, spectrum, ticks
 from retune.report.templates import templates
 
 __all__ = ["Curves", "blur", "facts", "findings", "glimpse", "noise", "picture", "remark", "result", "tuned"]
@@ -121,14 +121,10 @@ def _variances(curves: Sequence[Curve]) -> Markup:
         shown = [(x, min(max(v, 0.0) / top, 1.0)) for x, v in ends]
         drawn.append(line(shown, f'stroke="{colour}" stroke-width="2"'))
         dots = [((m - left) / (right - left), min(max(v, 0.0) / top, 1.0)) for m, v in curve.points]
-        drawn += [
-            line([(x, y), (x, y)], f'stroke="{colour}" stroke-width="6" stroke-linecap="round" opacity=".6"')
-            for x, y in dots
-        ]
-    x = [(0.0, f"{left:.2g}"), (1.0, f"{right:.2g}")]
-    y = [(0.0, "0"), (1 / 1.15, f"{top / 1.15:.1e}".replace("e-0", "e-").replace("-", "−"))]
+        look = f'stroke="{colour}" stroke-width="6" stroke-linecap="round" opacity=".6"'
+        drawn += [line([dot, dot], look) for dot in dots]
     label = "Variance of the noise against the brightness, with the line of the restoration"
-    return frame("".join(drawn), label, x, y, "brightness, where 1 is white")
+    return frame("".join(drawn), label, ticks(left, right), ticks(0.0, top, 3), "brightness, where 1 is white")
 
 
 def blur(fields: dict[str, Any]) -> str:
@@ -187,7 +183,7 @@ class Curves:
         last = self.layers[-1]
         points = [(self.layers[i] / last, min(max(to(values[i]), 0.0), 1.0)) for i in kept]
         drawn = line(points, f'stroke="{colour}" stroke-width="2.2"')
-        return frame(drawn, label, [(0.0, "0"), (1.0, str(last))], y, "layers")
+        return frame(drawn, label, ticks(0.0, float(last)), y, "layers")
 
     def _changes(self) -> Markup | str:
         values = [max(v, 1e-12) for v in self.change if math.isfinite(v)]
@@ -195,7 +191,8 @@ class Curves:
             return ""
         low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
         high = max(high, low + 1)
-        y = [((k - low) / (high - low), f"1e{k}".replace("-", "−")) for k in range(low, high + 1)]
+        step = max(1, (high - low) // 4)
+        y = [((k - low) / (high - low), f"1e{k}".replace("-", "−")) for k in range(low, high + 1, step)]
         label = "Change of the image per layer, relative to the image, in a logarithmic scale"
         return self._drawn(values, "#0072b2", label, y, lambda v: (math.log10(v) - low) / (high - low))
 

@@ -88,6 +88,8 @@ class Settings:
             ConfigError: a blur without a kernel, missing pixels without a mask, or noise that is no noise.
         """
         place: Callable[[str], Any] = (lambda name: name) if folder is None else (lambda name: absolute(name, folder))
+        if self.network and self.problem == "denoise":  # a network remembers what happened to its images
+            return {}
         found: dict[str, Any] = {"name": self.problem}
         if self.problem == "deblur" and not self.kernel:
             raise ConfigError("the blur is not known yet: choose its shape, or give a picture of a blurred point")
@@ -138,7 +140,7 @@ class Settings:
     def options(self) -> list[str]:
         """The options of the command line that describe the measurement."""
         fields = self.fields()
-        words = ["--problem", self.problem]
+        words = ["--problem", self.problem] if fields else []
         for name, option in _OPTIONS.items():
             if name in fields:
                 words += [option] if fields[name] is True else [option, _typed(fields[name])]

@@ -19,6 +19,7 @@ _OPTIONS = (
     (r"--white( \w+)?", "“White”"),
     (r"--black", "“Black”"),
     (r"--tile \d+|--tile", "smaller images"),
+    (r"\by = ?A ?x \+ noise", "“measured image = true image, blurred or masked, + noise”"),
     (r"--set \S+|--out( FOLDER)?|--workers|--again", "the command line"),
 )
 #: What looks like a path of a machine: it begins with a slash or a drive, and has at least two parts.

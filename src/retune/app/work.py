@@ -79,7 +79,7 @@ def look(note: Note, *, folder: str, image: str, page: int, settings: Settings, 
     used = replace(settings, noise=noise.said)
     try:
         known["blur"] = parts.blur(used.fields(place))
-        found = examined(seen, used if settings.problem == "inpaint" else settings, place)
+        found = examined(seen, used, place)
         known |= {"findings": parts.findings(found), "mends": [mend.__dict__ for mend in found.mends]}
     except RetuneError as error:
         known |= {"findings": parts.remark(in_page_words(str(error), place)), "mends": []}

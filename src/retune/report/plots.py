@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
 from retune.diagnosis.residual import EDGES
 
-__all__ = ["at", "frame", "histogram", "line", "spectrum"]
+__all__ = ["at", "frame", "histogram", "line", "short", "spectrum", "ticks"]
 
 _W, _H, _LEFT, _TOP = 320, 210, 34, 10
 #: Width and height of the axes.
@@ -38,7 +39,21 @@ def frame(inner: str, label: str, x: list[tuple[float, str]], y: list[tuple[floa
 
 
 def line(points: Sequence[tuple[float, float]], look: str) -> str:
+    """A line through points; positions are shares of the axes."""
     return f'<polyline points="{" ".join(at(x, y) for x, y in points)}" fill="none" {look}/>'
+
+
+def ticks(low: float, high: float, most: int = 4) -> list[tuple[float, str]]:
+    """Round numbers between the ends of an axis, with their places as shares of it; none of them at the right end."""
+    wide = (high - low) or 1.0
+    places = [v for v in MaxNLocator(most).tick_values(low, high) if low <= v <= high - 0.04 * wide]
+    return [((v - low) / wide, short(float(v))) for v in places]
+
+
+def short(value: float) -> str:
+    """A number in a few characters."""
+    text = f"{value:.3g}"
+    return (text if "e" not in text else f"{value:.1g}".replace("e-0", "e-")).replace("-", "−")
 
 
 def histogram(density: Sequence[float]) -> Markup | str:
