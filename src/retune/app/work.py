@@ -26,6 +26,7 @@ from retune.jobs.failures import failure
 from retune.jobs.instant import InstantModel, instant_model
 from retune.jobs.opened import OpenedModel, open_model
 from retune.jobs.pictures import picture_image
+from retune.jobs.pixels import eight
 from retune.jobs.restore import WHOLE, Options
 from retune.jobs.restore import restore as restore_files
 from retune.jobs.sections import tuning_in_words
@@ -180,8 +181,8 @@ def example(note: Note, *, folder: str, name: str) -> dict[str, Any]:
 
 
 def _write(path: Path, image: torch.Tensor) -> None:
-    layout = io.Layout(path.suffix, np.dtype(np.uint8), (), (image.shape[-2], image.shape[-1]))
-    io.write(path, image.detach().float(), layout)
+    """An image (1, C, h, w) as a PNG of 8 bits."""
+    Image.fromarray(np.ascontiguousarray(eight(image[0].detach(), 0.0, 1.0))).save(path)
 
 
 def paint(
@@ -197,7 +198,7 @@ def paint(
         size: (h, w) of the image.
         mask: name of the mask.
     """
-    _write_mask(Path(folder) / mask, np.asarray(painted(strokes, size)))
+    Image.fromarray(painted(strokes, size)).save(Path(folder) / mask)
     return {"mask": mask}
 
 
@@ -222,12 +223,8 @@ def gaps(note: Note, *, folder: str, image: str, page: int, settings: Settings, 
     seen = measured(place / image, settings, page, most)
     if seen.holes is None:
         raise InvalidParameterError("all pixels are numbers")
-    _write_mask(place / mask, np.where(seen.holes, 0, 255).astype(np.uint8))
+    Image.fromarray(np.where(seen.holes, 0, 255).astype(np.uint8)).save(place / mask)
     return {"mask": mask}
-
-
-def _write_mask(path: Path, mask: np.ndarray) -> None:
-    _write(path, torch.from_numpy(mask.copy())[None, None].float() / 255)
 
 
 class _Told:
