@@ -69,7 +69,7 @@ class Controls:
             "Drop an image here, or choose one", "PNG, JPEG, TIFF (16 bits, stacks), BMP or NPY", IMAGES, "drop-image"
         )
         self.example = gr.Dropdown(
-            [("…", ""), *((n, n) for n in EXAMPLE_NAMES)], value="", label="or take a photograph that ships",
+            [("choose …", ""), *((n, n) for n in EXAMPLE_NAMES)], value="", label="or take a photograph that ships",
             elem_id="example", filterable=False,
         )  # fmt: skip
         self.facts = gr.HTML("", elem_id="facts")

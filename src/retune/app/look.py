@@ -72,6 +72,7 @@ def theme() -> gr.themes.Base:
         told[name], told[f"{name}_dark"] = COLOURS[colour]
     told |= {"button_primary_background_fill": "#0072b2", "button_primary_background_fill_dark": "#0072b2"}
     told |= {"button_primary_background_fill_hover": "#005a8d", "button_primary_background_fill_hover_dark": "#005a8d"}
+    told |= {"input_border_width": "1px", "input_border_width_dark": "1px"}
     told |= {"button_primary_text_color": "#ffffff", "button_primary_text_color_dark": "#ffffff"}
     return made.set(**told)
 

@@ -202,10 +202,8 @@ class Curves:
             return ""
         low, high = min(values), max(values)
         wide = (high - low) or 1.0
-        y = [(0.0, f"{low:.4g}".replace("-", "−")), (1.0, f"{high:.4g}".replace("-", "−"))]
-        return self._drawn(
-            values, "#d55e00", "The objective, which the iteration lowers", y, lambda v: (v - low) / wide
-        )
+        label, y = "The objective, which the iteration lowers", [(0.0, "least"), (1.0, "first")]
+        return self._drawn(values, "#d55e00", label, y, lambda v: (v - low) / wide)
 
 
 def result(section: Pictured, record: RestoredImage, curves: Curves) -> str:

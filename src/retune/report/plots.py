@@ -51,9 +51,9 @@ def ticks(low: float, high: float, most: int = 4) -> list[tuple[float, str]]:
 
 
 def short(value: float) -> str:
-    """A number in a few characters."""
-    text = f"{value:.3g}"
-    return (text if "e" not in text else f"{value:.1g}".replace("e-0", "e-")).replace("-", "−")
+    """A number in few characters."""
+    plain = value == 0 or 0.01 <= abs(value) < 10_000
+    return (f"{value:.3g}" if plain else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")).replace("-", "−")
 
 
 def histogram(density: Sequence[float]) -> Markup | str:
