@@ -2,8 +2,8 @@
 
     python benchmarks/app_uploads.py [--files 100] [--side 512]
 
-It starts the page, opens it in Chromium (playwright), and gives it mixed, broken and large files. Memory is the resident
-memory of the server and of the process that computes; files are those in the temporary folder of the page.
+It starts the page, opens it in Chromium (playwright), and gives it mixed, broken and large files. Memory is the
+resident memory of the server and of the process that computes; files are those in the temporary folder of the page.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def give(page: Page, file: Path) -> str:
         """([name, before]) => {
             const text = (id) => document.getElementById(id).innerText;
             if (document.querySelector('#drop-image .drop-said').innerText.includes('larger')) return true;
-            const shown = text('facts').includes(name) && text('findings').trim() && !text('findings').includes('Examining');
+            const told = text('findings').trim();
+            const shown = text('facts').includes(name) && told && !told.includes('Examining');
             return shown || text('progress').includes(name);
         }""",
         arg=[file.name, before],
