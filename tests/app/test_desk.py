@@ -28,7 +28,7 @@ def send(desks, desk, name, kind, content=b"x"):
         ("photo.png", "photo.png"),
         ("../../etc/passwd.png", "passwd.png"),
         ("C:\\Users\\me\\cat.TIF", "cat.tif"),
-        ("a<b>\0.png", "a_b_.png"),
+        ("a<b>\0.png", "a_b.png"),
         (".png", "file.png"),
         ("", "file"),
         ("-rf.png", "rf.png"),

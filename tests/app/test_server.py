@@ -7,7 +7,7 @@ import base64
 
 import pytest
 
-pytest.importorskip("gradio", reason="needs gradio: pip install 'retune-imaging[app]'")
+pytest.importorskip("fastapi", reason="needs gradio, which brings it: pip install 'retune-imaging[app]'")
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
@@ -32,7 +32,9 @@ def call(app, path="/", method="GET", headers=None, body=b""):
     }  # fmt: skip
 
     async def receive():
-        return pieces.pop(0) if pieces else {"type": "http.disconnect"}
+        if not pieces:
+            await asyncio.Event().wait()  # the browser stays
+        return pieces.pop(0)
 
     async def send(message):
         told.append(message)
