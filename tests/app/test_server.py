@@ -91,6 +91,14 @@ def test_a_password_is_asked_for_every_request(headers, status):
     assert ("www-authenticate" in told) == (status == 401)
 
 
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/gradio_api/proxy=http://x"])
+def test_files_come_and_go_by_one_way_only(path):
+    app = FastAPI()
+    app.api_route("/{path:path}", methods=["GET", "POST"])(lambda path: "reached")
+    assert call(Guard(app, LOOPBACK, None), "/gradio_api/queue/data")[0] == 200
+    assert call(Guard(app, LOOPBACK, None), path, "POST")[0] == 404
+
+
 def test_a_browser_is_told_to_fetch_nothing_from_elsewhere():
     _, headers, _ = call(Guard(hello(), LOOPBACK, None))
     assert "default-src 'self'" in headers["content-security-policy"]

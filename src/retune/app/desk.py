@@ -53,6 +53,7 @@ class Desk:
         kernel, mask, network: names of further files, "" for none.
         known: what is known of the image; see `retune.app.work.look`.
         looked: the page and the settings for which that is known; None for none.
+        stopped: whether its next computation shall not begin.
         used: when it was used last.
     """
 
@@ -64,6 +65,7 @@ class Desk:
     network: str = ""
     known: dict[str, Any] = field(default_factory=dict)
     looked: Any = None
+    stopped: bool = False
     used: float = field(default_factory=time.monotonic)
 
     def files(self) -> set[str]:

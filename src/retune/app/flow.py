@@ -18,6 +18,8 @@ from retune.errors import InvalidParameterError, RetuneError
 __all__ = ["MENDS", "Flow", "remark"]
 
 Shown = dict[str, Any]
+#: Points of all strokes that are drawn.
+_POINTS = 100_000
 #: The labels of the buttons that mend.
 MENDS = {
     "background": "Subtract the pedestal",
@@ -74,6 +76,8 @@ class Flow:
         if not desk.image or desk.looked == (page, settings):
             yield {}
             return
+        if desk.looked is not None and desk.looked[1] != settings:
+            yield _NO_RESULT  # it belongs to other settings
         desk.looked = (page, settings)
         options = self._options(desk, page, settings) | {"most": self.limits.values}
         for kind, values in self._run(desk, "look", options, settings):
@@ -93,6 +97,11 @@ class Flow:
                 "progress": "",
             }
 
+    def waits(self, desk: Desk) -> Shown:
+        """A computation was asked for. It may have to wait for those of others."""
+        desk.stopped = False
+        return {"progress": _moving("Waiting for its turn …"), "running": True}
+
     def restore(self, desk: Desk, page: int, settings: Settings) -> Iterator[Shown]:
         """Restore the image."""
         yield from self._restoring(desk, page, settings, "restore", "Restoring …")
@@ -103,7 +112,10 @@ class Flow:
 
     def _restoring(self, desk: Desk, page: int, settings: Settings, kind: str, said: str) -> Iterator[Shown]:
         if not desk.image:
-            yield {"progress": remark("Choose an image first.")}
+            yield {"progress": remark("Choose an image first."), "running": False}
+            return
+        if desk.stopped:
+            yield {"progress": remark("Stopped."), "running": False}
             return
         yield _NO_RESULT | {"progress": _moving(said), "running": True}
         desk.forget_results()
@@ -150,6 +162,8 @@ class Flow:
             raise InvalidParameterError("Choose an image first.")
         if not strokes:
             raise InvalidParameterError("Nothing was drawn yet: draw over the pixels that are missing.")
+        if sum(len(stroke["points"]) for stroke in strokes) > _POINTS:
+            raise InvalidParameterError("That are too many strokes: give the mask as a picture.")
         options = {"folder": str(desk.folder), "image": desk.image, "strokes": strokes, "size": desk.known["size"]}
         desk.looked = None
         desk.mask = self._last(desk, "paint", options | {"mask": "mask.png"})["mask"]
@@ -165,7 +179,8 @@ class Flow:
         desk.mask = self._last(desk, "gaps", options)["mask"]
 
     def stop(self, key: str) -> bool:
-        """Stop the computation of a desk at once."""
+        """Stop the computation of a desk at once, or before it begins."""
+        self.desks.get(key).stopped = True
         return self.worker.stop(key)
 
     def leave(self, key: str) -> None:

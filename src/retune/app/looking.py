@@ -210,6 +210,9 @@ def examined(seen: Measured, settings: Settings, folder: Path) -> Findings:
     config = from_dict({"problem": fields}, (), "the image")
     problem = problem_of(config.problem)
     y = without_gaps(problem, seen.y, "the image")
+    known = problem.observed(y)
+    if known is not None:  # of a whole picture on which somebody has painted
+        y = torch.where(known, y, torch.zeros_like(y))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the findings say the same
         told = examine_one(Config(problem=config.problem), "the image", y, _EXAMINED)

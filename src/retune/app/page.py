@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -74,12 +75,20 @@ class _Page:
         mended = [on.problem, on.background, on.centre, on.white, on.black, on.noise_kind, on.mask_said]
         for key, button in on.mends.items():
             look_after(button.click(self._mends(key), inputs, mended, **work))
-        on.restore.click(self._computes(self.flow.restore), inputs, outputs, **work)
-        on.tune.click(self._computes(self.flow.tune), inputs, outputs, **work)
+        for button, verb in ((on.restore, self.flow.restore), (on.tune, self.flow.tune)):
+            asked = button.click(self._waits, [on.key], [on.progress, on.restore, on.tune, on.stop], **free)
+            asked.then(self._computes(verb), inputs, outputs, **work)
         on.stop.click(self._stops, [on.key], None, **free)
 
+    def _waits(self, key: str) -> dict[Any, Any]:
+        try:
+            return self._update(self.flow.waits(self.flow.desks.get(key)))
+        except RetuneError as error:
+            return {self.on.progress: remark(str(error))}
+
     def _stops(self, key: str) -> None:
-        self.flow.stop(key)
+        with suppress(RetuneError):  # the page was left alone, and has nothing to stop
+            self.flow.stop(key)
 
     def _opens(self, request: gr.Request) -> str:
         key = self.flow.desks.open().key

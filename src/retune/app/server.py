@@ -30,6 +30,10 @@ _POLICY = (
 )
 
 
+#: Ways of gradio that this page does not use: files come and go by `made` only.
+_UNUSED = ("upload", "file", "proxy", "component_server", "stream", "deep_link", "heic")
+
+
 class Guard:
     """Lets in those who may see the page.
 
@@ -51,7 +55,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {k.decode("latin1").lower(): v.decode("latin1") for k, v in scope["headers"]}
-        refusal = self._refused(headers)
+        refusal = self._refused(headers) or _unused(scope["path"])
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -86,6 +90,12 @@ class Guard:
             return None
         asks = {"WWW-Authenticate": 'Basic realm="ReTune: any name, and the password", charset="UTF-8"'}
         return Response("The password is needed.", 401, asks)
+
+
+def _unused(path: str) -> Response | None:
+    """A refusal of what gradio offers, and this page does not."""
+    way = path.partition("gradio_api/")[2]
+    return Response("There is no such thing here.", 404) if way.startswith(_UNUSED) else None
 
 
 def made(desks: Desks, limits: Limits) -> FastAPI:

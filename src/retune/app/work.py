@@ -207,9 +207,9 @@ def painted(strokes: list[dict[str, Any]], size: list[int]) -> np.ndarray:
     height, width = size
     picture = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(picture)
-    for stroke in strokes[:5000]:
+    for stroke in strokes:
         r = max(0.5, float(stroke["radius"]) * width)
-        points = [(float(x) * width, float(y) * width) for x, y in stroke["points"][:20000]]
+        points = [(float(x) * width, float(y) * width) for x, y in stroke["points"]]
         for x, y in points:
             draw.ellipse((x - r, y - r, x + r, y + r), fill=0)
         if len(points) > 1:
