@@ -15,8 +15,7 @@ from PIL import Image
 
 from retune import io, problems
 from retune.app import work
-from retune.app.controls import EXAMPLE_NAMES
-from retune.app.settings import Settings
+from retune.app.settings import EXAMPLE_NAMES, Settings
 from retune.data import photograph
 from retune.errors import InvalidParameterError
 

@@ -10,14 +10,10 @@ import gradio as gr
 from retune._version import __version__
 from retune.app.desk import Desk
 from retune.app.flow import MENDS
-from retune.app.settings import PROBLEMS, Settings
+from retune.app.settings import EXAMPLE_NAMES, PROBLEMS, Settings
 
-__all__ = ["BLURS", "EXAMPLE_NAMES", "NOISES", "Controls", "text_of", "visible"]
+__all__ = ["BLURS", "NOISES", "Controls", "text_of", "visible"]
 
-#: The photographs that ship; see `retune.app.work.EXAMPLES`, which this process does not load.
-EXAMPLE_NAMES = (
-    "Astronaut, with noise", "Cameraman, blurred", "Cat, half of its pixels missing", "Coffee, of half the size",
-)  # fmt: skip
 NOISES = ("Estimated from the image", "The same everywhere", "Grows with the brightness")
 BLURS = ("Out of focus (a soft spot)", "Moved (a line)", "A square", "From a file")
 BORDERS = {"Usual": "", "Goes on beyond the border": "valid", "Opposite borders meet": "circular"}

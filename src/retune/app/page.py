@@ -13,10 +13,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gradio as gr
 
-from retune.app.controls import BLURS, EXAMPLE_NAMES, NOISES, Controls, text_of, visible
+from retune.app.controls import BLURS, NOISES, Controls, text_of, visible
 from retune.app.desk import Desk
 from retune.app.flow import Flow, remark
-from retune.app.settings import PROBLEMS, Settings
+from retune.app.settings import EXAMPLE_NAMES, PROBLEMS, Settings
 from retune.errors import RetuneError
 
 __all__ = ["build", "head"]

@@ -13,7 +13,7 @@ from retune.config.read import absolute
 from retune.errors import ConfigError
 from retune.io.intensity import Level, read_level
 
-__all__ = ["PROBLEMS", "Settings"]
+__all__ = ["EXAMPLE_NAMES", "PROBLEMS", "Settings"]
 
 #: The problems by the words of the page.
 PROBLEMS = {
@@ -22,6 +22,10 @@ PROBLEMS = {
     "Missing pixels": "inpaint",
     "Too few pixels": "superres",
 }
+#: The photographs that ship; see `retune.app.work`.
+EXAMPLE_NAMES = (
+    "Astronaut, with noise", "Cameraman, blurred", "Cat, half of its pixels missing", "Coffee, of half the size",
+)  # fmt: skip
 #: Folder of the results in the command and in the lines of Python.
 OUT, TUNED = "restored", "tuned"
 #: The blurs by name.
