@@ -38,6 +38,7 @@ from retune.plugins import require_accepted
 from retune.priors import RED, Denoiser, Energy, WaveletL1, WaveletL12, adapt
 from retune.problems import Problem
 from retune.problems.counts import estimate_counts, parse_noise
+from retune.problems.detail import kept_detail
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 from retune.registry import build, find, is_ours, make, names, takes
@@ -92,7 +93,9 @@ def problem_of(config: ProblemConfig, y: Tensor | None = None) -> Problem:
     _require_fields(config.name, given, [*(a for a in arguments if a in ProblemConfig.model_fields), *of_class])
     options = given.pop("options", {})
     if config.noise is None and config.sigma == "estimate" and y is not None and "noise" in arguments:
-        found = estimate_counts(y)
+        quiet = {"problem": given | {"sigma": 0.0}}  # the noise does not matter for what the operator removes
+        silent = make("problem", config.name, where="problem.options", options=options, given=quiet)
+        found = estimate_counts(y, detail=kept_detail(silent, y))
         if found is not None and found.grows:
             given["noise"] = str(found.noise)
     # A model of the noise replaces its level.

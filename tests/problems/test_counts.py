@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 import retune
 from retune import config
@@ -13,6 +14,7 @@ from retune.build import problem_of
 from retune.errors import ConfigError, InvalidParameterError, ShapeError
 from retune.problems import PoissonGaussian
 from retune.problems.counts import estimate_counts, parse_noise
+from retune.problems.detail import kept_detail
 
 
 def blobs(seed, side=200):
@@ -239,3 +241,43 @@ def test_nearly_all_of_a_sparse_image_tells_its_noise_and_less_of_a_textured_one
     plain = estimate_counts(counted(ramp(200), gain, read))
     assert plain.gain[0] == pytest.approx(gain, rel=0.06)
     assert plain.gain_error[0] < found.gain_error[0]
+
+
+def mosaic(seed, side=128):
+    """Bright and dark squares, blurred by a Gaussian of 1.8 pixels."""
+    coarse = np.random.default_rng(seed).uniform(0, 1, (side // 8, side // 8)) ** 3
+    return gaussian_filter(np.kron(coarse, np.ones((8, 8))), 1.8)
+
+
+def test_what_a_known_blur_has_removed_is_not_taken_for_texture():
+    """Without texture, the error is smaller and still covers the truth."""
+    asked = config.from_dict({"problem": {"name": "deblur", "kernel": "gaussian:1.8", "sigma": "estimate"}}).problem
+    kept = kept_detail(retune.problems.deblur("gaussian:1.8", sigma=0.1), torch.zeros(1, 1, 128, 128))
+    smaller, covered = [], []
+    for seed in range(16):
+        y = counted(mosaic(seed), 0.02, 0.03, seed)
+        unknown, known = estimate_counts(y), estimate_counts(y, detail=kept)
+        smaller.append(known.gain_error[0] / unknown.gain_error[0])
+        covered.append(abs(known.gain[0] - 0.02) <= 1.645 * known.gain_error[0])
+        assert problem_of(asked, y.float()).noise.gain == pytest.approx(known.gain[0], rel=1e-3)
+    assert np.mean(smaller) < 0.85
+    assert min(smaller) < 0.5
+    assert np.mean(covered) >= 0.8
+
+
+def test_constant_noise_of_a_blurred_image_is_not_called_growing():
+    asked = config.from_dict({"problem": {"name": "deblur", "kernel": "gaussian:1.8", "sigma": "estimate"}}).problem
+    for seed in range(12):
+        y = torch.from_numpy(mosaic(seed) + 0.05 * np.random.default_rng(seed).normal(size=(128, 128)))[None, None]
+        assert problem_of(asked, y.float()).noise is None
+
+
+def test_detail_is_what_the_operator_keeps():
+    """White detail would keep the mean square of the transfer function; measured scenes have less of it at Nyquist."""
+    y = torch.zeros(1, 1, 96, 80)
+    kept = [kept_detail(retune.problems.deblur(f"gaussian:{s}", sigma=0.1), y) for s in (0.5, 1.0, 1.6)]
+    assert kept[0] > 0.1
+    assert 1e-3 < kept[1] < 3e-3
+    assert kept[2] < 2e-4
+    assert kept_detail(retune.problems.denoise(sigma=0.1), y) == 1
+    assert kept_detail(retune.problems.superres(2, sigma=0.1), y[..., :40, :40]) > 0.01

@@ -115,6 +115,17 @@ def test_a_step_of_the_study_is_a_step_of_the_training(float64):
     assert report.relative_error is not None
 
 
+@pytest.mark.parametrize("reg", [0.3, 0.05, 0.01])
+@pytest.mark.parametrize("low", [0.1, 0.4, 0.7])
+def test_the_reported_error_of_the_gradient_is_the_true_one_within_a_factor_of_two(float64, low, reg):
+    """At the equilibrium, for true errors from 0.1 % to 95 %, at one layer, too."""
+    found = studied(quadratic(batch=1, low=low, reg=reg), (1, 2, 5, 10), (0, 400))
+    cells = [c for c in found.cells if c.restarts == 400 and c.gradient_error > 1e-6]
+    assert {c.depth for c in cells} >= {1, 2, 5}
+    for cell in cells:
+        assert 0.5 <= cell.reported / cell.gradient_error <= 2
+
+
 def test_the_mean_is_geometric_and_of_cosines_arithmetic(float64):
     case = quadratic(batch=1)
     net = retune.Restarted(case.map, 2, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,10 @@ from retune.instant import noise_of
 from retune.io.arrays import checked
 from retune.io.intensity import Unit
 from retune.jobs.doctor import examine_one
-from retune.jobs.inputs import unit_of, without_gaps
+from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.problems.base import Problem
 from retune.problems.counts import estimate_counts
+from retune.problems.detail import kept_detail
 
 __all__ = ["Curve", "Measured", "Mend", "Noise", "examined", "measured", "noise_in"]
 
@@ -131,10 +132,10 @@ def noise_in(seen: Measured, settings: Settings, folder: Path) -> Noise:
     """The noise that the user states, or that is estimated. It never fails."""
     y = torch.where(seen.y.isfinite(), seen.y, torch.zeros_like(seen.y))
     gaps = _observed(seen, settings, folder)
-    try:
-        found = estimate_counts(y) if gaps is None else None
-    except RetuneError:
-        found = None
+    config = _of_noise(settings, folder)
+    found = None
+    if gaps is None:
+        found = estimate_counts(y, detail=kept_detail(problem_of(known_noise(config)), y))
     if settings.noise:
         problem = problem_of(ProblemConfig(name="denoise").model_copy(update=settings._noise()))
         gain, read = _many(problem, y.shape[1])
@@ -142,7 +143,7 @@ def noise_in(seen: Measured, settings: Settings, folder: Path) -> Noise:
         curves = tuple(Curve(tuple(p), g, r**2) for p, g, r in zip(points, gain, read, strict=False))
         return Noise(settings.noise, f"As you say: {_in_words(problem)}.", curves)
     try:
-        problem = _estimated(y, gaps)
+        problem = _estimated(y, gaps, config)
     except InvalidParameterError:
         words = "No noise is visible. The restoration takes a fifth of a per cent of white, and changes little."
         return Noise("0", words)
@@ -164,9 +165,19 @@ def _observed(seen: Measured, settings: Settings, folder: Path) -> Tensor | None
     return problem_of(from_dict({"problem": fields}, (), "the image").problem).observed(seen.y)
 
 
-def _estimated(y: Tensor, gaps: Tensor | None) -> Problem:
+def _of_noise(settings: Settings, folder: Path) -> ProblemConfig:
+    """The problem whose noise is estimated: a known blur tells noise from texture."""
+    told = replace(settings, noise="", network="")
+    try:
+        fields = told.fields(folder) if settings.problem in ("deblur", "superres") else {"name": "denoise"}
+    except RetuneError:  # the blur is not known yet
+        fields = {"name": "denoise"}
+    return from_dict({"problem": fields | {"sigma": "estimate"}}, (), "the image").problem
+
+
+def _estimated(y: Tensor, gaps: Tensor | None, config: ProblemConfig) -> Problem:
     if gaps is None:
-        return noise_of(ProblemConfig(name="denoise", sigma="estimate"), y)
+        return noise_of(config, y)
     levels, _ = noise_level(y, gaps)
     if levels is None or float(levels.max()) <= 0:
         raise InvalidParameterError("no noise is visible between the missing pixels")

@@ -228,7 +228,8 @@ class AdjointBlocks:
             return
         ratio = following / size.clamp_min(tiny)
         tail = following / (1 - ratio).clamp_min(tiny)
-        error = torch.where(alive & (ratio < 1), tail / total.clamp_min(tiny), torch.inf)
+        # The tail points mostly along the sum, as both consist of slow modes. So the exact adjoint is longer by it.
+        error = torch.where(alive & (ratio < 1), tail / (total + tail).clamp_min(tiny), torch.inf)
         # A series whose last term is 0, or rounding, is exact; a diverging series that was stopped is not.
         exact = alive & ((size == 0) | (following <= 4 * torch.finfo(total.dtype).eps * total))
         self._report.decay = torch.where(exact, 0.0, torch.where(alive, ratio, torch.inf)).detach()

@@ -34,6 +34,8 @@ _SURE = 1.5
 _CUT = 0.02
 #: The error is at least this share of the estimate, because texture adds errors that the blocks do not show.
 _LEAST = 0.02
+#: A measurement has no texture if the operator leaves less than this share of the variance of the finest details.
+_REMOVED = 3e-3
 #: Values are cut off from a continuous noise if the smallest value above black is below this share of the spread of the
 #: darkest class.
 _NEAR = 0.25
@@ -174,7 +176,7 @@ class FoundNoise:
         return PoissonGaussian(self.gain, self.read)
 
 
-def estimate_counts(y: Tensor) -> FoundNoise | None:
+def estimate_counts(y: Tensor, *, detail: float = 1.0) -> FoundNoise | None:
     """``gain`` and ``read`` of ``Var = gain · mean + read²`` in images (B, C, H, W); None if there are too few pixels.
 
     Second differences along both axes, in blocks of 3×3 pixels, contain the noise and very little of the image (J.
@@ -186,8 +188,15 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
     Source of the idea: Foi, Trimeche, Katkovnik, Egiazarian, IEEE TIP 17(10), 2008. Fine texture counts as noise. Do
     not use it on images with missing pixels, or after resampling or JPEG compression. `benchmarks/noise.py` measures
     its accuracy.
+
+    Args:
+        y: the images.
+        detail: share of the variance of such differences that the operator leaves of an image
+            (``kept_detail``). If a blur has removed nearly all, the differences are noise, and no error is added
+            for texture.
     """
-    fits = [_fit(y[:, c].detach().cpu().double().numpy()) for c in range(y.shape[1])]
+    smooth = detail < _REMOVED
+    fits = [_fit(y[:, c].detach().cpu().double().numpy(), smooth) for c in range(y.shape[1])]
     if any(f is None for f in fits):
         return None
     columns = list(zip(*[f for f in fits if f is not None], strict=True))
@@ -197,8 +206,13 @@ def estimate_counts(y: Tensor) -> FoundNoise | None:
 _Points = tuple[tuple[float, float], ...]
 
 
-def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool, _Points] | None:
-    """gain, read, their errors, whether the noise grows, and the fitted points, for images (B, H, W)."""
+def _fit(images: np.ndarray, smooth: bool) -> tuple[float, float, float, float, bool, _Points] | None:
+    """gain, read, their errors, whether the noise grows, and the fitted points, for images (B, H, W).
+
+    Args:
+        images: the images.
+        smooth: whether they have no texture.
+    """
     found = [_blocks(one) for one in images if min(one.shape) > 2 * _BORDER]
     if not found:
         return None
@@ -227,10 +241,12 @@ def _fit(images: np.ndarray) -> tuple[float, float, float, float, bool, _Points]
     if len(known) < len(lines):
         return None
     chosen, other = _smoothest(known)
+    first, last = known[0], known[-1]
+    if smooth:
+        chosen = other = last = first
     gain, read, gain_error, square_error, grows = chosen
     levels, spreads, _ = variances[known.index(chosen)]
     points = tuple(zip(levels.tolist(), spreads.tolist(), strict=True))
-    first, last = known[0], known[-1]
     # A change with the selection comes from texture. The statistics of the blocks do not show it.
     gain_ends = max(0.0, (first[0] - last[0]) ** 2 - last[2] ** 2)
     square_ends = max(0.0, (first[1] ** 2 - last[1] ** 2) ** 2 - last[3] ** 2)

@@ -1,0 +1,42 @@
+"""How much of the finest detail of an image a measurement keeps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from retune.problems.base import Problem
+
+__all__ = ["kept_detail"]
+
+#: Width of the border that is left out: there the operator may assume something about the scene beyond.
+_BORDER = 8
+
+
+def kept_detail(problem: Problem, y: Tensor) -> float:
+    """Share of the variance of the finest details of a scene that remains in its measurement.
+
+    Details are second differences along both axes, as in ``estimate_counts``. The scene is random, with a Fourier
+    amplitude that falls like 1/frequency, as in photographs. For a Gaussian blur of 1 pixel the share is 0.002, of 1.6
+    pixels 0.00007.
+
+    Args:
+        problem: the problem. Its noise has no influence.
+        y: a measurement (B, C, h, w); only its size is used.
+    """
+    size = problem.image_size((y.shape[1], y.shape[2], y.shape[3]))
+    if problem.only_noise or min(*size[1:], *y.shape[-2:]) < 3 * _BORDER:
+        return 1.0
+    rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64) for n in size[1:])
+    frequency = torch.hypot(rows[:, None], columns[None])
+    frequency[0, 0] = torch.inf
+    noise = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scene = torch.fft.ifft2(torch.fft.fft2(noise) / frequency).real[None].to(y)
+    with torch.no_grad():
+        measured = problem.operator(y[:1]).A(scene)
+    return float(_details(measured) / _details(scene).clamp(min=1e-30))
+
+
+def _details(x: Tensor) -> Tensor:
+    twice = x.diff(dim=-1).diff(dim=-1).diff(dim=-2).diff(dim=-2)
+    return twice[..., _BORDER:-_BORDER, _BORDER:-_BORDER].square().mean()
