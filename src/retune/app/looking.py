@@ -18,9 +18,8 @@ from retune.config import Config, ProblemConfig, from_dict
 from retune.diagnosis.findings import Finding, Severity
 from retune.diagnosis.measurement import noise_level
 from retune.diagnosis.psf import faults
-from retune.errors import InvalidParameterError, NotFiniteError, RetuneError
+from retune.errors import InvalidParameterError, RetuneError
 from retune.instant import noise_of
-from retune.io.arrays import checked
 from retune.io.intensity import Unit
 from retune.jobs.doctor import examine_one
 from retune.jobs.inputs import known_noise, unit_of, without_gaps
@@ -32,7 +31,7 @@ __all__ = ["Curve", "Measured", "Mend", "Noise", "examined", "measured", "noise_
 
 #: Side of the middle that the doctor examines, so that the findings appear at once.
 _EXAMINED = 256
-#: Values that are examined for one that is no number, and shown.
+#: The remedy for pixels that are no numbers.
 _NO_NUMBERS = "These pixels become missing pixels: “Treat them as missing”."
 
 
@@ -246,15 +245,3 @@ def _mends(found: Sequence[Finding], problem: Problem, settings: Settings):
         yield Mend("levels", "Find black and white in the image")
     if "noise" in bad and settings.noise:
         yield Mend("noise", "Use the estimated noise")
-
-
-def require_numbers(y: Tensor, name: str) -> None:
-    """Refuse an image with values that are no numbers.
-
-    Raises:
-        NotFiniteError: NaN or Inf.
-    """
-    try:
-        checked(y[0], name)
-    except NotFiniteError as error:
-        raise NotFiniteError(f"{error}. {_NO_NUMBERS}") from error
