@@ -187,7 +187,7 @@ def test_the_command_and_the_lines_of_python_give_the_same_image(tmp_path, case,
 
     (tmp_path / "restored").rename(tmp_path / "of the page")
     monkeypatch.chdir(tmp_path)
-    called = invoke(*shlex.split(settings.commands(image))[1:])
+    called, _ = invoke(*shlex.split(settings.commands(image))[1:])
     assert called.exit_code == 0, called.output
     assert (tmp_path / "restored" / image).read_bytes() == on_page
 

@@ -17,7 +17,7 @@ LONG = Request("wait", {"folder": ".", "seconds": 60})
 def worker(monkeypatch):
     # A job that waits, and a start without networks, in a process of its own: that process reads this file.
     monkeypatch.setattr("retune.app.worker._serve", serve)
-    made = Worker(Limits(seconds=20))
+    made = Worker(Limits(seconds=120))
     yield made
     made.close()
 
@@ -60,8 +60,9 @@ def test_steps_come_as_they_happen_and_a_stop_is_at_once(worker):
 
 
 def test_what_takes_too_long_is_ended(worker):
-    worker._limits = Limits(seconds=1.0)
+    worker._limits = Limits(seconds=120.0)
     list(worker.run("me", Request("wait", {"folder": ".", "seconds": 0})))  # it has started
+    worker._limits = Limits(seconds=0.5)
     with pytest.raises(StoppedError, match="longer than"):
         list(worker.run("me", LONG))
 
