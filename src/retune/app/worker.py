@@ -92,6 +92,7 @@ class Worker:
                 pipe = self._pipe
             finished = False
             try:
+                self._wait_until_warm(pipe)
                 pipe.send(request)
                 begin = time.monotonic()
                 while True:
@@ -119,6 +120,12 @@ class Worker:
                         self._end()
                         self._start()
 
+    def _wait_until_warm(self, pipe: Connection) -> None:
+        """The time of a computation does not count until its process has started."""
+        if not self._warm:
+            pipe.recv()
+            self._warm = True
+
     def stop(self, owner: str) -> bool:
         """Stop the computation of somebody at once. Returns whether there was one."""
         with self._change:
@@ -141,6 +148,7 @@ class Worker:
         with unheard():
             self._process.start()
         theirs.close()
+        self._warm = False
 
     def _end(self) -> None:
         self._process.kill()
@@ -157,6 +165,10 @@ def _serve(pipe: Connection, memory: int) -> None:
 
     work.warm()
     _limit(memory)
+    try:
+        pipe.send(Event("ready"))
+    except (BrokenPipeError, ConnectionResetError):
+        return
     while True:
         try:
             request = pipe.recv()
