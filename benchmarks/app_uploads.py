@@ -111,7 +111,7 @@ def main() -> None:
         for number in range(2):
             begin = time.monotonic()
             page.click("#restore")
-            page.wait_for_selector("#glimpse img, #result .compare")
+            page.wait_for_selector("#glimpse img[alt='So far'], #result .compare")
             print(f"restore {number}: first picture after {time.monotonic() - begin:.1f} s", flush=True)
             page.wait_for_selector("#restore:not([disabled])", timeout=300_000)
             page.wait_for_selector("#result .compare", timeout=300_000)

@@ -173,7 +173,7 @@ def test_the_change_is_seen_as_it_runs_and_stop_ends_it(visit):
     visit.looked()
     assert visit.page.locator("#blur img").is_visible()
     visit.page.click("#restore")
-    visit.page.wait_for_selector("#glimpse img")
+    visit.page.wait_for_selector("#glimpse img[alt='So far']")
     visit.page.wait_for_selector("#curves svg")
     visit.shot("running")
     begin = time.monotonic()

@@ -60,6 +60,7 @@ def test_the_findings_come_after_the_noise(flow, desk):
     first, second = flow.look(desk, 0, Settings())
     assert "Examining" in first["findings"]
     assert first["noise"] == LOOKED["noise"]
+    assert "As it was measured" in first["glimpse"]
     assert second["findings"] == FOUND["findings"]
     assert second["mends"] == ["centre"]
 

@@ -91,6 +91,7 @@ class Flow:
                 "noise": values["noise"],
                 "blur": values["blur"],
                 "canvas": values["picture"],
+                "glimpse": "" if desk.image in desk.results() else _glimpse(values["picture"], "As it was measured"),
                 "pages": values["pages"],
                 "findings": values.get("findings", remark("Examining …", "quiet")),
                 "mends": [mend["key"] for mend in values.get("mends", [])],
@@ -137,7 +138,7 @@ class Flow:
             else:
                 told = {"progress": _moving(values["say"], values.get("share")), "running": True}
                 told |= {"curves": values["curves"]} if "curves" in values else {}
-                told |= {"glimpse": _glimpse(values["picture"])} if "picture" in values else {}
+                told |= {"glimpse": _glimpse(values["picture"], "So far")} if "picture" in values else {}
                 yield told
 
     def example(self, desk: Desk, name: str) -> Settings:
@@ -248,8 +249,6 @@ def _moving(said: str, share: float | None = None) -> str:
     return str(Markup('<div class="moving" role="status">{}<span>{}</span></div>').format(bar, said))
 
 
-def _glimpse(uri: str) -> str:
-    picture = Markup(
-        '<figure class="glimpse"><img src="{}" alt="The image so far"><figcaption>{}</figcaption></figure>'
-    )
-    return str(picture.format(uri, "So far"))
+def _glimpse(uri: str, said: str) -> str:
+    picture = Markup('<figure class="glimpse"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>')
+    return str(picture.format(uri, said, said))
