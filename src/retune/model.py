@@ -286,7 +286,7 @@ class Restarted(Reconstructor):
         # The measured functions build the data term and the bound map again, as every training step does.
 
         def restart(layers: int) -> None:
-            self._run(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), False, None)
+            self._run(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), False)
 
         def step(depth: int) -> None:
             with torch.enable_grad():
@@ -351,8 +351,8 @@ class Restarted(Reconstructor):
         init: Init | None,
         stop: Stop,
         trace: bool,
-        observe: Callable[[int, Tensor], None] | None,
-        watch: Callable[[Moment], None] | None,
+        observe: Callable[[int, Tensor], None] | None = None,
+        watch: Callable[[Moment], None] | None = None,
     ) -> Solution:
         def see(layers: int, u: Tensor) -> None:
             assert observe is not None

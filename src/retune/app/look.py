@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-import gradio as gr
+from gradio.themes import Base, Font
 
 from retune.report.templates import templates
 
@@ -28,9 +28,9 @@ _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liber
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """A theme without fonts of other machines."""
-    fonts = {"font": [gr.themes.Font(n) for n in _SANS], "font_mono": [gr.themes.Font(n) for n in _MONO]}
+    fonts = {"font": [Font(n) for n in _SANS], "font_mono": [Font(n) for n in _MONO]}
     made = gr.themes.Base(**fonts, radius_size="sm", text_size="lg", spacing_size="md")
     told = {}
     for name, colour in {

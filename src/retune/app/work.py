@@ -176,7 +176,8 @@ def example(note: Note, *, folder: str, name: str) -> dict[str, Any]:
     file = f"{photo}.png"
     _write(place / file, y)
     if settings.mask:
-        _write(place / settings.mask, physics.mask[:, :1])
+        mask: Any = physics.mask  # an inpainting has one
+        _write(place / settings.mask, mask[:, :1])
     return {"file": file, "settings": settings}
 
 
