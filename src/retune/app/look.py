@@ -30,8 +30,8 @@ _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "mon
 
 def theme() -> Base:
     """A theme without fonts of other machines."""
-    fonts = {"font": [Font(n) for n in _SANS], "font_mono": [Font(n) for n in _MONO]}
-    made = gr.themes.Base(**fonts, radius_size="sm", text_size="lg", spacing_size="md")
+    sans, mono = [Font(n) for n in _SANS], [Font(n) for n in _MONO]
+    made = Base(font=sans, font_mono=mono, radius_size="sm", text_size="lg", spacing_size="md")
     told = {}
     for name, colour in {
         "body_background_fill": "paper",
