@@ -17,8 +17,8 @@ _NEEDED = ("gradio", "fastapi", "uvicorn")
 @examples(
     ("open the page of this machine in the browser", "retune app --open"),
     (
-        "let colleagues in, with a password, and take larger files",
-        "RETUNE_APP_PASSWORD=… retune app --host 0.0.0.0 --port 8000 --upload 1000",
+        "let colleagues in, with the password in RETUNE_APP_PASSWORD, and take larger files",
+        "retune app --host 0.0.0.0 --port 8000 --upload 1000",
     ),
 )
 def app(
