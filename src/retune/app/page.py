@@ -184,8 +184,10 @@ class _Page:
     def _paints(self, event: gr.EventData, key: str) -> str:
         try:
             self.flow.paint(self.flow.desks.get(key), list(event.strokes))
-        except (RetuneError, TypeError, ValueError, KeyError) as error:
-            return remark(str(error) if isinstance(error, RetuneError) else "The drawing could not be read.")
+        except RetuneError as error:
+            return remark(str(error))
+        except (TypeError, ValueError, KeyError):  # whoever speaks to the page without a browser
+            return remark("The drawing could not be read.")
         return remark("The pixels that you drew over are missing.", "quiet")
 
     def _mends(self, key: str) -> Callable:
