@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
@@ -15,6 +16,7 @@ with warnings.catch_warnings():
 
 
 torch.set_num_threads(1)  # on problems this small, threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that tests start
 
 
 @pytest.fixture(autouse=True)

@@ -156,6 +156,34 @@ def rand(*shape: int, seed: int = 0, **kwargs) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), **kwargs)
 
 
+def central_difference(value: Callable[[], Tensor], p: Tensor, step: Tensor) -> Tensor:
+    """``(value at p + step − value at p − step)/2``, p changed in place and put back."""
+    with torch.no_grad():
+        p += step
+        up = value()
+        p -= 2 * step
+        down = value()
+        p += step
+    return (up - down) / 2
+
+
+def largest_factor(bound: BoundMap, shape: tuple[int, ...], pairs: int = 100) -> float:
+    """The largest ``‖T(a + d) − T(a)‖/‖d‖`` over random pairs of states whose d has few entries."""
+    worst = 0.0
+    for seed in range(pairs):
+        a, d = rand(*shape, seed=seed), 1e-3 * rand(*shape, seed=seed + 500)
+        d = d * (rand(1, *shape[1:], seed=seed + 900) > 0.8)  # few pixels, so that the worst one shows
+        moved = bound.layer(a + d) - bound.layer(a)
+        worst = max(worst, float((moved.flatten(1).norm(dim=1) / d.flatten(1).norm(dim=1).clamp_min(1e-30)).max()))
+    return worst
+
+
+def damped_inpainting() -> tuple[Tensor, Inpainting]:
+    """A measurement by a mask without zeros: least squares is strongly convex."""
+    mask = torch.where(rand(1, 1, 4, 6, seed=3) > 0, 1.0, 0.5)
+    return rand(2, 1, 4, 6, seed=1), Inpainting((1, 4, 6), mask=mask)
+
+
 def spectrum(rows: int, cols: int, low: float, high: float, seed: int = 0) -> Tensor:
     """A random matrix whose singular values are spread evenly over [low, high]."""
     u, _, v = torch.linalg.svd(rand(rows, cols, seed=seed), full_matrices=False)

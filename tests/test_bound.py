@@ -31,9 +31,9 @@ def test_what_was_bound_to_something_else_is_refused(which):
     net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("db2", 2, channels=1)), 4).eval()
     bound = net.bind(y, physics)
     wrong = (y.clone(), physics) if which == "measurement" else (y, other)
-    with pytest.raises(InvalidParameterError, match=r"give what net\.bind\(y, physics\) returned"):
+    with pytest.raises(InvalidParameterError, match=r"another measurement: give the result of net\.bind"):
         net.solve(*wrong, bound=bound)
-    with pytest.raises(InvalidParameterError, match=r"give what net\.bind\(y, physics\) returned"):
+    with pytest.raises(InvalidParameterError, match=r"another measurement: give the result of net\.bind"):
         retune.certify(net, *wrong, bound=bound)
 
 
@@ -55,7 +55,7 @@ def test_a_bound_that_is_out_of_date_is_refused(which):
             y.mul_(0.5)
     given = bound.data_term if which == "type" else bound
     said = {
-        "network": "what another network was bound to",
+        "network": "belongs to another network",
         "type": r"bound must be what net\.bind\(y, physics\) returned",
     }.get(which, "y or the weights were changed")
     with pytest.raises(InvalidParameterError, match=said):

@@ -81,3 +81,15 @@ def test_a_folder_is_for_one_training_and_a_kill_frees_it(tmp_path):
     with FolderLock(tmp_path), FolderLock(tmp_path):  # fit takes it again within train
         assert [p.name for p in tmp_path.iterdir()] == [".retune.lock"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_only_has_the_name_of_the_lock_is_kept(tmp_path):
+    mine = tmp_path / ".retune.lock"
+    mine.write_text("notes of mine")
+    with pytest.raises(InvalidParameterError, match="was not written by retune"):
+        FolderLock(tmp_path)
+    assert mine.read_text() == "notes of mine"
+    mine.write_text("process 12 on a machine that went down")
+    with FolderLock(tmp_path):
+        assert mine.read_text().startswith(f"process {os.getpid()} on ")
+    assert not mine.exists()

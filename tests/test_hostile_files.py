@@ -23,7 +23,7 @@ from retune import config, weights
 from retune._checkpoint import require_fit
 from retune.build import problem_of
 from retune.errors import CheckpointError, ConfigError, RetuneError
-from retune.jobs.restore import model_problem
+from retune.jobs.opened import open_model
 from retune.priors import Denoiser, WaveletL12
 
 COUNT = int(os.environ.get("RETUNE_MUTATIONS", "40"))
@@ -161,7 +161,7 @@ def read_model(path):
     net = retune.load(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        problem_of(model_problem(path, {"kernel": "gaussian:1.6"}))
+        problem_of(open_model(path, {"kernel": "gaussian:1.6"}).problem)
     return net
 
 
@@ -236,7 +236,7 @@ def test_mutated_notes_of_models(parts, watched, tmp_path):
         if rng.random() < 0.3:
             notes = mutated_data(notes, rng)
         path.write_bytes(save(tensors, metadata | {"notes": json.dumps(notes)}))
-        limited(lambda: problem_of(model_problem(path, {})))
+        limited(lambda: problem_of(open_model(path).problem))
 
 
 @pytest.mark.slow

@@ -191,7 +191,7 @@ def test_two_classes_do_not_share_a_name():
     retune.register(Plain)
     retune.register(Plain)  # again, as when a cell of a notebook is run again
     other = type("Plain", (Plain,), {"__module__": "elsewhere"})
-    with pytest.raises(InvalidParameterError, match=r"elsewhere\.Plain cannot be called 'Plain': that name is that of"):
+    with pytest.raises(InvalidParameterError, match=r"elsewhere\.Plain cannot be called 'Plain': that name belongs to"):
         retune.register(other)
     retune.register(other, name="OtherPlain")
     with pytest.raises(InvalidParameterError, match="already registered, as 'OtherPlain'"):

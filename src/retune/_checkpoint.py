@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from retune._files import write_atomically
 from retune._plain import parse_json
+from retune._registry.describe import rebuild
 from retune._version import __version__
 from retune.errors import CheckpointError, InvalidParameterError
 
@@ -183,6 +184,26 @@ class _Budget(TorchDispatchMode):
                     "the description was changed after it was saved"
                 )
         return func(*args, **kwargs)
+
+
+def require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Rebuild the network from its description, and compare the shapes of the weights."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            again = rebuild(told).state_dict()
+        except Exception as error:  # foreign constructors may raise any error
+            raise InvalidParameterError(
+                f"the network cannot be saved, because it cannot be rebuilt from its description {told}: "
+                f"{type(error).__name__}: {error}. Check describe(), or save net.state_dict() and rebuild it in Python"
+            ) from error
+    shapes = [{k: tuple(v.shape) for k, v in w.items()} for w in (weights, again)]
+    differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
+    if differ:
+        raise InvalidParameterError(
+            "the network cannot be saved: rebuilt from its description, it has different weights "
+            f"({', '.join(differ)}). Check that describe() includes every argument of the constructors, or save "
+            "net.state_dict() and rebuild it in Python"
+        )
 
 
 def require_fit(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:

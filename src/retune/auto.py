@@ -88,7 +88,7 @@ class Auto:
 def asked(
     depth: Any, restarts: Any, accuracy: float, memory: int | float | str | None, gradient: GradientRule | None
 ) -> Auto | None:
-    """The options that are "auto"; None if there are none.
+    """The options that are "auto"; None if no option is "auto".
 
     Raises:
         InvalidParameterError: accuracy or memory is out of range, or the network does not use them.

@@ -47,13 +47,12 @@ class Bound:
         """
         if owner is not self.owner:
             raise InvalidParameterError(
-                "bound is what another network was bound to: give what bind(y, physics) of this network returned, or "
-                "leave it out"
+                "bound belongs to another network: give the result of bind(y, physics) of this network, or leave it out"
             )
         if y is not self.y or physics is not self.data_term.physics:
             raise InvalidParameterError(
-                "bound is what another measurement was bound to: give what net.bind(y, physics) returned for these "
-                "two objects, or leave it out"
+                "bound belongs to another measurement: give the result of net.bind(y, physics) for these two objects, "
+                "or leave it out"
             )
         now = versions_of(y, owner)
         if any(a not in (b, _UNCOUNTED) for a, b in zip(now, self.versions, strict=True)):

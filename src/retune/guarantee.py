@@ -28,9 +28,12 @@ class Known(enum.StrEnum):
 class Assumption:
     """An assumption of a bound.
 
-    Attributes: statement: the assumption, in one phrase. checked: whether it holds by construction or was verified
-        here; False if it is only stated. how: how it was checked, or who states it. probability: lower bound of the
-        probability that it holds; 1 unless it depends on a random start. refuted: whether it was found to be wrong.
+    Attributes:
+        statement: the assumption, in one phrase.
+        checked: whether it holds by construction or was verified here; False if it is only stated.
+        how: how it was checked, or who states it.
+        probability: lower bound of the probability that it holds; 1 unless it depends on a random start.
+        refuted: whether it was found to be wrong.
     """
 
     statement: str
@@ -135,8 +138,8 @@ class Guarantee:
         backward: β_k, shape (layers, 1) or (layers, B); None means 1.
         image: Lipschitz constant of the function from the state to the image.
         assumptions: the assumptions of all these facts.
-        monotone: whether the statement is of a solver that keeps the objective from rising
-            ([`Descent`][retune.Descent]), and not of plain steps.
+        monotone: whether the statement is about a solver that never lets the objective rise
+            ([`Descent`][retune.Descent]), and not about plain steps.
         factor: Lipschitz constants of the layers in the Euclidean norm, shape (layers, 1 or B), for a map of another
             form, in place of the formula above; None: by the formula.
         factor_from: that other formula, in one phrase.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,27 +14,19 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import _checkpoint
-from retune._registry.describe import description, rebuild
+from retune._iteration import Init, differentiated, equilibrium_of, iterate, warn_if_unsettled
+from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
 from retune.bound import Bound, Moment, versions_of
-from retune.equilibrium import Equilibrium, GradientReport, Status
-from retune.errors import (
-    InvalidParameterError,
-    NotConvergedWarning,
-    NotFiniteError,
-    require,
-    require_whole,
-    wrong_type,
-)
+from retune.equilibrium import Equilibrium
+from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
-from retune.gradients.verify import is_foreign, verify
+from retune.gradients.verify import verify_once
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.watched import Watched
-from retune.operators.data_term import DataTerm
-from retune.solve import Solution, Stop, solve
+from retune.solve import Stop
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
 from retune.solvers.descent import Descent
@@ -45,12 +35,8 @@ from retune.solvers.picard import Picard
 
 __all__ = ["Bound", "Restarted"]
 
-#: The trained parameters at the last comparison of the gradients of a map with its values.
-_verified: weakref.WeakKeyDictionary[AbstractMap, frozenset[int]] = weakref.WeakKeyDictionary()
 #: The default rule for maps that search for their step: K layers are far too few near the equilibrium of an energy.
 _SLOW_MODES = Truncated(rtol=0.02, max_blocks=20, memory=3)
-#: An image to start from, or a function of the usual start.
-Init = Tensor | Callable[[Tensor], Tensor]
 
 
 @register
@@ -164,7 +150,7 @@ class Restarted(Reconstructor):
             report(equilibrium)
         equilibrium.raise_for_status()
         if not self.training:
-            _warn_if_unsettled(equilibrium, self.stop if stop is None else stop, self.depth)
+            warn_if_unsettled(equilibrium, self.stop if stop is None else stop, self.depth)
         return equilibrium.image
 
     @without_autocast
@@ -248,11 +234,12 @@ class Restarted(Reconstructor):
         require("bound", bound, Bound, "what net.bind(y, physics) returned", "or leave it out")
         bound.require(y, physics, self.map)
         if self.training:
-            self._verify(bound.data_term, bound.map)
+            verify_once(self.map, bound.data_term, bound.map.init)
             return self._train(bound.map, init, stop, adjoint, trace, observe, watch)
         with torch.no_grad():
-            solution = self._run(bound.map, init, self.stop if stop is None else stop, trace, observe, watch)
-            return _equilibrium_of(bound.map.image(solution.u), solution)
+            stop = self.stop if stop is None else stop
+            solution = iterate(bound.map, init, stop, self.solver, self.depth, trace, observe, watch)
+            return equilibrium_of(bound.map.image(solution.u), solution)
 
     def accelerated(self) -> Restarted:
         """The network with [`Inertial`][retune.Inertial] in place of plain restarts, where that is sound.
@@ -286,7 +273,7 @@ class Restarted(Reconstructor):
         # The measured functions build the data term and the bound map again, as every training step does.
 
         def restart(layers: int) -> None:
-            self._run(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), False)
+            iterate(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), self.solver, self.depth)
 
         def step(depth: int) -> None:
             with torch.enable_grad():
@@ -306,16 +293,6 @@ class Restarted(Reconstructor):
             self.gradient = self.gradient.with_blocks(choice.blocks)
         return choice
 
-    def _verify(self, data_term: DataTerm, bound: BoundMap) -> None:
-        """Check once per set of trained parameters that gradients of foreign code in the map agree with its values."""
-        if not torch.is_grad_enabled():
-            return
-        trained = frozenset(id(p) for p in self.map.parameters() if p.requires_grad)
-        if _verified.get(self.map) != trained and (
-            not is_foreign(self.map) or verify(self.map, data_term, bound.init())
-        ):
-            _verified[self.map] = trained
-
     def _train(
         self,
         bound: BoundMap,
@@ -329,58 +306,8 @@ class Restarted(Reconstructor):
         rounds = self.restarts if self.gradient.restarts else 0
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
-            reached = self._run(bound, init, stop, trace, observe, watch)
-        known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
-        if self.gradient.restarts:
-            bound = bound.at(reached.u)
-        watched = Watched(bound)
-        u, report = self.gradient(
-            watched, self.depth, lambda: reached.u if self.gradient.restarts else _start(bound, init), **known
-        )
-        with torch.no_grad():
-            residual, returns = reached.residual, torch.zeros(len(u), dtype=torch.bool)
-            if self.gradient.restarts:
-                residual, returns = watched.change(reached.u, u, self.depth, self.stop.rtol or Stop().rtol)
-            status = _statuses(reached.status, torch.isfinite(u).flatten(1).all(1), returns)
-            reached = replace(reached, status=status, layers=reached.layers + report.depth)
-        return _equilibrium_of(bound.image(u), reached, u, residual, report)
-
-    def _run(
-        self,
-        bound: BoundMap,
-        init: Init | None,
-        stop: Stop,
-        trace: bool,
-        observe: Callable[[int, Tensor], None] | None = None,
-        watch: Callable[[Moment], None] | None = None,
-    ) -> Solution:
-        def see(layers: int, u: Tensor) -> None:
-            assert observe is not None
-            observe(layers, bound.image(u))
-
-        def look(layers: int, u: Tensor, residual: Tensor) -> None:
-            assert watch is not None
-            watch(Moment(layers, residual, self.depth, u, bound))
-
-        def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
-            chosen = bound.select(index)
-            return None if chosen is None else chosen.layer
-
-        whole = -(-stop.max_layers // self.map.layers) * self.map.layers  # only whole cycles
-        return solve(
-            bound.layer,
-            _start(bound, init),
-            solver=self.solver.bind(bound.objective),
-            depth=self.depth,
-            stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
-            cycle=self.map.layers,
-            trace=trace,
-            observe=None if observe is None else see,
-            watch=None if watch is None else look,
-            restrict=restrict,
-            near=init is not None,
-            size_of=bound.size,
-        )
+            reached = iterate(bound, init, stop, self.solver, self.depth, trace, observe, watch)
+        return differentiated(bound, self.gradient, reached, init, adjoint, self.depth, self.stop.rtol or Stop().rtol)
 
     def describe(self) -> dict:
         """Everything except the weights, as plain data. [`load`][retune.load] rebuilds the network from it."""
@@ -427,100 +354,5 @@ class Restarted(Reconstructor):
                 registered ([`register`][retune.register]), or an option is not plain data.
         """
         told, weights = self.describe(), self.state_dict()
-        _require_loadable(told, weights)
+        _checkpoint.require_loadable(told, weights)
         _checkpoint.write(path, weights, told, notes)
-
-
-def _require_loadable(told: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Rebuild the network from its description, and compare the shapes of the weights."""
-    with torch.random.fork_rng(devices=[]):
-        try:
-            again = rebuild(told).state_dict()
-        except Exception as error:  # foreign constructors may raise any error
-            raise InvalidParameterError(
-                f"the network cannot be saved, because it cannot be rebuilt from its description {told}: "
-                f"{type(error).__name__}: {error}. Check describe(), or save net.state_dict() and rebuild it in Python"
-            ) from error
-    shapes = [{k: tuple(v.shape) for k, v in w.items()} for w in (weights, again)]
-    differ = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
-    if differ:
-        raise InvalidParameterError(
-            "the network cannot be saved: rebuilt from its description, it has different weights "
-            f"({', '.join(differ)}). Check that describe() includes every argument of the constructors, or save "
-            "net.state_dict() and rebuild it in Python"
-        )
-
-
-def _warn_if_unsettled(equilibrium: Equilibrium, stop: Stop, depth: int) -> None:
-    """Warn once for the images that ran out of layers, and once for those that oscillate."""
-    for ending in (Status.MAX_LAYERS, Status.OSCILLATES):
-        which = [i for i, s in enumerate(equilibrium.status) if s is ending]
-        if not which:
-            continue
-        worst = float(equilibrium.residual[which].max())
-        how = "oscillate" if ending is Status.OSCILLATES else f"had not settled after {stop.max_layers} layers"
-        warnings.warn(
-            f"images {which} {how} (largest relative change {worst:.1e} per {depth} layers, tolerance "
-            f"{stop.rtol:.1e}). {ending.advice}",
-            NotConvergedWarning,
-            stacklevel=3,
-        )
-
-
-def _start(bound: BoundMap, init: Init | None) -> Tensor:
-    """The initial state: that of the map, or that of the initial image."""
-    usual = bound.init()
-    if init is None:
-        return usual
-    if not isinstance(init, Tensor) and not callable(init):
-        raise wrong_type("init", init, "an image (B, C, H, W) or a function of the usual start", "leave it out")
-    image = init if isinstance(init, Tensor) else init(bound.image(usual))
-    name = "init" if image is init else "the result of init"
-    require(name, image, Tensor, "a tensor (B, C, H, W)")
-    if image.dtype != usual.dtype:
-        wanted = str(usual.dtype)
-        raise InvalidParameterError(f"{name} is {image.dtype}, but y is {wanted}: give it as .to({wanted})")
-    if not bool(torch.isfinite(image.detach()).all()):
-        raise NotFiniteError(f"{name} contains NaN or Inf: replace them, or leave init out")
-    return bound.state(image).clone()
-
-
-def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
-    """A memory of images, used for the states of the map. In coefficients of a tight frame, w becomes ``Dᵀ D w``."""
-
-    def recall(v: Tensor) -> tuple[Tensor, Tensor]:
-        image, gain = images.recall(v)
-        return bound.image_adjoint(image.to(v)), gain.to(v)
-
-    return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
-
-
-def _statuses(reached: tuple[Status, ...], finite: Tensor, returns: Tensor) -> tuple[Status, ...]:
-    """The statuses of a training step: those of the restarts, updated by the differentiated block."""
-    table = torch.stack([finite, returns.to(finite.device)]).tolist()
-    found = []
-    for status, ok, back in zip(reached, *table, strict=True):
-        if status.failed:
-            found.append(status)
-        else:
-            found.append(Status.NOT_FINITE if not ok else Status.OSCILLATES if back else status)
-    return tuple(found)
-
-
-def _equilibrium_of(
-    image: Tensor,
-    solution: Solution,
-    u: Tensor | None = None,
-    residual: Tensor | None = None,
-    report: GradientReport | None = None,
-) -> Equilibrium:
-    """The result for the user. The state and the residual of a gradient rule replace those of the solution."""
-    return Equilibrium(
-        image=image,
-        state=solution.u if u is None else u,
-        residual=solution.residual if residual is None else residual,
-        status=solution.status,
-        layers=solution.layers,
-        trace=solution.trace,
-        gradient=report,
-    )

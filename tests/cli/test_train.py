@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import retune
 from commands import SETS, invoke, smooth
 from retune.cli.main import app
-from retune.jobs.restore import model_problem, model_white
+from retune.jobs.opened import open_model
 
 
 def test_a_run_folder_says_everything(run):
@@ -132,8 +132,8 @@ def test_sharp_images_have_a_unit_too(tmp_path, sharp):
     assert invoke("train", "denoise", *SETS, *same, "-o", tmp_path / "s")[0].exit_code == 0
     one, two = (retune.load(tmp_path / n / "model.safetensors").state_dict() for n in "rs")
     assert all(torch.equal(one[k], two[k]) for k in one)
-    assert model_white(tmp_path / "r") == 4096
-    assert model_white(tmp_path / "s") is None
+    assert open_model(tmp_path / "r").white == 4096
+    assert open_model(tmp_path / "s").white is None
     result, text = invoke("restore", tmp_path / "r", tmp_path / "twelve", "-o", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 0, text
     assert "4096 counts as white" in text
@@ -197,14 +197,14 @@ def test_a_run_keeps_its_kernel_when_it_is_moved(tmp_path, sharp, photos):
     result, text = invoke(*restore)
     assert result.exit_code == 0, text
     assert text.count("done before") >= 2
-    assert torch.equal(retune.problems.kernel(model_problem(moved, {}).kernel), kernel)
+    assert torch.equal(retune.problems.kernel(open_model(moved).problem.kernel), kernel)
     result, text = invoke("train", "--resume", "-o", moved, "--device", "cpu")
     assert result.exit_code == 0, text
 
     kept = next(moved.glob("kernel-*.npy"))
     problem = {"name": "deblur", "kernel": f"/gone/{kept.name}"}  # as models were written once
     retune.load(moved / "model.safetensors").save(moved / "old.safetensors", problem=json.dumps(problem))
-    assert model_problem(moved / "old.safetensors", {}).kernel == str(kept)
+    assert open_model(moved / "old.safetensors").problem.kernel == str(kept)
     kept.unlink()
     result, text = invoke(*restore)
     assert result.exit_code == 1

@@ -91,7 +91,7 @@ def reference(images, tmp_path_factory):
 
 
 #: of each verb; RETUNE_KILLS=60 python -m pytest tests/jobs/test_faults.py
-KILLS = int(os.environ.get("RETUNE_KILLS", "4"))
+KILLS = int(os.environ.get("RETUNE_KILLS", "2"))
 SETS = [
     word
     for field in ("prior.levels=2", "prior.wavelet=db2", "data.crop=16", "optimiser.steps=12", "model.restarts=2")

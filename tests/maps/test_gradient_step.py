@@ -11,7 +11,7 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov
 from deepinv.physics import Blur, Denoising, Inpainting
 
 import retune
-from known_answers import dense, rand, spectrum
+from known_answers import central_difference, dense, rand, spectrum
 from retune import DataTerm, ForwardBackward, GradientStep, Implicit, Restarted, Stop
 from retune.errors import InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
@@ -128,13 +128,7 @@ def test_gradient_through_the_equilibrium_of_a_ridge(float64):
     found = torch.autograd.grad((weights * image).sum(), list(net.parameters()))
     for k, ((name, p), g) in enumerate(zip(net.named_parameters(), found, strict=True)):
         step = 1e-5 * rand(*p.shape, seed=k)
-        with torch.no_grad():
-            p += step
-            up = value()
-            p -= 2 * step
-            down = value()
-            p += step
-        torch.testing.assert_close((up - down) / 2, (g * step).sum(), rtol=2e-3, atol=1e-9, msg=name)
+        torch.testing.assert_close(central_difference(value, p, step), (g * step).sum(), rtol=2e-3, atol=1e-9, msg=name)
 
 
 def test_untied_layers_take_turns_and_share_the_filters(float64):

@@ -34,9 +34,10 @@ def network():
     return retune.Restarted(retune.ForwardBackward(prior, reg=0.02), depth=2, restarts=2)
 
 
-def train(net, folder=None, **options):
+def train(net, folder=None, data=None, **options):
     given = {"steps": 9, "batch_size": 2, "crop": 12, "progress": False, "device": "cpu", "checkpoint_every": 2}
-    return retune.fit(net, images(), given.pop("problem", DENOISE), folder=folder, **(given | options))
+    problem = options.pop("problem", DENOISE)
+    return retune.fit(net, images() if data is None else data, problem, folder=folder, **(given | options))
 
 
 def weights(net):
@@ -162,31 +163,9 @@ def test_a_run_is_not_overwritten_nor_continued_with_other_settings(tmp_path):
     with pytest.raises(CheckpointError, match=r"loss was 'SupLoss\(MSE\)', now 'SupLoss\(SNR\)'"):
         train(network(), tmp_path, loss=deepinv.loss.SupLoss(deepinv.loss.metric.SNR(train_loss=True)), resume=True)
     with pytest.raises(CheckpointError, match="problem was"):
-        retune.fit(
-            network(),
-            images(),
-            retune.problems.denoise(0.2),
-            folder=tmp_path,
-            resume=True,
-            steps=9,
-            batch_size=2,
-            crop=12,
-            progress=False,
-            device="cpu",
-        )
+        train(network(), tmp_path, problem=retune.problems.denoise(0.2), resume=True)
     with pytest.raises(CheckpointError, match="images was"):
-        retune.fit(
-            network(),
-            images() / 2,
-            DENOISE,
-            folder=tmp_path,
-            resume=True,
-            steps=9,
-            batch_size=2,
-            crop=12,
-            progress=False,
-            device="cpu",
-        )
+        train(network(), tmp_path, images() / 2, resume=True)
     with pytest.raises(InvalidParameterError, match="needs the folder"):
         train(network(), resume=True)
     with pytest.raises(InvalidParameterError, match="checkpoint_every"):

@@ -153,7 +153,7 @@ def _require_free(entry: Entry) -> None:
     if there.ours:
         raise InvalidParameterError(f"{what} cannot be called {entry.name!r}: that name is ReTune's own; {other}")
     raise InvalidParameterError(
-        f"{what}{_where(entry.cls)} cannot be called {entry.name!r}: that name is that of "
+        f"{what}{_where(entry.cls)} cannot be called {entry.name!r}: that name belongs to "
         f"{there.cls.__module__}.{there.cls.__qualname__}{_where(there.cls)}, which was registered before. If they are "
         f"the same class, load only one of the two; if not, {other}"
     )

@@ -91,7 +91,7 @@ def in_words(certificate: CertifiedImage | None) -> list[str]:
     far = None if best is None or best.value is None else _far(best.value)
     told = certificate.plain()
     open_ones = [str(a.get("statement")) for a in certificate.assumptions if not a.get("checked")]
-    proved = True  # whether the first sentence is of a proof
+    proved = True  # whether the first sentence states a proof
     if best is not None and far is not None and best.proved:
         opening = best.kind.capitalize() if not open_ones else "Proved, if the unchecked assumptions hold"
         words = [f"{opening}: the image is within {far} of the only image that the iteration converges to."]

@@ -30,7 +30,7 @@ class Moving:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         self._ended.set()
         self._thread.join()
         self.clear()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -93,6 +96,109 @@ Plugins = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The options that describe a measurement, as they were typed."""
+
+    problem: Problem = None
+    kernel: Kernel = None
+    kernel_background: KernelBackground = None
+    centre_kernel: CentreKernel = None
+    boundary: Boundary = None
+    mask: Mask = None
+    factor: Factor = None
+    sigma: Sigma = None
+    noise: Noise = None
+    white: White = None
+    black: Black = None
+
+    def fields(self) -> dict[str, Any]:
+        """The given fields of the section [problem], with absolute paths of files.
+
+        Raises:
+            ConfigError: a noise level and a noise model were given.
+        """
+        from retune.config.read import absolute
+        from retune.errors import ConfigError
+
+        if self.noise is not None and self.sigma not in (None, "estimate"):
+            raise ConfigError(f"--noise {self.noise} and --sigma {self.sigma} both give the noise: use one of them")
+        found = {
+            "name": self.problem,
+            "kernel": absolute(self.kernel, Path.cwd()),
+            "boundary": self.boundary,
+            "mask": absolute(self.mask, Path.cwd()),
+            "factor": self.factor,
+            "sigma": _numbers(self.sigma),
+            "kernel_background": _numbers(self.kernel_background),
+            "centre_kernel": self.centre_kernel,
+            "noise": self.noise,
+        }
+        return {k: v for k, v in found.items() if v is not None}
+
+    def levels(self) -> tuple[Level, Level]:
+        """White and black.
+
+        Raises: InvalidParameterError: neither a number nor auto.
+        """
+        from retune.io.intensity import read_level
+
+        return read_level(self.white, "--white"), read_level(self.black, "--black")
+
+    def unit_of(self, model: OpenedModel | InstantModel) -> tuple[Level, Level, bool]:
+        """White, black, and whether white comes from the network; a printed line names the values from the network."""
+        from retune.cli.errors import say
+
+        bright, dark = self.levels()
+        told = [
+            f"{found:g} counts as {name}"
+            for name, given, found in (("white", bright, model.white), ("black", dark, model.black))
+            if given is None and found is not None
+        ]
+        if told:
+            say(f"{' and '.join(told)}, as in the network's training (--white and --black change it)")
+        return (
+            model.white if bright is None else bright,
+            model.black if dark is None else dark,
+            bright is None and model.white is not None,
+        )
+
+
+#: no option was given
+NOTHING = Measured()
+
+
+def describes_measurement(*without: str, **other: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of ``Measured`` in place of its parameter `measured`.
+
+    Args:
+        without: options that the verb does not have.
+        other: options that it has in another form.
+    """
+    hints = get_type_hints(Measured, include_extras=True) | other
+    options = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=hints[field.name])
+        for field in fields(Measured)
+        if field.name not in without
+    ]
+
+    def wrap(verb: Callable[..., None]) -> Callable[..., None]:
+        @wraps(verb)
+        def run(**typed: Any) -> None:
+            measured = Measured(**{option.name: typed.pop(option.name) for option in options})
+            verb(**typed, measured=measured)
+
+        # typer reads the options from the signature.
+        own = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(verb, eval_str=True).parameters.values()]
+        at = [p.name for p in own].index("measured")
+        own[at : at + 1] = options
+        run.__signature__ = Signature(own)  # pyright: ignore[reportAttributeAccessIssue]
+        run.__annotations__ = {p.name: p.annotation for p in own}
+        return run
+
+    return wrap
+
+
 def accept_code(plugins: Sequence[str] | None, problem: str | None = None, overrides: Sequence[str] = ()) -> None:
     """Import the plugins, and accept a function that the user typed. A file may not name any other code.
 
@@ -152,41 +258,6 @@ def json_file(name: str | None, kind: type[Record]) -> Path | None:
     return path
 
 
-def given(
-    name: str | None,
-    kernel: str | None,
-    boundary: str | None,
-    mask: str | None,
-    factor: int | None,
-    sigma: str | None,
-    kernel_background: str | None,
-    centre_kernel: bool | None,
-    noise: str | None = None,
-) -> dict[str, Any]:
-    """The given fields of the section [problem], with absolute paths of files.
-
-    Raises:
-        ConfigError: a noise level and a noise model were given.
-    """
-    from retune.config.read import absolute
-    from retune.errors import ConfigError
-
-    if noise is not None and sigma not in (None, "estimate"):
-        raise ConfigError(f"--noise {noise} and --sigma {sigma} both give the noise: use one of them")
-    fields = {
-        "name": name,
-        "kernel": absolute(kernel, Path.cwd()),
-        "boundary": boundary,
-        "mask": absolute(mask, Path.cwd()),
-        "factor": factor,
-        "sigma": _numbers(sigma),
-        "kernel_background": _numbers(kernel_background),
-        "centre_kernel": centre_kernel,
-        "noise": noise,
-    }
-    return {k: v for k, v in fields.items() if v is not None}
-
-
 def _numbers(text: str | None) -> Any:
     """A number, a list of numbers, or the text itself ("estimate", "auto"), which the validation accepts or refuses."""
     if text is None:
@@ -210,35 +281,6 @@ def on_top(config: Config, fields: dict[str, Any], overrides: Sequence[str] = ()
     if "kernel" in fields:  # changes of the run's kernel need not suit another kernel
         told = {k: v for k, v in told.items() if k not in ("kernel_background", "centre_kernel")}
     return from_dict({**values, "problem": {**told, **fields}}, overrides, "the run")
-
-
-def levels_of(white: str | None, black: str | None) -> tuple[Level, Level]:
-    """White and black as they were typed.
-
-    Raises: InvalidParameterError: neither a number nor auto.
-    """
-    from retune.io.intensity import read_level
-
-    return read_level(white, "--white"), read_level(black, "--black")
-
-
-def unit_of(model: OpenedModel | InstantModel, white: str | None, black: str | None) -> tuple[Level, Level, bool]:
-    """White, black, and whether white comes from the network; a printed line names the values from the network."""
-    from retune.cli.errors import say
-
-    bright, dark = levels_of(white, black)
-    told = [
-        f"{found:g} counts as {name}"
-        for name, given, found in (("white", bright, model.white), ("black", dark, model.black))
-        if given is None and found is not None
-    ]
-    if told:
-        say(f"{' and '.join(told)}, as in the network's training (--white and --black change it)")
-    return (
-        model.white if bright is None else bright,
-        model.black if dark is None else dark,
-        bright is None and model.white is not None,
-    )
 
 
 def chosen_files(images: Sequence[Path]) -> list[Path]:

@@ -15,9 +15,9 @@ def wrapped(text: str, first: str = "", rest: str = "") -> str:
     """The text in lines of at most 80 columns; longer words, such as paths, are not broken.
 
     Args:
-        text: of one or several lines. What follows two spaces and "retune" is a command, in a line of its own.
-        first: what precedes the first line.
-        rest: what precedes the others.
+        text: one or several lines. Two spaces and "retune" begin a command, which gets a separate line.
+        first: prefix of the first line.
+        rest: prefix of the other lines.
     """
     lines = []
     for i, paragraph in enumerate(text.split("\n")):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     ("print all numbers of each certificate", "retune certify my-run photos/ --details"),
     ("certify the central part of a large image", "retune certify my-run big.tif --crop 512"),
 )
+@_problem.describes_measurement("noise", sigma=_problem.KnownSigma)
 def certify(
     model: Annotated[
         Path,
@@ -45,16 +46,7 @@ def certify(
             "--crop", metavar="PIXELS", help="Side of the central part to certify. Default above 4 megapixels: 1024."
         ),
     ] = None,
-    problem: _problem.Problem = None,
-    kernel: _problem.Kernel = None,
-    kernel_background: _problem.KernelBackground = None,
-    centre_kernel: _problem.CentreKernel = None,
-    boundary: _problem.Boundary = None,
-    mask: _problem.Mask = None,
-    factor: _problem.Factor = None,
-    sigma: _problem.KnownSigma = None,
-    white: _problem.White = None,
-    black: _problem.Black = None,
+    measured: _problem.Measured = _problem.NOTHING,
     plugins: _problem.Plugins = None,
     details: _problem.Details = False,
     device: _problem.Device = "auto",
@@ -74,12 +66,12 @@ def certify(
             from retune.records import Certificates
 
         target = _problem.json_file(json, Certificates)
-        _problem.accept_code(plugins, problem)
+        _problem.accept_code(plugins, measured.problem)
         files = _problem.chosen_files(images)
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel)
+        given = measured.fields()
         with moving("reading the network"):
             opened = open_model(model, given, _problem.chosen_device(device))
-        bright, dark, remembered = _problem.unit_of(opened, white, black)
+        bright, dark, remembered = measured.unit_of(opened)
         told = _Told(details)
         with moving("certifying"):
             certified = certify_files(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     ("examine images with your own run, and write the findings as JSON", "retune doctor my.toml a.tif --json a.json"),
     ("examine a run with your own physics", "retune doctor my.toml --plugin my_physics.py"),
 )
+@_problem.describes_measurement("noise")
 def doctor(
     what: Annotated[
         list[Path] | None, typer.Argument(help="A run (a TOML file, or the name of a shipped run), then images.")
@@ -30,16 +31,7 @@ def doctor(
         str, typer.Option("--size", help="Height x width of the image for the operator, if no image is given.")
     ] = "128x128",
     json: Annotated[str | None, typer.Option("--json", help="File for the findings, as JSON.")] = None,
-    problem: _problem.Problem = None,
-    kernel: _problem.Kernel = None,
-    kernel_background: _problem.KernelBackground = None,
-    centre_kernel: _problem.CentreKernel = None,
-    boundary: _problem.Boundary = None,
-    mask: _problem.Mask = None,
-    factor: _problem.Factor = None,
-    sigma: _problem.Sigma = None,
-    white: _problem.White = None,
-    black: _problem.Black = None,
+    measured: _problem.Measured = _problem.NOTHING,
     plugins: _problem.Plugins = None,
     debug: _problem.Debug = False,
 ) -> None:
@@ -54,11 +46,11 @@ def doctor(
         from retune.records import Examinations
 
         target = _problem.json_file(json, Examinations)
-        _problem.accept_code(plugins, problem)
-        fields = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel)
+        _problem.accept_code(plugins, measured.problem)
+        fields = measured.fields()
         config, rest = _run_and_images(what or [], fields)
         files = _problem.chosen_files(rest)
-        bright, dark = _problem.levels_of(white, black)
+        bright, dark = measured.levels()
         found = examine(config, files, size=_size(size), white=bright, black=dark, note=_show)
         if target is not None:
             Examinations(format=1, examined=[e.record() for e in found]).write(target)

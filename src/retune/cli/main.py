@@ -31,7 +31,7 @@ class _Command(TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         make_safe()
         # Threads that wait for each other leave the processor to others. By default they spin, which on a busy machine
-        # costs more than the work. It has to be said before torch is loaded.
+        # costs more than the work. torch reads this variable when it is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         "retune restore my-run big.tif --white 4095 --tile 1024 --out restored",
     ),
 )
+@_problem.describes_measurement(sigma=_problem.KnownSigma)
 def restore(
     model: Annotated[
         Path,
@@ -52,17 +53,7 @@ def restore(
         Path,
         typer.Option("--out", "-o", parser=_problem.folder, metavar="FOLDER", help="Folder of the results."),
     ],
-    problem: _problem.Problem = None,
-    kernel: _problem.Kernel = None,
-    kernel_background: _problem.KernelBackground = None,
-    centre_kernel: _problem.CentreKernel = None,
-    boundary: _problem.Boundary = None,
-    mask: _problem.Mask = None,
-    factor: _problem.Factor = None,
-    sigma: _problem.KnownSigma = None,
-    noise: _problem.Noise = None,
-    white: _problem.White = None,
-    black: _problem.Black = None,
+    measured: _problem.Measured,
     plugins: _problem.Plugins = None,
     tile: Annotated[
         int | None,
@@ -113,11 +104,9 @@ def restore(
             from retune.jobs.restore import Options
             from retune.jobs.restore import restore as run
 
-            _problem.accept_code(plugins, problem)
-            given = _problem.given(
-                problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel, noise
-            )
-            at_once = problem is not None and not _is_model(model)
+            _problem.accept_code(plugins, measured.problem)
+            given = measured.fields()
+            at_once = measured.problem is not None and not _is_model(model)
             files = _problem.chosen_files([model, *(images or [])] if at_once else images or [])
             if not files:
                 raise ConfigError(
@@ -126,7 +115,7 @@ def restore(
                 )
             where = _problem.chosen_device(device)
             opened = instant_model(given, where) if at_once else open_model(model, given, where)
-        bright, dark, remembered = _problem.unit_of(opened, white, black)
+        bright, dark, remembered = measured.unit_of(opened)
         options = Options(out, tile, overlap, bright, remembered, again, certificate, report, dark)
         done: list[Row] = []
 
@@ -137,7 +126,7 @@ def restore(
 
         with moving(f"restoring {len(files)} file{'s' * (len(files) > 1)}") as line:
             rows = run(opened, files, options, workers, note)
-        _tell(rows, out, details)
+        _tell(rows, details)
         if report:
             tell_page(
                 out,
@@ -156,7 +145,7 @@ def _is_model(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors" or (path / "model.safetensors").is_file()
 
 
-def _tell(rows: list[Row], out: Path, details: bool) -> None:
+def _tell(rows: list[Row], details: bool) -> None:
     """The verdict, and the outcome for each file."""
     from retune._terminal import clean_line
     from retune.cli._words import wrapped

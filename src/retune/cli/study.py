@@ -84,8 +84,8 @@ def study(
         settings = runs.load(Path(run) / RUN if is_folder else run, given)
         net = open_network(Path(run))[0] if is_folder and (Path(run) / MODEL).is_file() else None
         chosen = {
-            "depths": _numbers(depths, "--depths"),
-            "restarts": _numbers(restarts, "--restarts"),
+            "depths": _numbers(depths),
+            "restarts": _numbers(restarts),
             "images": images,
             "crop": crop,
             "train_seconds": train_seconds,
@@ -121,7 +121,7 @@ def study(
         show(f"\nOpen {page} in a browser; study.csv, study.json and the figures are in the same folder.")
 
 
-def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+def _numbers(text: str | None) -> tuple[int, ...] | None:
     """Whole numbers, separated by commas."""
     if text is None:
         return None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     ("then restore the images", "retune restore my-tune photos/ --out restored"),
     ("continue after an interruption", "retune tune --resume --out my-tune"),
 )
+@_problem.describes_measurement()
 def tune(
     images: Annotated[
         list[Path] | None,
@@ -34,17 +35,7 @@ def tune(
         Path,
         typer.Option("--out", "-o", parser=_problem.folder, metavar="FOLDER", help="Folder of the run."),
     ] = Path("retune-tune"),
-    problem: _problem.Problem = None,
-    kernel: _problem.Kernel = None,
-    kernel_background: _problem.KernelBackground = None,
-    centre_kernel: _problem.CentreKernel = None,
-    boundary: _problem.Boundary = None,
-    mask: _problem.Mask = None,
-    factor: _problem.Factor = None,
-    sigma: _problem.Sigma = None,
-    noise: _problem.Noise = None,
-    white: _problem.White = None,
-    black: _problem.Black = None,
+    measured: _problem.Measured = _problem.NOTHING,
     loss: Annotated[
         str,
         typer.Option("--loss", metavar="LOSS", help="auto, sure (Stein), r2r (recorrupted) or ei (equivariant)."),
@@ -71,7 +62,7 @@ def tune(
     """
     from retune.cli.errors import how_to_resume, one_screen, say_error, show
 
-    with one_screen(debug, lambda: how_to_resume("tune", out, _problem.code_words(plugins, problem or ""))):
+    with one_screen(debug, lambda: how_to_resume("tune", out, _problem.code_words(plugins, measured.problem or ""))):
         with moving("starting"):
             from retune import config as runs
             from retune.cli._page import tell_page
@@ -80,8 +71,8 @@ def tune(
             from retune.errors import ConfigError
             from retune.jobs import tune as job
 
-        _problem.accept_code(plugins, problem, overrides or [])
-        given = _problem.given(problem, kernel, boundary, mask, factor, sigma, kernel_background, centre_kernel, noise)
+        _problem.accept_code(plugins, measured.problem, overrides or [])
+        given = measured.fields()
         if resume and not images:
             config, files, facts = job.earlier(out)
             bright, dark, loss, ships = facts.white, facts.black, facts.loss, facts.ships
@@ -89,7 +80,7 @@ def tune(
             if not images:
                 raise ConfigError("no images were given: retune tune IMAGES --problem denoise --sigma 0.05")
             files = _problem.chosen_files(images)
-            bright, dark = _problem.levels_of(white, black)
+            bright, dark = measured.levels()
             ships = run is None and "prior" not in overridden(overrides or [])
             if run is not None:
                 config = _problem.on_top(runs.load(run), given, overrides or [])
@@ -101,7 +92,7 @@ def tune(
             config, files, out, white=bright, black=dark, loss=loss, resume=resume, device=device, report=report,
             ships=ships,
         )  # fmt: skip
-        if "auto" in (white, black):
+        if "auto" in (measured.white, measured.black):
             show(
                 wrapped(
                     f"black {tuned.black or 0:g}, white {'as usual' if tuned.white is None else f'{tuned.white:g}'}"

@@ -36,7 +36,8 @@ class Ledger:
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool):
         self.path, self._progress = path, Progress(format=FORMAT, settings=settings, entries={})
         if not path.exists() and not path.is_symlink():
-            self._progress.write(path, indent=None)  # it marks the folder before any other file is written
+            # This file marks the folder as ours, so it is written before all others.
+            self._progress.write(path, indent=None)
             return
         if not resume and not self._is_empty():
             raise InvalidParameterError(

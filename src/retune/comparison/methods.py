@@ -47,7 +47,9 @@ class Method:
     """A way to choose the parameters of the map.
 
     Attributes:
-        key, label, how: name in result files, name for people, one sentence.
+        key: name in result files.
+        label: name in tables and figures.
+        how: one sentence about the method.
         rule: the gradient rule; None for the grid search.
         single_layer: differentiate one layer (JFB) and restart K(R + 1) times instead.
         of_the_run: if the gradient rule of the run has the class `rule`, use it with its options.

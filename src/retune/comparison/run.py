@@ -184,7 +184,7 @@ class _Job:
             facts["memory"] = self.ledger.once(f"memory/{method.key}", int, lambda: self.memory(method, run))
         save_model(net, self.out / "models" / f"{method.key}.safetensors", self.run.problem, self.run.data.white)
         row = self.scored(method.key, net) | {"label": method.label, "how": method.how}
-        if method.rule is None:  # the other methods only start there
+        if method.rule is None:  # for the other methods the grid only gives the start
             row |= {"remark": tuned.remark, "grid": tuned.tried}
         return MethodResult.model_validate(row | facts | {"failure": failure, "learned": learned(net)})
 

@@ -6,9 +6,9 @@ Example:
 
 from __future__ import annotations
 
+from retune.config.comparison import CompareConfig
 from retune.config.read import from_dict, load, shipped
 from retune.config.sections import (
-    CompareConfig,
     Config,
     DataConfig,
     FidelityConfig,

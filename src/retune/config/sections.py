@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     StrictBool,
@@ -18,10 +15,26 @@ from pydantic import (
     model_validator,
 )
 
-from retune.errors import did_you_mean
+from retune.config.comparison import CompareConfig
+from retune.config.fields import (
+    FAMILIES,
+    NETWORKS,
+    Count,
+    Crops,
+    FidelityName,
+    Layers,
+    Level,
+    Levels,
+    MapName,
+    Positive,
+    PriorName,
+    RuleName,
+    Section,
+    Share,
+    SolverName,
+)
 
 __all__ = [
-    "CompareConfig",
     "Config",
     "DataConfig",
     "FidelityConfig",
@@ -32,30 +45,6 @@ __all__ = [
     "PriorConfig",
     "ProblemConfig",
 ]
-
-Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False, strict=True)]
-Level = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
-Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
-# Counts are bounded far above useful values: beyond, a run would take hours or fill the memory.
-Count = Annotated[StrictInt, Field(ge=1, le=10_000_000)]
-Layers = Annotated[StrictInt, Field(ge=1, le=10_000)]
-Levels = Annotated[StrictInt, Field(ge=1, le=32)]
-Crops = Annotated[StrictInt, Field(ge=1, le=100_000)]
-Multiple = Annotated[StrictInt, Field(ge=2, le=10_000)]
-
-
-class Section(BaseModel):
-    """A table of a run."""
-
-    # The sentence below each field is its description, also in the commented TOML file and in the documentation.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    #: whether to write the section if every field has its default
-    spoken: ClassVar[bool] = True
-
-    def has(self, name: str) -> bool:
-        """Whether the field applies, given the other fields."""
-        return True
 
 
 class ProblemConfig(Section):
@@ -81,7 +70,7 @@ class ProblemConfig(Section):
     """Image file, black where nothing was measured (inpaint)."""
     factor: Literal[2, 3, 4] | None = None
     """Magnification (superres): 2, 3 or 4."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of your own physics (module:function) or of a registered problem: a table [problem.options]."""
 
     #: fields that earlier versions do not know; what they wrote stays equal, byte for byte, where these are not used
@@ -117,34 +106,6 @@ class ProblemConfig(Section):
         return noise
 
 
-def _registered(kind: str, name: str, also: tuple[str, ...] = ("auto",)) -> str:
-    """The name as written in runs, if a class of the kind is registered under it."""
-    if name in also:
-        return name
-    # Imported here, so that a run without class names does not wait until all classes are loaded.
-    from retune.registry import known_name, names
-
-    found = known_name(name, kind)
-    if found is None:
-        known = [*also, *(n for n in names(kind) if n not in also)]
-        listed = " or ".join([", ".join(f"'{n}'" for n in known[:-1])] * (len(known) > 1) + [f"'{known[-1]}'"])
-        raise ValueError(
-            f"Input should be {listed}{did_you_mean(name, known)} (your own {kind} must be registered: on the command "
-            "line add --plugin FILE.py)"
-        )
-    return found
-
-
-_Prior = Annotated[str, AfterValidator(lambda name: _registered("prior", name, _FAMILIES))]
-_Map = Annotated[str, AfterValidator(lambda name: _registered("map", name))]
-_Fidelity = Annotated[str, AfterValidator(lambda name: _registered("fidelity", name, ()))]
-_Solver = Annotated[str, AfterValidator(lambda name: _registered("solver", name))]
-_Rule = Annotated[str, AfterValidator(lambda name: _registered("rule", name, ()))]
-
-
-_NETWORKS = ("denoiser", "red", "ridge", "energy")
-#: the types of prior with their own fields here; any other type is a registered class with options
-_FAMILIES = ("wavelet", *_NETWORKS)
 #: the types of prior that have each field; every prior has a type
 _KINDS = {
     "norm": ("wavelet",),
@@ -153,10 +114,10 @@ _KINDS = {
     "margin": ("wavelet",),
     "weights_per_channel": ("wavelet",),
     "coarse": ("wavelet",),
-    "weights": _NETWORKS,
-    "learn_weights": _NETWORKS,
-    "sigma": _NETWORKS,
-    "learn_sigma": _NETWORKS,
+    "weights": NETWORKS,
+    "learn_weights": NETWORKS,
+    "sigma": NETWORKS,
+    "learn_sigma": NETWORKS,
     "strength": ("denoiser",),
     "learn_strength": ("denoiser",),
     "bfloat16": ("denoiser", "red"),
@@ -168,7 +129,7 @@ _KINDS = {
 class PriorConfig(Section):
     """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
-    type: _Prior = "wavelet"
+    type: PriorName = "wavelet"
     """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; tv; or a registered prior."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
@@ -200,7 +161,7 @@ class PriorConfig(Section):
     """The Lipschitz constant of x − D(x) for the step size (red); it is not checked."""
     box: StrictBool = False
     """Whether intensities are restricted to [0, 1] (red, ridge, energy)."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of a registered prior: a table [prior.options]."""
 
     def has(self, name: str) -> bool:
@@ -210,7 +171,7 @@ class PriorConfig(Section):
     @field_validator("options")
     @classmethod
     def _of_a_class(cls, options: dict, info: ValidationInfo) -> dict:
-        if options and info.data.get("type") in _FAMILIES:
+        if options and info.data.get("type") in FAMILIES:
             raise ValueError(f'a prior of type "{info.data["type"]}" has its own fields instead of options')
         return options
 
@@ -233,9 +194,9 @@ class MapConfig(Section):
 
     spoken = False
 
-    type: _Map = "auto"
+    type: MapName = "auto"
     """auto (by the prior), or forward_backward, gradient_step, primal_dual, douglas_rachford, half_quadratic, …"""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """More arguments of the map: a table [map.options]."""
 
 
@@ -244,9 +205,9 @@ class FidelityConfig(Section):
 
     spoken = False
 
-    type: _Fidelity = "l2"
+    type: FidelityName = "l2"
     """l2: half the squared distance; or a registered data fidelity."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the data fidelity, such as sigma: a table [data_fidelity.options]."""
 
 
@@ -267,9 +228,9 @@ class ModelConfig(Section):
     """Initial λ, the strength of the prior; Plug-and-Play has no λ."""
     learn_reg: StrictBool = True
     """Whether the strength is learned."""
-    solver: _Solver = "auto"
+    solver: SolverName = "auto"
     """picard (plain restarts), damped, anderson, inertial or a registered solver; auto damps maps that may expand."""
-    solver_options: dict[str, Any] = {}
+    solver_options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the solver: a table [model.solver_options]."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
     """Relative change over a block below which a restoration is settled."""
@@ -287,13 +248,13 @@ class ModelConfig(Section):
 class GradientConfig(Section):
     """The rule for the derivative of the equilibrium."""
 
-    rule: _Rule = "truncated"
+    rule: RuleName = "truncated"
     """truncated is ReTune; unrolled trains the output after K layers; implicit solves for the adjoint; or your own."""
     blocks: Layers = 1
     """Number of pull-backs through the recorded block (truncated): more blocks are more exact."""
     rtol: Share | None = None
     """Required relative error of the adjoint, in place of a number of blocks."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """More arguments of the rule: a table [gradient.options]."""
 
 
@@ -333,51 +294,6 @@ class OptimiserConfig(Section):
     """Steps between validations; default: a fifth of all steps."""
     checkpoint_every: Count = 20
     """Steps between checkpoints: at most these are lost in a power failure."""
-
-
-class CompareConfig(Section):
-    """The test images of retune compare, and the allowed effort of each method."""
-
-    test: str = "photographs"
-    """Folder or file of sharp images that no method has seen; "photographs" uses two shipped images."""
-    every: Count = 1
-    """Report on every n-th test image."""
-    crop: Count | None = None
-    """Side of the central part of each test image; default: whole images."""
-    validation_every: Count = 1
-    """Tune on every n-th validation image."""
-    validation_crop: Count = 128
-    """Side of the central part of each validation image."""
-    grid: Annotated[StrictInt, Field(ge=4, le=10_000)] = 12
-    """Number of values of each grid search."""
-    lr: list[Positive] = []
-    """Learning rates to try for every learned method; the best result is kept. Empty: only optimiser.lr."""
-    reg_range: tuple[Positive, Positive] = (5e-4, 5.0)
-    """Smallest and largest λ of the grid search."""
-    far: Multiple | Annotated[list[Multiple], Field(min_length=1, max_length=100)] = 10
-    """Runs longer than the training depth by these factors, to see whether the result stays: a number, or several."""
-    run_on: list[str] = []
-    """Methods that continue even after they have settled: slower, but it shows that they stay."""
-    certify: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 1
-    """Number of test images, from the first, whose distance to the equilibrium is certified."""
-    certified: list[str] = []
-    """Methods whose restorations are certified; default: all."""
-    memory: StrictBool = True
-    """Whether the memory of a training step is measured."""
-    about: str = ""
-    """A sentence about the measurements, for the report."""
-
-    @field_validator("reg_range")
-    @classmethod
-    def _ascending(cls, reg_range: tuple[float, float]) -> tuple[float, float]:
-        if reg_range[0] >= reg_range[1]:
-            raise ValueError("the first number should be less than the second")
-        return reg_range
-
-    @property
-    def multiples(self) -> tuple[int, ...]:
-        """The values of `far` in ascending order."""
-        return tuple(sorted(set(self.far if isinstance(self.far, list) else [self.far])))
 
 
 class Config(Section):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
+from retune.config.fields import Section
 from retune.config.read import load, shipped
-from retune.config.sections import Config, Section
+from retune.config.sections import Config
 from retune.config.values import as_key, as_toml
 from retune.errors import unknown_name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,7 +14,10 @@ from retune.errors import CutGradientError
 from retune.maps.base import AbstractMap
 from retune.operators.data_term import DataTerm
 
-__all__ = ["is_foreign", "verify"]
+__all__ = ["is_foreign", "verify", "verify_once"]
+
+#: The trained parameters at the last comparison of the gradients of a map with its values.
+_verified: weakref.WeakKeyDictionary[AbstractMap, frozenset[int]] = weakref.WeakKeyDictionary()
 
 # Relative size of the finite differences. Their error is of the same size; rounding adds about 1e-4 in float32.
 _STEP = 1e-3
@@ -29,6 +33,15 @@ _OURS = ("retune.", "torch.", "deepinv.optim.data_fidelity", "deepinv.optim.dist
 def is_foreign(map_: AbstractMap) -> bool:
     """Whether a map contains modules from outside ReTune and torch. Only such maps are tested."""
     return any(not type(m).__module__.startswith(_OURS) for m in map_.modules())
+
+
+def verify_once(map_: AbstractMap, data_term: DataTerm, start: Callable[[], Tensor]) -> None:
+    """Check once per set of trained parameters that gradients of foreign code in the map agree with its values."""
+    if not torch.is_grad_enabled():
+        return
+    trained = frozenset(id(p) for p in map_.parameters() if p.requires_grad)
+    if _verified.get(map_) != trained and (not is_foreign(map_) or verify(map_, data_term, start())):
+        _verified[map_] = trained
 
 
 def verify(map_: AbstractMap, data_term: DataTerm, u: Tensor) -> bool:

@@ -116,11 +116,11 @@ def encode(coded: Coded, factor: float) -> bytes:
                 kept = {"extratags": _of_size(tags, factor), "description": description}
                 writer.write(part, **options | kept, metadata=None, contiguous=False)
         else:
-            writer.write(array, **options, **_description(known, rgb, array.shape, factor))
+            writer.write(array, **options, **_description(known, rgb, factor))
     return out.getvalue()
 
 
-def _description(known: dict[str, Any], rgb: bool, shape: tuple[int, ...], factor: float) -> dict[str, Any]:
+def _description(known: dict[str, Any], rgb: bool, factor: float) -> dict[str, Any]:
     """The kind of the file's description: that of ImageJ, OME or tifffile, or free text."""
     if known["imagej"] is not None:
         told = {k: v for k, v in known["imagej"].items() if not (rgb and k in ("mode", "LUTs"))}

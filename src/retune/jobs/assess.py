@@ -1,7 +1,7 @@
 """Estimate the error of restorations from the measurements alone, and the uncertainty of the estimate.
 
-The draws of an estimate are not those that were learned from. Where the measurements are several pages of one scene, a
-page is judged by another one, and no estimate is needed.
+An estimate uses other random draws than the training. If the measurements are several pages of one scene, one page
+judges the restoration of another, and no estimate is needed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BLOCK = 32
 IMAGES, SIDE = 4, 256
 #: Relative change per block at which the error of a restoration can be estimated.
 NEAR = 5e-4
-#: Factors on the strength among which the statistically indistinguishable ones are found.
+#: Factors on the strength. Those whose errors are statistically indistinguishable are reported.
 FACTORS = (0.5, 0.71, 1.41, 2.0)
 
 
@@ -97,17 +97,17 @@ def _same_scene(problem: Problem, measured: Sequence[Tensor], i: int) -> Tensor 
     white = (ResidualKind.WHITE, ResidualKind.LARGE, ResidualKind.SMALL)
     if judge(((y - other) / deviation)[0]).kind not in white:
         return None
-    plain = judge((y - y.mean())[0], known=False).kind  # of noise alone, nothing shows that it is one scene
+    plain = judge((y - y.mean())[0], known=False).kind  # pages of noise alone do not show that they have one scene
     return None if plain is ResidualKind.WHITE else whole
 
 
 def settled(net: Restarted) -> nn.Module:
-    """The network as its errors are estimated."""
+    """The network in eval mode, in which a solve that fails raises no error."""
     return _Settled(net.eval())
 
 
 class _Settled(nn.Module):
-    """The network in use. A solve that fails raises no error here: it increases the estimated error."""
+    """The network in eval mode. A solve that fails raises no error here: it increases the estimated error."""
 
     def __init__(self, net: Restarted):
         super().__init__()
@@ -200,7 +200,7 @@ def compare(before: Errors, after: Errors, clearly: float, of: str) -> Compariso
 def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> Comparison:
     """Compare estimated errors block by block; the second is better if it is so by `clearly` standard errors."""
     one, two = float(before.mean()), float(after.mean())
-    if min(one, two) <= 0:  # nobody knows by how much
+    if min(one, two) <= 0:  # the ratio of the errors is unknown
         return Comparison(_psnr(one), _psnr(two), None, None, False, None)
     # d(10 log10 e) = 10/ln 10 · de/e for both. The difference cancels their common part.
     relative = after / two - before / one

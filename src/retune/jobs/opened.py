@@ -1,4 +1,4 @@
-"""A trained network of the user: one reading of its file, for everything that a verb asks of it."""
+"""A trained network of the user. Its file is read once for all steps of a verb."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from retune.plugins import require_accepted
 from retune.problems.base import Problem
 from retune.registry import network_in
 
-__all__ = ["OpenedModel", "model_file", "model_problem", "model_white", "open_model", "open_network"]
+__all__ = ["OpenedModel", "model_file", "open_model", "open_network"]
 
 
 @dataclass(frozen=True)
 class OpenedModel:
     """A trained or tuned network, with its problem.
 
-    It goes to another process as the name of its file, which is read there: the code of a user does not always pickle.
+    Pickling stores only the name of its file, because the code of a user may not be picklable. The other process reads
+    the file again.
 
     Attributes:
         file: the weights.
         net: the network, in eval mode, on its device.
         problem: the problem of the measurements to restore.
-        white: the intensity that counted as 1 in the files that it was made with; None if that was not said.
-        digest: SHA-256 of the file, of the very bytes that the network was made from.
-        device: where the network is.
-        black: the intensity that counted as 0; None if that was not said.
+        white: the intensity that counted as 1 in the files of its training or tuning; None if unknown.
+        digest: SHA-256 of the bytes from which the network was made.
+        device: the device of the network.
+        black: the intensity that counted as 0; None if unknown.
         borderless: whether the image is restored without an assumption about what lies beyond its border.
     """
 
@@ -53,9 +54,9 @@ class OpenedModel:
     black: float | None = None
 
     def fitted(self, problem: Problem, y: Tensor) -> tuple[OpenedModel, Problem]:
-        """The network for a measurement, and its problem: a trained network is the same for all.
+        """The network for a measurement, and its problem. A trained network is the same for every measurement.
 
-        It takes inertial steps in place of plain ones where that is sound: the result is the same, sooner.
+        Where it is sound, inertial steps replace plain ones. They reach the same result sooner.
         """
         return replace(self, net=self.net.accelerated()), problem
 
@@ -68,21 +69,20 @@ def open_model(model: Path, given: Mapping[str, Any] | None = None, device: str 
 
     Args:
         model: file written by ``net.save`` or the folder of ``retune train``.
-        given: fields of the section [problem] that the user says of their own images.
+        given: fields of the section [problem] that the user gave for these images.
         device: "cpu", "cuda", …
 
     Raises:
-        CheckpointError: the file cannot be read, the network says nothing of a problem, or a file that it names is not
-            beside it.
+        CheckpointError: the file cannot be read, it names no problem, or a file that it names is not in its folder.
         ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
-        InvalidParameterError: the device is not here.
+        InvalidParameterError: the device is not available.
     """
     checkpoint = _checkpoint.opened(model_file(model))
     return _made(checkpoint, _problem(model, checkpoint, {} if given is None else given), device)
 
 
 def open_network(model: Path) -> tuple[Restarted, str]:
-    """The network alone, on the CPU, and the SHA-256 of its file: for whoever has a problem for it already.
+    """The network alone, on the CPU, and the SHA-256 of its file: for callers that know the problem.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -92,7 +92,7 @@ def open_network(model: Path) -> tuple[Restarted, str]:
 
 
 def _again(file: Path, problem: ProblemConfig, device: str) -> OpenedModel:
-    """The same in another process."""
+    """Read the network again, in another process."""
     return _made(_checkpoint.opened(file), problem, device)
 
 
@@ -107,21 +107,6 @@ def _made(checkpoint: _checkpoint.Checkpoint, problem: ProblemConfig, device: st
 def model_file(model: Path) -> Path:
     """The weights: the file itself, or the model of a run's folder."""
     return model / MODEL if model.is_dir() else model
-
-
-def model_problem(model: Path, given: Mapping[str, Any]) -> ProblemConfig:
-    """The problem of the network, with the fields that the user gave.
-
-    Raises:
-        CheckpointError: the network says nothing of a problem, or a file that it names is not beside it.
-        ConfigError: a value that is not allowed, code that the user did not name, or another noise level.
-    """
-    return _problem(model, _checkpoint.opened(model_file(model)), given)
-
-
-def model_white(model: Path) -> float | None:
-    """The intensity that counted as 1 in the files that a network was trained or tuned on, if that was said."""
-    return _white(_checkpoint.opened(model_file(model)))
 
 
 def _white(checkpoint: _checkpoint.Checkpoint) -> float | None:
@@ -142,7 +127,10 @@ def _black(checkpoint: _checkpoint.Checkpoint) -> float | None:
 
 
 def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str, Any]) -> ProblemConfig:
-    """See ``model_problem``."""
+    """The problem of the network, with the fields that the user gave.
+
+    Raises: see ``open_model``.
+    """
     file = checkpoint.path
     try:
         told = parse_json(checkpoint.notes.get("problem", "{}"))
@@ -162,7 +150,7 @@ def _problem(model: Path, checkpoint: _checkpoint.Checkpoint, given: Mapping[str
         name = told[key]
         if not isinstance(name, str) or Path(name).suffix.lower() not in io.SUFFIXES:
             continue
-        beside = file.parent / PureWindowsPath(name).name  # which knows both kinds of slashes
+        beside = file.parent / PureWindowsPath(name).name  # a Windows path, because it accepts both kinds of slashes
         if not beside.is_file():
             raise CheckpointError(
                 f"{file} was made with the {key} in {name}, but this file is not in the same folder. A model reads no "

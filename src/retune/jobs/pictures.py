@@ -155,7 +155,7 @@ def doubts_of(config: ProblemConfig, problem: Problem, name: str, y: Tensor) -> 
     """Reasons to doubt that a measurement fits the problem; see ``retune.diagnosis.glance``."""
     try:
         return list(doubts(problem, [(name, y)], level_given=config.sigma != "estimate"))
-    except (RetuneError, RuntimeError):  # the restoration has told why
+    except (RetuneError, RuntimeError):  # the restoration has already given the reason
         return []
 
 
@@ -182,7 +182,7 @@ _NAMES = {"reg": "strength of the prior (λ)", "step_size": "step size"}
 
 
 def _file_name(value: Any) -> str:
-    """A value. Of a file only the name is shown, because a page is given to others."""
+    """A value as text. For a file, only its name is shown, because users pass pages on."""
     text = str(value)
     return text.replace("\\", "/").rsplit("/", 1)[-1] if text.lower().endswith(SUFFIXES) else text
 

@@ -74,7 +74,7 @@ def picture_residual(
     steps = 0.0
     if layout is not None and layout.top is not None:
         inside &= ~_clipped(unit.stored(y), inside, notes)
-        steps = (1 + rounded) * (unit.scale / layout.top) ** 2 / 12  # of the values that were rounded to whole numbers
+        steps = (1 + rounded) * (unit.scale / layout.top) ** 2 / 12  # variance of rounding to whole numbers
     if levels is not None:
         difference = difference / (levels.square() + steps).sqrt()
     found = judge(difference[0], inside[0], known=levels is not None)

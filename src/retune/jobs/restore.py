@@ -31,7 +31,7 @@ from retune.jobs.failures import failure
 from retune.jobs.folder import problem_files
 from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.jobs.instant import InstantModel
-from retune.jobs.opened import OpenedModel, model_problem, model_white
+from retune.jobs.opened import OpenedModel
 from retune.jobs.pictures import DETAILED, FOLDER, section_of
 from retune.jobs.results import FORMAT, Result, digest_of
 from retune.jobs.sections import Seen, restored_section
@@ -41,7 +41,7 @@ from retune.model import Restarted
 from retune.problems.base import Problem
 from retune.records import CertifiedImage, Pictured, RestoredImage
 
-__all__ = ["Options", "Row", "model_problem", "model_white", "restore"]
+__all__ = ["Options", "Row", "restore"]
 
 #: Larger images (in pixels) are restored in tiles by default.
 WHOLE = 4_000_000

@@ -94,7 +94,7 @@ class Result:
 
     @property
     def content(self) -> bytes:
-        """Of the record that was there before; empty if there was none."""
+        """The content of the previous record; empty if there was none."""
         return b"" if self.before is None else self._content
 
     def record(self, told: RestoredImage) -> None:

@@ -27,7 +27,7 @@ from retune.records import EstimatedGain, Pictured, PicturedImage, RestoredImage
 __all__ = ["Seen", "gain_in_words", "picture_tuned", "restored_section", "tuned_section", "tuning_in_words"]
 
 
-#: So many measurements of a tuning are shown.
+#: Number of measurements of a tuning that are shown.
 SHOWN = 3
 
 
@@ -223,7 +223,7 @@ def tuning_in_words(told: TuneResult) -> str:
 
 
 def gain_in_words(found: Comparison | EstimatedGain, winner: str | None = None) -> str:
-    """Whether the winner of a tuning is better than what it started from, and by how much."""
+    """Whether the winner of a tuning is better than the initial parameters, and by how much."""
     who = winner if winner and found.better and winner != MEASURED else TUNED
     verb, have = ("are", "have") if who == TUNED else ("is", "has")
     decides = found.gain if found.again is None else found.again

@@ -67,7 +67,7 @@ _ENERGY = {
 _NEAR = 5e-4
 #: Side of the certified part: the middle of the first measurement.
 _CERTIFIED = 128
-#: A guessed error must be smaller by this many standard errors.
+#: If the estimate rests on a guess, the winner must be better by this many standard errors.
 _CLEARLY = 2.0
 RESULT = TUNE
 
@@ -159,7 +159,7 @@ def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Conf
     return config
 
 
-#: Never assumed of a user's measurements.
+#: Fields of a shipped run that are not assumed for the measurements of a user.
 _PRESUMED = ("sigma", "keep", "kernel")
 
 
@@ -261,7 +261,7 @@ def tune(
         facts = TuneFacts(
             images=[str(f.resolve()) for f in usable.files], white=bright, black=dark, loss=loss, ships=ships
         )
-        # With the strengths that the noise called for: a run that is continued must not find others.
+        # The strengths depend on the noise, so they are stored: a resumed run must find the same ones.
         prepare(_where(used, usable.files), out, data.fingerprint, resume, tuned=facts)
         smallest = min(min(y.shape[-2:]) for y in measured)
         options = replace(
@@ -287,7 +287,7 @@ def tune(
         contest = compete(net.cpu(), start, scene, problem, judge, config.seed, clearly, at_once)
         factors = _factors(contest, scene, judge, config.seed, words.guesses)
         net = contest.net
-        # The winner alone is certified, and not how well it was learned: that would take several hundred products.
+        # Only the restoration of the winner is certified: its gradient would cost several hundred products.
         first = Scene(problem, measured[:1], _CERTIFIED)
         certificate = sample_certificate(net, lambda: next(iter(first)), learning=False)
         chosen = learned(net)
@@ -325,14 +325,14 @@ def _picture(
 
 
 def _at_once(problem: Problem, y: Tensor) -> Callable[[], Restarted]:
-    """What restores a measurement of noise alone without tuning."""
+    """A function that makes the network that restores a denoising problem at once, without tuning."""
     return lambda: instant_network(Config(), problem, y)[0]
 
 
 def _factors(
     contest: Contest, scene: Scene, estimate: ErrorEstimate, seed: int, guesses: bool
 ) -> tuple[float, float] | None:
-    """The range of strengths that are as good as the chosen one; None if it would depend on guesses."""
+    """The range of strengths that are as good as the chosen one; None if it would rest on a guess."""
     if guesses or contest.winner == AT_ONCE:
         return None
     return indistinguishable(contest.net, scene, estimate, seed, contest.errors)

@@ -74,7 +74,7 @@ def common_levels(
     for file in files:
         try:
             units.append(read_in_unit(file, config.problem, white, black)[1])
-        except Exception as error:  # such a file is left out for the same reason, when it is read again
+        except Exception as error:  # when this file is read again, it is left out for the same reason
             failures.append(error)
     if not units:
         raise failures[0] if failures else InvalidParameterError("there are no images to tune on")

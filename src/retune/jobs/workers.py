@@ -127,7 +127,7 @@ def _serve(pipe: Connection, beginning: bytes, code: tuple, command: bool) -> No
             return
         try:
             if not ready:
-                repeat(code)  # the code of the user, which files may need here, too
+                repeat(code)  # files may need the code of the user in this process, too
                 start, arguments = pickle.loads(beginning)
                 start(*arguments)
                 ready = True

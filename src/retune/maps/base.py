@@ -28,7 +28,7 @@ class BoundMap(ABC):
     It keeps no iterate: a method called twice with the same u gives the same result.
 
     Attributes:
-        layers: number of different layers in a cycle.
+        layers: number of different layers in a cycle; 1 by default.
         sources: the tensors, other than u, through which gradient leaves the map: its weights, and Aᵀy if y requires a
             gradient. The gradient rules need them to measure their error under ``torch.autograd.grad``, which visits
             only the paths to its inputs. Without `sources`, only ``.backward()`` fills in the report.
@@ -36,7 +36,7 @@ class BoundMap(ABC):
         data_term: its data term. [`select`][retune.BoundMap.select] uses both to bind the map to some of the images.
     """
 
-    layers: int
+    layers: int = 1
     sources: tuple[Tensor, ...] = ()
     owner: AbstractMap | None = None
     data_term: DataTerm | None = None

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import torch
-from deepinv.optim.data_fidelity import DataFidelity
-from deepinv.optim.prior import Prior
 from torch import Tensor
 
 from retune._registry.entries import register
-from retune._torch.batch import over_images
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import douglas_rachford_guarantee
-from retune.maps.with_prior import BoundWithTwoProxes, MapWithProx
+from retune.maps.guarantees.proximal import douglas_rachford_guarantee
+from retune.maps.with_prior import BoundWithTwoProxes, MapWithTwoProxes
 from retune.operators.data_term import DataTerm
 
 __all__ = ["DouglasRachford"]
 
 
 @register
-class DouglasRachford(MapWithProx):
+class DouglasRachford(MapWithTwoProxes):
     r"""``z⁺ = z + prox_{γλg}(2x − z) − x`` with ``x = prox_{γf∘D}(z)``; the image is ``D x``.
 
     It is for least squares and a convex prior with a prox. For convex f and g the map is ½-averaged in the Euclidean
@@ -50,26 +47,9 @@ class DouglasRachford(MapWithProx):
             prox is unknown.
     """
 
-    def __init__(
-        self,
-        prior: Prior,
-        data_fidelity: DataFidelity | None = None,
-        step_size: float = 0.5,
-        reg: float = 0.1,
-        *,
-        learn_step_size: bool = True,
-        learn_reg: bool = True,
-    ):
-        super().__init__(prior, data_fidelity, step_size, reg, learn_step_size=learn_step_size, learn_reg=learn_reg)
-
     def bind(self, data_term: DataTerm) -> BoundMap:
         """See [`AbstractMap`][retune.AbstractMap]."""
         return _BoundDouglasRachford(self, data_term)
-
-    def gamma(self, data_term: DataTerm) -> Tensor:
-        """``γ = s/((1 − s)L)``, shape (1 or B, 1, 1, 1)."""
-        share = self.step_size().to(data_term.device, data_term.dtype)
-        return over_images(share / ((1 - share) * data_term.lipschitz))
 
     @torch.no_grad()
     def guarantee(self, data_term: DataTerm) -> Guarantee:

@@ -18,7 +18,7 @@ from retune._torch.function import Function
 from retune.errors import InvalidParameterError, require_whole, wrong_type
 from retune.guarantee import Guarantee
 from retune.maps.base import AbstractMap, BoundMap
-from retune.maps.guarantees import forward_backward_guarantee
+from retune.maps.guarantees.proximal import forward_backward_guarantee
 from retune.maps.with_prior import BoundWithPrior, fidelity_of
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill

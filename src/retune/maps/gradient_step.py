@@ -15,13 +15,12 @@ from torch import Tensor
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, require_real, require_whole
-from retune.guarantee import Assumption, Guarantee, Smoothness, Subject
+from retune.guarantee import Guarantee, Smoothness
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import backtracking_guarantee, smooth_assumptions
+from retune.maps.guarantees.smooth import backtracking_guarantee, gradient_step_guarantee
 from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.curvature import largest_curvature
 from retune.operators.data_term import DataTerm
-from retune.operators.pairs import steepest
 from retune.parameters import Bounded, Positive, require_box, require_damping
 from retune.priors.base import AbstractPrior, BoundPrior
 from retune.priors.capabilities import adapt, bind_cycle, part_of, require_grad, smoothness_of
@@ -126,33 +125,7 @@ class GradientStep(MapWithPrior):
         """See [`AbstractMap`][retune.AbstractMap]: facts from the prior's statement about its gradient."""
         if self.backtracks:
             return backtracking_guarantee(self, data_term)
-        prior = self._smoothness(data_term.adjoint_y)
-        reg = self.reg().to(data_term.lipschitz)[:, None]  # (layers, 1)
-        # F differs between layers, as each has its own λ: (layers, 1 or B)
-        lipschitz = data_term.lipschitz + self.strong_convexity + reg * prior.lipschitz
-        steps = 2 * self.step_size().to(lipschitz)[:, None] / lipschitz
-        assumption = self._assumption(prior, data_term)
-        facts = Guarantee(
-            row=prior.row,
-            lipschitz=lipschitz,
-            lipschitz_kind=data_term.sqnorm_kind,
-            step_sizes=steps,
-            assumptions=(*smooth_assumptions(data_term), assumption),
-        )
-        if prior.weak_convexity is None or assumption.refuted or not data_term.fidelity.convex:
-            return facts
-        weak = reg.max() * torch.as_tensor(prior.weak_convexity).to(lipschitz)
-        room = data_term.strong_convexity + self.strong_convexity - weak
-        convex = bool((room >= 0).all())
-        subject, statement = self._statement(convex)
-        return replace(
-            facts,
-            subject=subject,
-            statement=statement,
-            convex=convex,
-            strong_convexity=room.clamp_min(0),
-            strong_convexity_from=self._source(data_term, room, weak),
-        )
+        return gradient_step_guarantee(self, self._smoothness(data_term.adjoint_y), data_term)
 
     def _smoothness(self, like: Tensor) -> Smoothness:
         """The facts about ∇R: the given constant if there is one, else the prior's statement."""
@@ -162,34 +135,6 @@ class GradientStep(MapWithPrior):
         known = smoothness_of(self.prior, like)
         assert known is not None
         return replace(known, lipschitz=torch.as_tensor(known.lipschitz).to(like).reshape(-1))
-
-    def _assumption(self, prior: Smoothness, data_term: DataTerm) -> Assumption:
-        """The assumption that ∇R has its constant. Random images may refute an unchecked constant."""
-        statement = "∇R is L_R-Lipschitz"
-        if prior.checked:
-            return Assumption(statement, True, prior.how)
-        like = data_term.adjoint_y.detach()
-        (bound,) = bind_cycle([self.prior], data_term.shape, [like.new_ones(())])
-        assert bound.grad is not None
-        if bool((steepest(bound.grad, like) > torch.as_tensor(prior.lipschitz)).any()):
-            return Assumption(statement, False, "refuted: ∇R changes faster on random images", refuted=True)
-        return Assumption(statement, False, prior.how)
-
-    def _statement(self, convex: bool) -> tuple[Subject, str]:
-        if convex and self.layers == 1:
-            return Subject.ITERATES, "converge to a minimiser"
-        if convex:
-            return Subject.LAYERS, "is averaged"
-        return (Subject.OBJECTIVE, "decreases with every layer") if self.layers == 1 else (Subject.NONE, "")
-
-    def _source(self, data_term: DataTerm, room: Tensor, weak: Tensor) -> str:
-        """The origin of μ."""
-        if not bool((room > 0).any()):
-            return "μ is unknown"
-        parts = ["A"] if bool((data_term.strong_convexity > 0).any()) else []
-        if self.strong_convexity:
-            parts.append(f"the added ½ε‖x‖², ε = {self.strong_convexity:g}")
-        return " and ".join(parts) + (", less the weak convexity of the prior" if bool((weak > 0).any()) else "")
 
     def objective(self, x: Tensor, data_term: DataTerm, layer: int = 0) -> Tensor:
         """``f(x) + λR(x) + ½ε‖x‖²`` per image, shape (B,), for a prior with a value; for a root with t in R and ε.

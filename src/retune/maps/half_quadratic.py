@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import torch
-from deepinv.optim.data_fidelity import DataFidelity
-from deepinv.optim.prior import Prior
 from torch import Tensor
 
 from retune._registry.entries import register
-from retune._torch.batch import over_images
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import half_quadratic_guarantee
-from retune.maps.with_prior import BoundWithTwoProxes, MapWithProx
+from retune.maps.guarantees.proximal import half_quadratic_guarantee
+from retune.maps.with_prior import BoundWithTwoProxes, MapWithTwoProxes
 from retune.operators.data_term import DataTerm
 
 __all__ = ["HalfQuadratic"]
 
 
 @register
-class HalfQuadratic(MapWithProx):
+class HalfQuadratic(MapWithTwoProxes):
     r"""``u⁺ = prox_{γλg}(prox_{γf∘D}(u))``; the image is ``D u``. Half-quadratic splitting (HQS), as in DPIR.
 
     For least squares, and a denoiser (Plug-and-Play) or a prior with a prox. For convex f and g the iterates converge
@@ -54,26 +51,9 @@ class HalfQuadratic(MapWithProx):
             prox is unknown.
     """
 
-    def __init__(
-        self,
-        prior: Prior,
-        data_fidelity: DataFidelity | None = None,
-        step_size: float = 0.5,
-        reg: float = 0.1,
-        *,
-        learn_step_size: bool = True,
-        learn_reg: bool = True,
-    ):
-        super().__init__(prior, data_fidelity, step_size, reg, learn_step_size=learn_step_size, learn_reg=learn_reg)
-
     def bind(self, data_term: DataTerm) -> BoundMap:
         """See [`AbstractMap`][retune.AbstractMap]."""
         return _BoundHalfQuadratic(self, data_term)
-
-    def gamma(self, data_term: DataTerm) -> Tensor:
-        """``γ = s/((1 − s)L)``, shape (1 or B, 1, 1, 1)."""
-        share = self.step_size().to(data_term.device, data_term.dtype)
-        return over_images(share / ((1 - share) * data_term.lipschitz))
 
     @torch.no_grad()
     def guarantee(self, data_term: DataTerm) -> Guarantee:

@@ -14,13 +14,13 @@ from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, PhysicsError
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import mirror_guarantee
+from retune.maps.guarantees.smooth import mirror_guarantee
 from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.data_term import DataTerm
 from retune.operators.kinds import is_nonnegative, reach
 from retune.operators.pairs import random_like
 from retune.parameters import Bounded, Positive
-from retune.priors.capabilities import adapt, bind_cycle, part_of, require_grad, smoothness_of
+from retune.priors.capabilities import bind_cycle, part_of, require_grad, smoothness_of
 
 __all__ = ["MirrorDescent"]
 
@@ -110,9 +110,7 @@ class MirrorDescent(MapWithPrior):
         Raises:
             InvalidParameterError: the prior has no value.
         """
-        if not adapt(self.prior).has_value:
-            raise InvalidParameterError(f"{type(self.prior).__name__} has no value, so the objective is unknown")
-        return data_term.fn(x) + self.reg().to(x) * self.prior.fn(x)
+        return self._objective(x, data_term)
 
     def prior_constant(self, like: Tensor) -> Tensor:
         """``L_R``, shape (1,) or (B,)."""

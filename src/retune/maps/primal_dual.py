@@ -12,15 +12,14 @@ from torch import Tensor
 
 from retune._registry.entries import register
 from retune._torch.batch import over_images, per_image_norm
-from retune.errors import InvalidParameterError
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import primal_dual_guarantee
+from retune.maps.guarantees.proximal import primal_dual_guarantee
 from retune.maps.with_prior import BoundWithPrior, MapWithPrior
 from retune.operators.data_term import DataTerm
 from retune.parameters import Bounded, Positive, require_box
 from retune.priors.base import Analysis
-from retune.priors.capabilities import adapt, bind_cycle, part_of, require_analysis
+from retune.priors.capabilities import bind_cycle, part_of, require_analysis
 
 __all__ = ["PrimalDual"]
 
@@ -40,7 +39,7 @@ class PrimalDual(MapWithPrior):
     to the minimiser is proved.
 
     The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
-    g, p is about as large as λ, so ``r = 4cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``. For
+    g, p is about as large as λ, so ``r = 6cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``. For
     other g, ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0, so only a rule without restarts
     ([`Unrolled`][retune.Unrolled]) learns them.
 
@@ -104,9 +103,7 @@ class PrimalDual(MapWithPrior):
         Raises:
             InvalidParameterError: the prior has no value.
         """
-        if not adapt(self.prior).has_value:
-            raise InvalidParameterError(f"{type(self.prior).__name__} has no value, so the objective is unknown")
-        return data_term.fn(x) + self.reg().to(x) * self.prior.fn(x)
+        return self._objective(x, data_term)
 
     def steps(self, data_term: DataTerm, scale: Tensor | None = None) -> PrimalDualSteps:
         """The step sizes for a data term, and the prior bound to them.
@@ -119,7 +116,7 @@ class PrimalDual(MapWithPrior):
             p().reshape(()).to(data_term.device, data_term.dtype) for p in (self.step_size, self.balance, self.reg)
         )
         analysis, half = self._analysis(data_term, reg), data_term.lipschitz / 2
-        ratio = balance * reg * (4 / _contrast(data_term) if analysis.homogeneous else torch.ones_like(half))
+        ratio = balance * reg * (6 / _contrast(data_term) if analysis.homogeneous else torch.ones_like(half))
         sqnorm = analysis.sqnorm.to(half)
         tau = 2 * share / (half + (half.square() + 4 * share * ratio.square() * sqnorm).sqrt())
         # A constant: at an equilibrium (x, p) the derivative with respect to the steps is then exactly 0.

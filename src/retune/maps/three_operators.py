@@ -12,7 +12,7 @@ from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError
 from retune.guarantee import Guarantee
 from retune.maps.base import BoundMap
-from retune.maps.guarantees import three_operator_guarantee
+from retune.maps.guarantees.proximal import three_operator_guarantee
 from retune.maps.with_prior import BoundWithProx, MapWithProx
 from retune.operators.data_term import DataTerm
 from retune.parameters import require_box

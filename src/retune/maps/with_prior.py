@@ -13,14 +13,22 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._torch.batch import over_images
-from retune.errors import ShapeError, require
+from retune.errors import InvalidParameterError, ShapeError, require
 from retune.maps.base import AbstractMap, BoundMap
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive
 from retune.priors.capabilities import adapt, bind_cycle, part_of, require_prox
 
-__all__ = ["BoundWithPrior", "BoundWithProx", "BoundWithTwoProxes", "MapWithPrior", "MapWithProx", "fidelity_of"]
+__all__ = [
+    "BoundWithPrior",
+    "BoundWithProx",
+    "BoundWithTwoProxes",
+    "MapWithPrior",
+    "MapWithProx",
+    "MapWithTwoProxes",
+    "fidelity_of",
+]
 
 
 def fidelity_of(given: DataFidelity | None) -> DataFidelity:
@@ -47,6 +55,7 @@ class MapWithPrior(AbstractMap):
     """
 
     in_state_dict = ("step_size", "reg")
+    reg: Positive
 
     def __init__(self, prior: Prior, data_fidelity: DataFidelity | None, lipschitz: float | None = None):
         super().__init__()
@@ -62,6 +71,16 @@ class MapWithPrior(AbstractMap):
     def data_term(self, y: Tensor, physics: LinearPhysics) -> DataTerm:
         """See [`AbstractMap`][retune.AbstractMap]."""
         return DataTerm(y, physics, self.data_fidelity, lipschitz=self.lipschitz)
+
+    def _objective(self, x: Tensor, data_term: DataTerm) -> Tensor:
+        """``f(x) + λR(x)`` per image, shape (B,).
+
+        Raises:
+            InvalidParameterError: the prior has no value.
+        """
+        if not adapt(self.prior).has_value:
+            raise InvalidParameterError(f"{type(self.prior).__name__} has no value, so the objective is unknown")
+        return data_term.fn(x) + self.reg().to(x) * self.prior.fn(x)
 
 
 class MapWithProx(MapWithPrior):
@@ -97,6 +116,38 @@ class MapWithProx(MapWithPrior):
     @abstractmethod
     def gamma(self, data_term: DataTerm) -> Tensor:
         """The step γ, shape (1 or B, 1, 1, 1)."""
+
+
+class MapWithTwoProxes(MapWithProx):
+    """A map with one prox of its prior and one of its data term in a layer, for the same γ > 0, without upper limit.
+
+    ``γ = s/((1 − s)L)``; a sigmoid keeps the learned s in (0, 1).
+
+    Args:
+        prior: a prior with a prox.
+        data_fidelity: a data fidelity that is quadratic in x; None means least squares.
+        step_size: s, strictly between 0 and 1; ½ is ``γ = 1/L``.
+        reg: λ > 0.
+        learn_step_size: whether s is trained.
+        learn_reg: whether λ is trained.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        data_fidelity: DataFidelity | None = None,
+        step_size: float = 0.5,
+        reg: float = 0.1,
+        *,
+        learn_step_size: bool = True,
+        learn_reg: bool = True,
+    ):
+        super().__init__(prior, data_fidelity, step_size, reg, learn_step_size=learn_step_size, learn_reg=learn_reg)
+
+    def gamma(self, data_term: DataTerm) -> Tensor:
+        """``γ = s/((1 − s)L)``, shape (1 or B, 1, 1, 1)."""
+        share = self.step_size().to(data_term.device, data_term.dtype)
+        return over_images(share / ((1 - share) * data_term.lipschitz))
 
 
 class BoundWithPrior(BoundMap):

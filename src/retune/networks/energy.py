@@ -15,8 +15,8 @@ from torch.nn.functional import conv2d, conv_transpose2d, pixel_shuffle, pixel_u
 from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.function import Function
-from retune.errors import InvalidParameterError, ShapeError
-from retune.networks._layout import conv3, require_layout
+from retune.errors import InvalidParameterError
+from retune.networks._layout import conv3, require_channels, require_layout
 from retune.priors.noise_level import noise_level
 
 __all__ = ["BoundEnergy", "EnergyNet"]
@@ -95,11 +95,7 @@ class EnergyNet(Denoiser):
             ShapeError: wrong number of channels, or not a batch of images.
             InvalidParameterError: a noise level that is not positive and finite, or has a wrong shape.
         """
-        if like.ndim != 4 or like.shape[1] != self.channels:
-            raise ShapeError(
-                f"this energy is for images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
-                f"{tuple(like.shape)}; load weights for this number of channels"
-            )
+        require_channels(like, self.channels, "this energy is for", "")
         own = self.tail.weight.dtype
         if like.dtype != own:
             raise InvalidParameterError(

@@ -13,9 +13,10 @@ from torch.nn.functional import pad
 from retune._registry.describe import by_arguments
 from retune._registry.entries import register
 from retune._torch.batch import over_images
-from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
+from retune.errors import NotConvergedWarning, NotFiniteError
 from retune.gradients import GradientRule, Truncated
 from retune.maps.base import BoundMap
+from retune.networks._layout import ON_EACH, require_channels
 from retune.priors.ridge import BoundRidge, Ridge
 from retune.solve import Solution, Stop, solve
 from retune.solvers import AbstractSolver, Anderson
@@ -86,12 +87,7 @@ class RidgeDenoiser(Denoiser):
             ShapeError: wrong number of channels.
             NotFiniteError: NaN or Inf in the images.
         """
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ShapeError(
-                f"this regulariser is for images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
-                f"{tuple(x.shape)}; load weights for this number of channels, or use retune.priors.Denoiser, which "
-                "can apply a grey denoiser to every channel"
-            )
+        require_channels(x, self.channels, "this regulariser is for", ON_EACH)
         height, width = x.shape[-2:]
         reach = self.prior.filters.reach
         mode = "reflect" if min(height, width) > reach else "replicate"

@@ -28,7 +28,8 @@ class Stabilised(nn.Module):
 
     Args:
         denoiser: called as ``denoiser(x, sigma)``.
-        gain, read: the noise, one value or one per channel.
+        gain: growth of the variance of the noise with the brightness, one value or one per channel.
+        read: standard deviation of the noise in the dark, one value or one per channel.
         offset: value of the camera without light.
         white: brightness of the image, in its own unit.
         levels: smallest and largest σ of the denoiser's training.

@@ -12,8 +12,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
 from retune._registry.describe import by_arguments
 from retune._registry.entries import register
-from retune.errors import ShapeError
-from retune.networks._layout import conv3, require_layout
+from retune.networks._layout import ON_EACH, conv3, require_channels, require_layout
 from retune.priors.noise_level import noise_level
 
 __all__ = ["SmallUNet"]
@@ -68,12 +67,7 @@ class SmallUNet(Denoiser):
             ShapeError: wrong number of channels.
             InvalidParameterError: a noise level that is negative, not finite, or has a wrong shape.
         """
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ShapeError(
-                f"this network denoises images of {self.channels} channel(s), (B, {self.channels}, H, W), got "
-                f"{tuple(x.shape)}; load weights for this number of channels, or use retune.priors.Denoiser, which "
-                "can apply a grey network to every channel"
-            )
+        require_channels(x, self.channels, "this network denoises", ON_EACH)
         height, width = x.shape[-2:]
         step = 2 ** len(self.features)
         z = pad(x, (0, -width % step, 0, -height % step), mode="replicate")

@@ -29,7 +29,7 @@ def _pairs(around: Tensor, scale: Tensor):
 
 
 def random_like(like: Tensor, seed: int = 0) -> Tensor:
-    """A normal tensor of this shape, the same at every call, from a stream of its own."""
+    """A normal tensor of this shape, the same at every call, from a separate random stream."""
     generator = torch.Generator().manual_seed(20250616 + seed)
     return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 

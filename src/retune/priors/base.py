@@ -124,7 +124,7 @@ class BoundPrior:
 
 
 class AbstractPrior(Prior, ABC):
-    r"""A prior that declares its capabilities. It is the base class of ReTune's priors, and can be that of yours.
+    r"""A prior that declares its capabilities. ReTune's priors derive from it, and yours may, too.
 
     It is also an ordinary deepinv ``Prior``. Maps ask for the attributes below, never for the class. A plain deepinv
     ``Prior`` works, too: [`adapt`][retune.priors.adapt] derives its capabilities from its methods. Your own prior with

@@ -11,7 +11,7 @@ from retune._registry.entries import register
 from retune.errors import InvalidParameterError
 from retune.guarantee import Smoothness
 from retune.priors.base import BoundPrior
-from retune.priors.denoiser import DenoiserPrior
+from retune.priors.denoising import DenoiserPrior
 
 __all__ = ["RED"]
 

@@ -148,7 +148,8 @@ class Deblur(SeedlessProblem):
             the measurement by the reach of the kernel.
         sigma: noise level, or one per channel; 0.05 by default.
         noise: noise that grows with the brightness, in place of sigma.
-        kernel_background, centre_kernel: ``background`` and ``centre`` of [`kernel`][retune.problems.kernel].
+        kernel_background: ``background`` of [`kernel`][retune.problems.kernel].
+        centre_kernel: ``centre`` of [`kernel`][retune.problems.kernel].
     """
 
     name = "deblur"
@@ -232,8 +233,8 @@ class Superres(SeedlessProblem):
         boundary: "reflect" or "circular".
         sigma: noise level, or one per channel; 0.01 by default.
         noise: noise that grows with the brightness, in place of sigma.
-        kernel_background, centre_kernel: ``background`` and ``centre`` of [`kernel`][retune.problems.kernel]. The named
-            filters take neither.
+        kernel_background: ``background`` of [`kernel`][retune.problems.kernel]; not for the named filters.
+        centre_kernel: ``centre`` of [`kernel`][retune.problems.kernel]; not for the named filters.
     """
 
     name = "superres"

@@ -29,7 +29,7 @@ from retune.report.pictures import data_uri, pixels_uri, read_rows
 from retune.report.summary import headlines, summary
 from retune.report.templates import templates
 
-#: Entries of the results about their making, besides the command, the time and the versions.
+#: Entries of the results that tell how they were made, besides the command, the time and the versions.
 _MADE = ("seed", "device", "threads", "cores")
 
 

@@ -17,8 +17,12 @@ INK, MUTED, GRID, PAPER = "#1d2733", "#5c6874", "#e4e8ec", "#ffffff"
 class Look:
     """The line style of a method.
 
-    Attributes: colour: colour of the line. text: a darker shade, readable as text on white. width: width of the line,
-        in points. dash: a matplotlib line style. layer: higher layers are drawn on top.
+    Attributes:
+        colour: colour of the line.
+        text: a darker shade, readable as text on white.
+        width: width of the line, in points.
+        dash: a matplotlib line style.
+        layer: higher layers are drawn on top.
     """
 
     colour: str

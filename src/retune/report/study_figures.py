@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from retune.records import Raced, Study, StudyCell, StudyImage
@@ -80,13 +81,15 @@ def _heat(axes: Axes, study: Study, key: str) -> None:
     known = shown[np.isfinite(shown)]
     high = float(known.max()) if known.size else 1.0
     low = min(float(known.min()), high / 100) if known.size else _FLOOR
-    axes.imshow(shown, norm=LogNorm(low, high), cmap=_HEAT, origin="lower", aspect="auto")
+    norm = LogNorm(low, high)
+    axes.imshow(shown, norm=norm, cmap=_HEAT, origin="lower", aspect="auto")
     for (row, column), value in np.ndenumerate(table):
         known_here = not math.isnan(value)
         dark = known_here and math.log(max(value, _FLOOR) / low) > 0.5 * math.log(high / low)
         axes.text(
             column, row, _short(value) if known_here else "–", ha="center", va="center", fontsize=9.5,
             color=PAPER if dark else INK, zorder=4,
+            path_effects=[withStroke(linewidth=3, foreground=_HEAT(norm(shown[row, column])))] if known_here else [],
         )  # fmt: skip
     _equal_cost(axes, study)
     axes.set_xticks(range(len(study.depths)), [str(k) for k in study.depths])

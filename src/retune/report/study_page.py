@@ -37,8 +37,7 @@ _FIGURES = {
     "reported": (
         "Reported against true error of the gradient, one point for each cell and image.",
         "Each step reports the error of its adjoint from the decay of the block. It does not see how far the state is "
-        "from the equilibrium: points below the band have too few restarts, or cancellation. With few layers points "
-        "lie above it, because the report divides by the adjoint that the step has, not by the exact one.",
+        "from the equilibrium: points outside the band have too few restarts, or large contributions that cancel.",
     ),
     "race": (
         "PSNR against training time for each method.",
@@ -83,7 +82,7 @@ def write_study_page(study: Study, folder: str | Path) -> Path:
 
 
 def summary(study: Study) -> list[str]:
-    """What was found, in a few sentences; every number comes from the study."""
+    """The findings in a few sentences; every number comes from the study."""
     k, r = study.depths, study.restarts
     corner = [study.mean.at(a, b) for a, b in ((k[0], r[-1]), (k[-1], r[0]), (k[-1], r[-1]))]
     told = []
@@ -106,7 +105,7 @@ def summary(study: Study) -> list[str]:
     settled, last = share_within_two(late)
     if count:
         told.append(
-            f"What a step reports of its gradient is within a factor of 2 of the true error in {within} of {count} "
+            f"The gradient error that a step reports is within a factor of 2 of the true error in {within} of {count} "
             f"steps, with R = {r[-1]} in {settled} of {last}."
         )
     return told

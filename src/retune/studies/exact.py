@@ -28,7 +28,7 @@ def learned_parameters(net: Restarted) -> list[Tensor]:
     """The parameters that are trained, at least one.
 
     Raises:
-        InvalidParameterError: there are none.
+        InvalidParameterError: no parameter is trained.
     """
     found: list[Tensor] = [p for p in net.map.parameters() if p.requires_grad]
     if not found:
@@ -122,7 +122,7 @@ def exact(net: Restarted, scene: Scene, rest: Tensor, depths: tuple[int, ...], b
 
 
 def _no_start(v: Tensor) -> tuple[Tensor, Tensor]:
-    """No knowledge of the adjoint, nor of the gain of the equation."""
+    """A start of zeros, with an unknown gain of the equation."""
     return torch.zeros_like(v), torch.ones_like(per_image_norm(v))
 
 

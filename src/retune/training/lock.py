@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import warnings
@@ -16,6 +17,8 @@ __all__ = ["FolderLock"]
 
 _NAME = ".retune.lock"
 _ATTEMPTS = 20
+#: What a lock file contains: nothing yet, or its owner, also a killed one.
+_OURS = re.compile(r"(process \d+ on |$)")
 _held: dict[Path, FolderLock] = {}
 
 
@@ -66,6 +69,13 @@ class FolderLock:
                     stacklevel=4,
                 )
             if is_named(handle, path):
+                if not _OURS.match(os.read(handle, 200).decode(errors="replace")):
+                    os.close(handle)
+                    raise InvalidParameterError(
+                        f"{path} was not written by retune, but trainings lock this file so that no two write into "
+                        "the folder: rename it, or choose another folder (--out)"
+                    )
+                os.lseek(handle, 0, os.SEEK_SET)
                 os.truncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 self._handle = handle

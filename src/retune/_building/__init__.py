@@ -1,0 +1,1 @@
+"""The objects of a run, each from its section."""

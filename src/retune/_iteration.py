@@ -1,0 +1,164 @@
+"""The iteration of a bound map: its start, its layers, its gradient, and the result for the user."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from retune.bound import Moment
+from retune.equilibrium import Equilibrium, GradientReport, Status
+from retune.errors import InvalidParameterError, NotConvergedWarning, NotFiniteError, require, wrong_type
+from retune.gradients.base import AdjointMemory, GradientRule
+from retune.maps.base import BoundMap
+from retune.maps.watched import Watched
+from retune.solve import Solution, Stop, solve
+from retune.solvers.base import AbstractSolver
+
+__all__ = ["Init", "differentiated", "equilibrium_of", "iterate", "start_of", "warn_if_unsettled"]
+
+#: An image to start from, or a function of the usual start.
+Init = Tensor | Callable[[Tensor], Tensor]
+
+
+def start_of(bound: BoundMap, init: Init | None) -> Tensor:
+    """The initial state: that of the map, or that of the initial image."""
+    usual = bound.init()
+    if init is None:
+        return usual
+    if not isinstance(init, Tensor) and not callable(init):
+        raise wrong_type("init", init, "an image (B, C, H, W) or a function of the usual start", "leave it out")
+    image = init if isinstance(init, Tensor) else init(bound.image(usual))
+    name = "init" if image is init else "the result of init"
+    require(name, image, Tensor, "a tensor (B, C, H, W)")
+    if image.dtype != usual.dtype:
+        wanted = str(usual.dtype)
+        raise InvalidParameterError(f"{name} is {image.dtype}, but y is {wanted}: give it as .to({wanted})")
+    if not bool(torch.isfinite(image.detach()).all()):
+        raise NotFiniteError(f"{name} contains NaN or Inf: replace them, or leave init out")
+    return bound.state(image).clone()
+
+
+def iterate(
+    bound: BoundMap,
+    init: Init | None,
+    stop: Stop,
+    solver: AbstractSolver,
+    depth: int,
+    trace: bool = False,
+    observe: Callable[[int, Tensor], None] | None = None,
+    watch: Callable[[Moment], None] | None = None,
+) -> Solution:
+    """Solve for the fixed point of a bound map, in whole cycles of its layers. `observe` gets images, `watch` moments."""
+
+    def see(layers: int, u: Tensor) -> None:
+        assert observe is not None
+        observe(layers, bound.image(u))
+
+    def look(layers: int, u: Tensor, residual: Tensor) -> None:
+        assert watch is not None
+        watch(Moment(layers, residual, depth, u, bound))
+
+    def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
+        chosen = bound.select(index)
+        return None if chosen is None else chosen.layer
+
+    whole = -(-stop.max_layers // bound.layers) * bound.layers  # only whole cycles
+    return solve(
+        bound.layer,
+        start_of(bound, init),
+        solver=solver.bind(bound.objective),
+        depth=depth,
+        stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
+        cycle=bound.layers,
+        trace=trace,
+        observe=None if observe is None else see,
+        watch=None if watch is None else look,
+        restrict=restrict,
+        near=init is not None,
+        size_of=bound.size,
+    )
+
+
+def differentiated(
+    bound: BoundMap,
+    rule: GradientRule,
+    reached: Solution,
+    init: Init | None,
+    adjoint: AdjointMemory | None,
+    depth: int,
+    rtol: float,
+) -> Equilibrium:
+    """Apply a gradient rule at what the restarts reached, or at the start, if the rule needs no restarts."""
+    known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
+    if rule.restarts:
+        bound = bound.at(reached.u)
+    watched = Watched(bound)
+    u, report = rule(watched, depth, lambda: reached.u if rule.restarts else start_of(bound, init), **known)
+    with torch.no_grad():
+        residual, returns = reached.residual, torch.zeros(len(u), dtype=torch.bool)
+        if rule.restarts:
+            residual, returns = watched.change(reached.u, u, depth, rtol)
+        status = _after_block(reached.status, torch.isfinite(u).flatten(1).all(1), returns)
+        reached = replace(reached, status=status, layers=reached.layers + report.depth)
+    return equilibrium_of(bound.image(u), reached, u, residual, report)
+
+
+def equilibrium_of(
+    image: Tensor,
+    solution: Solution,
+    u: Tensor | None = None,
+    residual: Tensor | None = None,
+    report: GradientReport | None = None,
+) -> Equilibrium:
+    """The result for the user. The state and the residual of a gradient rule replace those of the solution."""
+    return Equilibrium(
+        image=image,
+        state=solution.u if u is None else u,
+        residual=solution.residual if residual is None else residual,
+        status=solution.status,
+        layers=solution.layers,
+        trace=solution.trace,
+        gradient=report,
+    )
+
+
+def _after_block(reached: tuple[Status, ...], finite: Tensor, returns: Tensor) -> tuple[Status, ...]:
+    """The statuses of a training step: those of the restarts, updated by the differentiated block."""
+    table = torch.stack([finite, returns.to(finite.device)]).tolist()
+    found = []
+    for status, ok, back in zip(reached, *table, strict=True):
+        if status.failed:
+            found.append(status)
+        else:
+            found.append(Status.NOT_FINITE if not ok else Status.OSCILLATES if back else status)
+    return tuple(found)
+
+
+def _of_states(images: AdjointMemory, bound: BoundMap) -> AdjointMemory:
+    """A memory of images, used for the states of the map. In coefficients of a tight frame, w becomes ``Dᵀ D w``."""
+
+    def recall(v: Tensor) -> tuple[Tensor, Tensor]:
+        image, gain = images.recall(v)
+        return bound.image_adjoint(image.to(v)), gain.to(v)
+
+    return AdjointMemory(recall, lambda w, gain, left: images.keep(bound.image(w), gain, left))
+
+
+def warn_if_unsettled(equilibrium: Equilibrium, stop: Stop, depth: int) -> None:
+    """Warn once for the images that ran out of layers, and once for those that oscillate."""
+    for ending in (Status.MAX_LAYERS, Status.OSCILLATES):
+        which = [i for i, s in enumerate(equilibrium.status) if s is ending]
+        if not which:
+            continue
+        worst = float(equilibrium.residual[which].max())
+        how = "oscillate" if ending is Status.OSCILLATES else f"had not settled after {stop.max_layers} layers"
+        warnings.warn(
+            f"images {which} {how} (largest relative change {worst:.1e} per {depth} layers, tolerance "
+            f"{stop.rtol:.1e}). {ending.advice}",
+            NotConvergedWarning,
+            stacklevel=3,
+        )
