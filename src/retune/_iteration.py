@@ -52,7 +52,7 @@ def iterate(
     observe: Callable[[int, Tensor], None] | None = None,
     watch: Callable[[Moment], None] | None = None,
 ) -> Solution:
-    """Solve for the fixed point of a bound map, in whole cycles of its layers. `observe` gets images, `watch` moments."""
+    """Solve for the fixed point of a bound map, in whole cycles. `observe` gets images, `watch` moments."""
 
     def see(layers: int, u: Tensor) -> None:
         assert observe is not None
