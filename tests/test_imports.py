@@ -24,7 +24,8 @@ ORDER = [
     {"priors", "solvers"},
     {"maps", "solve"},
     {"gradients"},
-    {"auto", "_checkpoint", "bound", "_iteration"},
+    {"bound"},
+    {"auto", "_checkpoint", "_iteration"},
     {"model"},
     {"networks"},
     {"io"},
@@ -40,6 +41,7 @@ ORDER = [
     {"jobs", "report"},
     {"comparison"},
     {"demo", "studies"},
+    {"app"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,6 +1,7 @@
 # The public names of retune: the one list of them. `__init__.py` loads each on first use, type checkers and the
 # documentation read it here. Every module of this folder without an underscore is on it.
 
+from . import app as app
 from . import auto as auto
 from . import bound as bound
 from . import build as build

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from retune.bound import Moment
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, NotFiniteError, require, wrong_type
 from retune.gradients.base import AdjointMemory, GradientRule
@@ -49,12 +50,17 @@ def iterate(
     depth: int,
     trace: bool = False,
     observe: Callable[[int, Tensor], None] | None = None,
+    watch: Callable[[Moment], None] | None = None,
 ) -> Solution:
-    """Solve for the fixed point of a bound map, in whole cycles of its layers. `observe` gets images."""
+    """Solve for the fixed point of a bound map, in whole cycles. `observe` gets images, `watch` moments."""
 
     def see(layers: int, u: Tensor) -> None:
         assert observe is not None
         observe(layers, bound.image(u))
+
+    def look(layers: int, u: Tensor, residual: Tensor) -> None:
+        assert watch is not None
+        watch(Moment(layers, residual, depth, u, bound))
 
     def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
         chosen = bound.select(index)
@@ -70,6 +76,7 @@ def iterate(
         cycle=bound.layers,
         trace=trace,
         observe=None if observe is None else see,
+        watch=None if watch is None else look,
         restrict=restrict,
         near=init is not None,
         size_of=bound.size,

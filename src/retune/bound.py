@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from deepinv.physics import LinearPhysics
 from torch import Tensor
@@ -13,7 +14,7 @@ from retune.operators.data_term import DataTerm
 from retune.operators.images import parts
 from retune.priors.memory import has_memory
 
-__all__ = ["Bound", "versions_of"]
+__all__ = ["Bound", "Moment", "versions_of"]
 
 _UNCOUNTED = -1
 
@@ -58,6 +59,48 @@ class Bound:
             raise InvalidParameterError(
                 "y or the weights were changed after bind(y, physics): bind again, or leave bound out"
             )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A solve at one of its checks, for whoever watches it. Image and objective are computed when they are asked for.
+
+    Attributes:
+        layers: number of layers run.
+        residual: (B,) relative change over K layers.
+        depth: K.
+        state: the iterate (B, …). It belongs to the solve: do not change it.
+        map: the map, bound to the measurement.
+    """
+
+    layers: int
+    residual: Tensor
+    depth: int
+    state: Tensor
+    map: BoundMap
+
+    @property
+    def change(self) -> Tensor:
+        """(B,) relative change per layer: the residual divided by K."""
+        return self.residual / self.depth
+
+    @cached_property
+    def image(self) -> Tensor:
+        """(B, C, H, W), the image of the state."""
+        return self.map.image(self.state)
+
+    @cached_property
+    def objective(self) -> Tensor | None:
+        """(B,) the objective that the map minimises, up to a constant; None if it is unknown.
+
+        The constant is the value at 0 of its quadratic part q: ``q(u) − q(0) = ½⟨u, ∇q(u) + ∇q(0)⟩``.
+        """
+        known = self.map.objective()
+        if known is None:
+            return None
+        u = self.state
+        slopes = known.quadratic(u) + known.quadratic(u.new_zeros(u.shape))
+        return known.value(u).double() + 0.5 * (u * slopes).flatten(1).sum(1).double()
 
 
 def versions_of(y: Tensor, owner: AbstractMap) -> tuple[int, ...]:

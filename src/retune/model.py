@@ -19,7 +19,7 @@ from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
-from retune.bound import Bound, versions_of
+from retune.bound import Bound, Moment, versions_of
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
@@ -178,6 +178,7 @@ class Restarted(Reconstructor):
         adjoint: AdjointMemory | None = None,
         trace: bool = False,
         observe: Callable[[int, Tensor], None] | None = None,
+        watch: Callable[[Moment], None] | None = None,
         bound: Bound | None = None,
     ) -> Equilibrium:
         """Restore, and report the status of each image. A failed image raises no error: its status says so.
@@ -198,6 +199,8 @@ class Restarted(Reconstructor):
                 space (B, C, H, W); for rules that solve to a tolerance.
             trace: record the residuals of the restarts.
             observe: called after each block of the restarts with (layers run, a copy of the image).
+            watch: called at the same times with the [`Moment`][retune.bound.Moment] of the solve, whose image and
+                objective are computed when they are asked for.
             bound: the result of [`bind`][retune.Restarted.bind] for `y` and `physics`, if you have it.
 
         Raises:
@@ -216,7 +219,15 @@ class Restarted(Reconstructor):
             chosen = copy.copy(self)  # it shares the weights; the choice of this call is not kept
             chosen.choose(y, physics)
             return chosen.solve(
-                y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe, bound=bound
+                y,
+                physics,
+                init=init,
+                stop=stop,
+                adjoint=adjoint,
+                trace=trace,
+                observe=observe,
+                watch=watch,
+                bound=bound,
             )
         if bound is None:
             bound = self.bind(y, physics)
@@ -224,10 +235,10 @@ class Restarted(Reconstructor):
         bound.require(y, physics, self.map)
         if self.training:
             verify_once(self.map, bound.data_term, bound.map.init)
-            return self._train(bound.map, init, stop, adjoint, trace, observe)
+            return self._train(bound.map, init, stop, adjoint, trace, observe, watch)
         with torch.no_grad():
             stop = self.stop if stop is None else stop
-            solution = iterate(bound.map, init, stop, self.solver, self.depth, trace, observe)
+            solution = iterate(bound.map, init, stop, self.solver, self.depth, trace, observe, watch)
             return equilibrium_of(bound.map.image(solution.u), solution)
 
     def accelerated(self) -> Restarted:
@@ -290,11 +301,12 @@ class Restarted(Reconstructor):
         adjoint: AdjointMemory | None,
         trace: bool,
         observe: Callable[[int, Tensor], None] | None,
+        watch: Callable[[Moment], None] | None,
     ) -> Equilibrium:
         rounds = self.restarts if self.gradient.restarts else 0
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
-            reached = iterate(bound, init, stop, self.solver, self.depth, trace, observe)
+            reached = iterate(bound, init, stop, self.solver, self.depth, trace, observe, watch)
         return differentiated(bound, self.gradient, reached, init, adjoint, self.depth, self.stop.rtol or Stop().rtol)
 
     def describe(self) -> dict:

@@ -75,6 +75,7 @@ def solve(
     cycle: int | None = None,
     trace: bool = False,
     observe: Callable[[int, Tensor], None] | None = None,
+    watch: Callable[[int, Tensor, Tensor], None] | None = None,
     restrict: Callable[[Tensor], Layer | None] | None = None,
     near: bool = False,
     size_of: Callable[[Tensor], Tensor] = per_image_norm,
@@ -109,6 +110,7 @@ def solve(
             then invisible.
         trace: record the residuals.
         observe: called at each check with (layers run, copy of the state).
+        watch: called at each check with (layers run, the state itself, residual (B,)). It must not change them.
         restrict: ``index -> layer`` for the images of an index (n,) only; it returns None if this is impossible.
         near: whether `u` is probably near the equilibrium. An accelerating solver then begins with a block of plain
             steps, which may be enough, at half the cost.
@@ -164,6 +166,8 @@ def solve(
             history.append((done, run.whole(run.residual, run.all_residual)))
         if observe is not None:
             observe(done, run.whole(state.u, run.all_u).clone())
+        if watch is not None:
+            watch(done, run.whole(state.u, run.all_u), run.whole(run.residual, run.all_residual))
         if stop.rtol > 0:
             going = (code <= _RETURNING).tolist()  # the check
             if not any(going):

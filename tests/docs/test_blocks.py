@@ -21,6 +21,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # What a block has in it, and why it is not run here.
 NOT_RUN = {
+    "retune app": "serves a page until somebody ends it; tests/app opens it in a browser",
     "pip install": "run by .ci/run, in an environment of its own",
     "FOLDER": "needs BSDS500, and hours",
     "$DATA": "needs BSDS500, and hours",

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from retune._terminal import clean, make_safe
 from retune._version import __version__
+from retune.cli.app import app as page
 from retune.cli.certify import certify
 from retune.cli.compare import compare
 from retune.cli.demo import demo
@@ -64,6 +65,7 @@ app.command("doctor")(doctor)
 app.command("compare")(compare)
 app.command("study")(study)
 app.command("demo")(demo)
+app.command("app")(page)
 
 
 def _show_version(value: bool) -> None:

@@ -18,7 +18,7 @@ from retune.jobs.inputs import middle, read_in_unit
 from retune.problems.base import Problem
 from retune.records import ExaminedFile
 
-__all__ = ["SIDE", "Examined", "examine"]
+__all__ = ["SIDE", "Examined", "examine", "examine_one"]
 
 #: Larger images are cropped to this side: the examination takes some hundred evaluations of the operator.
 SIDE = 1024
@@ -102,13 +102,14 @@ def _examine_file(config: Config, file: Path, white: Level, black: Level) -> lis
     except Exception as error:
         return [Examined(file.name, None, failure(error))]
     found = unit if unit.auto else None
-    return [replace(_examine_one(config, name, image), unit=found) for name, image in measured]
+    return [replace(examine_one(config, name, image), unit=found) for name, image in measured]
 
 
-def _examine_one(config: Config, name: str, image: Tensor) -> Examined:
+def examine_one(config: Config, name: str, image: Tensor, side: int = SIDE) -> Examined:
+    """Examine the operator with one measurement (1, C, h, w); of a larger one its middle, of `side` pixels."""
     part = None
     try:
-        problem, y = middle(problem_of(config.problem, image), image, SIDE)
+        problem, y = middle(problem_of(config.problem, image), image, side)
         part = None if y.shape == image.shape else (y.shape[-2], y.shape[-1])
         return Examined(name, doctor(problem.operator(y), y), part=part)
     except Exception as error:

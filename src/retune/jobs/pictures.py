@@ -32,7 +32,16 @@ from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.records.pictured import Encoded, Pictured, PicturedImage, PicturedKernel, PicturedResidual
 
-__all__ = ["DETAILED", "FOLDER", "doubts_of", "facts_of_network", "picture_image", "problem_words", "section_of"]
+__all__ = [
+    "DETAILED",
+    "FOLDER",
+    "doubts_of",
+    "facts_of_network",
+    "picture_image",
+    "picture_kernel",
+    "problem_words",
+    "section_of",
+]
 
 #: Folder of the sections, in the folder of the results.
 FOLDER = "report"
@@ -137,7 +146,7 @@ def picture_image(
         told.notes.append(f"The measurement has {by(y)} pixels, the restored image {by(restored)}.")
     if "jpeg" in (told.before.format, told.after.format):
         told.notes.append("To keep the page small, pictures are stored as JPEG, which blurs the finest details a bit.")
-    told.kernel = _kernel(problem)
+    told.kernel = picture_kernel(problem)
     told.mask, told.mask_note = _mask(problem, y)
     return told
 
@@ -205,7 +214,8 @@ def _shown(image: Tensor, notes: list[str]) -> Tensor:
     return image[0, :1]
 
 
-def _kernel(problem: Problem) -> PicturedKernel | None:
+def picture_kernel(problem: Problem) -> PicturedKernel | None:
+    """The blur kernel of a problem, with its size and its centre of mass in words; None if it has none."""
     taps = getattr(problem, "kernel", None)
     if not isinstance(taps, Tensor) or taps.ndim != 4:
         return None

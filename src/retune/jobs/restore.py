@@ -18,6 +18,7 @@ from torch import Tensor
 from retune import io
 from retune._files import make_folder, remove_leftovers
 from retune._version import __version__
+from retune.bound import Moment
 from retune.build import problem_of
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import in_a_line
@@ -104,6 +105,7 @@ def restore(
     options: Options,
     workers: int = 1,
     note: Callable[[Row], None] = lambda row: None,
+    watch: Callable[[Moment], None] | None = None,
 ) -> list[Row]:
     """Restore files; a broken one does not stop the others.
 
@@ -118,6 +120,7 @@ def restore(
         options: how.
         workers: processes that restore files at the same time.
         note: called with each file when it is done.
+        watch: called at the checks of each solve; in one process only.
 
     Returns:
         One row a file, in the order of the files.
@@ -143,7 +146,7 @@ def restore(
             )
     if workers < 1:
         raise InvalidParameterError(f"workers must be at least 1, got {workers}")
-    job = _Job(model, options, frozenset(sorted(names)[:DETAILED]))
+    job = _Job(model, options, frozenset(sorted(names)[:DETAILED]), watch)
     for doubt in kernel_doubts(job.problem):
         warnings.warn(doubt, DoubtfulWarning, stacklevel=2)
     make_folder(options.out)
@@ -190,10 +193,17 @@ class _Job:
         model: the network.
         options: how.
         detailed: names of the files that have all their pictures on the page.
+        watch: called at the checks of each solve.
     """
 
-    def __init__(self, model: OpenedModel | InstantModel, options: Options, detailed: frozenset[str] = frozenset()):
-        self.model, self.options, self.detailed = model, options, detailed
+    def __init__(
+        self,
+        model: OpenedModel | InstantModel,
+        options: Options,
+        detailed: frozenset[str] = frozenset(),
+        watch: Callable[[Moment], None] | None = None,
+    ):
+        self.model, self.options, self.detailed, self.watch = model, options, detailed, watch
         #: noise of the last file, if the problem did not state it
         self.found: str | None = None
         #: whether the noise of the last file is alike in neighbouring pixels
@@ -300,7 +310,7 @@ class _Job:
                 found.append(problem.noise_words)
             if model.borderless:
                 problem = problem.borderless()
-            restored_one, outcome = _restore_one(model.net, problem, options, y)
+            restored_one, outcome = _restore_one(model.net, problem, options, y, self.watch)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(unit.stored(restored_one.cpu()))
             if first is None:
@@ -314,12 +324,18 @@ class _Job:
         return worst, Seen(first, unit.scaled(restored[0]), unit, layout, len(restored), fitted=fitted)
 
 
-def _restore_one(net: Restarted, problem: Problem, options: Options, y: Tensor) -> tuple[Tensor, Outcome]:
+def _restore_one(
+    net: Restarted,
+    problem: Problem,
+    options: Options,
+    y: Tensor,
+    watch: Callable[[Moment], None] | None,
+) -> tuple[Tensor, Outcome]:
     tile = options.tile
     if tile is None:
         tile = AUTO_TILE if y.shape[-1] * y.shape[-2] > WHOLE else 0
     image, outcome = restore_image(
-        net, problem, y, tile=tile or None, overlap=options.overlap, certify=options.certificate
+        net, problem, y, tile=tile or None, overlap=options.overlap, certify=options.certificate, watch=watch
     )
     if outcome.status.failed:
         raise DivergedError(f"{outcome.status.value}. {outcome.status.advice}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from retune._torch.precision import full_precision
+from retune.bound import Moment
 from retune.certificate import ImageCertificate
 from retune.certificate.quick import certificate_of
 from retune.equilibrium import Status
@@ -71,6 +72,7 @@ def restore_image(
     overlap: int = 96,
     certify: bool = False,
     note: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[Moment], None] | None = None,
 ) -> tuple[Tensor, Outcome]:
     """Restore one measurement (1, C, h, w), whole or in tiles.
 
@@ -82,13 +84,14 @@ def restore_image(
         overlap: margin around a tile, on each side.
         certify: whether to certify every tile; this takes about an eighth of the layers of its restoration.
         note: called with (tiles done, number of tiles).
+        watch: called at the checks of each solve; see [`solve`][retune.Restarted.solve].
 
     Returns:
         The image (1, C, H, W), and the end of its restoration.
     """
     net.eval()
     if tile is None or (tile >= y.shape[-2] and tile >= y.shape[-1]):
-        image, outcome = _solve(net, problem, y, certify)
+        image, outcome = _solve(net, problem, y, certify, watch)
         note(1, 1)
         return image, outcome
     if tile < 1 or overlap < 1:
@@ -101,7 +104,7 @@ def restore_image(
         part = problem.part(row.seen, col.seen)
         seen = y[..., row.seen, :][..., col.seen]
         try:
-            image, outcome = _solve(net, part, seen, certify)
+            image, outcome = _solve(net, part, seen, certify, watch)
         except ShapeError as error:  # its message says "image", but the tile is the cause
             size = "×".join(map(str, seen.shape[-2:]))
             raise ShapeError(
@@ -120,11 +123,13 @@ def restore_image(
     return total, worst
 
 
-def _solve(net: Restarted, problem: Problem, y: Tensor, certify: bool) -> tuple[Tensor, Outcome]:
+def _solve(
+    net: Restarted, problem: Problem, y: Tensor, certify: bool, watch: Callable[[Moment], None] | None
+) -> tuple[Tensor, Outcome]:
     physics = problem.operator(y)
     with torch.no_grad(), full_precision():  # the certificate is for this data term
         bound = net.bind(y, physics)
-    found = net.solve(y, physics, bound=bound)
+    found = net.solve(y, physics, watch=watch, bound=bound)
     outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]), solver=repr(net.solver))
     if certify and not outcome.status.failed:
         outcome = replace(outcome, certificates=(certificate_of(net, y, physics, found, bound),))

@@ -194,6 +194,7 @@ def tune(
     progress: bool = True,
     report: bool = False,
     ships: bool = False,
+    note: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuned:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
@@ -221,6 +222,7 @@ def tune(
         progress: show a progress bar.
         report: keep a section of the page ``report.html``.
         ships: whether the denoiser that ships competes, for noise alone: nobody has chosen a prior.
+        note: called after each step with (steps done, number of steps).
 
     A file that cannot be read or does not fit the problem is left out, and the result names it.
 
@@ -273,6 +275,7 @@ def tune(
             folder=out,
             resume=resume,
             flips=made.can_flip,
+            note=lambda record: note(record.step, config.optimiser.steps),
             stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
         )
         result = fit(net, data, options)

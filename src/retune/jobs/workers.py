@@ -19,7 +19,7 @@ from retune.errors import RetuneError, on_command_line, told_to_command
 from retune.plugins import given as code_given
 from retune.plugins import repeat
 
-__all__ = ["WorkerDiedError", "workers"]
+__all__ = ["WorkerDiedError", "end_with_parent", "unheard", "workers"]
 
 
 class WorkerDiedError(RetuneError, RuntimeError):
@@ -85,7 +85,7 @@ class _Worker:
         beginning = pickle.dumps((start, arguments))
         told = (theirs, beginning, code_given(), on_command_line())
         self.process = context.Process(target=_serve, args=told, daemon=True)
-        with _unheard():  # the process ignores Ctrl-C from its start on
+        with unheard():  # the process ignores Ctrl-C from its start on
             self.process.start()
         theirs.close()  # so that this process notices when the other end closes
 
@@ -117,7 +117,7 @@ class _Worker:
 def _serve(pipe: Connection, beginning: bytes, code: tuple, command: bool) -> None:
     """The loop of a worker, until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     make_safe()
     ready = False
     while True:
@@ -143,7 +143,7 @@ def _serve(pipe: Connection, beginning: bytes, code: tuple, command: bool) -> No
             pipe.send((False, RuntimeError(f"{type(error).__name__}: {error}")))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent has ended, for whatever reason, even during work.
 
     Nobody would receive the result of that work, and it may take an hour. Files are written atomically, so none breaks.
@@ -181,7 +181,7 @@ def _killed_for_memory() -> int:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
+def unheard() -> Iterator[None]:
     """Block SIGINT, on systems where this is possible."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

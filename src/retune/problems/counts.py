@@ -160,6 +160,7 @@ class FoundNoise:
         gain, read: estimates per channel.
         gain_error, read_error: their standard errors.
         grows: whether the noise of a channel clearly grows with the brightness, so that one level does not describe it.
+        points: for each channel, the mean and the variance of the classes of brightness to which the line was fitted.
     """
 
     gain: tuple[float, ...]
@@ -167,6 +168,7 @@ class FoundNoise:
     gain_error: tuple[float, ...]
     read_error: tuple[float, ...]
     grows: bool
+    points: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
     def noise(self) -> PoissonGaussian:
@@ -198,11 +200,19 @@ def estimate_counts(y: Tensor, *, detail: float = 1.0) -> FoundNoise | None:
     if any(f is None for f in fits):
         return None
     columns = list(zip(*[f for f in fits if f is not None], strict=True))
-    return FoundNoise(*(tuple(map(float, c)) for c in columns[:4]), grows=any(columns[4]))
+    return FoundNoise(*(tuple(map(float, c)) for c in columns[:4]), grows=any(columns[4]), points=tuple(columns[5]))
 
 
-def _fit(images: np.ndarray, smooth: bool) -> tuple[float, float, float, float, bool] | None:
-    """gain, read, their errors, and whether the noise grows, for images (B, H, W) with or without texture."""
+_Points = tuple[tuple[float, float], ...]
+
+
+def _fit(images: np.ndarray, smooth: bool) -> tuple[float, float, float, float, bool, _Points] | None:
+    """gain, read, their errors, whether the noise grows, and the fitted points, for images (B, H, W).
+
+    Args:
+        images: the images.
+        smooth: whether they have no texture.
+    """
     found = [_blocks(one) for one in images if min(one.shape) > 2 * _BORDER]
     if not found:
         return None
@@ -211,7 +221,7 @@ def _fit(images: np.ndarray, smooth: bool) -> tuple[float, float, float, float, 
     if classes < 3:
         return None
     if not detail.any():
-        return 0.0, 0.0, 0.0, 0.0, False
+        return 0.0, 0.0, 0.0, 0.0, False, ()
     members = np.array_split(np.argsort(near), classes)
     black = images.min()
     least = np.min(images, where=images > black, initial=np.inf) - black
@@ -230,10 +240,13 @@ def _fit(images: np.ndarray, smooth: bool) -> tuple[float, float, float, float, 
     known = [line for line in lines if line is not None]
     if len(known) < len(lines):
         return None
-    (gain, read, gain_error, square_error, grows), other = _smoothest(known)
+    chosen, other = _smoothest(known)
     first, last = known[0], known[-1]
     if smooth:
-        (gain, read, gain_error, square_error, grows), other, last = first, first, first
+        chosen = other = last = first
+    gain, read, gain_error, square_error, grows = chosen
+    levels, spreads, _ = variances[known.index(chosen)]
+    points = tuple(zip(levels.tolist(), spreads.tolist(), strict=True))
     # A change with the selection comes from texture. The statistics of the blocks do not show it.
     gain_ends = max(0.0, (first[0] - last[0]) ** 2 - last[2] ** 2)
     square_ends = max(0.0, (first[1] ** 2 - last[1] ** 2) ** 2 - last[3] ** 2)
@@ -246,7 +259,7 @@ def _fit(images: np.ndarray, smooth: bool) -> tuple[float, float, float, float, 
     low, high = (gain * q + read**2 for q in np.quantile(mean, [0.05, 0.95]))
     if cut and high < 5 * low and least < 0.5 * gain:
         grows = False
-    return gain, read, gain_error, read_error, grows and gain > _SURE * gain_error
+    return gain, read, gain_error, read_error, grows and gain > _SURE * gain_error, points
 
 
 _Line = tuple[float, float, float, float, bool]

@@ -1,6 +1,6 @@
 "use strict";
 // The pictures work without this script: they then lie side by side.
-for (const figure of document.querySelectorAll("figure.compare")) {
+const prepareComparison = (figure) => {
   const view = figure.querySelector(".view");
   const stack = figure.querySelector(".stack");
   const range = figure.querySelector("input[type=range]");
@@ -49,4 +49,5 @@ for (const figure of document.querySelectorAll("figure.compare")) {
     stack.addEventListener(end, () => { pressed = null; });
   }
   divide();
-}
+};
+document.querySelectorAll("figure.compare").forEach(prepareComparison);

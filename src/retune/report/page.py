@@ -19,9 +19,10 @@ from markupsafe import Markup
 
 from retune._files import write_atomically
 from retune._version import __version__
-from retune.diagnosis.residual import EDGES, ResidualKind
+from retune.diagnosis.residual import ResidualKind
 from retune.errors import InvalidParameterError
 from retune.records.pictured import MOST, Encoded, Pictured, PicturedImage
+from retune.report.plots import histogram, spectrum
 from retune.report.templates import templates
 
 __all__ = ["PAGE", "write_page"]
@@ -182,8 +183,8 @@ def _section(part: Pictured, anchor: str) -> _Section:
         images.append(
             _Image(
                 image,
-                _histogram(found.histogram) if found else "",
-                _spectrum(found.spectrum) if found else "",
+                histogram(found.histogram) if found else "",
+                spectrum(found.spectrum) if found else "",
                 beyond,
             )
         )
@@ -264,70 +265,3 @@ def _summary(rows: list[_Row], sections: list[_Section]) -> list[str]:
     if len(sections) < len(rows):
         told.append(f"{len(sections)} of {len(rows)} are shown with all pictures, the others in the table.")
     return told
-
-
-_W, _H, _LEFT, _TOP = 320, 210, 34, 10
-#: Width and height of the axes.
-_WIDE, _HIGH = _W - _LEFT - 8, _H - _TOP - 32
-
-
-def _at(x: float, y: float) -> str:
-    """The position in a plot of a point, given as shares of the axes."""
-    return f"{_LEFT + _WIDE * x:.1f},{_TOP + _HIGH * (1 - y):.1f}"
-
-
-def _frame(inner: str, label: str, x: list[tuple[float, str]], y: list[tuple[float, str]], below: str) -> Markup:
-    """A small plot; positions are shares of the axes. Every text and number in it is ours."""
-    bottom = _TOP + _HIGH
-    ticks = [
-        f'<text x="{_LEFT + _WIDE * at:.1f}" y="{bottom + 13}" text-anchor="middle">{text}</text>' for at, text in x
-    ]
-    ticks += [
-        f'<text x="{_LEFT - 5}" y="{bottom - _HIGH * at + 4:.1f}" text-anchor="end">{text}</text>' for at, text in y
-    ]
-    return Markup(
-        f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{label}" font-size="10" fill="currentColor">{inner}'
-        f'<path d="M{_LEFT} {_TOP}v{_HIGH}h{_WIDE}" fill="none" stroke="currentColor" opacity=".5"/>{"".join(ticks)}'
-        f'<text x="{_LEFT + _WIDE / 2}" y="{_H - 4}" text-anchor="middle">{below}</text></svg>'
-    )
-
-
-def _line(points: Sequence[tuple[float, float]], look: str) -> str:
-    return f'<polyline points="{" ".join(_at(x, y) for x, y in points)}" fill="none" {look}/>'
-
-
-def _histogram(density: Sequence[float]) -> Markup | str:
-    """Bars of the density, with the standard normal one as a line."""
-    if len(density) != len(EDGES) - 1 or not all(math.isfinite(d) and d >= 0 for d in density):
-        return ""
-    low, high = float(EDGES[0]), float(EDGES[-1])
-    top = 1.08 * max(0.4, *density)
-    step = 1 / len(density)
-    bars = "".join(
-        f'<rect x="{_LEFT + _WIDE * i * step:.1f}" y="{_TOP + _HIGH * (1 - d / top):.1f}" '
-        f'width="{0.9 * _WIDE * step:.1f}" height="{_HIGH * d / top:.1f}" fill="#56b4e9"/>'
-        for i, d in enumerate(density)
-    )
-    places = [low + (high - low) * i / 100 for i in range(101)]
-    normal = [math.exp(-(v**2) / 2) / math.sqrt(2 * math.pi) for v in places]
-    line = _line([(i / 100, d / top) for i, d in enumerate(normal)], 'stroke="currentColor" stroke-width="1.5"')
-    x = [((v - low) / (high - low), f"{v:g}".replace("-", "−")) for v in (-4, -2, 0, 2, 4)]
-    return _frame(bars + line, "Histogram of the residual", x, [(0, "0"), (0.4 / top, "0.4")], "standard deviations")
-
-
-def _spectrum(spectrum: Sequence[tuple[float, float]]) -> Markup | str:
-    """The power against the frequency, in a logarithmic scale, with the flat line of white noise."""
-    points = [(f, p) for f, p in spectrum if math.isfinite(f) and math.isfinite(p) and 0 < f < 1]
-    if len(points) < 2:
-        return ""
-    low, high = 0.02, 10 ** math.ceil(math.log10(max(4.0, *(p for _, p in points))))
-    right = 0.5 * math.sqrt(2)
-
-    def up(power: float) -> float:
-        return math.log(max(power, low) / low) / math.log(high / low)
-
-    flat = _line([(0, up(1.0)), (1, up(1.0))], 'stroke="currentColor" stroke-dasharray="4 3"')
-    curve = _line([(f / right, up(p)) for f, p in points], 'stroke="#d55e00" stroke-width="2.2"')
-    y = [(up(10.0**k), f"{10.0**k:g}") for k in range(-1, round(math.log10(high)) + 1)]
-    x = [(v / right, f"{v:g}") for v in (0.1, 0.2, 0.3, 0.4, 0.5)]
-    return _frame(flat + curve, "Power spectrum of the residual", x, y, "frequency, cycles per pixel")

@@ -95,7 +95,7 @@ def fit(
         validation: validation images; their measurements are drawn once.
         **keywords: fields of [`FitOptions`][retune.FitOptions], in place of those in `options`: `steps`, `batch_size`,
             `crop`, `lr`, `lr_network`, `loss`, `seed`, `device`, `validate_every`, `progress`, `warm_start`, `folder`,
-            `checkpoint_every`, `resume`, `flips`, `stop`.
+            `checkpoint_every`, `resume`, `flips`, `stop`, `note`.
 
     Raises:
         DivergedError: the loss is no longer finite. The network keeps the best weights so far (without validation

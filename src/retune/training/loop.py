@@ -103,6 +103,8 @@ class Training:
                 record = self._step(step)
                 self.result.steps.append(record)
                 bar.step(record)
+                if options.note is not None:
+                    options.note(record)
                 if step % options.validation_interval == 0 or step == options.steps:
                     self._validate(step, bar)
                 halt = self._halts(asked)

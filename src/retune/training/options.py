@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -11,6 +12,7 @@ from deepinv.loss import Loss
 
 from retune.errors import InvalidParameterError, require_real, require_whole
 from retune.solve import Stop
+from retune.training.records import StepRecord
 from retune.training.warm import WarmStart
 
 __all__ = ["FitKeywords", "FitOptions"]
@@ -59,6 +61,8 @@ class FitOptions:
     """Whether crops are flipped at random. Choose False for measurements whose operator has a direction."""
     stop: Stop | None = None
     """The stopping rule for the restarts of a training step, in place of R blocks."""
+    note: Callable[[StepRecord], None] | None = None
+    """Called after every step with its record, for a display of the progress."""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "checkpoint_every", "seed"):
@@ -104,3 +108,4 @@ class FitKeywords(TypedDict, total=False):
     resume: bool
     flips: bool
     stop: Stop | None
+    note: Callable[[StepRecord], None] | None

@@ -1,0 +1,137 @@
+"""A hundred files in a row on the page of ``retune app``: memory and files before and after; and the first picture.
+
+    python benchmarks/app_uploads.py [--files 100] [--side 512]
+
+It starts the page, opens it in Chromium (playwright), and gives it mixed, broken and large files. Memory is the
+resident memory of the server and of the process that computes; files are those in the temporary folder of the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from retune.data import photograph
+
+
+def files_in(folder: Path, seed: int = 0) -> list[Path]:
+    """Twelve kinds of files: good ones, large ones, and broken ones."""
+    rng = np.random.default_rng(seed)
+    photo = (photograph("astronaut").permute(1, 2, 0).numpy()[:256, 100:356] * 255).astype(np.uint8)
+    noisy = np.clip(photo + rng.normal(0, 12, photo.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(folder / "colour.png")
+    Image.fromarray(noisy).save(folder / "colour.jpg", quality=90)
+    Image.fromarray(noisy[..., 0]).save(folder / "grey.bmp")
+    tifffile.imwrite(folder / "deep.tif", (noisy[..., 0].astype(np.uint16) * 257))
+    tifffile.imwrite(folder / "stack.tif", np.stack([noisy[..., 0]] * 4), photometric="minisblack")
+    np.save(folder / "floats.npy", noisy[..., 0].astype(np.float32) / 255)
+    holes = noisy[..., 0].astype(np.float32) / 255
+    holes[::7, ::5] = np.nan
+    np.save(folder / "holes.npy", holes)
+    np.save(folder / "large.npy", rng.random((2500, 2500), np.float32))
+    np.save(folder / "too_large.npy", rng.random((8000, 7000), np.float32))
+    content = (folder / "colour.png").read_bytes()
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.tif").write_bytes(b"no image at all")
+    return sorted(folder.iterdir())
+
+
+def memory(pid: int) -> dict[int, float]:
+    """Resident memory in MB of a process and of its children."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        told = dict(re.findall(r"^(Pid|PPid|VmRSS):\s+(\d+)", text, re.MULTILINE))
+        if "VmRSS" in told and pid in (int(told["Pid"]), int(told["PPid"])):
+            found[int(told["Pid"])] = int(told["VmRSS"]) / 1024
+    return found
+
+
+def give(page: Page, file: Path) -> str:
+    """Give a file, wait for what is said of it, and return that."""
+    page.evaluate("for (const n of ['facts', 'progress', 'findings']) document.getElementById(n).dataset.old = 1")
+    before = page.inner_text("#facts") + page.inner_text("#progress")
+    page.set_input_files("#drop-image input[type=file]", file)
+    page.wait_for_function(
+        """([name, before]) => {
+            const text = (id) => document.getElementById(id).innerText;
+            if (document.querySelector('#drop-image .drop-said').innerText.includes('larger')) return true;
+            const told = text('findings').trim();
+            const shown = text('facts').includes(name) && told && !told.includes('Examining');
+            return shown || text('progress').includes(name);
+        }""",
+        arg=[file.name, before],
+        timeout=300_000,
+    )
+    told = [page.inner_text(part).strip() for part in ("#progress p", "#facts p") if page.locator(part).count()]
+    return " ".join(" ".join(told).split())
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=100)
+    parser.add_argument("--side", type=int, default=512)
+    options = parser.parse_args()
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    command = [sys.executable, "-u", "-m", "retune", "app", "--port", "0", "--upload", "250"]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as space,
+        sync_playwright() as playwright,
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": space}) as server,
+    ):
+        assert server.stderr is not None
+        address = next(f[0] for f in (re.search(r"http://\S+/", line) for line in server.stderr) if f)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#restore")
+        files = files_in(Path(folder))
+        photo = Path(folder) / "first.png"
+        x = photograph("astronaut").permute(1, 2, 0).numpy()[: options.side, : options.side]
+        noisy = np.clip(x + np.random.default_rng(0).normal(0, 0.05, x.shape), 0, 1)
+        Image.fromarray((noisy * 255).astype(np.uint8)).save(photo)
+        give(page, photo)  # the process is warm
+        begin = time.monotonic()
+        page.click("#restore")
+        page.wait_for_selector("#glimpse img[alt='So far'], #result .compare")
+        print(f"first picture after {time.monotonic() - begin:.1f} s", flush=True)
+        page.wait_for_selector("#result .compare", timeout=300_000)
+        print(f"everything after {time.monotonic() - begin:.1f} s", flush=True)
+        said = {file.name: give(page, file) for file in files}
+        for name, text in said.items():
+            print(f"{name:15} {text[:100]}")
+        start = memory(server.pid)
+        for number in range(options.files):
+            give(page, files[number % len(files)])
+            if (number + 1) % 20 == 0:
+                print(f"{number + 1} files: { ({k: round(v) for k, v in memory(server.pid).items()}) } MB", flush=True)
+        end = memory(server.pid)
+        left = [path for path in Path(space).rglob("*") if path.is_file()]
+        print(f"memory before {sum(start.values()):.0f} MB, after {sum(end.values()):.0f} MB; files left: {len(left)}")
+        browser.close()
+        server.terminate()
+        server.stderr.read()
+        server.wait(30)
+        print(f"files after the end: {len([p for p in Path(space).rglob('*') if 'retune' in p.name])}")
+
+
+if __name__ == "__main__":
+    main()

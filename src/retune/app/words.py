@@ -1,0 +1,41 @@
+"""Sentences for somebody who sees a page, and not a command line or a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["in_page_words"]
+
+#: Options of the command line, and what they are on the page.
+_OPTIONS = (
+    (r"--kernel-background auto", "“Subtract the pedestal”"),
+    (r"--(no-)?centre-kernel", "“Centre the blur”"),
+    (r"--sigma estimate", "“Estimate it from the image”"),
+    (r"--noise (poisson|…|MODEL)\S*|--sigma \S+|--sigma|--noise", "the noise"),
+    (r"--kernel (gaussian|motion)\S+|--kernel", "the blur"),
+    (r"--problem (denoise|inpaint|deblur|superres)( --mask FILE)?", "“What happened to the image”"),
+    (r"--mask( FILE)?", "the missing pixels"),
+    (r"--white( \w+)?", "“White”"),
+    (r"--black", "“Black”"),
+    (r"--tile \d+|--tile", "smaller images"),
+    (r"\by = ?A ?x \+ noise", "“measured image = true image, blurred or masked, + noise”"),
+    (r"--set \S+|--out( FOLDER)?|--workers|--again", "the command line"),
+)
+#: What looks like a path of a machine: it begins with a slash or a drive, and has at least two parts.
+_PATH = re.compile(r"(?<![\w/.:])(/|[A-Za-z]:\\)[^\s'\"«»:,;()]+[/\\]([^\s'\"«»:,;()/\\]+)")
+
+
+def in_page_words(text: str, folder: Path | None = None) -> str:
+    """A message without the folders of this machine, and with the words of the page for options of the command.
+
+    Args:
+        text: the message.
+        folder: of the user's files.
+    """
+    for place in () if folder is None else (folder, folder.resolve()):
+        text = text.replace(f"{place}/", "").replace(f"{place}\\", "")
+    text = _PATH.sub(lambda found: found[2], text)
+    for option, words in _OPTIONS:
+        text = re.sub(option, words, text)
+    return text

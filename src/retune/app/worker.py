@@ -1,0 +1,197 @@
+"""The process that computes. It is warm before the first image comes, does one thing at a time, and can be stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+from retune.app.events import Event, Request
+from retune.errors import RetuneError
+from retune.jobs.workers import end_with_parent, unheard
+
+__all__ = ["Limits", "StoppedError", "Worker"]
+
+#: Seconds between two looks at the clock while the process computes.
+_TICK = 0.1
+
+
+class StoppedError(RetuneError, RuntimeError):
+    """A computation was stopped, took too long, or its process died. The message is a sentence for the page."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page takes.
+
+    Attributes:
+        upload: largest file, in bytes.
+        values: largest number of pixels times channels, of all pages.
+        seconds: longest computation.
+        memory: what the process may use, in bytes.
+    """
+
+    upload: int = 200_000_000
+    values: int = 50_000_000
+    seconds: float = 900.0
+    memory: int = 12_000_000_000
+
+    def __str__(self) -> str:
+        return (
+            f"Files up to {self.upload / 1e6:.0f} MB and {self.values / 1e6:.0f} million values; "
+            f"{self.seconds / 60:.3g} minutes a computation; one at a time."
+        )
+
+
+class Worker:
+    """A process that computes, and starts again when it was stopped.
+
+    Args:
+        limits: of time and memory.
+    """
+
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self._busy = threading.Lock()
+        self._change = threading.Lock()
+        self._closed = False
+        self._owner = ""
+        self._stopped: set[str] = set()
+        self._start()
+
+    @property
+    def process(self) -> int | None:
+        """The number of the process."""
+        return self._process.pid
+
+    def run(self, owner: str, request: Request) -> Iterator[Event]:
+        """Compute. The steps are yielded as they come; the last event is "done" or "failed".
+
+        Args:
+            owner: who may stop it.
+            request: what to compute.
+
+        Raises:
+            StoppedError: it was stopped, took too long, or the process died.
+        """
+        with self._busy:
+            with self._change:
+                if self._closed:
+                    raise StoppedError("The page is being closed.")
+                if not self._process.is_alive():
+                    self._start()
+                self._owner = owner
+                self._stopped.discard(owner)
+                pipe = self._pipe
+            finished = False
+            try:
+                self._wait_until_warm(pipe)
+                pipe.send(request)
+                begin = time.monotonic()
+                while True:
+                    while not pipe.poll(_TICK):
+                        if time.monotonic() - begin > self._limits.seconds:
+                            raise StoppedError(
+                                f"This took longer than {self._limits.seconds / 60:.3g} minutes, which is the limit of "
+                                "this page. Crop the image, or use the command line"
+                            )
+                    event = pipe.recv()
+                    finished = event.kind in ("done", "failed")
+                    yield event
+                    if finished:
+                        return
+            except (EOFError, OSError) as error:
+                if owner in self._stopped:
+                    raise StoppedError("Stopped.") from error
+                raise StoppedError(
+                    "The computation ended by itself, probably for want of memory: try a smaller image."
+                ) from error
+            finally:
+                with self._change:
+                    self._owner = ""
+                    if not finished and not self._closed:  # the pipe may hold what nobody waits for
+                        self._end()
+                        self._start()
+
+    def _wait_until_warm(self, pipe: Connection) -> None:
+        """The time of a computation does not count until its process has started."""
+        if not self._warm:
+            pipe.recv()
+            self._warm = True
+
+    def stop(self, owner: str) -> bool:
+        """Stop the computation of somebody at once. Returns whether there was one."""
+        with self._change:
+            if not owner or self._owner != owner:
+                return False
+            self._stopped.add(owner)
+            self._process.kill()
+            return True
+
+    def close(self) -> None:
+        """End the process."""
+        with self._change:
+            self._closed = True
+            self._end()
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process: Any = context.Process(target=_serve, args=(theirs, self._limits.memory), daemon=True)
+        with unheard():
+            self._process.start()
+        theirs.close()
+        self._warm = False
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+def _serve(pipe: Connection, memory: int) -> None:
+    """The loop of the process, until the other end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    from retune.app import work
+
+    work.warm()
+    _limit(memory)
+    try:
+        pipe.send(Event("ready"))
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    while True:
+        try:
+            request = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            found = work.run(request.kind, lambda **values: pipe.send(Event("step", values)), request.options)
+            event = Event("done", found)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except RetuneError as error:
+            event = Event("failed", {"why": str(error)})
+        try:
+            pipe.send(event)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _limit(memory: int) -> None:
+    """A file that unfolds without end becomes an error of this process, and does not take the memory of others."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
