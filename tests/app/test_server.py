@@ -69,6 +69,9 @@ def basic(name, password):
         ({"host": "evil.example"}, 403),  # a name that another site lets point to this machine
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "http://127.0.0.1:7860"}, 200),
+        ({"origin": "null"}, 403),  # a sandboxed frame of another site
+        ({"origin": "null", "sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "null", "sec-fetch-site": "same-origin"}, 200),
     ],
 )
 def test_other_sites_do_not_reach_the_page(headers, status):

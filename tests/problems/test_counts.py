@@ -280,4 +280,7 @@ def test_detail_is_what_the_operator_keeps():
     assert 1e-3 < kept[1] < 3e-3
     assert kept[2] < 2e-4
     assert kept_detail(retune.problems.denoise(sigma=0.1), y) == 1
+    large = torch.zeros(1, 1, 1, 1).expand(1, 1, 40_000, 40_000)  # of which a part suffices
+    assert kept_detail(retune.problems.deblur("gaussian:1", sigma=0.1), large) == pytest.approx(kept[1], rel=0.2)
+    assert kept_detail(retune.problems.deblur("gaussian:30", sigma=0.1), y) == 1  # the kernel is larger than y
     assert kept_detail(retune.problems.superres(2, sigma=0.1), y[..., :40, :40]) > 0.01

@@ -142,7 +142,7 @@ class Desks:
         """The desk of a name.
 
         Raises:
-            InvalidParameterError: there is none, any more.
+            InvalidParameterError: the desk was closed.
         """
         desk = self._desks.get(key)
         if desk is None:

@@ -164,7 +164,7 @@ class Flow:
         if not strokes:
             raise InvalidParameterError("Nothing was drawn yet: draw over the pixels that are missing.")
         if sum(len(stroke["points"]) for stroke in strokes) > _POINTS:
-            raise InvalidParameterError("That are too many strokes: give the mask as a picture.")
+            raise InvalidParameterError("These are too many strokes: give the mask as a picture.")
         options = {"folder": str(desk.folder), "image": desk.image, "strokes": strokes, "size": desk.known["size"]}
         desk.looked = None
         desk.mask = self._last(desk, "paint", options | {"mask": "mask.png"})["mask"]

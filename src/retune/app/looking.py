@@ -24,7 +24,7 @@ from retune.io.intensity import Unit
 from retune.jobs.doctor import examine_one
 from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.problems.base import Problem
-from retune.problems.counts import estimate_counts
+from retune.problems.counts import FoundNoise, estimate_counts
 from retune.problems.detail import kept_detail
 
 __all__ = ["Curve", "Measured", "Mend", "Noise", "examined", "measured", "noise_in"]
@@ -128,7 +128,7 @@ def measured(file: Path, settings: Settings, page: int, most: int) -> Measured:
 
 
 def noise_in(seen: Measured, settings: Settings, folder: Path) -> Noise:
-    """The noise that the user states, or that is estimated. It never fails."""
+    """The noise that the user states, or that is estimated; "0" if none is visible."""
     y = torch.where(seen.y.isfinite(), seen.y, torch.zeros_like(seen.y))
     gaps = _observed(seen, settings, folder)
     config = _of_noise(settings, folder)
@@ -136,22 +136,22 @@ def noise_in(seen: Measured, settings: Settings, folder: Path) -> Noise:
     if gaps is None:
         found = estimate_counts(y, detail=kept_detail(problem_of(known_noise(config)), y))
     if settings.noise:
-        problem = problem_of(ProblemConfig(name="denoise").model_copy(update=settings._noise()))
-        gain, read = _many(problem, y.shape[1])
-        points = ((),) * y.shape[1] if found is None or not found.points else found.points
-        curves = tuple(Curve(tuple(p), g, r**2) for p, g, r in zip(points, gain, read, strict=False))
-        return Noise(settings.noise, f"As you say: {_in_words(problem)}.", curves)
+        problem = problem_of(ProblemConfig(name="denoise").model_copy(update=settings.noise_fields()))
+        return Noise(settings.noise, f"As you say: {_in_words(problem)}.", _curves(problem, found, y.shape[1]))
     try:
         problem = _estimated(y, gaps, config)
     except InvalidParameterError:
         words = "No noise is visible. The restoration takes a fifth of a per cent of white, and changes little."
         return Noise("0", words)
-    gain, read = _many(problem, y.shape[1])
-    points = ((),) * y.shape[1] if found is None or not found.points else found.points
-    curves = tuple(Curve(tuple(p), g, r**2) for p, g, r in zip(points, gain, read, strict=False))
     said = problem.noise_words
     said = said if said.startswith("poisson") else said.removeprefix("gaussian:").replace("/", ",")
-    return Noise(said, f"Estimated: {_in_words(problem)}.", curves)
+    return Noise(said, f"Estimated: {_in_words(problem)}.", _curves(problem, found, y.shape[1]))
+
+
+def _curves(problem: Problem, found: FoundNoise | None, channels: int) -> tuple[Curve, ...]:
+    """Per channel, the classes of brightness if there are any, and the line of the problem."""
+    points = ((),) * channels if found is None or not found.points else found.points
+    return tuple(Curve(p, g, r**2) for p, g, r in zip(points, *_many(problem, channels), strict=False))
 
 
 def _observed(seen: Measured, settings: Settings, folder: Path) -> Tensor | None:

@@ -76,8 +76,7 @@ class Guard:
         host = headers.get("host", "")
         if self._names is not None and urlsplit(f"//{host}").hostname not in self._names:
             return Response("This page answers under the names of its own machine only.", 403)
-        origin = headers.get("origin")
-        if origin not in (None, "null") and urlsplit(origin).netloc != host:
+        if _foreign(headers, host):
             return Response("Requests of other pages are refused.", 403)
         if self._password is None:
             return None
@@ -90,6 +89,18 @@ class Guard:
             return None
         asks = {"WWW-Authenticate": 'Basic realm="ReTune: any name, and the password", charset="UTF-8"'}
         return Response("The password is needed.", 401, asks)
+
+
+def _foreign(headers: dict[str, str], host: str) -> bool:
+    """Whether another site sent the request.
+
+    A form of this page says ``Origin: null``, as its address is not told (Referrer-Policy), and so does a sandboxed
+    frame of any other site. ``Sec-Fetch-Site`` tells them apart.
+    """
+    origin = headers.get("origin")
+    if origin == "null":
+        return headers.get("sec-fetch-site") != "same-origin"
+    return origin is not None and urlsplit(origin).netloc != host
 
 
 def _unused(path: str) -> Response | None:

@@ -112,9 +112,9 @@ class Settings:
                     "pixels are missing"
                 )
             found["mask"] = place(self.mask)
-        return found | self._noise()
+        return found | self.noise_fields()
 
-    def _noise(self) -> dict[str, Any]:
+    def noise_fields(self) -> dict[str, Any]:
         """The noise as fields of a problem; none of them if it is estimated."""
         said = self.noise.strip()
         if not said or self.network:  # the noise of a network is in its weights

@@ -111,7 +111,7 @@ class Worker:
                 if owner in self._stopped:
                     raise StoppedError("Stopped.") from error
                 raise StoppedError(
-                    "The computation ended by itself, probably for want of memory: try a smaller image."
+                    "The computation ended by itself. If the image is large, a smaller one may help."
                 ) from error
             finally:
                 with self._change:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.base import Problem
 
 __all__ = ["kept_detail"]
 
 #: Width of the border that is left out: there the operator may assume something about the scene beyond.
 _BORDER = 8
+#: The share does not depend on the size of the image, so a part of this side suffices.
+_SIDE = 256
 
 
 def kept_detail(problem: Problem, y: Tensor) -> float:
@@ -23,7 +26,11 @@ def kept_detail(problem: Problem, y: Tensor) -> float:
     Args:
         problem: the problem. Its noise has no influence.
         y: a measurement (B, C, h, w); only its size is used.
+
+    Returns:
+        The share. It is 1 if nothing is known: for noise alone, or if the part is too small for the operator.
     """
+    y = y[:1, :, :_SIDE, :_SIDE]
     size = problem.image_size((y.shape[1], y.shape[2], y.shape[3]))
     if problem.only_noise or min(*size[1:], *y.shape[-2:]) < 3 * _BORDER:
         return 1.0
@@ -32,8 +39,12 @@ def kept_detail(problem: Problem, y: Tensor) -> float:
     frequency[0, 0] = torch.inf
     noise = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scene = torch.fft.ifft2(torch.fft.fft2(noise) / frequency).real[None].to(y)
+    try:
+        operator = problem.operator(y)
+    except (InvalidParameterError, ShapeError):  # a kernel that is larger than the part
+        return 1.0
     with torch.no_grad():
-        measured = problem.operator(y[:1]).A(scene)
+        measured = operator.A(scene)
     return float(_details(measured) / _details(scene).clamp(min=1e-30))
 
 
