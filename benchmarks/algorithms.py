@@ -11,7 +11,8 @@ Run ``python benchmarks/algorithms.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from deepinv.physics.functional.blur import gaussian_blur
 from torch import Tensor
 
 import retune
-from _timing import Column, Timing, arguments, interleave, report
+from _timing import CONSOLE, Column, Timing, arguments, interleave, report
 from retune.data import grey, photograph
 from retune.priors import TV
 from retune.solve import Stop, solve
@@ -32,8 +33,8 @@ GAP = 1e-4
 REG = {"denoising": 0.1, "deblurring": 0.01}
 RATIOS = (1.0, 4.0, 16.0)  # ς/τ of deepinv's primal–dual steps
 LARGEST = 8192
-#: Of the algorithms whose prox of TV is itself an iteration.
-LARGEST_NESTED = 128
+#: Seconds that one run may take. An algorithm whose prox of TV is itself an iteration may need more.
+LONG = 20.0
 Run = Callable[[int], Tensor]
 
 
@@ -84,18 +85,26 @@ def primal_dual(y: Tensor, physics: LinearPhysics, reg: float, ratio: float) -> 
     return theirs(PDCP, y, physics, reg, prior=L12Prior(l2_axis=-1), **steps, **split)
 
 
-def needed(run: Run, gap: Callable[[Tensor], float], largest: int) -> int | None:
-    """The number of iterations after which the gap is at most GAP; None beyond the largest."""
+def needed(run: Run, gap: Callable[[Tensor], float]) -> tuple[int | None, str]:
+    """The number of iterations after which the gap is at most GAP, and what was found, in words.
+
+    None if twice as many iterations would take longer than LONG, or beyond LARGEST.
+    """
     high = 1
-    while gap(run(high)) > GAP:
+    while True:
+        start = time.process_time()
+        image = run(high)
+        seconds, reached = time.process_time() - start, gap(image)
+        if reached <= GAP:
+            break
+        if seconds > LONG / 2 or 2 * high > LARGEST:
+            return None, f"given up: a gap of {reached:.1g} after {high} iterations, which took {seconds:.1f} s"
         high *= 2
-        if high > largest:
-            return None
     low = high // 2
     while high - low > max(1, high // 50):
         middle = (low + high) // 2
         low, high = (low, middle) if gap(run(middle)) <= GAP else (middle, high)
-    return high
+    return high, f"{high} iterations"
 
 
 def contenders(name: str, y: Tensor, physics: LinearPhysics) -> dict[str, Run]:
@@ -108,7 +117,7 @@ def contenders(name: str, y: Tensor, physics: LinearPhysics) -> dict[str, Run]:
     return found
 
 
-def timed(name: str, side: int, rounds: int, device: torch.device) -> tuple[Timing, Mapping[str, int | None]]:
+def timed(name: str, side: int, rounds: int, device: torch.device) -> Timing:
     physics, y = problem(name, side, device, torch.float32)
     fine = problem(name, side, device, torch.float64)[0]
     reg, found = REG[name], contenders(name, y, physics)
@@ -118,25 +127,22 @@ def timed(name: str, side: int, rounds: int, device: torch.device) -> tuple[Timi
     def gap(x: Tensor) -> float:
         return objective(x, y, physics, reg) / best - 1
 
-    most = {c: LARGEST if "PD" in c or "Primal" in c else LARGEST_NESTED for c in found}
-    counts = {contender: needed(run, gap, most[contender]) for contender, run in found.items()}
+    counts = {}
+    for contender, run in found.items():
+        counts[contender], words = needed(run, gap)
+        CONSOLE.print(f"{name}: {contender}: {words}", highlight=False)
     split = {c: n for c, n in counts.items() if "PDCP" in c and n is not None}
     fastest = min(split, key=lambda c: split[c]) if split else None
     ready = {c: n for c, n in counts.items() if n is not None and ("PDCP" not in c or c == fastest)}
     timing = interleave({c: (lambda c=c, n=n: found[c](n)) for c, n in ready.items()}, rounds, device)
     names = {c: "deepinv PDCP" if "PDCP" in c else c for c in ready}
-    return Timing({names[c]: seconds for c, seconds in timing.seconds.items()}), counts
+    return Timing({names[c]: seconds for c, seconds in timing.seconds.items()})
 
 
 def main() -> None:
     options = arguments(__doc__, side={"type": int, "default": 128, "help": "side of the image (default 128)"})
     device, rounds = torch.device(options.device), 3 if options.quick else 7
-    cases = {}
-    for name in REG:
-        cases[name], counts = timed(name, options.side, rounds, device)
-        for contender, count in counts.items():
-            reached = f"{count} iterations" if count is not None else "not reached"
-            print(f"{name}: {contender}: {reached}")
+    cases = {name: timed(name, options.side, rounds, device) for name in REG}
     bars = [Column(f"deepinv {n}", faster=True, bar=2.5, only="PrimalDual") for n in ("PDCP", "PGD", "DRS")]
     columns = [c for c in bars if all(c.against in t.seconds for t in cases.values())]
     title = f"Seconds to a gap of {GAP:g}, total variation, 1×1×{options.side}×{options.side}, {rounds} rounds"

@@ -78,3 +78,34 @@ def test_the_command_is_compared_with_the_classics(real, tmp_path, capsys, monke
     assert float(row["ours"]) > float(row["measured"]) + 3
     assert (tmp_path / "pictures" / "coffee-noise-0.1.png").exists()
     assert "| coffee-noise-0.1 |" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def medical():
+    pytest.importorskip("pydicom")
+    yield from loaded("medical")
+
+
+def test_the_operators_of_the_scans_are_linear_with_their_adjoint(medical):
+    x = {"drawn": medical.ellipses(3)[..., :48, :40].contiguous()}
+    scan = medical.resonance(x, seed=0)
+    assert scan.physics.adjointness_test(scan.truth).abs() < 1e-5
+    mask = medical.lines(48, 40, seed=0)
+    assert int(mask[0, 0, 0].sum()) == int(medical.LINES * 40)
+    assert float(scan.physics.compute_sqnorm(scan.truth, verbose=False)) <= 1 + 1e-5
+
+
+def test_a_strength_is_chosen_by_steps_to_better_neighbours(medical, monkeypatch):
+    seen = []
+
+    def restore(map_, scan, layers):
+        seen.append(map_)
+        return map_, 0
+
+    monkeypatch.setattr(medical, "restore", restore)
+    monkeypatch.setattr(medical, "score", lambda image, truth: -((image[0] - 1) ** 2) - (image[1] - 30) ** 2)
+    axes = ((1, 2, 3, 4, 5), (0, 10, 20, 30, 40, 50, 60))
+    monkeypatch.setitem(medical.METHODS, "toy", (lambda a, b: (a, b), axes))
+    scan = medical.Scan((), None, None, None, None)
+    assert medical.choose("toy", scan, 1) == (1, 30)
+    assert len(seen) == len(set(seen)) < 35
