@@ -56,7 +56,7 @@ def ours(map_: retune.AbstractMap, y: Tensor, physics: LinearPhysics) -> Run:
     def run(iterations: int) -> Tensor:
         with torch.no_grad():
             bound = map_.bind(map_.data_term(y, physics))
-            found = solve(bound.layer, bound.init(), solver=Picard(), depth=1, stop=Stop(0.0, iterations), cycle=1)
+            found = solve(bound.layer, bound.init(), solver=Picard(), depth=10, stop=Stop(0.0, iterations), cycle=1)
             return bound.image(found.u)
 
     return run

@@ -134,13 +134,14 @@ def test_it_is_averaged_in_its_metric(case, step_size, balance, float64):
 
 
 def test_beyond_the_region_it_is_not(float64):
-    """So the test above can fail: with ‖A‖² too small by four it expands some pairs."""
+    """So the test above can fail: with ‖A‖² too small by four, some differences grow."""
     physics = dense(spectrum(9, 9, 1.0, 1.0), (1, 3, 3))
     term = DataTerm(rand(1, 1, 1, 9), physics, sqnorm=0.25)
     map_ = PrimalDual(TV(), step_size=0.999, balance=0.1).requires_grad_(False)
     bound, facts = map_.bind(term), map_.guarantee(term)
     assert facts.averaged is not None
-    assert min(float(gap(bound, a, b, float(facts.averaged))) for a, b in pairs(bound, 20)) < -1e-3
+    growth = [float(bound.norm(bound.layer(a) - bound.layer(b)) / bound.norm(a - b)) for a, b in pairs(bound, 20)]
+    assert max(growth) > 1 + 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -155,7 +156,7 @@ def test_no_training_leaves_the_region(raw, dtype):
         term = DataTerm(y, Denoising())
         steps = map_.steps(term)
         tau, sigma = steps.tau.detach().double(), steps.sigma.detach().double()
-        used = tau * term.lipschitz / 2 + tau * sigma * steps.sqnorm
+        used = tau * term.lipschitz + tau * sigma * steps.sqnorm
         assert 0 < float(used) < 1
         assert bool(torch.isfinite(map_.bind(term).layer(map_.bind(term).init())).all())
 
@@ -338,8 +339,8 @@ def test_the_certificate_says_what_is_proved(float64):
         assert found.claims[claim].proved is None, claim
     assert found.averaged.proved is not None
     assert 0.5 < found.averaged.proved.value < 1
-    assert "‖x‖² + ‖q‖²" in found.averaged.proved.how
-    assert "τL/2 + τς‖K‖² = 0.95 < 1" in found.averaged.proved.how
+    assert "‖x‖² − τ⟨x, Qx⟩ + ‖q‖²" in found.averaged.proved.how
+    assert "τL + τς‖K‖² = 0.95 < 1" in found.averaged.proved.how
     assert all(a.checked for a in found.assumptions)
     assert "averaged, α" in str(retune.certify(net, y, Denoising(), learning=False))
     fast = Restarted(net.map, depth=10, solver=Anderson(), stop=net.stop)

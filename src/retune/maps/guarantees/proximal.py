@@ -172,12 +172,13 @@ def three_operator_guarantee(owner: Reflected, gamma: Tensor, data_term: DataTer
 
 
 class Coupled(Protocol):
-    """The step sizes of a primal–dual map that its guarantee uses, each (1 or B,)."""
+    """The step sizes of a primal–dual map that its guarantee uses, each (1 or B,), and its relaxation."""
 
     tau: Tensor
     sigma: Tensor
     sqnorm: Tensor
     analysis: Analysis
+    relaxation: float
 
 
 class Boxed(Protocol):
@@ -190,17 +191,21 @@ class Boxed(Protocol):
 def primal_dual_guarantee(owner: Boxed, steps: Coupled, data_term: DataTerm) -> Guarantee:
     """See [`guarantee`][retune.PrimalDual.guarantee].
 
-    With ``δ = 2 − (L/2)/(1/τ − ς‖K‖²)`` the map is 1/δ-averaged in the metric (Condat 2013, Theorem 3.1). A minimiser
+    With ``δ = 2 − (L/2)/(1/τ − ς‖K‖²)`` the map is 1/δ-averaged in the metric (Condat 2013, Theorem 3.1). For least
+    squares the steps are a resolvent in their metric, and ρ of them are ρ/2-averaged. A minimiser
     exists if the box is compact, or if f is quadratic and g is a norm: their sum is then coercive on the complement of
     the common kernel of A and K.
     """
-    first, second = steps.tau * data_term.lipschitz / 2, steps.tau * steps.sigma * steps.sqnorm
+    quadratic = data_term.quadratic
+    first = steps.tau * data_term.lipschitz * (1 if quadratic else 0.5)
+    second = steps.tau * steps.sigma * steps.sqnorm
+    square = "‖x‖² − τ⟨x, Qx⟩" if quadratic else "‖x‖²"
     facts = Guarantee(
         row="analysis prior, primal–dual",
         lipschitz=data_term.lipschitz,
         lipschitz_kind=data_term.sqnorm_kind,
         region=first + second,
-        region_from="τL/2 + τς‖K‖²",
+        region_from=f"{'τL' if quadratic else 'τL/2'} + τς‖K‖²",
         assumptions=(*smooth_assumptions(data_term), *of_analysis(owner.prior, steps.analysis, data_term)),
     )
     known = convexity_of(owner.prior)
@@ -211,8 +216,8 @@ def primal_dual_guarantee(owner: Boxed, steps: Coupled, data_term: DataTerm) -> 
         facts,
         subject=Subject.ITERATES,
         statement="converge to a minimiser" + ("" if exists else ", if there is one"),
-        averaged=1 / (2 - first / (1 - second)),
-        metric="‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩ of the image x and the scaled multiplier q",
+        averaged=torch.full_like(first, steps.relaxation / 2) if quadratic else 1 / (2 - first / (1 - second)),
+        metric=f"{square} + ‖q‖² − 2√(τς)⟨Kx, q⟩ of the image x and the scaled multiplier q",
     )
 
 
