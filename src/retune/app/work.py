@@ -27,8 +27,8 @@ from retune.jobs.instant import InstantModel, instant_model
 from retune.jobs.opened import OpenedModel, open_model
 from retune.jobs.pictures import picture_image
 from retune.jobs.pixels import eight
-from retune.jobs.restore import WHOLE, Options
 from retune.jobs.restore import restore as restore_files
+from retune.jobs.restored_file import WHOLE, Options
 from retune.jobs.sections import tuning_in_words
 from retune.jobs.tune import starting_run
 from retune.jobs.tune import tune as tune_files

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
 from retune.build import network_of, options_of
 from retune.certificate.quick import sample_certificate
-from retune.config import Config, from_dict, load, shipped
-from retune.config.read import overridden
+from retune.config import Config, load
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, unknown_name
@@ -28,9 +26,9 @@ from retune.jobs.contest import AT_ONCE, TUNED, Contest, Rival, compete
 from retune.jobs.criteria import criteria_of, judge_of
 from retune.jobs.folder import MODEL, RUN, facts_of, prepare, save_model
 from retune.jobs.folder import TUNED as TUNE
-from retune.jobs.inputs import require_kernel
 from retune.jobs.pictures import FOLDER, section_of
 from retune.jobs.sections import picture_tuned, tuned_section
+from retune.jobs.starting_run import starting_run
 from retune.jobs.tuned_on import common_levels, usable_of, with_noise
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
@@ -47,21 +45,6 @@ from retune.training.unsupervised import ErrorEstimate, Estimate
 __all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
 
 LOSSES = ("auto", "sure", "r2r", "ei")
-#: Default settings of a tuning: a minute or two for an image of 512×512 on a CPU.
-_QUICK = {
-    "model": {"solver": "inertial", "restarts": 12},
-    "data": {"crop": 128, "batch_size": 1},
-    "optimiser": {"steps": 40, "lr": 0.1},
-}
-#: The same for the learned energy. Only its strength is tuned; its other weights were trained on photographs.
-_ENERGY = {
-    "prior": {"type": "energy"},
-    "model": {"restarts": 12},
-    # An energy has slow modes: minimal residuals need fewer products with Jᵀ than the series.
-    "gradient": {"rtol": 0.05, "options": {"max_blocks": 6, "memory": 3}},
-    "data": {"crop": 96, "batch_size": 1},
-    "optimiser": {"steps": 8, "lr": 0.25},
-}
 #: Relative change per block at which the restarts of the learning stop. A gradient needs less accuracy than an image.
 #: But an image far from its equilibrium is too smooth, and the chosen strength would be too small.
 _NEAR = 5e-4
@@ -130,37 +113,6 @@ class Tuned:
             candidates=[Competitor(**rival.__dict__) for rival in self.rivals],
             measured=None if self.measured is None else EstimatedGain(**self.measured.__dict__),
         )
-
-
-def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The run that is tuned by default: the learned energy. For noise alone, or with fields of [prior], a wavelet norm.
-
-    Raises:
-        ConfigError: a value that is not allowed.
-    """
-    known = shipped().get(str(problem.get("name")))
-    values = {} if known is None else load(known).model_dump(exclude_unset=True)
-    said = overridden(overrides).get("prior", {})
-    # A user who sets another field of the prior means the wavelet norm of the shipped runs. The energy was trained for
-    # one step, so its minimum leaves too much of the noise where there is nothing but noise.
-    if said in ({}, {"type": "energy"}) and (said or problem.get("name") != "denoise"):
-        quick = _ENERGY
-        values = {"problem": values.get("problem", {})}
-    else:
-        quick = _QUICK
-    for section, fields in quick.items():
-        values[section] = {**values.get(section, {}), **fields}
-    told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
-    values["problem"] = {**told, **problem}
-    if problem.get("name") == "superres":  # crops are cut from the measurement, and the restored crop is larger
-        values["data"]["crop"] //= from_dict(values, overrides, "the problem").problem.factor or 1
-    config = from_dict(values, overrides, "the problem")
-    require_kernel(config.problem)
-    return config
-
-
-#: Fields of a shipped run that are not assumed for the measurements of a user.
-_PRESUMED = ("sigma", "keep", "kernel")
 
 
 def earlier(out: Path) -> tuple[Config, list[Path], TuneFacts]:
