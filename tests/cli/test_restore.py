@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 import retune
 from commands import SETS, command, commands_without_power, invoke, smooth
+from programs import python
 from retune.jobs import restore as restoring
 from retune.jobs.opened import open_model
 
@@ -58,7 +58,7 @@ def test_ctrl_c_stops_the_workers_without_a_word_of_theirs(run, tmp_path):
         np.save(tmp_path / "many" / f"{i:03}.npy", smooth(64, 64).astype(np.float32))
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "retune", "restore", str(run), str(tmp_path / "many"), "--workers", "2"),
+            *(*python(), "-m", "retune", "restore", str(run), str(tmp_path / "many"), "--workers", "2"),
             *("-o", str(tmp_path / "out"), "--device", "cpu"),
         ],
         stderr=subprocess.PIPE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,6 +18,7 @@ import retune
 import retune.build
 import retune.config
 from commands import invoke, smooth
+from programs import python
 from retune.cli.tune import _tell
 from retune.jobs.assess import compare_errors
 from retune.jobs.tune import Tuned, starting_run
@@ -353,7 +353,7 @@ def test_ctrl_c_saves_and_leaves(noisy, tmp_path):
     out = tmp_path / "run"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "retune", "tune", str(noisy), "-p", "denoise", "--sigma", "0.2", "-o", str(out)),
+            *(*python(), "-m", "retune", "tune", str(noisy), "-p", "denoise", "--sigma", "0.2", "-o", str(out)),
             *(*SETS, "--set", "optimiser.steps=100000", "--set", "optimiser.checkpoint_every=1", "--device", "cpu"),
         ],
         stderr=subprocess.PIPE,
