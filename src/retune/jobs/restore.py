@@ -19,10 +19,10 @@ from retune.jobs.failures import failure
 from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel
 from retune.jobs.pictures import DETAILED, FOLDER
-from retune.jobs.restored_file import FileJob, Options, Row
+from retune.jobs.restored_file import WHOLE, FileJob, Options, Row
 from retune.jobs.workers import workers as processes
 
-__all__ = ["Options", "Row", "restore"]
+__all__ = ["WHOLE", "Options", "Row", "restore"]
 
 
 def restore(
