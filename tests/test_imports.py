@@ -5,12 +5,12 @@ import functools
 import importlib.util
 import inspect
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import public_names
+from programs import python
 
 ROOT = Path(importlib.util.find_spec("retune").origin).parent
 LISTED = public_names.listed()
@@ -168,7 +168,7 @@ def test_no_two_files_import_each_other():
 
 
 def test_every_package_can_be_the_first_import():
-    """One fresh process; what is forgotten between two imports is retune alone.
+    """In one process; what is forgotten between two imports is retune alone.
 
     Packages suffice: without circles of files, the order of imports inside a package does not matter.
     """
@@ -180,7 +180,7 @@ def test_every_package_can_be_the_first_import():
         "    for known in [m for m in sys.modules if m.split('.')[0] == 'retune']: del sys.modules[known]\n"
         "    importlib.import_module(name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([*python(), "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

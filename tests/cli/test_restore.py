@@ -81,7 +81,7 @@ def test_a_result_without_its_record_is_not_vouched_for(run, photos, tmp_path, m
     """The record of another image would be, had the process ended between the two."""
     arguments = ["restore", run, photos / "b.png", "-o", tmp_path / "out", "--device", "cpu"]
     assert invoke(*arguments)[0].exit_code == 0
-    monkeypatch.setattr(restoring, "_told", _killed_before_the_record)
+    monkeypatch.setattr("retune.jobs.restored_file._told", _killed_before_the_record)
     with pytest.raises(KeyboardInterrupt):
         restoring.restore(
             open_model(run),
