@@ -81,7 +81,7 @@ def serve(path: str) -> None:
             for key, _ in events.select():
                 if key.fd == 0:
                     for process, _, _ in running.values():
-                        os.kill(process, signal.SIGKILL)
+                        _send(process, signal.SIGKILL, group=True)
                     return
                 if key.fileobj is listening:
                     client, _ = listening.accept()
@@ -96,10 +96,10 @@ def serve(path: str) -> None:
                 process, ends, client = running[key.fd]
                 if key.fd != ends and (number := client.recv(4)):
                     number = struct.unpack("i", number)[0]
-                    (os.killpg if number < 0 else os.kill)(process, abs(number))
+                    _send(process, abs(number), group=number < 0)
                     continue
                 if key.fd != ends:  # the client was killed
-                    os.killpg(process, signal.SIGKILL)
+                    _send(process, signal.SIGKILL, group=True)
                 status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
                 del running[ends], running[client.fileno()]
                 events.unregister(ends)
@@ -108,6 +108,15 @@ def serve(path: str) -> None:
                 with contextlib.suppress(OSError):
                     client.sendall(struct.pack("i", status))
                 client.close()
+
+
+def _send(process: int, number: int, group: bool) -> None:
+    """Send a signal to a program, or to its group, which it does not have in its first moment."""
+    if group:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process, number)
+            return
+    os.kill(process, number)
 
 
 def _begin(client: socket.socket) -> int:
