@@ -162,7 +162,7 @@ def _tell(tuned: TuneResult, details: bool = True) -> None:
         if details or name == "reg":
             row(name if details else "strength", _values(values))
         if name == "reg" and tuned.factors is not None:
-            low, high = tuned.factors
+            low, high = (factor or 0.0 for factor in tuned.factors)
             tried = " ".join(f"×{factor:g}" for factor in FACTORS)
             alike = f"strengths ×{low:g} to ×{high:g} are statistically indistinguishable"
             row("", alike if low < high else f"strengths {tried} are all worse")
