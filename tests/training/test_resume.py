@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import retune
-from programs import python
 from retune._torch.streams import stream
 from retune.data import random_crops
 from retune.errors import CheckpointError, InvalidParameterError
@@ -301,6 +300,8 @@ def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path, launcher):
 
 def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
     """kill -9 at a random moment, again and again, until the run is done."""
+    from programs import python  # here, because the script imports a copy of this file
+
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys, torch\ntorch.set_num_threads(1)\n"
