@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from skimage import data
 
-from retune.problems.counts import estimate_counts
+from retune.problems.found_noise import estimate_counts
 
 SIDE = 256
 PHOTOGRAPHS = ("camera", "astronaut", "chelsea", "coffee", "coins", "moon", "brick", "grass", "gravel", "page", "text")

@@ -119,7 +119,7 @@ def compare(name: str, images: list[Tensor], sets: list[str], loss: str, tiff: b
             torch.manual_seed(config.seed)
             default = score(network_of(config, images[0].shape[0]), config, images, files)
             start = time.perf_counter()
-            tuned = tune(asked, files, folder / sigma, loss=loss, device="cpu", progress=False)
+            tuned, _ = tune(asked, files, folder / sigma, loss=loss, device="cpu", progress=False)
             seconds = time.perf_counter() - start
             without = score(retune.load(folder / sigma / "model.safetensors"), config, images, files)
             truth = score(with_truth(config, images), config, images, files) if truth is None else truth

@@ -13,6 +13,7 @@ import sys
 import numpy as np
 from typer.testing import CliRunner
 
+from programs import python
 from retune.cli.main import app
 
 RNG = np.random.default_rng(0)
@@ -62,7 +63,7 @@ def command(*arguments, limit=None):
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return _run([sys.executable, "-m", "retune", *map(str, arguments)], prepare)
+    return _run([*python(), "-m", "retune", *map(str, arguments)], prepare)
 
 
 def commands_without_power(*commands):
@@ -73,13 +74,13 @@ def commands_without_power(*commands):
         if os.geteuid() == 0 and libc.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "root cannot give up its right to write anywhere")
 
-    return one_after_the_other(*commands, prepare=prepare)
+    return one_after_the_other(*commands, program=(sys.executable,), prepare=prepare)  # a copy keeps its powers
 
 
-def one_after_the_other(*commands, prepare=lambda: None):
+def one_after_the_other(*commands, program=None, prepare=lambda: None):
     """Exit status and output of each, in one process, which is not this one."""
     words = json.dumps([[str(a) for a in arguments] for arguments in commands])
-    done = _run([sys.executable, "-c", ONE_AFTER_THE_OTHER, words], prepare)
+    done = _run([*(program or python()), "-c", ONE_AFTER_THE_OTHER, words], prepare)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -33,12 +33,16 @@ def float64():
     torch.set_default_dtype(before)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     slow = slow_tests.listed()
     for item in items:
         file = item.path.relative_to(slow_tests.TESTS.parent).as_posix()
         if (file, item.nodeid.split("[")[0].partition("::")[2]) in slow:
             item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):
+        # Several processes share the tests. Files with slow ones come first, so that all processes end together.
+        files = {item.path for item in items if "slow" in item.keywords}
+        items.sort(key=lambda item: item.path not in files)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, none is here")
         for item in items:

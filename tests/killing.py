@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from multiprocessing import get_context
+import functools
+from multiprocessing import forkserver, get_context
 
 from retune.config import from_dict
 from retune.jobs.opened import open_model
@@ -16,18 +17,22 @@ RUN = {
     "data": {"crop": 16, "batch_size": 2},
     "optimiser": {"steps": 60, "checkpoint_every": 1},
 }
-# A clean process that has imported what is needed, and forks quickly.
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "retune.jobs.train",
-        "retune.jobs.restore",
-        "retune.training.fit",
-        "retune.cli.main",
-        "retune.jobs.tune",
-        "retune.comparison.run",
-    ]
-)
+_LOADED = [
+    "retune.jobs.train",
+    "retune.jobs.restore",
+    "retune.training.fit",
+    "retune.cli.main",
+    "retune.jobs.tune",
+    "retune.comparison.run",
+]
+
+
+@functools.cache
+def _load():
+    """A clean process imports what is needed, and forks quickly. It takes the place of one for other tests."""
+    forkserver._forkserver._stop()
+    PROCESSES.set_forkserver_preload(_LOADED)
 
 
 def run_train(images, out):
@@ -47,6 +52,7 @@ def run_command(*arguments):
 
 
 def start(job, *arguments):
+    _load()
     process = PROCESSES.Process(target=job, args=arguments)
     process.start()
     return process

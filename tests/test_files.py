@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-import sys
 
 import pytest
 
+from programs import python
 from retune import _files
 from retune._files import remove_leftovers, try_lock, write_atomically
 from retune.errors import InvalidParameterError
 from retune.training.lock import FolderLock
 
 HOLD = """
-import sys, time
+import os, sys, time
 from retune.training.lock import FolderLock
 lock = FolderLock(sys.argv[1])
-print("held", flush=True)
+print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
@@ -68,14 +69,14 @@ def test_the_permissions_are_those_of_any_new_file(tmp_path):
 
 
 def test_a_folder_is_for_one_training_and_a_kill_frees_it(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*python(), "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(InvalidParameterError, match=rf"another training \(process {process.pid} on"):
+        holds = int(process.stdout.readline())
+        with pytest.raises(InvalidParameterError, match=rf"another training \(process {holds} on"):
             FolderLock(tmp_path)
     finally:
-        process.kill()
+        os.kill(holds, signal.SIGKILL)
         process.wait()
         process.stdout.close()
     with FolderLock(tmp_path), FolderLock(tmp_path):  # fit takes it again within train

@@ -1,15 +1,16 @@
 """Imports go one way, and everything public is documented."""
 
 import ast
+import functools
 import importlib.util
 import inspect
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import public_names
+from programs import python
 
 ROOT = Path(importlib.util.find_spec("retune").origin).parent
 LISTED = public_names.listed()
@@ -50,6 +51,11 @@ RANK = {name: rank for rank, row in enumerate(ORDER) for name in row}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -85,10 +91,10 @@ def subject(module: str) -> str:
     return parts[1]
 
 
-def backward_imports(source: str, module: str, is_package: bool = False) -> list[str]:
+def backward_imports(tree: ast.Module, module: str, is_package: bool = False) -> list[str]:
     package = module if is_package else module.rpartition(".")[0]
     here, found = subject(module), []
-    for line, target in imported(ast.parse(source), package):
+    for line, target in imported(tree, package):
         if target == "retune" or not target.startswith("retune."):
             continue
         there = subject(target)
@@ -105,7 +111,7 @@ def backward_imports(source: str, module: str, is_package: bool = False) -> list
 def test_imports_go_one_way(path):
     module = module_name(path)
     assert subject(module) in RANK, f"give {subject(module)!r} a place in ORDER"
-    assert backward_imports(path.read_text(), module, path.name == "__init__.py") == []
+    assert backward_imports(tree_of(path), module, path.name == "__init__.py") == []
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,7 @@ def test_imports_go_one_way(path):
     ],
 )
 def test_the_walk_sees_what_it_should(source, module, count):
-    assert len(backward_imports(source, module)) == count
+    assert len(backward_imports(ast.parse(source), module)) == count
 
 
 def named_modules(tree: ast.AST, modules: set[str]) -> set[str]:
@@ -148,7 +154,7 @@ def test_no_two_files_import_each_other():
     """Types count too: whoever names another file's type has to be read together with it."""
     modules, edges = {module_name(p) for p in FILES}, {}
     for path in FILES:
-        edges[module_name(path)] = named_modules(ast.parse(path.read_text()), modules)
+        edges[module_name(path)] = named_modules(tree_of(path), modules)
 
     def reach(module):
         seen, waiting = set(), [module]
@@ -162,7 +168,7 @@ def test_no_two_files_import_each_other():
 
 
 def test_every_package_can_be_the_first_import():
-    """One fresh process; what is forgotten between two imports is retune alone.
+    """In one process; what is forgotten between two imports is retune alone.
 
     Packages suffice: without circles of files, the order of imports inside a package does not matter.
     """
@@ -174,7 +180,7 @@ def test_every_package_can_be_the_first_import():
         "    for known in [m for m in sys.modules if m.split('.')[0] == 'retune']: del sys.modules[known]\n"
         "    importlib.import_module(name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([*python(), "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -193,7 +199,7 @@ def definitions(tree: ast.Module):
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_everything_public_has_a_docstring(path):
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert ast.get_docstring(tree), "the module itself"
     assert [name for name, node in definitions(tree) if not ast.get_docstring(node)] == []
 
@@ -258,7 +264,7 @@ def test_every_question_for_a_class_is_seen(source):
 
 
 def test_parts_are_asked_what_they_can_do_and_not_what_class_they_are():
-    trees = {path: ast.parse(path.read_text()) for path in FILES}
+    trees = {path: tree_of(path) for path in FILES}
     ours = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     ours -= {"Denoiser", "Denoising"}  # deepinv has these too
     found = {p.relative_to(ROOT).as_posix(): classes_asked_for(tree) & ours for p, tree in trees.items()}

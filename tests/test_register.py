@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 
 import retune
 from commands import invoke, smooth
+from programs import python
 from retune import config, registry
 from retune.comparison.run import compare
 from retune.errors import CheckpointError
@@ -130,7 +130,7 @@ def test_in_another_process_a_file_is_loaded_once_its_class_is_registered(tmp_pa
         if part is not None:
             files.append(tmp_path / f"{name}.safetensors")
             retune.build.network_of(config.from_dict(values), 1).save(files[-1])
-    words = [sys.executable, "-c", CHILD, str(TOYS), *map(str, files)]
+    words = [*python(), "-c", CHILD, str(TOYS), *map(str, files)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, cwd=TOYS)
     assert done.returncode == 0, done.stderr
     assert "Halfway(theta=0.7)" in done.stdout

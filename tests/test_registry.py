@@ -12,6 +12,7 @@ from deepinv.optim.prior import Prior
 from torch import nn
 
 import retune
+from programs import python
 from retune import registry
 from retune._registry import entries
 from retune._registry.describe import by_arguments, description, rebuild
@@ -274,7 +275,7 @@ if __name__ == "__main__":
 def test_a_script_may_be_a_plugin_too(tmp_path):
     """It is executed twice, as ``__main__`` and by its name; its classes are the same ones."""
     (tmp_path / "my_script.py").write_text(SCRIPT)
-    words = [sys.executable, "my_script.py"]
+    words = [*python(), "my_script.py"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 

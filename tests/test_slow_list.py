@@ -1,6 +1,7 @@
 """The list of slow tests names tests that exist, and leaves some of every package to a quick run."""
 
 import ast
+import functools
 
 import public_names
 import slow_tests
@@ -8,8 +9,13 @@ import slow_tests
 FILES = list(slow_tests.TESTS.rglob("test_*.py"))
 
 
+@functools.cache
 def definitions_in(path):
     """Names of the tests of a file, those in a class as `Class::test`; and whether each has the marker itself."""
+    return list(_definitions_in(path))
+
+
+def _definitions_in(path):
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         inside = node.body if isinstance(node, ast.ClassDef) else [node]
         before = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
@@ -42,3 +48,18 @@ def test_the_list_is_applied(request):
     for item in request.session.items:
         if (relative(item.path), item.nodeid.split("[")[0].partition("::")[2]) in listed:
             assert item.get_closest_marker("slow"), item.nodeid
+
+
+REPORT = """
+============ slowest durations ============
+0.20s call     tests/a/test_b.py::test_often[one two]
+0.10s setup    tests/a/test_b.py::test_often[3]
+0.20s call     tests/a/test_b.py::Class::test_seldom[1]
+0.01s call     tests/test_c.py::test_that_became_quick
+"""
+
+
+def test_the_list_is_measured_again():
+    before = {("tests/test_c.py", "test_that_became_quick"), ("tests/test_d.py", "test_that_did_not_run")}
+    after = {("tests/a/test_b.py", "test_often"), ("tests/test_d.py", "test_that_did_not_run")}
+    assert slow_tests.measured_again(REPORT, before) == after

@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune._torch.memory import as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError, require_real
 from retune.gradients.base import GradientRule
-from retune.maps.base import BoundMap
+from retune.maps.base import AbstractMap, BoundMap
 from retune.maps.linearised import Linearised, spectral_radius
 from retune.solve import Stop, solve
 from retune.solvers.base import AbstractSolver
 
-__all__ = ["OR_AUTO", "Auto", "Choice", "asked", "choose", "provisional_depth"]
+__all__ = ["OR_AUTO", "Auto", "Choice", "asked", "choose", "provisional_depth", "rehearse"]
 
 #: The other value of a depth or of a number of restarts, for an error message.
 OR_AUTO = 'or "auto"'
@@ -189,6 +190,17 @@ def choose(
     choice = Choice(depth, restarts, blocks, rate, auto.accuracy, expected, auto.memory, peak, "; ".join(words))
     logging.getLogger("retune").info("%s", choice)
     return choice
+
+
+def rehearse(map: AbstractMap, y: Tensor, physics: LinearPhysics, gradient: GradientRule, depth: int) -> None:
+    """The differentiated block of a training step, and its backward pass, to measure their memory."""
+    with torch.enable_grad():
+        bound = map.bind(map.data_term(y, physics))
+        u, _ = gradient(bound, depth, bound.init)
+        image = bound.image(u)
+        leaves = [p for p in map.parameters() if p.requires_grad]
+        if image.requires_grad and leaves:
+            torch.autograd.grad(image.square().sum(), leaves, allow_unused=True)
 
 
 def _whole(count: float, layers: int) -> int:

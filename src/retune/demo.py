@@ -153,7 +153,8 @@ def _comparisons(
             for name, run in runs.items():
                 yield name, _one(run, out / name, device, lambda text, n=name: note(f"{title_of(n)}: {text}"))
         return
-    with _status(console) as note, processes(workers, torch.set_num_threads, max(1, cores // workers)) as submit:
+    threads = max(1, cores // workers)
+    with _status(console) as note, processes(workers, torch.set_num_threads, threads, module=__name__) as submit:
         waiting = {submit(_one, runs[name], out / name, device): name for name in _LONGEST_FIRST if name in runs}
         note(f"{', '.join(title_of(n).lower() for n in runs)}, {workers} at a time")
         for job in as_completed(waiting):

@@ -18,7 +18,7 @@ from retune._iteration import Init, differentiated, equilibrium_of, iterate, war
 from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
 from retune._torch.precision import without_autocast
-from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth
+from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth, rehearse
 from retune.bound import Bound, Moment, versions_of
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, require, require_whole
@@ -219,16 +219,9 @@ class Restarted(Reconstructor):
             chosen = copy.copy(self)  # it shares the weights; the choice of this call is not kept
             chosen.choose(y, physics)
             return chosen.solve(
-                y,
-                physics,
-                init=init,
-                stop=stop,
-                adjoint=adjoint,
-                trace=trace,
-                observe=observe,
-                watch=watch,
+                y, physics, init=init, stop=stop, adjoint=adjoint, trace=trace, observe=observe, watch=watch,
                 bound=bound,
-            )
+            )  # fmt: skip
         if bound is None:
             bound = self.bind(y, physics)
         require("bound", bound, Bound, "what net.bind(y, physics) returned", "or leave it out")
@@ -276,13 +269,7 @@ class Restarted(Reconstructor):
             iterate(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), self.solver, self.depth)
 
         def step(depth: int) -> None:
-            with torch.enable_grad():
-                bound = self.map.bind(self.map.data_term(y, physics))
-                u, _ = self.gradient(bound, depth, bound.init)
-                image = bound.image(u)
-                leaves = [p for p in self.map.parameters() if p.requires_grad]
-                if image.requires_grad and leaves:
-                    torch.autograd.grad(image.square().sum(), leaves, allow_unused=True)
+            rehearse(self.map, y, physics, self.gradient, depth)
 
         with torch.no_grad():
             bound = self.map.bind(self.map.data_term(y, physics))

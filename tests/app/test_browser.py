@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -19,7 +20,8 @@ from PIL import Image
 from retune import problems
 from retune.data import photograph
 
-pytest.importorskip("gradio", reason="needs gradio: pip install 'retune-imaging[app]'")
+if importlib.util.find_spec("gradio") is None:  # to import it takes seconds, which only the process of the page needs
+    pytest.skip("needs gradio: pip install 'retune-imaging[app]'", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ from safetensors import safe_open
 
 import retune
 from commands import command, invoke, smooth
+from programs import python
 from retune.comparison.search import line_search
 from retune.comparison.tuning import Tuned, _at
 from retune.config import Config
@@ -179,7 +179,7 @@ def test_more_test_images_are_added_to_what_was_computed(run, tmp_path):
 def test_ctrl_c_leaves_cleanly_and_keeps_what_was_computed(run, tmp_path):
     out = tmp_path / "out"
     words = ["compare", *run, "--methods", "variational,retune", "--set", "optimiser.steps=100000", "-o", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "retune", *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*python(), "-m", "retune", *words], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(out.glob("training/retune-*/log.csv")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

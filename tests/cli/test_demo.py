@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 from typer.testing import CliRunner
 
 import retune
+from programs import python
 from retune import config
 from retune.cli.main import app
 from retune.demo import PROBLEMS, run_of
@@ -24,17 +24,8 @@ def finished(tmp_path_factory):
     # A process of its own, as a user would; warnings of other packages are theirs.
     done = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "retune",
-            "demo",
-            "--quick",
-            "--problem",
-            "denoise",
-            "--out",
-            str(out),
-            "--device",
-            "cpu",
+            *(*python(), "-m", "retune", "demo", "--quick"),
+            *("--problem", "denoise", "--out", str(out), "--device", "cpu"),
         ],
         capture_output=True,
         text=True,

@@ -121,9 +121,9 @@ def test_a_network_keeps_its_noise(run, tmp_path):
 
 
 def test_tune_learns_the_strength_for_counts(tmp_path):
-    np.save(tmp_path / "y.npy", counts(0, 48))
+    np.save(tmp_path / "y.npy", counts(0, 32))
     told = ["-p", "deblur", "--kernel", "gaussian:1", "--noise", f"poisson:{GAIN},{READ},0.02", "--no-report"]
-    few = [w for f in ("optimiser.steps=2", "data.crop=32", "model.restarts=3") for w in ("--set", f)]
+    few = [w for f in ("optimiser.steps=2", "data.crop=24", "model.restarts=3") for w in ("--set", f)]
     out = tmp_path / "run"
     result, text = invoke("tune", tmp_path / "y.npy", *told, *few, "-o", out, "--device", "cpu")
     assert result.exit_code == 0, text

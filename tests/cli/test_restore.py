@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 import retune
 from commands import SETS, command, commands_without_power, invoke, smooth
+from programs import python
 from retune.jobs import restore as restoring
 from retune.jobs.opened import open_model
 
@@ -58,7 +58,7 @@ def test_ctrl_c_stops_the_workers_without_a_word_of_theirs(run, tmp_path):
         np.save(tmp_path / "many" / f"{i:03}.npy", smooth(64, 64).astype(np.float32))
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "retune", "restore", str(run), str(tmp_path / "many"), "--workers", "2"),
+            *(*python(), "-m", "retune", "restore", str(run), str(tmp_path / "many"), "--workers", "2"),
             *("-o", str(tmp_path / "out"), "--device", "cpu"),
         ],
         stderr=subprocess.PIPE,
@@ -81,7 +81,7 @@ def test_a_result_without_its_record_is_not_vouched_for(run, photos, tmp_path, m
     """The record of another image would be, had the process ended between the two."""
     arguments = ["restore", run, photos / "b.png", "-o", tmp_path / "out", "--device", "cpu"]
     assert invoke(*arguments)[0].exit_code == 0
-    monkeypatch.setattr(restoring, "_told", _killed_before_the_record)
+    monkeypatch.setattr("retune.jobs.restored_file._told", _killed_before_the_record)
     with pytest.raises(KeyboardInterrupt):
         restoring.restore(
             open_model(run),

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from commands import SETS, invoke, smooth
+from programs import python
 from retune import plugins
 from retune.errors import ConfigError
 
@@ -278,7 +279,7 @@ def test_a_training_that_is_terminated_says_how_to_go_on(tmp_path, sharp):
     out = tmp_path / "run"
     words = ["train", "denoise", *SETS, "--set", f"data.train={sharp}", "--set", "optimiser.steps=100000", "-o", out]
     process = subprocess.Popen(
-        [sys.executable, "-m", "retune", *map(str, words), "--device", "cpu"], stderr=subprocess.PIPE, text=True
+        [*python(), "-m", "retune", *map(str, words), "--device", "cpu"], stderr=subprocess.PIPE, text=True
     )
     while not list(out.glob("checkpoint-*")) and process.poll() is None:
         time.sleep(0.1)

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 
 import retune
 from commands import SETS, invoke, smooth
+from programs import python
 from retune.cli.main import app
 from retune.jobs.opened import open_model
 
@@ -275,7 +275,7 @@ def test_a_run_is_not_overwritten(run, sharp):
 def test_ctrl_c_saves_and_leaves(tmp_path, sharp):
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "retune", "train", "denoise", *SETS, "--set", "optimiser.steps=100000"),
+            *(*python(), "-m", "retune", "train", "denoise", *SETS, "--set", "optimiser.steps=100000"),
             *("--set", f"data.train={sharp}", "-o", str(tmp_path / "run"), "--device", "cpu"),
         ],
         stderr=subprocess.PIPE,

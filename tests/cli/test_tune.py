@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,9 +18,12 @@ import retune
 import retune.build
 import retune.config
 from commands import invoke, smooth
+from programs import python
 from retune.cli.tune import _tell
 from retune.jobs.assess import compare_errors
-from retune.jobs.tune import Tuned, starting_run
+from retune.jobs.contest import TUNED
+from retune.jobs.tune import starting_run
+from retune.records import CertifiedImage, TuneResult
 from retune.training.unsupervised import Estimate
 
 FIELDS = (
@@ -113,11 +115,18 @@ def test_what_is_probably_not_meant_is_said(noisy, tmp_path):
     assert result.exit_code == 0, text
 
 
+def tuned(comparison, factors):
+    return TuneResult(
+        loss=str(Estimate.STEIN), sigma=0.1, comparison=comparison, factors=factors, parameters={"reg": [0.1]},
+        seconds=1.0, certificate=CertifiedImage(), winner=TUNED,
+    )  # fmt: skip
+
+
 def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
     monkeypatch.setattr("retune.certificate.quick.in_a_line", str)
     told = compare_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, 1.0]))
     assert told.gain is None
-    _tell(Tuned(Estimate.STEIN, 0.1, told, None, {"reg": [0.1]}, 1.0, {}))
+    _tell(tuned(told, None))
     said = " ".join(capsys.readouterr().out.split())
     assert "the noise level is not σ, or the values were clipped" in said
     assert "one block" not in said
@@ -126,7 +135,7 @@ def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
         ((1.0, 1.0), "×0.5 ×0.71 ×1.41 ×2 are all worse"),
         ((1.0, 2.0), "strengths ×1 to ×2 are statistically indistinguishable"),
     ):
-        _tell(Tuned(Estimate.STEIN, 0.1, sure, factors, {"reg": [0.1]}, 1.0, {}))
+        _tell(tuned(sure, factors))
         assert says in capsys.readouterr().out
 
 
@@ -353,7 +362,7 @@ def test_ctrl_c_saves_and_leaves(noisy, tmp_path):
     out = tmp_path / "run"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "retune", "tune", str(noisy), "-p", "denoise", "--sigma", "0.2", "-o", str(out)),
+            *(*python(), "-m", "retune", "tune", str(noisy), "-p", "denoise", "--sigma", "0.2", "-o", str(out)),
             *(*SETS, "--set", "optimiser.steps=100000", "--set", "optimiser.checkpoint_every=1", "--device", "cpu"),
         ],
         stderr=subprocess.PIPE,

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from commands import SETS, smooth
 from retune.cli._words import wrapped
 from retune.cli.main import app
-from retune.jobs import restore as restoring
+from retune.jobs.restored_file import FileJob
 
 
 def lines_of(*arguments, status=0, out=False):
@@ -71,8 +71,8 @@ def test_restore_says_the_verdict_first_and_where_the_page_is(run, long_name):
 
 def test_restore_says_what_is_left_in_a_residual(run, long_name, monkeypatch):
     """The verdict names the file, so that nobody has to open the page to learn of it."""
-    found = restoring._Job._picture
-    monkeypatch.setattr(restoring._Job, "_picture", lambda *a: ("structure", found(*a)[1]))
+    found = FileJob._picture
+    monkeypatch.setattr(FileJob, "_picture", lambda *a: ("structure", found(*a)[1]))
     lines = lines_of("restore", run, long_name, "-o", "out", "--device", "cpu")
     text = " ".join(" ".join(lines).split())
     assert f"1 file: 1 restored. Something is left in the residual of {long_name}: see the report." in text

@@ -6,13 +6,14 @@ The Python blocks of a page are independent of each other; its shell blocks run 
 import io
 import os
 import re
+import shlex
 import subprocess
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from programs import python
 from retune._registry import entries
 
 REPOSITORY = Path(__file__).parents[2]
@@ -83,7 +84,7 @@ def test_shell(page, tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, command in {"python": "", "retune": "-m retune"}.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(python())} {command} "$@"\n')
         (programs / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     for block in SHELL[page]:

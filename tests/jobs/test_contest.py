@@ -12,7 +12,7 @@ import retune
 from retune.jobs.assess import Errors, Scene, compare, compare_errors
 from retune.jobs.contest import DEFAULT, EQUAL, MEASURED, TUNED, compete
 from retune.jobs.sections import gain_in_words, tuning_in_words
-from retune.records import CertifiedImage, EstimatedGain, TuneResult
+from retune.records import CertifiedImage, TuneResult
 from retune.training.unsupervised import Sure
 
 SIGMA = 0.1
@@ -78,12 +78,12 @@ def test_a_restoration_that_harms_loses_to_the_measured_image():
     told = TuneResult(
         loss="SURE",
         sigma=0.02,
-        comparison=EstimatedGain(**found.comparison.__dict__),
+        comparison=found.comparison,
         parameters={},
         seconds=1.0,
         certificate=CertifiedImage(),
         winner=found.winner,
-        measured=EstimatedGain(**found.measured.__dict__),
+        measured=found.measured,
     )
     assert tuning_in_words(told).startswith("The measured image is better than every restoration: +")
 

@@ -94,7 +94,7 @@ from retune.jobs.workers import workers
 
 if __name__ == "__main__":
     import slow
-    with workers(1, slow.start) as submit:
+    with workers(1, slow.start, module="retune.errors") as submit:  # so that the worker imports it, and no original
         submit(print).result()
 """
 

@@ -13,8 +13,9 @@ from retune import config
 from retune.build import problem_of
 from retune.errors import ConfigError, InvalidParameterError, ShapeError
 from retune.problems import PoissonGaussian
-from retune.problems.counts import estimate_counts, parse_noise
+from retune.problems.counts import parse_noise
 from retune.problems.detail import kept_detail
+from retune.problems.found_noise import estimate_counts
 
 
 def blobs(seed, side=200):

@@ -247,6 +247,7 @@ def step(self, *a, **k):
     return original(self, *a, **k)
 torch.optim.Adam.step = step
 import os
+import signal
 net = t.network()
 t.train(net, sys.argv[1] + "/run", steps=3, seed=4)
 torch.save({"grads": seen, "weights": net.state_dict()}, f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
@@ -299,11 +300,13 @@ def test_two_processes_have_the_gradient_of_the_joint_batch(tmp_path, launcher):
 
 def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
     """kill -9 at a random moment, again and again, until the run is done."""
+    from programs import python  # here, because the script imports a copy of this file
+
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, torch\ntorch.set_num_threads(1)\n"
+        "import os, sys, torch\ntorch.set_num_threads(1)\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\nimport test_resume_helpers as t\n"
-        "net = t.network()\nprint('ready', flush=True)\n"
+        "net = t.network()\nprint(os.getpid(), flush=True)\n"
         f"t.train(net, {str(tmp_path / 'run')!r}, steps=60, checkpoint_every=3, resume=True)\n"
         f"net.save({str(tmp_path / 'done.safetensors')!r})\n"
     )
@@ -311,17 +314,17 @@ def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
     delays = [0.05, 0.3, 0.6]
     steps_seen = [0]
     for delay in delays:
-        process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*python(), str(script)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        begun = int(process.stdout.readline())
         time.sleep(delay)
-        process.kill()
+        os.kill(begun, signal.SIGKILL)
         process.wait()
         process.stdout.close()
         saved = sorted((tmp_path / "run").glob("checkpoint-*.safetensors"))
         steps_seen.append(int(saved[-1].stem.split("-")[1]) if saved else 0)
     assert steps_seen == sorted(steps_seen)
-    assert subprocess.run([sys.executable, str(script)], check=False).returncode == 0
+    assert subprocess.run([*python(), str(script)], check=False).returncode == 0
     whole = network()
     train(whole, steps=60)
     assert same(weights(retune.load(tmp_path / "done.safetensors")), weights(whole))

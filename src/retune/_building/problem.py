@@ -10,8 +10,8 @@ from retune.config import ProblemConfig
 from retune.errors import ConfigError
 from retune.plugins import require_accepted
 from retune.problems import Problem
-from retune.problems.counts import estimate_counts
 from retune.problems.detail import kept_detail
+from retune.problems.found_noise import estimate_counts
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
 from retune.registry import find, is_ours, make, names, takes

@@ -24,8 +24,8 @@ from retune.io.intensity import Unit
 from retune.jobs.doctor import examine_one
 from retune.jobs.inputs import known_noise, unit_of, without_gaps
 from retune.problems.base import Problem
-from retune.problems.counts import FoundNoise, estimate_counts
 from retune.problems.detail import kept_detail
+from retune.problems.found_noise import FoundNoise, estimate_counts
 
 __all__ = ["Curve", "Measured", "Mend", "Noise", "examined", "measured", "noise_in"]
 

@@ -155,13 +155,13 @@ def tune(note: Note, *, folder: str, image: str, page: int, settings: Settings) 
         note(say=last, share=0.8 * done / total)
 
     config = starting_run({"sigma": "estimate", **settings.fields(place)})
-    found = tune_files(
+    found, _ = tune_files(
         config, [place / image], place / TUNED, white=white, black=black, device="cpu", progress=False, ships=True,
         note=step,
     )  # fmt: skip
     note(say="Restoring with what was learned", share=0.9)
     made = restore(note, folder=folder, image=image, page=page, settings=settings, tuned=True)
-    verdict = in_page_words(tuning_in_words(found.record()), place)
+    verdict = in_page_words(tuning_in_words(found), place)
     return made | {"result": parts.tuned(verdict) + made["result"], "tuned": verdict}
 
 

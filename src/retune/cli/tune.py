@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from retune.cli._help import examples
 from retune.cli._moving import moving
 
 if TYPE_CHECKING:
-    from retune.jobs.tune import Tuned
+    from retune.records import TuneResult
 
 
 @examples(
@@ -88,7 +89,7 @@ def tune(
                 config = job.starting_run({"sigma": "estimate", **given}, overrides or [])
             else:
                 raise ConfigError("no problem was given: --problem denoise, inpaint, deblur, superres, module:function")
-        tuned = job.tune(
+        tuned, unpictured = job.tune(
             config, files, out, white=bright, black=dark, loss=loss, resume=resume, device=device, report=report,
             ships=ships,
         )  # fmt: skip
@@ -101,7 +102,7 @@ def tune(
         _tell(tuned, details)
         own = _problem.code_words(plugins, config.problem.name)
         if report:
-            tell_page(out, unpictured=[("the tuning", tuned.unpictured)] if tuned.unpictured else [])
+            tell_page(out, unpictured=[("the tuning", unpictured)] if unpictured else [])
         show(wrapped(f"{out}: restore images with  retune restore {out} FILES --out FOLDER{own}"))
         if tuned.left_out:
             for name, why in tuned.left_out.items():
@@ -110,7 +111,7 @@ def tune(
             raise typer.Exit(1)
 
 
-def _tell(tuned: Tuned, details: bool = True) -> None:
+def _tell(tuned: TuneResult, details: bool = True) -> None:
     from retune.certificate.quick import in_a_line
     from retune.cli._words import wrapped
     from retune.cli.errors import show
@@ -119,8 +120,8 @@ def _tell(tuned: Tuned, details: bool = True) -> None:
     from retune.jobs.sections import tuning_in_words
 
     found = tuned.comparison
-    show(wrapped(tuning_in_words(tuned.record())))
-    levels = tuned.sigma if isinstance(tuned.sigma, tuple) else (tuned.sigma,)
+    show(wrapped(tuning_in_words(tuned)))
+    levels = tuned.sigma if isinstance(tuned.sigma, list) else [tuned.sigma]
 
     def row(name: str, text: str) -> None:
         show(wrapped(text, f"{name:<13} ", " " * 14))
@@ -133,7 +134,7 @@ def _tell(tuned: Tuned, details: bool = True) -> None:
     name = tuned.winner if found.better and tuned.winner != MEASURED else TUNED
     head, named = ("tuned", "") if name == TUNED else ("best", f": {name}")
     row(head, f"{_decibel(found.after, what)}{sure}{named}")
-    for rival in tuned.rivals:
+    for rival in tuned.candidates:
         if rival.name not in (DEFAULT, name):
             row("also" if rival.name != MEASURED else "as measured", f"{_decibel(rival.psnr, what)}: {rival.name}")
     if found.gain is not None:
@@ -161,7 +162,7 @@ def _tell(tuned: Tuned, details: bool = True) -> None:
         if details or name == "reg":
             row(name if details else "strength", _values(values))
         if name == "reg" and tuned.factors is not None:
-            low, high = tuned.factors
+            low, high = (factor or 0.0 for factor in tuned.factors)
             tried = " ".join(f"×{factor:g}" for factor in FACTORS)
             alike = f"strengths ×{low:g} to ×{high:g} are statistically indistinguishable"
             row("", alike if low < high else f"strengths {tried} are all worse")
@@ -175,5 +176,5 @@ def _decibel(psnr: float | None, what: str) -> str:
     return "no estimate" if psnr is None else f"{psnr:.2f} dB estimated PSNR {what}"
 
 
-def _values(values: tuple[float, ...] | list[float]) -> str:
-    return " ".join(f"{v:.3g}" for v in values)
+def _values(values: Sequence[float | None]) -> str:
+    return " ".join("unknown" if v is None else f"{v:.3g}" for v in values)

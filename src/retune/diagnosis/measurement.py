@@ -9,7 +9,6 @@ from typing import cast
 import numpy as np
 import torch
 from deepinv.physics import GaussianNoise, NoiseModel, ZeroNoise
-from skimage.restoration import estimate_sigma
 from torch import Tensor
 
 from retune.diagnosis.correlation import ALIKE, REMEDY, correlation
@@ -228,6 +227,8 @@ def _wavelet_level(plane: np.ndarray) -> float:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no coefficients are left for the median: there is no noise
+        from skimage.restoration import estimate_sigma  # here, because its import takes a second, for scipy.stats
+
         level = float(np.asarray(estimate_sigma(plane)))
     return level if np.isfinite(level) else 0.0
 

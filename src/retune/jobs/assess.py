@@ -22,11 +22,11 @@ from retune.model import Restarted
 from retune.parameters import scalars
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
+from retune.records import EstimatedGain
 from retune.training.thinned import against
 from retune.training.unsupervised import ErrorEstimate
 
 __all__ = [
-    "Comparison",
     "Errors",
     "Scene",
     "compare",
@@ -159,34 +159,8 @@ def _blocks(errors: Tensor) -> Tensor:
     return adaptive_avg_pool2d(errors, grid).flatten().double().cpu()
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The estimated errors of two restorations of the same measurements.
-
-    Attributes:
-        before, after: estimated PSNR in dB; None where the estimated error is not positive.
-        gain: gain of the second in dB; None as above.
-        spread: standard error of the gain, from the blocks; None as above, or if there is only one block.
-        uncertainty: standard error of `after`, as above. It is larger, because both share much of their error.
-        better: whether the second has the smaller estimated error. Never without a gain.
-        of: the image that the figures describe, in words that follow "of".
-        again, again_spread: the same gain and its standard error, with the error of restoring the restored image again;
-            None where that was not asked for. Then it decides.
-    """
-
-    before: float | None
-    after: float | None
-    gain: float | None
-    spread: float | None
-    better: bool
-    uncertainty: float | None
-    of: str = "the noise-free measurement"
-    again: float | None = None
-    again_spread: float | None = None
-
-
-def compare(before: Errors, after: Errors, clearly: float, of: str) -> Comparison:
-    """Compare the estimated errors of two restorations; see ``Comparison``."""
+def compare(before: Errors, after: Errors, clearly: float, of: str) -> EstimatedGain:
+    """Compare the estimated errors of two restorations; see ``EstimatedGain``."""
     found = compare_errors(before.measured, after.measured)
     less = before.ranking - after.ranking
     better = found.gain is not None and float(less.mean()) > 0
@@ -194,14 +168,14 @@ def compare(before: Errors, after: Errors, clearly: float, of: str) -> Compariso
         better = better and float(less.mean()) > clearly * _standard_error(less)
     ranked = compare_errors(before.ranking, after.ranking) if before.again else None
     again, spread = (None, None) if ranked is None else (ranked.gain, ranked.spread)
-    return replace(found, of=of, better=better, again=again, again_spread=spread)
+    return found.model_copy(update={"of": of, "better": better, "again": again, "again_spread": spread})
 
 
-def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> Comparison:
+def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> EstimatedGain:
     """Compare estimated errors block by block; the second is better if it is so by `clearly` standard errors."""
     one, two = float(before.mean()), float(after.mean())
     if min(one, two) <= 0:  # the ratio of the errors is unknown
-        return Comparison(_psnr(one), _psnr(two), None, None, False, None)
+        return _gain(_psnr(one), _psnr(two), None, None, False, None)
     # d(10 log10 e) = 10/ln 10 · de/e for both. The difference cancels their common part.
     relative = after / two - before / one
     decibel = 10 / math.log(10)
@@ -209,7 +183,21 @@ def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> Compa
     spread, uncertainty = (e if math.isfinite(e) else None for e in errors)
     gain = 10 * math.log10(one / two)
     better = two < one and (clearly <= 0 or (spread is not None and gain > clearly * spread))
-    return Comparison(_psnr(one), _psnr(two), gain, spread, better, uncertainty)
+    return _gain(_psnr(one), _psnr(two), gain, spread, better, uncertainty)
+
+
+def _gain(
+    before: float | None,
+    after: float | None,
+    gain: float | None,
+    spread: float | None,
+    better: bool,
+    uncertainty: float | None,
+) -> EstimatedGain:
+    return EstimatedGain(
+        before=before, after=after, gain=gain, spread=spread, better=better, uncertainty=uncertainty,
+        of="the noise-free measurement", again=None, again_spread=None,
+    )  # fmt: skip
 
 
 def indistinguishable(

@@ -20,7 +20,7 @@ from retune.io.intensity import Level, Unit, require_white
 from retune.jobs.failures import failure
 from retune.jobs.inputs import known_noise, middle, read_in_unit
 from retune.jobs.opened import OpenedModel
-from retune.jobs.restore import WHOLE
+from retune.jobs.restored_file import WHOLE
 from retune.records import Certificates, CertifiedFile
 
 __all__ = ["AUTO_SIDE", "Certified", "certify_files", "record"]

@@ -10,36 +10,20 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from retune.jobs.assess import Comparison, Errors, Scene, compare, compare_errors, error_blocks, settled
+from retune.jobs.assess import Errors, Scene, compare, compare_errors, error_blocks, settled
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
+from retune.records import Competitor, EstimatedGain
 from retune.training.unsupervised import ErrorEstimate
 
-__all__ = ["AT_ONCE", "DEFAULT", "EQUAL", "MEASURED", "TUNED", "Contest", "Rival", "compete", "quantity"]
+__all__ = ["AT_ONCE", "DEFAULT", "EQUAL", "MEASURED", "TUNED", "Contest", "compete", "quantity"]
 
 TUNED, DEFAULT, EQUAL = "tuned strengths", "defaults", "tuned strength with equal weights"
 AT_ONCE, MEASURED = "denoiser that ships", "measured image"
 #: The measured image wins only if its error is smaller by this many standard errors. The error of a good restoration
 #: may be close to that of the measured image.
 _CLEARLY = 2.0
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A candidate.
-
-    Attributes:
-        name: the name of the candidate.
-        psnr: its estimated PSNR in dB; None if the estimated error is not positive.
-        gain: its gain over the defaults, in dB.
-        spread: standard error of the gain.
-    """
-
-    name: str
-    psnr: float | None
-    gain: float | None
-    spread: float | None
 
 
 @dataclass(frozen=True)
@@ -58,9 +42,9 @@ class Contest:
 
     net: Restarted
     winner: str
-    comparison: Comparison
-    measured: Comparison | None
-    rivals: tuple[Rival, ...]
+    comparison: EstimatedGain
+    measured: EstimatedGain | None
+    rivals: tuple[Competitor, ...]
     errors: Errors
     how: str
 
@@ -132,8 +116,8 @@ def quantity(problem: Problem) -> str:
     return "the blurred image" if getattr(problem, "kernel", None) is not None else "the noise-free measurement"
 
 
-def _rival(name: str, found: Comparison) -> Rival:
-    return Rival(name, found.after, found.gain, found.spread)
+def _rival(name: str, found: EstimatedGain) -> Competitor:
+    return Competitor(name=name, psnr=found.after, gain=found.gain, spread=found.spread)
 
 
 def _equal_weights(net: Restarted) -> dict[str, Tensor] | None:

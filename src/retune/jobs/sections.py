@@ -13,7 +13,6 @@ from retune.config import ProblemConfig
 from retune.equilibrium import Status
 from retune.io import Layout
 from retune.io.intensity import Unit
-from retune.jobs.assess import Comparison
 from retune.jobs.contest import MEASURED, TUNED
 from retune.jobs.inputs import middle
 from retune.jobs.opened import OpenedModel
@@ -222,7 +221,7 @@ def tuning_in_words(told: TuneResult) -> str:
     return gain_in_words(told.comparison, told.winner)
 
 
-def gain_in_words(found: Comparison | EstimatedGain, winner: str | None = None) -> str:
+def gain_in_words(found: EstimatedGain, winner: str | None = None) -> str:
     """Whether the winner of a tuning is better than the initial parameters, and by how much."""
     who = winner if winner and found.better and winner != MEASURED else TUNED
     verb, have = ("are", "have") if who == TUNED else ("is", "has")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,52 +15,36 @@ from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
 from retune.build import network_of, options_of
 from retune.certificate.quick import sample_certificate
-from retune.config import Config, from_dict, load, shipped
-from retune.config.read import overridden
+from retune.config import Config, load
 from retune.diagnosis.glance import doubts
 from retune.diagnosis.psf import kernel_doubts
 from retune.errors import CheckpointError, DoubtfulWarning, unknown_name
 from retune.instant import calibrated, instant_network
 from retune.io.intensity import Level, require_white
-from retune.jobs.assess import Comparison, Scene, indistinguishable, learned
-from retune.jobs.contest import AT_ONCE, TUNED, Contest, Rival, compete
+from retune.jobs.assess import Scene, indistinguishable, learned
+from retune.jobs.contest import AT_ONCE, Contest, compete
 from retune.jobs.criteria import criteria_of, judge_of
 from retune.jobs.folder import MODEL, RUN, facts_of, prepare, save_model
 from retune.jobs.folder import TUNED as TUNE
-from retune.jobs.inputs import require_kernel
 from retune.jobs.pictures import FOLDER, section_of
 from retune.jobs.sections import picture_tuned, tuned_section
+from retune.jobs.starting_run import starting_run
 from retune.jobs.tuned_on import common_levels, usable_of, with_noise
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
 from retune.problems.measured import Measurements
-from retune.records import CertifiedImage, Competitor, EstimatedGain, Pictured, TuneFacts, TuneResult
+from retune.records import Pictured, TuneFacts, TuneResult
 from retune.records.results import finite
 from retune.solve import Stop
 from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.lock import FolderLock
-from retune.training.unsupervised import ErrorEstimate, Estimate
+from retune.training.unsupervised import ErrorEstimate
 
-__all__ = ["LOSSES", "Tuned", "earlier", "starting_run", "tune"]
+__all__ = ["LOSSES", "earlier", "starting_run", "tune"]
 
 LOSSES = ("auto", "sure", "r2r", "ei")
-#: Default settings of a tuning: a minute or two for an image of 512×512 on a CPU.
-_QUICK = {
-    "model": {"solver": "inertial", "restarts": 12},
-    "data": {"crop": 128, "batch_size": 1},
-    "optimiser": {"steps": 40, "lr": 0.1},
-}
-#: The same for the learned energy. Only its strength is tuned; its other weights were trained on photographs.
-_ENERGY = {
-    "prior": {"type": "energy"},
-    "model": {"restarts": 12},
-    # An energy has slow modes: minimal residuals need fewer products with Jᵀ than the series.
-    "gradient": {"rtol": 0.05, "options": {"max_blocks": 6, "memory": 3}},
-    "data": {"crop": 96, "batch_size": 1},
-    "optimiser": {"steps": 8, "lr": 0.25},
-}
 #: Relative change per block at which the restarts of the learning stop. A gradient needs less accuracy than an image.
 #: But an image far from its equilibrium is too smooth, and the chosen strength would be too small.
 _NEAR = 5e-4
@@ -70,97 +53,6 @@ _CERTIFIED = 128
 #: If the estimate rests on a guess, the winner must be better by this many standard errors.
 _CLEARLY = 2.0
 RESULT = TUNE
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The chosen parameters, and their uncertainty.
-
-    Attributes:
-        loss: the loss of the tuning, in words.
-        sigma: noise level, given or estimated.
-        comparison: estimated errors of the chosen and of the initial parameters.
-        factors: range of factors on λ that are indistinguishable from the chosen one; None without a learned λ.
-        parameters: values by name.
-        seconds: duration of the tuning.
-        certificate: of the restoration of the first measurement (the middle of a large one).
-        left_out: files that could not be used, with the reasons.
-        noise: the noise that grows with the brightness, as ``--noise`` takes it; "" for noise of one level.
-        unpictured: why the page ``report.html`` has no section of it, if one was wanted.
-        winner: name of the best candidate.
-        rivals: all candidates.
-        measured: the measured image beside the best restoration, if it competed.
-        estimated: the basis of the estimates, in words that follow "estimated".
-        white, black: intensities that count as 1 and 0, in the units of the files, if they were given or found.
-    """
-
-    loss: Estimate
-    sigma: float | tuple[float, ...]
-    comparison: Comparison
-    factors: tuple[float, float] | None
-    parameters: dict[str, list[float]]
-    seconds: float
-    certificate: CertifiedImage
-    left_out: dict[str, str] = field(default_factory=dict)
-    unpictured: str = ""
-    noise: str = ""
-    winner: str = TUNED
-    rivals: tuple[Rival, ...] = ()
-    measured: Comparison | None = None
-    estimated: str = ""
-    white: float | None = None
-    black: float | None = None
-
-    def record(self) -> TuneResult:
-        """The content of ``tune.json``."""
-        return TuneResult(
-            loss=str(self.loss),
-            sigma=list(self.sigma) if isinstance(self.sigma, tuple) else self.sigma,
-            comparison=EstimatedGain(**self.comparison.__dict__),
-            factors=self.factors,
-            parameters={name: [finite(v) for v in values] for name, values in self.parameters.items()},
-            seconds=self.seconds,
-            certificate=self.certificate,
-            left_out=self.left_out,
-            noise=self.noise or None,
-            winner=self.winner,
-            estimated=self.estimated or None,
-            white=self.white,
-            black=self.black,
-            candidates=[Competitor(**rival.__dict__) for rival in self.rivals],
-            measured=None if self.measured is None else EstimatedGain(**self.measured.__dict__),
-        )
-
-
-def starting_run(problem: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """The run that is tuned by default: the learned energy. For noise alone, or with fields of [prior], a wavelet norm.
-
-    Raises:
-        ConfigError: a value that is not allowed.
-    """
-    known = shipped().get(str(problem.get("name")))
-    values = {} if known is None else load(known).model_dump(exclude_unset=True)
-    said = overridden(overrides).get("prior", {})
-    # A user who sets another field of the prior means the wavelet norm of the shipped runs. The energy was trained for
-    # one step, so its minimum leaves too much of the noise where there is nothing but noise.
-    if said in ({}, {"type": "energy"}) and (said or problem.get("name") != "denoise"):
-        quick = _ENERGY
-        values = {"problem": values.get("problem", {})}
-    else:
-        quick = _QUICK
-    for section, fields in quick.items():
-        values[section] = {**values.get(section, {}), **fields}
-    told = {k: v for k, v in values.get("problem", {}).items() if k not in _PRESUMED}
-    values["problem"] = {**told, **problem}
-    if problem.get("name") == "superres":  # crops are cut from the measurement, and the restored crop is larger
-        values["data"]["crop"] //= from_dict(values, overrides, "the problem").problem.factor or 1
-    config = from_dict(values, overrides, "the problem")
-    require_kernel(config.problem)
-    return config
-
-
-#: Fields of a shipped run that are not assumed for the measurements of a user.
-_PRESUMED = ("sigma", "keep", "kernel")
 
 
 def earlier(out: Path) -> tuple[Config, list[Path], TuneFacts]:
@@ -195,7 +87,7 @@ def tune(
     report: bool = False,
     ships: bool = False,
     note: Callable[[int, int], None] = lambda done, total: None,
-) -> Tuned:
+) -> tuple[TuneResult, str]:
     """Learn strengths, step sizes and weights at the equilibrium from measurements alone.
 
     The loss for denoising and a blur is Stein's unbiased estimate of the error where the noise level is given, and
@@ -225,6 +117,9 @@ def tune(
         note: called after each step with (steps done, number of steps).
 
     A file that cannot be read or does not fit the problem is left out, and the result names it.
+
+    Returns:
+        The content of ``tune.json``, and why the page has no section of it, if one was wanted.
 
     Raises:
         RetuneError: no file that can be used, images of different numbers of channels, or a problem or run that cannot
@@ -291,18 +186,28 @@ def tune(
         first = Scene(problem, measured[:1], _CERTIFIED)
         certificate = sample_certificate(net, lambda: next(iter(first)), learning=False)
         chosen = learned(net)
-        noise = "" if problem.noise is None else str(problem.noise)
-        tuned = Tuned(
-            words, problem.sigma, contest.comparison, factors, chosen, result.seconds, certificate, usable.left_out,
-            noise=noise, winner=contest.winner, rivals=contest.rivals, measured=contest.measured, estimated=contest.how,
-            white=bright, black=dark,
-        )  # fmt: skip
-        tuned.record().write(out / RESULT)
+        tuned = TuneResult(
+            loss=str(words),
+            sigma=list(problem.sigma) if isinstance(problem.sigma, tuple) else problem.sigma,
+            comparison=contest.comparison,
+            factors=factors,
+            parameters={name: [finite(v) for v in values] for name, values in chosen.items()},
+            seconds=result.seconds,
+            certificate=certificate,
+            left_out=usable.left_out,
+            noise=None if problem.noise is None else str(problem.noise),
+            winner=contest.winner,
+            estimated=contest.how or None,
+            white=bright,
+            black=dark,
+            candidates=list(contest.rivals),
+            measured=contest.measured,
+        )
+        tuned.write(out / RESULT)
         more = {"borderless": "yes"} if config.prior.type == "energy" else {}
         save_model(net, out / MODEL, used.problem, bright, dark, **more)
-        if report:
-            tuned = replace(tuned, unpictured=_picture(net, problem, config, usable.named, doubtful, tuned, out))
-    return tuned
+        unpictured = _picture(net, problem, config, usable.named, doubtful, tuned, out) if report else ""
+    return tuned, unpictured
 
 
 def _picture(
@@ -311,15 +216,14 @@ def _picture(
     config: Config,
     named: Sequence[tuple[str, Tensor]],
     doubtful: Sequence[str],
-    tuned: Tuned,
+    tuned: TuneResult,
     out: Path,
 ) -> str:
     """Write the section of the page. Returns the reason if it fails, else ""."""
 
     def make(made: str) -> Pictured:
         images = picture_tuned(net, problem, config.problem, named)
-        told = tuned.record()
-        return tuned_section(net, config.problem, told, made, images, doubtful, RESULT, tuned.white, tuned.black)
+        return tuned_section(net, config.problem, tuned, made, images, doubtful, RESULT, tuned.white, tuned.black)
 
     return section_of(out, RESULT, (out / RESULT).read_bytes(), make)[1]
 

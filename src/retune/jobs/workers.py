@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,9 @@ class WorkerDiedError(RetuneError, RuntimeError):
 
 
 @contextmanager
-def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterator[Callable[..., Future]]:
+def workers(
+    count: int, start: Callable[..., object], *arguments: Any, module: str | None = None
+) -> Iterator[Callable[..., Future]]:
     """Start worker processes. The result ``submit(function, *arguments)`` gives work to them.
 
     If a worker ends during its work, that work fails with ``WorkerDiedError``, and a new worker takes its place. Ctrl-C
@@ -37,8 +40,10 @@ def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterat
     Args:
         count: number of workers.
         start: called with `arguments` in each worker, before any work.
+        module: the module of the work; by default that of `start`. Where workers can be copies of one process, that
+            process loads it once.
     """
-    team = _Team(start, arguments)
+    team = _Team(start, arguments, module or start.__module__)
     with ThreadPoolExecutor(count) as threads:  # one thread waits for each process
         try:
             yield lambda function, *given: threads.submit(team.work, function, given)
@@ -53,8 +58,8 @@ def workers(count: int, start: Callable[..., object], *arguments: Any) -> Iterat
 class _Team:
     """One worker process per thread with work."""
 
-    def __init__(self, start: Callable[..., object], arguments: tuple):
-        self._start, self._arguments = start, arguments
+    def __init__(self, start: Callable[..., object], arguments: tuple, module: str):
+        self._start, self._arguments, self._module = start, arguments, module
         self._mine = threading.local()
         self._all: list[_Worker] = []
         self._lock, self._closed = threading.Lock(), False
@@ -65,7 +70,7 @@ class _Team:
             with self._lock:
                 if self._closed:
                     raise WorkerDiedError("the work was stopped")
-                worker = _Worker(self._start, self._arguments)
+                worker = _Worker(self._start, self._arguments, self._module)
                 self._all.append(worker)
             self._mine.worker = worker
         return worker.work(function, given)
@@ -78,16 +83,29 @@ class _Team:
 
 
 class _Worker:
-    def __init__(self, start: Callable[..., object], arguments: tuple):
-        context = get_context("spawn")
+    def __init__(self, start: Callable[..., object], arguments: tuple, module: str):
+        context = _context(module)
         self._pipe, theirs = context.Pipe()
         # As bytes: reading them imports torch, and the process must watch for the end of its parent before that.
         beginning = pickle.dumps((start, arguments))
         told = (theirs, beginning, code_given(), on_command_line())
         self.process = context.Process(target=_serve, args=told, daemon=True)
-        with unheard():  # the process ignores Ctrl-C from its start on
-            self.process.start()
-        theirs.close()  # so that this process notices when the other end closes
+        self._begun, self._stopped = threading.Event(), False
+        self._failed: Exception | None = None
+        # The first copy waits until the original has loaded everything. Nobody must wait for it after Ctrl-C.
+        threading.Thread(target=self._begin, args=(theirs,), daemon=True).start()
+
+    def _begin(self, theirs: Connection) -> None:
+        try:
+            with unheard():  # the process ignores Ctrl-C from its start on
+                self.process.start()
+        except Exception as error:
+            self._failed = error
+        finally:
+            theirs.close()  # so that this process notices when the other end closes
+            self._begun.set()
+        if self._stopped and self._failed is None:
+            self.process.terminate()
 
     @property
     def alive(self) -> bool:
@@ -95,6 +113,11 @@ class _Worker:
 
     def work(self, function: Callable[..., Any], given: tuple) -> Any:
         before = _killed_for_memory()
+        self._begun.wait()
+        if self._stopped:
+            raise WorkerDiedError("the work was stopped")
+        if self._failed is not None:
+            raise WorkerDiedError(f"the process for this file did not start: {self._failed}") from self._failed
         try:
             self._pipe.send((function, given))
             succeeded, result = self._pipe.recv()
@@ -108,10 +131,29 @@ class _Worker:
 
     def stop(self, now: bool) -> None:
         if now:
-            self.process.terminate()
+            self._stopped = True
+            if self._begun.is_set() and self._failed is None:
+                self.process.terminate()
+            self._begun.set()
             return
         self._pipe.close()  # the process ends when its pipe closes
-        self.process.join()
+        if self._failed is None:
+            self.process.join()
+
+
+def _context(module: str) -> Any:
+    """How worker processes start: as copies of a process that has loaded a module, or anew.
+
+    A copy shares what was loaded, and is there at once. A copy of a process that has looked for CUDA devices cannot use
+    them, and deepinv looks for them while it is imported. Outside of Linux, copies are not safe.
+    """
+    import torch  # a worker imports this file before it imports torch
+
+    if sys.platform != "linux" or torch.cuda.is_available():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def _serve(pipe: Connection, beginning: bytes, code: tuple, command: bool) -> None:

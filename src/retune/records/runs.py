@@ -64,11 +64,13 @@ class EstimatedGain(Record):
     """Estimated PSNR in dB; None where the estimated error is not positive."""
     after: Number
     gain: Number
+    """Gain of the second in dB; None as above."""
     spread: Number
-    """Standard error of the gain."""
+    """Standard error of the gain, from the blocks; None as above, or if there is only one block."""
     better: StrictBool
+    """Whether the second has the smaller estimated error. Never without a gain."""
     uncertainty: Number = None
-    """Standard error of ``after``."""
+    """Standard error of ``after``, as above. It is larger, because both share much of their error."""
     of: Text | None = None
     """The image that the figures describe, such as "the blurred image"."""
     again: Number = None

@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from retune.errors import InvalidParameterError, ProcessLostError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["agreed", "first_process", "make_fabric", "other_processes"]
 
@@ -80,10 +82,15 @@ def _leave() -> None:
 
 
 def _fabric(kind: str, index: str) -> Fabric:
+    # Its import takes seconds, and only a training needs it.
+    from lightning_fabric import Fabric
+
     if "LT_CLI_USED" in os.environ:  # fabric run has its own options for this
         return Fabric()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
         # Some parameters may not take part in the loss of a step.
         strategy = DDPStrategy(find_unused_parameters=True)
         return Fabric(accelerator=kind, devices=local, num_nodes=world // local, strategy=strategy)
