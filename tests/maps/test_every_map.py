@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_no_learned_value_leaves_the_region(name, raw, dtype):
         rounding = 100 * torch.finfo(dtype).eps
         if name == "mirror_descent":
             objective = [float(map_.objective(bound.image(v), term)) for v in values]
-            assert all(b <= a + rounding * abs(a) for a, b in zip(objective, objective[1:], strict=False)), learned
+            assert all(b <= a + rounding * abs(a) for a, b in pairwise(objective)), learned
         else:
             assert slack(bound, 1 - rounding, 20) >= -100 * rounding, learned
 
@@ -120,7 +121,7 @@ def test_no_learned_value_leaves_the_region(name, raw, dtype):
 def test_mirror_descent_comes_nearer_in_its_own_distance(float64):
     """``D_h(x*, x_k)`` never grows: its entropy takes the place of a norm."""
     map_ = MAPS["mirror_descent"][0]().requires_grad_(False)
-    bound, term = bound_map(map_, torch.float64)
+    bound, _ = bound_map(map_, torch.float64)
     best = bound.init()
     for _ in range(500):
         best = bound.layer(best)
