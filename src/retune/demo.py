@@ -1,4 +1,4 @@
-"""The demo: one shipped comparison for each of three problems on photographs, and a common report."""
+"""The demo: one shipped comparison for each of four problems on photographs, and a common report."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from retune.report import terminal_table, write_all
 
 __all__ = ["METHODS", "PROBLEMS", "run", "run_of"]
 
-PROBLEMS = ("inpaint", "deblur", "denoise")
+PROBLEMS = ("inpaint", "deblur", "denoise", "superres")
 METHODS = ("variational", "unrolled", "jfb", "implicit", "retune")
 #: The longest comes first, so that no core waits at the end.
-_LONGEST_FIRST = ("deblur", "inpaint", "denoise")
+_LONGEST_FIRST = ("deblur", "inpaint", "denoise", "superres")
 #: The settings of a quick demo.
 _QUICK = (
     "model.depth=5", "model.restarts=3", "model.rtol=1e-4", "optimiser.steps=5", "optimiser.validate_every=5",

@@ -13,7 +13,9 @@ import retune
 from programs import python
 from retune import config
 from retune.cli.main import app
+from retune.comparison.verdicts import verdicts
 from retune.demo import PROBLEMS, run_of
+from retune.records import MethodResult
 
 runner = CliRunner()
 
@@ -92,8 +94,34 @@ def test_the_demo_is_a_shipped_comparison(problem):
     assert run == config.load(f"demo-{problem}")
     assert run.compare.multiples == (10, 50)
     assert run.compare.run_on == ["retune"]
-    assert (run.optimiser.steps, run.compare.crop) == (40, 128)
+    assert (run.optimiser.steps, run.compare.crop) == ((20, 96) if problem == "superres" else (40, 128))
     assert (quick.seed, quick.optimiser.steps, quick.compare.crop) == (3, 5, 64)
+
+
+@pytest.mark.parametrize(
+    ("learned", "ours", "holds"),
+    [
+        ({"reg": [0.1], "weights": [[1.0, 1.0, 1.0]]}, 30.01, True),
+        ({"reg": [0.1], "weights": [[1.0, 1.0, 1.0]]}, 29.99, False),
+        ({"reg": [0.1]}, 29.95, True),
+        ({"reg": [0.1]}, 30.2, False),
+    ],
+)
+def test_where_lambda_is_all_there_is_to_learn_the_grid_search_is_the_answer(learned, ours, holds):
+    psnr = {"variational": 30.0, "unrolled": 29.0, "implicit": ours, "retune": ours}
+    rows = {
+        key: MethodResult(label=key, psnr=value, layers_trained=10, learned=learned, psnr_10x=value, psnr_50x=value)
+        for key, value in psnr.items()
+    }
+    of_lambda = verdicts("superres", rows)[1]
+    assert of_lambda.holds == holds
+    assert of_lambda.claim.startswith("With λ alone") == ("weights" not in learned)
+
+
+def test_total_variation_of_the_demo_takes_primal_dual_steps():
+    net = retune.build.network_of(run_of("superres"), 1)
+    assert type(net.map) is retune.PrimalDual
+    assert type(net.map.prior) is retune.priors.TV
 
 
 def test_no_temporary_file_is_left(finished):

@@ -34,8 +34,8 @@ def test_averaged_for_every_step_below_two_over_l(prior, step_size, float64):
     bound = ForwardBackward(PRIORS[prior](), step_size=step_size, reg=0.2).requires_grad_(False).bind(problem)
     alpha = 1 / (2 - step_size)
     shape = bound.init().shape
-    for seed in range(20):
-        u, v = (rand(*shape, seed=seed + k) * 10 ** (seed % 3 - 1) for k in (0, 100))
+    for seed in range(200):
+        u, v = (rand(*shape, seed=seed + k) * 10 ** (seed % 3 - 1) for k in (0, 1000))
         Tu, Tv = bound.layer(u), bound.layer(v)
         moved = (Tu - Tv).square().sum() + (1 - alpha) / alpha * (u - Tu - v + Tv).square().sum()
         assert float(moved) <= float((u - v).square().sum()) * (1 + 1e-12)

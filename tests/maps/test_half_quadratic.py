@@ -59,7 +59,7 @@ def test_it_is_averaged(margin, step_size, float64):
     alpha = float(facts.averaged)
     assert alpha == pytest.approx(2 / 3)
     start, least = bound.init(), torch.inf
-    for seed in range(100):
+    for seed in range(200):
         a, b = (start + 10.0 ** (seed % 4 - 2) * rand(*start.shape, seed=s) for s in (seed, seed + 1000))
         ta, tb = bound.layer(a), bound.layer(b)
         whole, moved = bound.norm(a - b) ** 2, bound.norm(a - ta - b + tb) ** 2

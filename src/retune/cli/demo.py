@@ -12,7 +12,7 @@ from retune.cli._problem import Debug, Device, folder
 
 
 @examples(
-    ("run all three problems, about three minutes on two cores", "retune demo"),
+    ("run all four problems, about three minutes on two cores", "retune demo"),
     ("run one problem, and choose the folder", "retune demo --problem inpaint --out my-demo"),
     ("continue after an interruption", "retune demo --resume"),
     ("run for half a minute, too short for conclusions", "retune demo --quick"),
@@ -21,7 +21,7 @@ def demo(
     problem: Annotated[
         list[str] | None,
         typer.Option(
-            "--problem", "-p", help="inpaint, deblur or denoise; repeat the option for several. Default: all."
+            "--problem", "-p", help="inpaint, deblur, denoise or superres; repeat the option for several. Default: all."
         ),
     ] = None,
     out: Annotated[
@@ -35,9 +35,10 @@ def demo(
 ) -> None:
     """Learn the weights of a wavelet norm at the equilibrium, and compare with other methods.
 
-    The demo runs inpainting, deblurring and denoising on photographs inside scikit-image; nothing is downloaded. It
-    compares the best single λ by grid search, the plain unrolled network, JFB, the implicit gradient, and ReTune, all
-    with the same start and the same budget. It writes a table, figures and a report for any browser.
+    The demo runs inpainting, deblurring and denoising with wavelets, and super-resolution with total variation, on
+    photographs inside scikit-image; nothing is downloaded. It compares the best single λ by grid search, the plain
+    unrolled network, JFB, the implicit gradient, and ReTune, all with the same start and the same budget. It writes a
+    table, figures and a report for any browser.
     """
     from retune.cli.errors import one_screen
 

@@ -156,9 +156,18 @@ def certified(net: Restarted, pair: Pair, image: Equilibrium | None = None) -> d
 
 
 def visible(pair: Pair) -> Tensor:
-    """The measurement as an image: y itself if it has the shape of the image, otherwise its back-projection."""
+    """The measurement as an image of the size of x.
+
+    It is y itself, a smaller y with its pixels enlarged by a whole number, or the back-projection.
+    """
     x, y, physics = pair
-    return y if isinstance(y, Tensor) and y.shape == x.shape else physics.A_adjoint(y)
+    if not isinstance(y, Tensor) or y.ndim != 4 or y.shape[1] != x.shape[1]:
+        return physics.A_adjoint(y)
+    if y.shape == x.shape:
+        return y
+    (height, width), (h, w) = x.shape[-2:], y.shape[-2:]
+    whole = height % h == 0 and width % w == 0 and height // h == width // w
+    return torch.nn.functional.interpolate(y, (height, width)) if whole else physics.A_adjoint(y)
 
 
 def number(value: float | Tensor | None) -> float | None:
