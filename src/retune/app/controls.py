@@ -74,7 +74,7 @@ class Controls:
             2,
             value=1,
             step=1,
-            label="Page of the file that is shown (all are restored)",
+            label="Page that is shown (all are restored, with the noise of this one)",
             visible=False,
             elem_id="page-number",
         )
@@ -158,7 +158,6 @@ class Controls:
         with gr.Row():
             self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
             self.tune = gr.Button("Tune on this image", elem_id="tune")
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
         gr.HTML(
             '<p class="muted small">“Restore” takes a second to a minute. “Tune” first learns from this image how '
             "strongly to restore it, which takes minutes.</p>"
@@ -176,6 +175,7 @@ class Controls:
 
     def _shown(self) -> None:
         self.progress = gr.HTML("", elem_id="progress")
+        self.stop = gr.Button("Stop", variant="stop", visible=False, size="sm", elem_id="stop")
         self.glimpse = gr.HTML("", elem_id="glimpse")
         self.curves = gr.HTML("", elem_id="curves")
         self.result = gr.HTML(_WELCOME, elem_id="result")

@@ -26,7 +26,7 @@ from retune.jobs.inputs import known_noise
 from retune.jobs.pictures import SIDE, picture_kernel
 from retune.jobs.pixels import eight, encode, reduced
 from retune.records import Certified, Pictured, RestoredImage
-from retune.report import certificate_table
+from retune.report.certificates import certificate_table
 from retune.report.plots import frame, histogram, line, spectrum, ticks
 from retune.report.templates import templates
 
@@ -160,9 +160,7 @@ class Curves:
     objective: list[float | None] = field(default_factory=list)
 
     def add(self, layers: int, change: float, objective: float | None) -> None:
-        """A moment. Fewer layers than before begin another solve (the next page or tile)."""
-        if self.layers and layers <= self.layers[-1]:
-            self.layers, self.change, self.objective = [], [], []
+        """A moment."""
         self.layers.append(layers)
         self.change.append(change)
         self.objective.append(objective)
