@@ -27,10 +27,12 @@ def text_of(name: str, package: str = "retune.app") -> str:
 
 def _drop(title: str, hint: str, accept: str, name: str, **more: Any) -> gr.HTML:
     """A place for a file. It sends the file by itself, so that no path of this machine reaches the page."""
+    place = text_of("drop.html")
+    for mark, text in (("TITLE", title), ("HINT", hint), ("ACCEPT", accept)):
+        place = place.replace(mark, text)
     return gr.HTML(
-        "", html_template=text_of("drop.html"), js_on_load=text_of("drop.js"), title=title, hint=hint, accept=accept,
-        elem_id=name, apply_default_css=False, **more,
-    )  # fmt: skip
+        "", html_template=place, js_on_load=text_of("drop.js"), elem_id=name, apply_default_css=False, **more
+    )
 
 
 class Controls:

@@ -15,7 +15,7 @@ from retune.app.settings import Settings
 from retune.app.worker import Limits, StoppedError, Worker
 from retune.errors import InvalidParameterError, RetuneError
 
-__all__ = ["MENDS", "Flow", "remark", "waiting"]
+__all__ = ["MENDS", "WAITING", "Flow", "remark"]
 
 Shown = dict[str, Any]
 #: Points of all strokes that are drawn.
@@ -28,6 +28,8 @@ MENDS = {
     "noise": "Use the estimated noise",
     "gaps": "Treat them as missing",
 }
+#: What is shown while the computations of others run.
+WAITING = "Waiting for its turn …"
 _NOTHING: Shown = {"facts": "", "noise": "", "blur": "", "findings": "", "mends": [], "canvas": ""}
 _NO_RESULT: Shown = {"progress": "", "glimpse": "", "curves": "", "result": "", "take": ""}
 
@@ -35,11 +37,6 @@ _NO_RESULT: Shown = {"progress": "", "glimpse": "", "curves": "", "result": "", 
 def remark(text: str, kind: str = "remark") -> str:
     """A sentence that stands out, and that a screen reader speaks."""
     return str(Markup('<p class="{}" role="status">{}</p>').format(kind, text))
-
-
-def waiting() -> str:
-    """What is shown while the computations of others run."""
-    return _moving("Waiting for its turn …")
 
 
 class Flow:
@@ -121,7 +118,7 @@ class Flow:
     def waits(self, desk: Desk) -> Shown:
         """A computation was asked for. It may have to wait for those of others."""
         desk.stopped = False
-        return {"progress": waiting(), "running": True}
+        return {"progress": _moving(WAITING), "running": True}
 
     def restore(self, desk: Desk, page: int, settings: Settings) -> Iterator[Shown]:
         """Restore the image."""
