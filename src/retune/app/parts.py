@@ -142,13 +142,18 @@ def findings(found: Findings) -> str:
             "about": _CHECKS.get(f.check, f.check),
             "kind": f.severity.value,
             "word": _WORDS.get(f.severity, "In order"),
-            "found": in_page_words(f.found),
+            "found": _begun(in_page_words(f.found)),
             "advice": in_page_words(f.advice),
         }
         for f in found.found
     ]
     serious = [f for f in told if f["kind"] in ("problem", "warning")]
     return _made("findings", serious=serious, others=[f for f in told if f not in serious], part=found.part)
+
+
+def _begun(text: str) -> str:
+    """A sentence with a capital letter; a formula stays as it is."""
+    return text[0].upper() + text[1:] if text[:2].isascii() and text[:2].isalpha() else text
 
 
 @dataclass

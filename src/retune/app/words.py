@@ -29,6 +29,7 @@ _LETTERS = (
     (r"\by (was|is|contains|fits|could)\b", r"the image \1"),
     (r"\b(of|Divide|but) y\b", r"\1 the image"),
     (r"σ ≈ ", "standard deviation about "),
+    (r"\b([Tt])he kernel\b", r"\1he picture of the blur"),
 )
 #: What looks like a path of a machine: it begins with a slash or a drive, and has at least two parts.
 _PATH = re.compile(r"(?<![\w/.:])(/|[A-Za-z]:\\)[^\s'\"«»:,;()]+[/\\]([^\s'\"«»:,;()/\\]+)")
