@@ -68,7 +68,7 @@ def address(window):
         yield found[0]
         window.new_page().goto(found[0])  # a page that is still open does not keep the program
         server.terminate()
-        assert server.stderr.read() == ""
+        assert server.stderr.read() == "stopped by SIGTERM\n"
         assert server.wait(30) == 128 + 15
 
 

@@ -84,7 +84,10 @@ def test_another_page_of_a_stack_that_was_restored_is_drawn(flow, desk):
     assert (options["page"], options["tuned"], options["solves"]) == (1, False, [{"layers": [5]}])
     assert options["settings"].noise == "0.1"  # of the restoration, not of the second page
     flow.worker.asked.clear()
-    list(flow.look(desk, 1, Settings("superres")))  # the results are of other settings
+    gone, first, _ = flow.look(desk, 1, Settings("superres"))  # the results are of other settings
+    assert gone["result"] == ""
+    assert "As it was measured" in first["glimpse"]
+    assert desk.results() == {}
     assert [request.kind for _, request in flow.worker.asked] == ["look"]
 
 

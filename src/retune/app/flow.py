@@ -78,8 +78,10 @@ class Flow:
         if not desk.image or desk.looked == (page, settings):
             yield {}
             return
-        if desk.looked is not None and desk.looked[1] != settings:
-            yield _NO_RESULT  # it belongs to other settings
+        if desk.looked is None or desk.looked[1] != settings:  # the result belongs to other settings
+            if desk.looked is not None or desk.restored is not None:
+                yield _NO_RESULT
+            desk.forget_results()
         desk.looked = (page, settings)
         options = self._options(desk, page, settings) | {"most": self.limits.values}
         for kind, values in self._run(desk, "look", options, settings):
