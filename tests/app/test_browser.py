@@ -189,15 +189,15 @@ def test_a_stack_of_sixteen_bits_comes_back_and_its_pages_are_turned(visit, tmp_
     assert "16 bits" in visit.page.inner_text("#facts")
     visit.restored()
     visit.page.wait_for_selector("#result img[alt*='image 1 of 2']")
+    back = tifffile.imread(io.BytesIO(visit.take("Restored image")[1]))
+    assert back.dtype == np.uint16
+    assert back.shape == stack.shape
+    assert len(np.unique(back)) > 256
     visit.page.locator("#page-number input[type=number]").fill("2")
     visit.page.keyboard.press("Enter")
     visit.page.wait_for_selector("#facts:has-text('page 2 of 2')")
     visit.page.wait_for_selector("#result img[alt*='image 2 of 2']")
     visit.shot("second-page")
-    back = tifffile.imread(io.BytesIO(visit.take("Restored image")[1]))
-    assert back.dtype == np.uint16
-    assert back.shape == stack.shape
-    assert len(np.unique(back)) > 256
 
 
 def test_a_broken_file_and_a_large_one_are_sentences(visit, tmp_path, noisy):
