@@ -1,9 +1,9 @@
 """A hundred files in a row on the page of ``retune app``: memory and files before and after; and the first picture.
 
-    python benchmarks/app_uploads.py [--files 100] [--side 512]
+    python benchmarks/app_uploads.py [--files 100] [--side 512] [--results]
 
-It starts the page, opens it in Chromium (playwright), and gives it mixed, broken and large files. Memory is the
-resident memory of the server and of the process that computes; files are those in the temporary folder of the page.
+It starts the page, opens it in Chromium (playwright), and gives it mixed, broken and large files. Memory is that of the
+server and of the processes that it started; files are those in the temporary folder of the page.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import tifffile
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from retune import problems
 from retune.data import photograph
 
 
@@ -49,18 +51,36 @@ def files_in(folder: Path, seed: int = 0) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def memory(pid: int) -> dict[int, float]:
-    """Resident memory in MB of a process and of its children."""
-    found = {}
+def processes(pid: int) -> list[int]:
+    """A process and all that it has started, and that these have started."""
+    children: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = status.read_text()
-        except OSError:
-            continue
-        told = dict(re.findall(r"^(Pid|PPid|VmRSS):\s+(\d+)", text, re.MULTILINE))
-        if "VmRSS" in told and pid in (int(told["Pid"]), int(told["PPid"])):
-            found[int(told["Pid"])] = int(told["VmRSS"]) / 1024
+        with suppress(OSError):
+            told = dict(re.findall(r"^(Pid|PPid):\s+(\d+)", status.read_text(), re.MULTILINE))
+            children.setdefault(int(told["PPid"]), []).append(int(told["Pid"]))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
     return found
+
+
+def memory(pid: int) -> dict[int, float]:
+    """Memory in MB of the server and of all its processes. Pages that several of them share are divided (PSS)."""
+    found = {}
+    for one in processes(pid):
+        with suppress(OSError):
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+            found[one] = int(re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)[0]) / 1024
+    return found
+
+
+def busy(pid: int) -> float:
+    """Seconds of processor time of the server and of all its processes."""
+    ticks = 0
+    for one in processes(pid):
+        with suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def give(page: Page, file: Path) -> str:
@@ -83,11 +103,54 @@ def give(page: Page, file: Path) -> str:
     return " ".join(" ".join(told).split())
 
 
+def first_pictures(page: Page, pid: int, folder: Path, side: int, results: bool) -> None:
+    """Seconds from "Restore" to the first picture (and to the result), for noise, two blurs and missing pixels."""
+    x = photograph("astronaut")[None, :, :side, :side]
+    cases = {
+        "Only noise": (problems.denoise(0.05), ""),
+        "Blur and noise": (problems.deblur("gaussian:1.6", sigma=0.02), "Out of focus"),
+        "Blur and noise, a line": (problems.deblur("motion:9@0", sigma=0.02), "Moved"),
+        "Missing pixels": (problems.inpaint(keep=0.5, sigma=0.02), ""),
+    }
+    for number, (name, (problem, shape)) in enumerate(cases.items()):
+        y, physics = problem.measure(x)
+        file = folder / f"first-{number}.png"
+        Image.fromarray((y[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(file)
+        give(page, file)
+        page.click(f"#problem label:has-text('{name.partition(',')[0]}')")
+        if shape:
+            page.click("#blur-shape input")
+            page.click(f"[role=option]:has-text('{shape}')")
+            page.fill("#blur-size input", "9" if shape == "Moved" else "1.6")
+            page.keyboard.press("Enter")
+        if name == "Missing pixels":
+            mask = (physics.get_buffer("mask")[0, 0] * 255).byte().numpy()
+            Image.fromarray(mask).save(folder / "holes.png")
+            page.set_input_files("#drop-mask input[type=file]", folder / "holes.png")
+            page.wait_for_selector("#mask-said:has-text('is used')")
+        page.wait_for_timeout(1000)
+        page.wait_for_function("document.querySelector('#findings').innerText.search('Examining') < 0")
+        begin, used = time.monotonic(), busy(pid)
+        page.click("#restore")
+        page.wait_for_selector("#glimpse img:not([alt='As it was measured']), #result .compare")
+        first, first_used = time.monotonic() - begin, busy(pid) - used
+        print(f"{name:24} first picture after {first:.1f} s ({first_used:.1f} s of processor time)", flush=True)
+        if not results:
+            if page.locator("#stop").is_visible():
+                page.click("#stop")
+            page.wait_for_selector("#restore:not([disabled])")
+            continue
+        page.wait_for_selector("#result .compare", timeout=600_000)
+        last, last_used = time.monotonic() - begin, busy(pid) - used
+        print(f"{name:24} result after {last:.1f} s ({last_used:.1f} s)", flush=True)
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=100)
     parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--results", action="store_true", help="wait for the results of the first pictures, too")
     options = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     command = [sys.executable, "-u", "-m", "retune", "app", "--port", "0", "--upload", "250"]
@@ -103,18 +166,9 @@ def main() -> None:
         page = browser.new_page()
         page.goto(address)
         page.wait_for_selector("#restore")
-        files = files_in(Path(folder))
-        photo = Path(folder) / "first.png"
-        x = photograph("astronaut").permute(1, 2, 0).numpy()[: options.side, : options.side]
-        noisy = np.clip(x + np.random.default_rng(0).normal(0, 0.05, x.shape), 0, 1)
-        Image.fromarray((noisy * 255).astype(np.uint8)).save(photo)
-        give(page, photo)  # the process is warm
-        begin = time.monotonic()
-        page.click("#restore")
-        page.wait_for_selector("#glimpse img[alt='So far'], #result .compare")
-        print(f"first picture after {time.monotonic() - begin:.1f} s", flush=True)
-        page.wait_for_selector("#result .compare", timeout=300_000)
-        print(f"everything after {time.monotonic() - begin:.1f} s", flush=True)
+        first_pictures(page, server.pid, Path(folder), options.side, options.results)
+        (Path(folder) / "many").mkdir()
+        files = files_in(Path(folder) / "many")
         said = {file.name: give(page, file) for file in files}
         for name, text in said.items():
             print(f"{name:15} {text[:100]}")

@@ -28,6 +28,7 @@ def test_watching_changes_no_bit_and_sees_every_check():
     assert torch.equal(torch.stack([m.residual for m in moments]), again.trace.residual)
     assert torch.equal(images[-1], found.image)
     assert torch.allclose(moments[0].change * net.depth, moments[0].residual)
+    assert [m.settled for m in moments] == [False] * (len(moments) - 1) + [True]
 
 
 def test_the_objective_of_a_moment_is_that_of_the_map_up_to_a_constant():

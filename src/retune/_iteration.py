@@ -60,7 +60,7 @@ def iterate(
 
     def look(layers: int, u: Tensor, residual: Tensor) -> None:
         assert watch is not None
-        watch(Moment(layers, residual, depth, u, bound))
+        watch(Moment(layers, residual, depth, u, bound, stop.rtol))
 
     def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
         chosen = bound.select(index)

@@ -71,6 +71,7 @@ class Moment:
         depth: K.
         state: the iterate (B, …). It belongs to the solve: do not change it.
         map: the map, bound to the measurement.
+        rtol: the residual below which an image has converged.
     """
 
     layers: int
@@ -78,6 +79,12 @@ class Moment:
     depth: int
     state: Tensor
     map: BoundMap
+    rtol: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether every image has converged."""
+        return bool((self.residual <= self.rtol).all())
 
     @property
     def change(self) -> Tensor:

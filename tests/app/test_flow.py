@@ -71,6 +71,26 @@ def test_an_image_is_looked_at_once_for_the_same_settings(flow, desk):
     assert len(list(flow.look(desk, 0, Settings("superres")))) == 3  # the old result goes first
 
 
+def test_another_page_of_a_stack_that_was_restored_is_drawn(flow, desk):
+    list(flow.look(desk, 0, Settings()))
+    flow.worker.answers["restore"] = [Event("done", {"result": "<p>first", "solves": [{"layers": [5]}]})]
+    list(flow.restore(desk, 0, Settings()))
+    result(desk)
+    flow.worker.answers["turn"] = [Event("done", {"result": "<p>second"})]
+    told = list(flow.look(desk, 1, Settings()))
+    assert "Drawing page 2" in told[-2]["progress"]
+    assert told[-1] == {"progress": "", "result": "<p>second"}
+    options = flow.worker.asked[-1][1].options
+    assert (options["page"], options["tuned"], options["solves"]) == (1, False, [{"layers": [5]}])
+    assert options["settings"].noise == "0.1"  # of the restoration, not of the second page
+    flow.worker.asked.clear()
+    gone, first, _ = flow.look(desk, 1, Settings("superres"))  # the results are of other settings
+    assert gone["result"] == ""
+    assert "As it was measured" in first["glimpse"]
+    assert desk.results() == {}
+    assert [request.kind for _, request in flow.worker.asked] == ["look"]
+
+
 def test_an_image_arrives(flow):
     desk = flow.desks.open()
     token, path = flow.desks.keep("b.png")

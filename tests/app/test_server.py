@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import subprocess
+import sys
 
 import pytest
 
@@ -161,3 +163,22 @@ def test_without_gradio_the_command_tells_how_to_get_it(monkeypatch):
     result = CliRunner().invoke(command, ["app"])
     assert result.exit_code == 1
     assert "pip install 'retune-imaging[app]'" in " ".join(result.output.split())
+
+
+def test_the_process_of_the_page_loads_neither_torch_nor_matplotlib():
+    """They would take half a gigabyte, and the process that computes has them."""
+    code = """
+import sys
+from retune.app.launch import make
+from retune.app.settings import Settings
+from retune.app.worker import Limits
+import retune.app.launch as launch
+launch.Worker = lambda limits: None
+app = make(Limits(), "127.0.0.1", None)
+settings = Settings(white="255", black="auto", noise="0.1")
+settings.python("a.png"), settings.commands("a.png")
+app.flow.desks.remove()
+print([name for name in ("torch", "matplotlib", "deepinv") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ from PIL import Image
 
 from commands import invoke
 from retune import io, problems
-from retune.app import work
+from retune.app import prepare, work
 from retune.app.settings import EXAMPLE_NAMES, Settings
+from retune.config import Config
 from retune.data import photograph
 from retune.errors import InvalidParameterError
+from retune.instant import instant_network
 
 MOST = 10**7
 
@@ -102,7 +106,7 @@ def test_pixels_that_are_no_numbers_become_missing_pixels(tmp_path):
 
 
 def test_what_was_painted_is_missing():
-    mask = work.painted([{"radius": 0.05, "points": [[0.2, 0.1], [0.6, 0.1]]}], [50, 100])
+    mask = prepare.painted([{"radius": 0.05, "points": [[0.2, 0.1], [0.6, 0.1]]}], [50, 100])
     assert mask.shape == (50, 100)
     assert mask[10, 40] == 0  # on the line
     assert mask[40, 40] == 255
@@ -138,6 +142,47 @@ def test_the_change_and_the_objective_are_told_as_they_fall(tmp_path):
     assert "Certificate" in found["result"]
 
 
+@pytest.mark.parametrize("problem", ["blur", "motion", "mask"])
+def test_a_rough_picture_comes_first_and_is_nearer_to_the_scene(tmp_path, problem):
+    x = scene(96)
+    if problem == "mask":
+        made, settings = problems.inpaint(keep=0.5, sigma=0.05), Settings("inpaint", mask="mask.png", noise="0.05")
+    else:
+        kernel = {"blur": "gaussian:1.6", "motion": "motion:7@30"}[problem]
+        made, settings = problems.deblur(kernel, sigma=0.02), Settings("deblur", kernel=kernel, noise="0.02")
+    y, physics = made.measure(x)
+    image = save(tmp_path / "y.png", y)
+    start = y
+    if problem == "mask":
+        save(tmp_path / "mask.png", physics.mask[:, :1].expand(1, 3, -1, -1))
+        net, _ = instant_network(Config(), made, y)
+        start = net.bind(y, physics).map.init()  # the gaps are filled
+
+    class Seen(Exception):
+        pass
+
+    def first(**values):
+        told.append(values)
+        raise Seen
+
+    told = []
+    with pytest.raises(InvalidParameterError):
+        work.run("restore", first, {"folder": str(tmp_path), "image": image, "page": 0, "settings": settings})
+    assert told[0]["caption"].startswith("A first rough picture")
+    content = told[0]["picture"].partition(",")[2]
+    shown = torch.from_numpy(np.array(Image.open(BytesIO(base64.b64decode(content))))).permute(2, 0, 1)[None] / 255
+    assert (shown - x).square().mean() < 0.7 * (start - x).square().mean()
+
+
+def test_the_last_moment_says_that_the_image_is_at_rest(tmp_path):
+    image = save(tmp_path / "blurred.png", problems.deblur("gaussian:1", sigma=0.05).measure(scene(32))[0])
+    _, steps = restore(tmp_path, image, Settings("deblur", kernel="gaussian:1", noise="0.05"))
+    said = [step["say"] for step in steps]
+    assert said[-1].startswith("At rest after")
+    assert "picture" in steps[-1]
+    assert not any(text.startswith("At rest") for text in said[:-1])
+
+
 def test_sixteen_bits_and_all_pages_come_back(tmp_path):
     y = problems.denoise(0.05).measure(torch.cat([scene(), scene().flip(-1)]).mean(1, keepdim=True))[0]
     stack = (y[:, 0].clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
@@ -148,6 +193,9 @@ def test_sixteen_bits_and_all_pages_come_back(tmp_path):
     assert "page 2 of 2" in found["facts"]
     made, _ = restore(tmp_path, "stack.tif", Settings(noise="0.05"), page=1)
     assert "image 2 of 2" in made["result"]
+    options = {"image": "stack.tif", "settings": Settings(noise="0.05"), "tuned": False, "solves": made["solves"]}
+    assert "image 1 of 2" in run("turn", tmp_path, page=0, **options)[0]["result"]
+    assert run("turn", tmp_path, page=1, **options)[0]["result"] == made["result"]
     back = tifffile.imread(tmp_path / "restored" / "stack.tif")
     assert back.dtype == np.uint16
     assert back.shape == stack.shape
@@ -156,11 +204,11 @@ def test_sixteen_bits_and_all_pages_come_back(tmp_path):
 
 @pytest.mark.parametrize("name", EXAMPLE_NAMES)
 def test_the_photographs_that_ship_fit_their_settings(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(work, "photograph", lambda name: photograph(name)[..., 100:164, 180:244])
+    monkeypatch.setattr(prepare, "photograph", lambda name: photograph(name)[..., 100:164, 180:244])
     made, _ = run("example", tmp_path, name=name)
     found, _ = look(tmp_path, made["file"], made["settings"])
     assert 'class="problem"' not in found["findings"]
-    assert set(EXAMPLE_NAMES) == set(work.EXAMPLES)
+    assert set(EXAMPLE_NAMES) == set(prepare.EXAMPLES)
 
 
 CASES = {

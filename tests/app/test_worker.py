@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
@@ -16,7 +17,7 @@ LONG = Request("wait", {"folder": ".", "seconds": 60})
 
 @pytest.fixture
 def worker(monkeypatch):
-    # A job that waits, and a start without networks, in a process of its own: that process reads this file.
+    # A job that waits, in a process of its own: that process reads this file.
     monkeypatch.setattr("retune.app.worker._serve", serve)
     made = Worker(Limits(seconds=60))
     yield made
@@ -37,7 +38,6 @@ def serve(pipe, memory):
         os._exit(1)
 
     work.JOBS |= {"wait": wait, "end": end}
-    work.warm = lambda: None
     ORIGINAL(module, pipe, memory)
 
 
@@ -61,6 +61,33 @@ def test_steps_come_as_they_happen_and_a_stop_is_at_once(worker):
     assert min(took) < 1.0
     (*_, last) = worker.run("me", Request("wait", {"folder": ".", "seconds": 0}))
     assert last.values == {"waited": 0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux the process is a copy of a loaded one")
+def test_after_a_stop_another_process_is_there_at_once(worker):
+    list(worker.run("me", Request("wait", {"folder": ".", "seconds": 0})))  # everything is loaded
+    took = []
+    while len(took) < 3 and min(took, default=1.0) >= 1.0:
+        events = worker.run("me", LONG)
+        next(events)
+        worker.stop("me")
+        with pytest.raises(StoppedError):
+            list(events)
+        begin = time.monotonic()
+        list(worker.run("me", Request("wait", {"folder": ".", "seconds": 0})))
+        took.append(time.monotonic() - begin)
+    assert min(took) < 1.0
+
+
+def test_what_waits_for_the_start_can_be_stopped(worker):
+    threading.Timer(0.2, lambda: worker.stop("me")).start()
+    begin = time.monotonic()
+    worker._started.clear()  # as if it were still starting
+    with pytest.raises(StoppedError, match="Stopped"):
+        list(worker.run("me", LONG))
+    assert time.monotonic() - begin < 5
+    worker._started.set()
+    list(worker.run("me", Request("wait", {"folder": ".", "seconds": 0})))
 
 
 def test_what_takes_too_long_is_ended(worker):

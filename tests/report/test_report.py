@@ -278,10 +278,12 @@ def test_the_callers_matplotlib_stays_as_it_was(folder, results):
 
 def test_import_needs_neither_torch_nor_pyplot():
     code = (
-        "import sys, retune.report; print([m for m in ('torch', 'matplotlib.pyplot', 'deepinv') if m in sys.modules])"
+        "import sys, retune.report.templates; from retune.report import terminal_table; "
+        "print([m for m in ('torch', 'matplotlib', 'deepinv') if m in sys.modules]); "
+        "import retune.report.figures; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["[]", "[]"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,16 @@ new MutationObserver(() => {
     prepareComparison(figure);
   }
 }).observe(document.documentElement, { childList: true, subtree: true });
+// On a phone, what happens is told below all controls: it comes into view when it begins.
+let told = null;
+new MutationObserver(() => {
+  const now = document.querySelector("#progress .moving, #progress .remark");
+  if (now && !told && innerWidth < 700) {
+    const box = now.getBoundingClientRect();
+    if (box.top < 0 || box.top > innerHeight / 2) now.scrollIntoView({ block: "start" });
+  }
+  told = now;
+}).observe(document.documentElement, { childList: true, subtree: true });
 // A file that is dropped beside its place must not replace the page.
 for (const name of ["dragover", "drop"]) {
   window.addEventListener(name, (event) => { event.preventDefault(); });

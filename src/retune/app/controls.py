@@ -27,10 +27,12 @@ def text_of(name: str, package: str = "retune.app") -> str:
 
 def _drop(title: str, hint: str, accept: str, name: str, **more: Any) -> gr.HTML:
     """A place for a file. It sends the file by itself, so that no path of this machine reaches the page."""
+    place = text_of("drop.html")
+    for mark, text in (("TITLE", title), ("HINT", hint), ("ACCEPT", accept)):
+        place = place.replace(mark, text)
     return gr.HTML(
-        "", html_template=text_of("drop.html"), js_on_load=text_of("drop.js"), title=title, hint=hint, accept=accept,
-        elem_id=name, apply_default_css=False, **more,
-    )  # fmt: skip
+        "", html_template=place, js_on_load=text_of("drop.js"), elem_id=name, apply_default_css=False, **more
+    )
 
 
 class Controls:
@@ -74,7 +76,7 @@ class Controls:
             2,
             value=1,
             step=1,
-            label="Page of the file that is shown (all are restored)",
+            label="Page that is shown (all are restored, with the noise of this one)",
             visible=False,
             elem_id="page-number",
         )
@@ -158,7 +160,6 @@ class Controls:
         with gr.Row():
             self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
             self.tune = gr.Button("Tune on this image", elem_id="tune")
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
         gr.HTML(
             '<p class="muted small">“Restore” takes a second to a minute. “Tune” first learns from this image how '
             "strongly to restore it, which takes minutes.</p>"
@@ -176,6 +177,7 @@ class Controls:
 
     def _shown(self) -> None:
         self.progress = gr.HTML("", elem_id="progress")
+        self.stop = gr.Button("Stop", variant="stop", visible=False, size="sm", elem_id="stop")
         self.glimpse = gr.HTML("", elem_id="glimpse")
         self.curves = gr.HTML("", elem_id="curves")
         self.result = gr.HTML(_WELCOME, elem_id="result")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from retune.app.settings import OUT, TUNED
+from retune.app.settings import OUT, TUNED, Settings
 from retune.errors import InvalidParameterError
 
 __all__ = ["Desk", "Desks", "safe_name"]
@@ -42,6 +42,23 @@ def safe_name(name: str) -> str:
     return f"{stem}.{suffix[:12].lower()}" if suffix else stem
 
 
+@dataclass(frozen=True)
+class Restored:
+    """What the results on a desk are of.
+
+    Attributes:
+        page: that is shown, from 0.
+        settings: with which all pages were restored.
+        tuned: whether the network was tuned on the image.
+        solves: the change and the objective of each solve, as plain data.
+    """
+
+    page: int
+    settings: Settings
+    tuned: bool
+    solves: list[dict[str, Any]]
+
+
 @dataclass
 class Desk:
     """The files of one user.
@@ -53,6 +70,7 @@ class Desk:
         kernel, mask, network: names of further files, "" for none.
         known: what is known of the image; see `retune.app.work.look`.
         looked: the page and the settings for which that is known; None for none.
+        restored: what the results are of; None if there are none.
         stopped: whether its next computation shall not begin.
         used: when it was used last.
     """
@@ -65,6 +83,7 @@ class Desk:
     network: str = ""
     known: dict[str, Any] = field(default_factory=dict)
     looked: Any = None
+    restored: Restored | None = None
     stopped: bool = False
     used: float = field(default_factory=time.monotonic)
 
@@ -83,6 +102,7 @@ class Desk:
 
     def forget_results(self) -> None:
         """Remove the results of another restoration of the image."""
+        self.restored = None
         for name in (OUT, TUNED):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 

@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from retune.app.desk import Desk, Desks
+from retune.app.desk import Desk, Desks, Restored
 from retune.app.events import Request
 from retune.app.settings import Settings
 from retune.app.worker import Limits, StoppedError, Worker
 from retune.errors import InvalidParameterError, RetuneError
 
-__all__ = ["MENDS", "Flow", "remark"]
+__all__ = ["MENDS", "WAITING", "Flow", "remark"]
 
 Shown = dict[str, Any]
 #: Points of all strokes that are drawn.
@@ -28,6 +28,8 @@ MENDS = {
     "noise": "Use the estimated noise",
     "gaps": "Treat them as missing",
 }
+#: What is shown while the computations of others run.
+WAITING = "Waiting for its turn …"
 _NOTHING: Shown = {"facts": "", "noise": "", "blur": "", "findings": "", "mends": [], "canvas": ""}
 _NO_RESULT: Shown = {"progress": "", "glimpse": "", "curves": "", "result": "", "take": ""}
 
@@ -76,8 +78,10 @@ class Flow:
         if not desk.image or desk.looked == (page, settings):
             yield {}
             return
-        if desk.looked is not None and desk.looked[1] != settings:
-            yield _NO_RESULT  # it belongs to other settings
+        if desk.looked is None or desk.looked[1] != settings:  # the result belongs to other settings
+            if desk.looked is not None or desk.restored is not None:
+                yield _NO_RESULT
+            desk.forget_results()
         desk.looked = (page, settings)
         options = self._options(desk, page, settings) | {"most": self.limits.values}
         for kind, values in self._run(desk, "look", options, settings):
@@ -97,11 +101,26 @@ class Flow:
                 "mends": [mend["key"] for mend in values.get("mends", [])],
                 "progress": "",
             }
+        yield from self._turn(desk, page)
+
+    def _turn(self, desk: Desk, page: int) -> Iterator[Shown]:
+        """Show the result of another page of a stack: all of them were restored."""
+        before = desk.restored
+        if before is None or before.page == page or desk.image not in desk.results():
+            return
+        yield {"progress": _moving(f"Drawing page {page + 1} …")}
+        options = self._options(desk, page, before.settings) | {"tuned": before.tuned, "solves": before.solves}
+        for kind, values in self._run(desk, "turn", options, before.settings):
+            if kind == "failed":
+                yield {"progress": remark(values["why"])}
+            elif kind == "done":
+                desk.restored = replace(before, page=page)
+                yield {"progress": "", "result": values["result"]}
 
     def waits(self, desk: Desk) -> Shown:
         """A computation was asked for. It may have to wait for those of others."""
         desk.stopped = False
-        return {"progress": _moving("Waiting for its turn …"), "running": True}
+        return {"progress": _moving(WAITING), "running": True}
 
     def restore(self, desk: Desk, page: int, settings: Settings) -> Iterator[Shown]:
         """Restore the image."""
@@ -118,7 +137,8 @@ class Flow:
         if desk.stopped:
             yield {"progress": remark("Stopped."), "running": False}
             return
-        yield _NO_RESULT | {"progress": _moving(said), "running": True}
+        measured = _glimpse(desk.known["picture"], "As it was measured") if "picture" in desk.known else ""
+        yield _NO_RESULT | {"progress": _moving(said), "glimpse": measured, "running": True}
         desk.forget_results()
         noise = desk.known.get("said", "")
         if noise and not settings.noise and kind == "restore":
@@ -127,6 +147,7 @@ class Flow:
             if step == "failed":
                 yield {"progress": remark(values["why"]), "glimpse": "", "running": False}
             elif step == "done":
+                desk.restored = Restored(page, settings, kind == "tune", values.get("solves", []))
                 yield {
                     "progress": "",
                     "glimpse": "",
@@ -138,7 +159,8 @@ class Flow:
             else:
                 told = {"progress": _moving(values["say"], values.get("share")), "running": True}
                 told |= {"curves": values["curves"]} if "curves" in values else {}
-                told |= {"glimpse": _glimpse(values["picture"], "So far")} if "picture" in values else {}
+                if "picture" in values:
+                    told["glimpse"] = _glimpse(values["picture"], values.get("caption", "So far"))
                 yield told
 
     def example(self, desk: Desk, name: str) -> Settings:
@@ -236,7 +258,7 @@ class Flow:
                 ("The same in Python", python),
             )
         )
-        return str(Markup('<ul class="take">{}</ul>{}').format(links, lines))
+        return str(Markup('<h3>To take away</h3><ul class="take">{}</ul>{}').format(links, lines))
 
 
 def _moving(said: str, share: float | None = None) -> str:

@@ -82,7 +82,9 @@ def serve(
     number = listens.getsockname()[1]
     app = make(limits, host, password)
     try:
-        server = uvicorn.Server(uvicorn.Config(app.asgi, log_level=logging.ERROR, access_log=False, lifespan="on"))
+        quiet = {"log_level": logging.CRITICAL, "access_log": False, "lifespan": "on"}
+        # A page that is still open keeps a connection, and must not keep the program.
+        server = uvicorn.Server(uvicorn.Config(app.asgi, timeout_graceful_shutdown=1, **quiet))
         shown = f"[{host}]" if ":" in host else host
         _after_start(server, lambda: ready(f"http://{shown}:{number}/"))
         server.run(sockets=[listens])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ import gradio as gr
 
 from retune.app.controls import BLURS, NOISES, Controls, text_of, visible
 from retune.app.desk import Desk
-from retune.app.flow import Flow, remark
+from retune.app.flow import WAITING, Flow, remark
 from retune.app.settings import EXAMPLE_NAMES, PROBLEMS, Settings
 from retune.errors import RetuneError
 
@@ -55,6 +56,7 @@ class _Page:
 
         page.load(self._opens, None, on.key, **free)
         page.unload(self._leaves)
+        on.drop.upload(None, None, on.progress, js=f"() => {json.dumps(remark(WAITING, 'quiet'))}", queue=False)
         on.drop.upload(self._arrives, inputs, outputs, **work)
         look_after(
             on.example.input(self._takes_example, [on.key, on.example], [*outputs, *on.asked, on.example], **work)
@@ -70,7 +72,7 @@ class _Page:
         texts = (on.sigma, on.gain, on.white, on.black, on.size, on.angle)
         events = [control.input for control in on.asked if control not in texts]
         events += [event for text in texts for event in (text.submit, text.blur)]
-        for event in (*events, on.pages.release):
+        for event in (*events, on.pages.input):
             event(self._looks, inputs, outputs, trigger_mode="always_last", **work)
         mended = [on.problem, on.background, on.centre, on.white, on.black, on.noise_kind, on.mask_said]
         for key, button in on.mends.items():

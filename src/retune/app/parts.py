@@ -26,7 +26,7 @@ from retune.jobs.inputs import known_noise
 from retune.jobs.pictures import SIDE, picture_kernel
 from retune.jobs.pixels import eight, encode, reduced
 from retune.records import Certified, Pictured, RestoredImage
-from retune.report import certificate_table
+from retune.report.certificates import certificate_table
 from retune.report.plots import frame, histogram, line, spectrum, ticks
 from retune.report.templates import templates
 
@@ -142,13 +142,18 @@ def findings(found: Findings) -> str:
             "about": _CHECKS.get(f.check, f.check),
             "kind": f.severity.value,
             "word": _WORDS.get(f.severity, "In order"),
-            "found": in_page_words(f.found),
+            "found": _begun(in_page_words(f.found)),
             "advice": in_page_words(f.advice),
         }
         for f in found.found
     ]
     serious = [f for f in told if f["kind"] in ("problem", "warning")]
     return _made("findings", serious=serious, others=[f for f in told if f not in serious], part=found.part)
+
+
+def _begun(text: str) -> str:
+    """A sentence with a capital letter; a formula stays as it is."""
+    return text[0].upper() + text[1:] if text[:2].isascii() and text[:2].isalpha() else text
 
 
 @dataclass
@@ -160,9 +165,7 @@ class Curves:
     objective: list[float | None] = field(default_factory=list)
 
     def add(self, layers: int, change: float, objective: float | None) -> None:
-        """A moment. Fewer layers than before begin another solve (the next page or tile)."""
-        if self.layers and layers <= self.layers[-1]:
-            self.layers, self.change, self.objective = [], [], []
+        """A moment."""
         self.layers.append(layers)
         self.change.append(change)
         self.objective.append(objective)

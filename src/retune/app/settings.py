@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retune.config.read import absolute
 from retune.errors import ConfigError
-from retune.io.intensity import Level, read_level
+
+if TYPE_CHECKING:
+    from retune.io.intensity import Level
 
 __all__ = ["EXAMPLE_NAMES", "PROBLEMS", "Settings"]
 
@@ -139,6 +141,8 @@ class Settings:
         Raises:
             InvalidParameterError: neither a number nor auto.
         """
+        from retune.io.intensity import read_level  # with torch, which the process of the page does without
+
         return read_level(self.white or None, "White: "), read_level(self.black or None, "Black: ")
 
     def options(self) -> list[str]:
@@ -188,8 +192,8 @@ class Settings:
         ]
         y = "images"
         if levels:
-            white, black = self.levels()
-            lines.append(f"unit = intensity_unit(Path({image!r}), images, layout, white={white!r}, black={black!r})")
+            white, black = (_level(level) for level in (self.white, self.black))
+            lines.append(f"unit = intensity_unit(Path({image!r}), images, layout, white={white}, black={black})")
             y = "unit.scaled(images)"
         made = f"retune.restore({y}, problem)"
         if pages > 1:
@@ -199,8 +203,9 @@ class Settings:
 
     def _as_job(self, image: str, tuned: bool) -> str:
         """What the command does, in Python."""
-        white, black = self.levels()
-        said = f", white={white!r}" * (white is not None) + f", black={black!r}" * (black is not None)
+        said = "".join(
+            f", {name}={_level(level)}" for name, level in (("white", self.white), ("black", self.black)) if level
+        )
         if tuned:
             model = f"open_model(Path({TUNED!r}))"
             said = ", white=model.white, black=model.black, white_remembered=model.white is not None"
@@ -239,6 +244,11 @@ _OPTIONS = {
 def _typed(value: Any) -> str:
     """A value as it is typed on the command line."""
     return ",".join(repr(v) for v in value) if isinstance(value, list) else str(value)
+
+
+def _level(text: str) -> str:
+    """Black or white as code: None, 'auto', or a number."""
+    return repr(text) if text == "auto" else repr(float(text)) if text else "None"
 
 
 def _code(value: Any) -> str:

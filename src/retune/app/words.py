@@ -22,12 +22,21 @@ _OPTIONS = (
     (r"\by = ?A ?x \+ noise", "“measured image = true image, blurred or masked, + noise”"),
     (r"--set \S+|--out( FOLDER)?|--workers|--again", "the command line"),
 )
+#: The letters of formulas, where a sentence uses them as words.
+_LETTERS = (
+    (r"\by (contradicts|fits) A\b", r"the image \1 what you say happened to it"),
+    (r"\by lies in\b", "its values lie in"),
+    (r"\by (was|is|contains|fits|could)\b", r"the image \1"),
+    (r"\b(of|Divide|but) y\b", r"\1 the image"),
+    (r"σ ≈ ", "standard deviation about "),
+    (r"\b([Tt])he kernel\b", r"\1he picture of the blur"),
+)
 #: What looks like a path of a machine: it begins with a slash or a drive, and has at least two parts.
 _PATH = re.compile(r"(?<![\w/.:])(/|[A-Za-z]:\\)[^\s'\"«»:,;()]+[/\\]([^\s'\"«»:,;()/\\]+)")
 
 
 def in_page_words(text: str, folder: Path | None = None) -> str:
-    """A message without the folders of this machine, and with the words of the page for options of the command.
+    """A message without the folders of this machine, and with the words of the page for options and for formulas.
 
     Args:
         text: the message.
@@ -36,6 +45,6 @@ def in_page_words(text: str, folder: Path | None = None) -> str:
     for place in () if folder is None else (folder, folder.resolve()):
         text = text.replace(f"{place}/", "").replace(f"{place}\\", "")
     text = _PATH.sub(lambda found: found[2], text)
-    for option, words in _OPTIONS:
+    for option, words in (*_OPTIONS, *_LETTERS):
         text = re.sub(option, words, text)
     return text

@@ -9,54 +9,41 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from retune import io
 from retune.app import parts
+from retune.app.first import first_picture
 from retune.app.looking import examined, measured, noise_in
+from retune.app.prepare import example, gaps, paint
 from retune.app.settings import OUT, TUNED, Settings
 from retune.app.words import in_page_words
 from retune.bound import Moment
+from retune.build import problem_of
 from retune.config import from_dict
-from retune.data import photograph
+from retune.equilibrium import Status
 from retune.errors import InvalidParameterError, RetuneError, told_to_command
 from retune.jobs.failures import failure
+from retune.jobs.inputs import known_noise, without_gaps
 from retune.jobs.instant import InstantModel, instant_model
 from retune.jobs.opened import OpenedModel, open_model
-from retune.jobs.pictures import picture_image
-from retune.jobs.pixels import eight
+from retune.jobs.pictures import doubts_of, picture_image
 from retune.jobs.restore import WHOLE, Options
 from retune.jobs.restore import restore as restore_files
 from retune.jobs.sections import tuning_in_words
 from retune.jobs.tune import starting_run
 from retune.jobs.tune import tune as tune_files
-from retune.problems import get
+from retune.problems.base import Problem
 from retune.records import Pictured, RestoredImage
 from retune.report.page import write_page
 
-__all__ = ["EXAMPLES", "JOBS", "warm"]
+__all__ = ["JOBS", "run", "warm"]
 
 #: Seconds between two steps that are told.
 _EVERY = 0.25
 #: Seconds between two pictures of the iteration.
 _PICTURES = 1.0
-#: The photographs that ship: name, what was done to it, and its settings.
-EXAMPLES = {
-    "Astronaut, with noise": ("astronaut", {"name": "denoise", "sigma": 0.1}, Settings()),
-    "Cameraman, blurred": (
-        "camera",
-        {"name": "deblur", "kernel": "gaussian:1.6", "sigma": 0.02},
-        Settings("deblur", kernel="gaussian:1.6"),
-    ),
-    "Cat, half of its pixels missing": (
-        "chelsea",
-        {"name": "inpaint", "keep": 0.5, "sigma": 0.02},
-        Settings("inpaint", mask="mask.png"),
-    ),
-    "Coffee, of half the size": ("coffee", {"name": "superres", "factor": 2, "sigma": 0.01}, Settings("superres")),
-}
+_FIRST = "A first rough picture: the damage undone in a few steps, then denoised once. The restoration follows."
 Note = Callable[..., None]
 
 
@@ -90,8 +77,34 @@ def look(note: Note, *, folder: str, image: str, page: int, settings: Settings, 
 def restore(
     note: Note, *, folder: str, image: str, page: int, settings: Settings, tuned: bool = False
 ) -> dict[str, Any]:
-    """Restore a file as ``retune restore`` does."""
+    """Restore a file as ``retune restore`` does. All pages of a stack are restored, and one is shown."""
     place = Path(folder)
+    model, options = _opened(place, settings, tuned)
+    if not tuned:
+        _tell_first(note, place / image, page, model, options)
+    told = _Told(note)
+    (row,) = restore_files(model, [place / image], options, watch=told.moment)
+    if row.result == "failed":
+        raise InvalidParameterError(row.detail)
+    if row.unpictured:
+        raise InvalidParameterError(f"the result was not pictured: {row.unpictured}")
+    write_page(place / OUT)
+    solves = [solve.plain() for solve in told.solves]
+    shown = _curves(solves, page)
+    return {"result": _result(place, image, page, model, options, shown), "curves": shown.plain(), "solves": solves}
+
+
+def turn(
+    note: Note, *, folder: str, image: str, page: int, settings: Settings, tuned: bool, solves: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Show the result of another page of a stack that was restored."""
+    place = Path(folder)
+    model, options = _opened(place, settings, tuned)
+    return {"result": _result(place, image, page, model, options, _curves(solves, page))}
+
+
+def _opened(place: Path, settings: Settings, tuned: bool) -> tuple[OpenedModel | InstantModel, Options]:
+    """The network of the settings, and how it restores."""
     white, black = settings.levels()
     model: OpenedModel | InstantModel
     if tuned:
@@ -102,42 +115,70 @@ def restore(
         model = instant_model(settings.fields(place))
     white, remembered = (model.white, model.white is not None) if white is None else (white, False)
     black = model.black if black is None else black
-    options = Options(place / OUT, white=white, white_remembered=remembered, black=black, again=True)
-    told = _Told(note)
-    (row,) = restore_files(model, [place / image], options, watch=told.moment)
-    if row.result == "failed":
-        raise InvalidParameterError(row.detail)
-    write_page(place / OUT)
+    return model, Options(place / OUT, white=white, white_remembered=remembered, black=black, again=True)
+
+
+def _curves(solves: list[dict[str, Any]], page: int) -> parts.Curves:
+    """Those of a page, if each page was solved at once; otherwise those of the last part."""
+    return parts.Curves(**solves[min(page, len(solves) - 1)]) if solves else parts.Curves()
+
+
+def _result(
+    place: Path, image: str, page: int, model: OpenedModel | InstantModel, options: Options, curves: parts.Curves
+) -> str:
+    """Everything about a restored page."""
     section = Pictured.of((place / OUT / "report" / f"{image}.json").read_bytes(), image)
     record = RestoredImage.of((place / OUT / f"{image}.json").read_bytes(), image)
     if section is None or record is None:
-        raise InvalidParameterError(f"the result was not pictured: {row.unpictured or 'its record is damaged'}")
+        raise InvalidParameterError("the result was not pictured: its record is damaged")
     if page:
-        section = section.model_copy(update={"images": [_page(place, image, page, model, options)]})
-    return {"result": parts.result(section, record, told.curves), "curves": told.curves.plain()}
+        section = _of_page(section, record, place, page, model, options)
+    return parts.result(section, record, curves)
 
 
-def _page(place: Path, image: str, page: int, model: OpenedModel | InstantModel, options: Options):
-    """The pictures of another page of a stack."""
-    settings = Settings(white=_text(options.white), black=_text(options.black))
-    seen = measured(place / image, settings, page, 10**12)
-    after, layout = io.read(place / OUT / image, any_integers=True)
-    fitted, problem = model.fitted(_problem(model), seen.y)
+def _tell_first(note: Note, file: Path, page: int, model: OpenedModel | InstantModel, options: Options) -> None:
+    """Tell a first rough picture, if there is one."""
+    try:
+        seen = measured(file, _levels(options), page, 10**12)
+        problem = _problem(model)
+        image = first_picture(model, problem, without_gaps(problem, seen.y, file.name))
+    except RetuneError:  # the restoration has the reason, and says it
+        return
+    if image is not None:
+        part = "" if image.numel() >= seen.y.numel() else " Of a large image, its middle."
+        note(say="Restoring …", picture=parts.glimpse(image), caption=f"{_FIRST}{part}")
+
+
+def _of_page(
+    section: Pictured, record: RestoredImage, place: Path, page: int, model: OpenedModel | InstantModel,
+    options: Options,
+) -> Pictured:  # fmt: skip
+    """The section of a stack with another page than the first one."""
+    seen = measured(place / section.file, _levels(options), page, 10**12)
+    after, layout = io.read(place / OUT / section.file, any_integers=True)
+    y = without_gaps(_problem(model), seen.y, section.file)
+    fitted, problem = model.fitted(_problem(model), y)
     restored = seen.unit.scaled(after[min(page, len(after) - 1)][None])
-    return picture_image(
-        f"image {page + 1} of {seen.pages}", problem, fitted.problem, seen.y, restored, seen.unit, layout, rounded=True
+    name = f"image {page + 1} of {seen.pages}"
+    image = picture_image(name, problem, fitted.problem, y, restored, seen.unit, layout, rounded=True)
+    unsettled = [] if record.status in (Status.CONVERGED, Status.DEPTH_REACHED) else section.doubts[:1]
+    return section.model_copy(
+        update={
+            "images": [image],
+            "verdict": [f"Residual: {image.residual.sentence}"] if image.residual else [],
+            "doubts": [*unsettled, *doubts_of(fitted.problem, problem, name, y)],
+        }
     )
 
 
-def _problem(model: OpenedModel | InstantModel):
-    from retune.build import problem_of
-    from retune.jobs.inputs import known_noise
-
+def _problem(model: OpenedModel | InstantModel) -> Problem:
     return problem_of(known_noise(model.problem))
 
 
-def _text(level: Any) -> str:
-    return "" if level is None else str(level)
+def _levels(options: Options) -> Settings:
+    """Black and white of the options, as settings."""
+    white, black = ("" if level is None else str(level) for level in (options.white, options.black))
+    return Settings(white=white, black=black)
 
 
 def tune(note: Note, *, folder: str, image: str, page: int, settings: Settings) -> dict[str, Any]:
@@ -165,88 +206,31 @@ def tune(note: Note, *, folder: str, image: str, page: int, settings: Settings) 
     return made | {"result": parts.tuned(verdict) + made["result"], "tuned": verdict}
 
 
-def example(note: Note, *, folder: str, name: str) -> dict[str, Any]:
-    """Write one of the photographs that ship, as it is measured, and its mask."""
-    place = Path(folder)
-    photo, problem, settings = EXAMPLES[name]
-    x = photograph(photo)[None]
-    height, width = (n - n % 2 for n in x.shape[-2:])
-    made = get(problem["name"], **{k: v for k, v in problem.items() if k != "name"})
-    y, physics = made.measure(x[..., :height, :width])
-    file = f"{photo}.png"
-    _write(place / file, y)
-    if settings.mask:
-        mask: Any = physics.mask  # an inpainting has one
-        _write(place / settings.mask, mask[:, :1])
-    return {"file": file, "settings": settings}
-
-
-def _write(path: Path, image: torch.Tensor) -> None:
-    """An image (1, C, h, w) as a PNG of 8 bits."""
-    Image.fromarray(np.ascontiguousarray(eight(image[0].detach(), 0.0, 1.0))).save(path)
-
-
-def paint(
-    note: Note, *, folder: str, image: str, strokes: list[dict[str, Any]], size: list[int], mask: str
-) -> dict[str, Any]:
-    """Write the mask of what was painted: black where a stroke was drawn.
-
-    Args:
-        note: told of steps.
-        folder: of the files.
-        image: the image.
-        strokes: each has the ``radius`` of the brush, and its ``points``; lengths are shares of the width.
-        size: (h, w) of the image.
-        mask: name of the mask.
-    """
-    Image.fromarray(painted(strokes, size)).save(Path(folder) / mask)
-    return {"mask": mask}
-
-
-def painted(strokes: list[dict[str, Any]], size: list[int]) -> np.ndarray:
-    """The mask (h, w) of strokes: 0 where one was drawn, 255 elsewhere."""
-    height, width = size
-    picture = Image.new("L", (width, height), 255)
-    draw = ImageDraw.Draw(picture)
-    for stroke in strokes:
-        r = max(0.5, float(stroke["radius"]) * width)
-        points = [(float(x) * width, float(y) * width) for x, y in stroke["points"]]
-        for x, y in points:
-            draw.ellipse((x - r, y - r, x + r, y + r), fill=0)
-        if len(points) > 1:
-            draw.line(points, fill=0, width=max(1, round(2 * r)))
-    return np.asarray(picture)
-
-
-def gaps(note: Note, *, folder: str, image: str, page: int, settings: Settings, most: int, mask: str) -> dict[str, Any]:
-    """Write the mask of the pixels that are no numbers."""
-    place = Path(folder)
-    seen = measured(place / image, settings, page, most)
-    if seen.holes is None:
-        raise InvalidParameterError("all pixels are numbers")
-    Image.fromarray(np.where(seen.holes, 0, 255).astype(np.uint8)).save(place / mask)
-    return {"mask": mask}
-
-
 class _Told:
     """Tells the moments of a solve, not more often than somebody can see."""
 
     def __init__(self, note: Note):
-        self._note, self.curves = note, parts.Curves()
+        self._note, self.solves = note, list[parts.Curves]()
         self._last = self._pictured = 0.0
 
     def moment(self, moment: Moment) -> None:
         """See ``watch`` of [`solve`][retune.Restarted.solve]."""
         now = time.monotonic()
         told: dict[str, Any] = {}
-        if now - self._pictured > _PICTURES:
+        if moment.settled or now - self._pictured > _PICTURES:
             self._pictured = now
             told["picture"] = parts.glimpse(moment.image)
         objective = moment.objective
-        self.curves.add(moment.layers, float(moment.change[0]), None if objective is None else float(objective[0]))
+        if not self.solves or moment.layers <= self.solves[-1].layers[-1]:  # the next page, or tile
+            self.solves.append(parts.Curves())
+        curves = self.solves[-1]
+        curves.add(moment.layers, float(moment.change[0]), None if objective is None else float(objective[0]))
         if told or now - self._last > _EVERY:
             self._last = now
-            self._note(say=f"Layer {moment.layers}", curves=self.curves.shown(), **told)
+            say = f"Layer {moment.layers}: one more changes the image by {100 * curves.change[-1]:.2g} %"
+            if moment.settled:
+                say = f"At rest after {moment.layers} layers. Checking the image, and drawing the report …"
+            self._note(say=say, curves=curves.shown(), **told)
 
 
 def _plain(pixels: int, settings: Settings) -> bool:
@@ -255,7 +239,7 @@ def _plain(pixels: int, settings: Settings) -> bool:
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    job.__name__: job for job in (look, restore, tune, example, paint, gaps)
+    job.__name__: job for job in (look, restore, turn, tune, example, paint, gaps)
 }
 
 

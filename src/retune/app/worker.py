@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +21,8 @@ __all__ = ["Limits", "StoppedError", "Worker"]
 
 #: Seconds between two looks at the clock while the process computes.
 _TICK = 0.1
+#: How the process starts. A copy of a loaded process is there at once; elsewhere, copies are not safe.
+_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 class StoppedError(RetuneError, RuntimeError):
@@ -53,6 +55,9 @@ class Limits:
 class Worker:
     """A process that computes, and starts again when it was stopped.
 
+    On Linux it is a copy of a process that has loaded everything already (`retune.app.loaded`), so that another one is
+    there at once. Both share what was loaded.
+
     Args:
         limits: of time and memory.
     """
@@ -68,8 +73,8 @@ class Worker:
 
     @property
     def process(self) -> int | None:
-        """The number of the process."""
-        return self._process.pid
+        """The number of the process; None while it starts."""
+        return None if self._process is None else self._process.pid
 
     def run(self, owner: str, request: Request) -> Iterator[Event]:
         """Compute. The steps are yielded as they come; the last event is "done" or "failed".
@@ -85,14 +90,13 @@ class Worker:
             with self._change:
                 if self._closed:
                     raise StoppedError("The page is being closed.")
-                if not self._process.is_alive():
+                if self._started.is_set() and not (self._process and self._process.is_alive()):
                     self._start()
                 self._owner = owner
                 self._stopped.discard(owner)
-                pipe = self._pipe
             finished = False
             try:
-                self._wait_until_warm(pipe)
+                pipe = self._warm_pipe(owner)
                 pipe.send(request)
                 begin = time.monotonic()
                 while True:
@@ -116,15 +120,22 @@ class Worker:
             finally:
                 with self._change:
                     self._owner = ""
-                    if not finished and not self._closed:  # the pipe may hold what nobody waits for
+                    # The pipe may hold what nobody waits for. A process that is still starting has not begun.
+                    if not finished and not self._closed and self._started.is_set():
                         self._end()
                         self._start()
 
-    def _wait_until_warm(self, pipe: Connection) -> None:
-        """The time of a computation does not count until its process has started."""
+    def _warm_pipe(self, owner: str) -> Connection:
+        """The pipe of the process, once it has started: the time of a computation does not count before."""
+        while not self._started.wait(_TICK):
+            if owner in self._stopped:
+                raise StoppedError("Stopped.")
+        if self._process is None:
+            raise StoppedError("The page is being closed." if self._closed else "The computation could not start.")
         if not self._warm:
-            pipe.recv()
+            self._pipe.recv()
             self._warm = True
+        return self._pipe
 
     def stop(self, owner: str) -> bool:
         """Stop the computation of somebody at once. Returns whether there was one."""
@@ -132,7 +143,8 @@ class Worker:
             if not owner or self._owner != owner:
                 return False
             self._stopped.add(owner)
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
             return True
 
     def close(self) -> None:
@@ -142,28 +154,46 @@ class Worker:
             self._end()
 
     def _start(self) -> None:
-        context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process: Any = context.Process(target=_serve, args=(theirs, self._limits.memory), daemon=True)
-        with unheard():
-            self._process.start()
-        theirs.close()
+        """Begin to start a process. Nobody waits for it: the first one loads everything."""
+        self._process: Any = None
         self._warm = False
+        self._started = threading.Event()
+        threading.Thread(target=self._launch, args=(self._started,), daemon=True).start()
+
+    def _launch(self, started: threading.Event) -> None:
+        context: Any = get_context(_METHOD)
+        if _METHOD == "forkserver":
+            context.set_forkserver_preload(["retune.app.loaded"])
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._limits.memory), daemon=True)
+        try:
+            with unheard():
+                process.start()
+        except (EOFError, OSError):  # this program ends, or the system has no room for another process
+            started.set()
+            return
+        theirs.close()
+        with self._change:
+            self._pipe, self._process = pipe, process
+            if self._closed:
+                self._end()
+            started.set()
 
     def _end(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
 
 
 def _serve(pipe: Connection, memory: int) -> None:
     """The loop of the process, until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.Thread(target=end_with_parent, daemon=True).start()
-    from retune.app import work
+    from retune.app import loaded, work
 
-    work.warm()
+    loaded.use_all_cores()
     _limit(memory)
     try:
         pipe.send(Event("ready"))

@@ -1,0 +1,89 @@
+"""A first rough picture, long before the restoration is at rest: somebody who waits sees at once where it goes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from retune import weights
+from retune.errors import RetuneError
+from retune.jobs.inputs import middle
+from retune.jobs.instant import InstantModel
+from retune.jobs.opened import OpenedModel
+from retune.problems.base import Problem
+
+__all__ = ["first_picture"]
+
+#: Larger measurements are shown by their middle, of this side in pixels.
+_SIDE = 512
+#: Steps of conjugate gradients. More of them undo more of the blur, and take longer.
+_STEPS = 10
+#: γ is the variance of the noise times this number: what the steps add stays a fifth of the noise or more.
+_DAMPING = 25.0
+#: The steps make the noise about twice as strong.
+_GROWN = 2.0
+#: Noise levels of the denoiser that ships.
+_LEVELS = (2 / 255, 55 / 255)
+
+
+def first_picture(model: OpenedModel | InstantModel, problem: Problem, y: Tensor) -> Tensor | None:
+    """A rough restoration of a measurement (1, C, h, w): ``D(argmin ½‖Ax − y‖² + ½γ‖x − x⁰‖²)``.
+
+    x⁰ is the start of the network, γ is 25 times the variance of the noise, and D is the denoiser that ships. The
+    minimum is approached by ten steps of conjugate gradients. Of a large measurement only the middle is restored.
+
+    Args:
+        model: the network.
+        problem: the problem of y.
+        y: the measurement.
+
+    Returns:
+        The image (1, C, H, W); None if there is no such picture, or if the restoration itself is as fast.
+    """
+    try:
+        problem, y = middle(problem, y, _SIDE)
+        opened, problem = model.fitted(problem, y)
+        if problem.only_noise and isinstance(model, InstantModel):
+            return None
+        problem = problem.borderless() if opened.borderless else problem
+        physics = problem.operator(y)
+        with torch.no_grad():
+            bound = opened.net.bind(y, physics).map
+            start = bound.image(bound.init())
+            noise = float(problem.variance(y).mean().clamp_min(0).sqrt())
+            if problem.has_gaps:  # filled in already: a mask has nothing to undo
+                return problem.frame(_denoised(start, noise))
+            x = _nearer(physics, y, start, _DAMPING * noise**2)
+            return problem.frame(_denoised(x, noise if problem.only_noise else _GROWN * noise))
+    except (RetuneError, RuntimeError, ValueError):  # the restoration has the reason, and says it
+        return None
+
+
+def _nearer(physics: LinearPhysics, y: Tensor, start: Tensor, damping: float) -> Tensor:
+    """``argmin ½‖Ax − y‖² + ½γ‖x − x⁰‖²`` by conjugate gradients from x⁰."""
+    x, residual = start, physics.A_adjoint(y - physics.A(start))
+    direction, size = residual, residual.square().sum()
+    least = torch.finfo(x.dtype).eps ** 2 * x.square().sum() + torch.finfo(x.dtype).tiny
+    for _ in range(_STEPS):
+        if not bool(size > least):
+            break
+        turned = physics.A_adjoint(physics.A(direction)) + damping * direction
+        step = size / (direction * turned).sum()
+        x, residual = x + step * direction, residual - step * turned
+        before, size = size, residual.square().sum()
+        direction = residual + size / before * direction
+    return x
+
+
+def _denoised(x: Tensor, noise: float) -> Tensor:
+    """``D_σ(x)``, on the scale of its training: white is the brightness of almost all pixels."""
+    values = x.flatten()[:: max(1, x.numel() // 100_000)]
+    white = float(values.abs().quantile(0.995))
+    if not (math.isfinite(white) and white > 0 and noise > 0):
+        return x
+    denoise = weights.load("denoiser-color" if x.shape[1] == 3 else "denoiser-gray")
+    images = x if x.shape[1] == 3 else x.reshape(-1, 1, *x.shape[-2:])
+    return (white * denoise(images / white, min(max(noise / white, _LEVELS[0]), _LEVELS[1]))).reshape(x.shape)
