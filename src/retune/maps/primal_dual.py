@@ -183,7 +183,6 @@ class _BoundPrimalDual(BoundWithPrior):
         self._analysis, self._dual = steps.analysis, steps.dual_prox
         self._minus_step = -over_images(steps.tau)
         self._minus_back = -over_images(steps.tau / steps.scale)  # of Kᵀq
-        self._ahead = steps.sigma * steps.scale  # of K(2x⁺ − x)
         self._relaxation = steps.relaxation
         self._pixels = data_term.shape[1:].numel()
         with torch.no_grad():
@@ -191,6 +190,7 @@ class _BoundPrimalDual(BoundWithPrior):
             further = steps.analysis.start(zero)
             self._further = 0 if further is None else further.shape[1]
             self._dual_shape = steps.analysis.of(zero, further).shape[1:]
+        self._ahead = over_images(steps.sigma * steps.scale, len(self._dual_shape) + 1)  # of K(2x⁺ − x)
 
     def with_steps_of(self, other: BoundMap) -> BoundMap:
         """See [`BoundMap`][retune.BoundMap]: this map in the coordinates of the other map."""
@@ -216,7 +216,7 @@ class _BoundPrimalDual(BoundWithPrior):
         else:
             new_w = torch.addcmul(w, back_w, self._minus_back.reshape(-1, 1))
             ahead = self._analysis.of(torch.lerp(x, new, 2.0), torch.lerp(w, new_w, 2.0))
-        new_q = self._dual(torch.addcmul(q, ahead, over_images(self._ahead, q.ndim)))
+        new_q = self._dual(torch.addcmul(q, ahead, self._ahead))
         stepped = torch.cat([p.flatten(1) for p in (new, new_w, new_q) if p is not None], 1)
         return stepped if self._relaxation == 1 else torch.lerp(u, stepped, self._relaxation)
 

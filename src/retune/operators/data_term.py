@@ -233,7 +233,8 @@ class DataTerm:
     def grad(self, x: Tensor) -> Tensor:
         """``∇f(x)``, shape (B, C, H, W)."""
         if self.quadratic:
-            return (self._normal(x) - self.adjoint_y) * self.inverse_variance
+            moved = self._normal(x) - self.adjoint_y
+            return moved if self.inverse_variance == 1 else moved * self.inverse_variance
         # deepinv's Potential.grad calls requires_grad_ on its input, so it gets a separate view.
         return self.data_fidelity.grad(x.view_as(x), self.y, self.physics)
 

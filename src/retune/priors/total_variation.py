@@ -167,17 +167,19 @@ class _Nabla(Function):
 
     @staticmethod
     def forward(x, adjoint):
+        height, width = x.shape[-2] - 1, x.shape[-1] - 1
         if adjoint:
-            down, right = x[..., 0, :, :-1, :], x[..., 1, :, :, :-1]
+            down, right = x.select(-4, 0).narrow(-2, 0, height), x.select(-4, 1).narrow(-1, 0, width)
             image = x.new_zeros((*x.shape[:-4], *x.shape[-3:]))
-            image[..., 1:, :] += down
-            image[..., :-1, :] -= down
-            image[..., 1:] += right
-            image[..., :-1] -= right
+            image.narrow(-2, 1, height).add_(down)
+            image.narrow(-2, 0, height).sub_(down)
+            image.narrow(-1, 1, width).add_(right)
+            image.narrow(-1, 0, width).sub_(right)
             return image
         both = x.new_zeros((*x.shape[:-3], 2, *x.shape[-3:]))
-        torch.sub(x[..., 1:, :], x[..., :-1, :], out=both[..., 0, :, :-1, :])
-        torch.sub(x[..., :, 1:], x[..., :, :-1], out=both[..., 1, :, :, :-1])
+        down, right = both.select(-4, 0).narrow(-2, 0, height), both.select(-4, 1).narrow(-1, 0, width)
+        torch.sub(x.narrow(-2, 1, height), x.narrow(-2, 0, height), out=down)
+        torch.sub(x.narrow(-1, 1, width), x.narrow(-1, 0, width), out=right)
         return both
 
     @staticmethod
