@@ -29,6 +29,7 @@ NOT_RUN = {
     "photos/": "needs your photographs; docs/cli.md has the same commands with files that it makes",
     "a/ --set data.validation=b/": "needs your photographs, in three folders",
     "tune denoise.tif": "measures time on two idle cores; docs/cli.md has the same command on small images",
+    "python benchmarks/": "needs a clone, and minutes",
     "big.tif": "an image of 24 megapixels: two minutes and 3 GB",
     "pytest tests/": "is itself a part of the tests",
 }

@@ -46,7 +46,7 @@ def first_picture(model: OpenedModel | InstantModel, problem: Problem, y: Tensor
     try:
         problem, y = middle(problem, y, _SIDE)
         opened, problem = model.fitted(problem, y)
-        if problem.only_noise and isinstance(model, InstantModel):
+        if problem.only_noise and model.denoises_at_once:
             return None
         problem = problem.borderless() if opened.borderless else problem
         physics = problem.operator(y)

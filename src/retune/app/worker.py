@@ -145,6 +145,7 @@ class Worker:
             self._stopped.add(owner)
             if self._process is not None:
                 self._process.kill()
+                self._process.join(1)  # so that the next computation sees that it is dead
             return True
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -31,7 +31,10 @@ class InstantModel:
         device: "cpu", "cuda", …
         digest: identifies the networks that ship, and the rule for their strengths.
         white, black: None: nothing was trained in any unit.
+        denoises_at_once: whether noise alone takes one pass of a network.
     """
+
+    denoises_at_once: ClassVar[bool] = True
 
     problem: ProblemConfig
     device: str

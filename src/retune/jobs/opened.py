@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -42,7 +42,10 @@ class OpenedModel:
         device: the device of the network.
         black: the intensity that counted as 0; None if unknown.
         borderless: whether the image is restored without an assumption about what lies beyond its border.
+        denoises_at_once: whether noise alone takes one pass of a network.
     """
+
+    denoises_at_once: ClassVar[bool] = False
 
     file: Path
     net: Restarted
