@@ -11,7 +11,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 #: Seconds that a test may take in a quick run, with all its parameters and its fixtures.
-LIMIT = 0.2
+LIMIT = 0.1
 _LINE = re.compile(r"([\d.]+)s (?:setup|call|teardown) +(\S+?\.py)::([^\[\s]+)")
 
 

@@ -52,9 +52,9 @@ def test_the_list_is_applied(request):
 
 REPORT = """
 ============ slowest durations ============
-0.20s call     tests/a/test_b.py::test_often[one two]
-0.10s setup    tests/a/test_b.py::test_often[3]
-0.20s call     tests/a/test_b.py::Class::test_seldom[1]
+0.10s call     tests/a/test_b.py::test_often[one two]
+0.05s setup    tests/a/test_b.py::test_often[3]
+0.10s call     tests/a/test_b.py::Class::test_seldom[1]
 0.01s call     tests/test_c.py::test_that_became_quick
 """
 
