@@ -40,7 +40,7 @@ from retune import priors, weights
 from retune.data import grey, photograph
 from retune.equilibrium import Status
 
-SIDE, VIEWS, COILS, LINES, NOISE = 128, 24, 4, 0.3, 0.01
+SIDE, VIEWS, LINES, NOISE = 128, 24, 0.3, 0.01
 CHANGE = 1e-4  # relative change over a block of ten layers at which an image is at rest
 CONSOLE = Console()
 

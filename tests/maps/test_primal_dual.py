@@ -94,6 +94,24 @@ def test_the_minimiser_does_not_depend_on_the_steps(settings, float64):
     torch.testing.assert_close(*images, rtol=0, atol=1e-6)
 
 
+def test_longer_steps_need_fewer_layers_and_reach_the_same_image(float64):
+    y = scene(16, 1) + 0.1 * rand(1, 1, 16, 16)
+    found = {}
+    for relaxation in (1.0, 1.8):
+        map_ = PrimalDual(TV(), reg=0.1, relaxation=relaxation, box=(0.2, 0.8))
+        found[relaxation] = Restarted(map_, depth=1, stop=Stop(1e-5, 5000)).eval().solve(y, Denoising())
+    plain, longer = found[1.0], found[1.8]
+    assert int(longer.layers) < 0.8 * int(plain.layers)
+    torch.testing.assert_close(longer.image, plain.image, rtol=0, atol=1e-3)
+    assert 0.2 <= float(longer.image.min()) <= float(longer.image.max()) <= 0.8
+
+
+def test_the_steps_of_another_fidelity_are_not_lengthened(float64):
+    term = DataTerm(scene(8, 1), Denoising(), Rounded(), lipschitz=1.0)
+    assert PrimalDual(TV(), Rounded(), lipschitz=1.0).steps(term).relaxation == 1
+    assert PrimalDual(TV()).steps(DataTerm(scene(8, 1), Denoising())).relaxation == 1.8
+
+
 def gap(bound, a, b, alpha):
     """The slack of α-averagedness, ``‖a−b‖² − (1−α)/α ‖(a−Ta)−(b−Tb)‖² − ‖Ta−Tb‖²``, relative to ``‖a−b‖²``."""
     ta, tb = bound.layer(a), bound.layer(b)
@@ -381,6 +399,8 @@ def test_what_it_does_not_take():
         PrimalDual(TV(), box=(1.0, 0.0))
     with pytest.raises(InvalidParameterError, match="step_size must lie strictly between 0 and 1"):
         PrimalDual(TV(), step_size=1.0)
+    with pytest.raises(InvalidParameterError, match="relaxation must be at least 1 and below 2, got 2"):
+        PrimalDual(TV(), relaxation=2.0)
     with pytest.raises(InvalidParameterError, match="needs the value of the objective"):
         Restarted(PrimalDual(TV()), depth=2, solver=retune.Descent()).eval()(torch.rand(1, 1, 4, 4), Denoising())
     case = roughness()

@@ -13,6 +13,7 @@ from retune.errors import RetuneError
 from retune.jobs.inputs import middle
 from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel
+from retune.operators.data_prox import QuadraticProx
 from retune.problems.base import Problem
 
 __all__ = ["first_picture"]
@@ -23,6 +24,8 @@ _SIDE = 512
 _STEPS = 10
 #: γ is the variance of the noise times this number: what the steps add stays a fifth of the noise or more.
 _DAMPING = 25.0
+#: Smallest γ, for a measurement without noise.
+_LEAST = 1e-8
 #: The steps make the noise about twice as strong.
 _GROWN = 2.0
 #: Noise levels of the denoiser that ships.
@@ -63,19 +66,10 @@ def first_picture(model: OpenedModel | InstantModel, problem: Problem, y: Tensor
 
 
 def _nearer(physics: LinearPhysics, y: Tensor, start: Tensor, damping: float) -> Tensor:
-    """``argmin ½‖Ax − y‖² + ½γ‖x − x⁰‖²`` by conjugate gradients from x⁰."""
-    x, residual = start, physics.A_adjoint(y - physics.A(start))
-    direction, size = residual, residual.square().sum()
-    least = torch.finfo(x.dtype).eps ** 2 * x.square().sum() + torch.finfo(x.dtype).tiny
-    for _ in range(_STEPS):
-        if not bool(size > least):
-            break
-        turned = physics.A_adjoint(physics.A(direction)) + damping * direction
-        step = size / (direction * turned).sum()
-        x, residual = x + step * direction, residual - step * turned
-        before, size = size, residual.square().sum()
-        direction = residual + size / before * direction
-    return x
+    """``argmin ½‖Ax − y‖² + ½γ‖x − x⁰‖²`` by conjugate gradients from x⁰: a prox for the step 1/γ."""
+    step = torch.tensor(1 / max(damping, _LEAST), dtype=start.dtype)
+    prox = QuadraticProx(lambda x: physics.A_adjoint(physics.A(x)), physics.A_adjoint(y), step, torch.ones(1))
+    return prox(start, most=_STEPS)
 
 
 def _denoised(x: Tensor, noise: float) -> Tensor:

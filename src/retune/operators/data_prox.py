@@ -67,18 +67,21 @@ class QuadraticProx:
             self._learned = torch.is_grad_enabled() and normal(target.detach()).requires_grad
             self.most = _iterations(1 + float((self._gamma.detach().flatten() * largest.detach()).max()), self.accuracy)
 
-    def __call__(self, v: Tensor, start: Tensor | None = None) -> Tensor:
+    def __call__(self, v: Tensor, start: Tensor | None = None, most: int | None = None) -> Tensor:
         """``prox_{γf}(v)``, shape (B, C, H, W).
 
         Args:
             v: images (B, C, H, W).
             start: where conjugate gradients begin, for example the prox of a neighbour of v; None begins at v. It has
                 no derivative and, up to `accuracy`, no effect on the result.
+            most: at most so many iterations, for a rough result without a derivative; None gives `accuracy`.
         """
         right = v + self._gamma * self._target
         if self._inverse is not None:
             return self._inverse(right)
         start = v if start is None else start
+        if most is not None:
+            return self.solve(right, start, most)
         if not self._learned:
             return _Inverse.run(right, start, self._gamma, self)  # type: ignore[return-value]
         found = self.solve(right, start)
@@ -89,7 +92,7 @@ class QuadraticProx:
         return self._normal(x)
 
     @torch.no_grad()
-    def solve(self, right: Tensor, start: Tensor) -> Tensor:
+    def solve(self, right: Tensor, start: Tensor, most: int | None = None) -> Tensor:
         """``(I + γN)⁻¹ right`` by conjugate gradients, without a derivative.
 
         Each image stops by itself, so its result does not depend on the others of the batch.
@@ -100,7 +103,7 @@ class QuadraticProx:
         least = self.accuracy**2 * _square(right)
         r = right - self._system(x)
         p, size = r, _square(r)
-        for k in range(self.most):
+        for k in range(self.most if most is None else most):
             if looks and k % _LOOK == 0 and not bool((size > least).any()):
                 break
             q = self._system(p)
