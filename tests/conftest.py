@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 
 import pytest
@@ -22,6 +23,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the commands that 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_a_file_registers_is_forgotten():
+    """No test sees the plug-ins of another file, in whatever order the files are taken."""
+    from retune import plugins
+    from retune._registry import entries
+
+    known, modules = set(entries._BY_NAME), set(plugins._modules)
+    functions, loaded = set(plugins._functions), list(plugins._loaded)
+    yield
+    for name in set(entries._BY_NAME) - known:
+        if not entries._BY_NAME[name].ours:  # ours are registered once, when their module is first imported
+            entries._BY_CLASS.pop(entries._BY_NAME.pop(name).cls, None)
+    for name in set(plugins._modules) - modules:
+        del plugins._modules[name]
+        sys.modules.pop(name, None)  # a file that is loaded again registers its classes again
+    plugins._functions.intersection_update(functions)
+    plugins._loaded[:] = loaded
 
 
 @pytest.fixture
