@@ -12,7 +12,7 @@ from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, 
 from known_answers import as_matrix, dense, rand
 from retune import DataTerm, problems
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
-from retune.operators.blur import BlurNormal
+from retune.operators.blur import BlurNormal, fast_length
 from retune.operators.norm import SAFETY, lanczos_sqnorm
 
 PADDINGS = ["valid", "circular", "replicate", "reflect", "constant"]
@@ -133,6 +133,22 @@ def test_fast_blur_normal_is_exact(padding, k, size):
         expected = physics.A_adjoint(physics.A(x))
         found = BlurNormal(physics, x.shape)(x)
         assert float((found - expected).abs().max()) < 1e-5
+
+
+def test_grids_have_lengths_that_an_fft_is_fast_at():
+    assert [fast_length(n) for n in (1, 7, 16, 23, 333, 493, 524, 1031)] == [2, 8, 16, 24, 336, 500, 528, 1050]
+
+
+@pytest.mark.parametrize("padding", ["valid", "reflect"])
+def test_the_norm_is_sought_in_one_image_and_channel_of_each_kernel(padding):
+    """A channel more and an image more change nothing; a channel with a kernel of its own does."""
+    one = kernel((4, 5))
+    grey, x = Blur(one, padding=padding), rand(2, 3, 12, 14)
+    alone = DataTerm(grey.A(x[:1, :1]), grey).sqnorm
+    colour = Blur(one, padding=padding)
+    torch.testing.assert_close(DataTerm(colour.A(x), colour).sqnorm, alone)
+    stronger = Blur(torch.cat([one, 2 * one, one], 1), padding=padding)
+    torch.testing.assert_close(DataTerm(stronger.A(x), stronger).sqnorm, 4 * alone, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from retune import weights
@@ -14,6 +13,7 @@ from retune.jobs.inputs import middle
 from retune.jobs.instant import InstantModel
 from retune.jobs.opened import OpenedModel
 from retune.operators.data_prox import QuadraticProx
+from retune.operators.data_term import DataTerm
 from retune.problems.base import Problem
 
 __all__ = ["first_picture"]
@@ -55,20 +55,23 @@ def first_picture(model: OpenedModel | InstantModel, problem: Problem, y: Tensor
         physics = problem.operator(y)
         with torch.no_grad():
             bound = opened.net.bind(y, physics).map
+            data_term = bound.data_term
             start = bound.image(bound.init())
             noise = float(problem.variance(y).mean().clamp_min(0).sqrt())
             if problem.has_gaps:  # filled in already: a mask has nothing to undo
                 return problem.frame(_denoised(start, noise))
-            x = _nearer(physics, y, start, _DAMPING * noise**2)
+            if data_term is None:  # a map of the user's own need not keep it
+                return None
+            x = _nearer(data_term, start, _DAMPING * noise**2)
             return problem.frame(_denoised(x, noise if problem.only_noise else _GROWN * noise))
     except (RetuneError, RuntimeError, ValueError):  # the restoration has the reason, and says it
         return None
 
 
-def _nearer(physics: LinearPhysics, y: Tensor, start: Tensor, damping: float) -> Tensor:
+def _nearer(data_term: DataTerm, start: Tensor, damping: float) -> Tensor:
     """``argmin ½‖Ax − y‖² + ½γ‖x − x⁰‖²`` by conjugate gradients from x⁰: a prox for the step 1/γ."""
     step = torch.tensor(1 / max(damping, _LEAST), dtype=start.dtype)
-    prox = QuadraticProx(lambda x: physics.A_adjoint(physics.A(x)), physics.A_adjoint(y), step, torch.ones(1))
+    prox = QuadraticProx(data_term.normal, data_term.adjoint_y, step, torch.ones(1))
     return prox(start, most=_STEPS)
 
 

@@ -76,9 +76,11 @@ class BlurNormal:
         # deepinv's even kernels need one sample less at the top and at the left.
         self.pad = (left - (w - 1) % 2, left, above - (h - 1) % 2, above)
         if self.mode in ("circular", "valid"):
-            grid, self.pad = self.size, (0, 0, 0, 0)
-        else:
-            grid = (self.size[0] + self.pad[2] + self.pad[3], self.size[1] + self.pad[0] + self.pad[1])
+            self.pad = (0, 0, 0, 0)
+        padded = (self.size[0] + self.pad[2] + self.pad[3], self.size[1] + self.pad[0] + self.pad[1])
+        self.padded = padded
+        # The kept samples have no wrap-around on any grid that is large enough, so a fast size is free to be taken.
+        grid = self.size if self.mode == "circular" else (fast_length(padded[0]), fast_length(padded[1]))
         self.grid = grid
         if self.mode == "circular":
             kernel = torch.roll(F.pad(kernel, (0, grid[1] - w, 0, grid[0] - h)), (-above, -left), (-2, -1))
@@ -88,23 +90,28 @@ class BlurNormal:
         self.step = int(physics.factor) if isinstance(physics, Downsampling) else 1
         self.sqnorm = _peak(kernel.detach(), grid, self.step) if self.mode == "circular" else None
         first = (0, 0) if self.mode == "circular" else (h - 1, w - 1)  # the first position without wrap-around
-        self.kept = (slice(first[0], None, self.step), slice(first[1], None, self.step))
+        self.kept = (slice(first[0], padded[0], self.step), slice(first[1], padded[1], self.step))
 
     @property
     def eigenvalues(self) -> Tensor | None:
         """The eigenvalues of AᵀA, if the grid is circular and keeps all samples; else None."""
         return self.power if self.mode == "circular" and self.step == 1 else None
 
+    def one_of_each(self, x: Tensor) -> Tensor:
+        """As many images and channels of x as there are kernels, which have the norm of all."""
+        return x[: self.spectrum.shape[0], : self.spectrum.shape[1]]
+
     def __call__(self, x: Tensor) -> Tensor:
         """``AᵀA x``, shape (B, C, H, W) → (B, C, H, W)."""
         if self.eigenvalues is not None:
             return torch.fft.irfft2(torch.fft.rfft2(x) * self.power, s=self.grid)
         padded = F.pad(x, self.pad, mode=self.mode) if any(self.pad) else x
-        blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * self.spectrum, s=self.grid)
+        blurred = torch.fft.irfft2(torch.fft.rfft2(padded, s=self.grid) * self.spectrum, s=self.grid)
         kept = torch.zeros_like(blurred)
         kept[..., self.kept[0], self.kept[1]] = blurred[..., self.kept[0], self.kept[1]]
         back = torch.fft.irfft2(torch.fft.rfft2(kept) * self.conjugate, s=self.grid)
-        return self._unpad(back) if any(self.pad) else back
+        back = back[..., : self.padded[0], : self.padded[1]]
+        return self._unpad(back) if any(self.pad) else back.contiguous()
 
     def resolve(self, shift: Tensor) -> Callable[[Tensor], Tensor] | None:
         """``r ↦ (I + shift · AᵀA)⁻¹ r`` by one FFT pair; None unless the blur is a circular convolution.
@@ -161,6 +168,21 @@ class SubsampleNormal:
     def select(self, index: Tensor, batch: int) -> SubsampleNormal:
         """The same operator for any images; see ``retune.operators.restrict.Restrictable``."""
         return self
+
+
+def fast_length(least: int) -> int:
+    """The smallest even length ≥ `least` without a prime factor above 11. FFTs of other lengths take up to six times."""
+    length = least + least % 2
+    while not _is_smooth(length):
+        length += 2
+    return length
+
+
+def _is_smooth(n: int) -> bool:
+    for prime in (2, 3, 5, 7, 11):
+        while n % prime == 0:
+            n //= prime
+    return n == 1
 
 
 def _peak(kernel: Tensor, grid: tuple[int, int], step: int) -> Tensor | None:

@@ -195,7 +195,11 @@ def _examine(physics: LinearPhysics, like: Tensor, y: Any) -> OperatorFacts:
             return OperatorFacts(exact.to(like), Known.EXACT, None, normal, floor, mismatch)
         composed = normal is None and not _own_normal_is_right(physics, probe)
         route = normal or (_composed(physics) if composed else physics.A_adjoint_A)
-        sqnorm = lanczos_sqnorm(route, next(probes)) * SAFETY
+        start = next(probes)
+        sample = getattr(normal, "one_of_each", None)
+        if sample is not None:
+            start = sample(start)  # images and channels with the same kernel have the same norm
+        sqnorm = lanczos_sqnorm(route, start) * SAFETY
         return OperatorFacts(sqnorm, Known.ESTIMATED, None, normal, None, mismatch, composed)
 
 
