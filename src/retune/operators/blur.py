@@ -171,7 +171,7 @@ class SubsampleNormal:
 
 
 def fast_length(least: int) -> int:
-    """The smallest even length ≥ `least` without a prime factor above 11. FFTs of other lengths take up to six times."""
+    """The smallest even length ≥ `least` without a prime factor above 11: FFTs of others take up to six times."""
     length = least + least % 2
     while not _is_smooth(length):
         length += 2
