@@ -26,7 +26,6 @@ from retune import (
     problems,
     weights,
 )
-from retune._torch import allocator
 from retune._torch.memory import StorageMeter, as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError
 from retune.priors import Ridge, WaveletL1, WaveletL12
@@ -344,18 +343,3 @@ def test_a_network_without_parameters_can_be_planned():
         for name, p in list(module._parameters.items()):
             module._parameters[name] = nn.Parameter(p.detach(), requires_grad=False)
     assert plan(net, SIZE, 2).step_bytes > 0
-
-
-def test_the_advice_to_the_allocator_is_no_memory_of_the_first_solve(monkeypatch):
-    """In a fresh process the first solve hands the allocator a block of 32 MiB, which no image needs."""
-    net = make(4, 0).eval()
-    y, physics = problems.denoise(0.1).measure(torch.rand(1, *SIZE))
-
-    def step():
-        with torch.no_grad():
-            net.solve(y, physics)
-
-    step()
-    usual = peak_of(step, CPU)
-    monkeypatch.setattr(allocator, "_told", False)
-    assert peak_of(step, CPU) == usual < 2**20

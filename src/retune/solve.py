@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from retune._torch.allocator import keep_freed_memory
+from retune._torch.allocator import keep_freed_memory, return_freed_memory
 from retune._torch.batch import per_image_norm, pick
 from retune.equilibrium import Status, Trace
 from retune.errors import InvalidParameterError, require_real, require_whole
@@ -182,6 +182,7 @@ def solve(
             current = solver
             state = seen = current.init(state.u)
     run.finish(state.u)
+    return_freed_memory(u)
     end = Status.DEPTH_REACHED if stop.rtol == 0 else Status.MAX_LAYERS
     status = tuple(_STATUS.get(c, end) for c in run.all_code.tolist())
     record = None

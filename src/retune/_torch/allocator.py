@@ -1,21 +1,53 @@
-"""A one-time setting of the C allocator that doubles the speed on a CPU."""
+"""One-time settings of the C allocator, which double the speed on a CPU."""
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import os
+import sys
+from collections.abc import Callable
 
-_told = False
+import torch
+from torch import Tensor
+
+__all__ = ["keep_freed_memory", "return_freed_memory"]
+
+#: glibc returns freed blocks of this size to the kernel, whatever its threshold (mallopt(3), ``M_MMAP_THRESHOLD``).
+LARGE = 32 * 2**20
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_MOST = 2**31 - 1
+_called = False
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Make glibc keep freed blocks of up to 32 MiB instead of returning them to the kernel after each use.
+    """Make glibc keep freed blocks instead of returning them to the kernel after each use.
 
     By default glibc returns every freed temporary above a threshold to the kernel. A new allocation then causes a page
-    fault for every page; on images of 256×256 the page faults cost more than the arithmetic. glibc raises the threshold
-    to the size of the largest block freed so far (mallopt(3), ``M_MMAP_THRESHOLD``), so it is enough to free one large
-    untouched block once. On other systems this does no harm.
+    fault for every page. On images of 256×256 the page faults cost more than the arithmetic, and at 2048×2048 a layer
+    takes three times as long. With ``M_MMAP_MAX`` = 0 all blocks come from one heap, and with the largest
+    ``M_TRIM_THRESHOLD`` the heap keeps its size until [`return_freed_memory`]. A user who has set one of them by the
+    environment keeps it. On other systems this does nothing.
     """
-    global _told
-    if not _told and device.type == "cpu":
-        torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
-        _told = True
+    global _called
+    if _called or device.type != "cpu":
+        return
+    _called = True
+    if {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
+        return
+    set_option = _function("mallopt")
+    if set_option is not None:
+        set_option(_M_MMAP_MAX, 0)
+        set_option(_M_TRIM_THRESHOLD, _MOST)
+
+
+def return_freed_memory(u: Tensor) -> None:
+    """Return freed blocks to the kernel after work on a state u, if it is large. Small ones are worth keeping."""
+    if u.device.type == "cpu" and u.numel() * u.element_size() >= LARGE:
+        trim = _function("malloc_trim")
+        if trim is not None:
+            trim(0)
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None where there is none of this name."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

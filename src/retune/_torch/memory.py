@@ -74,7 +74,7 @@ def peak_of(run: Callable[[], object], device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    keep_freed_memory(device)  # once per process; it allocates a large block, which must not be measured
+    keep_freed_memory(device)
     with StorageMeter() as meter:
         run()
     return meter.peak
