@@ -26,7 +26,8 @@ def resident():
 
 plain = faults()
 keep_freed_memory(torch.device("cpu"))
-faults()
+for _ in range(3):  # the first blocks come to new places
+    faults()
 kept = faults()
 before = resident()
 return_freed_memory(torch.empty(8))
@@ -48,7 +49,7 @@ def run(**environment):
 def test_large_blocks_are_kept_and_returned_after_large_images():
     plain, kept, small, large = run()
     assert plain > 4 * PAGES
-    assert kept < 1.5 * PAGES  # at most one block comes to a new place
+    assert kept < PAGES / 10
     assert abs(small) < 5e6
     assert large > 40e6
 

@@ -40,9 +40,9 @@ def keep_freed_memory(device: torch.device) -> None:
         set_option(_M_TRIM_THRESHOLD, _MOST)
 
 
-def return_freed_memory(u: Tensor) -> None:
-    """Return freed blocks to the kernel after work on a state u, if it is large. Small ones are worth keeping."""
-    if u.device.type == "cpu" and u.numel() * u.element_size() >= LARGE:
+def return_freed_memory(u: Tensor | None = None) -> None:
+    """Return freed blocks to the kernel; after work on a state u, only if it is large."""
+    if u is None or (u.device.type == "cpu" and u.numel() * u.element_size() >= LARGE):
         trim = _function("malloc_trim")
         if trim is not None:
             trim(0)

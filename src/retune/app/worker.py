@@ -192,6 +192,7 @@ def _serve(pipe: Connection, memory: int) -> None:
     """The loop of the process, until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    from retune._torch.allocator import return_freed_memory
     from retune.app import loaded, work
 
     loaded.use_all_cores()
@@ -216,6 +217,7 @@ def _serve(pipe: Connection, memory: int) -> None:
             pipe.send(event)
         except (BrokenPipeError, ConnectionResetError):
             return
+        return_freed_memory()  # the next file may be small, and the page stays open for days
 
 
 def _limit(memory: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retune import io
+from retune._torch.allocator import return_freed_memory
 from retune._version import __version__
 from retune.bound import Moment
 from retune.build import problem_of
@@ -158,6 +159,8 @@ class FileJob:
             return Row(file, "restored", detail, seconds, residual, why, short)
         except Exception as error:
             return Row(file, "failed", failure(error), time.perf_counter() - start)
+        finally:
+            return_freed_memory()  # the next file may be small
 
     def _facts(self, file: Path) -> RestoredImage:
         options = self.options
