@@ -1,4 +1,4 @@
-"""A hundred files in a row on the page of ``retune app``: memory and files before and after; and the first picture.
+"""A hundred files in a row on the page of ``retune app``: memory and files before and after; the first picture; a stop.
 
     python benchmarks/app_uploads.py [--files 100] [--side 512] [--results]
 
@@ -145,6 +145,33 @@ def first_pictures(page: Page, pid: int, folder: Path, side: int, results: bool)
         print(f"{name:24} result after {last:.1f} s ({last_used:.1f} s)", flush=True)
 
 
+def stops(page: Page, pid: int, folder: Path) -> None:
+    """Seconds from "Stop" to the end of the process that computes, and until the buttons are back."""
+    give(page, folder / "first-1.png")
+    page.click("#problem label:has-text('Blur and noise')")
+    for button in ("#restore", "#tune"):
+        page.wait_for_timeout(1000)
+        page.wait_for_selector(f"{button}:not([disabled])")
+        page.click(button)
+        page.wait_for_timeout(5000)
+        before, begin = set(processes(pid)), time.monotonic()
+        page.click("#stop")
+        while before <= {one for one in processes(pid) if alive(one)} and time.monotonic() - begin < 30:
+            time.sleep(0.01)
+        ended = time.monotonic() - begin
+        page.wait_for_selector("#restore:not([disabled])")
+        print(f"stop of {button[1:]:8} process ended after {ended:.2f} s, buttons back after "
+              f"{time.monotonic() - begin:.2f} s", flush=True)  # fmt: skip
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -167,6 +194,7 @@ def main() -> None:
         page.goto(address)
         page.wait_for_selector("#restore")
         first_pictures(page, server.pid, Path(folder), options.side, options.results)
+        stops(page, server.pid, Path(folder))
         (Path(folder) / "many").mkdir()
         files = files_in(Path(folder) / "many")
         said = {file.name: give(page, file) for file in files}
