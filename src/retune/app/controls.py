@@ -228,9 +228,9 @@ class Controls:
 
 def visible(problem: str, shape: str, noise: str) -> list[Any]:
     """Which controls are of use."""
-    file = shape == BLURS[3]
+    name, file = PROBLEMS.get(problem, ""), shape == BLURS[3]
     shown = [
-        problem == "Blur and noise", problem == "Missing pixels", problem == "Too few pixels", shape == BLURS[1],
+        name == "deblur", name == "inpaint", name == "superres", shape == BLURS[1],
         file, file, file, noise == NOISES[1], noise == NOISES[2], not file,
     ]  # fmt: skip
     return [gr.update(visible=one) for one in shown]
