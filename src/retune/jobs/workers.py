@@ -144,7 +144,7 @@ class _Worker:
 def _context(module: str) -> Any:
     """How worker processes start: as copies of a process that has loaded a module, or anew.
 
-    A copy shares what was loaded, and is there at once. A copy of a process that has looked for CUDA devices cannot use
+    A copy starts at once and shares the loaded memory. A copy of a process that has looked for CUDA devices cannot use
     them, and deepinv looks for them while it is imported. Outside of Linux, copies are not safe.
     """
     import torch  # a worker imports this file before it imports torch
