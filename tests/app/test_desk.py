@@ -61,7 +61,7 @@ def test_a_blur_of_the_same_name_does_not_replace_the_image(desks):
 
 @pytest.mark.parametrize(("name", "kind"), [("a.exe", "image"), ("a.jpg", "mask"), ("a.pt", "network"), ("a.png", "x")])
 def test_a_file_of_another_kind_is_refused_and_removed(desks, name, kind):
-    with pytest.raises(InvalidParameterError, match="no file of a kind"):
+    with pytest.raises(InvalidParameterError, match="unsupported format"):
         send(desks, desks.open(), name, kind)
     assert [p for p in desks.root.iterdir() if p.is_file()] == []
 

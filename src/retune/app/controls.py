@@ -169,8 +169,8 @@ class Controls:
                 "Drop a model", "model.safetensors, of retune train or retune tune", ".safetensors", "drop-network"
             )
             gr.HTML(
-                '<p class="muted small">A network remembers what happened to its images, and their noise. Under 2, say '
-                "only what is different, such as another blur.</p>"
+                '<p class="muted small">A network remembers its measurement and its noise. Under 2, change '
+                "only the differences, such as another blur.</p>"
             )
             self.network_said = gr.HTML("", elem_id="network-said")
             self.ships = gr.Button("Use the networks that ship", visible=False, size="sm", elem_id="ships")

@@ -208,7 +208,7 @@ class Desks:
         if kind not in _KINDS or suffix not in _KINDS[kind]:
             path.unlink(missing_ok=True)
             known = ", ".join(s[1:].upper() for s in _KINDS.get(kind, ()))
-            raise InvalidParameterError(f"{name} is no file of a kind that is read here: {known}.")
+            raise InvalidParameterError(f"{name} has an unsupported format. Supported here: {known}.")
         if kind == "image":
             desk.clear()
             desk.image = name

@@ -141,7 +141,7 @@ def noise_in(seen: Measured, settings: Settings, folder: Path) -> Noise:
     try:
         problem = _estimated(y, gaps, config)
     except InvalidParameterError:
-        words = "No noise is visible. The restoration takes a fifth of a per cent of white, and changes little."
+        words = "No noise is visible. The restoration assumes noise of 0.2 % of white, and changes little."
         return Noise("0", words)
     said = problem.noise_words
     said = said if said.startswith("poisson") else said.removeprefix("gaussian:").replace("/", ",")

@@ -189,7 +189,7 @@ def tune(note: Note, *, folder: str, image: str, page: int, settings: Settings) 
 
     def step(done: int, total: int) -> None:
         last = (
-            "Comparing what was learned with what it started from"
+            "Comparing the learned parameters with the initial ones"
             if done == total
             else f"Learning: step {done} of {total}"
         )
@@ -200,7 +200,7 @@ def tune(note: Note, *, folder: str, image: str, page: int, settings: Settings) 
         config, [place / image], place / TUNED, white=white, black=black, device="cpu", progress=False, ships=True,
         note=step,
     )  # fmt: skip
-    note(say="Restoring with what was learned", share=0.9)
+    note(say="Restoring with the learned parameters", share=0.9)
     made = restore(note, folder=folder, image=image, page=page, settings=settings, tuned=True)
     verdict = in_page_words(tuning_in_words(found), place)
     return made | {"result": parts.tuned(verdict) + made["result"], "tuned": verdict}

@@ -115,7 +115,7 @@ class Worker:
                 if owner in self._stopped:
                     raise StoppedError("Stopped.") from error
                 raise StoppedError(
-                    "The computation ended by itself. If the image is large, a smaller one may help."
+                    "The computation stopped unexpectedly. If the image is large, a smaller one may help."
                 ) from error
             finally:
                 with self._change:

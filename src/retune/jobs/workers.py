@@ -198,7 +198,7 @@ def end_with_parent() -> None:
 
 def _how_it_ended(code: int | None, killed_for_memory: int) -> str:
     if code is None or code >= 0:
-        return f"the process for this file ended by itself, with exit status {code}"
+        return f"the process for this file stopped unexpectedly, with exit status {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:

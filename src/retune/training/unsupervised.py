@@ -41,7 +41,7 @@ class Estimate(StrEnum):
     """The loss; its value describes it in words."""
 
     SPLIT = "Stein's estimate where it was measured, splitting where it was not"
-    EQUIVARIANT = "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
+    EQUIVARIANT = "Stein's estimate for the measured part, equivariant imaging (EI) for the rest"
     RECORRUPTED = "recorrupted to recorrupted (R2R)"
     STEIN = "Stein's unbiased estimate (SURE)"
 
