@@ -11,7 +11,7 @@ from retune.errors import InvalidParameterError
 
 @pytest.fixture
 def desks():
-    made = Desks(upload=1000)
+    made = Desks()
     yield made
     made.remove()
 
@@ -100,7 +100,7 @@ def test_the_number_of_desks_is_limited(desks, monkeypatch):
 
 
 def test_nothing_is_left_at_the_end():
-    made = Desks(1000)
+    made = Desks()
     send(made, made.open(), "a.png", "image")
     made.remove()
     assert not made.root.exists()

@@ -128,15 +128,10 @@ class Desk:
 
 
 class Desks:
-    """All desks, in a temporary folder.
+    """All desks, in a temporary folder."""
 
-    Args:
-        upload: largest file, in bytes.
-    """
-
-    def __init__(self, upload: int):
+    def __init__(self):
         self._root = Path(tempfile.mkdtemp(prefix="retune-app-"))
-        self._upload = upload
         self._lock = threading.Lock()
         self._desks: dict[str, Desk] = {}
         self._waiting: dict[str, tuple[Path, str, float]] = {}

@@ -59,7 +59,7 @@ def look(note: Note, *, folder: str, image: str, page: int, settings: Settings, 
         "plain": _plain(seen.y.shape[-2] * seen.y.shape[-1], settings) and seen.holes is None,
         "size": [int(n) for n in seen.y.shape[-2:]],
         "facts": parts.facts(image, seen, page),
-        "picture": parts.picture(image, seen),
+        "picture": parts.picture(seen),
         "noise": parts.noise(noise),
         "blur": "",
     }
