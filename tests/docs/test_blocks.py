@@ -48,15 +48,20 @@ def blocks(language: str):
                 yield page.name, found[2]
 
 
-def docstrings():
-    """(name, docstring) of every module, class and function of the package."""
+def docstrings(mark: str = ""):
+    """(name, docstring) of every module, class and function in files that contain the mark."""
     for path in sorted(public_names.ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if mark not in (content := path.read_text(encoding="utf-8")):
+            continue
+        for node in ast.walk(ast.parse(content)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
                 yield f"{path.relative_to(public_names.ROOT)} {getattr(node, 'name', '')}".strip(), text
 
 
-PYTHON = [*blocks("python"), *((name, code) for name, text in docstrings() for _, code in _FENCE.findall(text))]
+PYTHON = [
+    *blocks("python"),
+    *((name, code) for name, text in docstrings("```python") for _, code in _FENCE.findall(text)),
+]
 SHELL = {page: [b for p, b in blocks("sh") if p == page and not why_not(b)] for page, _ in blocks("sh")}
 
 
@@ -113,6 +118,7 @@ def test_every_block_has_a_language_and_every_exception_a_block():
     assert [name_of(block) for _, block in PYTHON if why_not(block)] == []
 
 
+@pytest.mark.slow
 def test_no_docstring_shows_code_that_is_not_run():
     """Code after ``::`` or ``>>>`` would be rendered, too."""
     assert [name for name, text in docstrings() if re.search(r"^ *>>> |::$", text, re.MULTILINE)] == []
