@@ -41,11 +41,11 @@ from .auto import Choice as Choice
 from .certificate import Certificate as Certificate
 from .certificate import ImageCertificate as ImageCertificate
 from .certificate import Number as Number
-from .certificate import certify as certify
+from .certificate.certify import certify as certify
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import Finding as Finding
 from .diagnosis import Severity as Severity
-from .diagnosis import doctor as doctor
+from .diagnosis.doctor import doctor as doctor
 from .equilibrium import Equilibrium as Equilibrium
 from .equilibrium import GradientReport as GradientReport
 from .equilibrium import Status as Status
@@ -91,4 +91,4 @@ from .solvers import SolverState as SolverState
 from .training import FitOptions as FitOptions
 from .training import FitResult as FitResult
 from .training import WarmStart as WarmStart
-from .training import fit as fit
+from .training.fit import fit as fit

@@ -92,7 +92,7 @@ def differentiated(
     depth: int,
     rtol: float,
 ) -> Equilibrium:
-    """Apply a gradient rule at what the restarts reached, or at the start, if the rule needs no restarts."""
+    """Apply a gradient rule at the state after the restarts, or at the start if the rule needs no restarts."""
     known = {} if adjoint is None else {"adjoint": _of_states(adjoint, bound)}
     if rule.restarts:
         bound = bound.at(reached.u)

@@ -111,19 +111,34 @@ class Guarantee:
 
     A map that steps along ``∇F = ∇f + λ∇R`` (no prox) states the same facts about the sum. Here ``∇f`` is
     L_f-Lipschitz, f is μ_f-strongly convex, ``∇R`` is L_R-Lipschitz, and ``R + (w/2)‖·‖²`` is convex (R is w-weakly
-    convex; w = 0 if R is convex)::
+    convex; w = 0 if R is convex):
 
-        Guarantee(
-            row="ridge regulariser with bounded slopes",
-            subject=Subject.ITERATES,
-            statement="converge to a minimiser",
-            convex=mu_f >= lam * w,
-            lipschitz=l_f + lam * l_r,
-            lipschitz_kind=problem.sqnorm_kind,
-            strong_convexity=(mu_f - lam * w).clamp_min(0),
-            step_sizes=tau,
-            assumptions=(Assumption("∇R is L_R-Lipschitz", True, "normalised filters, bounded spline slopes"), ...),
-        )
+    ```python
+    import torch
+    from deepinv.optim import Tikhonov
+    import retune
+
+    class Smooth(retune.GradientStep):  # f = ½‖Ax − y‖², R = ½‖x‖²: L_R = 1, w = 0, and R is 1-strongly convex
+        def guarantee(self, data_term):
+            with torch.no_grad():
+                lam, largest = self.reg(), data_term.lipschitz + self.reg()
+                return retune.Guarantee(
+                    row="half the square of the norm",
+                    subject=retune.Subject.ITERATES,
+                    statement="converge to a minimiser",
+                    convex=True,
+                    lipschitz=largest,
+                    lipschitz_kind=data_term.sqnorm_kind,
+                    strong_convexity=data_term.strong_convexity + lam,
+                    strong_convexity_from="A and R",
+                    step_sizes=(2 * self.step_size() / largest)[None],
+                    assumptions=(retune.Assumption("R is ½‖x‖²", True, "by construction"),),
+                )
+
+    net = retune.Restarted(Smooth(Tikhonov(), reg=0.1))
+    y, physics = retune.problems.denoise(0.1).measure(torch.rand(1, 1, 16, 16))
+    assert "half the square of the norm" in str(retune.certify(net, y, physics))
+    ```
 
     Attributes:
         row: the kind of map, named as in the table of guarantees in the documentation.

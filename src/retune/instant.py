@@ -60,9 +60,13 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
     objective never rises ([`Descent`][retune.Descent]), and the result is a stationary point of it, up to the
     tolerance. Nothing is assumed about the scene beyond the border of a blurred image, unless the blur is periodic.
 
-        >>> import retune
-        >>> problem = retune.problems.deblur("gaussian:1.6", sigma=0.02)
-        >>> sharp = retune.restore(blurred, problem)  # doctest: +SKIP
+    ```python
+    import retune
+
+    problem = retune.problems.deblur("gaussian:1.6", sigma=0.02)
+    blurred, _ = problem.measure(retune.data.photograph("chelsea")[None, :, :64, :64])
+    sharp = retune.restore(blurred, problem)
+    ```
 
     Args:
         image: the measurement, intensities on the scale where 1 is white: an array (h, w) or (h, w, C), or a tensor

@@ -65,11 +65,16 @@ class ScalarParameter(nn.Module, ABC):
 def scalars(module: nn.Module, *, nested: bool = True) -> dict[str, ScalarParameter]:
     """The scalars and small tables in a map, a prior or a network, by name.
 
-    Each states its open interval and whether it is trained, so that a search can try all of them::
+    Each states its open interval and whether it is trained, so that a search can try all of them:
 
-        >>> map_ = retune.ForwardBackward(retune.priors.Denoiser(denoiser, sigma_range=(0.01, 0.2)))
-        >>> {name: p.interval for name, p in retune.parameters.scalars(map_).items()}
-        {'priors.0.sigma': (0.01, 0.2), 'step_size': (0.0, 1.0), 'reg': (0.0, inf)}
+    ```python
+    import retune
+
+    denoiser = retune.weights.load("denoiser-gray")
+    map_ = retune.ForwardBackward(retune.priors.Denoiser(denoiser, sigma_range=(0.01, 0.2)))
+    found = {name: p.interval for name, p in retune.parameters.scalars(map_).items()}
+    assert found == {"priors.0.sigma": (0.01, 0.2), "step_size": (0.0, 1.0), "reg": (0.0, float("inf"))}
+    ```
 
     Args:
         module: where to look.

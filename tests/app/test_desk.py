@@ -11,7 +11,7 @@ from retune.errors import InvalidParameterError
 
 @pytest.fixture
 def desks():
-    made = Desks(upload=1000)
+    made = Desks()
     yield made
     made.remove()
 
@@ -61,7 +61,7 @@ def test_a_blur_of_the_same_name_does_not_replace_the_image(desks):
 
 @pytest.mark.parametrize(("name", "kind"), [("a.exe", "image"), ("a.jpg", "mask"), ("a.pt", "network"), ("a.png", "x")])
 def test_a_file_of_another_kind_is_refused_and_removed(desks, name, kind):
-    with pytest.raises(InvalidParameterError, match="no file of a kind"):
+    with pytest.raises(InvalidParameterError, match="unsupported format"):
         send(desks, desks.open(), name, kind)
     assert [p for p in desks.root.iterdir() if p.is_file()] == []
 
@@ -100,7 +100,7 @@ def test_the_number_of_desks_is_limited(desks, monkeypatch):
 
 
 def test_nothing_is_left_at_the_end():
-    made = Desks(1000)
+    made = Desks()
     send(made, made.open(), "a.png", "image")
     made.remove()
     assert not made.root.exists()

@@ -36,7 +36,7 @@ class Worker:
 
 @pytest.fixture
 def flow():
-    desks = Desks(1000)
+    desks = Desks()
     made = Flow(desks, Worker(), Limits())
     made.worker.answers["look"] = [Event("step", LOOKED), Event("done", LOOKED | FOUND)]
     yield made

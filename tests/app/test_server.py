@@ -48,7 +48,7 @@ def call(app, path="/", method="GET", headers=None, body=b""):
 
 @pytest.fixture
 def desks():
-    found = Desks(LIMITS.upload)
+    found = Desks()
     yield found
     found.remove()
 

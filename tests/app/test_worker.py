@@ -99,7 +99,7 @@ def test_what_takes_too_long_is_ended(worker):
 
 def test_a_process_that_dies_is_a_sentence_and_another_takes_its_place(worker):
     list(worker.run("me", Request("wait", {"folder": ".", "seconds": 0})))
-    with pytest.raises(StoppedError, match="ended by itself"):
+    with pytest.raises(StoppedError, match="stopped unexpectedly"):
         list(worker.run("me", Request("end", {"folder": "."})))
     (*_, last) = worker.run("me", Request("wait", {"folder": ".", "seconds": 0}))
     assert last.kind == "done"

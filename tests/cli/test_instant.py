@@ -10,7 +10,7 @@ import tifffile
 import torch
 
 from commands import invoke, smooth
-from retune.jobs.assess import compare_errors
+from retune.jobs.assess import gain_of_errors
 from retune.jobs.sections import gain_in_words
 
 GAIN, READ = 0.01, 0.005
@@ -103,14 +103,14 @@ def test_a_gain_that_is_not_clear_is_not_said_to_be_none():
     """Where most of the error is guessed, the defaults are kept unless the tuning is better by two standard errors."""
     before = torch.tensor([1.0, 2.0, 3.0, 4.0])
     after = torch.tensor([1.5, 1.0, 3.4, 3.5])
-    unclear = compare_errors(before, after, clearly=2.0)
+    unclear = gain_of_errors(before, after, clearly=2.0)
     assert not unclear.better
     assert unclear.gain > 0
     assert "smaller, but not clearly" in gain_in_words(unclear)
-    assert compare_errors(before, after).better
-    worse = compare_errors(before, before + 1, clearly=2.0)
+    assert gain_of_errors(before, after).better
+    worse = gain_of_errors(before, before + 1, clearly=2.0)
     assert "no smaller estimated error" in gain_in_words(worse)
-    assert compare_errors(before, before / 4, clearly=2.0).better
+    assert gain_of_errors(before, before / 4, clearly=2.0).better
 
 
 def test_a_network_keeps_its_noise(run, tmp_path):

@@ -68,7 +68,7 @@ def restore(run, images, out, *more):
 def test_the_page_shows_each_file_and_needs_nothing_else(run, photos, tmp_path):
     code, text = restore(run, [photos], tmp_path / "out")
     assert code == 0
-    assert f"{tmp_path / 'out' / 'report.html'} shows what was done" in text
+    assert f"{tmp_path / 'out' / 'report.html'} shows the results" in text
     page, source = page_of(tmp_path / "out")
     assert "2 files were restored" in page.text
     assert [a["href"] for tag, a in page.tags if tag == "a"] == ["#s0", "#s1"]
@@ -344,7 +344,7 @@ def test_tune_writes_a_page_that_restore_adds_to(sharp, tmp_path):
     told = ["-p", "denoise", "--sigma", "0.05", *SETS[4:], "--device", "cpu"]
     result, text = invoke("tune", sharp, *told, "-o", out)
     assert result.exit_code == 0, text
-    assert "report.html shows what was done" in text
+    assert "report.html shows the results" in text
     page, _ = page_of(out)
     assert "A restoration was tuned" in page.text
     assert len(page.images("before")) == 2

@@ -20,7 +20,7 @@ import retune.config
 from commands import invoke, smooth
 from programs import python
 from retune.cli.tune import _tell
-from retune.jobs.assess import compare_errors
+from retune.jobs.assess import gain_of_errors
 from retune.jobs.contest import TUNED
 from retune.jobs.tune import starting_run
 from retune.records import CertifiedImage, TuneResult
@@ -124,13 +124,13 @@ def tuned(comparison, factors):
 
 def test_an_estimate_below_zero_is_no_matter_of_blocks(capsys, monkeypatch):
     monkeypatch.setattr("retune.certificate.quick.in_a_line", str)
-    told = compare_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, 1.0]))
+    told = gain_of_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, 1.0]))
     assert told.gain is None
     _tell(tuned(told, None))
     said = " ".join(capsys.readouterr().out.split())
     assert "the noise level is not σ, or the values were clipped" in said
     assert "one block" not in said
-    sure = compare_errors(torch.tensor([4.0, 4.1]), torch.tensor([2.0, 2.1]))
+    sure = gain_of_errors(torch.tensor([4.0, 4.1]), torch.tensor([2.0, 2.1]))
     for factors, says in (
         ((1.0, 1.0), "×0.5 ×0.71 ×1.41 ×2 are all worse"),
         ((1.0, 2.0), "strengths ×1 to ×2 are statistically indistinguishable"),

@@ -60,7 +60,7 @@ def test_restore_says_the_verdict_first_and_where_the_page_is(run, long_name):
     said = lines_of("restore", run, long_name, "bad.npy", "-o", "out", "--device", "cpu", status=1, out=True)
     assert said[0].startswith("2 files: 1 done before, 1 failed.")
     assert long_name in lines
-    assert "out/report.html shows what was done" in lines
+    assert "out/report.html shows the results" in lines
     assert "--white 4095" in " ".join(lines)
     text = " ".join(lines)
     assert "residual 1" not in text  # the relative change: only for experts
@@ -85,7 +85,7 @@ def test_tune_says_the_verdict_first(long_name):
     assert lines[0].startswith(("The tuned strength", "The defaults are kept"))
     assert too_long(lines) == []
     assert "  retune restore tuned FILES --out FOLDER" in lines
-    assert "tuned/report.html shows what was done" in lines
+    assert "tuned/report.html shows the results" in lines
     text = " ".join(lines)
     assert "step_size" not in text
     assert "strength " in text
@@ -98,7 +98,7 @@ def test_certify_says_the_verdict_first_and_groups_a_stack(run, long_name):
     text = " ".join(" ".join(lines).split())
     assert too_long(lines) == []
     assert lines[0] == "s.tif"
-    assert "4 images; the weakest of their certificates is that of s.tif, image" in text
+    assert "4 images; the weakest certificate is that of s.tif, image" in text
     assert text.count("the image is within") == 2
     assert "adjoint" not in text
     images = json.loads(Path("c.json").read_text())["images"]

@@ -1,8 +1,9 @@
-"""The code blocks of README.md and docs/ run as they are written.
+"""The code blocks of README.md, docs/ and the docstrings run as they are written.
 
-The Python blocks of a page are independent of each other; its shell blocks run one after the other in one folder.
+Python blocks are independent of each other; the shell blocks of a page run one after the other in one folder.
 """
 
+import ast
 import io
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import public_names
 from programs import python
 from retune._registry import entries
 
@@ -46,7 +48,20 @@ def blocks(language: str):
                 yield page.name, found[2]
 
 
-PYTHON = list(blocks("python"))
+def docstrings(mark: str = ""):
+    """(name, docstring) of every module, class and function in files that contain the mark."""
+    for path in sorted(public_names.ROOT.rglob("*.py")):
+        if mark not in (content := path.read_text(encoding="utf-8")):
+            continue
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                yield f"{path.relative_to(public_names.ROOT)} {getattr(node, 'name', '')}".strip(), text
+
+
+PYTHON = [
+    *blocks("python"),
+    *((name, code) for name, text in docstrings("```python") for _, code in _FENCE.findall(text)),
+]
 SHELL = {page: [b for p, b in blocks("sh") if p == page and not why_not(b)] for page, _ in blocks("sh")}
 
 
@@ -101,6 +116,13 @@ def test_every_block_has_a_language_and_every_exception_a_block():
     assert {language for _, language, _ in all_blocks} <= {"python", "sh", "text"}
     assert [mark for mark in NOT_RUN if not any(mark in block for _, _, block in all_blocks)] == []
     assert [name_of(block) for _, block in PYTHON if why_not(block)] == []
+
+
+@pytest.mark.slow
+def test_no_docstring_shows_code_that_is_not_run():
+    """Code after ``::`` or ``>>>`` would be rendered, too."""
+    assert [name for name, text in docstrings() if re.search(r"^ *>>> |::$", text, re.MULTILINE)] == []
+    assert len(PYTHON) - len(list(blocks("python"))) > 6
 
 
 def checks(text: str) -> list[tuple[str, str]]:

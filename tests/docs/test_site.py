@@ -51,6 +51,12 @@ def test_every_public_name_has_an_entry(site):
     assert sorted(name for name in wanted if not {name, f"{name}.{name.rpartition('.')[2]}"} & known) == []
 
 
+def test_a_function_with_the_name_of_its_file_is_shown_itself(site):
+    """Pages name functions and classes; only the fault of showing the file instead makes a heading of a module."""
+    for page in (site / "reference").rglob("*.html"):
+        assert "doc-symbol-heading doc-symbol-module" not in page.read_text(encoding="utf-8"), page.relative_to(site)
+
+
 def test_no_markup_of_another_tool_is_left(site):
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")

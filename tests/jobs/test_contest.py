@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import retune
-from retune.jobs.assess import Errors, Scene, compare, compare_errors
+from retune.jobs.assess import Errors, Scene, estimated_gain, gain_of_errors
 from retune.jobs.contest import DEFAULT, EQUAL, MEASURED, TUNED, compete
 from retune.jobs.sections import gain_in_words, tuning_in_words
 from retune.records import CertifiedImage, TuneResult
@@ -115,17 +115,17 @@ def test_pages_of_other_scenes_and_copies_judge_nothing():
 
 
 def test_better_is_never_said_without_a_figure():
-    found = compare_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -4.0]))
+    found = gain_of_errors(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -4.0]))
     assert (found.gain, found.better) == (None, False)
     before, after = (
         Errors(torch.tensor(m), torch.tensor(r), True)
         for m, r in (([-1.0, 0.0], [4.0, 5.0]), ([-1.0, 0.0], [1.0, 1.0]))
     )
-    assert not compare(before, after, 2.0, "the small image").better
+    assert not estimated_gain(before, after, 2.0, "the small image").better
     before, after = (
         Errors(torch.tensor(m), torch.tensor(r), True) for m, r in (([1.0, 1.1], [4.0, 4.1]), ([0.9, 1.0], [1.0, 1.1]))
     )
-    found = compare(before, after, 2.0, "the small image")
+    found = estimated_gain(before, after, 2.0, "the small image")
     assert found.better
     assert found.again > found.gain > 0
     words = gain_in_words(found, TUNED)

@@ -142,7 +142,7 @@ def _require_all(thing: Any, told: dict[str, Any]) -> None:
     order = type(thing).__mro__
     describes = next(i for i, c in enumerate(order) if "describe" in vars(c))
     makes = next(i for i, c in enumerate(order) if "__init__" in vars(c))
-    known = {*told, *parameters_of(order[describes])}  # it leaves out its own arguments on purpose
+    known = {*told, *inspect.signature(order[describes]).parameters}  # it leaves out its own arguments on purpose
     known |= {*_declared(thing, "in_state_dict"), *_declared(thing, "added_later")}
     lost = [n for n in parameters_of(type(thing)) if n not in known] if makes < describes else []
     if lost:

@@ -17,7 +17,7 @@ _SMALL = 1e-14
 def per_image_norm(x: Tensor) -> Tensor:
     """``‖x‖`` of each image (B, …), in the shape (B,), also where squares leave the range of float32.
 
-    On an accelerator, where a look would wait for it, such a norm is the upper bound ``√n max |x|``.
+    On an accelerator a look at the values would wait for it, so such a norm is the upper bound ``√n max |x|`` there.
     """
     flat = x.flatten(1)
     norm = torch.linalg.vector_norm(flat, dim=1)

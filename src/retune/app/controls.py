@@ -1,4 +1,4 @@
-"""What is on the page: its controls, and the settings that they say."""
+"""The controls of the page, and the settings in them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text_of(name: str, package: str = "retune.app") -> str:
 
 
 def _drop(title: str, hint: str, accept: str, name: str, **more: Any) -> gr.HTML:
-    """A place for a file. It sends the file by itself, so that no path of this machine reaches the page."""
+    """A control that uploads a file. It sends the file itself, so no path of this machine reaches the page."""
     place = text_of("drop.html")
     for mark, text in (("TITLE", title), ("HINT", hint), ("ACCEPT", accept)):
         place = place.replace(mark, text)
@@ -36,7 +36,7 @@ def _drop(title: str, hint: str, accept: str, name: str, **more: Any) -> gr.HTML
 
 
 class Controls:
-    """Everything that is on the page. It is made inside a ``gr.Blocks``.
+    """All controls of the page. Create it inside a ``gr.Blocks``.
 
     Args:
         limits: of size and time, in a sentence.
@@ -169,8 +169,8 @@ class Controls:
                 "Drop a model", "model.safetensors, of retune train or retune tune", ".safetensors", "drop-network"
             )
             gr.HTML(
-                '<p class="muted small">A network remembers what happened to its images, and their noise. Under 2, say '
-                "only what is different, such as another blur.</p>"
+                '<p class="muted small">A network remembers its measurement and its noise. Under 2, change '
+                "only the differences, such as another blur.</p>"
             )
             self.network_said = gr.HTML("", elem_id="network-said")
             self.ships = gr.Button("Use the networks that ship", visible=False, size="sm", elem_id="ships")
@@ -185,7 +185,7 @@ class Controls:
 
     @property
     def asked(self) -> list[Any]:
-        """What the settings are made of, in the order of `settings`."""
+        """The controls that `settings` reads, in its order."""
         return [
             self.problem, self.noise_kind, self.sigma, self.gain, self.shape, self.size, self.angle, self.background,
             self.centre, self.border, self.factor, self.white, self.black,
@@ -200,7 +200,7 @@ class Controls:
         ]  # fmt: skip
 
     def settings(self, desk: Desk, values: tuple) -> Settings:
-        """What the controls say."""
+        """The settings that the controls have."""
         problem, noise, sigma, gain, shape, size, angle, background, centre, border, factor, white, black = values
         said = {NOISES[1]: str(sigma).replace(" ", ""), NOISES[2]: f"poisson:{str(gain).replace(' ', '')}"}
         number = f"{float(size or 1):g}"
@@ -227,10 +227,10 @@ class Controls:
 
 
 def visible(problem: str, shape: str, noise: str) -> list[Any]:
-    """Which controls are of use."""
-    file = shape == BLURS[3]
+    """Show the controls that the settings need, and hide the others."""
+    name, file = PROBLEMS.get(problem, ""), shape == BLURS[3]
     shown = [
-        problem == "Blur and noise", problem == "Missing pixels", problem == "Too few pixels", shape == BLURS[1],
+        name == "deblur", name == "inpaint", name == "superres", shape == BLURS[1],
         file, file, file, noise == NOISES[1], noise == NOISES[2], not file,
     ]  # fmt: skip
     return [gr.update(visible=one) for one in shown]

@@ -1,4 +1,4 @@
-"""The places of those who use the page: the files of each in a folder, which is removed with everything in it."""
+"""The files of each user of the page, in a folder that is removed when the user leaves."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def safe_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Restored:
-    """What the results on a desk are of.
+    """The origin of the results on a desk.
 
     Attributes:
-        page: that is shown, from 0.
-        settings: with which all pages were restored.
+        page: the page that is shown, from 0.
+        settings: the settings with which all pages were restored.
         tuned: whether the network was tuned on the image.
         solves: the change and the objective of each solve, as plain data.
     """
@@ -65,14 +65,14 @@ class Desk:
 
     Attributes:
         key: its secret name.
-        folder: of the files.
+        folder: the folder of the files.
         image: name of the image.
         kernel, mask, network: names of further files, "" for none.
-        known: what is known of the image; see `retune.app.work.look`.
-        looked: the page and the settings for which that is known; None for none.
-        restored: what the results are of; None if there are none.
+        known: facts about the image; see `retune.app.work.look`.
+        looked: the page and the settings of these facts; None before the first look.
+        restored: the origin of the results; None if there are none.
         stopped: whether its next computation shall not begin.
-        used: when it was used last.
+        used: time of the last use.
     """
 
     key: str
@@ -92,7 +92,7 @@ class Desk:
         return {path.name for path in self.folder.iterdir() if path.is_file()}
 
     def clear(self) -> None:
-        """Remove the image, its mask and its results: another image comes."""
+        """Remove the image, its mask and its results, before another image arrives."""
         self.forget_results()
         for path in self.folder.iterdir():
             if path.name == self.image or path.stem == "mask":
@@ -107,7 +107,7 @@ class Desk:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def results(self) -> dict[str, Path]:
-        """What can be taken away, by its name."""
+        """The files to download, by name."""
         found = {
             self.image: self.folder / OUT / self.image,
             "report.html": self.folder / OUT / "report.html",
@@ -128,15 +128,10 @@ class Desk:
 
 
 class Desks:
-    """All desks, in a temporary folder.
+    """All desks, in a temporary folder."""
 
-    Args:
-        upload: largest file, in bytes.
-    """
-
-    def __init__(self, upload: int):
+    def __init__(self):
         self._root = Path(tempfile.mkdtemp(prefix="retune-app-"))
-        self._upload = upload
         self._lock = threading.Lock()
         self._desks: dict[str, Desk] = {}
         self._waiting: dict[str, tuple[Path, str, float]] = {}
@@ -208,7 +203,7 @@ class Desks:
         if kind not in _KINDS or suffix not in _KINDS[kind]:
             path.unlink(missing_ok=True)
             known = ", ".join(s[1:].upper() for s in _KINDS.get(kind, ()))
-            raise InvalidParameterError(f"{name} is no file of a kind that is read here: {known}.")
+            raise InvalidParameterError(f"{name} has an unsupported format. Supported here: {known}.")
         if kind == "image":
             desk.clear()
             desk.image = name

@@ -1,4 +1,4 @@
-"""What the process that computes tells the page."""
+"""The messages between the page and the process that computes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Event:
 
     Attributes:
         kind: "step", "done" or "failed".
-        values: what is known; of "failed", ``{"why": sentence}``.
+        values: the new facts; for "failed", ``{"why": sentence}``.
     """
 
     kind: str

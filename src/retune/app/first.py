@@ -1,4 +1,4 @@
-"""A first rough picture, long before the restoration is at rest: somebody who waits sees at once where it goes."""
+"""A first rough picture, long before the restoration is at rest. The user sees at once where it leads."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _LEVELS = (2 / 255, 55 / 255)
 def first_picture(model: OpenedModel | InstantModel, problem: Problem, y: Tensor) -> Tensor | None:
     """A rough restoration of a measurement (1, C, h, w): ``D(argmin ½‖Ax − y‖² + ½γ‖x − x⁰‖²)``.
 
-    x⁰ is the start of the network, γ is 25 times the variance of the noise, and D is the denoiser that ships. The
-    minimum is approached by ten steps of conjugate gradients. Of a large measurement only the middle is restored.
+    x⁰ is the start of the network, γ is 25 times the variance of the noise, and D is the denoiser that ships. Ten
+    steps of conjugate gradients approach the minimum. Only the middle of a large measurement is restored.
 
     Args:
         model: the network.

@@ -1,4 +1,4 @@
-"""What happens on the page, step by step, as names of its parts and what they show. It knows nothing of gradio."""
+"""The steps of each action on the page, as names of its parts with their new content. Nothing here uses gradio."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NO_RESULT: Shown = {"progress": "", "glimpse": "", "curves": "", "result": "", 
 
 
 def remark(text: str, kind: str = "remark") -> str:
-    """A sentence that stands out, and that a screen reader speaks."""
+    """A highlighted sentence, which a screen reader reads aloud."""
     return str(Markup('<p class="{}" role="status">{}</p>').format(kind, text))
 
 
@@ -52,7 +52,7 @@ class Flow:
         self.desks, self.worker, self.limits = desks, worker, limits
 
     def image(self, desk: Desk, token: str, settings: Settings) -> Iterator[Shown]:
-        """An image came."""
+        """Take a new image."""
         yield _NOTHING | _NO_RESULT | {"mask": "", "progress": remark("Opening the image …", "quiet")}
         try:
             self.desks.take(desk, token, "image")
@@ -63,7 +63,7 @@ class Flow:
         yield from self.look(desk, 0, replace(settings, mask=""))
 
     def file(self, desk: Desk, kind: str, token: str) -> str:
-        """A blur, a mask or a network came. Returns its name.
+        """Take a new blur, mask or network. Returns its name.
 
         Raises:
             InvalidParameterError: it cannot be used.
@@ -74,7 +74,7 @@ class Flow:
         return name
 
     def look(self, desk: Desk, page: int, settings: Settings) -> Iterator[Shown]:
-        """Tell what the image is, its noise, and the doctor's findings."""
+        """Describe the image, its noise, and the doctor's findings."""
         if not desk.image or desk.looked == (page, settings):
             yield {}
             return
@@ -118,7 +118,7 @@ class Flow:
                 yield {"progress": "", "result": values["result"]}
 
     def waits(self, desk: Desk) -> Shown:
-        """A computation was asked for. It may have to wait for those of others."""
+        """Say that a computation was requested. It may have to wait for those of other users."""
         desk.stopped = False
         return {"progress": _moving(WAITING), "running": True}
 
@@ -164,7 +164,7 @@ class Flow:
                 yield told
 
     def example(self, desk: Desk, name: str) -> Settings:
-        """Put one of the photographs that ship on the desk. Returns what was done to it.
+        """Put a photograph that comes with ReTune on the desk. Returns the settings of its measurement.
 
         Raises:
             InvalidParameterError: it could not be made.
@@ -176,7 +176,7 @@ class Flow:
         return made["settings"]
 
     def paint(self, desk: Desk, strokes: list[dict[str, Any]]) -> None:
-        """Take what was painted as the missing pixels.
+        """Use the painted pixels as the missing ones.
 
         Raises:
             InvalidParameterError: nothing was painted, or there is no image.
@@ -192,7 +192,7 @@ class Flow:
         desk.mask = self._last(desk, "paint", options | {"mask": "mask.png"})["mask"]
 
     def gaps(self, desk: Desk, page: int, settings: Settings) -> None:
-        """Take the pixels that are no numbers as missing.
+        """Use the pixels that are NaN or Inf as the missing ones.
 
         Raises:
             InvalidParameterError: there are none.
@@ -207,7 +207,7 @@ class Flow:
         return self.worker.stop(key)
 
     def leave(self, key: str) -> None:
-        """A page was closed: stop its computation, and remove its files."""
+        """Stop the computation of a page that was closed, and remove its files."""
         self.worker.stop(key)
         self.desks.close(key)
 
@@ -262,7 +262,7 @@ class Flow:
 
 
 def _moving(said: str, share: float | None = None) -> str:
-    """A sentence that tells what happens, with a bar."""
+    """A sentence about the current work, with a progress bar."""
     bar = (
         Markup('<progress max="1" aria-label="Progress"></progress>')
         if share is None

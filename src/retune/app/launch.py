@@ -45,7 +45,7 @@ class App:
 
 def make(limits: Limits, host: str, password: str | None) -> App:
     """The page for a host."""
-    desks = Desks(limits.upload)
+    desks = Desks()
     flow = Flow(desks, Worker(limits), limits)
     app = made(desks, limits)
     quiet = {"run_history": False, "show_error": False, "ssr_mode": False, "mcp_server": False, "pwa": False}

@@ -1,4 +1,4 @@
-"""What an image says of itself before it is restored: its file, its noise, and the doctor's findings."""
+"""Facts about an image before its restoration: its file, its noise, and the doctor's findings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Measured:
         unit: of its values.
         layout: how the file is stored.
         pages: number of images in the file.
-        holes: pixels that are no numbers, (h, w); None if there are none.
+        holes: pixels that are NaN or Inf, (h, w); None if there are none.
     """
 
     y: Tensor
@@ -68,8 +68,8 @@ class Noise:
     """The noise of an image.
 
     Attributes:
-        said: it as the settings take it.
-        sentence: it in words.
+        said: the noise in the form of the settings.
+        sentence: the noise in words.
         curves: one per channel.
     """
 
@@ -80,7 +80,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Mend:
-    """What a button can put right.
+    """A correction that a button makes.
 
     Attributes:
         key: name of the change.
@@ -93,7 +93,7 @@ class Mend:
 
 @dataclass(frozen=True)
 class Findings:
-    """The doctor's findings, the most serious first, and what can be mended."""
+    """The doctor's findings, most serious first, and the possible corrections."""
 
     found: Sequence[Finding]
     mends: Sequence[Mend] = field(default_factory=tuple)
@@ -106,7 +106,7 @@ def measured(file: Path, settings: Settings, page: int, most: int) -> Measured:
     Args:
         file: the image.
         settings: white, black and the mask.
-        page: from 0.
+        page: number of the page, from 0.
         most: the largest number of values (pixels times channels, of all pages).
 
     Raises:
@@ -141,7 +141,7 @@ def noise_in(seen: Measured, settings: Settings, folder: Path) -> Noise:
     try:
         problem = _estimated(y, gaps, config)
     except InvalidParameterError:
-        words = "No noise is visible. The restoration takes a fifth of a per cent of white, and changes little."
+        words = "No noise is visible. The restoration assumes noise of 0.2 % of white, and changes little."
         return Noise("0", words)
     said = problem.noise_words
     said = said if said.startswith("poisson") else said.removeprefix("gaussian:").replace("/", ",")

@@ -1,4 +1,4 @@
-"""The page: what its controls do."""
+"""The page: the actions of its controls."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class _Page:
         return [*shown, on.pages, on.canvas, *on.mends.values(), on.restore, on.tune, on.stop, on.mask_said]
 
     def _update(self, shown: dict[str, Any]) -> dict[Any, Any]:
-        """The parts of the page for what a step shows."""
+        """The parts of the page that a step changes, with their content."""
         found: dict[Any, Any] = {getattr(self.on, k): v for k, v in shown.items() if k in _PARTS}
         if "canvas" in shown:
             found[self.on.canvas] = gr.update(value=shown["canvas"], visible=bool(shown["canvas"]))

@@ -80,7 +80,7 @@ def facts(name: str, seen: Measured, page: int) -> str:
     return str(Markup('<p class="facts"><b>{}</b> <span>{}</span></p>').format(name, " · ".join(told)))
 
 
-def picture(name: str, seen: Measured) -> str:
+def picture(seen: Measured) -> str:
     """The image, reduced, as a data URL: over it the missing pixels are painted."""
     y = torch.where(seen.y.isfinite(), seen.y, torch.zeros_like(seen.y))[0]
     top = seen.layout.top

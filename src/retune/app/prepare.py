@@ -1,4 +1,4 @@
-"""What is made before an image is restored: photographs that ship, as they are measured, and masks."""
+"""Inputs of a restoration: measurements of photographs that come with ReTune, and masks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Note = Callable[..., None]
 
 
 def example(note: Note, *, folder: str, name: str) -> dict[str, Any]:
-    """Write one of the photographs that ship, as it is measured, and its mask."""
+    """Write the measurement of a photograph that comes with ReTune, and its mask."""
     place = Path(folder)
     photo, problem, settings = EXAMPLES[name]
     x = photograph(photo)[None]
@@ -61,11 +61,11 @@ def _write(path: Path, image: torch.Tensor) -> None:
 def paint(
     note: Note, *, folder: str, image: str, strokes: list[dict[str, Any]], size: list[int], mask: str
 ) -> dict[str, Any]:
-    """Write the mask of what was painted: black where a stroke was drawn.
+    """Write the mask of painted strokes: black under each stroke.
 
     Args:
-        note: told of steps.
-        folder: of the files.
+        note: called at each step.
+        folder: the folder of the files.
         image: the image.
         strokes: each has the ``radius`` of the brush, and its ``points``; lengths are shares of the width.
         size: (h, w) of the image.
@@ -91,7 +91,7 @@ def painted(strokes: list[dict[str, Any]], size: list[int]) -> np.ndarray:
 
 
 def gaps(note: Note, *, folder: str, image: str, page: int, settings: Settings, most: int, mask: str) -> dict[str, Any]:
-    """Write the mask of the pixels that are no numbers."""
+    """Write the mask of the pixels that are NaN or Inf."""
     place = Path(folder)
     seen = measured(place / image, settings, page, most)
     if seen.holes is None:

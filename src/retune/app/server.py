@@ -1,4 +1,4 @@
-"""The server of the page: files come and go, and nobody else gets in."""
+"""The server of the page: it receives and sends files, and refuses strangers."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _UNUSED = ("upload", "file", "proxy", "component_server", "stream", "deep_link",
 
 
 class Guard:
-    """Lets in those who may see the page.
+    """Refuse requests that may not see the page.
 
-    Requests of other sites, and requests under a name that is none of this machine's, are refused: a page that somebody
-    visits must not reach the page of this machine. If there is a password, every request has to have it.
+    It refuses requests from other sites, and requests that address this machine by a foreign name. Otherwise any web
+    page in the same browser could reach this one. If there is a password, every request needs it.
 
     Args:
-        app: what is guarded.
-        names: names of this machine, without the port; None for any.
+        app: the application to guard.
+        names: names of this machine, without the port; None allows any.
         password: None for none.
     """
 
@@ -94,8 +94,8 @@ class Guard:
 def _foreign(headers: dict[str, str], host: str) -> bool:
     """Whether another site sent the request.
 
-    A form of this page says ``Origin: null``, as its address is not told (Referrer-Policy), and so does a sandboxed
-    frame of any other site. ``Sec-Fetch-Site`` tells them apart.
+    A form of this page sends ``Origin: null``, because Referrer-Policy hides its address. A sandboxed frame of any
+    other site sends the same. ``Sec-Fetch-Site`` tells them apart.
     """
     origin = headers.get("origin")
     if origin == "null":
@@ -104,7 +104,7 @@ def _foreign(headers: dict[str, str], host: str) -> bool:
 
 
 def _unused(path: str) -> Response | None:
-    """A refusal of what gradio offers, and this page does not."""
+    """Refuse the routes of gradio that this page does not use."""
     way = path.partition("gradio_api/")[2]
     return Response("There is no such thing here.", 404) if way.startswith(_UNUSED) else None
 

@@ -1,4 +1,4 @@
-"""What the user says of an image, and the command and the lines of Python that do the same."""
+"""The user's settings for an image, and the command and the lines of Python with the same effect."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class Settings:
     network: str = ""
 
     def require_known(self, files: Collection[str]) -> None:
-        """Refuse names that are neither a choice of the page nor one of the user's own files.
+        """Refuse names that are neither a choice of the page nor a file of this user.
 
-        The page is reached by whoever knows its address, and a kernel may be named by a path of this machine.
+        Anybody who knows the address can reach the page, and a kernel could name any path of this machine.
 
         Raises:
             ConfigError: such a name.
@@ -91,7 +91,7 @@ class Settings:
             folder: the folder of the files; None leaves their names as they are.
 
         Raises:
-            ConfigError: a blur without a kernel, missing pixels without a mask, or noise that is no noise.
+            ConfigError: a blur without a kernel, missing pixels without a mask, or an invalid noise.
         """
         place: Callable[[str], Any] = (lambda name: name) if folder is None else (lambda name: absolute(name, folder))
         if self.network and self.problem == "denoise":  # a network remembers what happened to its images
@@ -157,7 +157,7 @@ class Settings:
         return words
 
     def commands(self, image: str, tuned: bool = False) -> str:
-        """The command line that restores the file in the same way; with its tuning first, if it was tuned."""
+        """The command line that restores the file in the same way. If the network was tuned, the tuning comes first."""
         said = self.options()
         if tuned:
             first = ["retune", "tune", image, *said, "--out", TUNED]
@@ -170,8 +170,8 @@ class Settings:
 
         Args:
             image: the file.
-            plain: whether ``retune.restore`` gives the same image: that is so unless the image is restored in tiles,
-                has a network of its own, or has values that are no numbers.
+            plain: whether ``retune.restore`` gives the same image. It does not if the image is restored in tiles,
+                has its own network, or contains NaN or Inf.
             pages: number of images in the file.
             tuned: whether the network was tuned on the image.
         """
@@ -202,7 +202,7 @@ class Settings:
         return "\n".join([*lines, f"io.write({'restored-' + image!r}, restored, layout)"])
 
     def _as_job(self, image: str, tuned: bool) -> str:
-        """What the command does, in Python."""
+        """The lines of Python that do the work of the command."""
         said = "".join(
             f", {name}={_level(level)}" for name, level in (("white", self.white), ("black", self.black)) if level
         )
@@ -242,7 +242,7 @@ _OPTIONS = {
 
 
 def _typed(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """A value in the form of the command line."""
     return ",".join(repr(v) for v in value) if isinstance(value, list) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Sentences for somebody who sees a page, and not a command line or a folder."""
+"""Messages for a reader of the page, who sees no command line and no folder."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _PATH = re.compile(r"(?<![\w/.:])(/|[A-Za-z]:\\)[^\s'\"«»:,;()]+[/\\]([^\s'\"�
 
 
 def in_page_words(text: str, folder: Path | None = None) -> str:
-    """A message without the folders of this machine, and with the words of the page for options and for formulas.
+    """A message in the words of the page: without folders of this machine, options and formulas.
 
     Args:
         text: the message.
-        folder: of the user's files.
+        folder: the folder of the user's files.
     """
     for place in () if folder is None else (folder, folder.resolve()):
         text = text.replace(f"{place}/", "").replace(f"{place}\\", "")

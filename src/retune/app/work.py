@@ -48,7 +48,7 @@ Note = Callable[..., None]
 
 
 def look(note: Note, *, folder: str, image: str, page: int, settings: Settings, most: int) -> dict[str, Any]:
-    """What an image is, and what is wrong with it. The picture and the noise are told before the findings."""
+    """Describe an image and its faults. The picture and the noise come before the findings."""
     place = Path(folder)
     seen = measured(place / image, settings, page, most)
     noise = noise_in(seen, settings, place)
@@ -59,7 +59,7 @@ def look(note: Note, *, folder: str, image: str, page: int, settings: Settings, 
         "plain": _plain(seen.y.shape[-2] * seen.y.shape[-1], settings) and seen.holes is None,
         "size": [int(n) for n in seen.y.shape[-2:]],
         "facts": parts.facts(image, seen, page),
-        "picture": parts.picture(image, seen),
+        "picture": parts.picture(seen),
         "noise": parts.noise(noise),
         "blur": "",
     }
@@ -97,14 +97,14 @@ def restore(
 def turn(
     note: Note, *, folder: str, image: str, page: int, settings: Settings, tuned: bool, solves: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Show the result of another page of a stack that was restored."""
+    """Show the result of another page of a restored stack."""
     place = Path(folder)
     model, options = _opened(place, settings, tuned)
     return {"result": _result(place, image, page, model, options, _curves(solves, page))}
 
 
 def _opened(place: Path, settings: Settings, tuned: bool) -> tuple[OpenedModel | InstantModel, Options]:
-    """The network of the settings, and how it restores."""
+    """The network of the settings, opened for a restoration."""
     white, black = settings.levels()
     model: OpenedModel | InstantModel
     if tuned:
@@ -119,7 +119,7 @@ def _opened(place: Path, settings: Settings, tuned: bool) -> tuple[OpenedModel |
 
 
 def _curves(solves: list[dict[str, Any]], page: int) -> parts.Curves:
-    """Those of a page, if each page was solved at once; otherwise those of the last part."""
+    """The curves of a page, if each page was solved as a whole; otherwise those of the last part."""
     return parts.Curves(**solves[min(page, len(solves) - 1)]) if solves else parts.Curves()
 
 
@@ -137,7 +137,7 @@ def _result(
 
 
 def _tell_first(note: Note, file: Path, page: int, model: OpenedModel | InstantModel, options: Options) -> None:
-    """Tell a first rough picture, if there is one."""
+    """Send a first rough picture, if there is one."""
     try:
         seen = measured(file, _levels(options), page, 10**12)
         problem = _problem(model)
@@ -153,7 +153,7 @@ def _of_page(
     section: Pictured, record: RestoredImage, place: Path, page: int, model: OpenedModel | InstantModel,
     options: Options,
 ) -> Pictured:  # fmt: skip
-    """The section of a stack with another page than the first one."""
+    """The section of a stack, with the given page instead of the first."""
     seen = measured(place / section.file, _levels(options), page, 10**12)
     after, layout = io.read(place / OUT / section.file, any_integers=True)
     y = without_gaps(_problem(model), seen.y, section.file)
@@ -189,7 +189,7 @@ def tune(note: Note, *, folder: str, image: str, page: int, settings: Settings) 
 
     def step(done: int, total: int) -> None:
         last = (
-            "Comparing what was learned with what it started from"
+            "Comparing the learned parameters with the initial ones"
             if done == total
             else f"Learning: step {done} of {total}"
         )
@@ -200,14 +200,14 @@ def tune(note: Note, *, folder: str, image: str, page: int, settings: Settings) 
         config, [place / image], place / TUNED, white=white, black=black, device="cpu", progress=False, ships=True,
         note=step,
     )  # fmt: skip
-    note(say="Restoring with what was learned", share=0.9)
+    note(say="Restoring with the learned parameters", share=0.9)
     made = restore(note, folder=folder, image=image, page=page, settings=settings, tuned=True)
     verdict = in_page_words(tuning_in_words(found), place)
     return made | {"result": parts.tuned(verdict) + made["result"], "tuned": verdict}
 
 
 class _Told:
-    """Tells the moments of a solve, not more often than somebody can see."""
+    """Sends the moments of a solve, at most as often as a person can notice."""
 
     def __init__(self, note: Note):
         self._note, self.solves = note, list[parts.Curves]()
@@ -259,7 +259,7 @@ def run(kind: str, note: Note, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def warm() -> None:
-    """Read the networks that ship, and let them run once, so that the first image does not wait."""
+    """Load the networks that come with ReTune and run each once, so that the first image does not wait."""
     for name, more in (("denoise", {}), ("deblur", {"kernel": "gaussian:1"})):
         model = instant_model({"name": name, "sigma": 0.05, **more})
         y = torch.rand(1, 3, 32, 32)

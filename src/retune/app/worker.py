@@ -1,4 +1,4 @@
-"""The process that computes. It is warm before the first image comes, does one thing at a time, and can be stopped."""
+"""The process that computes: ready before the first image arrives, one job at a time, and it can be stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StoppedError(RetuneError, RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page takes.
+    """The limits of the page.
 
     Attributes:
         upload: largest file, in bytes.
@@ -53,10 +53,10 @@ class Limits:
 
 
 class Worker:
-    """A process that computes, and starts again when it was stopped.
+    """A process that computes, and starts again after it was stopped.
 
-    On Linux it is a copy of a process that has loaded everything already (`retune.app.loaded`), so that another one is
-    there at once. Both share what was loaded.
+    On Linux it is a copy of a process that has already loaded everything (`retune.app.loaded`), so a replacement starts
+    at once. The copies share the loaded memory.
 
     Args:
         limits: of time and memory.
@@ -115,7 +115,7 @@ class Worker:
                 if owner in self._stopped:
                     raise StoppedError("Stopped.") from error
                 raise StoppedError(
-                    "The computation ended by itself. If the image is large, a smaller one may help."
+                    "The computation stopped unexpectedly. If the image is large, a smaller one may help."
                 ) from error
             finally:
                 with self._change:
@@ -155,7 +155,7 @@ class Worker:
             self._end()
 
     def _start(self) -> None:
-        """Begin to start a process. Nobody waits for it: the first one loads everything."""
+        """Start a process in the background, because the first one takes long: it loads everything."""
         self._process: Any = None
         self._warm = False
         self._started = threading.Event()
@@ -221,7 +221,7 @@ def _serve(pipe: Connection, memory: int) -> None:
 
 
 def _limit(memory: int) -> None:
-    """A file that unfolds without end becomes an error of this process, and does not take the memory of others."""
+    """Limit the memory: a file that expands without end then causes an error here, and takes no memory from others."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -49,6 +49,11 @@ class Number:
         """Whether the number is an upper bound, with or without conditions."""
         return self.basis is Basis.PROVED
 
+    @property
+    def is_unconditional(self) -> bool:
+        """Whether the number is an upper bound whose assumptions are all checked and certain."""
+        return self.is_bound and all(a.checked and a.probability == 1 for a in self.assumptions)
+
     def to_dict(self) -> dict:
         """Plain data that JSON can hold (infinity and NaN become None)."""
         return {

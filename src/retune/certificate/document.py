@@ -196,7 +196,7 @@ def _image(certificate: Certificate, i: int) -> str:
     for row in cells:
         lines.append(f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip())
     if image.strong_convexity[0]:
-        lines.append(f"  μ = {_short(image.strong_convexity[0])}: {image.strong_convexity[1]}")
+        lines.append(f"  μ = {_short(image.strong_convexity[0])}: {image.strong_convexity[1]}".removesuffix(": "))
     for assumption in image.assumptions:
         mark = "checked" if assumption.checked else "NOT CHECKED"
         lines.append(f"  rests on: {assumption.statement} ({mark}: {assumption.how})")
@@ -208,8 +208,8 @@ def _image(certificate: Certificate, i: int) -> str:
 
 def _bounds(image: ImageCertificate) -> str:
     """The heading of the column of bounds. The verdict and the last lines name their conditions."""
-    kinds = {n.kind for claim in image.claims.values() for n in claim.numbers if n.is_bound}
-    return "proved" if not kinds or kinds == {"proved"} else "proved*"
+    bounds = [n for claim in image.claims.values() for n in claim.numbers if n.is_bound]
+    return "proved" if all(n.is_unconditional for n in bounds) else "proved*"
 
 
 def _cells(claim: Claim) -> tuple[str, str, str]:

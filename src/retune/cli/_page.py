@@ -31,4 +31,4 @@ def tell_page(out: Path, failed: Sequence[tuple[str, str]] = (), unpictured: Seq
         note(f"the report was not written: {error}")
         return
     if page is not None:
-        show(wrapped(f"{page} shows what was done"))
+        show(wrapped(f"{page} shows the results"))

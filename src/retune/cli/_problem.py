@@ -82,7 +82,7 @@ Overrides = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, exactly.")]
 Details = Annotated[bool, typer.Option("--details", help="Print also the numbers for experts.")]
 Report = Annotated[
-    bool, typer.Option("--report/--no-report", help="Write report.html into the folder: a picture of what was done.")
+    bool, typer.Option("--report/--no-report", help="Write report.html into the folder, with pictures of the results.")
 ]
 Device = Annotated[str, _option("--device", "auto, cpu, cuda, cuda:1, …")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -125,9 +125,7 @@ def _show(images: list[Certified]) -> None:
     if found:
         worst = max(found, key=_weakness)
         if len(images) > 1:
-            show(
-                wrapped(f"{len(found)} images; the weakest of their certificates is that of {worst.name}:", "  ", "  ")
-            )
+            show(wrapped(f"{len(found)} images; the weakest certificate is that of {worst.name}:", "  ", "  "))
         assert worst.certificate is not None
         for words in in_words(CertifiedImage.model_validate(worst.certificate[0].to_dict())):
             show(wrapped(words, "  ", "  "))

@@ -1,4 +1,4 @@
-"""``retune study``: the errors of gradient and state over depth and restarts, and what they cost."""
+"""``retune study``: the errors of gradient and state over depth and restarts, and their cost."""
 
 from __future__ import annotations
 

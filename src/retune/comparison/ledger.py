@@ -88,8 +88,8 @@ def _of_another_version(path: Path, form: int | None) -> str:
     begun = "ReTune 0.1.0" if form is None else f"another version of ReTune (format {form}, this one has {FORMAT})"
     earlier = ", with  pip install retune-imaging==0.1.0" if form is None else ""
     return (
-        f"{path} is of a comparison that was begun with {begun}. This version computes other things for the same run, "
-        f"so it cannot continue it. Finish it with the version that began it{earlier}, or begin again with "
-        f"another --out. What is in {path.parent} stays as it is, and networks that were trained there can "
-        f"be scored as they are: --model {path.parent / 'models' / 'retune.safetensors'}"
+        f"{path} belongs to a comparison that was begun with {begun}. This version computes other figures for the "
+        f"same run, so it cannot continue it. Finish it with the version that began it{earlier}, or begin again with "
+        f"another --out. The files in {path.parent} stay unchanged. You can score the networks that were trained "
+        f"there: --model {path.parent / 'models' / 'retune.safetensors'}"
     )

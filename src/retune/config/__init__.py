@@ -1,7 +1,11 @@
 """A run as a TOML file: its problem, prior, model, training and data.
 
-Example:
-    >>> config = load("my.toml", ["model.depth=5"])  # doctest: +SKIP
+```python
+import retune
+
+run = retune.config.load("inpaint", ["model.depth=5"])  # a run that ships, or the name of your file
+net = retune.build.network_of(run, channels=3)
+```
 """
 
 from __future__ import annotations

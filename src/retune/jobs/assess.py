@@ -29,9 +29,9 @@ from retune.training.unsupervised import ErrorEstimate
 __all__ = [
     "Errors",
     "Scene",
-    "compare",
-    "compare_errors",
     "error_blocks",
+    "estimated_gain",
+    "gain_of_errors",
     "indistinguishable",
     "learned",
     "settled",
@@ -159,19 +159,19 @@ def _blocks(errors: Tensor) -> Tensor:
     return adaptive_avg_pool2d(errors, grid).flatten().double().cpu()
 
 
-def compare(before: Errors, after: Errors, clearly: float, of: str) -> EstimatedGain:
+def estimated_gain(before: Errors, after: Errors, clearly: float, of: str) -> EstimatedGain:
     """Compare the estimated errors of two restorations; see ``EstimatedGain``."""
-    found = compare_errors(before.measured, after.measured)
+    found = gain_of_errors(before.measured, after.measured)
     less = before.ranking - after.ranking
     better = found.gain is not None and float(less.mean()) > 0
     if clearly > 0:
         better = better and float(less.mean()) > clearly * _standard_error(less)
-    ranked = compare_errors(before.ranking, after.ranking) if before.again else None
+    ranked = gain_of_errors(before.ranking, after.ranking) if before.again else None
     again, spread = (None, None) if ranked is None else (ranked.gain, ranked.spread)
     return found.model_copy(update={"of": of, "better": better, "again": again, "again_spread": spread})
 
 
-def compare_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> EstimatedGain:
+def gain_of_errors(before: Tensor, after: Tensor, clearly: float = 0.0) -> EstimatedGain:
     """Compare estimated errors block by block; the second is better if it is so by `clearly` standard errors."""
     one, two = float(before.mean()), float(after.mean())
     if min(one, two) <= 0:  # the ratio of the errors is unknown

@@ -10,7 +10,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from retune.jobs.assess import Errors, Scene, compare, compare_errors, error_blocks, settled
+from retune.jobs.assess import Errors, Scene, error_blocks, estimated_gain, gain_of_errors, settled
 from retune.model import Restarted
 from retune.priors.capabilities import priors_of
 from retune.problems.base import Problem
@@ -83,15 +83,15 @@ def compete(
     other = None if at_once is None else at_once()
     if other is not None:
         errors[AT_ONCE] = error_blocks(settled(other), scene, estimate, seed)
-    found = {name: compare(errors[DEFAULT], one, clearly, of) for name, one in errors.items() if name != DEFAULT}
+    found = {name: estimated_gain(errors[DEFAULT], one, clearly, of) for name, one in errors.items() if name != DEFAULT}
     winner = min([DEFAULT, *(n for n, c in found.items() if c.better)], key=lambda n: float(errors[n].ranking.mean()))
     net.load_state_dict(states.get(winner, start))
     best = other if winner == AT_ONCE and other is not None else net
     measured = None
     if _is_image(problem, scene):
         image = error_blocks(_Measured(scene.offset), scene, estimate, seed)
-        measured = compare(errors[winner], image, _CLEARLY, of)
-        found[MEASURED] = compare(errors[DEFAULT], image, _CLEARLY, of)
+        measured = estimated_gain(errors[winner], image, _CLEARLY, of)
+        found[MEASURED] = estimated_gain(errors[DEFAULT], image, _CLEARLY, of)
     kept = errors[winner]
     return Contest(
         best,
@@ -99,7 +99,7 @@ def compete(
         found[TUNED if winner == DEFAULT else winner],
         measured,
         (
-            _rival(DEFAULT, compare_errors(errors[DEFAULT].measured, errors[DEFAULT].measured)),
+            _rival(DEFAULT, gain_of_errors(errors[DEFAULT].measured, errors[DEFAULT].measured)),
             *(_rival(name, one) for name, one in found.items()),
         ),
         kept,

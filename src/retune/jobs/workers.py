@@ -144,7 +144,7 @@ class _Worker:
 def _context(module: str) -> Any:
     """How worker processes start: as copies of a process that has loaded a module, or anew.
 
-    A copy shares what was loaded, and is there at once. A copy of a process that has looked for CUDA devices cannot use
+    A copy starts at once and shares the loaded memory. A copy of a process that has looked for CUDA devices cannot use
     them, and deepinv looks for them while it is imported. Outside of Linux, copies are not safe.
     """
     import torch  # a worker imports this file before it imports torch
@@ -198,7 +198,7 @@ def end_with_parent() -> None:
 
 def _how_it_ended(code: int | None, killed_for_memory: int) -> str:
     if code is None or code >= 0:
-        return f"the process for this file ended by itself, with exit status {code}"
+        return f"the process for this file stopped unexpectedly, with exit status {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:

@@ -29,9 +29,8 @@ __all__ = ["PrimalDual"]
 class PrimalDual(MapWithPrior):
     r"""Condat–Vũ for ``min_x f(x) + λ g(Kx)`` with x in a box: total variation and other analysis priors.
 
-    With a multiplier p of the shape of ``Kx``::
-
-        x⁺ = P_box(x − τ(∇f(x) + Kᵀp)),   p⁺ = prox_{ς(λg)*}(p + ςK(2x⁺ − x))
+    A multiplier p has the shape of ``Kx``. A layer computes ``x⁺ = P_box(x − τ(∇f(x) + Kᵀp))``, and then
+    ``p⁺ = prox_{ς(λg)*}(p + ςK(2x⁺ − x))``.
 
     With b = `step_size`, the steps are ``ς/τ = r²`` and ``τL/2 + τς‖K‖² = b``. A sigmoid keeps the learned b in (0, 1),
     and r is positive, so training cannot leave the region ``1/τ − ς‖K‖² > L/2``. There the map is averaged in the

@@ -50,14 +50,26 @@ class Relative:
 
 @dataclass(frozen=True)
 class FidelityFacts:
-    """Facts about ``u ↦ d(u, y)`` for one measurement y. Your own fidelity states them with a method ``facts(y)``::
+    """Facts about ``u ↦ d(u, y)`` for one measurement y. Your own fidelity states them with a method ``facts(y)``:
 
-        class Weighted(deepinv.optim.DataFidelity):
-            \"\"\"``½‖w (u − y)‖²``.\"\"\"
+    ```python
+    from deepinv.optim import DataFidelity
+    import retune
 
-            def facts(self, y):
-                high, low = float(self.w.max()) ** 2, float(self.w.min()) ** 2
-                return retune.FidelityFacts(lipschitz=high, convex=True, strong=low, how="½‖w(u − y)‖²")
+    class Weighted(DataFidelity):
+        def fn(self, x, y, physics, w=0.5):
+            return 0.5 * (w * (physics.A(x) - y)).square().flatten(1).sum(1)
+
+        def grad(self, x, y, physics, w=0.5):
+            return physics.A_adjoint(w**2 * (physics.A(x) - y))
+
+        def facts(self, y):
+            return retune.FidelityFacts(lipschitz=0.25, convex=True, strong=0.25, how="½‖w(u − y)‖²")
+
+    net = retune.Restarted(retune.ForwardBackward(retune.priors.WaveletL12("haar", levels=2), Weighted()))
+    y, physics = retune.problems.denoise(0.1).measure(retune.data.photograph("chelsea")[None, :, :64, :64])
+    assert "½‖w(u − y)‖²" in str(retune.certify(net, y, physics))
+    ```
 
     The statement is trusted, tested on random images, and called "not checked" in certificates.
 

@@ -128,16 +128,22 @@ class AbstractPrior(Prior, ABC):
 
     It is also an ordinary deepinv ``Prior``. Maps ask for the attributes below, never for the class. A plain deepinv
     ``Prior`` works, too: [`adapt`][retune.priors.adapt] derives its capabilities from its methods. Your own prior with
-    a proximity operator needs these few lines::
+    a proximity operator needs these few lines:
 
-        class Shrink(retune.AbstractPrior):
-            has_prox = True
+    ```python
+    import retune
 
-            def bind(self, shape, layer, gamma):
-                return retune.priors.BoundPrior(prox=lambda v: v / (1 + gamma))
+    class Shrink(retune.AbstractPrior):
+        has_prox = True
 
-            def convexity(self):
-                return retune.Convexity(strong=1.0, how="½‖x‖²")
+        def bind(self, shape, layer, gamma):
+            return retune.priors.BoundPrior(prox=lambda v: v / (1 + gamma))
+
+        def convexity(self):
+            return retune.Convexity(strong=1.0, how="½‖x‖²")
+
+    net = retune.Restarted(retune.ForwardBackward(Shrink()))
+    ```
 
     Attributes:
         has_prox: whether [`bind`][retune.AbstractPrior.bind] returns a proximity operator (or a substitute, such as a

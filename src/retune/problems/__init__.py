@@ -1,9 +1,11 @@
 """Ready-made restoration problems by name, as deepinv physics.
 
-Example:
-    >>> import retune
-    >>> problem = retune.problems.get("inpaint", keep=0.5, sigma=0.05)
-    >>> y, physics = problem.measure(x, seed=0)  # doctest: +SKIP
+```python
+import retune
+
+problem = retune.problems.get("inpaint", keep=0.5, sigma=0.05)
+y, physics = problem.measure(retune.data.photograph("chelsea")[None], seed=0)
+```
 """
 
 from __future__ import annotations

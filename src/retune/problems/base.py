@@ -85,10 +85,6 @@ class Problem(ABC):
         """The noise as arguments of a problem."""
         return {"sigma": self.sigma} if self.noise is None else {"noise": self.noise}
 
-    def _noise_said(self) -> dict[str, Any]:
-        """The noise as plain data."""
-        return {"sigma": self.sigma} if self.noise is None else {"noise": str(self.noise)}
-
     @abstractmethod
     def physics(
         self,
@@ -197,8 +193,14 @@ class Problem(ABC):
             return physics(x), physics
 
     def describe(self) -> dict:
-        """The name and the constructor's arguments as plain data, read from attributes of the same names."""
-        return {"name": self.name} | {k: v for k, v in by_arguments(self).items() if k != "type"}
+        """The name and the constructor's arguments as plain data, read from attributes of the same names.
+
+        It includes sigma or noise, whichever was given. The attribute `spec`, if there is one, describes the kernel.
+        """
+        kept = {"noise": str(self.noise)} | ({"kernel": vars(self)["spec"]} if "spec" in vars(self) else {})
+        left_out = ("type", "noise" if self.noise is None else "sigma")
+        told = {k: v for k, v in by_arguments(self, **kept).items() if k not in left_out}
+        return {"name": self.name} | told | ({"sigma": self.sigma} if "sigma" in told else {})
 
     def identity(self) -> str:
         """A text that identifies the measurement process; a kernel or mask from a file enters by content, not path."""

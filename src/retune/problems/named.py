@@ -42,10 +42,6 @@ class Denoise(SeedlessProblem):
     def _make(self, img_size: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str) -> LinearPhysics:
         return Denoising(self.noise_model(device), device=device)
 
-    def describe(self) -> dict:
-        """See [`Problem`][retune.problems.Problem]."""
-        return {"name": self.name, **self._noise_said()}
-
 
 @register
 class Inpaint(Problem):
@@ -154,6 +150,7 @@ class Deblur(SeedlessProblem):
 
     name = "deblur"
     keeps_operators = True
+    added_later = ("kernel_background", "centre_kernel")
 
     def __init__(
         self,
@@ -209,11 +206,6 @@ class Deblur(SeedlessProblem):
         large = max(taps.shape[2:]) > 7  # from this size on, convolution by FFT is faster
         return Blur(filter=taps, padding=self.boundary, use_fft=large, device=torch.device(device), noise_model=noise)
 
-    def describe(self) -> dict:
-        """See [`Problem`][retune.problems.Problem]."""
-        told = {"name": self.name, "kernel": self.spec, "boundary": self.boundary, **self._noise_said()}
-        return told | _of_kernel(self)
-
 
 @register
 class Superres(SeedlessProblem):
@@ -240,6 +232,7 @@ class Superres(SeedlessProblem):
     name = "superres"
     subsamples = keeps_operators = True
     usual_sigma = 0.01
+    added_later = ("kernel_background", "centre_kernel")
 
     def __init__(
         self,
@@ -283,28 +276,12 @@ class Superres(SeedlessProblem):
 
     def part(self, rows: Tensor, cols: Tensor) -> Problem:
         """See [`Problem`][retune.problems.Problem]; a part of a periodic image is not periodic."""
-        made = self.spec == "custom" or _of_kernel(self)
+        made = self.spec == "custom" or self.kernel_background is not None or self.centre_kernel is not None
         return (
             Superres(self.factor, self.kernel if made else self.spec, "reflect", **self._noise())
             if self.wraps
             else self
         )
-
-    def describe(self) -> dict:
-        """See [`Problem`][retune.problems.Problem]."""
-        return {
-            "name": self.name,
-            "factor": self.factor,
-            "kernel": self.spec,
-            "boundary": self.boundary,
-            **self._noise_said(),
-        } | _of_kernel(self)
-
-
-def _of_kernel(problem: Deblur | Superres) -> dict:
-    """The changes of the kernel, if any. Without changes the description stays that of earlier versions."""
-    done = {"kernel_background": problem.kernel_background, "centre_kernel": problem.centre_kernel}
-    return {name: value for name, value in done.items() if value is not None}
 
 
 def _require_fit(taps: Tensor, img_size: tuple[int, int, int], boundary: str) -> None:

@@ -136,7 +136,7 @@ def _cleared(channel: Tensor) -> Tensor:
 
 
 def without_noise(channels: Tensor) -> Tensor:
-    """The mean (h, w) of the channels (C, h, w) of a kernel, without background and what may be noise."""
+    """The mean (h, w) of the channels (C, h, w) of a kernel, without background and probable noise."""
     kept = []
     for channel in channels.detach().double():
         found = background_of(channel)

@@ -1,9 +1,7 @@
 """Tables, figures, and a self-contained HTML page. Reads result files, never models.
 
-The caller writes ``results.json`` and its images into a folder. Everything here is computed from these files::
-
-    results = Results.read(folder)
-    write_all(results, folder)  # figures/*.png and report.html
+The caller writes ``results.json`` and its images into a folder. Everything here is computed from these files:
+``write_all(Results.read(folder), folder)`` writes ``figures/*.png`` and ``report.html``.
 """
 
 from __future__ import annotations

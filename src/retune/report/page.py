@@ -1,4 +1,4 @@
-"""``report.html`` of ``retune restore`` and ``retune tune``: a picture of what was done, in one file.
+"""``report.html`` of ``retune restore`` and ``retune tune``: pictures of the work, in one file.
 
 The page consists of the sections in the folder ``report``, which belong to the results beside it. Jobs that share a
 folder write the same page, with the sections of all jobs.

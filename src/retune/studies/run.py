@@ -112,7 +112,7 @@ def study(
 
 
 class _Job:
-    """One study: its objects, and what was found so far."""
+    """One study: its objects, and the results so far."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Job:
         }
 
     def so_far(self) -> Study:
-        """Write and return what was found."""
+        """Write and return the results so far."""
         parts = {"images": self.found, "mean": mean_of(self.found), "costs": self.costs, "races": self.races}
         result = Study.model_validate(self.facts | parts)
         write_study(result, self.out)

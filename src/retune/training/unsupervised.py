@@ -41,7 +41,7 @@ class Estimate(StrEnum):
     """The loss; its value describes it in words."""
 
     SPLIT = "Stein's estimate where it was measured, splitting where it was not"
-    EQUIVARIANT = "Stein's estimate of what was measured, equivariant imaging (EI) for the rest"
+    EQUIVARIANT = "Stein's estimate for the measured part, equivariant imaging (EI) for the rest"
     RECORRUPTED = "recorrupted to recorrupted (R2R)"
     STEIN = "Stein's unbiased estimate (SURE)"
 
@@ -56,8 +56,8 @@ class ErrorEstimate(Loss):
 
     Args:
         sigma: noise level, or one per channel.
-        noise: noise that grows with the brightness, in place of sigma: what has ``variance(y)``, and sigma is its
-            level at half of white. Stein's lemma then holds with the variances of the pixels.
+        noise: noise that grows with the brightness, an object with ``variance(y)``. sigma is then its level at half
+            of white. Stein's lemma then holds with the variances of the pixels.
     """
 
     #: the basis of the estimate, in words that follow "estimated"
