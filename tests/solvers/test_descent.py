@@ -113,6 +113,31 @@ def test_it_is_faster_with_momentum_than_plain_steps(float64):
     assert layers["Descent"] <= layers["Picard"]
 
 
+def test_a_step_applies_the_operator_once_and_knows_the_gradient_at_its_extrapolation(float64):
+    y, physics = rand(1, 1, 8, 8), holes(1, 8, 8)
+    net = network(wild(), Stop(max_layers=40, rtol=1e-12))
+    objective = net.bind(y, physics).map.objective()
+    calls, points = [], []
+
+    def quadratic(u):
+        calls.append(u)
+        return objective.quadratic(u)
+
+    def smooth(u):
+        points.append(u)
+        return objective.smooth(u)
+
+    solver = Descent().bind(lambda: _with(objective, quadratic=quadratic, smooth=smooth))
+    state = solver.init(torch.zeros_like(y))
+    for _ in range(25):
+        calls.clear(), points.clear()
+        state = solver.step(None, state)
+        assert len(calls) == len(points) == 1
+        (z,), gradient = points, state.memory[-2]
+        torch.testing.assert_close(gradient, objective.gradient(z), rtol=1e-12, atol=1e-13)
+    assert float(state.memory[1].max()) > 0  # with momentum, in the end
+
+
 def test_a_map_without_a_value_is_refused(float64):
     prior = retune.priors.Denoiser(_Shrink(), 0.1)
     net = Restarted(retune.ForwardBackward(prior), solver=Descent()).eval()

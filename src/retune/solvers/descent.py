@@ -46,8 +46,9 @@ class Descent(AbstractSolver):
     ``⟨∇f(z) − ∇f(z'), z − z'⟩ ≤ L ‖z − z'‖²`` for the last two points z, z' with known gradients. The quadratic part of
     f is always compared by its gradients, because ``q(a) − q(b) = ½⟨∇q(a) + ∇q(b), a − b⟩``.
 
-    A step costs one gradient and one value. A refused step costs the same, and does not change the image. The start
-    costs three more gradients: L begins at the curvature measured there, if this is below the stated constant.
+    A step costs a gradient and a value of the part that is not quadratic, and one gradient of the quadratic part. A
+    refused step costs the same, and does not change the image. The start costs three more gradients: L begins at the
+    curvature measured there, if this is below the stated constant.
 
     L may be far larger than the curvature: because the stated constant is pessimistic, after refused steps, or if the
     values of F do not fit its gradients. Then steps of length 1/L are short, although the gradient is not small. So
@@ -106,6 +107,7 @@ class _Memory(NamedTuple):
         constant: L.
         value: value at x of the parts of F that are not quadratic, in float64.
         quadratic: gradient at x of the quadratic part.
+        quadratic_before: the same at x⁻.
         point: z', the point of the last gradient.
         gradient: ∇f(z').
         curvature: M, measured on the last steps.
@@ -116,6 +118,7 @@ class _Memory(NamedTuple):
     constant: Tensor
     value: Tensor
     quadratic: Tensor
+    quadratic_before: Tensor
     point: Tensor
     gradient: Tensor
     curvature: Tensor
@@ -138,12 +141,14 @@ class _BoundDescent(AbstractSolver):
         constant = f.lipschitz.detach().to(u).reshape(-1).expand(len(u))
         found = largest_curvature(f.gradient, u, products=FIRST)
         curvature = _or_else(found, constant)
+        quadratic = f.quadratic(u)
         memory = _Memory(
             before=u,
             age=zero,
             constant=torch.minimum(constant, 2 * curvature),
             value=f.value(u),
-            quadratic=f.quadratic(u),
+            quadratic=quadratic,
+            quadratic_before=quadratic,
             point=u,
             gradient=torch.zeros_like(u),
             curvature=curvature,
@@ -153,8 +158,10 @@ class _BoundDescent(AbstractSolver):
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         f, x, m = self._objective, state.u, _Memory(*state.memory)
         eps, options = torch.finfo(x.dtype).eps, self._options
-        z = torch.addcmul(x, x - m.before, over_images(m.age / (m.age + 3), x.ndim))
-        quadratic_z = f.quadratic(z)
+        momentum = over_images(m.age / (m.age + 3), x.ndim)
+        z = torch.addcmul(x, x - m.before, momentum)
+        # The gradient of a quadratic form is affine, so that at z follows from those at x and x⁻.
+        quadratic_z = torch.addcmul(m.quadratic, m.quadratic - m.quadratic_before, momentum)
         smooth_z, gradient_z = f.smooth(z)
         gradient = quadratic_z + gradient_z
         step = over_images(1 / m.constant, x.ndim)
@@ -217,6 +224,7 @@ class _BoundDescent(AbstractSolver):
                     constant=constant,
                     value=torch.where(taken, value, m.value),
                     quadratic=torch.where(take, quadratic_new, m.quadratic),
+                    quadratic_before=torch.where(keep, m.quadratic, m.quadratic_before),
                     point=torch.where(over_images(lost, x.ndim), m.point, z),
                     gradient=torch.where(over_images(lost, x.ndim), m.gradient, gradient),
                     curvature=curvature,
