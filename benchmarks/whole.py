@@ -71,8 +71,8 @@ DEBLURRERS = {
     + MIRROR
     + "from skimage.restoration import unsupervised_wiener\n"
     "x = each(lambda v: unsupervised_wiener(pad(v), k, clip=False, rng=0)[0][15:-15, 15:-15])",
-    "deepinv, PGD with wavelets, 100 iterations": TENSOR
-    + KERNEL
+    "deepinv, PGD with wavelets, 100 iterations": KERNEL
+    + TENSOR
     + "physics = deepinv.physics.Blur(filter=torch.as_tensor(k)[None, None].float(), padding='reflect')\n"
     "prior = deepinv.optim.prior.WaveletPrior(level=4, wv='db4')\n"
     "solve = deepinv.optim.PGD(data_fidelity=deepinv.optim.L2(), prior=prior, stepsize=1.0, lambda_reg=0.003, "
