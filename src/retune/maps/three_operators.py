@@ -111,5 +111,14 @@ class _BoundThreeOperators(BoundWithProx):
         """``clamp(Dz)``."""
         return self._synthesis(u).clamp(*self._box)
 
+    def visible(self, v: Tensor, u: Tensor) -> Tensor:
+        """The change of x: of pixels on a face of the box there is none.
+
+        Where the prox leaves no coefficient of such a change, z keeps it for ever, and no image moves it.
+        """
+        seen, (low, high) = self._synthesis(u), self._box
+        held = (seen <= low) | (seen >= high)
+        return v - self.image_adjoint(self._synthesis(v) * held)
+
     def state(self, image: Tensor) -> Tensor:
         return self._extension(self._require(image).clamp(*self._box))
