@@ -134,13 +134,14 @@ class PrimalDual(MapWithPrior):
         sqnorm = analysis.sqnorm.to(half)
         ratio = balance * _balanced(analysis, reg, data_term)
         first = data_term.lipschitz if data_term.quadratic else half
-        tau = 2 * share / (first + (first.square() + 4 * share * ratio.square() * sqnorm).sqrt())
+        # hypot(L, 2√b r‖K‖): squares of a large λ would overflow in float32
+        tau = 2 * share / (first + torch.hypot(first, 2 * share.sqrt() * sqnorm.sqrt() * ratio))
         # A constant: at an equilibrium (x, p) the derivative with respect to the steps is then exactly 0.
         weight = (1 / ratio).detach() if scale is None else scale
         if analysis.homogeneous:  # w prox_{ς(λg)*}(q/w) is the dual prox for the strength wλ
             analysis = self._analysis(data_term, over_images(reg * weight))
         relaxation = self.relaxation if data_term.quadratic else 1.0
-        return PrimalDualSteps(tau, ratio.square() * tau, weight, sqnorm, analysis, relaxation)
+        return PrimalDualSteps(tau, ratio * (ratio * tau), weight, sqnorm, analysis, relaxation)
 
     def _analysis(self, data_term: DataTerm, strength: Tensor) -> Analysis:
         (bound,) = bind_cycle([self.prior], data_term.shape, [strength])
