@@ -89,6 +89,10 @@ class ProblemConfig(Section):
             raise ValueError(f"sigma = {self.sigma} and noise = {self.noise} say the noise twice: give one of them")
         return self
 
+    def has(self, name: str) -> bool:
+        """Whether the field applies: noise that grows with brightness replaces its level."""
+        return name != "sigma" or self.noise is None or self.sigma == "estimate"
+
     @field_validator("sigma")
     @classmethod
     def _some_level(cls, sigma: Any) -> Any:
