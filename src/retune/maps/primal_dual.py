@@ -46,7 +46,7 @@ class PrimalDual(MapWithPrior):
 
     The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
     g, p is about as large as λ, so ``r₀ = mλ/s + L/(2‖K‖)`` with the `multiplier` m of the prior and the standard
-    deviation s of ``Aᵀy/‖A‖²``. The second term hardly shortens the steps of x, and lets p move where A sees nothing.
+    deviation s of ``Aᵀy/‖A‖²`` (without the holes of a mask). The second term hardly shortens the steps of x, and lets p move where A sees nothing.
     If the norm is smoothed by ε, ``r₁ = ¾√(λL/ε)`` is near the best ratio of strongly convex f and g* (Chambolle and
     Pock, *J. Math. Imaging Vis.* 40, 2011), and ``1/(1/r₀ + 1/r₁)`` is in place of ``r₀``. With c = `balance`,
     ``r = c r₀``; for other g, ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0, so only a rule
@@ -279,7 +279,14 @@ def _balanced(analysis: Analysis, reg: Tensor, data_term: DataTerm) -> Tensor:
 
 
 def _contrast(data_term: DataTerm) -> Tensor:
-    """The standard deviation (B,) of ``Aᵀy/‖A‖²``, 1 for a constant image: the scale of the changes of x."""
-    start = data_term.adjoint_y.detach().flatten(1) / data_term.sqnorm.reshape(-1, 1)
-    spread = start.std(1, correction=0)
+    """The standard deviation (B,) of ``Aᵀy/‖A‖²``, 1 for a constant image: the scale of the changes of x.
+
+    Of a mask only the measured pixels count: its holes are filled in before the first layer.
+    """
+    start = data_term.adjoint_y.detach() / over_images(data_term.sqnorm)
+    known = torch.ones_like(start) if data_term.holes is None else (~data_term.holes).to(start).expand_as(start)
+    start, known = start.flatten(1), known.flatten(1)
+    count = known.sum(1, keepdim=True).clamp_min(1)
+    middle = (known * start).sum(1, keepdim=True) / count
+    spread = ((known * (start - middle).square()).sum(1) / count.flatten()).sqrt()
     return torch.where(spread > 0, spread, torch.ones_like(spread))

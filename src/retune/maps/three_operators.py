@@ -112,13 +112,13 @@ class _BoundThreeOperators(BoundWithProx):
         return self._synthesis(u).clamp(*self._box)
 
     def visible(self, v: Tensor, u: Tensor) -> Tensor:
-        """The change of x: of pixels on a face of the box there is none.
+        """A change of the pixels that are inside the box.
 
-        Where the prox leaves no coefficient of such a change, z keeps it for ever, and no image moves it.
+        On a face of the box a pixel stays. Where the prox leaves no coefficient of such a change, z keeps it for ever,
+        and no image moves it.
         """
         seen, (low, high) = self._synthesis(u), self._box
-        held = (seen <= low) | (seen >= high)
-        return v - self.image_adjoint(self._synthesis(v) * held)
+        return self.image_adjoint(self._synthesis(v) * ((seen > low) & (seen < high)))
 
     def state(self, image: Tensor) -> Tensor:
         return self._extension(self._require(image).clamp(*self._box))
