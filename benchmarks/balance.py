@@ -1,8 +1,8 @@
 """The automatic ratio of primal–dual steps: layers with half, with all and with twice of it.
 
 ``½‖Ax − y‖² + λR(x)`` on a grey photograph: noise (0.1), a Gaussian blur (0.02), and half of the pixels (0.05), with
-total variation, smoothed total variation, and undecimated wavelets. λ is the best of a few for this photograph, a third
-and three times of it. A count is the number of layers to a relative gap of 1e-4 in the objective. The smallest
+total variation, smoothed total variation, and undecimated wavelets. λ is near the best for this photograph, a third of
+that, and three times. A count is the number of layers to a relative gap of 1e-4 in the objective. The smallest
 objective is that of many more layers in float64. The last column is the count of the automatic ratio, relative to the
 least of the three.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from deepinv.optim.prior import Prior
@@ -33,18 +34,18 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     **{f"TV, ε = {e:g}": lambda e=e: TV(smoothing=e) for e in (0.005, 0.02, 0.1, 0.5)},
     "undecimated db4": UndecimatedWavelet,
 }
-#: The best of a few for total variation; wavelets take nearly the same.
+#: Near the best for total variation and for wavelets.
 REG = {"denoising": 0.09, "deblurring": 0.004, "inpainting": 0.03}
 
 
 def problem(name: str, side: int) -> tuple[LinearPhysics, Tensor]:
     x = grey(photograph("chelsea"))[None, :, 60 : 60 + side, 100 : 100 + side].double()
-    generator = torch.Generator().manual_seed(0)
+    generator, size = torch.Generator().manual_seed(0), cast(Any, (1, side, side))  # deepinv's annotation: one number
     physics: LinearPhysics = Denoising()
     if name == "deblurring":
-        physics = BlurFFT(img_size=(1, side, side), filter=gaussian_blur(sigma=(1.5, 1.5)).double())
+        physics = BlurFFT(img_size=size, filter=gaussian_blur(sigma=(1.5, 1.5)).double())
     if name == "inpainting":
-        physics = Inpainting((1, side, side), mask=(torch.rand(1, 1, side, side, generator=generator) < 0.5).double())
+        physics = Inpainting(size, mask=(torch.rand(1, 1, side, side, generator=generator) < 0.5).double())
     clean = physics.A(x)
     return physics, clean + NOISE[name] * torch.randn(clean.shape, generator=generator).double()
 

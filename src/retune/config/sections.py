@@ -134,7 +134,7 @@ class PriorConfig(Section):
     """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
     type: PriorName = "wavelet"
-    """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; tv; or a registered prior."""
+    """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy; tv, tgv, undecimated_wavelet; or your own."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
     wavelet: str | list[str] = "db4"

@@ -46,11 +46,11 @@ class PrimalDual(MapWithPrior):
 
     The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
     g, p is about as large as λ, so ``r₀ = mλ/s + L/(2‖K‖)`` with the `multiplier` m of the prior and the standard
-    deviation s of ``Aᵀy/‖A‖²`` (without the holes of a mask). The second term hardly shortens the steps of x, and lets p move where A sees nothing.
-    If the norm is smoothed by ε, ``r₁ = ¾√(λL/ε)`` is near the best ratio of strongly convex f and g* (Chambolle and
-    Pock, *J. Math. Imaging Vis.* 40, 2011), and ``1/(1/r₀ + 1/r₁)`` is in place of ``r₀``. With c = `balance`,
-    ``r = c r₀``; for other g, ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0, so only a rule
-    without restarts ([`Unrolled`][retune.Unrolled]) learns them.
+    deviation s of ``Aᵀy/‖A‖²`` (without the holes of a mask). The second term hardly shortens the steps of x, and lets
+    p move where A sees nothing. If the norm is smoothed by ε, ``r₁ = ¾√(λL/ε)`` is near the best ratio of strongly
+    convex f and g* (Chambolle and Pock, *J. Math. Imaging Vis.* 40, 2011), and ``1/(1/r₀ + 1/r₁)`` takes the place of
+    r₀. With c = `balance`, ``r = c r₀``; for other g, ``r = cλ``. At an equilibrium the gradient with respect to b and
+    c is 0, so only a rule without restarts ([`Unrolled`][retune.Unrolled]) learns them.
 
     The state is one tensor (B, n + m): the image x, then the scaled multiplier ``q = p/r``. In these coordinates the
     metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ). It lies between ``1 ± √(τς)‖K‖`` times the Euclidean norm,

@@ -195,7 +195,7 @@ def _stacked(parts: Sequence[Analysis], weights: Tensor, shape: Sequence[int], g
 
 
 def _smoothing(parts: Sequence[Analysis], weights: Tensor) -> Tensor | None:
-    """That of the part whose conjugate is least strongly convex, 0 for a norm; None unless all are norms or smoothed."""
+    """That of the part whose conjugate is least strongly convex, 0 for a norm; None if a part is neither."""
     found = [0.0 if p.homogeneous else p.smoothing for p in parts]
     known = [e / w for e, w in zip(found, weights, strict=True) if e is not None]
     return None if len(known) < len(found) or not any(found) else torch.stack(known).amin()

@@ -250,7 +250,16 @@ class WaveletL12(_WaveletPrior):
 
 
 class GroupNorm:
-    """``γ g`` of [`WaveletL12`][retune.priors.WaveletL12], its constants computed once."""
+    """``γ g`` of [`WaveletL12`][retune.priors.WaveletL12], its constants computed once.
+
+    Args:
+        threshold: γα at every position, broadcastable to the details (B, C, M, 3, P).
+        weights: w, in the same way.
+        positions: P.
+        dims: axes of (B, C, M, 3, P) that form a group.
+        steps: Newton steps, see ``newton_steps``.
+        coarse: the thresholds of the coarse approximation (·, C, M, 1); None if it is not penalised.
+    """
 
     def __init__(
         self,
@@ -265,6 +274,7 @@ class GroupNorm:
         self._positions, self._dims, self._steps, self._coarse = positions, dims, steps, coarse
 
     def prox(self, v: Tensor) -> Tensor:
+        """``prox_{γg}`` of packed coefficients (B, C, M, 3P + coarse)."""
         u = group_shrink(v, self._threshold, self._weight2, self._positions, self._dims, self._steps)
         if self._coarse is None:
             return u
@@ -272,6 +282,7 @@ class GroupNorm:
         return torch.cat([u[..., :cut], soft_threshold(v[..., cut:], self._coarse)], -1)
 
     def fn(self, u: Tensor) -> Tensor:
+        """``γ g`` of packed coefficients, (B,)."""
         cut = 3 * self._positions
         details = u[..., :cut].unflatten(-1, (3, self._positions))
         # vector_norm has the subgradient 0 at 0, where the square root of a sum would give NaN
