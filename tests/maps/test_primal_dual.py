@@ -143,6 +143,14 @@ def test_the_automatic_ratio_needs_no_tuning(case, smoothing, float64):
     assert 3 < ours <= 1.2 * min(half, twice)
 
 
+def test_holes_have_no_contrast(float64):
+    """The ratio is the same for a brighter image, whose holes are as black as before; one for each image of a batch."""
+    x, physics = torch.cat([scene(12, 1), 0.3 * scene(12, 1)]), holes(12)
+    found = [PrimalDual(TV(), reg=0.05).steps(DataTerm(physics.A(v), physics)).scale for v in (x, x + 5)]
+    torch.testing.assert_close(found[0], found[1])
+    assert float(found[0][1]) < 0.6 * float(found[0][0])
+
+
 def test_the_ratio_has_the_units_of_the_problem(float64):
     """Other units of the image, or another weight of the data, scale steps and layers, and nothing else changes."""
     y, images = scene(12, 1) + 0.1 * rand(1, 1, 12, 12), []
