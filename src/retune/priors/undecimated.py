@@ -33,9 +33,10 @@ class UndecimatedWavelet(AbstractPrior):
     j counts scales from 1 (fine to coarse), c channels, b the three bands (horizontal, vertical, diagonal), and p all
     pixels. ``W_{jb}`` are periodic convolutions: the filters of the wavelet, spread by ``2^{j−1}`` pixels ("à trous";
     Holschneider et al., in *Wavelets*, Springer 1989). No coefficient is left out, so the prior is the same at every
-    shift of the image: R is the mean of [`WaveletL1`][retune.priors.WaveletL1] over all shifts, for equal weights. The
-    blocks and ringing that come with one grid of wavelets average out ("cycle spinning"; Coifman and Donoho,
-    *Translation-invariant de-noising*, Springer 1995).
+    shift of the image: R is the mean of [`WaveletL1`][retune.priors.WaveletL1] with the same weights over all shifts,
+    if the sides are divisible by ``2**levels``. The blocks and ringing that come with one grid of wavelets average out
+    ("cycle spinning"; Coifman and Donoho, *Translation-invariant de-noising*, Springer 1995). Opposite borders are
+    adjacent: a difference between them counts like an edge.
 
     All coefficients together, with the coarse approximation, are a tight frame, ``WᵀW = I``, for any height and width:
     the symbols of an orthogonal wavelet satisfy ``|ĥ|² + |ĝ|² = 1`` at every frequency. So W has the norm 1. The prior
