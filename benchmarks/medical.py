@@ -191,6 +191,10 @@ _WEIGHT = tuple(1e-3 * 10 ** (i / 2) for i in range(8))
 #: Name → the map at a strength, and the grid: an axis for each number, in ascending order.
 METHODS: dict[str, tuple[Callable[..., retune.AbstractMap], tuple[Sequence[float], ...]]] = {
     "wavelet": (lambda reg: retune.ForwardBackward(priors.WaveletL1("db4", levels=4, channels=1), reg=reg), (_REG,)),
+    "undecimated wavelet": (
+        lambda reg: retune.PrimalDual(priors.UndecimatedWavelet("db4", levels=4), reg=reg, box=(0, 1)),
+        (_REG,),
+    ),
     "TV": (lambda reg: retune.PrimalDual(priors.TV(), reg=reg, box=(0, 1)), (_REG,)),
     "TGV": (lambda reg: retune.PrimalDual(priors.TGV(), reg=reg, box=(0, 1)), (_REG,)),
     "ridge": (_ridge, (_SIGMA, _WEIGHT)),

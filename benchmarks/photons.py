@@ -37,8 +37,6 @@ BOX = (1e-6, 2.0)
 METHODS = ("mirror descent", "primal–dual", "weighted squares", "squares")
 #: The λ that are tried, for the logarithm of the likelihood.
 RANGE = (1.0, 100.0)
-#: Of the multiplier and the image; smoothed total variation has no automatic balance.
-BALANCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,12 @@ def restored(method: str, case: Case, strength: float, rtol: float, most: int) -
     if method == "mirror descent":
         map_, y = retune.MirrorDescent(prior, exact, reg=strength / photons**2), case.counts
     elif method == "primal–dual":
-        map_, y = retune.PrimalDual(prior, exact, reg=strength / photons**2, balance=BALANCE, box=BOX), case.counts
+        map_, y = retune.PrimalDual(prior, exact, reg=strength / photons**2, box=BOX), case.counts
     elif method == "weighted squares":
         noise = retune.NoiseWeighted(1 / photons, (BACKGROUND / photons) ** 0.5, BACKGROUND)
-        map_, y = retune.PrimalDual(prior, noise, reg=strength, balance=BALANCE, box=BOX), case.scaled
+        map_, y = retune.PrimalDual(prior, noise, reg=strength, box=BOX), case.scaled
     else:
-        map_ = retune.PrimalDual(prior, L2(), reg=strength / photons, balance=BALANCE, box=BOX)
+        map_ = retune.PrimalDual(prior, L2(), reg=strength / photons, box=BOX)
         y = case.scaled - BACKGROUND
     net = retune.Restarted(map_.requires_grad_(False), depth=10, stop=retune.Stop(rtol, most)).eval()
     return net.solve(y, case.physics).image

@@ -36,6 +36,7 @@ from retune.priors import (
     Energy,
     Ridge,
     Sum,
+    UndecimatedWavelet,
     WaveletL1,
     WaveletL12,
 )
@@ -401,7 +402,7 @@ def roughness(batch: int = 2) -> Case:
 def two_pixels(batch: int = 2) -> Case:
     """Vectorial total variation of two pixels, ``A = I``: the mean stays, and the difference d shrinks by 2λ."""
     y = rand(batch, 3, 1, 2, seed=1)
-    net = PrimalDual(TV(), step_size=0.8, reg=0.2, balance=0.5, relaxation=1.0)  # quick on two pixels
+    net = PrimalDual(TV(), step_size=0.8, reg=0.2, balance=0.2, relaxation=1.0)  # quick on two pixels
 
     def answer() -> Tensor:
         mean, d = y.mean(-1, keepdim=True), y[..., 1:] - y[..., :1]
@@ -423,6 +424,23 @@ def three_pixels(batch: int = 2) -> Case:
         radius = net.reg()[0] * prior.ratio()
         length = size.norm(dim=1, keepdim=True)
         return y - (size * (radius / length).clamp_max(1))[..., None] * bend
+
+    return Case(net, y, Denoising(), answer)
+
+
+def four_pixels(batch: int = 2) -> Case:
+    """Undecimated Haar wavelets of 2×2 pixels, ``A = I``: thresholds for the three details, as every shift has them."""
+    y = rand(batch, 2, 2, 2, seed=1)
+    weights = [[0.5, 1.0, 0.7], [0.8, 0.6, 0.4]]
+    prior = UndecimatedWavelet("haar", 1, channels=2, weights=weights, scale_weights=[0.8])
+    net = PrimalDual(prior, step_size=0.8, reg=0.3, balance=0.3, relaxation=1.0)  # quick on four pixels
+
+    def answer() -> Tensor:
+        signs = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+        found = y.flatten(2) @ signs
+        threshold = net.reg()[0] * prior.scale_weights()[0] * prior.weights()
+        details = soft(found[..., 1:], threshold)
+        return (torch.cat([found[..., :1], details], -1) @ signs).unflatten(-1, (2, 2))
 
     return Case(net, y, Denoising(), answer)
 
@@ -514,6 +532,7 @@ CASES = {
         energy,
         roughness,
         two_pixels,
+        four_pixels,
         mixed,
         two_proxes,
         half_quadratic,

@@ -193,3 +193,12 @@ def test_a_misspelt_shipped_run_names_the_nearest():
 def test_what_is_written_is_what_is_read(values, comments):
     made = Config.model_validate(values)
     assert Config.model_validate(tomllib.loads(config.to_toml(made, comments))) == made
+
+
+@pytest.mark.parametrize("problem", [{"noise": "poisson:0.02,0"}, {"noise": "poisson:0.02,0", "sigma": "estimate"}])
+def test_noise_that_grows_is_written_so_that_it_can_be_read(problem):
+    """Without its level, which it replaces. A folder of a training keeps such a file, and --resume reads it."""
+    made = config.from_dict({"problem": {"name": "denoise", **problem}})
+    text = config.to_toml(made)
+    assert config.from_dict(tomllib.loads(text)) == made
+    assert ("sigma =" in text.partition("[prior]")[0]) == ("sigma" in problem)

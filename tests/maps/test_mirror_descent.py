@@ -49,7 +49,7 @@ def test_it_agrees_with_primal_dual_on_the_exact_likelihood(photons, float64):
     fidelity = PoissonLikelihood(gain=gain, bkg=background, denormalize=False)
     prior, reg = TV(smoothing=0.05), 0.2 * gain
     found = solved(MirrorDescent(prior, fidelity, reg=reg), y, blur())
-    map_ = PrimalDual(prior, fidelity, reg=reg, balance=20.0, box=(1e-9, 100.0))
+    map_ = PrimalDual(prior, fidelity, reg=reg, box=(1e-9, 100.0))
     other = solved(map_, y, blur())
     assert float((found - other).abs().max()) < 1e-3
 

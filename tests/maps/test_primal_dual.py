@@ -4,13 +4,15 @@ import dataclasses
 
 import pytest
 import torch
+from deepinv.optim import L2
 from deepinv.physics import Blur, Denoising, Inpainting
+from deepinv.physics.functional.blur import gaussian_blur
 from skimage.restoration import denoise_tv_chambolle
 
 import retune
 from known_answers import Rounded, as_matrix, dense, rand, roughness, spectrum
 from retune import Anderson, DataTerm, Implicit, PrimalDual, Restarted, Status, Stop, Truncated
-from retune.data import photograph
+from retune.data import grey, photograph
 from retune.errors import InvalidParameterError, ShapeError
 from retune.maps.linearised import Linearised, spectral_radius
 from retune.priors import TV, WaveletL1
@@ -110,6 +112,57 @@ def test_the_steps_of_another_fidelity_are_not_lengthened(float64):
     term = DataTerm(scene(8, 1), Denoising(), Rounded(), lipschitz=1.0)
     assert PrimalDual(TV(), Rounded(), lipschitz=1.0).steps(term).relaxation == 1
     assert PrimalDual(TV()).steps(DataTerm(scene(8, 1), Denoising())).relaxation == 1.8
+
+
+def layers_to_a_gap(map_, y, physics, best):
+    """The number of layers to a relative gap of 1e-4 in the objective."""
+    term = map_.data_term(y, physics)
+    bound, count = map_.bind(term), 0
+    u = bound.init()
+    while count < 600 and float(map_.objective(bound.image(u), term)) > (1 + 1e-4) * best:
+        u, count = bound.layer(u), count + 1
+    return count
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.005, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("case", ["noise", "blur", "holes"])
+def test_the_automatic_ratio_needs_no_tuning(case, smoothing, float64):
+    """Half of it and twice of it need five sixths of its layers or more, with and without smoothing."""
+    x = grey(photograph("chelsea"))[None, :, 60:188, 100:228].double()
+    physics, reg, noise = {
+        "noise": (Denoising(), 0.1, 0.1),
+        "blur": (Blur(gaussian_blur(sigma=(1.5, 1.5)).double(), padding="circular"), 0.01, 0.02),
+        "holes": (holes(128), 0.03, 0.05),
+    }[case]
+    clean = physics.A(x)
+    y = physics.A(x + noise * rand(*x.shape)) if case == "holes" else clean + noise * rand(*clean.shape)
+    maps = [PrimalDual(TV(smoothing=smoothing), reg=reg, balance=c).requires_grad_(False) for c in (0.5, 1.0, 2.0)]
+    exact = solved(maps[1], y, physics, 1e-7, 1500)
+    best = float(maps[1].objective(exact, maps[1].data_term(y, physics)))
+    half, ours, twice = (layers_to_a_gap(m, y, physics, best) for m in maps)
+    assert 3 < ours <= 1.2 * min(half, twice)
+
+
+def test_holes_have_no_contrast(float64):
+    """The ratio is the same for a brighter image, whose holes are as black as before; one for each image of a batch."""
+    x, physics = torch.cat([scene(12, 1), 0.3 * scene(12, 1)]), holes(12)
+    found = [PrimalDual(TV(), reg=0.05).steps(DataTerm(physics.A(v), physics)).scale for v in (x, x + 5)]
+    torch.testing.assert_close(found[0], found[1])
+    assert float(found[0][1]) < 0.6 * float(found[0][0])
+
+
+def test_the_ratio_has_the_units_of_the_problem(float64):
+    """Other units of the image, or another weight of the data, scale steps and layers, and nothing else changes."""
+    y, images = scene(12, 1) + 0.1 * rand(1, 1, 12, 12), []
+    for unit, sigma in ((1.0, 1.0), (100.0, 1.0), (1.0, 0.1)):
+        map_ = PrimalDual(TV(smoothing=0.05 * unit), L2(sigma=sigma), reg=0.1 * unit / sigma**2)
+        bound = map_.bind(map_.data_term(unit * y, Denoising()))
+        u = bound.init()
+        for _ in range(7):
+            u = bound.layer(u)
+        images.append(bound.image(u).detach() / unit)
+    torch.testing.assert_close(images[1], images[0])
+    torch.testing.assert_close(images[2], images[0])
 
 
 def gap(bound, a, b, alpha):

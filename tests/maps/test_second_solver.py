@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import pywt
 import torch
 from deepinv.optim import L2, PoissonLikelihood
 from deepinv.optim.prior import Tikhonov
@@ -31,7 +32,7 @@ from retune import (
     ThreeOperators,
 )
 from retune.data import photograph
-from retune.priors import TGV, TV, Ridge, Sum, WaveletL1, WaveletL12
+from retune.priors import TGV, TV, Ridge, Sum, UndecimatedWavelet, WaveletL1, WaveletL12
 
 KERNEL = torch.tensor([[0.5, 1.0, 0.5], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]) / 9
 
@@ -100,6 +101,8 @@ L1 = WaveletL1("haar", 1, learn=False)
 DB2 = WaveletL1("db2", 2, learn=False, weights=[[[1.0, 0.5, 2.0]]], scale_weights=[[1.0, 0.6]])
 GROUPS = WaveletL12("haar", 2, learn=False, coarse=True)
 CHANNELS = WaveletL12("db2", 1, over="channel", learn=False)
+SHIFTED = UndecimatedWavelet("db2", 2, weights=[[1.0, 0.5, 2.0]], scale_weights=[1.0, 0.6], coarse=True, learn=False)
+SHARED = UndecimatedWavelet("haar", 1, ("channel", "band"), weights=[[0.7, 1.3, 1.0]], learn=False)
 
 SYNTHESIS = (
     Problem("denoise", WaveletL1(("haar", "db2"), 1, learn=False, coarse=True), 0.05, (1, 6, 6), (0.3, 0.6)),
@@ -124,6 +127,10 @@ ANALYSIS = (
     Problem("constant", TV(), 0.02, (3, 4, 6)),
     Problem("dense", Sum([TV(), TGV(1.5)], [0.3, 1.0], learn_weights=False), 0.1, (1, 4, 5)),
     Problem("ill", TV(), 0.02, (1, 6, 7), sigma=0.8),
+    Problem("denoise", SHIFTED, 0.1, (1, 7, 9)),
+    Problem("mask", SHARED, 0.1, (3, 5, 7), (0.4, 0.6)),
+    Problem("circular", UndecimatedWavelet("db3", 1, "channel", learn=False), 0.05, (3, 5, 6)),
+    Problem("valid", Sum([TV(), SHIFTED], [0.4, 0.5], learn_weights=False), 0.02, (1, 6, 7)),
 )
 SMOOTH = (
     Problem("denoise", TV(smoothing=0.1), 0.1, (3, 6, 5)),
@@ -170,6 +177,37 @@ def groups(z, shape, together):
     return cp.norm(cp.vstack(z), 2, axis=0)
 
 
+def undecimated(prior, x, shape):
+    """R(x) for undecimated wavelets, with a matrix for every axis and scale, from PyWavelets' filters."""
+    import cvxpy as cp
+
+    channels, *sides = shape
+    weights = np.broadcast_to(prior.weights().numpy(), (channels, 3))
+    scales, smooth, total = prior.scale_weights().tolist(), [np.eye(n) for n in sides], 0
+    taps = (np.array(f[::-1]) / math.sqrt(2) for f in pywt.Wavelet(prior.wavelet).filter_bank[:2])
+    low, high = taps
+    for j in range(prior.levels):
+        each = []
+        for axis, n in enumerate(sides):
+            both = [np.zeros((n, n)), np.zeros((n, n))]
+            for k, t in np.ndindex(n, len(low)):
+                both[0][k, (k + 2**j * t) % n] += low[t]
+                both[1][k, (k + 2**j * t) % n] += high[t]
+            each.append([m @ smooth[axis] for m in both])
+        z = []
+        for b, (r, c) in enumerate(((0, 1), (1, 0), (1, 1))):
+            detail = np.kron(np.eye(channels), np.kron(each[0][r], each[1][c])) @ x
+            z.append(cp.multiply(np.repeat(weights[:, b], math.prod(sides)), detail))
+        sizes = [groups(z, shape, "channel" in prior.over)] if "band" in prior.over else []
+        sizes = sizes or [groups([d], shape, "channel" in prior.over) for d in z]
+        total += scales[j] * 0.5 ** (j + 1) * sum(cp.sum(s) for s in sizes)
+        smooth = [m[0] for m in each]
+    if prior.coarse:
+        coarse = np.kron(np.eye(channels), np.kron(*smooth)) @ x
+        total += 0.5**prior.levels * cp.norm1(coarse)
+    return total
+
+
 def value_of(prior, x, shape):
     """R(x) of an expression x, and the constraints of its further variables."""
     import cvxpy as cp
@@ -181,6 +219,8 @@ def value_of(prior, x, shape):
         return sum(w * p for w, p in zip(weights, parts, strict=True))
     if isinstance(prior, Tikhonov):
         return cp.sum_squares(x) / 2
+    if isinstance(prior, UndecimatedWavelet):
+        return undecimated(prior, x, shape)
     if isinstance(prior, TGV):
         v, h = cp.Variable(len(down)), cp.Variable(len(down))
         has_v, has_h = ((d != 0).any(1).astype(float) for d in (down, right))

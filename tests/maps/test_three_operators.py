@@ -8,6 +8,7 @@ import retune
 from known_answers import as_matrix, rand
 from retune import DataTerm, ForwardBackward, Implicit, Restarted, Stop, ThreeOperators, Truncated
 from retune.errors import InvalidParameterError, ShapeError
+from retune.maps.linearised import Linearised, spectral_radius
 from retune.priors import WaveletL1
 
 BOX = (0.0, 0.6)
@@ -96,6 +97,24 @@ def test_every_rule_has_the_gradient_of_finite_differences(float64):
         (weights * net(y, physics)).sum().backward()
         assert map_.reg.raw.grad is not None
         assert float(map_.reg.raw.grad) / 0.02 == pytest.approx(truth, rel=1e-4)
+
+
+@pytest.mark.parametrize("margin", [0, 3])
+@pytest.mark.parametrize("rest", [40, 6000])
+def test_pixels_on_the_faces_of_the_box_do_not_hide_the_rate(rest, margin, float64):
+    """There the state has directions that stay for ever and that no image sees; J has the eigenvalue 1 on them."""
+    y, physics = problem(16)
+    map_ = ThreeOperators(prior(margin=margin), reg=0.02, box=(0.25, 0.35)).requires_grad_(False)
+    bound = map_.bind(DataTerm(y, physics))
+    u = bound.init()
+    for _ in range(rest):
+        u = bound.layer(u)
+    found = torch.linalg.eigvals(torch.func.jacrev(bound.layer)(u).reshape(u.numel(), u.numel())).abs()
+    stay = found > 1 - 1e-9
+    assert int(stay.sum()) > 20
+    seen = float(found[~stay].max())
+    assert seen < 0.99
+    assert float(spectral_radius(Linearised(bound, u), 300, 3).value) == pytest.approx(seen, rel=0.01)
 
 
 def test_a_run_names_it_a_file_keeps_it_and_a_certificate_is_honest(tmp_path):

@@ -55,7 +55,7 @@ def test_two_maps_find_the_minimiser_of_a_sum(float64):
     parts, weights = [TV(smoothing=0.5), TV(isotropic=False, vectorial=False, smoothing=0.7)], [0.6, 0.4]
     prior = Sum(parts, weights)
     expected = by_descent(y, parts, weights, 0.3, 1500)
-    for map_ in (GradientStep(prior, reg=0.3), PrimalDual(prior, reg=0.3, balance=6.0)):
+    for map_ in (GradientStep(prior, reg=0.3), PrimalDual(prior, reg=0.3)):
         net = Restarted(map_, depth=10, stop=Stop(1e-8, 4000)).eval()
         torch.testing.assert_close(net(y, Denoising()), expected, rtol=0, atol=1e-5)
 

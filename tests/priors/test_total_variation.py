@@ -138,7 +138,7 @@ def test_smoothed_two_maps_find_the_same_image(float64):
     prior = TV(smoothing=2.0)
     nets = [
         Restarted(map_, depth=10, stop=Stop(1e-9, 3000)).eval()
-        for map_ in (GradientStep(prior, reg=0.2), PrimalDual(prior, reg=0.2, balance=4.0))
+        for map_ in (GradientStep(prior, reg=0.2), PrimalDual(prior, reg=0.2))
     ]
     first, second = (net.solve(y, Denoising()).image for net in nets)
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)

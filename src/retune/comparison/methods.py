@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from retune.build import rule_of
-from retune.config import Config, MapConfig, PriorConfig
+import torch
+
+from retune.build import fidelity_of, rule_of
+from retune.config import Config, FidelityConfig, MapConfig, PriorConfig
 from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
 from retune.maps.base import AbstractMap
 from retune.model import Restarted
+from retune.operators.fidelity import lacks_constant
 from retune.solve import Stop
 from retune.solvers import AbstractSolver, Picard
 
@@ -29,9 +32,15 @@ def run_of_pnp(run: Config) -> Config:
 
 
 def _with_prior(run: Config, prior: PriorConfig) -> Config:
-    return run.model_copy(
-        update={"prior": prior, "map": MapConfig(), "model": run.model.model_copy(update={"layers": 1})}
-    )
+    """The run with another prior and its map; with squares (weighted by the noise) where that map needs a constant."""
+    changed = {"prior": prior, "map": MapConfig(), "model": run.model.model_copy(update={"layers": 1})}
+    return run.model_copy(update=changed | ({"data_fidelity": FidelityConfig()} if _takes_squares(run) else {}))
+
+
+def _takes_squares(run: Config) -> bool:
+    """Whether the fidelity of the run has a gradient without Lipschitz constant, as that of counts at 0."""
+    fidelity = fidelity_of(run.data_fidelity)
+    return fidelity is not None and lacks_constant(fidelity, torch.ones(1, 1, 1, 1))
 
 
 def _same(run: Config) -> Config:
@@ -99,6 +108,8 @@ METHODS = (
     Method("retune", "ReTune", "at the equilibrium, K layers differentiated", Truncated, of_the_run=True),
 )
 
+_SQUARES = "squares, weighted by the noise, are its data term, because that of the run has no Lipschitz constant"
+
 #: an additional method of every comparison; its denoiser is that of the run, or a shipped one
 PNP = Method(
     "pnp",
@@ -112,6 +123,8 @@ PNP = Method(
 def methods_of(run: Config) -> dict[str, Method]:
     """The methods for the comparison of a run, by key: those above, and the rule of the run if it is another one."""
     found = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
+    if _takes_squares(run):
+        found[PNP.key] = replace(PNP, label=f"{PNP.label}, squares", how=f"{PNP.how}; {_SQUARES}")
     rule = type(rule_of(run.gradient))
     if all(rule is not m.rule for m in METHODS):
         key = run.gradient.rule

@@ -89,6 +89,10 @@ class ProblemConfig(Section):
             raise ValueError(f"sigma = {self.sigma} and noise = {self.noise} say the noise twice: give one of them")
         return self
 
+    def has(self, name: str) -> bool:
+        """Whether the field applies: noise that grows with brightness replaces its level."""
+        return name != "sigma" or self.noise is None or self.sigma == "estimate"
+
     @field_validator("sigma")
     @classmethod
     def _some_level(cls, sigma: Any) -> Any:
@@ -130,7 +134,7 @@ class PriorConfig(Section):
     """The prior: a weighted norm of wavelet coefficients, a denoiser, a ridge regulariser, or a learned energy."""
 
     type: PriorName = "wavelet"
-    """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy: a learned energy; tv; or a registered prior."""
+    """wavelet; denoiser: Plug-and-Play; red: x − D(x); ridge; energy; tv, tgv, undecimated_wavelet; or your own."""
     norm: Literal["l12", "l1"] = "l12"
     """l12 groups the channels and bands of a position; l1 treats every coefficient separately (wavelet)."""
     wavelet: str | list[str] = "db4"

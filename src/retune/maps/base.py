@@ -73,13 +73,13 @@ class BoundMap(ABC):
         """The norm (B,) in which the map is averaged or contracts, if it states that; the default is ``‖u‖``."""
         return per_image_norm(u)
 
-    def visible(self, u: Tensor) -> Tensor:
-        """The part of a random direction u of the state that an image can reach; the default is u.
+    def visible(self, v: Tensor, u: Tensor) -> Tensor:
+        """The part of a random direction v at the state u that an image can reach; the default is v.
 
         Power iterations start there. Multipliers may have directions that neither change the image nor are changed by
         it. They stay for ever, with the factor 1, and would hide the rate of the others.
         """
-        return u
+        return v
 
     def select(self, index: Tensor) -> BoundMap | None:
         """The map bound to the images `index` (n,) only; None if its operator or prior cannot be restricted."""

@@ -97,9 +97,12 @@ class Linearised:
             return (self._bound.block(self._u + h * v, self._bound.layers) - self._out) / h
 
     def last_change(self) -> Tensor:
-        """The direction of ``T(u) − u``: mostly slow modes after an iteration. Random if it is 0 or not finite."""
+        """The direction of ``T(u) − u``: mostly slow modes after an iteration. Random if it is 0 or not finite.
+
+        See [`visible`][retune.BoundMap.visible].
+        """
         with torch.no_grad():
-            change = self._out - self._u
+            change = self._bound.visible(self._out - self._u, self._u.detach())
             size = per_image_norm(change)
             useless = over_images((size == 0) | ~torch.isfinite(size), change.ndim)
             return torch.where(useless, self.random(0), _unit(change))
@@ -111,7 +114,7 @@ class Linearised:
         """
         generator = torch.Generator().manual_seed(seed)
         one = torch.randn(self._u.shape[1:], generator=generator, dtype=self._u.dtype)
-        return _unit(self._bound.visible(one.to(self._u.device).expand(self._u.shape)))
+        return _unit(self._bound.visible(one.to(self._u.device).expand(self._u.shape), self._u.detach()))
 
 
 @dataclass(frozen=True)

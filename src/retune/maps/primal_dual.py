@@ -44,9 +44,12 @@ class PrimalDual(MapWithPrior):
     ``u + ρ(T(u) − u)`` with ``τL + τς‖K‖² = b``, which needs about half of the layers.
 
     The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
-    g, p is about as large as λ, so ``r = 6cλ/s`` with c = `balance` and the standard deviation s of ``Aᵀy/‖A‖²``. For
-    other g, ``r = cλ``. At an equilibrium the gradient with respect to b and c is 0, so only a rule without restarts
-    ([`Unrolled`][retune.Unrolled]) learns them.
+    g, p is about as large as λ, so ``r₀ = mλ/s + L/(2‖K‖)`` with the `multiplier` m of the prior and the standard
+    deviation s of ``Aᵀy/‖A‖²`` (without the holes of a mask). The second term hardly shortens the steps of x, and lets
+    p move where A sees nothing. If the norm is smoothed by ε, ``r₁ = ¾√(λL/ε)`` is near the best ratio of strongly
+    convex f and g* (Chambolle and Pock, *J. Math. Imaging Vis.* 40, 2011), and ``1/(1/r₀ + 1/r₁)`` takes the place of
+    r₀. With c = `balance`, ``r = c r₀``; for other g, ``r = cλ``. At an equilibrium the gradient with respect to b and
+    c is 0, so only a rule without restarts ([`Unrolled`][retune.Unrolled]) learns them.
 
     The state is one tensor (B, n + m): the image x, then the scaled multiplier ``q = p/r``. In these coordinates the
     metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ). It lies between ``1 ± √(τς)‖K‖`` times the Euclidean norm,
@@ -127,16 +130,17 @@ class PrimalDual(MapWithPrior):
             p().reshape(()).to(data_term.device, data_term.dtype) for p in (self.step_size, self.balance, self.reg)
         )
         analysis, half = self._analysis(data_term, reg), data_term.lipschitz / 2
-        ratio = balance * reg * (6 / _contrast(data_term) if analysis.homogeneous else torch.ones_like(half))
         sqnorm = analysis.sqnorm.to(half)
+        ratio = balance * _balanced(analysis, reg, data_term)
         first = data_term.lipschitz if data_term.quadratic else half
-        tau = 2 * share / (first + (first.square() + 4 * share * ratio.square() * sqnorm).sqrt())
+        # hypot(L, 2√b r‖K‖): squares of a large λ would overflow in float32
+        tau = 2 * share / (first + torch.hypot(first, 2 * share.sqrt() * sqnorm.sqrt() * ratio))
         # A constant: at an equilibrium (x, p) the derivative with respect to the steps is then exactly 0.
         weight = (1 / ratio).detach() if scale is None else scale
         if analysis.homogeneous:  # w prox_{ς(λg)*}(q/w) is the dual prox for the strength wλ
             analysis = self._analysis(data_term, over_images(reg * weight))
         relaxation = self.relaxation if data_term.quadratic else 1.0
-        return PrimalDualSteps(tau, ratio.square() * tau, weight, sqnorm, analysis, relaxation)
+        return PrimalDualSteps(tau, ratio * (ratio * tau), weight, sqnorm, analysis, relaxation)
 
     def _analysis(self, data_term: DataTerm, strength: Tensor) -> Analysis:
         (bound,) = bind_cycle([self.prior], data_term.shape, [strength])
@@ -245,12 +249,12 @@ class _BoundPrimalDual(BoundWithPrior):
             square = square - self._steps.tau * (x * curved).flatten(1).sum(1)
         return square.abs().sqrt()  # a square below 0, of a wrong ‖A‖², must not hide a growth
 
-    def visible(self, u: Tensor) -> Tensor:
+    def visible(self, v: Tensor, u: Tensor) -> Tensor:
         """A change of the image; it moves the multiplier in the next layer.
 
         In flat parts of the image, a field q with ``Kᵀq = 0`` does not change the image, and no image moves it.
         """
-        return self.image_adjoint(self._parts(u)[0])
+        return self.image_adjoint(self._parts(v)[0])
 
     def _parts(self, u: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """The image, the further variable (flat) and the scaled multiplier of a state; views."""
@@ -261,8 +265,27 @@ class _BoundPrimalDual(BoundWithPrior):
         return x if self._box is None else x.clamp(*self._box)
 
 
+def _balanced(analysis: Analysis, reg: Tensor, data_term: DataTerm) -> Tensor:
+    """The ratio of the steps for ``balance = 1``, (1 or B,); with constants that `benchmarks/balance.py` judges."""
+    lipschitz, smoothing = data_term.lipschitz, analysis.smoothing
+    if not analysis.homogeneous and smoothing is None:
+        return reg * torch.ones_like(lipschitz)
+    ratio = reg * analysis.multiplier / _contrast(data_term)
+    norm = analysis.sqnorm.to(lipschitz).sqrt()
+    # Of a single pixel all differences are 0, and any ratio will do.
+    ratio = ratio + torch.where(norm > 0, lipschitz / (2 * norm), torch.zeros_like(norm))
+    return ratio if smoothing is None else 1 / (1 / ratio + (smoothing / (reg * lipschitz)).sqrt() / 0.75)
+
+
 def _contrast(data_term: DataTerm) -> Tensor:
-    """The standard deviation (B,) of ``Aᵀy/‖A‖²``, 1 for a constant image: the scale of the changes of x."""
-    start = data_term.adjoint_y.detach().flatten(1) / data_term.sqnorm.reshape(-1, 1)
-    spread = start.std(1, correction=0)
+    """The standard deviation (B,) of ``Aᵀy/‖A‖²``, 1 for a constant image: the scale of the changes of x.
+
+    Of a mask only the measured pixels count: its holes are filled in before the first layer.
+    """
+    start = data_term.adjoint_y.detach() / over_images(data_term.sqnorm)
+    known = torch.ones_like(start) if data_term.holes is None else (~data_term.holes).to(start).expand_as(start)
+    start, known = start.flatten(1), known.flatten(1)
+    count = known.sum(1, keepdim=True).clamp_min(1)
+    middle = (known * start).sum(1, keepdim=True) / count
+    spread = ((known * (start - middle).square()).sum(1) / count.flatten()).sqrt()
     return torch.where(spread > 0, spread, torch.ones_like(spread))

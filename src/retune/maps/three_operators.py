@@ -33,7 +33,8 @@ class ThreeOperators(MapWithProx):
 
     The step is ``γ = 2s/L``; a sigmoid keeps the learned s in (0, 1). For convex f and g the map is averaged in the
     Euclidean norm with ``α = 2/(4 − γL) = 1/(2 − s)``, and x converges to a minimiser (Davis and Yin, *Set-Valued Var.
-    Anal.* 25, 2017). No rate is known.
+    Anal.* 25, 2017). No rate is known. A certificate measures that of the image: if pixels are on a face of the box, z
+    can have directions that stay for ever, and that the image does not see.
 
     Args:
         prior: a prior with an exact ``prox``, or a denoiser (then nothing is proved).
@@ -110,6 +111,15 @@ class _BoundThreeOperators(BoundWithProx):
     def image(self, u: Tensor) -> Tensor:
         """``clamp(Dz)``."""
         return self._synthesis(u).clamp(*self._box)
+
+    def visible(self, v: Tensor, u: Tensor) -> Tensor:
+        """A change of the pixels that are inside the box.
+
+        On a face of the box a pixel stays. Where the prox leaves no coefficient of such a change, z keeps it for ever,
+        and no image moves it.
+        """
+        seen, (low, high) = self._synthesis(u), self._box
+        return self.image_adjoint(self._synthesis(v) * ((seen > low) & (seen < high)))
 
     def state(self, image: Tensor) -> Tensor:
         return self._extension(self._require(image).clamp(*self._box))

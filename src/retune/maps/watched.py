@@ -50,9 +50,9 @@ class Watched(BoundMap):
         """See [`BoundMap`][retune.BoundMap]."""
         return self.bound.norm(u)
 
-    def visible(self, u: Tensor) -> Tensor:
+    def visible(self, v: Tensor, u: Tensor) -> Tensor:
         """See [`BoundMap`][retune.BoundMap]."""
-        return self.bound.visible(u)
+        return self.bound.visible(v, u)
 
     def select(self, index: Tensor) -> BoundMap | None:
         """See [`BoundMap`][retune.BoundMap]."""

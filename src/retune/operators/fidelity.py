@@ -24,7 +24,7 @@ from torch import Tensor
 from retune._registry.entries import kind_base, register
 from retune.errors import InvalidParameterError
 
-__all__ = ["FidelityFacts", "Relative", "facts_of_fidelity"]
+__all__ = ["FidelityFacts", "Relative", "checked_by_us", "facts_of_fidelity", "lacks_constant"]
 
 EVERYWHERE = (-math.inf, math.inf)
 POSITIVE = (0.0, math.inf)
@@ -118,12 +118,7 @@ def facts_of_fidelity(
     Raises:
         InvalidParameterError: the Lipschitz constant does not exist, is unknown, or was given too small.
     """
-    name = type(fidelity).__name__
-    known = _of_deepinv(fidelity, y)
-    stated: Any = getattr(fidelity, "facts", None)
-    if known is None and callable(stated):
-        ours = type(fidelity) in _CHECKED and not (_changed(fidelity) or _changed(getattr(fidelity, "d", None)))
-        known = replace(stated(y), checked=ours)  # type: ignore[type-var]
+    name, known = type(fidelity).__name__, _known(fidelity, y)
     if known is None:
         if given is None:
             raise InvalidParameterError(
@@ -150,6 +145,22 @@ def facts_of_fidelity(
             f"lipschitz={given} was given, but the constant of {name} is {own:.6g} ({known.how}); leave lipschitz out"
         )
     return replace(known, lipschitz=float(given))
+
+
+def lacks_constant(fidelity: DataFidelity, y: Any) -> bool:
+    """Whether its gradient is known to have no Lipschitz constant, so that gradient steps are refused."""
+    known = _known(fidelity, y)
+    return known is not None and known.lipschitz is None
+
+
+def _known(fidelity: DataFidelity, y: Any) -> FidelityFacts | None:
+    """The facts by exact type for deepinv's fidelities, otherwise what the fidelity states."""
+    known = _of_deepinv(fidelity, y)
+    stated: Any = getattr(fidelity, "facts", None)
+    if known is None and callable(stated):
+        ours = type(fidelity) in _CHECKED and not (_changed(fidelity) or _changed(getattr(fidelity, "d", None)))
+        return replace(stated(y), checked=ours)  # type: ignore[type-var]
+    return known
 
 
 #: our own fidelities, whose facts hold by construction; a subclass with another gradient is not among them

@@ -9,6 +9,7 @@ from retune.priors.red import RED
 from retune.priors.ridge import Ridge
 from retune.priors.sums import Sum
 from retune.priors.total_variation import TV
+from retune.priors.undecimated import UndecimatedWavelet
 from retune.priors.wavelet import WaveletL1, WaveletL12
 from retune.priors.wavelet_basis import WaveletBasis, WaveletFrame, max_levels
 
@@ -24,6 +25,7 @@ __all__ = [
     "Ridge",
     "Sum",
     "SynthesisPrior",
+    "UndecimatedWavelet",
     "WaveletBasis",
     "WaveletFrame",
     "WaveletL1",

@@ -67,6 +67,11 @@ class Analysis:
             the prox of g by Moreau's identity: ``prox_{σ(γg)*}(p) = p − σ prox_{γg/σ}(p/σ)``.
         homogeneous: whether ``g(tz) = t g(z)`` for t > 0, as for a norm. Then `dual_prox` is a projection, and σ has no
             effect.
+        smoothing: ε > 0 for a norm that is smoothed around 0, so that ``(γg)*`` is ε/γ-strongly convex and finite on a
+            bounded set only, as for Huber's function; None for other g. It serves the ratio of the steps, as does
+            `multiplier`.
+        multiplier: for norms, smoothed or not, the typical size of a multiplier that moves the image by its contrast,
+            relative to γ. It changes the speed of primal–dual steps, and not their limit.
         how: where `sqnorm` comes from, in one phrase.
         checked: whether `sqnorm` and `adjoint` hold by construction; ignored for your own prior.
         auxiliary: shape of w for one image; None if there is no w.
@@ -77,6 +82,8 @@ class Analysis:
     sqnorm: Tensor
     dual_prox: Callable[[Tensor, Tensor], Tensor]
     homogeneous: bool = False
+    smoothing: Tensor | float | None = None
+    multiplier: Tensor | float = 8.5
     how: str = "stated by the prior"
     checked: bool = False
     auxiliary: tuple[int, ...] | None = None

@@ -146,7 +146,7 @@ class Sum(AbstractPrior):
                 for p, own in zip(parts, self.priors, strict=True)
                 if p.analysis is not None
             ]
-            found.analysis = _stacked(forms, shape, gamma)
+            found.analysis = _stacked(forms, weights, shape, gamma)
         return found
 
 
@@ -155,7 +155,7 @@ def _added(functions: Sequence[Callable[[Tensor], Tensor] | None]) -> Callable[[
     return lambda x: reduce(torch.add, (f(x) for f in known))
 
 
-def _stacked(parts: Sequence[Analysis], shape: Sequence[int], gamma: Tensor) -> Analysis:
+def _stacked(parts: Sequence[Analysis], weights: Tensor, shape: Sequence[int], gamma: Tensor) -> Analysis:
     """The analysis forms as one: the values ``K_i x`` one after the other, (B, m), and their further variables."""
     like = torch.zeros((1, *shape[1:]), dtype=gamma.dtype, device=gamma.device)
     with torch.no_grad():
@@ -186,7 +186,16 @@ def _stacked(parts: Sequence[Analysis], shape: Sequence[int], gamma: Tensor) -> 
         sqnorm=reduce(torch.add, (p.sqnorm for p in parts)),
         dual_prox=dual_prox,
         homogeneous=all(p.homogeneous for p in parts),
+        smoothing=_smoothing(parts, weights),
+        multiplier=sum((w * p.multiplier) ** 2 for w, p in zip(weights, parts, strict=True)) ** 0.5,
         how="the sum of the parts: " + "; ".join(p.how for p in parts),
         checked=all(p.checked for p in parts),
         auxiliary=(sum(further),) if any(further) else None,
     )
+
+
+def _smoothing(parts: Sequence[Analysis], weights: Tensor) -> Tensor | None:
+    """That of the part whose conjugate is least strongly convex, 0 for a norm; None if a part is neither."""
+    found = [0.0 if p.homogeneous else p.smoothing for p in parts]
+    known = [e / w for e, w in zip(found, weights, strict=True) if e is not None]
+    return None if len(known) < len(found) or not any(found) else torch.stack(known).amin()

@@ -111,6 +111,7 @@ class TV(AbstractPrior):
             sqnorm=gamma.detach().new_tensor([squared_norm(height, width)]),
             dual_prox=dual_prox,
             homogeneous=not smoothing,
+            smoothing=smoothing or None,
             how=f"4 cos²(π/2H) + 4 cos²(π/2W) for H, W = {height}, {width}",
             checked=True,
         )

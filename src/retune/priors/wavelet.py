@@ -21,9 +21,9 @@ from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
 from retune.priors.wavelet_basis import WaveletFrame
 from retune.priors.wavelet_level import filters
 
-__all__ = ["WaveletL1", "WaveletL12"]
+__all__ = ["GROUP_AXES", "GroupNorm", "WaveletL1", "WaveletL12"]
 
-_AXES = {"channel": 1, "band": 3}
+GROUP_AXES = {"channel": 1, "band": 3}
 
 
 class _WaveletPrior(SynthesisPrior):
@@ -223,8 +223,8 @@ class WaveletL12(_WaveletPrior):
         require("over", over, (str, Sequence), "a name or a sequence of names", 'for example ("channel", "band")')
         self.over = (over,) if isinstance(over, str) else tuple(over)
         for axis in self.over:
-            if axis not in _AXES:
-                raise unknown_name("group axis", axis, _AXES)
+            if axis not in GROUP_AXES:
+                raise unknown_name("group axis", axis, GROUP_AXES)
         if not self.over or len(set(self.over)) != len(self.over):
             raise InvalidParameterError(
                 f"over must name 'channel', 'band' or both, each once, got {over!r}; use WaveletL1 for a prior "
@@ -233,12 +233,12 @@ class WaveletL12(_WaveletPrior):
 
     def bind_coefficients(self, frame: WaveletFrame, channels: int, gamma: Tensor) -> BoundPrior:
         """See [`SynthesisPrior`][retune.SynthesisPrior]."""
-        dims = tuple(sorted(_AXES[a] for a in self.over))
+        dims = tuple(sorted(GROUP_AXES[a] for a in self.over))
         weights = self._weights(frame)
         spread = weights.detach().amax(dims) / weights.detach().amin(dims)
         # The weights are read once per solve, to find the number of Newton steps of the prox in every layer.
         steps = newton_steps(float(spread.max()) ** 2, frame.basis.dtype)
-        bound = _GroupNorm(
+        bound = GroupNorm(
             threshold=over_images(gamma, 5) * self._scales_by_position(frame),
             weights=weights,
             positions=frame.basis.positions,
@@ -249,8 +249,17 @@ class WaveletL12(_WaveletPrior):
         return BoundPrior(prox=bound.prox, fn=bound.fn, frame=frame)
 
 
-class _GroupNorm:
-    """``γ g`` of [`WaveletL12`][retune.priors.WaveletL12], its constants computed once."""
+class GroupNorm:
+    """``γ g`` of [`WaveletL12`][retune.priors.WaveletL12], its constants computed once.
+
+    Args:
+        threshold: γα at every position, broadcastable to the details (B, C, M, 3, P).
+        weights: w, in the same way.
+        positions: P.
+        dims: axes of (B, C, M, 3, P) that form a group.
+        steps: Newton steps, see ``newton_steps``.
+        coarse: the thresholds of the coarse approximation (·, C, M, 1); None if it is not penalised.
+    """
 
     def __init__(
         self,
@@ -265,6 +274,7 @@ class _GroupNorm:
         self._positions, self._dims, self._steps, self._coarse = positions, dims, steps, coarse
 
     def prox(self, v: Tensor) -> Tensor:
+        """``prox_{γg}`` of packed coefficients (B, C, M, 3P + coarse)."""
         u = group_shrink(v, self._threshold, self._weight2, self._positions, self._dims, self._steps)
         if self._coarse is None:
             return u
@@ -272,6 +282,7 @@ class _GroupNorm:
         return torch.cat([u[..., :cut], soft_threshold(v[..., cut:], self._coarse)], -1)
 
     def fn(self, u: Tensor) -> Tensor:
+        """``γ g`` of packed coefficients, (B,)."""
         cut = 3 * self._positions
         details = u[..., :cut].unflatten(-1, (3, self._positions))
         # vector_norm has the subgradient 0 at 0, where the square root of a sum would give NaN
