@@ -55,9 +55,21 @@ def test_large_blocks_are_kept_and_returned_after_large_images():
 
 
 @pytest.mark.skipif(allocator._function("mallopt") is None, reason="only glibc has these settings")
-def test_what_the_user_has_set_is_kept():
-    _, kept, *_ = run(MALLOC_MMAP_MAX_="65536")
+@pytest.mark.parametrize(
+    "told", [{"MALLOC_MMAP_MAX_": "65536"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2:glibc.malloc.mmap_max=65536"}]
+)
+def test_what_the_user_has_set_is_kept(told):
+    _, kept, *_ = run(**told)
     assert kept > 4 * PAGES
+
+
+def test_a_program_that_cannot_load_itself_has_no_such_settings(monkeypatch):
+    def refuse(name):
+        raise OSError("Dynamic loading not supported")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", refuse)
+    assert allocator._function("mallopt") is None
 
 
 def test_other_systems_have_no_such_settings(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def keep_freed_memory(device: torch.device) -> None:
     if _called or device.type != "cpu":
         return
     _called = True
-    if {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
+    if _user_has_set(os.environ):
         return
     set_option = _function("mallopt")
     if set_option is not None:
@@ -48,6 +48,18 @@ def return_freed_memory(u: Tensor | None = None) -> None:
             trim(0)
 
 
+def _user_has_set(environment: Mapping[str, str]) -> bool:
+    """Whether an environment sets one of these options, in one of the two ways that glibc reads."""
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    names = ("mmap_max", "trim_threshold", "mmap_threshold")
+    return any(f"MALLOC_{n.upper()}_" in environment or f"glibc.malloc.{n}=" in tunables for n in names)
+
+
 def _function(name: str) -> Callable[..., int] | None:
     """A function of glibc; None where there is none of this name."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except OSError:  # a program that is linked statically may not load itself
+        return None
