@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from deepinv.optim import DataFidelity
 
 import retune
 from retune.comparison.methods import METHODS, PNP, methods_of
 from retune.comparison.tuning import method_network
-from retune.config import Config, GradientConfig, ModelConfig, PriorConfig
+from retune.config import Config, FidelityConfig, GradientConfig, ModelConfig, PriorConfig
 
 BY_KEY = {m.key: m for m in (*METHODS, PNP)}
 MODEL = ModelConfig(depth=4, restarts=2)
@@ -39,3 +41,16 @@ def test_an_untrained_method_replaces_the_prior_of_the_run():
     assert frozen.prior == PriorConfig(type="denoiser")
     assert frozen.model.layers == 1
     assert BY_KEY["retune"].run_of(learned) is learned
+
+
+def test_facts_of_ones_own_that_need_a_measurement_of_the_run_change_nothing(monkeypatch):
+    """Whether a fidelity has a Lipschitz constant is asked with a y of one pixel."""
+
+    class OfEightPixels(DataFidelity):
+        def facts(self, y):
+            return retune.FidelityFacts(lipschitz=float((torch.ones(8) @ y).max()))
+
+    monkeypatch.setattr("retune.comparison.methods.fidelity_of", lambda _: OfEightPixels())
+    run = Config(data_fidelity=FidelityConfig(options={"sigma": 2.0}))
+    assert methods_of(run)["pnp"] == PNP
+    assert PNP.run_of(run).data_fidelity == run.data_fidelity
