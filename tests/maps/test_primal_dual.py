@@ -11,11 +11,11 @@ from skimage.restoration import denoise_tv_chambolle
 
 import retune
 from known_answers import Rounded, as_matrix, dense, rand, roughness, spectrum
-from retune import Anderson, DataTerm, Implicit, PrimalDual, Restarted, Status, Stop, Truncated
+from retune import Anderson, DataTerm, Implicit, PrimalDual, Restarted, Status, Stop, Truncated, Unrolled
 from retune.data import grey, photograph
 from retune.errors import InvalidParameterError, ShapeError
 from retune.maps.linearised import Linearised, spectral_radius
-from retune.priors import TV, WaveletL1
+from retune.priors import TV, Sum, WaveletL1
 from retune.priors.total_variation import differences
 
 KINDS = [(iso, vec) for iso in (True, False) for vec in (True, False)]
@@ -143,10 +143,33 @@ def test_the_automatic_ratio_needs_no_tuning(case, smoothing, float64):
     assert 3 < ours <= 1.2 * min(half, twice)
 
 
+@pytest.mark.parametrize("contrast", [1e-2, 1e-4, 0.0])
+def test_an_image_that_the_prior_flattens_settles_soon(contrast):
+    """Its multiplier stays far below λ. Beside it, an image of full contrast keeps its own steps."""
+    y = torch.cat([0.3 + contrast * rand(1, 1, 16, 16), scene(16, 1)])
+    net = Restarted(PrimalDual(TV(), reg=0.05), depth=5, stop=Stop(1e-6, 500)).eval()
+    found = net.solve(y, Denoising())
+    assert found.status[0] == Status.CONVERGED
+    mean = y[:1].mean((-2, -1), keepdim=True).expand_as(y[:1])
+    torch.testing.assert_close(found.image[:1], mean, rtol=0, atol=1e-5)
+    ratio = 1 / net.map.steps(net.map.data_term(y, Denoising())).scale.flatten()
+    assert 2 < float(ratio[1]) < float(ratio[0]) < 20
+
+
+@pytest.mark.parametrize("rule", [Truncated(), Implicit(), Unrolled()])
+def test_a_norm_and_a_smoothed_norm_are_learned_together(rule):
+    """The smoothing of the sum is 0, and its root enters the ratio."""
+    net = Restarted(PrimalDual(Sum([TV(), TV(smoothing=0.1)])), depth=3, gradient=rule).train()
+    net(rand(1, 1, 6, 6), Denoising()).square().sum().backward()
+    for name, p in net.named_parameters():
+        assert torch.isfinite(p.grad).all(), name
+    assert float(net.map.prior.weights.raw.grad.abs().max()) > 0
+
+
 def test_holes_have_no_contrast(float64):
     """The ratio is the same for a brighter image, whose holes are as black as before; one for each image of a batch."""
     x, physics = torch.cat([scene(12, 1), 0.3 * scene(12, 1)]), holes(12)
-    found = [PrimalDual(TV(), reg=0.05).steps(DataTerm(physics.A(v), physics)).scale for v in (x, x + 5)]
+    found = [PrimalDual(TV(), reg=0.01).steps(DataTerm(physics.A(v), physics)).scale for v in (x, x + 5)]
     torch.testing.assert_close(found[0], found[1])
     assert float(found[0][1]) < 0.6 * float(found[0][0])
 

@@ -44,12 +44,13 @@ class PrimalDual(MapWithPrior):
     ``u + ρ(T(u) − u)`` with ``τL + τς‖K‖² = b``, which needs about half of the layers.
 
     The ratio r changes the speed, not the minimiser. It balances the distances that x and p have to cover. For a norm
-    g, p is about as large as λ, so ``r₀ = mλ/s + L/(2‖K‖)`` with the `multiplier` m of the prior and the standard
-    deviation s of ``Aᵀy/‖A‖²`` (without the holes of a mask). The second term hardly shortens the steps of x, and lets
-    p move where A sees nothing. If the norm is smoothed by ε, ``r₁ = ¾√(λL/ε)`` is near the best ratio of strongly
-    convex f and g* (Chambolle and Pock, *J. Math. Imaging Vis.* 40, 2011), and ``1/(1/r₀ + 1/r₁)`` takes the place of
-    r₀. With c = `balance`, ``r = c r₀``; for other g, ``r = cλ``. At an equilibrium the gradient with respect to b and
-    c is 0, so only a rule without restarts ([`Unrolled`][retune.Unrolled]) learns them.
+    g, p is about as large as λ, so ``r₀ = min(mλ/s, 2nL/‖K‖) + L/(2‖K‖)`` with the `multiplier` m of the prior, the
+    standard deviation s of ``Aᵀy/‖A‖²`` (without the holes of a mask), and the longer side n of the image in pixels.
+    The minimum serves images that λ flattens: there p stays far below λ. The last term hardly shortens the steps of x,
+    and lets p move where A sees nothing. If the norm is smoothed by ε, ``r₁ = ¾√(λL/ε)`` is near the best ratio of
+    strongly convex f and g* (Chambolle and Pock, *J. Math. Imaging Vis.* 40, 2011), and ``1/(1/r₀ + 1/r₁)`` takes the
+    place of r₀. With c = `balance`, ``r = c r₀``; for other g, ``r = cλ``. At an equilibrium the gradient with respect
+    to b and c is 0, so only a rule without restarts ([`Unrolled`][retune.Unrolled]) learns them.
 
     The state is one tensor (B, n + m): the image x, then the scaled multiplier ``q = p/r``. In these coordinates the
     metric is ``‖x‖² + ‖q‖² − 2√(τς)⟨Kx, q⟩`` (times 1/τ). It lies between ``1 ± √(τς)‖K‖`` times the Euclidean norm,
@@ -270,11 +271,17 @@ def _balanced(analysis: Analysis, reg: Tensor, data_term: DataTerm) -> Tensor:
     lipschitz, smoothing = data_term.lipschitz, analysis.smoothing
     if not analysis.homogeneous and smoothing is None:
         return reg * torch.ones_like(lipschitz)
-    ratio = reg * analysis.multiplier / _contrast(data_term)
     norm = analysis.sqnorm.to(lipschitz).sqrt()
     # Of a single pixel all differences are 0, and any ratio will do.
-    ratio = ratio + torch.where(norm > 0, lipschitz / (2 * norm), torch.zeros_like(norm))
-    return ratio if smoothing is None else 1 / (1 / ratio + (smoothing / (reg * lipschitz)).sqrt() / 0.75)
+    scale = torch.where(norm > 0, lipschitz / norm, torch.ones_like(norm))
+    # Where λ would flatten the image, p stays far below λ: ‖p‖ is at most about nL/‖K‖ times the contrast.
+    most = 2 * max(data_term.shape[-2:]) * scale
+    ratio = torch.minimum(reg * analysis.multiplier / _contrast(data_term), most) + scale / 2
+    if smoothing is None:
+        return ratio
+    share = smoothing / (reg * lipschitz)
+    # A sum with a norm has the smoothing 0, where a root would have the derivative NaN.
+    return 1 / (1 / ratio + torch.where(share > 0, share, 1.0).sqrt() * (share > 0) / 0.75)
 
 
 def _contrast(data_term: DataTerm) -> Tensor:
