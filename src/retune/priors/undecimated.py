@@ -237,7 +237,7 @@ class _Transform:
         return torch.fft.irfft2((torch.fft.rfft2(z) * self.symbols.conj()).sum(-3), s=self.size)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)  # with four levels, symbols take 12 times the memory of a channel: few sizes are kept
 def _transform(
     wavelet: str, levels: int, size: tuple[int, int], coarse: bool, dtype: torch.dtype, device: torch.device
 ) -> _Transform:
