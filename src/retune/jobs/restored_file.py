@@ -159,8 +159,6 @@ class FileJob:
             return Row(file, "restored", detail, seconds, residual, why, short)
         except Exception as error:
             return Row(file, "failed", failure(error), time.perf_counter() - start)
-        finally:
-            return_freed_memory()  # the next file may be small
 
     def _facts(self, file: Path) -> RestoredImage:
         options = self.options
@@ -230,6 +228,7 @@ class FileJob:
         with result.being_written():
             io.write(result.image, torch.cat(restored), layout)
         self.found = "; ".join(dict.fromkeys(found)) or None
+        return_freed_memory(images)
         return worst, Seen(first, unit.scaled(restored[0]), unit, layout, len(restored), fitted=fitted)
 
 
