@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retune import io
 from retune._torch.allocator import return_freed_memory
+from retune._torch.threads import suited_threads
 from retune._version import __version__
 from retune.bound import Moment
 from retune.build import problem_of
@@ -217,7 +218,8 @@ class FileJob:
                 found.append(problem.noise_words)
             if model.borderless:
                 problem = problem.borderless()
-            restored_one, outcome = _restore_one(model.net, problem, options, y, self.watch)
+            with suited_threads(y.numel()):
+                restored_one, outcome = _restore_one(model.net, problem, options, y, self.watch)
             worst = outcome if worst is None else worst.worse(outcome)
             restored.append(unit.stored(restored_one.cpu()))
             if first is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retune._files import remove_leftovers
 from retune._torch.devices import check_chosen_device
+from retune._torch.threads import suited_threads
 from retune.build import network_of, options_of
 from retune.certificate.quick import sample_certificate
 from retune.config import Config, load
@@ -173,7 +174,8 @@ def tune(
             note=lambda record: note(record.step, config.optimiser.steps),
             stop=Stop(max(_NEAR, config.model.rtol), max(1, config.model.depth * config.model.restarts)),
         )
-        result = fit(net, data, options)
+        with suited_threads(config.data.batch_size * channels * (options.crop or smallest) ** 2):
+            result = fit(net, data, options)
         # A learned energy costs more per pixel than a wavelet norm.
         scene = Scene(problem, measured, _CERTIFIED) if config.prior.type == "energy" else Scene(problem, measured)
         at_once = _at_once(problem, measured[0]) if ships and problem.only_noise else None
