@@ -150,12 +150,14 @@ def _fidelity_of_noise(noise: str | None) -> DataFidelity | None:
     return known.fidelity() if known is not None and known.grows else None
 
 
-def rule_of(config: GradientConfig) -> GradientRule:
-    """The gradient rule that the section [gradient] describes.
+def rule_of(config: GradientConfig) -> GradientRule | None:
+    """The gradient rule that the section [gradient] describes; None, if all is default: the one that suits the map.
 
     Raises:
         ConfigError: the rule has no blocks, no tolerance or no such option.
     """
+    if config == GradientConfig():
+        return None
     usual = {"blocks": config.blocks} | ({} if config.rtol is None else {"rtol": config.rtol})
     plain = GradientConfig()
     chosen = {k: v for k, v in usual.items() if v != getattr(plain, k)}
@@ -195,5 +197,5 @@ def network_of(config: Config, channels: int) -> Restarted:
         restarts=model.restarts,
         gradient=rule,
         solver=solver_of(model),
-        stop=Stop(model.rtol, model.max_layers) if rule.restarts else None,
+        stop=Stop(model.rtol, model.max_layers) if rule is None or rule.restarts else None,
     )

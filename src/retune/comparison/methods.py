@@ -80,14 +80,14 @@ class Method:
     limits: Callable[[int], dict[str, Any]] = _no_limits
     run_of: Callable[[Config], Config] = _same
 
-    def rule_for(self, layers: int, of_run: GradientRule | None = None) -> GradientRule:
-        """The gradient rule of a training step with this number of layers.
+    def rule_for(self, layers: int, of_run: GradientRule | None = None) -> GradientRule | None:
+        """The gradient rule of a training step with this number of layers; None for the one that suits the map.
 
         Args:
             layers: the number of layers, K(R + 1).
-            of_run: the gradient rule of the run.
+            of_run: the gradient rule of the run; None for the one that suits the map.
         """
-        if self.of_the_run and of_run is not None and type(of_run) is self.rule:
+        if self.of_the_run and (of_run is None or type(of_run) is self.rule):
             return of_run
         return Truncated() if self.rule is None else self.rule(**self.limits(layers))
 
@@ -130,8 +130,9 @@ def methods_of(run: Config) -> dict[str, Method]:
     found = {m.key: m for m in (METHODS[0], PNP, *METHODS[1:])}
     if _takes_squares(run):
         found[PNP.key] = replace(PNP, label=f"{PNP.label}, squares", how=f"{PNP.how}; {_SQUARES}")
-    rule = type(rule_of(run.gradient))
-    if all(rule is not m.rule for m in METHODS):
+    of_run = rule_of(run.gradient)
+    rule = type(of_run)
+    if of_run is not None and all(rule is not m.rule for m in METHODS):
         key = run.gradient.rule
         found[key] = Method(key, rule.__name__, "the gradient rule of the run", rule, of_the_run=True)
     return found
@@ -165,6 +166,6 @@ def network(
     if method.single_layer:
         depth, restarts = map.layers, total // map.layers - 1
     chosen = method.rule_for(total, rule)
-    if not chosen.restarts:
+    if chosen is not None and not chosen.restarts:
         return Restarted(map, depth, restarts, chosen, Picard())
     return Restarted(map, depth, restarts, chosen, solver, Stop(rtol, longest))

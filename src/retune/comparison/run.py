@@ -12,6 +12,7 @@ from deepinv.loss.metric import PSNR
 from rich.progress import track
 
 from retune._files import make_folder, remove_leftovers
+from retune._torch.clock import clock_of
 from retune._torch.devices import check_device
 from retune._torch.memory import peak_of
 from retune.build import options_of, problem_of
@@ -19,6 +20,7 @@ from retune.comparison.images import Images, images_of
 from retune.comparison.ledger import Ledger
 from retune.comparison.methods import METHODS, PNP, Method, methods_of
 from retune.comparison.naming import before_testing, file_name, grid_name, model_names, title_of
+from retune.comparison.pace import TRIAL, Clocked
 from retune.comparison.rows import header, means, require_own, write_picture
 from retune.comparison.score import Pair, certified, gradient_error, layers_of_training, learned, score, visible
 from retune.comparison.tuning import Tuned, grid_search, method_network
@@ -33,6 +35,7 @@ from retune.registry import load
 from retune.training.checkpoints import fingerprint
 from retune.training.data import TrainingData
 from retune.training.fit import fit
+from retune.training.options import FitOptions
 
 __all__ = ["KEYS", "compare"]
 
@@ -228,6 +231,10 @@ class _Job:
         net = method_network(method, run, self.channels)
         entry: dict = {"lr": lr, "failure": None, "psnr_validation": -1e9, "seconds": None}
         try:
+            if run.compare.seconds is not None:
+                steps = self.ledger.once(f"steps/{name}", int, lambda: self._steps(method, run, options))
+                options = replace(options, steps=steps)
+                entry["steps"] = steps
             result = fit(net, self.data, options)
             entry |= {
                 "seconds": result.seconds,
@@ -240,6 +247,18 @@ class _Job:
             entry["failure"], entry["seconds"] = str(error), 0.0
         save_model(net.cpu(), folder / MODEL, run.problem, run.data.white)
         return Trained.model_validate(entry)
+
+    def _steps(self, method: Method, run: Config, options: FitOptions) -> int:
+        """The number of training steps that take ``compare.seconds``, from a short trial."""
+        assert run.compare.seconds is not None
+        clock = Clocked(options.loss, clock_of(self.device))
+        trial = replace(
+            options, loss=clock, steps=TRIAL, validate_every=TRIAL, folder=None, resume=False, progress=False
+        )
+        torch.manual_seed(run.seed)
+        net = method_network(method, run, self.channels)
+        fit(net, TrainingData(self.data.images, self.data.problem), trial)
+        return clock.steps_in(run.compare.seconds)
 
     def memory(self, method: Method, run: Config) -> int:
         """Peak memory of a training step in bytes; for an untrained method, of a restoration of the same crops."""

@@ -60,6 +60,7 @@ def score(
     residual: dict[int, float] = {}
     with torch.no_grad():
         bound = net.map.bind(net.map.data_term(y, physics))
+        solver = net.solver.bind(bound.objective)
 
         def run(u: Tensor, stop: Stop, done: int) -> Solution:
             """Continue from `u`, after `done` layers."""
@@ -71,7 +72,7 @@ def score(
             solution = solve(
                 bound.layer,
                 u,
-                solver=net.solver,
+                solver=solver,
                 depth=depth,
                 stop=stop,
                 cycle=bound.layers,

@@ -33,6 +33,8 @@ class Trained(Record):
     gradient_error: Number = None
     best_step: int | None = None
     training: Training | None = None
+    steps: int | None = None
+    """Number of steps, if a time was given instead."""
 
 
 class ImageScores(Scores):

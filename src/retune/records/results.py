@@ -104,6 +104,8 @@ class MethodResult(Scores):
     distance_kind: Basis | None = None
     seconds: Number = None
     """Time of training or tuning."""
+    steps: int | None = None
+    """Number of training steps, if a time was given instead."""
     memory: Number = None
     """Bytes at the peak of a training step."""
     images: list[Text] | None = None

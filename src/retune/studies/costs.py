@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
+from retune._torch.clock import clock_of
 from retune._torch.memory import peak_of
 from retune.gradients import GradientRule
 from retune.model import Restarted
 from retune.records import StepCost
 from retune.solve import Stop
-from retune.studies.clock import clock_of
 from retune.studies.scenes import Scene
 
 __all__ = ["step_costs"]

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
 import torch
-from deepinv.loss import Loss, SupLoss
-from deepinv.loss.metric import MSE
-from torch import Tensor, nn
+from deepinv.loss import Loss
 
+from retune._torch.clock import clock_of
 from retune.build import map_of, options_of, prior_of, solver_of
 from retune.comparison.methods import METHODS, Method, network
+from retune.comparison.pace import TRIAL, Clocked
 from retune.comparison.score import number
 from retune.config import Config
 from retune.errors import DivergedError, one_line
 from retune.gradients import Truncated
 from retune.records import Raced, StepCost
-from retune.studies.clock import clock_of
 from retune.training.data import TrainingData
 from retune.training.fit import fit
 from retune.training.options import FitOptions
 
 __all__ = ["Contender", "contenders", "race"]
 
-#: Steps by which the time of a step is measured before a training, and validations during a training.
-_TRIAL, _VALIDATIONS = 5, 6
+#: Validations during a training.
+_VALIDATIONS = 6
 #: M of the method with adjoint blocks.
 BLOCKS = 3
 _BLOCKS_METHOD = Method(
@@ -109,30 +105,6 @@ def _line(row: list[StepCost]) -> tuple[float, float] | None:
     return known[0][1] - slope * known[0][0], slope / row[0].depth
 
 
-class _Clocked(Loss):
-    """A loss that notes when it is called: once in every training step."""
-
-    def __init__(self, loss: Loss | None, clock: Callable[[], float]):
-        super().__init__()
-        self.clock = clock
-        self.loss = SupLoss(metric=MSE()) if loss is None else loss
-        self.at: list[float] = []
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss."""
-        self.at.append(self.clock())
-        return self.loss(*args, **kwargs)
-
-    def adapt_model(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        """See ``deepinv.loss.Loss``."""
-        return self.loss.adapt_model(model, **kwargs)
-
-    @property
-    def step(self) -> float:
-        """Median time between two steps, which leaves validations out."""
-        return statistics.median(b - a for a, b in zip(self.at, self.at[1:], strict=False))
-
-
 def race(run: Config, one: Contender, data: TrainingData, seconds: float, seed: int, device: str) -> Raced:
     """Train one contender for a given time of its training steps.
 
@@ -151,7 +123,7 @@ def race(run: Config, one: Contender, data: TrainingData, seconds: float, seed: 
     usual = options_of(run)
     options = replace(usual, device=device, progress=False, seed=seed, warm_start=False)
 
-    def learn(data: TrainingData, steps: int, every: int) -> tuple[_Clocked, list[tuple[int, float]]]:
+    def learn(data: TrainingData, steps: int, every: int) -> tuple[Clocked, list[tuple[int, float]]]:
         torch.manual_seed(seed)
         total = one.depth * (one.restarts + 1)
         net = network(
@@ -163,15 +135,15 @@ def race(run: Config, one: Contender, data: TrainingData, seconds: float, seed: 
             longest=max(run.compare.multiples) * total,
             solver=solver_of(run.model),
         )
-        clock = _Clocked(usual.loss, clock_of(device))
+        clock = Clocked(usual.loss, clock_of(device))
         result = fit(net, data, _with(options, steps, every, clock))
         return clock, [(v.step, v.psnr) for v in result.validation]
 
     depth, restarts = one.budget(map_of(prior_of(run.prior, channels), run).layers)
     facts = {"key": one.key, "label": one.label, "depth": depth, "restarts": restarts, "seed": seed}
     try:
-        trial, _ = learn(TrainingData(data.images, data.problem), _TRIAL, _TRIAL)
-        steps = max(2, round(seconds / trial.step))
+        trial, _ = learn(TrainingData(data.images, data.problem), TRIAL, TRIAL)
+        steps = trial.steps_in(seconds)
         clock, scores = learn(data, steps, max(1, steps // _VALIDATIONS))
     except DivergedError as error:
         return Raced.model_validate(facts | {"failure": one_line(error)})

@@ -1,4 +1,4 @@
-"""The clock of a study."""
+"""A clock for computations on a device."""
 
 from __future__ import annotations
 

@@ -1,0 +1,215 @@
+"""The three claims of ReTune, measured: beyond unrolled networks, beyond Plug-and-Play, and settled.
+
+Each setting is a shipped run. All methods of a setting get the same start, the same crops, and the same time of
+training (``compare.seconds``, measured as processor time of one thread). The starts of a setting come from one grid
+search on validation images. Each seed draws crops, kernels, masks and noise anew. The table compares the methods on the
+same images with the same noise: the mean difference, and its 95 % confidence interval over the images.
+
+    python benchmarks/claims.py run --data FOLDER --out claims              # FOLDER/train, val, test; resumable
+    python benchmarks/claims.py run --data FOLDER --out claims --only energy-inpaint
+    python benchmarks/claims.py tables --out claims                         # what is finished, as Markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from rich.console import Console
+
+from retune.comparison import compare
+from retune.comparison.paired import Difference, paired
+from retune.config import load
+from retune.records import ImageScores, Progress, Results
+
+CONSOLE = Console()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the claims.
+
+    Attributes:
+        family: what is learned.
+        run: the name of a shipped run.
+        methods: keys of the methods. With a cycle of K layers JFB is ReTune, and is left out.
+        seconds: time of training of each method and seed.
+        more: fields of the run that differ.
+    """
+
+    family: str
+    run: str
+    methods: tuple[str, ...]
+    seconds: float
+    more: tuple[str, ...] = ()
+
+
+_LEARNED = ("unrolled", "jfb", "implicit", "retune")
+_FIVE = ("model.rtol=1e-4", "model.max_layers=450", "compare.grid=8", "compare.reg_range=[0.05, 1.0]")
+_WEIGHTS = ("optimiser.lr_network=5e-4",)
+_FREE = "a free denoiser, all its weights"
+_ENERGY = "an energy, all its weights"
+
+SETTINGS = {
+    "norm-denoise": Setting("weights of a norm", "paper-denoise", ("variational", *_LEARNED), 20),
+    "norm-inpaint": Setting("weights of a norm", "paper-inpaint", ("variational", *_LEARNED), 20),
+    "norm-deblur": Setting("weights of a norm", "paper-deblur", ("variational", *_LEARNED), 20),
+    "pnp-inpaint": Setting(
+        "parameters of Plug-and-Play", "paper-pnp-inpaint", ("pnp", "unrolled", "implicit", "retune"), 60, _FIVE
+    ),
+    "pnp-deblur": Setting(
+        "parameters of Plug-and-Play", "paper-pnp-deblur", ("pnp", "unrolled", "implicit", "retune"), 60, _FIVE
+    ),
+    "free-inpaint": Setting(
+        _FREE, "paper-embedded-inpaint", ("pnp", "unrolled", "jfb", "retune"), 100, (*_FIVE, *_WEIGHTS)
+    ),
+    "free-deblur": Setting(
+        _FREE, "paper-embedded-deblur", ("pnp", "unrolled", "jfb", "retune"), 100, (*_FIVE, *_WEIGHTS)
+    ),
+    "energy-inpaint": Setting(_ENERGY, "paper-embedded-energy-inpaint", ("pnp", *_LEARNED), 150, (*_FIVE, *_WEIGHTS)),
+    "energy-deblur": Setting(_ENERGY, "paper-embedded-energy-deblur", ("pnp", *_LEARNED), 150, (*_FIVE, *_WEIGHTS)),
+}
+
+
+def main() -> None:
+    options = arguments()
+    names = options.only or list(SETTINGS)
+    if options.what == "run":
+        torch.set_num_threads(1)
+        for name in names:
+            for seed in range(options.seeds):
+                run(name, seed, options)
+    tables(names, options)
+
+
+def run(name: str, seed: int, options: argparse.Namespace) -> None:
+    """Compare the methods of a setting with one seed, or continue."""
+    setting, data = SETTINGS[name], options.data
+    config = load(
+        setting.run,
+        (
+            f"seed={seed}",
+            f"data.train={data / 'train'}",
+            f"data.validation={data / 'val'}",
+            f"compare.test={data / 'test'}",
+            f"compare.every={options.every}",
+            f"compare.crop={options.crop}",
+            "compare.validation_every=8",
+            "compare.validation_crop=64",
+            f"compare.seconds={options.scale * setting.seconds}",
+            "compare.certify=0",
+            "compare.memory=false",
+            *setting.more,
+        ),
+    )
+    folder = options.out / name / str(seed)
+    CONSOLE.print(f"{name}, seed {seed}")
+    results = compare(config, folder, methods=setting.methods, resume=True, note=CONSOLE.print)
+    results.write(folder / "results.json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in all seeds: one list of values per seed, with one value per image."""
+
+    rest: list[list[float]]
+    far: list[list[float]]
+    best: list[list[float]]
+    settled: int
+    count: int
+    steps: list[int]
+    error: list[float]
+    failures: list[str]
+
+
+def row(folders: Sequence[Path], key: str) -> Row:
+    """Read the scores of a method. `best` are those at the number of layers with the best mean on the test images."""
+    found = Row([], [], [], 0, 0, [], [], [])
+    settled = count = 0
+    for folder in folders:
+        entries = Progress.parsed((folder / "progress.json").read_bytes(), str(folder)).entries
+        images = [ImageScores.model_validate(v) for k, v in entries.items() if k.startswith(f"image/{key}/")]
+        curves = [i.curve for i in images if i.curve is not None]
+        layers = sorted(set.intersection(*(set(c.layers) for c in curves)))
+        by_layers = {n: [float(c.psnr[c.layers.index(n)] or 0) for c in curves] for n in layers}
+        found.rest.append([float(i.psnr) for i in images if i.psnr is not None])
+        found.best.append(max([*by_layers.values(), found.rest[-1]], key=fmean))
+        found.far.append([float((i.model_extra or {})["psnr_10x"]) for i in images])
+        statuses = [s for i in images for s in i.status or []]
+        settled, count = settled + statuses.count("converged"), count + len(images)
+        method = next(iter(Results.read(folder / "results.json").problems.values())).methods[key]
+        if method.steps is not None:
+            found.steps.append(method.steps)
+        if method.gradient_error is not None:
+            found.error.append(method.gradient_error)
+        if method.failure is not None:
+            found.failures.append(method.failure)
+    return Row(found.rest, found.far, found.best, settled, count, found.steps, found.error, found.failures)
+
+
+def tables(names: Sequence[str], options: argparse.Namespace) -> None:
+    """Print a table for each setting with a finished seed."""
+    for name in names:
+        setting = SETTINGS[name]
+        folders = [options.out / name / str(seed) for seed in range(options.seeds)]
+        folders = [f for f in folders if (f / "results.json").exists()]
+        if not folders:
+            continue
+        rows = {key: row(folders, key) for key in setting.methods}
+        ours = rows["retune"]
+        print(f"\n### {name}: {setting.family}\n")
+        print(
+            f"{len(folders)} seeds, {ours.count // len(folders)} images, {options.scale * setting.seconds:g} s of "
+            "training for each method and seed.\n"
+        )
+        print(
+            "| method | steps | gradient error | PSNR | seeds | at 10× | settled | ReTune ahead by | at its best depth |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for key, r in rows.items():
+            means = [fmean(v) for v in r.rest]
+            same = key == "retune"
+            cells = (
+                key,
+                f"{fmean(r.steps):.0f}" if r.steps else "",
+                f"{fmean(r.error):.2g}" if r.error else "",
+                f"{fmean(means):.2f}",
+                f"{min(means):.2f} to {max(means):.2f}",
+                f"{fmean(fmean(v) for v in r.far):.2f}",
+                f"{r.settled} of {r.count}",
+                "" if same else words(paired(ours.rest, r.rest)),
+                "" if same else words(paired(ours.rest, r.best)),
+            )
+            print(f"| {' | '.join(cells)} |")
+            for failure in r.failures:
+                print(f"\n{key}: {failure}\n")
+
+
+def words(d: Difference) -> str:
+    """The difference, its interval, and whether all seeds agree with it."""
+    text = f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
+    return f"**{text}**" if d.ahead else text
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["run", "tables"])
+    parser.add_argument("--data", type=Path, help="folder with train, val and test")
+    parser.add_argument("--out", type=Path, default=Path("claims"))
+    parser.add_argument("--only", nargs="+", choices=sorted(SETTINGS), help="settings (default: all)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--every", type=int, default=4, help="report on every n-th test image")
+    parser.add_argument("--crop", type=int, default=96, help="side of the central part of each image")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the time of training")
+    options = parser.parse_args()
+    if options.what == "run" and options.data is None:
+        parser.error("run needs --data FOLDER, with train, val and test in it")
+    return options
+
+
+if __name__ == "__main__":
+    main()
