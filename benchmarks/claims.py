@@ -166,10 +166,10 @@ def tables(names: Sequence[str], options: argparse.Namespace) -> None:
             f"{len(folders)} seeds, {ours.count // len(folders)} images, {options.scale * setting.seconds:g} s of "
             "training for each method and seed.\n"
         )
-        print(
-            "| method | steps | gradient error | PSNR | seeds | at 10× | settled | ReTune ahead by | at its best depth |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|")
+        columns = ("method", "steps", "gradient error", "PSNR", "seeds", "at 10×", "settled")
+        columns += ("ReTune ahead by", "at its best depth")
+        print(f"| {' | '.join(columns)} |")
+        print("|---" * len(columns) + "|")
         for key, r in rows.items():
             means = [fmean(v) for v in r.rest]
             same = key == "retune"

@@ -63,6 +63,22 @@ def test_warm_starts_are_not_equal_terms(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_equal_time_instead_of_equal_steps(run, tmp_path):
+    """The number of steps is found once: a resumed comparison does not measure the time again."""
+    out = tmp_path / "out"
+    options = (*run, "--set", "compare.seconds=0.4", "--methods", "unrolled,retune", "-o", out)
+    result, text = invoke("compare", *options, lines=80)
+    assert result.exit_code == 0, text
+    rows = json.loads((out / "results.json").read_text())["problems"]["denoise"]["methods"]
+    steps = {key: row["steps"] for key, row in rows.items()}
+    assert {key: len(row["training"]["loss"]) for key, row in rows.items()} == steps
+    assert steps["unrolled"] > steps["retune"] > 2
+    result, text = invoke("compare", *options, "--resume", lines=80)
+    assert result.exit_code == 0, text
+    again = json.loads((out / "results.json").read_text())["problems"]["denoise"]["methods"]
+    assert {key: row["steps"] for key, row in again.items()} == steps
+
+
 def test_every_method_has_every_figure(compared):
     out, shown = compared
     results = json.loads((out / "results.json").read_text())

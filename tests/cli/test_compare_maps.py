@@ -31,35 +31,30 @@ def test_every_map_is_here():
     assert set(RUNS) == {n for n in registry.names("map") if registry.is_ours(n)}
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_comparison_with_it(name, tmp_path):
-    for folder in ("train", "val", "test"):
-        (tmp_path / folder).mkdir()
-        np.save(tmp_path / folder / "0.npy", smooth(16, 20).clip(0.02, 1).astype(np.float32))
-    prior, problem, fidelity = RUNS[name]
-    run = retune.config.from_dict(
-        {
-            "prior": prior,
-            "problem": problem,
-            "map": {"type": name},
-            "model": {"depth": 2, "restarts": 1, "max_layers": 20},
-            "data": {
-                "train": str(tmp_path / "train"),
-                "validation": str(tmp_path / "val"),
-                "crop": 16,
-                "batch_size": 1,
-            },
-            "compare": {"test": str(tmp_path / "test"), "validation_crop": 16, "grid": 4, "far": 3},
-            "optimiser": {"steps": 2},
-            **({"data_fidelity": fidelity} if fidelity else {}),
-        }
-    )
-    (tmp_path / "run.toml").write_text(retune.config.to_toml(run))
-    out = tmp_path / "out"
-    result, text = invoke("compare", tmp_path / "run.toml", "--device", "cpu", "-o", out, lines=80)
+def compared(folder, run, *options):
+    """The rows of a comparison on three small images, and its folder."""
+    for part in ("train", "val", "test"):
+        (folder / part).mkdir()
+        np.save(folder / part / "0.npy", smooth(16, 20).clip(0.02, 1).astype(np.float32))
+    given = {
+        "model": {"depth": 2, "restarts": 1, "max_layers": 20},
+        "data": {"train": str(folder / "train"), "validation": str(folder / "val"), "crop": 16, "batch_size": 1},
+        "compare": {"test": str(folder / "test"), "validation_crop": 16, "grid": 4, "far": 3},
+        "optimiser": {"steps": 2},
+    }
+    (folder / "run.toml").write_text(retune.config.to_toml(retune.config.from_dict(given | run)))
+    out = folder / "out"
+    result, text = invoke("compare", folder / "run.toml", "--device", "cpu", "-o", out, *options, lines=80)
     assert result.exit_code == 0, text
     (section,) = json.loads((out / "results.json").read_text())["problems"].values()
-    rows = section["methods"]
+    return section["methods"], out
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_comparison_with_it(name, tmp_path):
+    prior, problem, fidelity = RUNS[name]
+    run = {"prior": prior, "problem": problem, "map": {"type": name}}
+    rows, out = compared(tmp_path, run | ({"data_fidelity": fidelity} if fidelity else {}))
     assert list(rows) == ["variational", "pnp", "unrolled", "jfb", "implicit", "retune"]
     expected = registry.find(name, "map").cls
     for key, row in rows.items():
@@ -73,3 +68,14 @@ def test_a_comparison_with_it(name, tmp_path):
     pnp = retune.load(out / "models" / "pnp.safetensors").map.data_fidelity
     assert type(pnp).__name__ == ("NoiseWeighted" if replaced else "L2")
     assert (out / "report.html").is_file()
+
+
+def test_a_comparison_with_an_energy(tmp_path):
+    """Its solver needs the objective of each image, and its gradient the rule that suits slow modes."""
+    prior = {"type": "energy", "weights": "energy-gray", "sigma": 0.1, "box": True, "learn_weights": True}
+    rows, out = compared(tmp_path, {"prior": prior, "problem": GAUSSIAN}, "--methods", "unrolled,jfb,retune")
+    assert list(rows) == ["unrolled", "jfb", "retune"]
+    assert all(row["psnr"] > 15 for row in rows.values())
+    rule = retune.load(out / "models" / "retune.safetensors").gradient
+    assert rule == retune.Truncated(rtol=0.02, max_blocks=20, memory=3)
+    assert retune.load(out / "models" / "jfb.safetensors").gradient == retune.Truncated()

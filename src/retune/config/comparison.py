@@ -29,7 +29,7 @@ class CompareConfig(Section):
     lr: list[Positive] = Field(default_factory=list)
     """Learning rates to try for every learned method; the best result is kept. Empty: only optimiser.lr."""
     seconds: Positive | None = None
-    """Train each method for this time instead of for optimiser.steps: the methods get equal time instead of equal steps.
+    """Train each method for this time instead of for optimiser.steps, so that all get equal time and not equal steps.
     Validations do not count."""
     reg_range: tuple[Positive, Positive] = (5e-4, 5.0)
     """Smallest and largest λ of the grid search."""
