@@ -137,3 +137,19 @@ def test_float32():
 def test_bad_memory(rule):
     with pytest.raises(InvalidParameterError, match="-1"):
         rule(memory=-1)
+
+
+@pytest.mark.parametrize("memory", [1, 3])
+def test_negative_curvature_keeps_what_was_found_before(memory, float64):
+    """One eigenvalue of 1.5: no solution of the series. What is kept solves most of the stable part."""
+    j, v = matrix(0.0, 0.95), rand(1, SIZE, seed=3)
+    values, vectors = torch.linalg.eigh(j)
+    stable = vectors[:, :-1]
+    j = j + (1.5 - values[-1]) * torch.outer(vectors[:, -1], vectors[:, -1])
+    v = v - 0.9 * (v @ vectors[:, -1:]) @ vectors[:, -1:].T
+    found, _ = solved([j], v, memory=memory)
+    assert not found.alive
+    wanted = stable @ ((stable.T @ v[0]) / (1 - values[:-1]))
+    error, before = ((stable @ (stable.T @ (w - wanted))).norm() / wanted.norm() for w in (found.w[0], v[0]))
+    assert error < 0.6 * before
+    assert torch.isfinite(found.w).all()

@@ -24,7 +24,7 @@ class AdjointSolution(NamedTuple):
     Attributes:
         w: the solution.
         gain: (B,) the largest ``‖p‖/‖(I − Jᵀ)p‖`` so far.
-        alive: (B,) which images are usable.
+        alive: (B,) which images are usable. For the others w is what was found before the series grew, or v.
         products: number of products with Jᵀ.
         left: (B,) share of the residual after the first direction.
     """
@@ -55,7 +55,8 @@ def minimal_residual(
     ``‖p‖/‖(I − Jᵀ)p‖`` so far. It is a lower bound of ``‖(I − Jᵀ)⁻¹‖``, and the slow modes contribute most to it.
 
     If ``I − Jᵀ`` is not positive along the residual of an image, the image continues with plain terms of the series. If
-    these grow, the image is marked as unusable.
+    these grow, there is a direction of negative curvature. The image then keeps what was found before these terms, as a
+    truncated Newton method does (Steihaug, SIAM J. Numer. Anal. 20, 1983), and is marked as unusable.
 
     Args:
         vjp: ``p ↦ Jᵀp``.
@@ -76,6 +77,7 @@ def minimal_residual(
     alive = torch.ones_like(first, dtype=torch.bool)
     plain = torch.zeros_like(alive)
     left = torch.ones_like(first)
+    held = torch.zeros_like(v)  # w before the plain terms
     kept: list[tuple[Tensor, Tensor, Tensor]] = []  # p, (I − Jᵀ)p, ‖(I − Jᵀ)p‖²
     every = 1 if v.device.type == "cpu" else 8  # on an accelerator each read of the numbers stalls it
     used, size = 0, first
@@ -84,7 +86,8 @@ def minimal_residual(
     while used < most:
         q = p - vjp(p)
         used += 1
-        plain = plain | ~(_dot(r, q) > 0) & (size > 0) & ~given
+        turned = ~plain & ~(_dot(r, q) > 0) & (size > 0) & ~given
+        held, plain = torch.where(over_images(turned, w.ndim), w, held), plain | turned
         for direction, image, square in kept:
             beta = torch.where(plain, 0.0, _dot(q, image) / square.clamp_min(tiny))
             p, q = p - over_images(beta, p.ndim) * direction, q - over_images(beta, q.ndim) * image
@@ -112,7 +115,8 @@ def minimal_residual(
                     break
                 tolerance = max(_TIGHTER * tolerance, finest)
         p = r
-    return AdjointSolution(torch.where(over_images(alive, w.ndim), w, v), gain, alive, used, left)
+    fallen = torch.where(over_images(per_image_norm(held) > 0, w.ndim), held, v)
+    return AdjointSolution(torch.where(over_images(alive, w.ndim), w, fallen), gain, alive, used, left)
 
 
 def first_direction(vjp: Callable[[Tensor], Tensor], v: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
