@@ -9,7 +9,20 @@ import torch
 
 import retune
 from known_answers import CASES, rand
-from retune import Anderson, Damped, Descent, Implicit, Inertial, Picard, Restarted, Stop, Truncated, Unrolled, registry
+from retune import (
+    Anderson,
+    Damped,
+    Descent,
+    Implicit,
+    Inertial,
+    Picard,
+    QuasiNewton,
+    Restarted,
+    Stop,
+    Truncated,
+    Unrolled,
+    registry,
+)
 from retune.errors import InvalidParameterError
 from retune.priors import adapt, priors_of
 
@@ -20,7 +33,14 @@ RULES = {
     "rtol": lambda: Truncated(rtol=1e-9),
     "implicit": lambda: Implicit(rtol=1e-9),
 }
-SOLVERS = {"picard": Picard, "anderson": Anderson, "damped": Damped, "inertial": Inertial, "descent": Descent}
+SOLVERS = {
+    "picard": Picard,
+    "anderson": Anderson,
+    "damped": Damped,
+    "inertial": Inertial,
+    "descent": Descent,
+    "quasi_newton": QuasiNewton,
+}
 PRESENT = {
     "map": lambda: {type(made().map) for made in CASES.values()},
     "prior": lambda: {type(p) for made in CASES.values() for p in priors_of(made().map)},

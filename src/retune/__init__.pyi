@@ -87,6 +87,7 @@ from .solvers import Damped as Damped
 from .solvers import Descent as Descent
 from .solvers import Inertial as Inertial
 from .solvers import Picard as Picard
+from .solvers import QuasiNewton as QuasiNewton
 from .solvers import SolverState as SolverState
 from .training import FitOptions as FitOptions
 from .training import FitResult as FitResult

@@ -154,7 +154,7 @@ class Guarantee:
         image: Lipschitz constant of the function from the state to the image.
         assumptions: the assumptions of all these facts.
         monotone: whether the statement is about a solver that never lets the objective rise
-            ([`Descent`][retune.Descent]), and not about plain steps.
+            ([`QuasiNewton`][retune.QuasiNewton]), and not about plain steps.
         factor: Lipschitz constants of the layers in the Euclidean norm, shape (layers, 1 or B), for a map of another
             form, in place of the formula above; None: by the formula.
         factor_from: that other formula, in one phrase.

@@ -57,7 +57,7 @@ def restore(image: Any, problem: Problem | LinearPhysics, *, device: str = "cpu"
 
     Otherwise the restoration minimises ``f(x; y) + λ R_σ(x)`` over images that are not negative. f is the data term
     that fits the noise of the problem, R the [`Energy`][retune.priors.Energy]. σ and λ follow from the noise level. The
-    objective never rises ([`Descent`][retune.Descent]), and the result is a stationary point of it, up to the
+    objective never rises ([`QuasiNewton`][retune.QuasiNewton]), and the result is a stationary point of it, up to the
     tolerance. Nothing is assumed about the scene beyond the border of a blurred image, unless the blur is periodic.
 
     ```python

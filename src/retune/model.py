@@ -29,9 +29,9 @@ from retune.maps.base import AbstractMap, BoundMap
 from retune.solve import Stop
 from retune.solvers.base import AbstractSolver
 from retune.solvers.damped import Damped
-from retune.solvers.descent import Descent
 from retune.solvers.inertial import Inertial
 from retune.solvers.picard import Picard
+from retune.solvers.quasi_newton import QuasiNewton
 
 __all__ = ["Bound", "Restarted"]
 
@@ -58,7 +58,7 @@ class Restarted(Reconstructor):
             rule has a tolerance: ``Truncated(rtol=0.02, max_blocks=20, memory=3)``.
         solver: the solver for the fixed point; by default plain restarts. For a map that may expand (a free denoiser)
             the default is [`Damped`][retune.Damped], which is the same until the residual grows. For an
-            [`Energy`][retune.priors.Energy] it is [`Descent`][retune.Descent].
+            [`Energy`][retune.priors.Energy] it is [`QuasiNewton`][retune.QuasiNewton].
         stop: the stopping rule of eval mode; by default ``rtol=1e-4`` for rules at the equilibrium, and exactly K
             layers for [`Unrolled`][retune.Unrolled].
         accuracy: for "auto": requested relative error of the gradient and relative distance to the equilibrium, in
@@ -108,7 +108,7 @@ class Restarted(Reconstructor):
         self.depth, self.restarts = depth, restarts
         rule = _SLOW_MODES if map.backtracks else Truncated()
         self.gradient = rule if gradient is None else gradient
-        default = Descent() if map.backtracks else Picard() if map.nonexpansive else Damped()
+        default = QuasiNewton() if map.backtracks else Picard() if map.nonexpansive else Damped()
         self.solver = default if solver is None else solver
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
 

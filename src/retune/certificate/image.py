@@ -98,7 +98,7 @@ def _statement(survey: Survey) -> str:
         return found.theorem
     name = type(solver).__name__
     if found.monotone:
-        how = advice("solver=retune.Descent()", "--set model.solver=descent")
+        how = advice("solver=retune.QuasiNewton()", "--set model.solver=quasi_newton")
         return f"with {how}, not with {name}, {found.theorem}"
     if found.subject is Subject.ITERATES:
         return f"plain iterates {found.statement} (for {name} this is measured, not proved)"

@@ -122,8 +122,8 @@ class AbstractMap(nn.Module, ABC):
         layers: number of different layers in a cycle (1 = tied weights).
         nonexpansive: whether the map is nonexpansive by construction, so that plain restarts are safe; if not, the
             restarts are damped by default.
-        backtracks: whether no safe step size is known. Then the default solver is [`Descent`][retune.Descent], which
-            searches for it.
+        backtracks: whether no safe step size is known. Then the default solver is
+            [`QuasiNewton`][retune.QuasiNewton], which searches for it.
         symmetric: whether a layer is a proximal gradient step on one objective, with a nonexpansive prox. Its
             linearisation then has real eigenvalues only, so inertia ([`Inertial`][retune.Inertial]) is sound.
         per_image: whether the map treats the images of a batch independently, so that settled images can leave it.

@@ -42,9 +42,9 @@ class GradientStep(MapWithPrior):
     Bolte, Svaiter, Math. Program. 137, 2013). For [`RED`][retune.priors.RED] the constant is a guess, and convergence
     is not guaranteed.
 
-    An [`Energy`][retune.priors.Energy] has a value, but no known constant. For it, [`Descent`][retune.Descent] searches
-    for the step size, and the objective decreases for any weights. Training differentiates layers with
-    ``τ = 1/‖∇²F(u)‖`` at the reached state u, and certificates examine the same layers.
+    An [`Energy`][retune.priors.Energy] has a value, but no known constant. For it,
+    [`QuasiNewton`][retune.QuasiNewton] searches for the steps, and the objective decreases for any weights. Training
+    differentiates layers with ``τ = 1/‖∇²F(u)‖`` at the reached state u, and certificates examine the same layers.
 
     Counts of photons have a noise that grows with the brightness. With ``root = c`` the state is ``t = √(x + c)`` of an
     image ``x ≥ −c``, and the map minimises ``f(t² − c) + λR(t) + ½ε‖t‖²``. With ``c = read²/gain`` the noise of t has

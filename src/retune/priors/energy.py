@@ -37,7 +37,7 @@ class Energy(AbstractPrior):
     r"""``R_σ(x)`` of an [`EnergyNet`][retune.networks.EnergyNet]: smooth, bounded from below, with value and gradient.
 
     No Lipschitz constant of its gradient is known or needed: ``retune.GradientStep(Energy(net))`` searches for its step
-    sizes ([`Descent`][retune.Descent]). The objective ``f + λR_σ`` never rises, for any learned weights.
+    sizes ([`QuasiNewton`][retune.QuasiNewton]). The objective ``f + λR_σ`` never rises, for any learned weights.
 
     For Gaussian noise of level s in the image, ``σ = s`` and ``λ = 1`` make ``½‖x − y‖² + λR_σ(x)`` a denoising
     problem. For another data term ``‖Ax − y‖²/(2s²)``, begin with ``λ = 1/σ²``.

@@ -6,5 +6,16 @@ from retune.solvers.damped import Damped
 from retune.solvers.descent import Descent
 from retune.solvers.inertial import Inertial
 from retune.solvers.picard import Picard
+from retune.solvers.quasi_newton import QuasiNewton
 
-__all__ = ["AbstractSolver", "Anderson", "Damped", "Descent", "Inertial", "Objective", "Picard", "SolverState"]
+__all__ = [
+    "AbstractSolver",
+    "Anderson",
+    "Damped",
+    "Descent",
+    "Inertial",
+    "Objective",
+    "Picard",
+    "QuasiNewton",
+    "SolverState",
+]

@@ -9,21 +9,13 @@ import torch
 from torch import Tensor
 
 from retune._registry.entries import register
-from retune._torch.batch import over_images, per_image_norm
+from retune._torch.batch import over_images
 from retune.errors import InvalidParameterError, require_real
 from retune.operators.curvature import largest_curvature
+from retune.solvers._backtracking import CLEAR, FIRST, FORGET, ROUNDING, confirmed, inner, norm, usable_or
 from retune.solvers.base import AbstractSolver, Objective, SolverState
 
 __all__ = ["Descent"]
-
-#: Two values of the objective count as equal if they differ by fewer units in the last place than this.
-ROUNDING = 4.0
-#: Two points show the curvature if their distance exceeds this number of units in the last place.
-CLEAR = 32.0
-#: Number of products with the Hessian for a measurement of the curvature, at the start and at the end.
-FIRST, LAST = 2, 6
-#: Each step multiplies the earlier measured curvature by this factor.
-FORGET = 0.97
 
 
 @register
@@ -140,7 +132,7 @@ class _BoundDescent(AbstractSolver):
         zero = u.new_zeros(len(u))
         constant = f.lipschitz.detach().to(u).reshape(-1).expand(len(u))
         found = largest_curvature(f.gradient, u, products=FIRST)
-        curvature = _or_else(found, constant)
+        curvature = usable_or(found, constant)
         quadratic = f.quadratic(u)
         memory = _Memory(
             before=u,
@@ -172,34 +164,34 @@ class _BoundDescent(AbstractSolver):
         value = smooth_new + rest_new
 
         # The excess of f(x⁺) over its linearisation at z, and the allowed excess.
-        excess = 0.5 * _inner(quadratic_new - quadratic_z, d) + smooth_new - smooth_z - _inner(gradient_z, d)
-        allowed = 0.5 * m.constant * _inner(d, d)
+        excess = 0.5 * inner(quadratic_new - quadratic_z, d) + smooth_new - smooth_z - inner(gradient_z, d)
+        allowed = 0.5 * m.constant * inner(d, d)
         noise = 2 * ROUNDING * eps * smooth_z.abs()
         seen = allowed > noise
         # If rounding hides the values, the curvature between the last two points decides.
         moved, turned = z - m.point, gradient - m.gradient
-        length = _inner(moved, moved)
-        blur = ROUNDING * eps * m.constant * (_inner(z, z) * length).sqrt()
-        steep = (m.age > 0) & (_inner(turned, moved) > m.constant * length + blur)
-        clear = (m.age > 0) & (length > (CLEAR * eps) ** 2 * _inner(z, z))
-        ratio = _norm(turned) / _norm(moved).clamp_min(torch.finfo(x.dtype).tiny)
+        length = inner(moved, moved)
+        blur = ROUNDING * eps * m.constant * (inner(z, z) * length).sqrt()
+        steep = (m.age > 0) & (inner(turned, moved) > m.constant * length + blur)
+        clear = (m.age > 0) & (length > (CLEAR * eps) ** 2 * inner(z, z))
+        ratio = norm(turned) / norm(moved).clamp_min(torch.finfo(x.dtype).tiny)
         ratio = ratio.to(x.dtype)
         clear = clear & torch.isfinite(ratio)
         curvature = torch.where(clear, torch.maximum(ratio, FORGET * m.curvature), m.curvature)
         # A refused step shows a curvature that no pair of gradients has shown yet.
-        met = (2 * excess / _inner(d, d).clamp_min(torch.finfo(x.dtype).tiny)).to(x.dtype)
+        met = (2 * excess / inner(d, d).clamp_min(torch.finfo(x.dtype).tiny)).to(x.dtype)
         met = torch.where(seen & torch.isfinite(met), met, 0).clamp_max(m.constant * options.growth)
         curvature = torch.maximum(curvature, met)
         fits = torch.where(seen, excess <= allowed + noise, ~steep) & torch.isfinite(value)
 
         step_x = new - x
-        rise = 0.5 * _inner(quadratic_new + m.quadratic, step_x) + value - m.value
+        rise = 0.5 * inner(quadratic_new + m.quadratic, step_x) + value - m.value
         slack = 2 * ROUNDING * eps * m.value.abs()
-        slack = slack + ROUNDING * eps * (_inner(m.quadratic, m.quadratic) * _inner(step_x, step_x)).sqrt()
+        slack = slack + ROUNDING * eps * (inner(m.quadratic, m.quadratic) * inner(step_x, step_x)).sqrt()
         falls = rise <= slack
         fits = fits & (falls | (m.age > 0))  # a plain step that rises was too long
         taken = fits & falls
-        uphill = _inner(d, step_x) < 0  # ⟨z − x⁺, x⁺ − x⟩ > 0
+        uphill = inner(d, step_x) < 0  # ⟨z − x⁺, x⁺ − x⟩ > 0
 
         constant = torch.where(fits, m.constant, m.constant * options.growth)
         constant = torch.where(taken & (seen | (constant > curvature)), constant * options.shrink, constant)
@@ -233,34 +225,9 @@ class _BoundDescent(AbstractSolver):
         )
 
     def confirm(self, state: SolverState, settled: Tensor) -> tuple[SolverState, Tensor] | None:
-        if not bool(settled.any()):
+        m = _Memory(*state.memory)
+        found = confirmed(self._objective, state.u, m.constant, m.curvature, settled)
+        if found is None:
             return None
-        m, rows = _Memory(*state.memory), settled.nonzero().flatten()
-        f = self._objective.select(rows)
-        if f is None:  # computed for all images, even if only some need it
-            f, rows = self._objective, torch.arange(len(settled), device=settled.device)
-        x, known = state.u[rows], m.curvature[rows]
-        found = largest_curvature(f.gradient, x, products=LAST)
-        found = _or_else(found, known)
-        reach = over_images(1 / found, x.ndim)
-        moved = per_image_norm(f.backward(torch.addcmul(x, f.gradient(x), reach, value=-1), reach) - x)
-        curvature = torch.where(settled, m.curvature.index_copy(0, rows, found), m.curvature)
-        constant = torch.where(settled, torch.minimum(m.constant, 2 * curvature), m.constant)
-        moved = torch.where(settled, torch.zeros_like(m.constant).index_copy(0, rows, moved), 0)
+        constant, curvature, moved = found
         return state._replace(memory=tuple(m._replace(constant=constant, curvature=curvature))), moved
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """``⟨a, b⟩`` per image, summed in float64."""
-    return (a * b).flatten(1).sum(1, dtype=torch.float64)
-
-
-def _norm(a: Tensor) -> Tensor:
-    """``‖a‖`` per image, in float64."""
-    return torch.linalg.vector_norm(a.flatten(1), dim=1, dtype=torch.float64)
-
-
-def _or_else(curvature: Tensor, known: Tensor) -> Tensor:
-    """The measured curvature. Where it is unusable (outside the domain of F, or F is linear), the known constant."""
-    largest = torch.finfo(curvature.dtype).max ** 0.5  # its square must not overflow
-    return torch.where(curvature > 0, curvature.clamp_max(largest), known)

@@ -88,8 +88,9 @@ def backtracking_guarantee(owner: Backtracking, data_term: DataTerm) -> Guarante
 
     F is real-analytic or at least definable, so it has the Kurdyka–Łojasiewicz property. F never rises, and the
     iterates are bounded, because the box is compact or ε > 0. So the whole sequence converges to a stationary point
-    (Attouch, Bolte, Svaiter, *Math. Program.* 137, 2013; accelerated with a monotone test: Li, Lin, NeurIPS 2015). The
-    facts include neither uniqueness, nor a global minimum, nor a distance.
+    (Attouch, Bolte, Svaiter, *Math. Program.* 137, 2013; accelerated with a monotone test: Li, Lin, NeurIPS 2015; by
+    quasi-Newton steps: see [`QuasiNewton`][retune.QuasiNewton]). The facts include neither uniqueness, nor a global
+    minimum, nor a distance.
     """
     stated = smoothness_of(owner.prior, data_term.adjoint_y)
     assert stated is not None
