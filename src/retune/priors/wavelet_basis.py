@@ -215,6 +215,11 @@ class WaveletFrame:
         return len(self.bases) == 1 and self.basis.orthonormal
 
     @property
+    def complete(self) -> bool:
+        """Whether the coefficients are those of one orthonormal basis, for images that D may crop."""
+        return len(self.bases) == 1
+
+    @property
     def cropped(self) -> bool:
         """Whether D crops the image; states of the same image can then differ outside of it."""
         return not self.basis.orthonormal
