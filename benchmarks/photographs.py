@@ -1,9 +1,9 @@
-"""``retune restore`` of many photographs by each prior, with its defaults: seconds, peak memory, and where the time goes.
+"""``retune restore`` of many photographs by each prior, with its defaults: seconds, memory, and where the time goes.
 
-Noise (σ = 0.1) and a blur (Gaussian, 1.6 pixels, noise of 0.02), floating-point TIFF files. Each row is one process that
-restores all photographs with its certificate and its page, as a user would start it. "restore, no model" is the command
-without a network; the other networks are not trained: they have the strength in this file, and every other option has
-its default. The command itself runs in this file only to count the processor seconds of its parts:
+Noise (σ = 0.1) and a blur (Gaussian, 1.6 pixels, noise of 0.02), floating-point TIFF files. Each row is one process
+that restores all photographs with its certificate and its page, as a user would start it. "restore, no model" is the
+command without a network; the other networks are not trained: they have the strength in this file, and every other
+option has its default. The command itself runs in this file only to count the processor seconds of its parts:
 
 - start-up: until the first file is opened;
 - solve: the map is bound to the measurement, and iterated;
@@ -11,10 +11,10 @@ its default. The command itself runs in this file only to count the processor se
 - files: reading, writing, fingerprints;
 - page: the sections of ``report.html``, and the page itself.
 
-``--data FOLDER`` names the photographs (for the documentation: the 68 of the test part of BSDS500). Finished rows are kept
-in ``--kept FOLDER``, so a run that was stopped continues. Run ``OMP_NUM_THREADS=1 python benchmarks/photographs.py --data
-FOLDER``, with ``--files 10`` for fewer photographs, with ``--only NAME`` for some rows, and with ``--megapixels 24`` for one
-large image.
+``--data FOLDER`` names the photographs (for the documentation: the 68 of the test part of BSDS500). Finished rows are
+kept in ``--kept FOLDER``, so a run that was stopped continues. Run ``OMP_NUM_THREADS=1 python benchmarks/photographs.py
+--data FOLDER``, with ``--files 10`` for fewer photographs, with ``--only NAME`` for some rows, and with ``--megapixels
+24`` for one large image.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "blur": {"name": "deblur", "kernel": f"gaussian:{BLUR}", "boundary": "reflect", "sigma": BLURRED_NOISE},
 }
 PARTS = ("start-up", "solve", "certificate", "files", "page")
-#: The section [prior] of each row, and its strength λ for noise and for a blur; None leaves the row out. They are the best of
-#: 0.35, 0.5, 0.7, 1, 1.4, 2 and 2.8 times a guess, on parts of three validation images of BSDS500.
+#: The section [prior] of each row, and its strength λ for noise and for a blur; None leaves the row out. They are near
+#: the best of 0.35, 0.5, 0.7, 1, 1.4, 2 and 2.8 times a guess, on parts of three validation images of BSDS500.
 PRIORS: dict[str, tuple[dict[str, Any] | None, float | None, float | None]] = {
     "restore, no model": (None, 0.0, 0.0),
     "wavelets (ℓ1,2)": ({"type": "wavelet"}, 0.28, 0.007),
@@ -72,7 +72,7 @@ class Clock:
     """Processor seconds of the outermost of nested functions."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._inside = False
 
     def time(self, place: Any, name: str, part: str) -> None:
@@ -136,9 +136,7 @@ def measured(problem: str, photographs: list[Path], pixels: int, out: Path) -> d
 
     from retune import problems
 
-    made = (
-        problems.denoise(NOISE) if problem == "noise" else problems.deblur(f"gaussian:{BLUR}", sigma=BLURRED_NOISE)
-    )
+    made = problems.denoise(NOISE) if problem == "noise" else problems.deblur(f"gaussian:{BLUR}", sigma=BLURRED_NOISE)
     torch.manual_seed(0)
     truths = {}
     for file in photographs:
@@ -197,7 +195,8 @@ def row(problem: str, name: str, truths: dict[str, np.ndarray], folder: Path, pl
 def table(rows: list[Row]) -> str:
     """One line a row."""
     lines = [
-        f"| | photographs | PSNR (dB) | layers | processor s | s a photograph | peak MiB | {' | '.join(PARTS)} | other |",
+        "| | photographs | PSNR (dB) | layers | processor s | s a photograph | peak MiB | "
+        f"{' | '.join(PARTS)} | other |",
         "|---" * (8 + len(PARTS)) + "|",
     ]
     for r in rows:

@@ -40,10 +40,11 @@ class ForwardBackward(AbstractMap):
     is averaged, too; its iterates converge to a fixed point of the composition, if one exists.
 
     For ReTune's synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow). For any other deepinv prior
-    D is the identity. If A is a multiple of the identity and D crops the images of an orthonormal basis W, y is continued
-    by its mirror image: ``f(u) = ½‖Wᵀu − y‖²`` on all pixels, so denoising an image of any size is as fast as one whose
-    sides are multiples of ``2**levels``. With [`Denoiser`][retune.priors.Denoiser] the prox is a denoiser (Plug-and-Play): λ has no effect
+    D is the identity. With [`Denoiser`][retune.priors.Denoiser] the prox is a denoiser (Plug-and-Play): λ has no effect
     and is not learned, and convergence is not guaranteed.
+
+    If A is a multiple of the identity, and D crops images in an orthonormal basis W, then y is continued by its mirror
+    image to all pixels of that basis: ``f(u) = ½‖Wᵀu − y‖²``. So denoising is a contraction for images of any size.
 
     Args:
         prior: a prior with an exact ``prox``, or a denoiser; for untied layers a sequence, one prior per layer.
@@ -174,7 +175,7 @@ class _BoundForwardBackward(BoundWithPrior):
 
         quadratic = data_term.quadratic
         self._weight = data_term.inverse_variance if quadratic else 1.0
-        # In an orthonormal basis a multiple of the identity stays one, so denoising needs no transform. Where D crops the
+        # In an orthonormal basis a multiple of the identity stays one, so denoising needs no transform. Where D crops
         # images of such a basis, the measurement is continued to all of their pixels.
         denoises = quadratic and data_term.normal_scale is not None
         self._scalar = data_term.normal_scale if denoises and is_complete(self._frame) else None
