@@ -37,7 +37,7 @@ def layer(shape: tuple[int, int, int, int], levels: int, small: int, device: tor
     """One layer at its start."""
     wavelet_basis._SMALL = small
     mask = (torch.rand(1, *shape[1:]) > 0.3).float().to(device)
-    physics = Inpainting(shape[1:], mask=mask, device=device)
+    physics = Inpainting(tuple(shape[1:]), mask=mask, device=device)  # type: ignore[arg-type]
     prior = retune.priors.WaveletL12("db4", levels)
     net = retune.Restarted(retune.ForwardBackward(prior, reg=0.05)).to(device)
     bound = net.bind(physics(torch.rand(shape, device=device)), physics).map
