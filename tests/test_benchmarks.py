@@ -31,6 +31,11 @@ def whole():
     yield from loaded("whole")
 
 
+@pytest.fixture(scope="module")
+def photographs():
+    yield from loaded("photographs")
+
+
 def test_the_table_of_whole_commands_has_means_and_the_best_first(whole):
     rows = [
         whole.Row("noise", "a", "slow", 4.0, 100.0, 30.0),
@@ -109,3 +114,25 @@ def test_a_strength_is_chosen_by_steps_to_better_neighbours(medical, monkeypatch
     scan = medical.Scan((), None, None, None, None)
     assert medical.choose("toy", scan, 1) == (1, 30)
     assert len(seen) == len(set(seen)) < 35
+
+
+def test_the_parts_of_a_command_are_counted_once(photographs):
+    """Nested functions count for the outermost part; shares are of all processor seconds."""
+
+    class Work:
+        def inner(self):
+            return sum(range(200_000))
+
+        def outer(self):
+            return self.inner()
+
+    clock = photographs.Clock()
+    clock.time(Work, "inner", "files")
+    clock.time(Work, "outer", "solve")
+    Work().outer()
+    assert clock.seconds["solve"] > 0 == clock.seconds["files"]
+    assert clock.seconds["start-up"] > 0
+    parts = dict.fromkeys(photographs.PARTS, 1.0)
+    line = photographs.table([photographs.Row("noise", "a", 4, 9.0, 10.0, 100.0, 30.0, 8.0, parts)]).splitlines()[2]
+    shares = "10 % | 10 % | 10 % | 10 % | 10 % | 50 %"
+    assert line == f"| noise: a | 4 | 30.00 | 8 | 10.0 | 2.25 | 100 | {shares} |"

@@ -159,6 +159,13 @@ def guarantee(physics, y, prior=None, **options):
     return map_.guarantee(map_.data_term(y, physics))
 
 
+def slight_blur():
+    """x + x(· − 1)/4 on a circle: |m|² between 9/16 and 25/16."""
+    kernel = torch.zeros(1, 1, 3, 3)
+    kernel[0, 0, 1, :2] = torch.tensor([0.25, 1.0])
+    return Blur(filter=kernel, padding="circular")
+
+
 def test_strong_convexity_from_the_operator():
     y = rand(1, 1, 8, 8)
     mask = torch.full((1, 1, 8, 8), 0.5)
@@ -167,10 +174,7 @@ def test_strong_convexity_from_the_operator():
     assert float(facts.strong_convexity) == pytest.approx(0.25, rel=1e-4)
     assert float(guarantee(Denoising(), y).strong_convexity) == 1.0
     assert float(guarantee(Inpainting((1, 8, 8), mask=0.5), y).strong_convexity) == 0.0
-    # x + x(· − 1)/4 on a circle: |m|² between 9/16 and 25/16
-    kernel = torch.zeros(1, 1, 3, 3)
-    kernel[0, 0, 1, :2] = torch.tensor([0.25, 1.0])
-    facts = guarantee(Blur(filter=kernel, padding="circular"), y)
+    facts = guarantee(slight_blur(), y)
     assert facts.lipschitz_kind == "exact"
     assert float(facts.lipschitz) == pytest.approx(25 / 16, rel=1e-5)
     assert float(facts.strong_convexity) == pytest.approx(9 / 16, rel=1e-4)
@@ -180,13 +184,24 @@ def test_strong_convexity_from_the_operator():
 
 def test_a_redundant_frame_has_no_strong_convexity_from_the_operator():
     union, margin = WaveletL1(("haar", "db2"), 1), WaveletL1("haar", 1, margin=2)
-    for prior, size in ((union, 8), (WaveletL1("haar", 1), 7), (margin, 8)):
-        facts = guarantee(Denoising(), rand(1, 1, size, size), prior)
+    for prior, size, physics in (
+        (union, 8, Denoising()),
+        (WaveletL1("haar", 1), 7, slight_blur()),
+        (margin, 8, slight_blur()),
+    ):
+        facts = guarantee(physics, rand(1, 1, size, size), prior)
         assert float(facts.strong_convexity) == 0.0
         assert "not orthonormal" in facts.strong_convexity_from
-        facts = guarantee(Denoising(), rand(1, 1, size, size), prior, strong_convexity=0.25)
+        largest = float(facts.lipschitz)
+        facts = guarantee(physics, rand(1, 1, size, size), prior, strong_convexity=0.25)
         assert float(facts.strong_convexity) == 0.25
-        assert float(facts.lipschitz) == 1.25
+        assert float(facts.lipschitz) == pytest.approx(largest + 0.25)
+
+
+def test_where_the_measurement_is_continued_the_operator_sees_every_pixel():
+    for prior, size in ((WaveletL1("haar", 1), 7), (WaveletL1("haar", 1, margin=2), 8)):
+        facts = guarantee(Denoising(), rand(1, 1, size, size), prior)
+        assert float(facts.strong_convexity) == 1.0
 
 
 @pytest.mark.parametrize("y", [rand(1, 1, 8, 8), rand(1, 1, 7, 9)], ids=["basis", "frame"])

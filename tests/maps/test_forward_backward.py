@@ -7,7 +7,7 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, TVPrior, WaveletPrior, Zero
 from deepinv.physics import Blur, Denoising, Inpainting
 
 from known_answers import CASES, Quadratic, Rounded, dense, quadratic, rand, soft, spectrum
-from retune import DataTerm, ForwardBackward, Restarted, Stop
+from retune import DataTerm, ForwardBackward, Restarted, Stop, Unrolled
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import WaveletL1, WaveletL12
 from retune.registry import build
@@ -250,6 +250,27 @@ def test_the_start_is_the_back_projection_continued_by_its_mirror_images(case, f
     torch.testing.assert_close(bound.image(bound.init()), y)  # Aᵀy/‖A‖² = y
     torch.testing.assert_close(bound.init(), bound.state(y))
     assert float((bound.init() - bound.image_adjoint(y)).norm()) > 0.1
+
+
+@pytest.mark.parametrize("margin", [0, 5])
+def test_denoising_is_the_prox_of_the_measurement_continued_by_its_mirror_images(margin, float64):
+    """7×9 pixels of an orthonormal basis of 8×12 or 12×16: one step of length 1 is enough, as for any other size."""
+    physics, y, prior = Denoising(), rand(2, 3, 7, 9), WaveletL12("db2", 2, channels=3, margin=margin)
+    frame = prior.frame(y.shape, y.dtype, y.device)
+    expected = frame.synthesis(prior.bind(y.shape, 0, torch.tensor(0.3)).prox(frame.extension(y))).detach()
+    assert frame.cropped
+    assert float((expected - y).abs().max()) > 0.1
+    net = Restarted(ForwardBackward(prior, step_size=0.5, reg=0.3), depth=1).eval()
+    found = net.solve(y, physics, stop=Stop(0.0, 1))
+    torch.testing.assert_close(found.image, expected)
+    longer = Restarted(ForwardBackward(prior, reg=0.3), depth=10).eval().solve(y, physics, stop=Stop(1e-10, 500))
+    torch.testing.assert_close(longer.image, expected)
+
+
+def test_the_image_is_differentiable_in_a_measurement_that_is_continued(float64):
+    net = Restarted(ForwardBackward(WaveletL1("haar", 1), reg=0.1), depth=40, gradient=Unrolled()).requires_grad_(False)
+    y = rand(1, 1, 3, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: net(y, Denoising()), y, fast_mode=True)
 
 
 @pytest.mark.parametrize("case", CASES)

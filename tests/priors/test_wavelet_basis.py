@@ -7,7 +7,7 @@ import torch
 
 from known_answers import as_matrix, rand
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError, UnknownNameError
-from retune.priors import WaveletBasis, WaveletFrame, max_levels
+from retune.priors import WaveletBasis, WaveletFrame, max_levels, wavelet_basis
 from retune.priors.wavelet_level import filters
 
 WAVELETS = ["haar", "db2", "db4", "db8", "db20", "sym5", "sym8", "coif2", "coif5"]
@@ -210,3 +210,17 @@ def test_wrong_shapes():
         basis.analysis(torch.zeros(2, 8, 9))
     with pytest.raises(ShapeError, match=r"64.*got \(2, 63\)"):
         basis.synthesis(torch.zeros(2, 63))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (37, 70), (300, 20), (16, 8)])
+def test_small_levels_in_one_product_are_the_same_transform(size, monkeypatch, float64):
+    """From 256 pixels on, the levels that are left are one matrix product, for orthonormal and cropped bases."""
+    levels = max_levels(*size)
+    x = rand(2, 3, *size)
+    u = (together := WaveletBasis("db4", levels, size, x.dtype)).analysis(x)
+    monkeypatch.setattr(wavelet_basis, "_SMALL", 0)
+    apart = WaveletBasis("db4", levels, size, x.dtype)
+    assert len(together._plans) < len(apart._plans) == levels
+    torch.testing.assert_close(u, apart.analysis(x))
+    v = rand(2, 3, together.length, seed=1)
+    torch.testing.assert_close(together.synthesis(v), apart.synthesis(v))

@@ -23,6 +23,7 @@ from retune.maps.with_prior import BoundWithPrior, fidelity_of
 from retune.operators.data_term import DataTerm
 from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive, require_damping
+from retune.priors.base import is_complete
 from retune.priors.capabilities import adapt, bind_cycle, part_of, require_prox
 from retune.solvers.base import Objective
 
@@ -41,6 +42,9 @@ class ForwardBackward(AbstractMap):
     For ReTune's synthesis priors D is their tight frame (``‖D‖ = 1``, so L does not grow). For any other deepinv prior
     D is the identity. With [`Denoiser`][retune.priors.Denoiser] the prox is a denoiser (Plug-and-Play): λ has no effect
     and is not learned, and convergence is not guaranteed.
+
+    If A is a multiple of the identity, and D crops images in an orthonormal basis W, then y is continued by its mirror
+    image to all pixels of that basis: ``f(u) = ½‖Wᵀu − y‖²``. So denoising is a contraction for images of any size.
 
     Args:
         prior: a prior with an exact ``prox``, or a denoiser; for untied layers a sequence, one prior per layer.
@@ -171,14 +175,15 @@ class _BoundForwardBackward(BoundWithPrior):
 
         quadratic = data_term.quadratic
         self._weight = data_term.inverse_variance if quadratic else 1.0
-        self._target = self._scaled(self.image_adjoint(data_term.adjoint_y)) if quadratic else None
+        # In an orthonormal basis a multiple of the identity stays one, so denoising needs no transform. Where D crops
+        # images of such a basis, the measurement is continued to all of their pixels.
+        denoises = quadratic and data_term.normal_scale is not None
+        self._scalar = data_term.normal_scale if denoises and is_complete(self._frame) else None
+        back = self.image_adjoint if self._scalar is None else self.state
+        self._target = self._scaled(back(data_term.adjoint_y)) if quadratic else None
         self._start_scale = over_images(1 / (data_term.lipschitz if quadratic else data_term.sqnorm))
         # A denoiser fills black holes slowly, and with a small σ never, so the start has its holes filled.
         self._holes = None if owner.nonexpansive else data_term.holes
-        # In an orthonormal basis a multiple of the identity stays one, so denoising needs no transform.
-        scaled = quadratic and data_term.normal_scale is not None
-        isometric = self._frame is None or self._frame.orthonormal
-        self._scalar = data_term.normal_scale if scaled and isometric else None
 
     @staticmethod
     def _strengths(owner: ForwardBackward, data_term: DataTerm) -> tuple[list[Tensor], list[Tensor]]:
@@ -194,7 +199,7 @@ class _BoundForwardBackward(BoundWithPrior):
         if self._target is None:
             start = self.state(self.data_term.adjoint_y * self._start_scale)
             return start if self._holes is None else fill(start, self._holes)
-        if self._frame is None or not self._frame.cropped:
+        if self._scalar is not None or self._frame is None or not self._frame.cropped:
             start = self._target * self._start_scale
             return start if self._holes is None else fill(start, self._holes)
         return self._frame.extension(self._frame.synthesis(self._target) * self._start_scale)  # D Dᵀ = I

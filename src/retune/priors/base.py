@@ -20,7 +20,7 @@ from retune.errors import InvalidParameterError
 from retune.guarantee import Convexity, Smoothness
 from retune.parameters import ScalarParameter
 
-__all__ = ["AbstractPrior", "Analysis", "BoundPrior", "Frame", "SynthesisPrior"]
+__all__ = ["AbstractPrior", "Analysis", "BoundPrior", "Frame", "SynthesisPrior", "is_complete"]
 
 kind_base("prior")(Prior)
 kind_base("network")(nn.Module)
@@ -50,6 +50,15 @@ class Frame(Protocol):
     def extension(self, x: Tensor) -> Tensor:
         """A good start: a state u with the image x, ``D u = x``."""
         ...
+
+
+def is_complete(frame: Frame | None) -> bool:
+    """Whether a state is an image in an orthonormal basis, possibly an image that continues beyond the restored one.
+
+    A frame that crops such an image says so by an attribute `complete`. Its `extension` then has the coefficients of an
+    image that continues x.
+    """
+    return frame is None or frame.orthonormal or getattr(frame, "complete", False)
 
 
 @dataclass(frozen=True)

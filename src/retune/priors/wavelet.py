@@ -149,7 +149,8 @@ class WaveletL1(_WaveletPrior):
         margin: minimum number of pixels that are restored beyond the image and cropped. Periodic wavelets are
             orthonormal, but they make opposite borders adjacent. Without a margin, and with sides divisible by
             ``2**levels``, a difference between opposite borders causes ringing. 8 pixels are enough for "db4". With a
-            margin D is redundant and convergence is slower: use few levels and an accelerated solver.
+            margin D is redundant and convergence is slower: use few levels and an accelerated solver. Denoising is as
+            fast with a margin (see [`ForwardBackward`][retune.ForwardBackward]).
         learn: whether the weights are trained.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError
 from retune.priors.wavelet_level import analyse_level, axis_plan, filters, synthesise_level
 
 __all__ = ["WaveletBasis", "WaveletFrame", "max_levels"]
+
+#: Levels of images with at most this many pixels are one product with a matrix of this many rows and columns.
+_SMALL = 256
 
 
 def max_levels(height: int, width: int) -> int:
@@ -76,9 +80,12 @@ class WaveletBasis:
         self.positions = self.offsets[-1]  # P
         self.coarse = counts[-1]
         self.length = 3 * self.positions + self.coarse
-        self._plans = [
-            tuple(axis_plan(wavelet, m >> j, dtype, self.device) for m in self.padded) for j in range(levels)
-        ]
+        # Levels of small images take longer to call than to compute: from some level on, they are one matrix product.
+        areas = [(self.padded[0] >> j) * (self.padded[1] >> j) for j in range(levels)]
+        alone = sum(area > _SMALL for area in areas)
+        self._plans = [tuple(axis_plan(wavelet, m >> j, dtype, self.device) for m in self.padded) for j in range(alone)]
+        inner = (self.padded[0] >> alone, self.padded[1] >> alone)
+        self._rest = _matrix(wavelet, levels - alone, inner, dtype, self.device) if alone < levels else None
         self._whole = self if self.orthonormal else WaveletBasis(wavelet, levels, self.padded, dtype, device)
 
     @property
@@ -121,14 +128,25 @@ class WaveletBasis:
         ]
         return coarse, per_level
 
+    def _parts(self, u: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Views of the packed (n, N): details (n, 3, h, w) per level, (n, 3, P') of those in one product; coarse."""
+        cut, alone = 3 * self.positions, len(self._plans)
+        sizes = [b - a for a, b in pairwise(self.offsets[: alone + 1])]
+        if self._rest is not None:
+            sizes.append(self.positions - self.offsets[alone])
+        details = list(u[:, :cut].view(-1, 3, self.positions).split(sizes, 2))
+        for j in range(alone):
+            details[j] = details[j].unflatten(2, self.band_shapes[j])
+        return details, u[:, cut:]
+
     def _forward(self, x: Tensor) -> Tensor:
         lead = x.shape[:-2]
         current = x.reshape(-1, *self.size)
         if not self.orthonormal:
             current = F.pad(current, (0, self.padded[1] - self.size[1], 0, self.padded[0] - self.size[0]))
         out = x.new_empty(current.shape[0], self.length)
-        coarse, per_level = self.unpack(out)
-        for (rows, cols), details, shape in zip(self._plans, per_level, self.band_shapes, strict=True):
+        bands_of, coarse = self._parts(out)
+        for (rows, cols), details, shape in zip(self._plans, bands_of, self.band_shapes, strict=False):
             bands = analyse_level(current, rows, cols)
             if rows.exact and cols.exact:  # copy from the windows to the final place in one pass
                 split = bands.shape[3:]
@@ -140,14 +158,25 @@ class WaveletBasis:
                 details[:, 0].copy_(bands[:, 0, 1])
                 details[:, 1:].copy_(bands[:, 1])
                 current = bands[:, 0, 0]
-        coarse.copy_(current)
+        if self._rest is None:
+            coarse.copy_(current.flatten(1))
+        else:
+            rest = torch.mm(current.reshape(len(out), -1), self._rest)
+            cut = rest.shape[1] - coarse.shape[1]
+            bands_of[-1].copy_(rest[:, :cut].view(-1, 3, cut // 3))
+            coarse.copy_(rest[:, cut:])
         return out.view(*lead, self.length)
 
     def _inverse(self, u: Tensor) -> Tensor:
         lead = u.shape[:-1]
-        coarse, per_level = self.unpack(u.reshape(-1, self.length))
-        current = coarse
-        for (rows, cols), details in zip(reversed(self._plans), reversed(per_level), strict=True):
+        bands_of, coarse = self._parts(u.reshape(-1, self.length))
+        if self._rest is None:
+            current = coarse.unflatten(1, self.band_shapes[-1])
+        else:
+            packed = torch.cat([bands_of.pop().flatten(1), coarse], 1)
+            alone = len(self._plans)
+            current = torch.mm(packed, self._rest.T).view(-1, self.padded[0] >> alone, self.padded[1] >> alone)
+        for (rows, cols), details in zip(reversed(self._plans), reversed(bands_of), strict=True):
             current = synthesise_level(current, details, rows, cols).reshape(-1, rows.samples, cols.samples)
             current = current[:, : rows.n, : cols.n]
         return current[:, : self.size[0], : self.size[1]].reshape(*lead, *self.size).contiguous()
@@ -160,6 +189,22 @@ def _mirrors(n: int, cut: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
         behind, before = torch.as_tensor(np.minimum(places, 2 * n - 1 - places), device=device)
     return behind, before
+
+
+@lru_cache(maxsize=64)
+def _matrix(wavelet: str, levels: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal matrix whose product with flat images (n, h·w) has their packed coefficients."""
+    height, width = size
+    with torch.inference_mode(False), torch.no_grad():
+        current = torch.eye(height * width, dtype=dtype, device=device).view(-1, height, width)
+        details = []
+        for j in range(levels):
+            rows, cols = (axis_plan(wavelet, m >> j, dtype, device) for m in size)
+            bands = analyse_level(current, rows, cols).reshape(len(current), 4, rows.samples // 2, cols.samples // 2)
+            bands = bands[..., : rows.n // 2, : cols.n // 2]
+            details.append(bands[:, 1:].flatten(2))
+            current = bands[:, 0]
+        return torch.cat([torch.cat(details, 2).flatten(1), current.flatten(1)], 1)
 
 
 class _Transform(Function):
@@ -213,6 +258,11 @@ class WaveletFrame:
     def orthonormal(self) -> bool:
         """Whether ``Dᵀ D = I`` as well as ``D Dᵀ = I``."""
         return len(self.bases) == 1 and self.basis.orthonormal
+
+    @property
+    def complete(self) -> bool:
+        """Whether the coefficients are those of one orthonormal basis, for images that D may crop."""
+        return len(self.bases) == 1
 
     @property
     def cropped(self) -> bool:

@@ -15,7 +15,7 @@ from retune.maps.guarantees.assumptions import exactness, of_analysis, of_priors
 from retune.operators.data_prox import QuadraticProx
 from retune.operators.data_term import DataTerm
 from retune.parameters import Bounded, Positive
-from retune.priors.base import Analysis, BoundPrior
+from retune.priors.base import Analysis, BoundPrior, is_complete
 from retune.priors.capabilities import bind_cycle, convexity_of
 
 __all__ = [
@@ -246,6 +246,8 @@ def _strong_convexity(owner: Splitting, data_term: DataTerm, first: BoundPrior) 
     """μ of ``f(Du) + ½ε‖u‖²`` in u, and its origin."""
     added = torch.full_like(data_term.lipschitz, owner.strong_convexity)
     mu, sources = _strong_convexity_of_data(data_term, first), []
+    if data_term.quadratic and data_term.normal_scale is not None and is_complete(first.frame):
+        mu = data_term.strong_convexity  # the measurement is continued to all pixels of the state
     if bool((mu > 0).any()):
         sources.append("the smallest singular value of A, known exactly")
     elif bool((data_term.strong_convexity > 0).any()):
