@@ -1,7 +1,8 @@
 """Restorations with the shipped energy by two solvers: layers, processor seconds, distance, PSNR.
 
-The restorations are those of ``retune.restore``, without training: two Gaussian blurs, a motion blur and missing pixels,
-of photographs that come with scikit-image. Both solvers stop by the same rule, and run in turn. The distance is that to the state after a run to 1e-7 by `Descent`, relative to its size.
+The restorations are those of ``retune.restore``, without training: two Gaussian blurs, a motion blur and missing
+pixels, of photographs that come with scikit-image. Both solvers stop by the same rule, and run in turn. The distance is
+that to the state after a run to 1e-7 by `Descent`, relative to its size.
 
     OMP_NUM_THREADS=1 python benchmarks/descents.py            # --size 256 --rounds 3
 """
