@@ -45,6 +45,11 @@ def test_the_three_families_of_the_paper_ship():
     assert {"paper-denoise", "paper-inpaint", "paper-deblur"} <= set(config.shipped())
     assert config.load("paper-denoise").problem.sigma == [0.1, 0.25, 0.5]
     assert config.load("paper-deblur").problem.kernel == "three-motions"
+    families = ("", "-pnp", "-embedded", "-embedded-ridge", "-embedded-energy")
+    for problem in ("denoise", "deblur", "inpaint", "inpaint-10"):
+        assert {f"paper{family}-{problem}" for family in families} <= set(config.shipped())
+    assert all(config.load(f"paper{family}-inpaint-10").problem.keep == 0.1 for family in families)
+    assert all(config.load(f"paper{family}-denoise").problem.sigma == [0.1, 0.25, 0.5] for family in families)
     for problem in ("deblur", "inpaint"):
         scalars, whole = (config.load(f"paper-{family}-{problem}").prior for family in ("pnp", "embedded"))
         assert (scalars.type, scalars.learn_weights, scalars.strength) == ("denoiser", False, 0.9)

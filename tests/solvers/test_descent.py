@@ -287,5 +287,5 @@ def test_quasi_newton_steps_need_fewer_layers(float64):
 
 @pytest.mark.parametrize("options", [{"memory": 0}, {"every": 0}, {"memory": 2.5}])
 def test_quasi_newton_options_out_of_range_are_refused(options):
-    with pytest.raises(InvalidParameterError, match="memory|every"):
+    with pytest.raises(InvalidParameterError, match=r"memory|every"):
         QuasiNewton(**options)

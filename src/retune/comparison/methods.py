@@ -131,8 +131,8 @@ def methods_of(run: Config) -> dict[str, Method]:
     if _takes_squares(run):
         found[PNP.key] = replace(PNP, label=f"{PNP.label}, squares", how=f"{PNP.how}; {_SQUARES}")
     of_run = rule_of(run.gradient)
-    rule = type(of_run)
-    if of_run is not None and all(rule is not m.rule for m in METHODS):
+    if of_run is not None and all(type(of_run) is not m.rule for m in METHODS):
+        rule = type(of_run)
         key = run.gradient.rule
         found[key] = Method(key, rule.__name__, "the gradient rule of the run", rule, of_the_run=True)
     return found

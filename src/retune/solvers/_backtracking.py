@@ -1,4 +1,4 @@
-"""What the solvers that search for their step sizes share: sums per image, and the check of an image that seems done."""
+"""What the solvers that search for step sizes share: sums per image, and the check of images that seem to be done."""
 
 from __future__ import annotations
 

@@ -20,9 +20,11 @@ __all__ = ["QuasiNewton"]
 
 #: Factors on L after a refused and after an accepted plain step.
 _GROWTH, _SHRINK = 1.5, 0.97
+#: L does not fall below this share of the stated constant by shrinking.
+_LEAST = 1e-9
 #: A quasi-Newton step must achieve this share of the decrease that its slope promises, and of ``L‖δ‖²``.
 _SHARE, _LENGTH = 1e-4, 1e-6
-#: A pair (s, y) is kept if ``⟨s, y⟩`` exceeds this share of ``‖s‖ ‖y‖``, and ``‖s‖`` this number of units in the last place.
+#: A pair (s, y) is kept if ``⟨s, y⟩`` exceeds this share of ``‖s‖ ‖y‖``, and ‖s‖ this number of units in the last place.
 _POSITIVE, _EXACT = 1e-3, 4.0
 
 
@@ -31,17 +33,16 @@ class QuasiNewton(AbstractSolver):
     r"""Limited-memory BFGS with checked steps, independently for each image.
 
     For an objective ``F = f + h`` with smooth f, where h is 0 or confines the image to a box. A step goes from x to
-    ``x⁺ = P(x − H ∇f(x))``. P is the projection on the box, and H is the L-BFGS matrix of the last pairs ``s = x⁺ − x``,
+    ``x⁺ = P(x − H ∇f(x))``. P is the projection on the box. H is the L-BFGS matrix of the last pairs ``s = x⁺ − x`` and
     ``y = ∇f(x⁺) − ∇f(x)``. Values at a bound with a gradient that points outwards do not move. The step is accepted if
 
     ``F(x⁺) ≤ F(x) − max(10⁻⁴ |⟨∇f(x), x⁺ − x⟩|, 10⁻⁶ L ‖x⁺ − x‖²)``.
 
     Otherwise the next step is a projected gradient step of length 1/L, with a backtracking search of L as in
-    [`Descent`][retune.Descent]. There is such a step at least once in `every` accepted steps, too. So F never rises, for
-    any weights. The decrease is at least a multiple of ``‖x⁺ − x‖²`` in every accepted step, and the size of a
-    subgradient after each projected step is at most a multiple of its length. If F is definable and the iterates are
-    bounded, the whole sequence therefore converges to a stationary point. This is the argument of Attouch, Bolte and
-    Svaiter (*Math. Program.* 137, 2013), applied to groups of at most `every` accepted steps (docs/theory.md).
+    [`Descent`][retune.Descent]. There is such a step at least once in `every` accepted steps, too. F never rises, for
+    any weights. If F is definable and the iterates are bounded, the whole sequence converges to a stationary point. This
+    is the argument of Attouch, Bolte and Svaiter (*Math. Program.* 137, 2013), applied to groups of at most `every`
+    accepted steps (docs/theory.md).
 
     A step costs one value and one gradient, accepted or not, where `Descent` needs a further value. Near the minimum,
     where values are rounded, the mean of the slopes at both ends replaces them, ``½⟨∇f(x) + ∇f(x⁺), x⁺ − x⟩`` (Hager,
@@ -179,7 +180,8 @@ class _Bound(AbstractSolver):
         curvature = torch.where(clear, torch.maximum(ratio, FORGET * m.curvature), m.curvature)
         plain, refused = ~quasi, ~taken
         shorter = plain & taken & (seen | (m.constant > curvature))
-        constant = torch.where(shorter, m.constant * _SHRINK, m.constant)
+        least = _LEAST * f.lipschitz.detach().to(m.constant).reshape(-1)
+        constant = torch.where(shorter & (m.constant > least), m.constant * _SHRINK, m.constant)
         constant = torch.where(plain & refused, m.constant * _GROWTH, constant)
         constant = constant.clamp_max(1e-3 * torch.finfo(x.dtype).max)
 
