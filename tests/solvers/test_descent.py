@@ -13,7 +13,6 @@ from retune.errors import InvalidParameterError
 from retune.networks import EnergyNet
 from retune.priors import Energy
 
-
 both = pytest.mark.parametrize("solver", [Descent, QuasiNewton])
 
 

@@ -29,8 +29,7 @@ class CompareConfig(Section):
     lr: list[Positive] = Field(default_factory=list)
     """Learning rates to try for every learned method; the best result is kept. Empty: only optimiser.lr."""
     seconds: Positive | None = None
-    """Train each method for this time instead of for optimiser.steps, so that all get equal time and not equal steps.
-    Validations do not count."""
+    """Train each method for this time, without validations, instead of for optimiser.steps: equal time for all."""
     reg_range: tuple[Positive, Positive] = (5e-4, 5.0)
     """Smallest and largest λ of the grid search."""
     far: Multiple | Annotated[list[Multiple], Field(min_length=1, max_length=100)] = 10

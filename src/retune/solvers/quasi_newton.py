@@ -24,7 +24,7 @@ _GROWTH, _SHRINK = 1.5, 0.97
 _LEAST = 1e-9
 #: A quasi-Newton step must achieve this share of the decrease that its slope promises, and of ``L‖δ‖²``.
 _SHARE, _LENGTH = 1e-4, 1e-6
-#: A pair (s, y) is kept if ``⟨s, y⟩`` exceeds this share of ``‖s‖ ‖y‖``, and ‖s‖ this number of units in the last place.
+#: A pair is kept if ``⟨s, y⟩`` exceeds this share of ``‖s‖ ‖y‖``, and ‖s‖ this number of units in the last place.
 _POSITIVE, _EXACT = 1e-3, 4.0
 
 
@@ -40,7 +40,7 @@ class QuasiNewton(AbstractSolver):
 
     Otherwise the next step is a projected gradient step of length 1/L, with a backtracking search of L as in
     [`Descent`][retune.Descent]. There is such a step at least once in `every` accepted steps, too. F never rises, for
-    any weights. If F is definable and the iterates are bounded, the whole sequence converges to a stationary point. This
+    any weights. If F is definable and the iterates are bounded, the whole sequence converges to a stationary point. It
     is the argument of Attouch, Bolte and Svaiter (*Math. Program.* 137, 2013), applied to groups of at most `every`
     accepted steps (docs/theory.md).
 
