@@ -21,6 +21,7 @@ from retune import (
     Unrolled,
     certify,
 )
+from retune.certificate.quick import certificate_of
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError
 from retune.guarantee import Convexity
 from retune.maps.base import AbstractMap
@@ -51,6 +52,30 @@ def test_a_free_denoiser_is_never_proved(float64):
         assert image.row == "any denoiser"
         assert image.statement == ""
         assert image.verdict.startswith("Nothing is proved about this map in advance; estimated:")
+
+
+def test_a_step_that_depends_on_the_measurement_only_is_proved(float64):
+    """With A = I and τ = 1/L a layer is D(y) for any state. One layer is computed, to see that nothing moves."""
+    net = Restarted(ForwardBackward(Transparent(Halved()), step_size=0.5), 1, 1, stop=Stop(1e-9, 5)).eval()
+    y, calls = rand(1, 1, 4, 4), []
+    found = net.solve(y, Denoising())
+    torch.testing.assert_close(found.image, Halved()(y))
+    net.map.priors[0]._function.register_forward_hook(lambda *_: calls.append(1))
+    image = certificate_of(net, y, Denoising(), found)
+    assert len(calls) == 1
+    assert image.row == "any denoiser, a step that depends on the measurement only"
+    assert float(image.layer_factor.proved.value) == 0
+    assert image.relative_distance.proved.value < 1e-12
+    assert [a.checked for a in image.assumptions if "random numbers" in a.statement] == [False]  # it is not of ReTune
+    moved = Restarted(ForwardBackward(Transparent(Halved()), step_size=0.4), 1, 1).eval()
+    assert certificate_of(moved, y, Denoising(), moved.solve(y, Denoising())).row == "any denoiser"
+    assert certificate_of(net, y, half(4), net.solve(y, half(4))).row == "any denoiser"
+
+
+def half(side):
+    mask = torch.ones(1, side, side)
+    mask[..., ::2] = 0
+    return Inpainting((1, side, side), mask=mask)
 
 
 class Bare(AbstractMap):

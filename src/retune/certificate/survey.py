@@ -66,6 +66,9 @@ class Survey:
         self._go_on(ahead - 1)
         jacobian = None
         rate = self._seen_rate() if starts == 0 else None
+        if rate is None and starts == 0 and self.block is not None and not bool(self.block.any()):
+            # A layer that does not depend on its state needs no power iteration.
+            rate = Estimate(torch.zeros_like(self.block), torch.zeros_like(self.block), len(self.moves), 0)
         if rate is None:
             jacobian = Linearised(bound, self.u_far, graph=learning)
             rate = _per_layer(spectral_radius(jacobian, 5 * iterations, max(1, starts)), bound.layers)

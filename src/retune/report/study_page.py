@@ -135,7 +135,7 @@ def _rows(study: Study) -> list[dict]:
                     _share(cell.reported),
                     _error(cell.distance),
                     _error(cell.certified),
-                    MISSING if cost is None or cost.seconds is None else f"{1000 * float(cost.seconds):.3g}",
+                    MISSING if cost is None or cost.seconds is None else _milliseconds(float(cost.seconds)),
                     MISSING if cost is None or cost.memory is None else in_words(float(cost.memory)),
                 ],
             }
@@ -190,3 +190,8 @@ def _share(value: float | None) -> str:
 
 def _error(value: float | None) -> str:
     return power(value)
+
+
+def _milliseconds(seconds: float) -> str:
+    """With three digits, and never as a power of ten."""
+    return f"{1000 * seconds:.3g}" if seconds < 0.9995 else f"{1000 * seconds:.0f}"

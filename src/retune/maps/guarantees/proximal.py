@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,13 +11,14 @@ from deepinv.optim.prior import Prior
 from torch import Tensor, nn
 
 from retune._torch.batch import over_images
-from retune.guarantee import Convexity, Guarantee, Subject
+from retune.guarantee import Assumption, Convexity, Guarantee, Subject
 from retune.maps.guarantees.assumptions import exactness, of_analysis, of_priors, smooth_assumptions
 from retune.operators.data_prox import QuadraticProx
 from retune.operators.data_term import DataTerm
 from retune.parameters import Bounded, Positive
 from retune.priors.base import Analysis, BoundPrior, is_complete
 from retune.priors.capabilities import bind_cycle, convexity_of
+from retune.priors.origin import is_as_made
 
 __all__ = [
     "douglas_rachford_guarantee",
@@ -55,6 +57,8 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
         step_sizes=steps,
         assumptions=(*smooth_assumptions(data_term), *of_each),
     )
+    if None in known and _forgets_its_state(owner, steps, data_term, bound):
+        return _constant(facts, steps, priors)
     if not data_term.fidelity.convex or None in known or any(a.refuted for a in of_each):
         return facts
     backward = torch.stack([1 / (1 + g * _strong(c).to(g)) for g, c in zip(gammas, known, strict=True)])
@@ -67,6 +71,29 @@ def forward_backward_guarantee(owner: Splitting, data_term: DataTerm) -> Guarant
         statement=statement,
         convex=True,
         backward=backward,
+    )
+
+
+def _forgets_its_state(owner: Splitting, steps: Tensor, data_term: DataTerm, bound: Sequence[BoundPrior]) -> bool:
+    """Whether ``u − τ∇f(u)`` is the same for all u, up to rounding: A is a multiple of the identity, and τ = 1/L."""
+    if not data_term.quadratic or owner.strong_convexity or not is_complete(bound[0].frame):
+        return False
+    ends = torch.stack([1 - steps * data_term.strong_convexity, 1 - steps * data_term.lipschitz])
+    return bool((ends.abs() <= 4 * torch.finfo(steps.dtype).eps).all())
+
+
+def _constant(facts: Guarantee, steps: Tensor, priors: Sequence[nn.Module]) -> Guarantee:
+    """The facts of layers that do not depend on their state: all iterates are their limit, for any denoiser."""
+    ours = all(is_as_made(p) for p in priors)
+    how = "it is made of layers that draw none" if ours else "it is your own"
+    return replace(
+        facts,
+        row="any denoiser, a step that depends on the measurement only",
+        subject=Subject.ITERATES,
+        statement="are the same from the first layer on, for any start",
+        factor=torch.zeros_like(steps),
+        factor_from="a layer does not depend on its state, as τAᵀA is the identity",
+        assumptions=(*facts.assumptions, Assumption("the denoiser draws no random numbers", ours, how)),
     )
 
 
