@@ -12,6 +12,7 @@ import pytest
 import retune
 from commands import invoke, smooth
 from retune.records import Study
+from retune.report.study_page import _milliseconds
 
 FIELDS = ("prior.levels=2", "prior.wavelet=db2", "model.depth=2", "model.restarts=1", "data.crop=16")
 FIELDS += ("data.batch_size=1", "model.reg=0.1")
@@ -141,3 +142,8 @@ def test_studying_with_bad_input(run, tmp_path, options, says):
     result, text = invoke("study", *run, "--train-seconds", 0, *options, "-o", tmp_path / "out")
     assert result.exit_code in (1, 2), text
     assert says in text
+
+
+def test_seconds_are_told_in_whole_milliseconds():
+    """Not as 1.14e+03."""
+    assert [_milliseconds(s) for s in (0.0118, 0.463, 0.99951, 1.1404)] == ["11.8", "463", "1000", "1140"]
