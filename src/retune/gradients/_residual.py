@@ -16,6 +16,8 @@ __all__ = ["AdjointSolution", "first_direction", "minimal_residual"]
 _RUNAWAY = 10.0
 # Factor to the next tolerance, if one was not enough.
 _TIGHTER = 0.3
+# The first of these tolerances is not larger.
+_COARSEST = 0.3
 
 
 class AdjointSolution(NamedTuple):
@@ -64,12 +66,14 @@ def minimal_residual(
         rtol: requested relative error.
         most: bound on the products with Jᵀ, ≥ 1.
         memory: directions kept, ≥ 1; costs twice as many states.
-        accept: called with w and the size (B,) of the residual once the error is small enough. If it returns False, the
-            iteration continues to a smaller tolerance, down to rounding.
+        accept: called with w and the size (B,) of the residual once the error is nearly small enough, and from then on at
+            smaller and smaller tolerances, until it returns True at one of at most `rtol`, or down to rounding.
         start: the first direction in place of v, for images where it is not zero; only its direction matters.
         gain: (B,) a known gain. After a good start the iteration would not see the slow modes.
     """
-    tolerance, finest = rtol, 16 * torch.finfo(v.dtype).eps
+    finest = 16 * torch.finfo(v.dtype).eps
+    # `accept` compares two solutions, so it is asked for the first time a little before.
+    tolerance = rtol if accept is None else max(rtol, min(rtol / _TIGHTER, _COARSEST))
     tiny = torch.finfo(v.dtype).tiny
     w, r = torch.zeros_like(v), v
     first = per_image_norm(v)
@@ -111,7 +115,7 @@ def minimal_residual(
             # The gain still grows during the first products, so trust it less then.
             margin = 1 + 1 / used
             if not bool((alive & (size > 0) & (margin * gain * size > tolerance * per_image_norm(w))).any()):
-                if accept is None or tolerance <= finest or accept(w, size):
+                if accept is None or tolerance <= finest or (accept(w, size) and tolerance <= rtol):
                     break
                 tolerance = max(_TIGHTER * tolerance, finest)
         p = r
