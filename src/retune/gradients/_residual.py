@@ -66,8 +66,8 @@ def minimal_residual(
         rtol: requested relative error.
         most: bound on the products with Jᵀ, ≥ 1.
         memory: directions kept, ≥ 1; costs twice as many states.
-        accept: called with w and the size (B,) of the residual once the error is nearly small enough, and then at smaller
-            and smaller tolerances, until it returns True at one of at most `rtol`, or down to rounding.
+        accept: called with w and the size (B,) of the residual once the error is nearly small enough, and then at ever
+            smaller tolerances, until it returns True at one of at most `rtol`, or down to rounding.
         start: the first direction in place of v, for images where it is not zero; only its direction matters.
         gain: (B,) a known gain. After a good start the iteration would not see the slow modes.
     """
