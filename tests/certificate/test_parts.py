@@ -142,16 +142,25 @@ def test_movements_that_are_rounding_show_no_rate():
     assert seen.value < 0.9
 
 
-def test_a_layer_that_does_not_depend_on_its_state_is_found_by_one_product():
-    net = Restarted(Counted(ForwardBackward(Transparent(lambda v: 0.5 * v), step_size=0.5)), 1, 1, stop=Stop(1e-4, 2))
+@pytest.mark.parametrize(
+    ("prox", "step_size", "layers"),
+    [
+        (lambda v: torch.full_like(v, 0.5), 0.3, 3),  # one beyond the result, one more, and one of a finite difference
+        (lambda v: 0.5 * v, 0.5, 1),  # known without a difference: A is the identity, and the step is 1/L
+    ],
+)
+def test_a_layer_that_does_not_depend_on_its_state_needs_few(prox, step_size, layers):
+    map_ = ForwardBackward(Transparent(prox), step_size=step_size)
+    net = Restarted(Counted(map_), 1, 1, stop=Stop(1e-4, 2))
     y = rand(1, 1, 8, 8)
     found = net.eval().solve(y, Denoising())
     assert int(found.layers[0]) == 2
     net.map.count = 0
     image = certificate_of(net, y, Denoising(), found)
-    assert net.map.count == 3  # one beyond the result, one more, and one of a finite difference
+    assert net.map.count == layers
     assert image.rate.estimated.value < 1e-2
     assert image.rmse.estimated.value < 1e-6
+    assert (image.rmse.proved is not None) == (layers == 1)
 
 
 def test_no_start_is_for_a_certificate_without_graph():
