@@ -84,7 +84,7 @@ def test_a_batch_whose_images_stop_one_after_the_other_is_as_each_alone(float64)
     problem = deblur("gaussian:1", sigma=0.05)
     x = torch.cat([rand(1, 1, 14, 14).abs(), torch.full((1, 1, 14, 14), 0.5), rand(2, 1, 14, 14).abs()])
     y, physics = problem.measure(x)
-    net = Restarted(GradientStep(energy(), reg=0.05, root=0.01, box=(0, 5)), depth=2, stop=Stop(1e-6, 1000)).eval()
+    net = Restarted(GradientStep(energy(), reg=0.05, root=0.01, box=(0, 5)), depth=2, stop=Stop(1e-8, 2000)).eval()
     whole = net.solve(y, physics)
     assert len(set(whole.layers.tolist())) > 1
     for i in range(4):
