@@ -74,8 +74,8 @@ def test_unrolled_in_eval_mode_stops_at_its_depth(float64):
     assert set(result.status) == {Status.DEPTH_REACHED}
 
 
-def test_each_image_of_a_batch_as_if_alone():
-    """Unequal difficulty: a flat image beside noise, one result each."""
+def test_each_image_of_a_batch_as_if_alone(float64):
+    """Unequal difficulty: a flat image beside noise, one result each. Products of matrices round by the batch."""
     y, physics = inpainting(3)
     y[0], y[1] = 0.5, y[1] * 10
     y = y * physics.mask

