@@ -196,7 +196,7 @@ def words(d: Difference) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["run", "tables"])
     parser.add_argument("--data", type=Path, help="folder with train, val and test")
     parser.add_argument("--out", type=Path, default=Path("claims"))

@@ -33,7 +33,7 @@ SOLVERS = {"Descent": retune.Descent, "QuasiNewton": retune.QuasiNewton}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
