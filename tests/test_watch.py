@@ -31,10 +31,11 @@ def test_watching_changes_no_bit_and_sees_every_check():
     assert [m.settled for m in moments] == [False] * (len(moments) - 1) + [True]
 
 
-def test_the_objective_of_a_moment_is_that_of_the_map_up_to_a_constant():
+def test_the_objective_of_a_moment_is_that_of_the_map_up_to_a_constant(float64):
+    """In float64: near the end the falls are below the rounding of the values in float32."""
     for noise in ({"sigma": 0.05}, {"noise": "poisson:0.01,0.02"}):  # with a quadratic data term, and over a root
         net, y, physics = watched(problems.deblur("gaussian:1", **noise))
-        data_term = net.map.data_term(y, physics)
+        net, data_term = net.double(), net.map.data_term(y, physics)
         seen: list[float] = []
         known: list[float] = []
 
@@ -46,8 +47,7 @@ def test_the_objective_of_a_moment_is_that_of_the_map_up_to_a_constant():
         assert len(seen) > 2
         assert seen[-1] < seen[0]
         falls = torch.tensor(seen) - seen[-1], torch.tensor(known) - known[-1]
-        # Near the end the falls are the rounding of the values in float32.
-        assert torch.allclose(*falls, rtol=2e-2, atol=5e-3 * float(falls[1].max()))
+        assert torch.allclose(*falls, rtol=2e-2, atol=1e-3 * float(falls[1].max()))
 
 
 def test_an_objective_that_is_unknown_is_none():
