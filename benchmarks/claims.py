@@ -50,7 +50,7 @@ class Setting:
 
 _LEARNED = ("unrolled", "jfb", "implicit", "retune")
 _FIVE = ("model.rtol=1e-4", "model.max_layers=450", "compare.grid=8", "compare.reg_range=[0.05, 1.0]")
-_WEIGHTS = ("optimiser.lr_network=5e-4",)
+_WEIGHTS = ("optimiser.lr_network=2e-4",)
 _FREE = "a free denoiser, all its weights"
 _ENERGY = "an energy, all its weights"
 

@@ -23,6 +23,7 @@ from retune.bound import Bound, Moment, versions_of
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
+from retune.gradients.implicit import Implicit
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import verify_once
 from retune.maps.base import AbstractMap, BoundMap
@@ -35,8 +36,9 @@ from retune.solvers.quasi_newton import QuasiNewton
 
 __all__ = ["Bound", "Restarted"]
 
-#: The default rule for maps that search for their step: K layers are far too few near the equilibrium of an energy.
-_SLOW_MODES = Truncated(rtol=0.02, max_blocks=20, memory=3)
+#: The default rule for maps that search for their step. K layers are far too few near the equilibrium of an energy, and
+#: a pull-back through one layer gains as much as one through K.
+_SLOW_MODES = Implicit(rtol=0.05, max_blocks=30)
 
 
 @register
@@ -55,7 +57,7 @@ class Restarted(Reconstructor):
             adjoint blocks of a plain ``Truncated``. Until then, blocks have about ten layers.
         restarts: R, or "auto".
         gradient: the gradient rule; by default ReTune's [`Truncated`][retune.Truncated]. For an energy, the default
-            rule has a tolerance: ``Truncated(rtol=0.02, max_blocks=20, memory=3)``.
+            rule has a tolerance: ``Implicit(rtol=0.05, max_blocks=30)``.
         solver: the solver for the fixed point; by default plain restarts. For a map that may expand (a free denoiser)
             the default is [`Damped`][retune.Damped], which is the same until the residual grows. For an
             [`Energy`][retune.priors.Energy] it is [`QuasiNewton`][retune.QuasiNewton].

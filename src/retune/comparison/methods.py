@@ -80,14 +80,14 @@ class Method:
     limits: Callable[[int], dict[str, Any]] = _no_limits
     run_of: Callable[[Config], Config] = _same
 
-    def rule_for(self, layers: int, of_run: GradientRule | None = None) -> GradientRule | None:
-        """The gradient rule of a training step with this number of layers; None for the one that suits the map.
+    def rule_for(self, layers: int, of_run: GradientRule | None = None) -> GradientRule:
+        """The gradient rule of a training step with this number of layers.
 
         Args:
             layers: the number of layers, K(R + 1).
-            of_run: the gradient rule of the run; None for the one that suits the map.
+            of_run: the gradient rule of the run; None if it names none.
         """
-        if self.of_the_run and (of_run is None or type(of_run) is self.rule):
+        if of_run is not None and self.of_the_run and type(of_run) is self.rule:
             return of_run
         return Truncated() if self.rule is None else self.rule(**self.limits(layers))
 
@@ -166,6 +166,6 @@ def network(
     if method.single_layer:
         depth, restarts = map.layers, total // map.layers - 1
     chosen = method.rule_for(total, rule)
-    if chosen is not None and not chosen.restarts:
+    if not chosen.restarts:
         return Restarted(map, depth, restarts, chosen, Picard())
     return Restarted(map, depth, restarts, chosen, solver, Stop(rtol, longest))
