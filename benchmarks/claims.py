@@ -53,6 +53,7 @@ _FIVE = ("model.rtol=1e-4", "model.max_layers=450", "compare.grid=8", "compare.r
 _WEIGHTS = ("optimiser.lr_network=2e-4",)
 _FREE = "a free denoiser, all its weights"
 _ENERGY = "an energy, all its weights"
+_OF_ENERGIES = (*_FIVE, *_WEIGHTS, "compare.validation_every=4")
 
 SETTINGS = {
     "norm-denoise": Setting("weights of a norm", "paper-denoise", ("variational", *_LEARNED), 20),
@@ -65,13 +66,13 @@ SETTINGS = {
         "parameters of Plug-and-Play", "paper-pnp-deblur", ("pnp", "unrolled", "implicit", "retune"), 60, _FIVE
     ),
     "free-inpaint": Setting(
-        _FREE, "paper-embedded-inpaint", ("pnp", "unrolled", "jfb", "retune"), 100, (*_FIVE, *_WEIGHTS)
+        _FREE, "paper-embedded-inpaint", ("pnp", "unrolled", "jfb", "retune"), 90, (*_FIVE, *_WEIGHTS)
     ),
     "free-deblur": Setting(
-        _FREE, "paper-embedded-deblur", ("pnp", "unrolled", "jfb", "retune"), 100, (*_FIVE, *_WEIGHTS)
+        _FREE, "paper-embedded-deblur", ("pnp", "unrolled", "jfb", "retune"), 90, (*_FIVE, *_WEIGHTS)
     ),
-    "energy-inpaint": Setting(_ENERGY, "paper-embedded-energy-inpaint", ("pnp", *_LEARNED), 150, (*_FIVE, *_WEIGHTS)),
-    "energy-deblur": Setting(_ENERGY, "paper-embedded-energy-deblur", ("pnp", *_LEARNED), 150, (*_FIVE, *_WEIGHTS)),
+    "energy-inpaint": Setting(_ENERGY, "paper-embedded-energy-inpaint", ("pnp", *_LEARNED), 120, _OF_ENERGIES),
+    "energy-deblur": Setting(_ENERGY, "paper-embedded-energy-deblur", ("pnp", *_LEARNED), 120, _OF_ENERGIES),
 }
 
 
