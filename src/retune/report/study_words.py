@@ -78,7 +78,9 @@ def _races_told(study: Study) -> list[str]:
     how = " at its own K layers" if labels[label] == "unrolled" else ""
     told = f"After {decimal(end, 1)} s of training, “{label}” has the highest mean PSNR, {_mean(scores)} dB{how}"
     own = [f"“{name}” has {_mean(scores)} dB" for name, scores in order[1:] if labels[name] == "retune"]
-    open_ = [] if _leads(order) else ["the ranges over the seeds overlap, or there is only one seed"]
+    seeds = max(len(psnr) for _, psnr in order)
+    doubt = "the ranges over the seeds overlap" if seeds > 1 else "there is only one seed"
+    open_ = [] if _leads(order) else [doubt]
     return ["; ".join([told, *own, *open_]) + "."]
 
 
@@ -121,7 +123,8 @@ def race_title(races: Sequence[Raced]) -> str:
         return "PSNR after equal training time"
     if _leads(order):
         return f"Highest PSNR after {decimal(end, 1)} s: {order[0][0]}"
-    return f"PSNR after {decimal(end, 1)} s of training: no clear lead"
+    verdict = "no clear lead" if max(len(scores) for _, scores in order) > 1 else "a single seed"
+    return f"PSNR after {decimal(end, 1)} s of training: {verdict}"
 
 
 def _leads(order: Sequence[tuple[str, list[float]]]) -> bool:
