@@ -47,7 +47,8 @@ def test_every_cell_is_in_the_tables(studied):
     assert len(rows) == 3 * 6  # two images and the mean
     assert {r["image"] for r in rows} == {"image 1", "image 2", "mean"}
     for row in rows:
-        for name in ("gradient_error", "reported", "distance", "certified", "seconds", "memory"):
+        columns = ("gradient_error", "reported", "distance", "certified", "distance_bound", "distance_expected")
+        for name in (*columns, "seconds", "memory"):
             assert float(row[name]) > 0, (name, row)
         assert -1 <= float(row["cosine"]) <= 1
     assert study.command.startswith("retune study denoise --quick")
@@ -78,11 +79,11 @@ def test_methods_are_trained_for_the_same_time(studied):
 
 def test_the_page_needs_no_other_file(studied):
     page = (studied[0] / "study.html").read_text()
-    assert len(re.findall(r'<img src="data:image/png', page)) == 5
+    assert len(re.findall(r'<img src="data:image/png', page)) == 7
     assert not re.findall(r'src="(?!data:)|<link|<script|url\((?!data:)|href="(?!#)|https?://', page)
-    for words in ("Depth controls the gradient", "estimated factor of a layer", "ReTune, 3 adjoint blocks"):
+    for words in ("initial weights", "learned parameters", "estimated factor of a layer", "ReTune, 3 adjoint blocks"):
         assert words in page, words
-    assert len(list((studied[0] / "figures").glob("study-*.png"))) == 5
+    assert len(list((studied[0] / "figures").glob("study-*.png"))) == 7
 
 
 def test_an_interrupted_study_continues_to_the_same_tables(studied, tmp_path):
@@ -147,3 +148,4 @@ def test_studying_with_bad_input(run, tmp_path, options, says):
 def test_seconds_are_told_in_whole_milliseconds():
     """Not as 1.14e+03."""
     assert [_milliseconds(s) for s in (0.0118, 0.463, 0.99951, 1.1404)] == ["11.8", "463", "1000", "1140"]
+    assert _milliseconds(0.021) == "21.0"

@@ -70,6 +70,27 @@ def test_the_error_of_the_adjoint_is_that_of_the_dense_jacobian(float64, blocks)
         assert row.bound == pytest.approx(found.rate_proved ** (row.depth * blocks))
 
 
+@pytest.mark.parametrize("solver", [retune.Picard(), retune.Inertial()])
+def test_the_decay_of_theory_bounds_the_distance(float64, solver):
+    """Far from u*, ``‖u‖`` changes on the way: the bound has the absolute first distance. It is of plain layers."""
+    case = quadratic(batch=1, low=0.4)
+    found = studied(case, solver=solver)
+    rest, bound = case.answer().detach(), case.bind()
+    for cell in found.cells:
+        if not solver.plain:
+            assert cell.distance_bound is None
+            assert cell.distance_expected is None
+            continue
+        n = cell.depth * cell.restarts
+        with torch.no_grad():
+            u = bound.block(bound.init(), n)
+        wanted = found.rate_proved**n * float((bound.init() - rest).norm() / u.norm())
+        assert cell.distance_bound == pytest.approx(wanted, rel=1e-6)
+        assert cell.distance <= cell.distance_bound * (1 + 1e-9) + 1e-13
+        assert cell.distance_expected == pytest.approx(wanted * (found.rate_estimated / found.rate_proved) ** n)
+    assert found.rate_kind == "proved if its unchecked assumptions hold"
+
+
 def test_measured_rates_are_those_of_the_certificate(float64):
     """The map contracts by construction; its dense Jacobian tells the rate."""
     found = studied(quadratic(batch=1, low=0.3, step_size=0.4), depths=(1, 2, 5, 10, 20), restarts=(0, 1, 5, 20))

@@ -73,7 +73,8 @@ def study(
         from retune.cli.errors import show
         from retune.jobs.folder import MODEL, RUN
         from retune.jobs.opened import open_network
-        from retune.report.study_page import summary, write_study_page
+        from retune.report.study_page import write_study_page
+        from retune.report.study_words import summary
         from retune.studies import StudyOptions
         from retune.studies import study as measure
         from retune.studies.options import QUICK

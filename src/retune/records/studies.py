@@ -36,6 +36,11 @@ class StudyCell(Record):
     """The same distance by the certificate: its bound if it has one, else its estimate."""
     certified_kind: Text | None = None
     """"proved …" or "estimated"."""
+    distance_bound: Number = None
+    """``ρ^{KR}‖u₀ − u*‖/‖u‖`` with the proved factor ρ of a layer; None if none below 1 is proved, or if the solver
+    does not run plain layers."""
+    distance_expected: Number = None
+    """The same with the estimated asymptotic factor ρ."""
 
 
 class StudyDepth(Record):
@@ -59,6 +64,8 @@ class StudyImage(Record):
     name: Text
     rate_proved: Number = None
     """Proved factor per layer, by the certificate; None if none below 1 is proved."""
+    rate_kind: Text | None = None
+    """The kind of the proved factor: "proved", or "proved" with a condition."""
     rate_estimated: Number = None
     """Asymptotic factor per layer, by the power iterations of the certificate."""
     rate_distance: Number = None
@@ -132,7 +139,9 @@ class Study(Record):
     versions: dict[str, Any] | None = None
     problem: dict[str, Any] | None = None
     about: list[Text] = Field(default_factory=list)
-    """Sentences on the network and the images."""
+    """Phrases on the network and the images."""
+    parameters: int | None = None
+    """Number of learned parameters: the length of the gradients."""
     blocks: int = 1
     """M, the adjoint blocks of a step."""
     depths: list[int]

@@ -91,11 +91,11 @@ def rc() -> dict:
     }
 
 
-def write_figure(figure: Figure, path: Path) -> Path:
+def write_figure(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     """Write a figure as PNG, atomically; return its path."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
     return path
 

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from retune.records import Raced, Study, StudyCell, StudyImage
+from retune.records import Raced, Study, StudyImage
 from retune.records.studies import equal_time
-from retune.report.curves import apart, framed
+from retune.report.curves import apart
 from retune.report.figures import rc, write_figure
 from retune.report.numbers import decimal, power
 from retune.report.palette import GRID, INK, MUTED, PAPER, Look, looks
+from retune.report.study_maps import direction_map, distance_map, gradient_map
+from retune.report.study_words import factor, race_title, share_within_two
 
-__all__ = ["draw", "share_within_two", "write_study_figures"]
+__all__ = ["draw", "rates", "write_study_figures"]
 
-#: Light where an error is small.
-_HEAT = LinearSegmentedColormap.from_list("errors", ["#f3f7fa", "#9ecae1", "#3787c0", "#0b4a7a", "#072b49"])
-#: Errors below this share are drawn as equal to it.
-_FLOOR = 1e-8
-_MEASURED, _PROVED, _EXPECTED, _REPORTED = "#0072b2", "#1d2733", "#8a939c", "#d55e00"
-#: A line for each of these positions among the values of R.
-_SHADES = (Look("#8cc0e0", "#3b7ca8", 2.0), Look("#3f93cc", "#2b6f9e", 2.0), Look("#0072b2", "#00558a", 2.0))
-_AT_REST = Look("#00304f", "#00304f", 3.0)
+#: Errors below these are rounding, or the error of the reference.
+_FLOOR, _DISTANCE_FLOOR = 1e-8, 1e-12
+#: Room below the last values of the trainings, as a multiple of their spread.
+_BELOW = 1.5
+_DPI = 180
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A curve: its points, and its look. Theory lies behind as a broad band, so that both are seen if they agree."""
+
+    x: Sequence[int]
+    y: Sequence[float | None]
+    colour: str
+    width: float = 1.8
+    dash: object = "-"
+    marker: str | None = None
+    size: float = 0
+    filled: bool = True
+    layer: float = 3
 
 
 def draw(study: Study) -> dict[str, Figure]:
     """The figures that have data, by name."""
     found = {
-        "grid": _grid(study),
+        "gradient": gradient_map(study),
+        "state": distance_map(study),
+        "direction": direction_map(study),
+        "reported": _reported(study),
         "depth": _against_depth(study),
         "distance": _against_layers(study),
-        "reported": _reported(study),
         "race": _race(study.races),
     }
     return {name: figure for name, figure in found.items() if figure is not None}
@@ -50,211 +65,141 @@ def write_study_figures(study: Study, folder: Path) -> dict[str, Path]:
     """Draw every figure into ``folder/figures``; return their paths by name."""
     with style.context(["default", rc()]):
         return {
-            name: write_figure(figure, folder / "figures" / f"study-{name}.png") for name, figure in draw(study).items()
+            name: write_figure(figure, folder / "figures" / f"study-{name}.png", _DPI)
+            for name, figure in draw(study).items()
         }
 
 
-def share_within_two(cells: Sequence[StudyCell], key: str = "reported") -> tuple[int, int]:
-    """The number of cells whose reported error is within a factor of two of the true one, and that of all with both."""
-    pairs = [(c.gradient_error, getattr(c, key)) for c in cells if c.gradient_error and getattr(c, key)]
-    return sum(0.5 <= told / true <= 2 for true, told in pairs), len(pairs)
-
-
-def _grid(study: Study) -> Figure:
-    """Both errors over (K, R), with lines of equal cost."""
-    figure = Figure(figsize=(11.6, 4.9))
-    panels = (
-        (0.058, "gradient_error", "Error of the gradient", "relative to implicit differentiation"),
-        (0.545, "distance", "Distance to the equilibrium", "of the state after R restarts, relative"),
-    )
-    for left, key, heading, more in panels:
-        axes = figure.add_axes((left, 0.12, 0.44, 0.71))
-        figure.text(left - 0.035, 0.945, heading, fontsize=13.5, fontweight="bold", va="center")
-        figure.text(left - 0.035, 0.885, more, fontsize=10.5, color=MUTED, va="center")
-        _heat(axes, study, key)
-    return figure
-
-
-def _heat(axes: Axes, study: Study, key: str) -> None:
-    table = np.array([[_number(getattr(study.mean.at(k, r), key)) for k in study.depths] for r in study.restarts])
-    shown = np.clip(table, _FLOOR, 1.0)
-    known = shown[np.isfinite(shown)]
-    high = float(known.max()) if known.size else 1.0
-    low = min(float(known.min()), high / 100) if known.size else _FLOOR
-    norm = LogNorm(low, high)
-    axes.imshow(shown, norm=norm, cmap=_HEAT, origin="lower", aspect="auto")
-    for (row, column), value in np.ndenumerate(table):
-        known_here = not math.isnan(value)
-        dark = known_here and math.log(max(value, _FLOOR) / low) > 0.5 * math.log(high / low)
-        axes.text(
-            column, row, _short(value) if known_here else "–", ha="center", va="center", fontsize=9.5,
-            color=PAPER if dark else INK, zorder=4,
-            path_effects=[withStroke(linewidth=3, foreground=_HEAT(norm(shown[row, column])))] if known_here else [],
-        )  # fmt: skip
-    _equal_cost(axes, study)
-    axes.set_xticks(range(len(study.depths)), [str(k) for k in study.depths])
-    axes.set_yticks(range(len(study.restarts)), [str(r) for r in study.restarts])
-    axes.set_xlabel("depth K: differentiated layers", fontsize=10.5)
-    axes.set_ylabel("restarts R", fontsize=10.5)
-    axes.grid(False)
-
-
-def _equal_cost(axes: Axes, study: Study) -> None:
-    """Lines of equal time of a training step, labelled where they leave the table."""
-    seconds = np.array(
-        [[_number(c.seconds if (c := study.cost(k, r)) else None) for k in study.depths] for r in study.restarts]
-    )
-    if min(seconds.shape) < 2 or not np.isfinite(seconds).all() or seconds.min() <= 0:
-        return
-    logs = _to_edges(_to_edges(np.log(seconds)).T).T
-    low, high = np.log(seconds.min()), np.log(seconds.max())
-    levels = sorted({_round(math.exp(low + (high - low) * share)) for share in (0.3, 0.5, 0.7, 0.88)})
-    levels = [level for level in levels if logs.min() < math.log(level) < logs.max()]
-    if not levels:
-        return
-    rows, columns = seconds.shape
-    x, y = ([-0.5, *range(n), n - 0.5] for n in (columns, rows))
-    lines = axes.contour(
-        x, y, logs, levels=np.log(levels), colors=_REPORTED, linewidths=1.6, linestyles="dashed", zorder=3
-    )
-    for level, segments in zip(levels, lines.allsegs, strict=True):
-        ends = [tuple(segment[i]) for segment in segments if len(segment) for i in (0, -1)]
-        top = [e for e in ends if e[1] > rows - 0.51]
-        right = [e for e in ends if e[0] > columns - 0.51]
-        words: dict = {"fontsize": 9, "color": _REPORTED, "annotation_clip": False, "textcoords": "offset points"}
-        if top:
-            axes.annotate(_seconds(level), top[0], (0, 3), ha="center", va="bottom", **words)
-        elif right:
-            axes.annotate(_seconds(level), right[0], (3, 0), ha="left", va="center", **words)
-
-
-def _to_edges(table: np.ndarray) -> np.ndarray:
-    """A table of values at the middles of cells, with the values at the two outer edges of its rows."""
-    first, last = table[:1] - (table[1:2] - table[:1]) / 2, table[-1:] + (table[-1:] - table[-2:-1]) / 2
-    return np.concatenate([first, table, last])
+def _framed(heading: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure with a heading, and room for a key at its right."""
+    figure = Figure(figsize=(7.0, 4.9))
+    axes = figure.add_axes((0.105, 0.125, 0.545, 0.695))
+    figure.text(0.03, 0.95, heading, fontsize=15, fontweight="bold", va="center")
+    figure.text(0.03, 0.885, y, fontsize=11.5, color=MUTED, va="center")
+    axes.set_xlabel(x, fontsize=11.5)
+    axes.tick_params(labelsize=11)
+    return figure, axes
 
 
 def _against_depth(study: Study) -> Figure:
     """Error of the gradient against K, for several R and at the equilibrium, with the theory."""
-    figure, axes = framed("Depth controls the gradient", "depth K: differentiated layers", "relative error (log scale)")
-    mean, depths = study.mean, study.depths
-    curves: dict[str, tuple[list[int], list[float | None], Look]] = {}
+    mean, depths, rows = study.mean, study.depths, study.mean.depths
+    rate = mean.rate_gradient
+    heading = "Error of the gradient" if rate is None else f"Adjoint error × {factor(rate)} per differentiated layer"
+    figure, axes = _framed(heading, "depth K: differentiated layers (K = 1: JFB)", "relative error, log scale")
+    name = "ρᴷ" if study.blocks == 1 else f"ρ^({study.blocks}·K)"
+    curves = {
+        f"bound {name}, ρ = {factor(mean.rate_proved)}": _Line(depths, [d.bound for d in rows], "#d3d9df", 9),
+        f"{name}, estimated ρ = {factor(mean.rate_estimated)}": _Line(
+            depths, [d.expected for d in rows], INK, 1.4, (0, (1, 2.5)), layer=6
+        ),
+        "adjoint, R = ∞": _Line(depths, [d.adjoint_error for d in rows], "#009e73", 1.6, "-", "D", 8, False),
+        "gradient, R = ∞": _Line(depths, [d.gradient_error for d in rows], "#00304f", 0, "-", "s", 3.5, layer=5),
+    }
     chosen = [study.restarts[i] for i in sorted({round(q * (len(study.restarts) - 1)) for q in (0, 0.5, 1)})]
-    for shade, r in zip(_SHADES, chosen, strict=False):
+    kinds = zip(
+        chosen, ("#d55e00", "#e69f00", "#56b4e9"), ("o", "^", "v"), (6.5, 10, 6), (True, False, True), strict=False
+    )
+    for r, colour, marker, size, filled in kinds:
         errors = [mean.at(k, r).gradient_error for k in depths]
-        curves[f"gradient, R = {r}"] = depths, errors, shade
-    rows = mean.depths
-    curves["gradient, R = ∞"] = depths, [d.gradient_error for d in rows], _AT_REST
-    curves["adjoint, R = ∞"] = depths, [d.adjoint_error for d in rows], Look("#e69f00", "#8f5f00", 2.2, (0, (4, 2)))
-    curves["ρᴷ, ρ estimated"] = depths, [d.expected for d in rows], Look(_EXPECTED, MUTED, 1.6, (0, (1.2, 1.4)))
-    curves["ρᴷ, ρ proved"] = depths, [d.bound for d in rows], Look(_PROVED, INK, 1.6, (0, (6, 2)))
-    _lines(axes, curves)
+        curves[f"gradient, R = {r}"] = _Line(depths, errors, colour, 1.6 if filled else 0, "-", marker, size, filled)
+    _lines(axes, curves, _FLOOR)
     return figure
 
 
 def _against_layers(study: Study) -> Figure:
     """Distance against the layers before the block, with the certificate and the theory."""
-    figure, axes = framed("Restarts control the state", "layers of the restarts, K·R", "relative distance (log scale)")
     mean = study.mean
+    rate = mean.rate_distance
+    heading = "Distance to the equilibrium" if rate is None else f"Distance × {factor(rate)} per layer of the restarts"
+    figure, axes = _framed(heading, "layers of the restarts, K·R", "relative distance of the state, log scale")
     by_layers = {c.depth * c.restarts: c for c in mean.cells}
     layers = sorted(by_layers)
     cells = [by_layers[n] for n in layers]
-    curves: dict[str, tuple[list[int], list[float | None], Look]] = {
-        "measured": (layers, [c.distance for c in cells], Look(_MEASURED, "#00558a", 3.4)),
-        "certificate": (layers, [c.certified for c in cells], Look(_REPORTED, "#b04a00", 1.8, (0, (4, 2)))),
-        "ρⁿ, ρ estimated": (layers, _decay(mean.start, mean.rate_estimated, layers), Look(_EXPECTED, MUTED, 1.6, ":")),
-        "ρⁿ, ρ proved": (layers, _decay(mean.start, mean.rate_proved, layers), Look(_PROVED, INK, 1.6, (0, (6, 2)))),
+    kinds = {c.certified_kind or "" for c in cells}
+    kind = "bound" if all(k.startswith("proved") for k in kinds) else "estimate" if "estimated" in kinds else "value"
+    curves = {
+        f"bound ρᴷᴿ, ρ = {factor(mean.rate_proved)}": _Line(layers, [c.distance_bound for c in cells], "#d3d9df", 9),
+        f"ρᴷᴿ, estimated ρ = {factor(mean.rate_estimated)}": _Line(
+            layers, [c.distance_expected for c in cells], INK, 1.4, (0, (1, 2.5)), layer=6
+        ),
+        f"certificate ({kind})": _Line(layers, [c.certified for c in cells], "#d55e00", 0, "-", "o", 10, False),
+        "measured": _Line(layers, [c.distance for c in cells], "#0072b2", 1.6, "-", "o", 4.5),
     }
-    _lines(axes, curves, 1e-12)
+    _lines(axes, curves, max(_DISTANCE_FLOOR, 3 * (mean.reference_error or 0)))
     return figure
 
 
-def _decay(start: float | None, rate: float | None, layers: Sequence[int]) -> list[float | None]:
-    return [None if start is None or rate is None else start * rate**n for n in layers]
-
-
-def _lines(
-    axes: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float | None], Look]], floor: float = _FLOOR
-) -> None:
-    """Lines on a logarithmic axis, labelled at their ends."""
+def _lines(axes: Axes, curves: Mapping[str, _Line], floor: float) -> None:
+    """Curves on a logarithmic axis, and their key at the right."""
     axes.set_yscale("log")
-    ends: dict[str, tuple[float, float, Look]] = {}
-    for name, (x, y, look) in curves.items():
-        points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None and b >= floor]
+    for name, line in curves.items():
+        points = [(a, b) for a, b in zip(line.x, line.y, strict=True) if b is not None and b >= floor]
         if not points:
             continue
-        a, b = zip(*points, strict=True)
-        marker = "o" if len(points) < 12 and look.width >= 2 else None
         axes.plot(
-            a, b, color=look.colour, linewidth=look.width, linestyle=look.dash, marker=marker, ms=4.5, mec=PAPER
+            *zip(*points, strict=True), label=name, color=line.colour, linewidth=line.width or 0,
+            linestyle=line.dash if line.width else "none", marker=line.marker, ms=line.size, mew=1.6,
+            mfc=line.colour if line.filled else "none", mec=line.colour, zorder=line.layer,
         )  # fmt: skip
-        ends[name] = a[-1], b[-1], look
     axes.autoscale_view()
     _ticks(axes.yaxis, *axes.get_ylim())
-    _label(axes, ends, lambda name, _: name)
+    _key(axes)
+
+
+def _key(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=10.5, labelcolor=INK,
+            handlelength=1.9, labelspacing=0.75, borderaxespad=0,
+        )  # fmt: skip
 
 
 def _ticks(axis: Axis, low: float, high: float) -> None:
     """Ticks of a logarithmic axis: over less than two decades also at 2 and 5."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=9))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
 
 
-def _label(axes: Axes, ends: Mapping[str, tuple[float, float, Look]], write: Callable[[str, float], str]) -> None:
-    """Names at the right margin, moved apart, each with a thin line from the end of its curve."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    at = {name: to_axes.transform((x, y)) for name, (x, y, _) in ends.items()}
-    order = sorted(ends, key=lambda n: at[n][1])
-    texts = {name: write(name, ends[name][1]) for name in order}
-    sizes = [0.015 + 0.06 * len(texts[name].splitlines()) for name in order]
-    for name, place in zip(order, apart([float(at[n][1]) for n in order], sizes), strict=True):
-        x, y = at[name]
-        look = ends[name][2]
-        axes.plot(
-            [x, max(x, 1.0) + 0.012, 1.04], [y, y, place], transform=axes.transAxes, clip_on=False, color=look.colour,
-            linewidth=0.8, alpha=0.7, zorder=2,
-        )  # fmt: skip
-        axes.text(
-            1.05, place, texts[name], transform=axes.transAxes, va="center", fontsize=10, color=look.text,
-            linespacing=1.15,
-        )  # fmt: skip
+def _tick(value: float) -> str:
+    """1, 0.1, 0.01, then 10⁻³."""
+    return f"{value:g}" if value >= 0.0095 else power(value).replace(".0·", "·").removeprefix("1·")
 
 
 def _reported(study: Study) -> Figure | None:
     """The report of each step against the true error, every cell of every image."""
+    cells = [c for image in study.images for c in image.cells]
     pairs = {
-        r: [
-            (c.gradient_error, c.reported)
-            for image in study.images
-            for c in image.cells
-            if c.restarts == r and c.gradient_error and c.reported
-        ]
+        r: [(c.gradient_error, c.reported) for c in cells if c.restarts == r and c.gradient_error and c.reported]
         for r in study.restarts
     }
     values = [v for points in pairs.values() for pair in points for v in pair if v >= _FLOOR]
     if not values:
         return None
-    figure, axes = framed("What the step reports", "true relative error of the gradient", "reported error (log scale)")
-    low, high = min(values) / 1.6, max(values) * 1.6
+    within, count = share_within_two(cells)
+    figure, axes = _framed(
+        f"Reports within a factor of 2: {within} of {count} steps", "true relative error of the gradient, log scale",
+        "error that the step reports, log scale",
+    )  # fmt: skip
+    low, high = min(values) / 1.8, max(values) * 1.8
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    axes.fill_between([low, high], [low / 2, high / 2], [low * 2, high * 2], color=GRID, zorder=1, linewidth=0)
-    axes.plot([low, high], [low, high], color=MUTED, linewidth=1.2, zorder=2)
-    shades = LinearSegmentedColormap.from_list("restarts", ["#f0a868", "#9ecae1", "#0072b2", "#00304f"])
+    axes.fill_between(
+        [low, high], [low / 2, high / 2], [low * 2, high * 2], color=GRID, zorder=1, linewidth=0,
+        label="within a factor of 2",
+    )  # fmt: skip
+    axes.plot([low, high], [low, high], color=MUTED, linewidth=1.2, zorder=2, label="reported = true")
+    shades = LinearSegmentedColormap.from_list("restarts", ["#d55e00", "#f0c05a", "#56b4e9", "#0072b2", "#00243d"])
     for i, (r, points) in enumerate(pairs.items()):
         kept = [p for p in points if min(p) >= _FLOOR]
-        colour = shades(i / max(1, len(pairs) - 1))
-        axes.plot(
-            *(zip(*kept, strict=True) if kept else ([], [])), "o", color=colour, mec=PAPER, mew=0.8, ms=8, zorder=3 + i
-        )
-        place = 0.97 - 0.075 * i
-        axes.plot([1.05], [place], "o", color=colour, ms=8, transform=axes.transAxes, clip_on=False)
-        axes.text(1.08, place, f"R = {r}", transform=axes.transAxes, va="center", fontsize=10, color=INK)
-    axes.text(
-        0.98, 0.03, "grey band: within a factor of 2", transform=axes.transAxes, ha="right", fontsize=9, color=MUTED
-    )
+        part = i / max(1, len(pairs) - 1)
+        axes.plot(  # points that coincide are seen as rings
+            *(zip(*kept, strict=True) if kept else ([], [])), "o", color=shades(part), mec=PAPER, mew=0.5,
+            ms=12 - 8 * part, zorder=3 + i, label=f"R = {r}", linestyle="none",
+        )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         _ticks(axis, low, high)
+    _key(axes)
     return figure
 
 
@@ -264,21 +209,47 @@ def _race(races: Sequence[Raced]) -> Figure | None:
     end = equal_time(races)
     if not done or not end:
         return None
-    figure, axes = framed("PSNR after equal training time", "seconds of training steps", "validation PSNR, dB")
+    figure, axes = _framed(race_title(races), "seconds of training steps", "validation PSNR, dB")
     look = looks(dict.fromkeys(one.key for one in done))
     at, ends = np.linspace(0, end, 100), {}
     for key, kind in look.items():
         curves = np.array([[one.psnr_at(t) for t in at] for one in done if one.key == key], dtype=float)
         mean = curves.mean(0)
-        axes.plot(at, mean, color=kind.colour, linewidth=kind.width, linestyle=kind.dash, zorder=kind.layer)
+        axes.plot(at, mean, color=kind.colour, linewidth=kind.width + 0.4, linestyle=kind.dash, zorder=kind.layer)
         if len(curves) > 1:
             axes.fill_between(at, curves.min(0), curves.max(0), color=kind.colour, alpha=0.13, linewidth=0, zorder=2)
         ends[key] = end, float(mean[-1]), kind
     labels = {one.key: one.label for one in done}
     axes.set_xlim(0, end)
     axes.autoscale_view(scalex=False)
-    _label(axes, ends, lambda key, psnr: f"{labels[key]}\n{decimal(psnr)} dB")
+    _near_the_end(axes, [psnr for _, psnr, _ in ends.values()])
+    _label(axes, ends, lambda key, psnr: f"{labels[key]}: {decimal(psnr)}")
     return figure
+
+
+def _near_the_end(axes: Axes, last: Sequence[float]) -> None:
+    """Leave out the first rise, if the differences at the end would be lost beside it."""
+    bottom, top = axes.get_ylim()
+    spread = max(max(last) - min(last), 0.5)
+    axes.set_ylim(max(bottom, min(last) - _BELOW * spread), top)
+
+
+def _label(axes: Axes, ends: Mapping[str, tuple[float, float, Look]], write: Callable[[str, float], str]) -> None:
+    """Names at the right margin, moved apart, each with a thin line from the end of its curve."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    at = {name: to_axes.transform((x, y)) for name, (x, y, _) in ends.items()}
+    order = sorted(ends, key=lambda n: at[n][1])
+    for name, place in zip(order, apart([float(at[n][1]) for n in order], [0.065] * len(order)), strict=True):
+        x, y = at[name]
+        look = ends[name][2]
+        axes.plot(
+            [x, 1.012, 1.035], [y, y, place], transform=axes.transAxes, clip_on=False, color=look.colour,
+            linewidth=0.9, alpha=0.8, zorder=2,
+        )  # fmt: skip
+        axes.text(
+            1.04, place, write(name, ends[name][1]), transform=axes.transAxes, va="center", fontsize=10.5,
+            color=look.text,
+        )  # fmt: skip
 
 
 def rates(image: StudyImage) -> list[tuple[str, float | None]]:
@@ -289,29 +260,3 @@ def rates(image: StudyImage) -> list[tuple[str, float | None]]:
         ("fitted to the distances", image.rate_distance),
         ("fitted to the error of the adjoint", image.rate_gradient),
     ]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _short(value: float) -> str:
-    """A share in few characters."""
-    if value >= 0.995:
-        return f"{value:.2g}" if value < 100 else power(value)
-    if value >= 0.0095:
-        return f"{100 * value:.0f} %"
-    if value >= 0.00095:
-        return f"{100 * value:.1f} %"
-    exponent = round(math.floor(math.log10(value))) if value > 0 else -99
-    return "0" if value < 1e-15 else power(float(f"{value / 10**exponent:.0f}e{exponent}")).replace(".0·", "·")
-
-
-def _round(value: float) -> float:
-    """The nearest of 1, 2 and 5 times a power of ten."""
-    scale = 10 ** math.floor(math.log10(value))
-    return min((1, 2, 5, 10), key=lambda n: abs(math.log(n * scale / value))) * scale
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 0.1 else f"{1000 * value:.3g} ms"

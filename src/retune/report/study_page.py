@@ -6,43 +6,57 @@ from pathlib import Path
 
 from retune._files import write_atomically
 from retune._torch.memory import in_words
-from retune.records import Study, StudyImage
+from retune.records import Study, StudyCell, StudyImage
 from retune.records.studies import equal_time
 from retune.report.numbers import MISSING, decimal, plain, power
 from retune.report.pictures import data_uri
-from retune.report.study_figures import rates, share_within_two, write_study_figures
+from retune.report.study_figures import rates, write_study_figures
+from retune.report.study_words import above, factor, share, summary, title_of
 from retune.report.templates import templates
 
-__all__ = ["PAGE", "summary", "write_study_page"]
+__all__ = ["PAGE", "write_study_page"]
 
 PAGE = "study.html"
+#: Cosines closer to 1 than this are 1 up to rounding.
+_COSINE = 1e-12
 #: Name, alternative text, and caption of each figure.
 _FIGURES = {
-    "grid": (
-        "Two tables over the depth and the restarts: the error of the gradient, and the distance to the equilibrium.",
-        "Dark is a large error. To the right the gradient has more layers, upwards the state is nearer to rest. Cells "
-        "on a dashed line cost the same time of a training step.",
+    "gradient": (
+        "Table in colour over depth and restarts: the error of the gradient.",
+        "Dark is a large error. K grows to the right, R upwards; K = 1 is JFB. Cells on a dashed line take the same "
+        "time for a training step.",
     ),
-    "depth": (
-        "Error of the gradient against the depth K, with the theory.",
-        "At the equilibrium (R = ∞) the error of the adjoint must stay below ρᴷ with the proved ρ. The gradient of the "
-        "parameters may lie above its adjoint where large contributions cancel; with few restarts it ends at the error "
-        "of the state.",
+    "state": (
+        "Table in colour over depth and restarts: the distance to the equilibrium.",
+        "The distance before the differentiated block. Cells of equal K·R have the same state. “<”: closer than the "
+        "reference itself is known.",
     ),
-    "distance": (
-        "Distance to the equilibrium against the layers of the restarts, with the certificate and the theory.",
-        "The certificate sees only the state and the map. A bound must lie above the measured line, an estimate near "
-        "it.",
+    "direction": (
+        "Table in colour over depth and restarts: the angle between the gradient and the exact one.",
+        "0° is the exact direction, 90° is useless. A gradient can have the right direction and the wrong length.",
     ),
     "reported": (
         "Reported against true error of the gradient, one point for each cell and image.",
-        "Each step reports the error of its adjoint from the decay of the block. It does not see how far the state is "
-        "from the equilibrium: points outside the band have too few restarts, or large contributions that cancel.",
+        "One point for each cell and image; rings are points that coincide. A step sees the decay of its block, but "
+        "not how far the state is from the equilibrium: points outside the band have too few restarts, or large "
+        "contributions that cancel.",
+    ),
+    "depth": (
+        "Error of the gradient against the depth K, with the theory.",
+        "At the equilibrium (R = ∞) the error of the adjoint must stay below the middle of the grey band. The gradient "
+        "of the parameters may lie above its adjoint where large contributions cancel; with few restarts it ends at "
+        "the error of the state.",
+    ),
+    "distance": (
+        "Distance to the equilibrium against the layers of the restarts, with the certificate and the theory.",
+        "Both theory lines start at the measured first distance. The certificate sees only the state and the map: a "
+        "bound must lie above the measured line, an estimate near it.",
     ),
     "race": (
         "PSNR against training time for each method.",
-        "Mean over the seeds; the shade is their range. Every method has the same time, batch, crops and learning "
-        "rates, and stops or settles as it would in use.",
+        "Mean over the seeds; the shade is their range; the first rise may lie below the axis. Every method has the "
+        "same time, batch, crops and learning rates. The unrolled network is judged at its own K layers, the others "
+        "where they settle. A point every sixth of the training, joined by straight lines.",
     ),
 }
 
@@ -66,10 +80,12 @@ def write_study_page(study: Study, folder: str | Path) -> Path:
         .get_template("study.html.jinja")
         .render(
             study=study,
-            summary=summary(study),
+            title=title_of(study),
+            summary=[_together(sentence) for sentence in summary(study)],
             figures=shown,
-            rates=[(image.name, [_factor(v) for _, v in rates(image)], _reached(image)) for image in _all(study)],
+            rates=[(image.name, _factors(image), _reached(image)) for image in _all(study)],
             rate_names=[name for name, _ in rates(study.mean)],
+            condition=_condition(study.mean),
             rows=_rows(study),
             races=_races(study),
             made=_made(study),
@@ -81,42 +97,43 @@ def write_study_page(study: Study, folder: str | Path) -> Path:
     return path
 
 
-def summary(study: Study) -> list[str]:
-    """The findings in a few sentences; every number comes from the study."""
-    k, r = study.depths, study.restarts
-    corner = [study.mean.at(a, b) for a, b in ((k[0], r[-1]), (k[-1], r[0]), (k[-1], r[-1]))]
-    told = []
-    if all(c.gradient_error is not None for c in corner):
-        one, two, best = (_share(c.gradient_error) for c in corner)
-        told.append(
-            f"The error of the gradient is {one} with K = {k[0]} and R = {r[-1]}, {two} with K = {k[-1]} and "
-            f"R = {r[0]}, and {best} with K = {k[-1]} and R = {r[-1]}."
-        )
-    mean = study.mean
-    if mean.rate_estimated is not None and mean.rate_distance is not None:
-        told.append(
-            f"A layer multiplies the distance to the equilibrium by {_factor(mean.rate_distance)}; the certificate "
-            f"estimates {_factor(mean.rate_estimated)}"
-            + (f" and proves {_factor(mean.rate_proved)}." if mean.rate_proved is not None else " and proves no rate.")
-        )
-    cells = [c for image in study.images for c in image.cells]
-    late = [c for c in cells if c.restarts == r[-1]]
-    within, count = share_within_two(cells)
-    settled, last = share_within_two(late)
-    if count:
-        told.append(
-            f"The gradient error that a step reports is within a factor of 2 of the true error in {within} of {count} "
-            f"steps, with R = {r[-1]} in {settled} of {last}."
-        )
-    return told
-
-
 def _all(study: Study) -> list[StudyImage]:
     return [*study.images, study.mean] if len(study.images) > 1 else study.images
 
 
 def _reached(image: StudyImage) -> list[str]:
-    return [_error(image.reference_error), _error(image.exact_error)]
+    return [power(image.reference_error), power(image.exact_error)]
+
+
+def _factors(image: StudyImage) -> list[str]:
+    return [factor(value) for _, value in rates(image)]
+
+
+def _condition(image: StudyImage) -> str:
+    """What the proof of the factor rests on, if not everything is checked."""
+    kind = image.rate_kind
+    return "" if kind is None or kind == "proved" else f" The first factor is {kind}."
+
+
+def _together(sentence: str) -> str:
+    """Keep "K = 1" and "80 %" on one line."""
+    return sentence.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%").replace(" dB", "\u00a0dB")
+
+
+def _cosine(value: float | None) -> str:
+    """Four digits; close to 1, its distance from 1."""
+    if value is None:
+        return MISSING
+    if value >= 0.999:
+        return f"1 − {power(1 - value)}" if 1 - value > _COSINE else "1"
+    return decimal(value, 4)
+
+
+def _certified(cell: StudyCell) -> str:
+    """With ≤ if it is a bound, and ≈ if it is an estimate."""
+    if cell.certified is None or cell.certified_kind is None:
+        return share(cell.certified)
+    return f"{'≤' if cell.certified_kind.startswith('proved') else '≈'} {share(cell.certified)}"
 
 
 def _rows(study: Study) -> list[dict]:
@@ -130,11 +147,11 @@ def _rows(study: Study) -> list[dict]:
                 "restarts": cell.restarts,
                 "first": cell.restarts == study.restarts[0],
                 "cells": [
-                    _share(cell.gradient_error),
-                    MISSING if cell.cosine is None else decimal(cell.cosine, 4),
-                    _share(cell.reported),
-                    _error(cell.distance),
-                    _error(cell.certified),
+                    above(cell.gradient_error, study.mean.exact_error),
+                    _cosine(cell.cosine),
+                    share(cell.reported),
+                    above(cell.distance, study.mean.reference_error),
+                    _certified(cell),
                     MISSING if cost is None or cost.seconds is None else _milliseconds(float(cost.seconds)),
                     MISSING if cost is None or cost.memory is None else in_words(float(cost.memory)),
                 ],
@@ -168,30 +185,12 @@ def _races(study: Study) -> list[dict]:
 
 def _made(study: Study) -> list[tuple[str, str]]:
     named = [("command", study.command), ("seed", study.seed), ("device", study.device)]
-    named += [("problem", study.problem), ("images", "; ".join(study.about))]
+    named += [("problem", study.problem), ("network and images", "; ".join(study.about) or None)]
+    named += [("learned parameters", study.parameters)]
     named += [("retune version", study.retune), *((f"{k} version", v) for k, v in (study.versions or {}).items())]
     return [(name, plain(value)) for name, value in named if value is not None]
 
 
-def _factor(value: float | None) -> str:
-    """A factor per layer; close to 1, its distance from 1."""
-    if value is None:
-        return MISSING
-    return f"1 − {power(1 - value)}" if 0.995 <= value < 1 else f"{value:.4g}"
-
-
-def _share(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    if not 1e-4 <= value < 100:
-        return power(value)
-    return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
-
-
-def _error(value: float | None) -> str:
-    return power(value)
-
-
 def _milliseconds(seconds: float) -> str:
     """With three digits, and never as a power of ten."""
-    return f"{1000 * seconds:.3g}" if seconds < 0.9995 else f"{1000 * seconds:.0f}"
+    return f"{1000 * seconds:#.3g}".rstrip(".") if seconds < 0.9995 else f"{1000 * seconds:.0f}"

@@ -14,6 +14,7 @@ __all__ = ["FILES", "require_own", "write_study"]
 
 FILES = ("study.json", "study.csv", "races.csv", "study.html", "figures")
 _CELL = ("depth", "restarts", "gradient_error", "cosine", "reported", "distance", "certified", "certified_kind")
+_CELL += ("distance_bound", "distance_expected")
 _DEPTH = ("adjoint_error", "bound", "expected")
 _COST = ("seconds", "memory")
 _RACE = ("key", "label", "depth", "restarts", "seed", "steps", "failure")

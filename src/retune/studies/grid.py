@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,6 +28,23 @@ __all__ = ["Note", "mean_of", "rule_of_study", "study_image"]
 Note = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class _Rates:
+    """The factors ρ of a layer by the certificate; None if unknown, or if none below 1 is proved."""
+
+    proved: float | None = None
+    kind: str | None = None
+    estimated: float | None = None
+
+    @classmethod
+    def of(cls, certificate: ImageCertificate, depth: int) -> _Rates:
+        factor, rate = certificate.block_factor.proved, certificate.rate.estimated
+        estimated = None if rate is None else number(rate.value)
+        if factor is None or not factor.value < 1:
+            return cls(estimated=estimated)
+        return cls(factor.value ** (1 / depth), factor.kind, estimated)
+
+
 def rule_of_study(net: Restarted) -> Truncated:
     """The rule of the grid: K layers and the M blocks of the network's own rule, if that has a fixed number."""
     return Truncated(net.gradient.fixed_blocks or 1)
@@ -48,6 +66,7 @@ def study_image(
     depths, rule = tuple(depths), rule_of_study(net)
     with full_precision(), torch.no_grad():
         bound = net.bind(scene.y, scene.physics)
+        plain = net.solver.bind(bound.map.objective).plain
         wanted = sorted({k * r for k in depths for r in restarts})
         note(f"{scene.name}: {wanted[-1]} layers")
         at = states(net, bound.map, wanted)
@@ -62,6 +81,9 @@ def study_image(
     with full_precision():
         true = exact(net, scene, rest, depths, rule.blocks)
         distances = {n: _distance(bound, u, rest) for n, u in at.items()}
+        rates = _Rates.of(certificate, net.depth)
+        first = float(bound.map.norm(bound.map.init() - rest))
+        theory = {n: _theory(bound, rates if plain else _Rates(), n, first, u) for n, u in at.items()}
         certified = {n: _certified(net, scene, bound, u) for n, u in at.items()}
         cells = []
         for k in depths:
@@ -70,9 +92,9 @@ def study_image(
                 found = _gradient(net, scene, rule, k, at[k * r], true)
                 value, kind = certified[k * r]
                 more = {"distance": distances[k * r], "certified": value, "certified_kind": kind}
-                cells.append(StudyCell.model_validate({"depth": k, "restarts": r, **found, **more}))
+                cells.append(StudyCell.model_validate({"depth": k, "restarts": r, **found, **more, **theory[k * r]}))
         rows = [{"depth": k, **_gradient(net, scene, rule, k, rest, true)} for k in depths]
-    return _image(scene.name, net.depth, rule.blocks, certificate, true, distances, rows, cells)
+    return _image(scene.name, rates, rule.blocks, certificate, true, distances, rows, cells)
 
 
 def _equilibrium(bound: Bound, u: Tensor, residual: Tensor | None, status: Status) -> Equilibrium:
@@ -86,6 +108,17 @@ def _equilibrium(bound: Bound, u: Tensor, residual: Tensor | None, status: Statu
 def _distance(bound: Bound, u: Tensor, rest: Tensor) -> float | None:
     size = bound.map.size(u).clamp_min(torch.finfo(u.dtype).tiny)
     return number(per_image_norm(u - rest) / size)
+
+
+def _theory(bound: Bound, rates: _Rates, layers: int, first: float, u: Tensor) -> dict[str, float | None]:
+    """``ρⁿ‖u₀ − u*‖/‖u‖``: the absolute first distance decays, and each distance is relative to its own state."""
+    share = first / float(bound.map.size(u).clamp_min(torch.finfo(u.dtype).tiny))
+    decays = {"distance_bound": _power(rates.proved, layers), "distance_expected": _power(rates.estimated, layers)}
+    return {name: None if decay is None else number(share * decay) for name, decay in decays.items()}
+
+
+def _power(rate: float | None, layers: int) -> float | None:
+    return None if rate is None else rate**layers
 
 
 def _certified(net: Restarted, scene: Scene, bound: Bound, u: Tensor) -> tuple[float | None, str | None]:
@@ -109,7 +142,7 @@ def _gradient(
 
 def _image(
     name: str,
-    depth: int,
+    rates: _Rates,
     blocks: int,
     certificate: ImageCertificate,
     true: Exact,
@@ -118,22 +151,19 @@ def _image(
     cells: list[StudyCell],
 ) -> StudyImage:
     """The record of an image: its rates, and the theory beside each depth."""
-    factor = certificate.block_factor.proved
-    proved = None if factor is None or not factor.value < 1 else factor.value ** (1 / depth)
-    rate = certificate.rate.estimated
-    estimated = None if rate is None else number(rate.value)
     best = certificate.relative_distance.best
     left = None if best is None else number(best.value)
     for row in rows:
         k = row["depth"]
         row["adjoint_error"] = number(true.adjoint_errors[k])
-        row["bound"] = None if proved is None else proved ** (k * blocks)
-        row["expected"] = None if estimated is None else estimated ** (k * blocks)
+        row["bound"] = _power(rates.proved, k * blocks)
+        row["expected"] = _power(rates.estimated, k * blocks)
     by_layers = {row["depth"] * blocks: row["adjoint_error"] for row in rows}
     return StudyImage(
         name=name,
-        rate_proved=proved,
-        rate_estimated=estimated,
+        rate_proved=rates.proved,
+        rate_kind=rates.kind,
+        rate_estimated=rates.estimated,
         rate_distance=fitted_rate(distances, 10 * (left or 1e-13)),
         rate_gradient=fitted_rate(by_layers, 10 * RTOL),
         start=distances.get(0),
@@ -154,9 +184,17 @@ def mean_of(images: Sequence[StudyImage]) -> StudyImage:
     for name in ("reference_error", "exact_error"):
         found = [getattr(i, name) for i in images]
         facts[name] = None if None in found else max(found)
+    facts["rate_kind"] = _common([i.rate_kind for i in images])
     facts["depths"] = [_mean(rows) for rows in zip(*(i.depths for i in images), strict=True)]
     facts["cells"] = [_mean(cells) for cells in zip(*(i.cells for i in images), strict=True)]
     return StudyImage.model_validate({"name": "mean", **facts})
+
+
+def _common(kinds: Sequence[str | None]) -> str | None:
+    """The kind that all have; of several proved ones, "proved" with the remark that they differ."""
+    if len(set(kinds)) == 1 or None in kinds:
+        return kinds[0] if len(set(kinds)) == 1 else None
+    return "proved, with several conditions" if all(str(k).startswith("proved") for k in kinds) else None
 
 
 def _mean(rows: Sequence[StudyCell] | Sequence[StudyDepth]) -> dict:
@@ -166,7 +204,7 @@ def _mean(rows: Sequence[StudyCell] | Sequence[StudyDepth]) -> dict:
         if name in ("depth", "restarts"):
             mean[name] = value
         elif name == "certified_kind":
-            mean[name] = value if len(set(values)) == 1 else None
+            mean[name] = _common(values)
         elif name == "cosine":
             mean[name] = None if None in values else math.fsum(values) / len(values)
         else:

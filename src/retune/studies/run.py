@@ -85,6 +85,7 @@ def study(
             "trainings for PSNR against seconds need validation images: set data.validation to a folder, or leave the "
             "trainings out with --train-seconds 0"
         )
+    trained = net is not None
     if net is None:
         torch.manual_seed(run.seed)
         net = network_of(run, images.shape[1])
@@ -102,7 +103,7 @@ def study(
     make_folder(out)
     ledger = Ledger(out / "progress.json", settings, resume)
     remove_leftovers(out)
-    job = _Job(run, out, options, depths, images, net, ledger, device, note)
+    job = _Job(run, out, options, depths, images, net, ledger, device, note, trained)
     job.facts |= {"command": command, "quick": quick}
     job.add_images()
     job.add_costs()
@@ -125,6 +126,7 @@ class _Job:
         ledger: Ledger,
         device: str,
         note: Note,
+        trained: bool,
     ):
         self.run, self.out, self.options, self.depths = run, out, options, depths
         self.images, self.net, self.ledger, self.device, self.note = images, net, ledger, device, note
@@ -138,7 +140,11 @@ class _Job:
             "device": device,
             "versions": {"torch": torch.__version__, "deepinv": deepinv.__version__},
             "problem": self.problem.describe(),
-            "about": [type(net.map).__name__, f"{len(images)} of {images.shape[-2]}×{images.shape[-1]} pixels"],
+            "about": [
+                f"map {type(net.map).__name__}, {'trained' if trained else 'initial'} weights",
+                f"{len(images)} image{'s' * (len(images) > 1)} of {images.shape[-2]}×{images.shape[-1]} pixels",
+            ],
+            "parameters": sum(p.numel() for p in net.map.parameters() if p.requires_grad),
             "blocks": self.rule.blocks,
             "depths": list(depths),
             "restarts": list(options.restarts),
