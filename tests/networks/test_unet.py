@@ -98,7 +98,9 @@ def test_images_that_do_not_fit(shape):
         small()(rand(*shape), 0.1)
 
 
-@pytest.mark.parametrize("options", [{"channels": 0}, {"features": ()}, {"features": (4, 0)}, {"blocks": 0}])
+@pytest.mark.parametrize(
+    "options", [{"channels": 0}, {"features": ()}, {"features": 4}, {"features": (4, 0)}, {"blocks": 0}]
+)
 def test_bad_arguments(options):
-    with pytest.raises(InvalidParameterError, match="at least 1"):
+    with pytest.raises(InvalidParameterError, match="at least 1|a sequence of numbers"):
         SmallUNet(**options)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from retune.errors import InvalidParameterError, ShapeError, require_whole
+from retune.errors import InvalidParameterError, ShapeError, require, require_whole
 
 __all__ = ["ON_EACH", "conv3", "require_channels", "require_layout"]
 
@@ -19,9 +19,10 @@ def require_layout(channels: int, features: Sequence[int], blocks: int) -> tuple
     """Channels, features and blocks as whole numbers.
 
     Raises:
-        InvalidParameterError: no features, no blocks or no channels.
+        InvalidParameterError: no features, no blocks or no channels, or features is no sequence.
     """
     channels, blocks = require_whole("channels", channels), require_whole("blocks", blocks)
+    require("features", features, Iterable, "a sequence of numbers", "one for each resolution, such as (32, 64)")
     features = tuple(require_whole("features", f) for f in features)
     if channels < 1 or blocks < 1 or not features or min(features) < 1:
         raise InvalidParameterError(

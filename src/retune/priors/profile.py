@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from retune._torch.function import Function
+from retune._torch.write import write
 from retune.errors import InvalidParameterError, require_whole, unknown_name
 
 __all__ = ["BoundProfile", "Profile"]
@@ -156,7 +157,7 @@ class _Derivative(Function):
                 if j:
                     target.addcmul_(clipped, jumps[:, part, j])
                 else:
-                    torch.mul(clipped, jumps[:, part, j], out=target)
+                    write(torch.mul, clipped, jumps[:, part, j], target)
         return out
 
     @staticmethod
@@ -184,7 +185,7 @@ class _Derivative(Function):
                     by_jump[:, part, j] = _inner(incoming, clipped)
                     outside = source.sign().mul_(1 - inside)
                     by_limit[:, part, j] = _inner(incoming, outside) * jumps[:, part, j]
-            torch.mul(incoming, slope, out=grad_r[:, part])
+            write(torch.mul, incoming, slope, grad_r[:, part])
         if by_limit is None or by_jump is None:
             return grad_r, None, None
         return grad_r, by_limit.sum_to_size(limits.shape), by_jump.sum_to_size(jumps.shape)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retune._torch.function import Function
+from retune._torch.write import write
 
 __all__ = ["group_shrink", "newton_steps", "soft_threshold"]
 
@@ -74,8 +75,10 @@ def _root(
         return (total.sqrt() - reach.amax(dims, keepdim=True)).clamp_min(0)
     mean = (power * weight2).sum(dims, keepdim=True) / total.clamp_min(tiny)
     s = (total.sqrt() - threshold * mean).clamp_min(0)
-    # On a CPU reading the numbers is free. After a last step δ the error is at most 1.5 δ²/(s + smallest reach).
-    least = reach.amin(dims, keepdim=True) * _last_step(power.dtype) if power.device.type == "cpu" else None
+    # On a CPU reading the numbers is free, but a compiled layer must not depend on them. After a last step δ the error
+    # is at most 1.5 δ²/(s + smallest reach).
+    read = power.device.type == "cpu" and not torch.compiler.is_compiling()
+    least = reach.amin(dims, keepdim=True) * _last_step(power.dtype) if read else None
     for _ in range(steps):
         inverse = (s + reach).reciprocal_()
         term = inverse.square().mul_(power)
@@ -113,7 +116,7 @@ class _GroupShrink(Function):
         s = _root(power.mul_(weight2), threshold, weight2, reach, steps, dims)
         del power
         out = torch.empty_like(v)
-        torch.mul(details, s / (s + reach), out=out[..., :cut].unflatten(-1, (3, positions)))
+        write(torch.mul, details, s / (s + reach), out[..., :cut].unflatten(-1, (3, positions)))
         out[..., cut:] = v[..., cut:]
         return out
 

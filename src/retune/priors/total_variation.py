@@ -11,6 +11,7 @@ from torch import Tensor
 from retune._registry.entries import register
 from retune._torch.batch import over_images
 from retune._torch.function import Function
+from retune._torch.write import write
 from retune.errors import InvalidParameterError, ShapeError, require_real, wrong_type
 from retune.guarantee import Convexity, Smoothness
 from retune.priors.base import AbstractPrior, Analysis, BoundPrior
@@ -179,8 +180,8 @@ class _Nabla(Function):
             return image
         both = x.new_zeros((*x.shape[:-3], 2, *x.shape[-3:]))
         down, right = both.select(-4, 0).narrow(-2, 0, height), both.select(-4, 1).narrow(-1, 0, width)
-        torch.sub(x.narrow(-2, 1, height), x.narrow(-2, 0, height), out=down)
-        torch.sub(x.narrow(-1, 1, width), x.narrow(-1, 0, width), out=right)
+        write(torch.sub, x.narrow(-2, 1, height), x.narrow(-2, 0, height), down)
+        write(torch.sub, x.narrow(-1, 1, width), x.narrow(-1, 0, width), right)
         return both
 
     @staticmethod
