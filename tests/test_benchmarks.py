@@ -136,3 +136,46 @@ def test_the_parts_of_a_command_are_counted_once(photographs):
     line = photographs.table([photographs.Row("noise", "a", 4, 9.0, 10.0, 100.0, 30.0, 8.0, parts)]).splitlines()[2]
     shares = "10 % | 10 % | 10 % | 10 % | 10 % | 50 %"
     assert line == f"| noise: a | 4 | 30.00 | 8 | 10.0 | 2.25 | 100 | {shares} |"
+
+
+@pytest.fixture(scope="module")
+def claims():
+    yield from loaded("claims")
+
+
+def test_each_claim_has_a_table_in_which_what_leads_is_bold_and_what_is_behind_is_slanted(claims, capsys, monkeypatch):
+    def scores(offset):
+        return [[offset + 20.0, offset + 25.0 + 0.1], [offset + 20.1, offset + 25.0]]
+
+    def row(offset, settled):
+        after = {1: scores(offset - 3), 50: scores(offset)}
+        return claims.Row(scores(offset), scores(offset), scores(offset), after, [1e-5, 3e-5], settled, 4, [], [], [])
+
+    rows = {"pnp": row(-1, 1), "unrolled": row(2, 0), "jfb": row(0, 4), "retune": row(0, 4)}
+    monkeypatch.setattr(claims, "finished", lambda *_: [("norm-deblur", claims.SETTINGS["norm-deblur"], rows)])
+    claims.claims((), None)
+    lines = capsys.readouterr().out.splitlines()
+    first, second, *third = [text for text in lines if text.startswith("| norm-deblur")]
+    ahead, behind = "**+1.00 (+1.00 to +1.00)**", "*-2.00 (-2.00 to -2.00)*"
+    assert first == f"| norm-deblur | 2 | 22.55 |  | {ahead} | {behind} | +0.00 (+0.00 to +0.00) |  | {behind} |"
+    assert second == f"| norm-deblur | 2 | 21.55 | 1 of 4 | 22.55 | 4 of 4 | {ahead} | +1.00 / +1.00 |"
+    assert third[-1] == "| norm-deblur | ReTune | 4 of 4 | 19.55 | 22.55 | 2e-05 |"
+    assert len(third) == 3
+    assert claims.nearest([5, 10, 245, 300], 250) == 245
+
+
+@pytest.fixture(scope="module")
+def gradient_error():
+    yield from loaded("gradient_error")
+
+
+def test_gradients_are_compared_with_the_exact_one(gradient_error, capsys):
+    cells = {
+        name: [gradient_error.Cell([20.0 + i, 24.0 + i], 2, 1e-3)]
+        for i, name in enumerate((gradient_error.START, *gradient_error.RULES))
+    }
+    gradient_error.table(cells, {"K = 5": [[0.5, 0.9], [0.3, 0.8], [0.4, 0.7]]})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| the start |  |  |  | 22.00 | 2 of 2 | -4.00 (-4.00 to -4.00) |"
+    assert lines[4] == "| K = 5 | 0.4 | 0.800 | 0.00100 | 24.00 | 2 of 2 | -2.00 (-2.00 to -2.00) |"
+    assert lines[6].endswith("| 26.00 | 2 of 2 |  |")
