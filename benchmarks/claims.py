@@ -9,6 +9,7 @@ same images with the same noise: the mean difference, and its 95 % confidence in
     python benchmarks/claims.py run --data FOLDER --out claims --only energy-inpaint
     python benchmarks/claims.py tables --out claims                         # each setting that is finished, as Markdown
     python benchmarks/claims.py claims --out claims                         # one table for each claim
+    python benchmarks/claims.py picture --out claims                        # claims/claims.png: the first test image
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+import matplotlib.pyplot as plt
 import torch
 from rich.console import Console
 
@@ -98,8 +100,7 @@ def main() -> None:
         for name in names:
             for seed in range(options.seeds):
                 run(name, seed, options)
-    show = claims if options.what == "claims" else tables
-    show(names, options)
+    {"run": tables, "tables": tables, "claims": claims, "picture": picture}[options.what](names, options)
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> None:
@@ -272,6 +273,25 @@ def claims(names: Sequence[str], options: argparse.Namespace) -> None:
                 line(name, LABELS[key], f"{r.settled} of {r.count}", *psnr, f"{fmean(r.change):.0e}")
 
 
+def picture(names: Sequence[str], options: argparse.Namespace) -> None:
+    """Write the first test image of each setting, with the first seed: measurement, restorations and truth."""
+    shown = ("measurement", "pnp", "unrolled", "implicit", "retune", "truth")
+    found = [(name, rows) for name, _, rows in finished(names, options)]
+    figure, axes = plt.subplots(len(found), len(shown), figsize=(2.2 * len(shown), 2.5 * len(found)), squeeze=False)
+    for (name, rows), line_of_axes in zip(found, axes, strict=True):
+        for key, ax in zip(shown, line_of_axes, strict=True):
+            path = options.out / name / "0" / "images" / f"0-{key}.png"
+            ax.axis("off")
+            if path.exists():
+                ax.imshow(plt.imread(path), interpolation="nearest")
+                score = f", {rows[key].rest[0][0]:.2f} dB" if key in rows else ""
+                ax.set_title(f"{LABELS.get(key, key)}{score}", fontsize=8)
+        line_of_axes[0].set_title(f"{name}: measurement", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(options.out / "claims.png", dpi=110)
+    CONSOLE.print(options.out / "claims.png")
+
+
 def heading(columns: Sequence[str]) -> None:
     """Print the head of a table in Markdown."""
     line(*columns)
@@ -296,7 +316,7 @@ def words(d: Difference) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["run", "tables", "claims"])
+    parser.add_argument("what", choices=["run", "tables", "claims", "picture"])
     parser.add_argument("--data", type=Path, help="folder with train, val and test")
     parser.add_argument("--out", type=Path, default=Path("claims"))
     parser.add_argument("--only", nargs="+", choices=sorted(SETTINGS), help="settings (default: all)")
