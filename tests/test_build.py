@@ -178,9 +178,9 @@ def test_what_a_run_writes_of_a_rule_can_be_read_again():
     assert build.rule_of(run.gradient) == retune.Unrolled()
 
 
-def test_a_run_that_names_no_rule_gets_the_one_that_suits_its_map():
+def test_a_run_that_names_no_rule_gets_that_of_python():
     energy = config.from_dict({"prior": {"type": "energy", "weights": "energy-gray"}})
-    assert build.network_of(energy, 1).gradient == retune.Implicit(rtol=0.05, max_blocks=30)
+    assert build.network_of(energy, 1).gradient == retune.Truncated()
     assert build.network_of(config.from_dict({}), 1).gradient == retune.Truncated()
     named = config.from_dict({"prior": {"type": "energy", "weights": "energy-gray"}, "gradient": {"blocks": 2}})
     assert build.network_of(named, 1).gradient == retune.Truncated(blocks=2)

@@ -23,7 +23,6 @@ from retune.bound import Bound, Moment, versions_of
 from retune.equilibrium import Equilibrium
 from retune.errors import InvalidParameterError, require, require_whole
 from retune.gradients.base import AdjointMemory, GradientRule
-from retune.gradients.implicit import Implicit
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import verify_once
 from retune.maps.base import AbstractMap, BoundMap
@@ -35,10 +34,6 @@ from retune.solvers.picard import Picard
 from retune.solvers.quasi_newton import QuasiNewton
 
 __all__ = ["Bound", "Restarted"]
-
-#: The default rule for maps that search for their step. K layers are far too few near the equilibrium of an energy, and
-#: a pull-back through one layer gains as much as one through K.
-_SLOW_MODES = Implicit(rtol=0.05, max_blocks=30)
 
 
 @register
@@ -56,8 +51,7 @@ class Restarted(Reconstructor):
             "auto" chooses K on the first training batch, from `accuracy` and `memory`. It also chooses the number of
             adjoint blocks of a plain ``Truncated``. Until then, blocks have about ten layers.
         restarts: R, or "auto".
-        gradient: the gradient rule; by default ReTune's [`Truncated`][retune.Truncated]. For an energy, the default
-            rule has a tolerance: ``Implicit(rtol=0.05, max_blocks=30)``.
+        gradient: the gradient rule; by default ReTune's [`Truncated`][retune.Truncated].
         solver: the solver for the fixed point; by default plain restarts. For a map that may expand (a free denoiser)
             the default is [`Damped`][retune.Damped], which is the same until the residual grows. For an
             [`Energy`][retune.priors.Energy] it is [`QuasiNewton`][retune.QuasiNewton].
@@ -108,8 +102,7 @@ class Restarted(Reconstructor):
             raise InvalidParameterError(f"restarts must be ≥ 0, got {restarts}")
         self.map = map
         self.depth, self.restarts = depth, restarts
-        rule = _SLOW_MODES if map.backtracks else Truncated()
-        self.gradient = rule if gradient is None else gradient
+        self.gradient = Truncated() if gradient is None else gradient
         default = QuasiNewton() if map.backtracks else Picard() if map.nonexpansive else Damped()
         self.solver = default if solver is None else solver
         self.stop = self.gradient.default_stop(depth) if stop is None else stop

@@ -102,5 +102,5 @@ def test_images_that_do_not_fit(shape):
     "options", [{"channels": 0}, {"features": ()}, {"features": 4}, {"features": (4, 0)}, {"blocks": 0}]
 )
 def test_bad_arguments(options):
-    with pytest.raises(InvalidParameterError, match="at least 1|a sequence of numbers"):
+    with pytest.raises(InvalidParameterError, match=r"at least 1|a sequence of numbers"):
         SmallUNet(**options)
