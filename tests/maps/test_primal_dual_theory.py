@@ -20,6 +20,16 @@ def gap(bound, a, b, alpha):
     return (whole - (1 - alpha) / alpha * moved - bound.norm(ta - tb).square()) / whole
 
 
+def at_rest(map_, y, physics):
+    """The bound map, and its state after 3,000 layers."""
+    bound = map_.bind(DataTerm(y, physics))
+    with torch.no_grad():
+        u = bound.init()
+        for _ in range(3000):
+            u = bound.layer(u)
+    return bound, u
+
+
 def pairs(bound, count):
     """Random states near and far, and pairs whose difference lies in the fastest directions of A and K."""
     start = bound.init()
@@ -124,11 +134,7 @@ def test_gradient_error_follows_the_measured_rate(float64):
     """The decay of ‖d_K − ∇L‖ with K is the rate that a certificate measures at the equilibrium."""
     y, physics, weights = scene(5, 1) + 0.1 * rand(1, 1, 5, 5), Denoising(), rand(1, 1, 5, 5, seed=9)
     map_ = PrimalDual(TV(), reg=0.05)
-    bound = map_.bind(DataTerm(y, physics))
-    with torch.no_grad():
-        u = bound.init()
-        for _ in range(3000):
-            u = bound.layer(u)
+    bound, u = at_rest(map_, y, physics)
     rho = float(spectral_radius(Linearised(bound, u), 400, 2).value)
     assert 0.3 < rho < 0.99
 
@@ -147,11 +153,7 @@ def test_at_an_equilibrium_one_layer_does_not_depend_on_the_steps(float64):
     """The coordinates of the multiplier do not follow the parameters, so K = 1 has no false gradient of the steps."""
     y, physics = scene(5, 1) + 0.1 * rand(1, 1, 5, 5), Denoising()
     map_ = PrimalDual(TV(), reg=0.05)
-    bound = map_.bind(DataTerm(y, physics))
-    with torch.no_grad():
-        u = bound.init()
-        for _ in range(3000):
-            u = bound.layer(u)
+    bound, u = at_rest(map_, y, physics)
     steps = [map_.step_size.raw, map_.balance.raw]
     found = torch.autograd.grad((rand(*u.shape, seed=9) * bound.layer(u)).sum(), [*steps, map_.reg.raw])
     assert max(float(g.abs()) for g in found[:2]) < 1e-8

@@ -11,7 +11,7 @@ __all__ = ["write"]
 
 
 def write(operation: Callable[..., Tensor], a: Tensor, b: Tensor, target: Tensor) -> None:
-    """``target ← operation(a, b)`` without a copy. ``torch.compile`` takes no part of a tensor as ``out``."""
+    """``target ← operation(a, b)``, without a copy unless compiled: ``torch.compile`` takes no part as ``out``."""
     if torch.compiler.is_compiling():
         target.copy_(operation(a, b))
     else:
