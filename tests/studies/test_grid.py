@@ -7,6 +7,7 @@ import torch
 
 import retune
 from known_answers import Case, as_matrix, quadratic, rand, untied
+from retune.gradients import AdjointMemory
 from retune.studies.exact import relative_error, step_gradient
 from retune.studies.grid import mean_of, study_image
 from retune.studies.iterates import states
@@ -50,6 +51,7 @@ def test_errors_are_those_of_the_closed_form(float64, make):
         g = flat((bound.image(bound.block(u, cell.depth)) - scene.x).square().mean(), case)
         assert cell.gradient_error == pytest.approx(float((g - exact).norm() / exact.norm()), rel=1e-4, abs=3e-8)
         assert cell.cosine == pytest.approx(float(g @ exact / g.norm() / exact.norm()), abs=1e-7)
+    assert found.exact_measured
     assert found.exact_error < 1e-7
     assert found.at(10, 40).gradient_error < found.at(2, 40).gradient_error < 1
 
@@ -190,3 +192,29 @@ def test_geometric_means():
 def test_relative_error_and_cosine():
     error, cosine = relative_error(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))
     assert (error, cosine) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("limit", [20, 19])
+def test_the_error_of_the_exact_gradient_is_measured_on_small_images(float64, monkeypatch, limit):
+    """A solution of the adjoint equation that is wrong is found by the dense system, if the state has few values."""
+    monkeypatch.setattr("retune.studies.exact.DENSE", limit)
+    monkeypatch.setattr("retune.studies.exact.RTOL", 0.3)
+    case = quadratic(batch=1, low=0.4)
+    assert case.bind().init().numel() == 20
+    found = studied(case, depths=(1,), restarts=(0, 300))
+    assert found.exact_measured == (limit == 20)
+    bound, rest = case.bind(), case.answer().detach()
+    linear = as_matrix(lambda e: (bound.layer(e) - bound.layer(torch.zeros_like(e))).detach(), tuple(rest.shape[1:]))
+    v = (rest - scene_of(case).x).flatten() * 2 / 20  # of the mean over 20 values
+    w = torch.linalg.solve(torch.eye(20) - linear.T, v)
+    rough = retune.Truncated(rtol=0.3, max_blocks=20_000, memory=20)
+    kept = []
+    memory = AdjointMemory(lambda v: (torch.zeros_like(v), torch.ones(1)), lambda w, *_: kept.append(w))
+    net = retune.Restarted(case.map, 1, 3)
+    step_gradient(net, scene_of(case), rough, 1, rest, memory)
+    true = float((kept[0].flatten() - w).norm() / w.norm())
+    assert true > 1e-3
+    if limit == 20:
+        assert found.exact_error == pytest.approx(true, rel=1e-3)
+    else:
+        assert found.exact_error != pytest.approx(true, rel=1e-3)

@@ -77,7 +77,9 @@ class StudyImage(Record):
     reference_error: Number = None
     """Relative distance of the reference u* to the equilibrium, by the certificate."""
     exact_error: Number = None
-    """Largest estimated relative error of the solved adjoint equations."""
+    """Largest relative error of the solved adjoint equations."""
+    exact_measured: bool = False
+    """Whether that error was measured against dense linear algebra, as on small images; otherwise it is estimated."""
     depths: list[StudyDepth] = Field(default_factory=list)
     cells: list[StudyCell] = Field(default_factory=list)
 

@@ -84,6 +84,7 @@ def write_study_page(study: Study, folder: str | Path) -> Path:
             summary=[_together(sentence) for sentence in summary(study)],
             figures=shown,
             rates=[(image.name, _factors(image), _reached(image)) for image in _all(study)],
+            solved="measured against dense linear algebra" if study.mean.exact_measured else "estimated",
             rate_names=[name for name, _ in rates(study.mean)],
             condition=_condition(study.mean),
             rows=_rows(study),

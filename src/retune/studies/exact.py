@@ -12,16 +12,19 @@ from retune._torch.batch import per_image_norm
 from retune.equilibrium import GradientReport
 from retune.errors import InvalidParameterError
 from retune.gradients import AdjointMemory, GradientRule, Truncated
+from retune.maps.base import BoundMap
 from retune.maps.linearised import Linearised
 from retune.model import Restarted
 from retune.studies.scenes import Scene
 
-__all__ = ["Exact", "exact", "learned_parameters", "relative_error", "step_gradient"]
+__all__ = ["DENSE", "Exact", "exact", "learned_parameters", "relative_error", "step_gradient"]
 
 #: Requested relative error of the solved adjoint equations.
 RTOL = 1e-8
 #: Layers that one adjoint equation may cost, and directions that are kept.
 _LAYERS, _MEMORY = 20_000, 20
+#: Up to this number of values in a state, dense linear algebra tells how exact the solutions are.
+DENSE = 1024
 
 
 def learned_parameters(net: Restarted) -> list[Tensor]:
@@ -81,19 +84,22 @@ class Exact:
     Attributes:
         gradient: the vector g*.
         adjoint_errors: by K, ``‖w_M − w*‖/‖w*‖`` of the sum of M pull-backs through K layers.
-        error: largest estimated relative error of the solves.
+        error: largest relative error of the solves.
+        dense: whether the error was measured against dense linear algebra; otherwise it is estimated.
     """
 
     gradient: Tensor
     adjoint_errors: dict[int, float]
     error: float
+    dense: bool
 
 
 def exact(net: Restarted, scene: Scene, rest: Tensor, depths: tuple[int, ...], blocks: int) -> Exact:
     """Solve the adjoint equation of a block of K layers for each K, to 1e-8.
 
     With J the Jacobian of the K layers at u*, ``w* = (I − Jᵀ)⁻¹v`` and ``w_M = Σ_{m<M} (Jᵀ)^m v``, the difference is
-    ``w* − w_M = (Jᵀ)^M w*``. All K have the same gradient g*; it is taken from the shortest block.
+    ``w* − w_M = (Jᵀ)^M w*``. All K have the same gradient g*; it is taken from the shortest block. On small images its
+    w* is compared with the solution of the dense system.
 
     Args:
         net: the network.
@@ -117,8 +123,20 @@ def exact(net: Restarted, scene: Scene, rest: Tensor, depths: tuple[int, ...], b
         (w,) = kept
         rest_of = jacobian.transposed(w, blocks * depth // layers)
         errors[depth] = float(per_image_norm(rest_of) / per_image_norm(w).clamp_min(torch.finfo(w.dtype).tiny))
-        worst = max(worst, *_errors(report))
-    return Exact(gradient, {k: errors[k] for k in depths}, worst)
+        dense = depth == layers and rest.numel() <= DENSE
+        worst = max(worst, *([_dense_error(there, jacobian, rest, scene.x, w)] if dense else _errors(report)))
+    return Exact(gradient, {k: errors[k] for k in depths}, worst, rest.numel() <= DENSE)
+
+
+def _dense_error(bound: BoundMap, jacobian: Linearised, rest: Tensor, x: Tensor, found: Tensor) -> float:
+    """``‖w − w*‖/‖w*‖`` with ``(I − Jᵀ) w* = v`` solved by Gaussian elimination."""
+    with torch.enable_grad():
+        u = rest.detach().requires_grad_()
+        (v,) = torch.autograd.grad((bound.image(u) - x).square().mean(), u)
+    eye = torch.eye(rest.numel(), dtype=rest.dtype, device=rest.device)
+    columns = [jacobian.transposed(e.view_as(rest)).flatten() for e in eye]
+    exact = torch.linalg.solve(eye - torch.stack(columns, 1), v.flatten())
+    return float(torch.linalg.vector_norm(found.flatten() - exact) / torch.linalg.vector_norm(exact))
 
 
 def _no_start(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -169,6 +169,7 @@ def _image(
         start=distances.get(0),
         reference_error=left,
         exact_error=number(true.error),
+        exact_measured=true.dense,
         depths=[StudyDepth.model_validate(row) for row in rows],
         cells=cells,
     )
@@ -184,6 +185,7 @@ def mean_of(images: Sequence[StudyImage]) -> StudyImage:
     for name in ("reference_error", "exact_error"):
         found = [getattr(i, name) for i in images]
         facts[name] = None if None in found else max(found)
+    facts["exact_measured"] = all(i.exact_measured for i in images)
     facts["rate_kind"] = _common([i.rate_kind for i in images])
     facts["depths"] = [_mean(rows) for rows in zip(*(i.depths for i in images), strict=True)]
     facts["cells"] = [_mean(cells) for cells in zip(*(i.cells for i in images), strict=True)]
