@@ -17,7 +17,7 @@ from retune.errors import InvalidParameterError, ShapeError, require, require_wh
 from retune.guarantee import Convexity
 from retune.parameters import Positive, ScalarParameter
 from retune.priors.base import BoundPrior, SynthesisPrior
-from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
+from retune.priors.shrinkage import group_shrink, newton_steps, powers_of, soft_threshold
 from retune.priors.wavelet_basis import WaveletFrame
 from retune.priors.wavelet_level import filters
 
@@ -272,11 +272,13 @@ class GroupNorm:
         coarse: Tensor | None,
     ):
         self._threshold, self._weights, self._weight2 = threshold, weights, weights * weights
+        self._powers = powers_of(self._weight2)
         self._positions, self._dims, self._steps, self._coarse = positions, dims, steps, coarse
 
     def prox(self, v: Tensor) -> Tensor:
         """``prox_{γg}`` of packed coefficients (B, C, M, 3P + coarse)."""
-        u = group_shrink(v, self._threshold, self._weight2, self._positions, self._dims, self._steps)
+        told = self._positions, self._dims, self._steps, self._powers
+        u = group_shrink(v, self._threshold, self._weight2, *told)
         if self._coarse is None:
             return u
         cut = 3 * self._positions
