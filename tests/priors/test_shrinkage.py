@@ -207,6 +207,19 @@ def test_derivatives_go_through_vmap(float64):
     assert float(eigenvalues.max()) <= 1 + 1e-12
 
 
+@pytest.mark.parametrize("dims", [(1,), (3,), (1, 3)])
+def test_the_prox_goes_through_vmap(dims, float64):
+    """torch.vmap adds an axis in front, to the coefficients or to the weights."""
+    v, weight2, t = rand(5, 2, 3, 1, 12), 0.3 + torch.rand(5, 1, 3, 1, 3, 1), torch.tensor(0.2)
+    for axes in ((0, None), (None, 0), (0, 0)):
+        found = torch.vmap(lambda z, w: group_shrink(z, t, w, 4, dims, 12), axes)(
+            v if axes[0] == 0 else v[0], weight2 if axes[1] == 0 else weight2[0]
+        )
+        for n in range(5):
+            one = group_shrink(v[n * (axes[0] == 0)], t, weight2[n * (axes[1] == 0)], 4, dims, 12)
+            torch.testing.assert_close(found[n], one)
+
+
 def test_newton_steps_grow_with_the_ratio():
     for dtype in (torch.float32, torch.float64):
         steps = [newton_steps(r, dtype) for r in (1.0, 2.0, 50.0, 1e3, 1e6)]

@@ -119,12 +119,12 @@ def powers_of(weight2: Tensor) -> Tensor:
 def _sums(power: Tensor, powers: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, ...]:
     """``Σ power · w^{2n}`` over each group, for each n of `powers_of`; positive."""
     tiny = torch.finfo(power.dtype).tiny
-    batch, channels, bases, bands, positions = power.shape
-    if len(dims) == 1 or bases > 1 or powers.shape[1] > 1 or powers.shape[-1] > 1:
+    *batch, channels, bases, bands, positions = power.shape
+    if len(dims) == 1 or bases > 1 or powers[0].numel() != channels * bands:
         return tuple((power * w).sum(dims, keepdim=True).clamp_min_(tiny) for w in powers)
     # One product with a small matrix reads the coefficients once.
-    found = powers.view(len(powers), -1) @ power.view(batch, channels * bands, positions)
-    return found.clamp_min_(tiny).view(batch, len(powers), 1, 1, 1, positions).unbind(1)
+    found = powers.view(len(powers), -1) @ power.view(*batch, channels * bands, positions)
+    return found.clamp_min_(tiny).view(*batch, len(powers), 1, 1, 1, positions).unbind(len(batch))
 
 
 def _last_step(dtype: torch.dtype) -> float:
