@@ -207,6 +207,34 @@ def test_derivatives_go_through_vmap(float64):
     assert float(eigenvalues.max()) <= 1 + 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("excess", [2e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+def test_nearly_equal_weights_give_nearly_the_closed_form(excess, dtype):
+    """As after the first step of a training. Groups of zeros, of single values and of equal values are among them."""
+    v = rand(1, 3, 1, 3, 500).to(dtype)
+    v[..., :50] = 0
+    v[:, 1:, ..., 50:100] = 0
+    v[..., 100:150] = 0.5
+    weight2 = 1 + excess * torch.rand(1, 3, 1, 3, 1, dtype=dtype)
+    for t in (0.0, 1e-3, 0.5, 3.0, 1e3, 1e12):
+        threshold = torch.tensor(t, dtype=dtype)
+        u = shrink(v.flatten(-2), threshold, weight2).unflatten(-1, (3, -1))
+        norm = v.square().sum((1, 3), keepdim=True).sqrt()
+        expected = v * (1 - t / norm.clamp_min(1e-30)).clamp_min(0)
+        assert float((u - expected).abs().max()) <= 2 * excess + 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("ratio", [2.0, 30.0, 1e3])
+@pytest.mark.parametrize("t", [1e-3, 3.0, 1e3, 1e12, 1e30])
+def test_groups_of_zeros_and_huge_thresholds_stay_finite(ratio, t):
+    v, weight2 = random_groups(300, ratio, 0, torch.float32)
+    v.unflatten(-1, (3, -1))[..., :100] = 0
+    u = shrink(v, torch.tensor(t), weight2)
+    assert bool(torch.isfinite(u).all())
+    assert bool((u.unflatten(-1, (3, -1))[..., :100] == 0).all())
+    assert t < 1e12 or bool((u == 0).all())
+
+
 @pytest.mark.parametrize("dims", [(1,), (3,), (1, 3)])
 def test_the_prox_goes_through_vmap(dims, float64):
     """torch.vmap adds an axis in front, to the coefficients or to the weights."""

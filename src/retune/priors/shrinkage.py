@@ -12,6 +12,9 @@ from torch import Tensor
 from retune._torch.function import Function
 from retune._torch.write import write
 
+#: Larger values of a dimensionless threshold mean the same.
+_HUGE = 1e6
+
 __all__ = ["group_shrink", "newton_steps", "powers_of", "soft_threshold"]
 
 
@@ -99,9 +102,11 @@ def _start(power: Tensor, threshold: Tensor, powers: Tensor, dims: tuple[int, ..
     """
     total, first, minus_second, minus_third = _sums(power, powers, dims)
     unit, inverse = total.rsqrt(), minus_second.rsqrt()
-    at_0 = threshold * inverse  # h(0) + 1
-    b = (first / total).mul_(unit).mul(threshold)  # b + 1
-    bend = (minus_third / minus_second).mul_(inverse).div_(unit).sub_(1).clamp_min_(torch.finfo(power.dtype).tiny)
+    # Both are huge for a group of zeros, and their squares must be finite.
+    at_0 = (threshold * inverse).clamp_max_(_HUGE)  # h(0) + 1
+    b = (first / total).mul_(unit).mul(threshold).clamp_max_(_HUGE)  # b + 1
+    # Nearly equal weights make this and b − h(0) rounding, and their quotient must stay small.
+    bend = (minus_third / minus_second).mul_(inverse).div_(unit).sub_(1).clamp_min_(4 * torch.finfo(power.dtype).eps)
     d = (b - at_0).clamp_min_(0).div_(bend)
     half = torch.add(b, d).sub_(1).mul_(-0.5)
     root = half.square().addcmul_(1 - at_0, d).clamp_min_(0).sqrt_()
