@@ -19,7 +19,8 @@ from recipes._loop import Budget, train
 from recipes._options import Batch, Crop, Data, Device, Out, Rate, Seed, Steps, Work, places
 from recipes._result import psnr_at_25, write
 from retune import weights
-from retune.errors import unknown_name
+from retune._registry.describe import description
+from retune.errors import InvalidParameterError, unknown_name
 from retune.networks import EnergyNet
 from retune.training.checkpoints import fingerprint
 
@@ -38,7 +39,7 @@ def main(
     seed: Seed = 0,
     device: Device = "cpu",
     bfloat16: Annotated[bool, typer.Option("--bfloat16/--float32", help="Precision of the convolutions.")] = True,
-    begin: Annotated[str | None, typer.Option(help="Weights to begin with: a name, or a file.")] = None,
+    start: Annotated[str | None, typer.Option(help="Weights to begin with: a name, or a file.")] = None,
 ) -> None:
     """Train, or continue where a run of the same name was interrupted, and write the weights."""
     if name not in NAMES:
@@ -46,8 +47,14 @@ def main(
     channels, features = NAMES[name]
     torch.manual_seed(seed)
     net = EnergyNet(channels, features).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if begin is not None:
-        net.load_state_dict(weights.load(begin).state_dict())
+    if start is not None:
+        first = weights.load(start)
+        if description(first) != description(net):
+            raise InvalidParameterError(
+                f"--start must be weights of the network of {name}, {description(net)}; {start} has "
+                f"{description(first)}"
+            )
+        net.load_state_dict(first.state_dict())
     images = split(data, "train", channels)
     held_out = torch.stack([x[:, :256, :256] for x in split(data, "val", channels)[::8]])
 
@@ -64,12 +71,12 @@ def main(
 
     target, folder = places(name, out, work)
     settings = {"name": name, "seed": seed, "batch": batch, "crop": crop, "images": fingerprint(images)}
-    settings |= {"bfloat16": bfloat16, "begin": begin}
+    settings |= {"bfloat16": bfloat16, "start": start}
     train(net, loss, validate, Budget(steps, lr, betas=(0.9, 0.99)), folder, settings=settings)
     command = (
         f"python -m recipes.energy --name {name} --data FOLDER --steps {steps} "
         f"--batch {batch} --crop {crop} --lr {lr} --seed {seed}"
-        f"{'' if bfloat16 else ' --float32'}{f' --begin {begin}' if begin else ''}"
+        f"{'' if bfloat16 else ' --float32'}{f' --start {start}' if start else ''}"
     )
     write(net, target, command)
 

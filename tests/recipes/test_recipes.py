@@ -14,7 +14,7 @@ from recipes._data import luminance, noisy_crops, split
 from recipes._loop import Budget, train
 
 from recipes import _loop, denoiser, energy, ridge, ship
-from retune import _checkpoint
+from retune import _checkpoint, weights
 from retune.errors import CheckpointError, DivergedError, InvalidParameterError, UnknownNameError
 from retune.networks import SmallUNet
 from retune.registry import build
@@ -140,6 +140,19 @@ def test_a_recipe_writes_weights_that_denoise(recipe, name, options, data, monke
     with torch.no_grad():
         assert net.eval()(torch.rand(1, channels, 9, 9), 0.1).shape == (1, channels, 9, 9)
     assert [r[0] for r in table(data / "work")[1]] == ["2"]
+
+
+def test_an_energy_continues_from_given_weights(data):
+    """With a learning rate of 0 the weights stay what they were."""
+    out = data / "second.safetensors"
+    options = TINY | {"lr": 0.0, "bfloat16": False}
+    energy.main("energy-gray", data, out, data / "work", steps=1, start="energy-gray", **options)
+    tensors, _, notes = _checkpoint.read(out)
+    assert notes["recipe"].endswith("--float32 --start energy-gray")
+    for name, value in weights.load("energy-gray").state_dict().items():
+        torch.testing.assert_close(tensors[name], value)
+    with pytest.raises(InvalidParameterError, match=r"--start must be weights of the network of energy-gray"):
+        energy.main("energy-gray", data, out, data / "other", steps=1, start="energy-color", **options)
 
 
 def test_a_ridge_recipe_continues_a_law_of_fewer_powers(data):

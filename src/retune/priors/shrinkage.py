@@ -12,10 +12,10 @@ from torch import Tensor
 from retune._torch.function import Function
 from retune._torch.write import write
 
+__all__ = ["group_shrink", "newton_steps", "powers_of", "soft_threshold"]
+
 #: Larger values of a dimensionless threshold mean the same.
 _HUGE = 1e6
-
-__all__ = ["group_shrink", "newton_steps", "powers_of", "soft_threshold"]
 
 
 class _SoftThreshold(Function):

@@ -277,8 +277,8 @@ class GroupNorm:
 
     def prox(self, v: Tensor) -> Tensor:
         """``prox_{γg}`` of packed coefficients (B, C, M, 3P + coarse)."""
-        told = self._positions, self._dims, self._steps, self._powers
-        u = group_shrink(v, self._threshold, self._weight2, *told)
+        constants = self._positions, self._dims, self._steps, self._powers
+        u = group_shrink(v, self._threshold, self._weight2, *constants)
         if self._coarse is None:
             return u
         cut = 3 * self._positions

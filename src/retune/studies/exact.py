@@ -98,8 +98,8 @@ def exact(net: Restarted, scene: Scene, rest: Tensor, depths: tuple[int, ...], b
     """Solve the adjoint equation of a block of K layers for each K, to 1e-8.
 
     With J the Jacobian of the K layers at u*, ``w* = (I − Jᵀ)⁻¹v`` and ``w_M = Σ_{m<M} (Jᵀ)^m v``, the difference is
-    ``w* − w_M = (Jᵀ)^M w*``. All K have the same gradient g*; it is taken from the shortest block. On small images its
-    w* is compared with the solution of the dense system.
+    ``w* − w_M = (Jᵀ)^M w*``. All K have the same gradient g*; it is taken from the shortest block. On small images
+    each w* is compared with the solution of the dense system.
 
     Args:
         net: the network.
@@ -114,6 +114,7 @@ def exact(net: Restarted, scene: Scene, rest: Tensor, depths: tuple[int, ...], b
     jacobian = Linearised(there, rest, products=False)
     errors, worst = {}, 0.0
     gradient = torch.empty(0)
+    dense = _transposed_matrix(jacobian, rest) if rest.numel() <= DENSE else None
     for depth in sorted({layers, *depths}):
         kept: list[Tensor] = []
         memory = AdjointMemory(_no_start, lambda w, gain, left, kept=kept: kept.append(w))
@@ -123,19 +124,26 @@ def exact(net: Restarted, scene: Scene, rest: Tensor, depths: tuple[int, ...], b
         (w,) = kept
         rest_of = jacobian.transposed(w, blocks * depth // layers)
         errors[depth] = float(per_image_norm(rest_of) / per_image_norm(w).clamp_min(torch.finfo(w.dtype).tiny))
-        dense = depth == layers and rest.numel() <= DENSE
-        worst = max(worst, *([_dense_error(there, jacobian, rest, scene.x, w)] if dense else _errors(report)))
-    return Exact(gradient, {k: errors[k] for k in depths}, worst, rest.numel() <= DENSE)
+        if dense is None:
+            worst = max(worst, *_errors(report))
+        else:
+            block = torch.linalg.matrix_power(dense, depth // layers)
+            worst = max(worst, _dense_error(there, block, rest, scene.x, w))
+    return Exact(gradient, {k: errors[k] for k in depths}, worst, dense is not None)
 
 
-def _dense_error(bound: BoundMap, jacobian: Linearised, rest: Tensor, x: Tensor, found: Tensor) -> float:
+def _transposed_matrix(jacobian: Linearised, rest: Tensor) -> Tensor:
+    """Jᵀ of one cycle as a matrix."""
+    eye = torch.eye(rest.numel(), dtype=rest.dtype, device=rest.device)
+    return torch.stack([jacobian.transposed(e.view_as(rest)).flatten() for e in eye], 1)
+
+
+def _dense_error(bound: BoundMap, transposed: Tensor, rest: Tensor, x: Tensor, found: Tensor) -> float:
     """``‖w − w*‖/‖w*‖`` with ``(I − Jᵀ) w* = v`` solved by Gaussian elimination."""
     with torch.enable_grad():
         u = rest.detach().requires_grad_()
         (v,) = torch.autograd.grad((bound.image(u) - x).square().mean(), u)
-    eye = torch.eye(rest.numel(), dtype=rest.dtype, device=rest.device)
-    columns = [jacobian.transposed(e.view_as(rest)).flatten() for e in eye]
-    exact = torch.linalg.solve(eye - torch.stack(columns, 1), v.flatten())
+    exact = torch.linalg.solve(torch.eye(len(transposed)).to(transposed) - transposed, v.flatten())
     return float(torch.linalg.vector_norm(found.flatten() - exact) / torch.linalg.vector_norm(exact))
 
 
