@@ -17,6 +17,7 @@ from retune import _checkpoint
 from retune._iteration import Init, differentiated, equilibrium_of, iterate, warn_if_unsettled
 from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
+from retune._solver_choice import SolverChoice, inertia_is_sound
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth, rehearse
 from retune.bound import Bound, Moment, versions_of
@@ -28,10 +29,7 @@ from retune.gradients.verify import verify_once
 from retune.maps.base import AbstractMap, BoundMap
 from retune.solve import Stop
 from retune.solvers.base import AbstractSolver
-from retune.solvers.damped import Damped
 from retune.solvers.inertial import Inertial
-from retune.solvers.picard import Picard
-from retune.solvers.quasi_newton import QuasiNewton
 
 __all__ = ["Bound", "Restarted"]
 
@@ -52,9 +50,11 @@ class Restarted(Reconstructor):
             adjoint blocks of a plain ``Truncated``. Until then, blocks have about ten layers.
         restarts: R, or "auto".
         gradient: the gradient rule; by default ReTune's [`Truncated`][retune.Truncated].
-        solver: the solver for the fixed point; by default plain restarts. For a map that may expand (a free denoiser)
-            the default is [`Damped`][retune.Damped], which is the same until the residual grows. For an
-            [`Energy`][retune.priors.Energy] it is [`QuasiNewton`][retune.QuasiNewton].
+        solver: the solver for the fixed point. By default the network chooses the fastest sound one for its map:
+            [`Inertial`][retune.Inertial] for proximal gradient steps on one objective (plain restarts in train mode,
+            and where a given number of layers is run), [`QuasiNewton`][retune.QuasiNewton] for an
+            [`Energy`][retune.priors.Energy], [`Damped`][retune.Damped] for a map that may expand (a free denoiser),
+            and plain restarts, [`Picard`][retune.Picard], for all others. ``repr(net)`` says which.
         stop: the stopping rule of eval mode; by default ``rtol=1e-4`` for rules at the equilibrium, and exactly K
             layers for [`Unrolled`][retune.Unrolled].
         accuracy: for "auto": requested relative error of the gradient and relative distance to the equilibrium, in
@@ -103,9 +103,27 @@ class Restarted(Reconstructor):
         self.map = map
         self.depth, self.restarts = depth, restarts
         self.gradient = Truncated() if gradient is None else gradient
-        default = QuasiNewton() if map.backtracks else Picard() if map.nonexpansive else Damped()
-        self.solver = default if solver is None else solver
+        self._solvers = SolverChoice(solver)
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
+
+    @property
+    def solver(self) -> AbstractSolver:
+        """The solver of eval mode, which finds the equilibrium to the tolerance of `stop`."""
+        return self._solvers.to_tolerance(self.map, self.gradient, self.stop)
+
+    @solver.setter
+    def solver(self, solver: AbstractSolver) -> None:
+        self._solvers = SolverChoice(solver)
+
+    @property
+    def training_solver(self) -> AbstractSolver:
+        """The solver of the restarts in train mode: that of eval mode, but never an inertia that nobody asked for."""
+        return self._solvers.in_training(self.map)
+
+    @property
+    def solver_chosen(self) -> bool:
+        """Whether the network chose its solvers itself."""
+        return self._solvers.given is None
 
     def forward(
         self,
@@ -226,17 +244,18 @@ class Restarted(Reconstructor):
             return self._train(bound.map, init, stop, adjoint, trace, observe, watch)
         with torch.no_grad():
             stop = self.stop if stop is None else stop
-            solution = iterate(bound.map, init, stop, self.solver, self.depth, trace, observe, watch)
+            solver = self._solvers.to_tolerance(self.map, self.gradient, stop)
+            solution = iterate(bound.map, init, stop, solver, self.depth, trace, observe, watch)
             return equilibrium_of(bound.map.image(solution.u), solution)
 
     def accelerated(self) -> Restarted:
-        """The network with [`Inertial`][retune.Inertial] in place of plain restarts, where that is sound.
+        """The network with [`Inertial`][retune.Inertial] in place of plain restarts that were asked for.
 
         Both reach the same equilibrium, and the result shares the weights. It is sound for a map whose layers are
         proximal gradient steps on one objective ([`symmetric`][retune.AbstractMap]), and for a network that runs to a
         tolerance. Every other network, and one with a solver that is not plain, is returned as it is.
         """
-        if not (self.solver.plain and self.map.symmetric and self.gradient.restarts and self.stop.rtol > 0):
+        if not inertia_is_sound(self.solver, self.map, self.gradient, self.stop):
             return self
         faster = copy.copy(self)
         faster.solver = Inertial()
@@ -258,17 +277,18 @@ class Restarted(Reconstructor):
         auto = self.auto
         if auto is None or auto.choice is not None:
             return None if auto is None else auto.choice
+        solver = self.training_solver
         # The measured functions build the data term and the bound map again, as every training step does.
 
         def restart(layers: int) -> None:
-            iterate(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), self.solver, self.depth)
+            iterate(self.map.bind(self.map.data_term(y, physics)), None, Stop(0.0, layers), solver, self.depth)
 
         def step(depth: int) -> None:
             rehearse(self.map, y, physics, self.gradient, depth)
 
         with torch.no_grad():
             bound = self.map.bind(self.map.data_term(y, physics))
-            choice = choose(bound, auto, self.gradient, self.solver, self.depth, self.restarts, step, restart)
+            choice = choose(bound, auto, self.gradient, solver, self.depth, self.restarts, step, restart)
         self.auto = replace(auto, choice=choice)
         self.depth, self.restarts = choice.depth, choice.restarts
         if self.gradient.fixed_blocks is not None:
@@ -288,7 +308,7 @@ class Restarted(Reconstructor):
         rounds = self.restarts if self.gradient.restarts else 0
         stop = Stop(rtol=0.0, max_layers=self.depth * rounds) if stop is None else stop
         with torch.no_grad():
-            reached = iterate(bound, init, stop, self.solver, self.depth, trace, observe, watch)
+            reached = iterate(bound, init, stop, self.training_solver, self.depth, trace, observe, watch)
         return differentiated(bound, self.gradient, reached, init, adjoint, self.depth, self.stop.rtol or Stop().rtol)
 
     def describe(self) -> dict:
@@ -300,14 +320,14 @@ class Restarted(Reconstructor):
             "depth": self.depth,
             "restarts": self.restarts,
             "gradient": description(self.gradient),
-            "solver": description(self.solver),
+            "solver": None if self.solver_chosen else description(self.solver),
             "stop": {"rtol": self.stop.rtol, "max_layers": self.stop.max_layers},
         }
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         options = (
-            f"depth={self.depth}, restarts={self.restarts}, gradient={self.gradient!r}, solver={self.solver!r}, "
+            f"depth={self.depth}, restarts={self.restarts}, gradient={self.gradient!r}, {self._solvers.told(self.solver, self.training_solver)}, "
             f"stop={self.stop!r}"
         )
         if self.auto is None:

@@ -255,7 +255,8 @@ class _Planner:
     ) -> Callable[[], object]:
         """A training step, or an evaluation of as many layers, as a function."""
         x, y, physics = self._measurement(batch)
-        net = Restarted(self.net.map, depth, restarts, rule or self.net.gradient, self.net.solver)
+        solver = self.net.training_solver if kind == "step" else self.net.solver
+        net = Restarted(self.net.map, depth, restarts, rule or self.net.gradient, solver)
         net.train(kind == "step")
         if kind == "evaluation":
             stop = Stop(0.0, depth * (restarts + 1))

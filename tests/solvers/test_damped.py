@@ -97,7 +97,7 @@ def test_rounding_at_the_equilibrium_is_no_growth():
 def test_default_of_a_map_that_may_expand_and_only_of_that():
     net = retune.Restarted(retune.ForwardBackward(retune.priors.Denoiser(torch.nn.Identity(), sigma=None)))
     assert isinstance(net.solver, Damped)
-    assert isinstance(retune.Restarted(CASES["quadratic"]().map).solver, Picard)
+    assert isinstance(retune.Restarted(CASES["quadratic"]().map).training_solver, Picard)
 
 
 def test_it_is_saved_with_the_network(tmp_path):

@@ -36,7 +36,7 @@ def step_costs(
     device, clock = scene.x.device, clock_of(scene.x.device)
 
     def step(depth: int, rounds: int) -> Callable[[], None]:
-        one = Restarted(net.map, depth, rounds, rule, net.solver).train()
+        one = Restarted(net.map, depth, rounds, rule, net.training_solver).train()
 
         def run() -> None:
             one.zero_grad(set_to_none=True)
@@ -45,7 +45,7 @@ def step_costs(
         return run
 
     def layers(count: int) -> Callable[[], object]:
-        one = Restarted(net.map, net.map.layers, 0, rule, net.solver).eval()
+        one = Restarted(net.map, net.map.layers, 0, rule, net.training_solver).eval()
         return lambda: one.solve(scene.y, scene.physics, stop=Stop(0.0, count * net.map.layers))
 
     few, many = (_seconds(layers(n), clock) for n in (2, 2 + _LAYERS))

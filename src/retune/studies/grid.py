@@ -66,7 +66,7 @@ def study_image(
     depths, rule = tuple(depths), rule_of_study(net)
     with full_precision(), torch.no_grad():
         bound = net.bind(scene.y, scene.physics)
-        plain = net.solver.bind(bound.map.objective).plain
+        plain = net.training_solver.bind(bound.map.objective).plain
         wanted = sorted({k * r for k in depths for r in restarts})
         note(f"{scene.name}: {wanted[-1]} layers")
         at = states(net, bound.map, wanted)

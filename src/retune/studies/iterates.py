@@ -27,10 +27,10 @@ def states(net: Restarted, bound: BoundMap, wanted: Iterable[int]) -> dict[int, 
     Raises:
         InvalidParameterError: the iterates of the solver depend on the depth.
     """
-    solver = net.solver.bind(bound.objective)
+    solver = net.training_solver.bind(bound.objective)
     if solver.unit == "block" and not solver.plain:
         raise InvalidParameterError(
-            f"a study shares its iterates between depths, but those of {net.solver!r} depend on the depth: choose a "
+            f"a study shares its iterates between depths, but those of {net.training_solver!r} depend on the depth: choose a "
             "solver of single cycles, for example --set model.solver=picard"
         )
     wanted, found = sorted(set(wanted)), {}
@@ -50,7 +50,7 @@ def beyond(net: Restarted, bound: BoundMap, u: Tensor, most: int) -> Solution:
         return solve(
             bound.layer,
             u,
-            solver=net.solver.bind(bound.objective),
+            solver=net.training_solver.bind(bound.objective),
             depth=net.depth,
             stop=Stop(_REST, -(-most // net.depth) * net.depth),
             cycle=bound.layers,

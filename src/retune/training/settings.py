@@ -46,7 +46,7 @@ def _described(net: Restarted) -> str:
 
     Values that a training changes are left out, so that the network of an interrupted training still has them.
     """
-    fixed = {"gradient": net.gradient.describe(), "solver": net.solver.describe(), "stop": repr(net.stop)}
+    fixed = {"gradient": net.gradient.describe(), "solver": net.training_solver.describe(), "stop": repr(net.stop)}
     fixed |= {"depth": net.depth, "restarts": net.restarts} if net.auto is None else {}
     if net.auto is not None:
         del fixed["gradient"]  # its blocks are chosen, too
