@@ -349,7 +349,7 @@ def test_autocast_changes_nothing(prior, training):
 def test_plain_restarts_are_accelerated_where_that_is_sound(float64):
     """The same equilibrium in fewer layers; every other network is returned as it is."""
     case = quadratic(low=0.05, step_size=0.5, reg=0.01)
-    net = Restarted(case.map, 5, stop=Stop(1e-9, 20_000)).eval()
+    net = Restarted(case.map, 5, solver=retune.Picard(), stop=Stop(1e-9, 20_000)).eval()
     faster = net.accelerated()
     assert isinstance(faster.solver, retune.Inertial)
     assert isinstance(net.solver, retune.Picard)
@@ -362,6 +362,48 @@ def test_plain_restarts_are_accelerated_where_that_is_sound(float64):
     untied = Restarted(ForwardBackward(WaveletL12("db2", 2, channels=3), reg=0.1, layers=2), 4)
     assert untied.accelerated() is untied
     assert not retune.PrimalDual(retune.priors.TV()).symmetric
+
+
+def test_the_fastest_sound_solver_is_the_default(float64):
+    """A network that is given no solver reaches the equilibrium as an inertial one does, and says so."""
+    case = quadratic(low=0.05, step_size=0.5, reg=0.01)
+    stop = Stop(1e-9, 20_000)
+    net = Restarted(case.map, 5, stop=stop).eval()
+    inertial = Restarted(case.map, 5, solver=retune.Inertial(), stop=stop).eval()
+    found, same = net.solve(case.y, case.physics), inertial.solve(case.y, case.physics)
+    assert torch.equal(found.image, same.image)
+    assert found.layers.tolist() == same.layers.tolist()
+    assert "(chosen; Picard() in training)" in repr(net)
+    assert "chosen" not in repr(inertial)
+    assert net.accelerated() is net
+
+
+def test_a_given_number_of_layers_is_one_of_plain_layers(float64):
+    case = quadratic(low=0.05, step_size=0.5, reg=0.01)
+    net = Restarted(case.map, 5).eval()
+    plain = Restarted(case.map, 5, solver=retune.Picard()).eval()
+    for stop in (Stop(0.0, 20), Stop(0.0, 7)):
+        found, same = (n.solve(case.y, case.physics, stop=stop).image for n in (net, plain))
+        assert torch.equal(found, same)
+    assert not torch.equal(net(case.y, case.physics), plain(case.y, case.physics))
+
+
+def test_training_runs_plain_restarts_unless_another_solver_is_given():
+    assert isinstance(network().training_solver, retune.Picard)
+    assert isinstance(network(solver=retune.Inertial()).training_solver, retune.Inertial)
+    expanding = Restarted(ForwardBackward(retune.priors.Denoiser(torch.nn.Identity(), sigma=None)))
+    assert isinstance(expanding.training_solver, retune.Damped)
+    assert isinstance(expanding.solver, retune.Damped)
+
+
+def test_a_chosen_solver_is_chosen_again_after_loading(tmp_path):
+    """A file that names no solver gets the one of its map; a file with a solver keeps it."""
+    for solver, kind in ((None, retune.Inertial), (retune.Picard(), retune.Picard)):
+        path = tmp_path / f"{kind.__name__}.safetensors"
+        Restarted(ForwardBackward(WaveletL12("db2", 2, channels=1), reg=0.1), 4, solver=solver).save(path)
+        again = retune.load(path)
+        assert type(again.solver) is kind
+        assert again.solver_chosen is (solver is None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from retune.solvers.inertial import Inertial
 from retune.solvers.picard import Picard
 from retune.solvers.quasi_newton import QuasiNewton
 
-__all__ = ["SolverChoice"]
+__all__ = ["SolverChoice", "in_words", "inertia_is_sound"]
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,6 @@ class SolverChoice:
         solver = self.in_training(map)
         return Inertial() if self.given is None and inertia_is_sound(solver, map, gradient, stop) else solver
 
-    def told(self, resting: AbstractSolver, training: AbstractSolver) -> str:
-        """The solvers in words, for ``repr``."""
-        if self.given is not None:
-            return f"solver={resting!r}"
-        also = "" if type(resting) is type(training) else f", {training!r} in training"
-        return f"solver={resting!r} (chosen{also})"
-
 
 def inertia_is_sound(solver: AbstractSolver, map: AbstractMap, gradient: GradientRule, stop: Stop) -> bool:
     """Whether `Inertial` reaches the equilibrium of these plain restarts.
@@ -61,3 +54,10 @@ def inertia_is_sound(solver: AbstractSolver, map: AbstractMap, gradient: Gradien
     A network that is cut after K layers, or after a given number, has none: its image is that of plain layers.
     """
     return solver.plain and map.symmetric and gradient.restarts and stop.rtol > 0
+
+
+def in_words(solver: AbstractSolver, training: AbstractSolver, chosen: bool) -> str:
+    """The solvers of a network, for its ``repr`` and for the command line."""
+    if not chosen:
+        return repr(solver)
+    return f"{solver!r} (chosen{'' if type(solver) is type(training) else f'; {training!r} in training'})"

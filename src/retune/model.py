@@ -17,7 +17,7 @@ from retune import _checkpoint
 from retune._iteration import Init, differentiated, equilibrium_of, iterate, warn_if_unsettled
 from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
-from retune._solver_choice import SolverChoice, inertia_is_sound
+from retune._solver_choice import SolverChoice, in_words, inertia_is_sound
 from retune._torch.precision import without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth, rehearse
 from retune.bound import Bound, Moment, versions_of
@@ -117,7 +117,7 @@ class Restarted(Reconstructor):
 
     @property
     def training_solver(self) -> AbstractSolver:
-        """The solver of the restarts in train mode: that of eval mode, but never an inertia that nobody asked for."""
+        """The solver of the restarts in train mode: that of eval mode, without an inertia that nobody asked for."""
         return self._solvers.in_training(self.map)
 
     @property
@@ -251,15 +251,13 @@ class Restarted(Reconstructor):
     def accelerated(self) -> Restarted:
         """The network with [`Inertial`][retune.Inertial] in place of plain restarts that were asked for.
 
-        Both reach the same equilibrium, and the result shares the weights. It is sound for a map whose layers are
-        proximal gradient steps on one objective ([`symmetric`][retune.AbstractMap]), and for a network that runs to a
-        tolerance. Every other network, and one with a solver that is not plain, is returned as it is.
+        Both reach the same equilibrium, and the result shares the weights. Sound means: the layers are proximal gradient
+        steps on one objective ([`symmetric`][retune.AbstractMap]), and the network runs to a tolerance. Every other
+        network, and one with a solver that is not plain, is returned as it is.
         """
-        if not inertia_is_sound(self.solver, self.map, self.gradient, self.stop):
-            return self
         faster = copy.copy(self)
         faster.solver = Inertial()
-        return faster
+        return faster if inertia_is_sound(self.solver, self.map, self.gradient, self.stop) else self
 
     def choose(self, y: Tensor, physics: LinearPhysics) -> Choice | None:
         """Choose the options that are "auto" on a batch, once. The first call in train mode does so, too.
@@ -327,7 +325,8 @@ class Restarted(Reconstructor):
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         options = (
-            f"depth={self.depth}, restarts={self.restarts}, gradient={self.gradient!r}, {self._solvers.told(self.solver, self.training_solver)}, "
+            f"depth={self.depth}, restarts={self.restarts}, gradient={self.gradient!r}, "
+            f"solver={in_words(self.solver, self.training_solver, self.solver_chosen)}, "
             f"stop={self.stop!r}"
         )
         if self.auto is None:

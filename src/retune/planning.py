@@ -126,6 +126,9 @@ def plan(
     return _Planner(net, (image_size[0], image_size[1], image_size[2]), known).plan(batch, limit)
 
 
+_Kind = Literal["step", "restarts", "evaluation"]
+
+
 class _Planner:
     def __init__(self, given: Restarted, size: tuple[int, int, int], problem: Problem | None):
         self.net, self.size = copy.copy(given), size  # the choice of "auto" must not change the caller's network
@@ -152,7 +155,10 @@ class _Planner:
             if net.gradient.restarts and net.restarts > 0:
                 # The restarts run before the graph is recorded, so they are measured separately: for few layers an
                 # accelerated solver may be the peak, and would hide the cost of a layer.
-                once.append(evaluation)
+                same = type(net.training_solver) is type(net.solver)
+                once.append(
+                    evaluation if same else self._over_batches(lambda b: self._peak(b, net.depth, "restarts"), batch)
+                )
             step_seconds, evaluation_seconds = self._seconds(batch)
         finally:
             for p, grad in kept:
@@ -249,16 +255,16 @@ class _Planner:
         self,
         batch: int,
         depth: int,
-        kind: Literal["step", "evaluation"],
+        kind: _Kind,
         restarts: int = 1,
         rule: GradientRule | None = None,
     ) -> Callable[[], object]:
-        """A training step, or an evaluation of as many layers, as a function."""
+        """A training step, its restarts, or an evaluation of as many layers, as a function."""
         x, y, physics = self._measurement(batch)
-        solver = self.net.training_solver if kind == "step" else self.net.solver
+        solver = self.net.solver if kind == "evaluation" else self.net.training_solver
         net = Restarted(self.net.map, depth, restarts, rule or self.net.gradient, solver)
         net.train(kind == "step")
-        if kind == "evaluation":
+        if kind != "step":
             stop = Stop(0.0, depth * (restarts + 1))
             return lambda: net.solve(y, physics, stop=stop)
 
@@ -270,7 +276,7 @@ class _Planner:
 
         return step
 
-    def _peak(self, batch: int, depth: int, kind: Literal["step", "evaluation"], warm: bool = True) -> int:
+    def _peak(self, batch: int, depth: int, kind: _Kind, warm: bool = True) -> int:
         task = self._task(batch, depth, kind, 0 if kind == "step" else self.net.restarts, self.net.gradient.cheap())
         if warm:
             task()

@@ -70,5 +70,6 @@ def train(
         show(f"{len(result.steps)} steps in {result.seconds:.0f} s, loss {result.steps[-1].loss:.3e}{score}")
         found = TrainingCertificate.parsed((out / CERTIFICATE).read_bytes(), str(out / CERTIFICATE))
         show(f"{found.image}: {in_a_line(found.certificate)}")
+        show(f"Solver: {found.solver}")
         words = code_words(plugins, run.problem.name)
         show(f"{out / MODEL}: restore images with  retune restore {out} IMAGES --out FOLDER{words}")

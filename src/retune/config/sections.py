@@ -233,7 +233,8 @@ class ModelConfig(Section):
     learn_reg: StrictBool = True
     """Whether the strength is learned."""
     solver: SolverName = "auto"
-    """picard (plain restarts), damped, anderson, inertial or a registered solver; auto damps maps that may expand."""
+    """picard (plain restarts), damped, anderson, inertial, quasi_newton or a registered solver; auto takes the fastest
+    sound one for the map, and retune train says which."""
     solver_options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the solver: a table [model.solver_options]."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4

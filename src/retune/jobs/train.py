@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retune._files import remove_leftovers
+from retune._solver_choice import in_words
 from retune._torch.devices import check_chosen_device
 from retune.build import Built, built, loss_of
 from retune.certificate.quick import sample_certificate
@@ -65,4 +66,10 @@ def _keep(config: Config, out: Path, run: Built, result: FitResult) -> None:
     sample = centres(images[:1], _SIDE)
     certificate = sample_certificate(net, lambda: data.measure(sample, config.seed + 1))
     pixels = (sample.shape[-2], sample.shape[-1])
-    TrainingCertificate(image=f"first {seen} image", pixels=pixels, certificate=certificate).write(out / CERTIFICATE)
+    found = TrainingCertificate(
+        image=f"first {seen} image",
+        pixels=pixels,
+        solver=in_words(net.solver, net.training_solver, net.solver_chosen),
+        certificate=certificate,
+    )
+    found.write(out / CERTIFICATE)

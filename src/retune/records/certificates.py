@@ -98,4 +98,6 @@ class TrainingCertificate(Record):
     """Which image was measured, restored and certified."""
     pixels: tuple[int, int] | None = None
     """Its height and width."""
+    solver: Text | None = None
+    """The solver that restored it, and whether the network chose it; None in files of earlier versions."""
     certificate: CertifiedImage

@@ -30,7 +30,7 @@ def states(net: Restarted, bound: BoundMap, wanted: Iterable[int]) -> dict[int, 
     solver = net.training_solver.bind(bound.objective)
     if solver.unit == "block" and not solver.plain:
         raise InvalidParameterError(
-            f"a study shares its iterates between depths, but those of {net.training_solver!r} depend on the depth: choose a "
+            f"a study shares its iterates between depths, but those of {solver!r} depend on the depth: choose a "
             "solver of single cycles, for example --set model.solver=picard"
         )
     wanted, found = sorted(set(wanted)), {}
