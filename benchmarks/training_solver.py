@@ -14,12 +14,12 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from deepinv.loss.metric import PSNR
 from rich.table import Table
 
 import retune
 from _timing import CONSOLE, arguments, synchronize, where, write
 from acceleration import photographs
-from deepinv.loss.metric import PSNR
 from retune.build import problem_of
 from retune.data import random_crops
 from retune.demo import run_of

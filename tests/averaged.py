@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from known_answers import rand
+from small_parts import rand
 
 
 def least_slack(bound, averaged, pairs: int) -> float:

@@ -3,9 +3,9 @@
 import torch
 from deepinv.physics import Inpainting
 
-from known_answers import rand
 from retune import Restarted, Stop
 from retune.data import photograph
+from small_parts import rand
 
 
 def scene(side, channels=3):

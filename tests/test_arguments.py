@@ -11,11 +11,11 @@ from deepinv.optim import L2
 from deepinv.physics import LinearPhysics
 
 import retune
-from known_answers import Rounded
 from retune import Anderson, DataTerm, ForwardBackward, Implicit, Picard, Restarted, Stop, Truncated, Unrolled, problems
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError, unknown_name
 from retune.parameters import Bounded, Positive
 from retune.priors import WaveletL1, WaveletL12
+from small_parts import Rounded
 
 
 def a_map(**options) -> ForwardBackward:

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from known_answers import CASES, rand
+from known_answers import CASES
 from retune import ForwardBackward, Implicit, Restarted, Truncated, load, problems
 from retune._torch.memory import peak_of
 from retune.data import photograph
 from retune.priors import WaveletL12
+from small_parts import rand
 
 
 def flat(grads, parameters):

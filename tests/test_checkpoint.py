@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import retune
-from known_answers import rand
 from retune import ForwardBackward, Implicit, Picard, Restarted, Stop, Truncated, Unrolled
 from retune.errors import CheckpointError, InvalidParameterError, UnknownNameError
 from retune.priors import WaveletL1, WaveletL12
 from retune.registry import build
+from small_parts import rand
 
 MAPS = {
     "l1": lambda: ForwardBackward(WaveletL1("db2", 2), reg=0.3),

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import retune
-from known_answers import quadratic, rand
+from known_answers import quadratic
 from retune import Anderson, DataTerm, Inertial, Picard, Status, Stop
 from retune.solve import solve
+from small_parts import rand
 
 SOLVERS = {"picard": Picard, "anderson": Anderson, "inertial": Inertial}
 FACTORS = torch.tensor([0.2, 0.99, 0.7, 0.5]).reshape(-1, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import retune
-from known_answers import CASES, rand
+from known_answers import CASES
 from retune import (
     Anderson,
     Damped,
@@ -25,6 +25,7 @@ from retune import (
 )
 from retune.errors import InvalidParameterError
 from retune.priors import adapt, priors_of
+from small_parts import rand
 
 RULES = {
     "unrolled": lambda: Unrolled(),

@@ -9,10 +9,11 @@ from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
 import retune
-from known_answers import CASES, Transparent, quadratic, rand
+from known_answers import CASES, quadratic
 from retune import ForwardBackward, Implicit, Restarted, Status, Stop, Truncated, Unrolled
 from retune.errors import DivergedError, InvalidParameterError, NotConvergedWarning, NotFiniteError, ShapeError
 from retune.priors import WaveletL1, WaveletL12
+from small_parts import Transparent, rand
 
 
 def inpainting(batch=2, channels=3, size=(17, 22), seed=0):

@@ -9,7 +9,6 @@ from deepinv.optim.prior import ZeroPrior
 from deepinv.physics import Inpainting
 from torch import nn
 
-from known_answers import rand
 from retune import (
     Anderson,
     DataTerm,
@@ -29,6 +28,7 @@ from retune import (
 from retune._torch.memory import StorageMeter, as_bytes, in_words, peak_of
 from retune.errors import InvalidParameterError
 from retune.priors import Ridge, WaveletL1, WaveletL12
+from small_parts import rand
 
 CPU = torch.device("cpu")
 SIZE = (3, 32, 32)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from known_answers import rand
 from retune import Anderson, Inertial, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve
+from small_parts import rand
 
 
 def contraction(*factors: float):

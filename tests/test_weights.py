@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import retune.weights
-from known_answers import rand
 from retune import _checkpoint
 from retune.data import photograph
 from retune.errors import CheckpointError, InvalidParameterError, UnknownNameError
 from retune.networks import RidgeDenoiser, SmallUNet
 from retune.priors import Ridge
+from small_parts import rand
 
 
 @pytest.fixture

@@ -251,9 +251,9 @@ class Restarted(Reconstructor):
     def accelerated(self) -> Restarted:
         """The network with [`Inertial`][retune.Inertial] in place of plain restarts that were asked for.
 
-        Both reach the same equilibrium, and the result shares the weights. Sound means: the layers are proximal gradient
-        steps on one objective ([`symmetric`][retune.AbstractMap]), and the network runs to a tolerance. Every other
-        network, and one with a solver that is not plain, is returned as it is.
+        Both reach the same equilibrium, and the result shares the weights. It is sound if the layers are proximal
+        gradient steps on one objective ([`symmetric`][retune.AbstractMap]), and the network runs to a tolerance. Every
+        other network, and one with a solver that is not plain, is returned as it is.
         """
         faster = copy.copy(self)
         faster.solver = Inertial()

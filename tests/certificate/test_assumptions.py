@@ -5,7 +5,7 @@ import torch
 from deepinv.optim.prior import L1Prior
 from deepinv.physics import Blur, Denoising, Inpainting
 
-from known_answers import Quadratic, Rounded, dense, quadratic, rand, spectrum
+from known_answers import quadratic
 from retune import (
     ForwardBackward,
     Restarted,
@@ -13,6 +13,7 @@ from retune import (
 )
 from retune.guarantee import Convexity
 from retune.priors import WaveletL1, WaveletL12
+from small_parts import Quadratic, Rounded, dense, rand, spectrum
 
 QUICK = {"iterations": 5, "starts": 2}
 

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from known_answers import Quadratic, dense, rand, soft, spectrum
 from retune import Anderson, DataTerm, ForwardBackward, Restarted, Stop, Truncated, certify, problems
 from retune.data import photograph
 from retune.maps import AbstractMap
 from retune.priors import WaveletL1, WaveletL12
+from small_parts import Quadratic, dense, rand, soft, spectrum
 
 DRAWS = settings(
     max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -8,7 +8,7 @@ from deepinv.optim.prior import L1Prior, ZeroPrior
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from known_answers import Transparent, quadratic, rand, untied
+from known_answers import quadratic, untied
 from retune import (
     Anderson,
     DataTerm,
@@ -25,6 +25,7 @@ from retune.certificate.quick import certificate_of
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError
 from retune.maps.base import AbstractMap
 from retune.maps.linearised import Linearised, spectral_norm, spectral_radius
+from small_parts import Transparent, rand
 
 QUICK = {"iterations": 5, "starts": 2}
 

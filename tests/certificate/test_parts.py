@@ -5,13 +5,14 @@ import torch
 from deepinv.optim.prior import L1Prior
 from deepinv.physics import Denoising
 
-from known_answers import Transparent, quadratic, rand
+from known_answers import quadratic
 from retune import ForwardBackward, Restarted, Stop, Truncated, certify
 from retune.certificate.parts import worst_part
 from retune.certificate.quick import certificate_of, in_a_line
 from retune.errors import InvalidParameterError
 from retune.maps.base import AbstractMap, BoundMap
 from retune.records import CertifiedImage
+from small_parts import Transparent, rand
 
 
 def image_of(case, layers=6, **options):

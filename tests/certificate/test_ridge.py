@@ -5,11 +5,11 @@ import torch
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from known_answers import rand
 from retune import Anderson, DataTerm, GradientStep, Restarted, Stop, certify
 from retune.errors import InvalidParameterError
 from retune.priors import RED, Ridge
 from ridges import trained
+from small_parts import rand
 
 SIDE = 9
 QUICK = {"iterations": 4, "starts": 1}

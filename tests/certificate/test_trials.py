@@ -14,7 +14,6 @@ import pytest
 import torch
 from deepinv.physics import Denoising
 
-from known_answers import Quadratic, Transparent, dense, rand, spectrum
 from retune import (
     Anderson,
     Damped,
@@ -28,6 +27,7 @@ from retune import (
     Truncated,
     certify,
 )
+from small_parts import Quadratic, Transparent, dense, rand, spectrum
 
 #: of each kind
 TRIALS = int(os.environ.get("RETUNE_TRIALS", "25"))

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
 
 from examined import NOTE, OK, PROBLEM, WARNING, blurs, correlation, lopsided, one
-from known_answers import dense, rand
 from retune import doctor, problems
+from small_parts import dense, rand
 
 
 @pytest.mark.parametrize("padding", ["valid", "circular", "replicate", "reflect", "constant"])

@@ -10,8 +10,8 @@ from deepinv.physics import Blur, Downsampling, Inpainting
 
 import retune
 from examined import HEALTHY, NOTE, OK, PROBLEM, WARNING, lopsided, one, photo
-from known_answers import as_matrix, dense, rand
 from retune import doctor, problems
+from small_parts import as_matrix, dense, rand
 
 
 def test_norm_and_scale(float64):

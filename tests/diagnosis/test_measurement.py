@@ -17,8 +17,8 @@ from deepinv.physics import (
 from deepinv.physics.forward import StackedLinearPhysics
 
 from examined import NOTE, OK, PROBLEM, WARNING, correlation, lopsided, one, photo
-from known_answers import rand
 from retune import doctor, problems
+from small_parts import rand
 
 
 def test_not_finite():

@@ -22,9 +22,9 @@ from deepinv.physics import (
 
 import retune
 from examined import OK, PROBLEM, one, photo
-from known_answers import rand
 from retune import doctor, problems
 from retune.errors import PhysicsError, ShapeError
+from small_parts import rand
 
 FOURIER = LinearPhysics(
     A=lambda x, **_: torch.fft.fft2(x, norm="ortho"), A_adjoint=lambda y, **_: torch.fft.ifft2(y, norm="ortho")

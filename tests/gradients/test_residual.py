@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.gradients import Implicit, Truncated
 from retune.gradients._residual import first_direction, minimal_residual
+from small_parts import rand
 
 SIZE = 30
 

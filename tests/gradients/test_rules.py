@@ -5,12 +5,13 @@ import torch
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from known_answers import CASES, Case, Transparent, denoise_l12, quadratic, rand, spectrum, tikhonov, untied
+from known_answers import CASES, Case, denoise_l12, quadratic, tikhonov, untied
 from retune import DataTerm, ForwardBackward, Implicit, Restarted, Stop, Truncated, Unrolled
 from retune.equilibrium import GradientReport
 from retune.errors import CutGradientError, InvalidParameterError
 from retune.gradients._adjoint import AdjointBlocks
 from retune.priors import WaveletL12
+from small_parts import Transparent, rand, spectrum
 
 TIGHT = Stop(rtol=0.0, max_layers=100)
 

@@ -7,11 +7,12 @@ from deepinv.physics import Denoising
 from torch import nn
 
 import retune
-from known_answers import CASES, rand
+from known_answers import CASES
 from retune import ForwardBackward, GradientStep, Implicit, Restarted, Truncated, Unrolled
 from retune.errors import CutGradientError
 from retune.gradients.verify import is_foreign
 from retune.priors import RED, Denoiser
+from small_parts import rand
 
 
 class Residual(nn.Module):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import retune
-from known_answers import rand
+from small_parts import rand
 
 UNEQUAL = torch.linspace(0.6, 1.6, 9).reshape(3, 1, 3)
 

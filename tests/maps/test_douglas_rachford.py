@@ -7,7 +7,7 @@ from deepinv.optim.prior import L1Prior
 from deepinv.physics import Blur, Denoising
 
 import retune
-from known_answers import Rounded, damped_inpainting, denoise_l1, largest_factor, rand
+from known_answers import denoise_l1
 from retune import (
     DataTerm,
     DouglasRachford,
@@ -20,6 +20,7 @@ from retune import (
 )
 from retune.errors import InvalidParameterError
 from retune.priors import TV, WaveletL1, WaveletL12
+from small_parts import Rounded, damped_inpainting, largest_factor, rand
 
 
 def blur(padding="circular"):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from deepinv.physics import Blur, Denoising
 
-from known_answers import rand
 from retune import (
     DouglasRachford,
     ForwardBackward,
@@ -24,6 +23,7 @@ from retune import (
 )
 from retune.maps.linearised import Linearised, spectral_radius
 from retune.priors import TV, WaveletL1
+from small_parts import rand
 
 WAVELET = WaveletL1("haar", 2)
 #: Each map in its use, and the α of its class: a function of the learned share s, or None without a norm.

@@ -6,11 +6,12 @@ from deepinv.optim import L2, PGD
 from deepinv.optim.prior import L1Prior, PnP, Prior, TVPrior, WaveletPrior, ZeroPrior
 from deepinv.physics import Blur, Denoising, Inpainting
 
-from known_answers import CASES, Quadratic, Rounded, dense, quadratic, rand, soft, spectrum
+from known_answers import CASES, quadratic
 from retune import DataTerm, ForwardBackward, Restarted, Stop, Unrolled
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import WaveletL1, WaveletL12
 from retune.registry import build
+from small_parts import Quadratic, Rounded, dense, rand, soft, spectrum
 
 PRIORS = {
     "l1": lambda: WaveletL1("db2", 2),

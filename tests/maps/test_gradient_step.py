@@ -11,12 +11,12 @@ from deepinv.optim.prior import L1Prior, PnP, Prior, Tikhonov
 from deepinv.physics import Blur, Denoising, Inpainting
 
 import retune
-from known_answers import central_difference, dense, rand, spectrum
 from retune import DataTerm, ForwardBackward, GradientStep, Implicit, Restarted, Stop
 from retune.errors import InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
 from retune.priors import RED, Denoiser, Ridge
 from retune.priors.profile import CONVEXITY
+from small_parts import central_difference, dense, rand, spectrum
 
 
 def ridge(convexity="convex", channels=1, **options) -> Ridge:

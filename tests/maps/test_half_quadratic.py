@@ -8,10 +8,10 @@ from deepinv.physics import Blur, Denoising, Inpainting
 from torch import nn
 
 import retune
-from known_answers import Quadratic, Rounded, as_matrix, damped_inpainting, largest_factor, rand
 from retune import DataTerm, DouglasRachford, HalfQuadratic, Implicit, Restarted, Status, Stop, Truncated
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import TV, Denoiser, WaveletL1
+from small_parts import Quadratic, Rounded, as_matrix, damped_inpainting, largest_factor, rand
 
 
 def problem(padding="circular", size=8):

@@ -9,12 +9,12 @@ from deepinv.optim.prior import Tikhonov
 from deepinv.physics import Blur, Denoising, LinearPhysics
 
 import retune
-from known_answers import as_matrix, dense, rand, spectrum
 from retune import DataTerm, Implicit, MirrorDescent, PrimalDual, Restarted, Stop, Truncated
 from retune.data import grey, photograph
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 from retune.maps.mirror_descent import _weights
 from retune.priors import RED, TV, Energy
+from small_parts import as_matrix, dense, rand, spectrum
 
 KERNEL = torch.tensor([[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]) / 8
 

@@ -10,12 +10,13 @@ from deepinv.physics.functional.blur import gaussian_blur
 from skimage.restoration import denoise_tv_chambolle
 
 import retune
-from known_answers import Rounded, as_matrix, rand, roughness
+from known_answers import roughness
 from retune import Anderson, DataTerm, Implicit, PrimalDual, Restarted, Status, Stop, Truncated, Unrolled
 from retune.data import grey, photograph
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import TV, Sum, WaveletL1
 from retune.priors.total_variation import differences
+from small_parts import Rounded, as_matrix, rand
 from small_photographs import holes, scene, solved
 
 KINDS = [(iso, vec) for iso in (True, False) for vec in (True, False)]

@@ -5,10 +5,11 @@ import torch
 from deepinv.physics import Blur, Denoising
 
 import retune
-from known_answers import dense, rand, roughness, spectrum
+from known_answers import roughness
 from retune import DataTerm, Implicit, PrimalDual, Restarted, Status, Stop, Truncated
 from retune.maps.linearised import Linearised, spectral_radius
 from retune.priors import TV
+from small_parts import dense, rand, spectrum
 from small_photographs import scene, solved
 
 

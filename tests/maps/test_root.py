@@ -7,12 +7,12 @@ import torch
 from deepinv.physics import Blur, Denoising
 
 import retune
-from known_answers import rand
 from retune import DataTerm, GradientStep, NoiseWeighted, Restarted, Stop
 from retune.errors import InvalidParameterError
 from retune.networks import EnergyNet
 from retune.priors import RED, Energy, Ridge
 from retune.problems import deblur
+from small_parts import rand
 
 GAIN, READ = 0.02, 0.03
 ROOT = READ**2 / GAIN

@@ -18,7 +18,6 @@ from deepinv.optim import L2, PoissonLikelihood
 from deepinv.optim.prior import Tikhonov
 from deepinv.physics import Blur, Denoising, Inpainting
 
-from known_answers import as_matrix, dense, rand
 from retune import (
     Anderson,
     DouglasRachford,
@@ -33,6 +32,7 @@ from retune import (
 )
 from retune.data import photograph
 from retune.priors import TGV, TV, Ridge, Sum, UndecimatedWavelet, WaveletL1, WaveletL12
+from small_parts import as_matrix, dense, rand
 
 KERNEL = torch.tensor([[0.5, 1.0, 0.5], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]) / 9
 

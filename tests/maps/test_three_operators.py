@@ -5,11 +5,11 @@ import torch
 from deepinv.physics import Blur
 
 import retune
-from known_answers import as_matrix, rand
 from retune import DataTerm, ForwardBackward, Implicit, Restarted, Stop, ThreeOperators, Truncated
 from retune.errors import InvalidParameterError, ShapeError
 from retune.maps.linearised import Linearised, spectral_radius
 from retune.priors import WaveletL1
+from small_parts import as_matrix, rand
 
 BOX = (0.0, 0.6)
 

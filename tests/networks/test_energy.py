@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import retune
-from known_answers import rand
 from retune.errors import InvalidParameterError, ShapeError
 from retune.networks import EnergyNet
 from retune.priors import Energy
+from small_parts import rand
 
 
 def energy(channels: int = 1) -> EnergyNet:

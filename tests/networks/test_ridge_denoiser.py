@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from known_answers import central_difference, rand
 from retune import Implicit, Picard, Stop
 from retune.errors import NotConvergedWarning, NotFiniteError, ShapeError
 from retune.networks import RidgeDenoiser
 from retune.priors import Ridge
 from retune.priors.profile import CONVEXITY
 from retune.registry import build
+from small_parts import central_difference, rand
 
 
 def denoiser(convexity="convex", channels=1, rtol=1e-12, **options) -> RidgeDenoiser:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from known_answers import rand
 from retune.errors import InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
+from small_parts import rand
 
 
 def small(channels=1, **options):

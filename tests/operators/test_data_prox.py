@@ -6,9 +6,9 @@ from deepinv.optim import L2
 from deepinv.physics import MRI, Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
 from deepinv.physics.forward import StackedLinearPhysics
 
-from known_answers import Rounded, as_matrix, dense, rand
 from retune import DataTerm, NoiseWeighted
 from retune.errors import InvalidParameterError
+from small_parts import Rounded, as_matrix, dense, rand
 
 SHAPE = (2, 6, 8)
 

@@ -8,9 +8,9 @@ from deepinv.physics import Blur, Denoising, Inpainting, LinearPhysics, Physics
 from deepinv.physics.forward import StackedLinearPhysics
 from deepinv.utils import TensorList
 
-from known_answers import Rounded, dense, rand
 from retune import DataTerm, FidelityFacts, ForwardBackward
 from retune.errors import InvalidParameterError, NotFiniteError, PhysicsError, RetuneError, ShapeError
+from small_parts import Rounded, dense, rand
 
 
 @pytest.mark.parametrize("fidelity", [None, L2(), L2(sigma=0.3)], ids=["none", "L2", "L2(0.3)"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, Inpainting, LinearPhysics
 
-from known_answers import as_matrix, dense, rand
 from retune import DataTerm, problems
 from retune.errors import InvalidParameterError, PhysicsError, ShapeError
 from retune.operators.blur import BlurNormal, fast_length
 from retune.operators.norm import SAFETY, lanczos_sqnorm
+from small_parts import as_matrix, dense, rand
 
 PADDINGS = ["valid", "circular", "replicate", "reflect", "constant"]
 KERNELS = [(3, 3), (4, 4), (5, 4), (3, 6), (7, 5)]

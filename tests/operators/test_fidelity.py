@@ -15,11 +15,11 @@ from deepinv.optim.distance import Distance
 from deepinv.optim.prior import L1Prior
 from deepinv.physics import Denoising
 
-from known_answers import Rounded, dense, rand, spectrum
 from retune import DataTerm, ForwardBackward, GradientStep
 from retune.errors import InvalidParameterError
 from retune.operators.fidelity import FidelityFacts, facts_of_fidelity
 from retune.priors import Ridge
+from small_parts import Rounded, dense, rand, spectrum
 
 
 class Weighted(DataFidelity):

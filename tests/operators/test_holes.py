@@ -6,10 +6,10 @@ from deepinv.optim.prior import L1Prior
 from deepinv.physics import Blur, Demosaicing, Denoising, Inpainting
 
 import retune
-from known_answers import rand
 from retune import DataTerm, ForwardBackward, GradientStep, Restarted, Stop
 from retune.operators.holes import fill, holes_of
 from retune.priors import RED, Denoiser, Ridge
+from small_parts import rand
 
 SHAPES = [(2, 3, 37, 50), (1, 1, 1, 9), (1, 2, 8, 8), (1, 1, 1, 1)]
 

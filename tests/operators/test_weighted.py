@@ -9,12 +9,12 @@ import torch
 from deepinv.physics import Blur, Denoising
 
 import retune
-from known_answers import dense, rand
 from retune import DataTerm
 from retune.certificate import certify
 from retune.errors import InvalidParameterError, ShapeError
 from retune.operators.fidelity import facts_of_fidelity
 from retune.operators.weighted import AVERAGED, FLOOR, NoiseWeighted, smoothed, variance
+from small_parts import dense, rand
 
 CASES = {
     "counts": NoiseWeighted(0.02),

@@ -9,13 +9,13 @@ from deepinv.physics import Denoising
 from torch import nn
 
 import retune
-from known_answers import rand
 from retune import DataTerm, ForwardBackward, GradientStep, Restarted, Stop, certify
 from retune.errors import InvalidParameterError
 from retune.guarantee import Convexity, Smoothness
 from retune.maps.base import guarantee_of
 from retune.priors import RED, AbstractPrior, BoundPrior, Denoiser, Ridge, WaveletL1, WaveletL12, adapt, priors_of
 from retune.priors.capabilities import convexity_of, smoothness_of
+from small_parts import rand
 
 
 class Shrink(AbstractPrior):

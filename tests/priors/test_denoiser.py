@@ -12,7 +12,6 @@ from deepinv.optim.prior import PnP
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from known_answers import rand
 from retune import (
     DataTerm,
     ForwardBackward,
@@ -29,6 +28,7 @@ from retune import (
 from retune.errors import CutGradientError, DivergedError, DoubtfulWarning, InvalidParameterError, ShapeError
 from retune.networks import SmallUNet
 from retune.priors import RED, Denoiser, Ridge
+from small_parts import rand
 
 
 class Shrink(nn.Module):

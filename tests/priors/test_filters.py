@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from known_answers import as_matrix, rand
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors.filters import FilterBank, norm_bound
 from ridges import trained, wave
+from small_parts import as_matrix, rand
 
 BANKS = {
     "grey": ((1, 4, 6), (5, 3)),

@@ -6,11 +6,12 @@ from deepinv.physics import Denoising
 
 import retune
 from averaged import least_slack
-from known_answers import as_matrix, rand, three_pixels
+from known_answers import three_pixels
 from retune import DataTerm, Implicit, PrimalDual, Restarted, Stop, Truncated
 from retune.errors import InvalidParameterError
 from retune.priors import TGV, TV
 from retune.priors.generalised_variation import adjoint, forward, norm_bound
+from small_parts import as_matrix, rand
 
 
 def whole(shape):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from known_answers import rand
 from retune.errors import InvalidParameterError, UnknownNameError
 from retune.priors.profile import CONVEXITY, SIGMA_0, SIGMA_RANGE, BoundProfile, Profile, _Derivative
+from small_parts import rand
 
 
 def profile(convexity: str, filters: int = 5, knots: int = 3, spread: float = 0.7) -> Profile:

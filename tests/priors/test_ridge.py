@@ -9,13 +9,13 @@ import torch
 from deepinv.optim import GD, L2
 from deepinv.physics import Inpainting
 
-from known_answers import central_difference, rand
 from retune import DataTerm, GradientStep
 from retune.data import photograph
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import Ridge
 from retune.priors.profile import CONVEXITY
 from ridges import trained, wave
+from small_parts import central_difference, rand
 
 
 def ridge(convexity="convex", channels=1, steps=0, **options) -> Ridge:

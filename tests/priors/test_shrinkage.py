@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from known_answers import rand, soft
 from retune.priors.shrinkage import group_shrink, newton_steps, soft_threshold
+from small_parts import rand, soft
 
 
 def shrink(v, threshold, weight2, dims=(1, 3), positions=None, steps=None):

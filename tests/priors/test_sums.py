@@ -9,10 +9,11 @@ from deepinv.physics import Denoising
 
 import retune
 from averaged import least_slack
-from known_answers import mixed, rand
+from known_answers import mixed
 from retune import DataTerm, GradientStep, PrimalDual, Restarted, Stop
 from retune.errors import InvalidParameterError
 from retune.priors import TGV, TV, Ridge, Sum, WaveletL1
+from small_parts import rand
 
 
 def test_values_and_gradients_are_added(float64):

@@ -8,11 +8,11 @@ from deepinv.optim.prior import TVPrior
 from deepinv.physics import Denoising
 
 import retune
-from known_answers import as_matrix, rand
 from retune import ForwardBackward, GradientStep, PrimalDual, Restarted, Stop
 from retune.errors import InvalidParameterError, ShapeError
 from retune.priors import TV, adapt
 from retune.priors.total_variation import differences, differences_adjoint, onto_balls, squared_norm
+from small_parts import as_matrix, rand
 
 KINDS = [(iso, vec) for iso in (True, False) for vec in (True, False)]
 

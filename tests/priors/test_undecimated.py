@@ -10,13 +10,13 @@ from deepinv.physics import Blur, Denoising
 
 import retune
 from averaged import least_slack
-from known_answers import as_matrix, rand, soft
 from retune import DataTerm, ForwardBackward, Implicit, PrimalDual, Restarted, Status, Stop, Truncated
 from retune.data import photograph
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError, UnknownNameError
 from retune.priors import UndecimatedWavelet, WaveletL1, adapt
 from retune.priors.shrinkage import group_shrink
 from retune.priors.undecimated import _Transform
+from small_parts import as_matrix, rand, soft
 
 SIZES = [(2, 2), (5, 7), (8, 6), (4, 9)]
 GROUPS = [(), ("channel",), ("band",), ("channel", "band")]

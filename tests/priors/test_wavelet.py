@@ -4,9 +4,9 @@ import pytest
 import torch
 from deepinv.optim.prior import Prior
 
-from known_answers import rand
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError, UnknownNameError
 from retune.priors import WaveletL1, WaveletL12
+from small_parts import rand
 
 MAKE = {
     "l1": lambda **k: WaveletL1("db2", 2, **k),

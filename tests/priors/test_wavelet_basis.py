@@ -5,10 +5,10 @@ import pytest
 import pywt
 import torch
 
-from known_answers import as_matrix, rand
 from retune.errors import InvalidParameterError, ShapeError, TooManyLevelsError, UnknownNameError
 from retune.priors import WaveletBasis, WaveletFrame, max_levels, wavelet_basis
 from retune.priors.wavelet_level import filters
+from small_parts import as_matrix, rand
 
 WAVELETS = ["haar", "db2", "db4", "db8", "db20", "sym5", "sym8", "coif2", "coif5"]
 SIZES = [(8, 8), (7, 13), (16, 33), (65, 64), (96, 70), (131, 5)]

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 import retune
-from known_answers import as_matrix, rand
 from retune import problems
 from retune.errors import AdjustedWarning, InvalidParameterError, NotFiniteError, PhysicsError, ShapeError
 from retune.problems.masks import read_mask
 from retune.problems.measured import Measurements
 from retune.problems.noise import estimate_noise
 from retune.problems.own import OwnPhysics
+from small_parts import as_matrix, rand
 
 
 def a_kernel(side=3):

@@ -8,8 +8,8 @@ from recipes._pool import conjugate_gradients
 from recipes._tasks import KINDS, Measured, draw
 from recipes.equilibrium import Trained, implicit_loss, rest
 
-from known_answers import rand
 from retune.networks import EnergyNet
+from small_parts import rand
 
 
 def images():

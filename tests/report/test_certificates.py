@@ -2,10 +2,10 @@
 
 import pytest
 
-from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.records import Certified, Results
 from retune.report import certificate_table, write_report
+from small_parts import rand
 
 
 def number(value, kind="estimated", how="10 iterations"):

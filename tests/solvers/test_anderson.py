@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import retune
-from known_answers import rand
 from retune import Anderson, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve
+from small_parts import rand
 
 
 def linear(rho: float, size: int = 40, batch: int = 1, seed: int = 0):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import retune
-from known_answers import CASES, rand
+from known_answers import CASES
 from retune import Anderson, Damped, Inertial, Picard, Status, Stop
 from retune.solve import solve
+from small_parts import rand
 
 SOLVERS = [Picard(), Damped(), Anderson(), Inertial()]
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import retune
-from known_answers import CASES, rand
+from known_answers import CASES
 from retune import Damped, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve
+from small_parts import rand
 
 
 def run(layer, start, solver, rtol=1e-9, most=2000, depth=1):

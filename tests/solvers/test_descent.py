@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import retune
-from known_answers import CASES, rand
+from known_answers import CASES
 from retune import Descent, GradientStep, QuasiNewton, Restarted, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.networks import EnergyNet
 from retune.priors import Energy
+from small_parts import rand
 
 both = pytest.mark.parametrize("solver", [Descent, QuasiNewton])
 

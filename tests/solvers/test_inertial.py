@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import retune
-from known_answers import CASES, rand, soft
+from known_answers import CASES
 from retune import Anderson, Inertial, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve
+from small_parts import rand, soft
 
 
 def linear(low: float, high: float, size: int = 40, batch: int = 1, seed: int = 0):

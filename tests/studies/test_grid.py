@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import retune
-from known_answers import Case, as_matrix, quadratic, rand, untied
+from known_answers import Case, quadratic, untied
 from retune.gradients import AdjointMemory
 from retune.studies.exact import relative_error, step_gradient
 from retune.studies.grid import mean_of, study_image
 from retune.studies.iterates import states
 from retune.studies.rates import fitted_rate, geometric_mean
 from retune.studies.scenes import Scene
+from small_parts import as_matrix, rand
 
 DEPTHS, RESTARTS = (2, 4, 10), (0, 1, 5, 40)
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import retune
-from known_answers import rand
 from retune.errors import InvalidParameterError
 from retune.networks import RidgeDenoiser
 from retune.priors import Denoiser, Ridge
 from retune.training.penalty import JacobianPenalty
 from retune.training.settings import called
+from small_parts import rand
 
 
 class Gain(nn.Module):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from known_answers import rand
 from retune.errors import CheckpointError
 from retune.networks import SmallUNet
 from retune.training.resume import load_state, save_state
+from small_parts import rand
 
 
 def run():

@@ -11,11 +11,11 @@ from deepinv.transform import Shift
 from torch import nn
 
 import retune
-from known_answers import rand
 from retune.data import photograph
 from retune.errors import InvalidParameterError, ShapeError
 from retune.problems.measured import Measurements
 from retune.training.unsupervised import Sure, SureEquivariant, SureSplit, recorrupted
+from small_parts import rand
 
 
 class Smoother(nn.Module):
