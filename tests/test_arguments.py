@@ -221,7 +221,7 @@ def test_the_repr_of_a_network():
     net = Restarted(a_map(), depth=5, restarts=7, stop=Stop(1e-3, 99))
     first = (
         "depth=5, restarts=7, gradient=Truncated(blocks=1, rtol=None, max_blocks=200, memory=0), "
-        "solver=Picard(), "
+        "solver=Inertial(relaxation=0.6, growth=2.0, pause=1, patience=16) (chosen; Picard() in training), "
         "stop=Stop(rtol=0.001, max_layers=99)"
     )
     assert first in repr(net)

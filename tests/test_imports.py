@@ -25,7 +25,7 @@ ORDER = [
     {"priors", "solvers"},
     {"maps", "solve"},
     {"gradients"},
-    {"bound"},
+    {"bound", "_solver_choice"},
     {"auto", "_checkpoint", "_iteration"},
     {"model"},
     {"networks"},

@@ -17,6 +17,7 @@ from retune.maps.base import BoundMap
 from retune.maps.watched import Watched
 from retune.solve import Solution, Stop, solve
 from retune.solvers.base import AbstractSolver
+from retune.solvers.picard import Picard
 
 __all__ = ["Init", "differentiated", "equilibrium_of", "iterate", "start_of", "warn_if_unsettled"]
 
@@ -66,6 +67,8 @@ def iterate(
         chosen = bound.select(index)
         return None if chosen is None else chosen.layer
 
+    if bound.constant and stop.rtol > 0 and stop.max_layers > 0 and not (trace or observe or watch):
+        return _in_one_layer(bound, start_of(bound, init))
     whole = -(-stop.max_layers // bound.layers) * bound.layers  # only whole cycles
     return solve(
         bound.layer,
@@ -81,6 +84,14 @@ def iterate(
         near=init is not None,
         size_of=bound.size,
     )
+
+
+def _in_one_layer(bound: BoundMap, u: Tensor) -> Solution:
+    """The equilibrium of a layer that does not depend on its state: a second layer would return the same."""
+    one = solve(bound.layer, u, solver=Picard(), depth=1, stop=Stop(0.0, 1))
+    status = tuple(s if s.failed else Status.CONVERGED for s in one.status)
+    failed = torch.tensor([s.failed for s in status], device=u.device)
+    return replace(one, status=status, residual=torch.where(failed, one.residual, 0.0))
 
 
 def differentiated(

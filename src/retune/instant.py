@@ -152,7 +152,7 @@ def _denoising(config: Config, problem: Problem, y: Tensor) -> tuple[Restarted, 
     )
     # s = ½ is the step 1. Then x − ∇½‖x − y‖² is the measurement, for any x.
     map = ForwardBackward(Denoiser(made, sigma=None), step_size=0.5, learn_step_size=False)
-    # The second layer confirms that the first one was the equilibrium.
+    # One layer is the equilibrium (`constant`).
     return Restarted(map, depth=1, restarts=1, stop=Stop(1e-4, 2)).eval(), run
 
 

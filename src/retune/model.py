@@ -113,6 +113,7 @@ class Restarted(Reconstructor):
 
     @solver.setter
     def solver(self, solver: AbstractSolver) -> None:
+        """Use this solver in eval mode and in train mode."""
         self._solvers = SolverChoice(solver)
 
     @property

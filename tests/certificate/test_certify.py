@@ -16,6 +16,7 @@ from retune import (
     Implicit,
     Picard,
     Restarted,
+    Status,
     Stop,
     Truncated,
     Unrolled,
@@ -54,14 +55,16 @@ def test_a_free_denoiser_is_never_proved(float64):
 
 
 def test_a_step_that_depends_on_the_measurement_only_is_proved(float64):
-    """With A = I and τ = 1/L a layer is D(y) for any state. One layer is computed, to see that nothing moves."""
+    """With A = I and τ = 1/L a layer is D(y) for any state: one layer restores, and none is needed to certify it."""
     net = Restarted(ForwardBackward(Transparent(Halved()), step_size=0.5), 1, 1, stop=Stop(1e-9, 5)).eval()
     y, calls = rand(1, 1, 4, 4), []
     found = net.solve(y, Denoising())
     torch.testing.assert_close(found.image, Halved()(y))
     net.map.priors[0]._function.register_forward_hook(lambda *_: calls.append(1))
     image = certificate_of(net, y, Denoising(), found)
-    assert len(calls) == 1
+    assert not calls
+    assert found.layers.tolist() == [1]
+    assert found.status == (Status.CONVERGED,)
     assert image.row == "any denoiser, a step that depends on the measurement only"
     assert float(image.layer_factor.proved.value) == 0
     assert image.relative_distance.proved.value < 1e-12

@@ -147,7 +147,7 @@ def test_movements_that_are_rounding_show_no_rate():
     ("prox", "step_size", "layers"),
     [
         (lambda v: torch.full_like(v, 0.5), 0.3, 3),  # one beyond the result, one more, and one of a finite difference
-        (lambda v: 0.5 * v, 0.5, 1),  # known without a difference: A is the identity, and the step is 1/L
+        (lambda v: 0.5 * v, 0.5, 1),  # by its guarantee (the counter is not `constant`): A = I, and the step is 1/L
     ],
 )
 def test_a_layer_that_does_not_depend_on_its_state_needs_few(prox, step_size, layers):

@@ -5,7 +5,7 @@ import torch
 from deepinv.physics import Denoising, Inpainting
 from torch import nn
 
-from retune import Anderson, DataTerm, GradientStep, Restarted, Stop, certify
+from retune import Anderson, DataTerm, GradientStep, Picard, Restarted, Stop, certify
 from retune.errors import InvalidParameterError
 from retune.priors import RED, Ridge
 from ridges import trained
@@ -107,6 +107,9 @@ def test_without_strong_convexity_no_contraction_is_proved(convexity, float64):
         assert image.statement == "the iterates converge to a minimiser"
     else:
         assert image.layer_factor.proved is image.block_factor.proved is None
+        assert image.statement == "with plain steps instead of Inertial, the objective decreases with every layer"
+        plain = Restarted(GradientStep(ridge(convexity, 1), reg=0.4), 3, 1, solver=Picard())
+        image = certify(plain, y, physics, **QUICK)[0]
         assert image.statement == "the objective decreases with every layer"
     assert "no rate is proved" in image.verdict
 

@@ -10,6 +10,7 @@ from known_answers import CASES
 from retune import Anderson, Inertial, Picard, Status, Stop
 from retune.errors import InvalidParameterError
 from retune.solve import solve
+from retune.solvers import _safeguard, inertial
 from small_parts import rand, soft
 
 
@@ -186,6 +187,55 @@ def test_at_most_a_tenth_more_evaluations_than_plain_restarts(accelerated, depth
         counts.append(int(result.layers.max()))
     # Residuals are looked at every few layers, so one look more is within the claim.
     assert counts[1] <= 1.1 * counts[0] + 5
+
+
+@pytest.mark.parametrize("room", [1e6, 1e-3])
+def test_it_converges_for_averaged_maps_that_are_not_symmetric(room, float64, monkeypatch):
+    """½(I + R) with a rotation R has fixed points and is no contraction; the proof allows any room for the momentum."""
+    monkeypatch.setattr(inertial, "ROOM", room)
+    turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    result = run(lambda u, k: 0.5 * (u + u @ turn.T), torch.tensor([[3.0, -4.0, 5.0]]), Inertial(), rtol=1e-10)
+    assert result.status == (Status.CONVERGED,)
+    torch.testing.assert_close(result.u, torch.tensor([[0.0, 0.0, 5.0]]), rtol=0, atol=1e-7)
+
+
+def test_the_room_limits_the_momentum(float64, monkeypatch):
+    """Σ β_k ‖x_k − x_{k−1}‖² stays below its bound, which usual problems never reach."""
+    layer, answer = linear(0.0, 0.995)
+    counts = {}
+    for room in (1e6, 1e-3):
+        monkeypatch.setattr(inertial, "ROOM", room)
+        solver, state = Inertial(), Inertial().init(torch.zeros(1, 40))
+        total, before = 0.0, state.memory[1]
+        for _ in range(300):
+            state = solver.step(lambda z: layer(z, 0), state)
+            following, x = state.memory[:2]
+            moved = float((x - before).square().sum())
+            if moved > 0:
+                total += float((following - x).norm()) * moved**0.5  # β ‖d‖² = ‖y − x‖ ‖d‖
+            before = x
+        first = float((layer(torch.zeros(1, 40), 0)).square().sum())
+        counts[room] = total / first, float((state.u - answer).norm())
+    series = sum(k**-1.1 for k in range(1, 301))
+    assert counts[1e-3][0] <= 1e-3 * series < counts[1e6][0]
+    assert counts[1e6][1] < 1e-3 * counts[1e-3][1]
+
+
+def test_after_many_failures_only_plain_steps_are_left(monkeypatch):
+    monkeypatch.setattr(_safeguard, "MOST_FAILURES", 1)
+    guard = _safeguard.Safeguard.begin(torch.zeros(1, 2), 1)
+    for residual in (1.0, 0.9, 0.8, 5.0):  # two plain steps, one that gains, one that fails
+        guard, failed = guard.watch(
+            torch.zeros(1, 2), torch.tensor([residual]), growth=2.0, patience=16, pause=1, compare=True
+        )
+    assert failed.tolist() == [True]
+    assert guard.failures.tolist() == [1]
+    for _ in range(50):
+        guard, failed = guard.watch(
+            torch.zeros(1, 2), torch.tensor([9.0]), growth=2.0, patience=16, pause=1, compare=True
+        )
+        assert guard.waits.tolist() == [_safeguard.LONGEST_PAUSE]
+        assert not failed
 
 
 @pytest.mark.parametrize("solver", [Inertial, Anderson])

@@ -91,9 +91,13 @@ def _averaged(survey: Survey) -> Tensor | None:
 
 
 def _statement(survey: Survey) -> str:
-    """The convergence statement. Proofs cover plain iterates; for another solver only the residual is measured."""
+    """The convergence statement. Proofs cover plain iterates, and solvers that converge for any averaged map.
+
+    For another solver only the residual is measured.
+    """
     solver, found = survey.net.solver, survey.guarantee
-    kept = solver.monotone if found.monotone else solver.plain
+    averaged = found.subject is Subject.ITERATES and (found.convex or found.averaged is not None)
+    kept = solver.monotone if found.monotone else solver.plain or (solver.converges and averaged)
     if not found.statement or (kept and is_ours(solver)):  # a changed solver inherits the words, not the steps
         return found.theorem
     name = type(solver).__name__

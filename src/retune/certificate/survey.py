@@ -61,7 +61,7 @@ class Survey:
         self.first_step: Tensor | None = None
         self.last_step: Tensor | None = None
         self.moves: list[Tensor] = []  # of the cycles, for a rate without power iterations
-        self.after_one, self.begins = self._watched(self.u)
+        self.after_one, self.begins = self._at_rest() or self._watched(self.u)
         self.u_far, self.ends, self.blocks = self.after_one, self.begins, 1
         self._go_on(ahead - 1)
         jacobian = None
@@ -105,6 +105,15 @@ class Survey:
         if blocks > 0:
             self.u_far, self.ends = self._watched(self.u_far)
             self.blocks += blocks
+
+    def _at_rest(self) -> tuple[Tensor, Tensor] | None:
+        """The result of a layer that does not depend on its state, which another one would return; None for others."""
+        still = torch.zeros(self.batch, dtype=self.u.dtype, device=self.u.device)
+        # A residual of 0 tells that the state is the result of such a layer, and not one that somebody gave.
+        if not self.bound.constant or not torch.equal(self.result.residual.to(still), still):
+            return None
+        self.moves.append(still)
+        return self.u, still
 
     def _watched(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The state one block later, and the largest movement of a cycle in this block, (B,)."""

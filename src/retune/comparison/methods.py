@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from retune._solver_choice import SolverChoice
 from retune.build import fidelity_of, rule_of
 from retune.config import Config, FidelityConfig, MapConfig, PriorConfig
 from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
@@ -159,8 +160,9 @@ def network(
         rtol: relative change per K layers below which a restoration is settled.
         longest: a restoration that has not settled after this number of layers is stopped.
         rule: the gradient rule of the run; see [`Method`][retune.comparison.Method].
-        solver: the solver for the equilibrium; see [`Restarted`][retune.Restarted]. An unrolled network consists of K
-            plain layers, also in longer runs.
+        solver: the solver for the equilibrium; by default the training solver of the map
+            ([`Restarted`][retune.Restarted]), so that curves are over plain layers where these are safe. An unrolled
+            network consists of K plain layers, also in longer runs.
     """
     total = depth * (restarts + 1)
     if method.single_layer:
@@ -168,4 +170,5 @@ def network(
     chosen = method.rule_for(total, rule)
     if not chosen.restarts:
         return Restarted(map, depth, restarts, chosen, Picard())
+    solver = SolverChoice(solver).in_training(map)
     return Restarted(map, depth, restarts, chosen, solver, Stop(rtol, longest))

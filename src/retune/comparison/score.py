@@ -60,7 +60,7 @@ def score(
     residual: dict[int, float] = {}
     with torch.no_grad():
         bound = net.map.bind(net.map.data_term(y, physics))
-        solver = net.training_solver.bind(bound.objective)
+        solver = net.solver.bind(bound.objective)
 
         def run(u: Tensor, stop: Stop, done: int) -> Solution:
             """Continue from `u`, after `done` layers."""

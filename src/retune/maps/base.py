@@ -34,9 +34,12 @@ class BoundMap(ABC):
             only the paths to its inputs. Without `sources`, only ``.backward()`` fills in the report.
         owner: the map before it was bound.
         data_term: its data term. [`select`][retune.BoundMap.select] uses both to bind the map to some of the images.
+        constant: whether a layer does not depend on its state, so that the result of the first one is the equilibrium
+            (denoising with a full step).
     """
 
     layers: int = 1
+    constant: bool = False
     sources: tuple[Tensor, ...] = ()
     owner: AbstractMap | None = None
     data_term: DataTerm | None = None

@@ -13,6 +13,8 @@ __all__ = ["Safeguard"]
 
 #: A number of plain steps that is never reached.
 LONGEST_PAUSE = 2**20
+#: After so many failures an image takes plain steps for ever, so that its jumps to earlier points are finitely many.
+MOST_FAILURES = 10_000
 
 
 class Safeguard(NamedTuple):
@@ -33,6 +35,7 @@ class Safeguard(NamedTuple):
         age: (B,) number of the current extrapolations.
         waits: (B,) number of plain steps to come.
         pause: (B,) plain steps after the next failure.
+        failures: (B,) number of failures.
     """
 
     best: Tensor
@@ -43,13 +46,14 @@ class Safeguard(NamedTuple):
     age: Tensor
     waits: Tensor
     pause: Tensor
+    failures: Tensor
 
     @classmethod
     def begin(cls, u: Tensor, pause: int) -> Safeguard:
         """The safeguard before the first evaluation. The second evaluation is a plain step, too."""
         unknown = u.new_full((u.shape[0],), torch.inf)
         zeros = u.new_zeros(u.shape[0], dtype=torch.long)
-        return cls(u, unknown, unknown, torch.ones_like(unknown), unknown, zeros, zeros + 2, zeros + pause)
+        return cls(u, unknown, unknown, torch.ones_like(unknown), unknown, zeros, zeros + 2, zeros + pause, zeros)
 
     def watch(
         self, image: Tensor, residual: Tensor, *, growth: float, patience: int, pause: int, compare: bool
@@ -77,6 +81,8 @@ class Safeguard(NamedTuple):
         failed = free & ((residual > growth * self.least) | slow)
         fresh = ~free | over | failed
         wait = torch.where(paid, pause, self.pause)
+        failures = self.failures + failed
+        left = torch.where(self.waits < LONGEST_PAUSE, (self.waits - 1).clamp_min(0), self.waits)
         return Safeguard(
             best=pick(better, image, self.best),
             least=least,
@@ -84,6 +90,7 @@ class Safeguard(NamedTuple):
             rate=rate,
             start=torch.where(fresh, least, self.start),
             age=torch.where(fresh, 0, age),
-            waits=torch.where(failed, wait, (self.waits - 1).clamp_min(0)),
+            waits=torch.where(failed, torch.where(failures < MOST_FAILURES, wait, LONGEST_PAUSE), left),
             pause=torch.where(failed, (2 * wait).clamp_max(LONGEST_PAUSE), torch.where(over, wait, self.pause)),
+            failures=failures,
         ), failed

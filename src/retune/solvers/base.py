@@ -80,11 +80,13 @@ class AbstractSolver(ABC):
             starts near its equilibrium, such a solver takes plain steps in the first block. It may stop within a block.
         monotone: whether the objective of the map never rises.
         plain: whether its iterates are those of Φ itself, so that proofs about them apply.
+        converges: whether its iterates converge to a fixed point of every averaged Φ that has one, as plain ones do.
     """
 
     unit: ClassVar[Literal["block", "cycle"]] = "block"
     accelerates: ClassVar[bool] = False
     plain: ClassVar[bool] = False
+    converges: ClassVar[bool] = False
     monotone: ClassVar[bool] = False
 
     def bind(self, objective: Callable[[], Objective | None]) -> AbstractSolver:

@@ -19,6 +19,9 @@ __all__ = ["Inertial"]
 FAST = 0.5
 #: Share of the estimated curvature that limits the momentum. The estimate is from above.
 CURVATURE = 0.3
+#: Convergence is proved for a momentum below 1, and for ``β_k ‖x_k − x_{k−1}‖² ≤ c ‖x_1 − x_0‖² k^{−1.1}`` with any c.
+#: These are never reached in practice.
+HIGHEST, ROOM, DECAY = 0.9999, 1e6, 1.1
 
 
 @register
@@ -37,6 +40,10 @@ class Inertial(AbstractSolver):
     An eigenvalue θ of the (symmetric) linearisation of G is stable under inertia for ``θ > −1/3``. A nonexpansive Φ has
     ``θ ≥ 1 − 2λ``, so every ``λ ≤ 2/3`` is stable.
 
+    Convergence: if Φ is averaged (the layers of a convex problem) and has a fixed point, the iterates converge to one.
+    The proof (Maingé, *J. Comput. Appl. Math.* 219, 2008) needs ``Σ β_k ‖x_k − x_{k−1}‖² < ∞`` and β_k below a number
+    smaller than 1. Bounds ensure both that no usual problem reaches.
+
     Safeguard: plain steps continue while they halve the residual. Inertia fails if the residual exceeds `growth` times
     its smallest value, or if an image gained less in `patience` evaluations than plain steps would have. The image then
     returns to Φ of its best point and takes plain steps before it tries again: `pause` of them, and twice as many after
@@ -54,6 +61,7 @@ class Inertial(AbstractSolver):
 
     unit = "cycle"
     accelerates = True
+    converges = True
 
     def __init__(self, relaxation: float = 0.6, growth: float = 2.0, pause: int = 1, patience: int = 16):
         if not 0 < relaxation <= 2 / 3 or growth <= 1 or pause < 1 or patience < 1:
@@ -65,14 +73,17 @@ class Inertial(AbstractSolver):
 
     def init(self, u: Tensor) -> SolverState:
         """See [`AbstractSolver`][retune.AbstractSolver]."""
-        # the point to evaluate; x_k; y_k − y_{k−1}; k, or −1 for a plain step; the last residual; the smallest quotient
-        since, last, slowest = (u.new_full((u.shape[0],), v) for v in (-1.0, torch.inf, 1.0))
+        # the point to evaluate; x_k; y_k − y_{k−1}; k, or −1 for a plain step; the last residual; the smallest
+        # quotient; a bound of ‖y_k − x_k‖; the first residual; the number of evaluations
+        values = (-1.0, torch.inf, 1.0, 0.0, 0.0, 0.0)
+        since, last, slowest, ahead, first, count = (u.new_full((u.shape[0],), v) for v in values)
         zero = torch.zeros_like(u)
-        return SolverState(u, zero, (u, u, zero, since, last, slowest, *Safeguard.begin(u, self.pause)))
+        guard = Safeguard.begin(u, self.pause)
+        return SolverState(u, zero, (u, u, zero, since, last, slowest, ahead, first, count, *guard))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         """See [`AbstractSolver`][retune.AbstractSolver]."""
-        y, x, moved, k, last, slowest, *rest = state.memory
+        y, x, moved, k, last, slowest, ahead, begun, count, *rest = state.memory
         image = block(y)
         change = image - y
         residual = per_image_norm(change)
@@ -88,11 +99,18 @@ class Inertial(AbstractSolver):
         slowest = torch.where(failed, 1.0, torch.where(k < 0, slowest, torch.minimum(slowest, _quotient(moved, step))))
         k = torch.where(plain, -1.0, torch.where(against | (k < 0), 0.0, k + 1))
         root = (CURVATURE * slowest).sqrt()
-        momentum = over_images(torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root)), y.ndim)
-        following = pick(plain, image, torch.addcmul(new, momentum, step))
+        count, begun = count + 1, torch.where(count == 0, residual, begun)
+        # ‖x_{k+1} − x_k‖ ≤ ‖y_k − x_k‖ + λ ‖Φ(y_k) − y_k‖
+        length = ahead + self.relaxation * residual
+        room = ROOM * begun.square() / (count**DECAY * length.square()).clamp_min(torch.finfo(length.dtype).tiny)
+        momentum = torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root))
+        momentum = torch.minimum(momentum.clamp_max(HIGHEST), room)
+        ahead = torch.where(plain, 0.0, momentum * length)
+        following = pick(plain, image, torch.addcmul(new, over_images(momentum, y.ndim), step))
         x = pick(plain, image, new)
         following, x, u = (pick(failed, guard.best, v) for v in (following, x, image))
-        return SolverState(u, change, (following, x, following - y, k, residual, slowest, *guard))
+        memory = (following, x, following - y, k, residual, slowest, ahead, begun, count, *guard)
+        return SolverState(u, change, memory)
 
 
 def _quotient(moved: Tensor, step: Tensor) -> Tensor:
