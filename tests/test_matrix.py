@@ -48,9 +48,9 @@ PRESENT = {
     "solver": lambda: {type(made()) for made in SOLVERS.values()},
     "rule": lambda: {type(made()) for made in RULES.values()},
 }
-#: What a prior declares, and what no equilibrium depends on: the cuts of tiles; the precision of a training step.
+#: What a prior declares, and what no equilibrium depends on: the cuts of tiles; precisions.
 CAPABILITIES = {n for n, v in vars(retune.AbstractPrior).items() if isinstance(v, bool | int) and not n.startswith("_")}
-ELSEWHERE = {"alignment", "trains_in_bfloat16"}
+ELSEWHERE = {"alignment", "coarsens", "trains_in_bfloat16"}
 #: Its own tests compare it with a known answer: no small problem with it settles within the layers that are run here.
 SLOW = {"TGV"}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from retune._torch.precision import coarse_networks
 from retune.bound import Moment
 from retune.equilibrium import Equilibrium, GradientReport, Status
 from retune.errors import InvalidParameterError, NotConvergedWarning, NotFiniteError, require, wrong_type
@@ -20,6 +21,10 @@ from retune.solvers.base import AbstractSolver
 from retune.solvers.picard import Picard
 
 __all__ = ["Init", "differentiated", "equilibrium_of", "iterate", "start_of", "warn_if_unsettled"]
+
+#: Relative change over K layers from which on networks compute in full precision. In bfloat16 the change of a network
+#: settles at 2e-3 to 3e-3.
+COARSE = 4e-3
 
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
@@ -52,38 +57,54 @@ def iterate(
     trace: bool = False,
     observe: Callable[[int, Tensor], None] | None = None,
     watch: Callable[[Moment], None] | None = None,
+    coarse: bool = False,
 ) -> Solution:
-    """Solve for the fixed point of a bound map, in whole cycles. `observe` gets images, `watch` moments."""
+    """Solve for the fixed point of a bound map, in whole cycles. `observe` gets images, `watch` moments.
 
-    def see(layers: int, u: Tensor) -> None:
-        assert observe is not None
-        observe(layers, bound.image(u))
-
-    def look(layers: int, u: Tensor, residual: Tensor) -> None:
-        assert watch is not None
-        watch(Moment(layers, residual, depth, u, bound, stop.rtol))
+    With `coarse`, networks compute in bfloat16 until a block of K layers changes the state by `COARSE`, for at most a
+    quarter of the layers. If an image diverges there, the solve begins again without.
+    """
 
     def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
         chosen = bound.select(index)
         return None if chosen is None else chosen.layer
 
+    def run(u: Tensor, rtol: float, most: int, before: int, near: bool, cycle: int) -> Solution:
+        def see(layers: int, u: Tensor) -> None:
+            assert observe is not None
+            observe(before + layers, bound.image(u))
+
+        def look(layers: int, u: Tensor, residual: Tensor) -> None:
+            assert watch is not None
+            watch(Moment(before + layers, residual, depth, u, bound, stop.rtol))
+
+        return solve(
+            bound.layer,
+            u,
+            solver=solver.bind(bound.objective),
+            depth=depth,
+            stop=Stop(rtol, -(-most // bound.layers) * bound.layers),  # only whole cycles
+            cycle=cycle,
+            trace=trace,
+            observe=None if observe is None else see,
+            watch=None if watch is None else look,
+            restrict=restrict,
+            near=near,
+            size_of=bound.size,
+        )
+
+    start, near = start_of(bound, init), init is not None
     if bound.constant and stop.rtol > 0 and stop.max_layers > 0 and not (trace or observe or watch):
-        return _in_one_layer(bound, start_of(bound, init))
-    whole = -(-stop.max_layers // bound.layers) * bound.layers  # only whole cycles
-    return solve(
-        bound.layer,
-        start_of(bound, init),
-        solver=solver.bind(bound.objective),
-        depth=depth,
-        stop=stop if whole == stop.max_layers else replace(stop, max_layers=whole),
-        cycle=bound.layers,
-        trace=trace,
-        observe=None if observe is None else see,
-        watch=None if watch is None else look,
-        restrict=restrict,
-        near=init is not None,
-        size_of=bound.size,
-    )
+        return _in_one_layer(bound, start)
+    if coarse and 0 < stop.rtol < COARSE and not trace:
+        with coarse_networks():
+            # The change of a single layer ends as rounding, so only that of the block counts here.
+            first = run(start, COARSE, stop.max_layers // 4, 0, near, depth)
+        done = int(first.layers.max())
+        if not any(s.failed for s in first.status):
+            rest = run(first.u, stop.rtol, stop.max_layers - done, done, False, bound.layers)
+            return replace(rest, layers=first.layers + rest.layers)
+    return run(start, stop.rtol, stop.max_layers, 0, near, bound.layers)
 
 
 def _in_one_layer(bound: BoundMap, u: Tensor) -> Solution:

@@ -18,15 +18,16 @@ from retune._iteration import Init, differentiated, equilibrium_of, iterate, war
 from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
 from retune._solver_choice import SolverChoice, in_words, inertia_is_sound
-from retune._torch.precision import without_autocast
+from retune._torch.precision import fast_bfloat16, without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth, rehearse
 from retune.bound import Bound, Moment, versions_of
 from retune.equilibrium import Equilibrium
-from retune.errors import InvalidParameterError, require, require_whole
+from retune.errors import InvalidParameterError, require, require_whole, wrong_type
 from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import verify_once
 from retune.maps.base import AbstractMap, BoundMap
+from retune.priors.capabilities import priors_of
 from retune.solve import Stop
 from retune.solvers.base import AbstractSolver
 from retune.solvers.inertial import Inertial
@@ -60,6 +61,9 @@ class Restarted(Reconstructor):
         accuracy: for "auto": requested relative error of the gradient and relative distance to the equilibrium, in
             (0, 1).
         memory: for ``depth="auto"``: memory limit of a training step, in bytes or as ``"8 GB"``; None sets no limit.
+        coarse_start: whether a solve in eval mode computes denoisers in bfloat16 until K layers change the state by
+            4e-3, and then in the precision of `y`, so that the result has the same tolerance. "auto": for images in
+            float32 and the networks of this package, if the processor has instructions for bfloat16.
 
     Attributes:
         auto: None, or the options that are "auto"; ``auto.choice.why`` explains the choice.
@@ -82,6 +86,7 @@ class Restarted(Reconstructor):
         *,
         accuracy: float = 1e-2,
         memory: int | float | str | None = None,
+        coarse_start: bool | Literal["auto"] = "auto",
     ):
         super().__init__()
         require("map", map, AbstractMap, "a map", "wrap a prior: retune.ForwardBackward(prior)")
@@ -103,7 +108,9 @@ class Restarted(Reconstructor):
         self.map = map
         self.depth, self.restarts = depth, restarts
         self.gradient = Truncated() if gradient is None else gradient
-        self._solvers = SolverChoice(solver)
+        if coarse_start not in (True, False, "auto"):
+            raise wrong_type("coarse_start", coarse_start, 'True, False or "auto"')
+        self._solvers, self.coarse_start = SolverChoice(solver), coarse_start
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
 
     @property
@@ -246,8 +253,15 @@ class Restarted(Reconstructor):
         with torch.no_grad():
             stop = self.stop if stop is None else stop
             solver = self._solvers.to_tolerance(self.map, self.gradient, stop)
-            solution = iterate(bound.map, init, stop, solver, self.depth, trace, observe, watch)
+            coarse = self._starts_coarsely(bound.y)
+            solution = iterate(bound.map, init, stop, solver, self.depth, trace, observe, watch, coarse)
             return equilibrium_of(bound.map.image(solution.u), solution)
+
+    def _starts_coarsely(self, y: Any) -> bool:
+        if self.coarse_start != "auto":
+            return self.coarse_start
+        able = isinstance(y, Tensor) and y.dtype == torch.float32 and fast_bfloat16(y.device)
+        return able and any(prior.coarsens for prior in priors_of(self.map))
 
     def accelerated(self) -> Restarted:
         """The network with [`Inertial`][retune.Inertial] in place of plain restarts that were asked for.
@@ -313,6 +327,7 @@ class Restarted(Reconstructor):
     def describe(self) -> dict:
         """Everything except the weights, as plain data. [`load`][retune.load] rebuilds the network from it."""
         chosen = {} if self.auto is None else {"auto": self.auto.to_dict()}
+        chosen |= {} if self.coarse_start == "auto" else {"coarse_start": self.coarse_start}
         return chosen | {
             "type": "Restarted",
             "map": description(self.map),

@@ -198,4 +198,5 @@ def network_of(config: Config, channels: int) -> Restarted:
         gradient=rule,
         solver=solver_of(model),
         stop=Stop(model.rtol, model.max_layers) if rule is None or rule.restarts else None,
+        coarse_start=model.coarse_start,
     )

@@ -11,7 +11,18 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["agree", "full_precision", "rounding", "sharp", "tolerance", "wants_full_precision", "without_autocast"]
+__all__ = [
+    "agree",
+    "coarse_networks",
+    "fast_bfloat16",
+    "full_precision",
+    "rounding",
+    "sharp",
+    "tolerance",
+    "wants_coarse_networks",
+    "wants_full_precision",
+    "without_autocast",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,6 +78,35 @@ def full_precision() -> Iterator[None]:
         _full.reset(token)
         if before is not None:
             cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+_coarse: ContextVar[bool] = ContextVar("coarse_networks", default=False)
+
+#: Names of the instructions for products in bfloat16, as ``torch.cpu.get_capabilities`` has them.
+_PRODUCTS = ("amx_bf16", "avx512_bf16", "bf16")
+
+
+def wants_coarse_networks() -> bool:
+    """Whether ``coarse_networks`` is active, for priors that contain a network."""
+    return _coarse.get()
+
+
+@contextmanager
+def coarse_networks() -> Iterator[None]:
+    """Networks in priors compute in bfloat16 inside; everything else keeps its precision."""
+    token = _coarse.set(True)
+    try:
+        yield
+    finally:
+        _coarse.reset(token)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the processor has instructions for bfloat16; without them, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and any(told.get(name, False) for name in _PRODUCTS)
 
 
 def without_autocast(function: Callable[P, T]) -> Callable[P, T]:

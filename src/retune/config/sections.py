@@ -233,14 +233,15 @@ class ModelConfig(Section):
     learn_reg: StrictBool = True
     """Whether the strength is learned."""
     solver: SolverName = "auto"
-    """picard (plain restarts), damped, anderson, inertial, quasi_newton or a registered solver; auto takes the fastest
-    sound one for the map, and retune train says which."""
+    """picard (plain restarts), damped, anderson, inertial, quasi_newton or your own; auto: the fastest sound one."""
     solver_options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the solver: a table [model.solver_options]."""
     rtol: Annotated[float, Field(ge=0, lt=1, strict=True)] = 1e-4
     """Relative change over a block below which a restoration is settled."""
     max_layers: Annotated[StrictInt, Field(ge=1, le=100_000)] = 2000
     """Maximum number of layers of a restoration."""
+    coarse_start: StrictBool | Literal["auto"] = "auto"
+    """Whether denoisers compute in bfloat16 far from the equilibrium; auto: if the processor is fast with it."""
 
     @field_validator("solver_options")
     @classmethod

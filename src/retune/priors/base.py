@@ -180,6 +180,7 @@ class AbstractPrior(Prior, ABC):
         alignment: tiles of a large image begin at multiples of this number of pixels, so that the prior acts on a tile
             as on the whole image.
         trains_in_bfloat16: whether it computes in bfloat16 in train mode.
+        coarsens: whether it contains a network that can compute in bfloat16 far from the equilibrium.
         in_state_dict: constructor arguments that a description leaves out, because the state dict holds their values.
         added_later: constructor arguments that a description leaves out at their default, because an earlier version
             did not have them.
@@ -199,6 +200,7 @@ class AbstractPrior(Prior, ABC):
     combines: bool = False
     alignment: int = 1
     trains_in_bfloat16: bool = False
+    coarsens: bool = False
 
     def describe(self) -> dict:
         """Constructor arguments as plain data, read from attributes of the same names; they rebuild the prior."""

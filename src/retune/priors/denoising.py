@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from retune._registry.describe import description
 from retune._torch.graph import reaches
-from retune._torch.precision import wants_full_precision
+from retune._torch.precision import wants_coarse_networks, wants_full_precision
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError, require, wrong_type
 from retune.parameters import Bounded, Positive, ScalarParameter
 from retune.priors.base import AbstractPrior
 from retune.priors.memory import is_steady, snapshot, steady
 from retune.priors.noise_level import check_range, doubt_noise_level, noise_level
+from retune.priors.origin import is_ours
 
 __all__ = ["DenoiserPrior", "entry", "table_shape", "plain_values"]
 
@@ -119,6 +120,11 @@ class DenoiserPrior(AbstractPrior):
         return [self._network(shape, self._sigma(layer)) for layer in range(count)]
 
     @property
+    def coarsens(self) -> bool:  # type: ignore[override]
+        """Whether the network is known to compute in bfloat16 under ``autocast``, as those of this package do."""
+        return is_ours(self.denoiser)
+
+    @property
     def _sigma_range(self) -> tuple[float, float] | None:
         """The noise levels that the denoiser takes; None if any."""
         low, high = (0.0, math.inf) if self.sigma is None else self.sigma.interval
@@ -207,6 +213,7 @@ class DenoiserPrior(AbstractPrior):
     def _call(self, x: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """The network itself. torch's error about channels is explained in terms of images."""
         coarse = self.trains_in_bfloat16 and self.training and not wants_full_precision()
+        coarse = coarse or wants_coarse_networks()
         try:
             # The iteration itself keeps the precision of the images. autocast does not change float64.
             with torch.autocast(x.device.type, torch.bfloat16) if coarse else nullcontext():
