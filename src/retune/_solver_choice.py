@@ -27,8 +27,8 @@ class SolverChoice:
     | proximal gradient steps on one objective, to a tolerance | `Inertial` |
     | anything else | `Picard`, plain restarts |
 
-    Training uses plain restarts in place of `Inertial`: with a fixed number of restarts and a start from the last
-    state, inertia takes 1.2 to 1.5 times as long a step, and the image is not better (benchmarks/training_solver.py).
+    Training uses plain restarts in place of `Inertial`: with a fixed number of restarts, inertia takes 1.2 to 2 times
+    as long a step, and the image is not better (benchmarks/training_solver.py).
 
     Attributes:
         given: the solver that the user named; None if none was.

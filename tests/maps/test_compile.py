@@ -18,6 +18,7 @@ MAPS = {
     "l1": lambda: retune.ForwardBackward(retune.priors.WaveletL1("db4", 2), step_size=0.9, reg=0.05),
     "l12": wavelets,
     "l12, learned weights": lambda: wavelets(channels=3, weights=UNEQUAL),
+    "denoiser": lambda: retune.ForwardBackward(retune.priors.Denoiser(retune.weights.load("denoiser-color"), 0.1)),
     "total variation": lambda: retune.PrimalDual(retune.priors.TV(), reg=0.1),
 }
 

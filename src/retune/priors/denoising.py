@@ -171,6 +171,8 @@ class DenoiserPrior(AbstractPrior):
         def denoise(x: Tensor) -> Tensor:
             nonlocal call
             inside = x.reshape(-1, 1, *x.shape[2:]) if split else x
+            if torch.compiler.is_compiling():  # the checks below are for the first call, and break the graph
+                return (call or plain)(inside).reshape(x.shape)
             if torch.is_grad_enabled() and x.requires_grad and getattr(self.denoiser, "detach", None) is True:
                 raise CutGradientError(  # deepinv's GSPnP: its output keeps a graph, whose tensors are freed
                     f"{type(self.denoiser).__name__} was made with detach=True and frees its graph, so it cannot be "

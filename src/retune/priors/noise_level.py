@@ -57,7 +57,8 @@ def noise_level(sigma: float | Tensor, x: Tensor) -> Tensor:
         raise InvalidParameterError(
             f"sigma must be one number, or one per image of the batch of {len(x)}, got shape {tuple(sigma.shape)}"
         )
-    if sigma.device.type == "cpu" and not bool(((sigma >= 0) & torch.isfinite(sigma)).all()):
+    looked_at = sigma.device.type == "cpu" and not torch.compiler.is_compiling()  # a look breaks the graph
+    if looked_at and not bool(((sigma >= 0) & torch.isfinite(sigma)).all()):
         raise InvalidParameterError(
             f"sigma must be finite and ≥ 0 on the scale of the image, got values from {float(sigma.min())} to "
             f"{float(sigma.max())}"
