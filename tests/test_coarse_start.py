@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from deepinv.physics import Denoising
 
 import retune
 from retune import ForwardBackward, Restarted, Status, Stop
@@ -103,12 +104,37 @@ def test_given_layers_and_coarse_tolerances_are_computed_in_full_precision(stop)
     assert not any(seen)
 
 
+def test_a_given_start_is_not_spoilt():
+    y, physics = measurement()
+    net = network(coarse_start=True)
+    rest = net.solve(y, physics).image
+    seen = precisions(net)
+    again = net.solve(y, physics, init=rest)
+    assert not any(seen)
+    assert again.layers.tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("most", [4, 5, 19])
+def test_the_last_cycle_is_never_coarse(most):
+    prior = Denoiser(retune.weights.load("denoiser-gray"), [0.1] * 5, strength=0.5)
+    net = Restarted(ForwardBackward(prior, layers=5), 5, stop=Stop(1e-6, most), coarse_start=True).eval()
+    seen = precisions(net)
+    net.solve(*measurement())
+    assert len(seen) == -(-most // 5) * 5
+    assert sum(seen) <= most // 4
+    assert not any(seen[-5:])
+
+
 def test_training_is_not_touched():
     y, physics = measurement()
     net = network(coarse_start=True).train()
     seen = precisions(net)
     net.solve(y, physics)
     assert not any(seen)
+
+
+def term(y):
+    return retune.DataTerm(y, Denoising())
 
 
 def test_auto_asks_the_processor_the_precision_and_the_prior(monkeypatch, tmp_path):
@@ -122,10 +148,11 @@ def test_auto_asks_the_processor_the_precision_and_the_prior(monkeypatch, tmp_pa
     foreign = Restarted(ForwardBackward(Denoiser(Foreign(), 0.1)), 5)
     for fast in (True, False):
         monkeypatch.setattr("retune.model.fast_bfloat16", lambda device, fast=fast: fast)
-        assert network()._starts_coarsely(y) is fast
+        assert network()._starts_coarsely(term(y)) is fast
         for net, image in ((wavelets, y), (foreign, y), (network(), y.double())):
-            assert net._starts_coarsely(image) is False
-        assert network(coarse_start=True)._starts_coarsely(y) is True
+            assert net._starts_coarsely(term(image)) is False
+        assert network(coarse_start=True)._starts_coarsely(term(y)) is True
+        assert network(coarse_start=True)._starts_coarsely(term(y.double())) is False
     with pytest.raises(InvalidParameterError, match="coarse_start must be True, False"):
         network(coarse_start="maybe")
     network(coarse_start=False).save(tmp_path / "net.safetensors")

@@ -379,6 +379,29 @@ def test_the_fastest_sound_solver_is_the_default(float64):
     assert net.accelerated() is net
 
 
+def test_near_the_precision_plain_restarts_are_chosen():
+    """Ten times the change of a single layer stays above 1e-7 in float32, but K layers may return to their start."""
+    net = Restarted(ForwardBackward(WaveletL12("db2", 2, channels=1), reg=0.1), 10).eval()
+    y = rand(1, 1, 16, 16).float()
+    assert isinstance(net.solve(y, Denoising(), stop=Stop(1e-7, 30)).solver, retune.Picard)
+    assert isinstance(net.solve(y, Denoising(), stop=Stop(1e-4, 30)).solver, retune.Inertial)
+    assert isinstance(net.double().solve(y.double(), Denoising(), stop=Stop(1e-7, 30)).solver, retune.Inertial)
+
+
+def test_a_solver_that_is_a_module_is_registered():
+    class Learned(retune.Picard, torch.nn.Module):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+    net = network()
+    net.solver = Learned()
+    assert isinstance(net.solver, Learned)
+    assert net.training_solver is net.solver
+    assert not net.solver_chosen
+    assert "solver.weight" in dict(net.named_parameters())
+
+
 def test_a_given_number_of_layers_is_one_of_plain_layers(float64):
     case = quadratic(low=0.05, step_size=0.5, reg=0.01)
     net = Restarted(case.map, 5).eval()

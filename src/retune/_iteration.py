@@ -62,7 +62,7 @@ def iterate(
     """Solve for the fixed point of a bound map, in whole cycles. `observe` gets images, `watch` moments.
 
     With `coarse`, networks compute in bfloat16 until a block of K layers changes the state by `COARSE`, for at most a
-    quarter of the layers. If an image diverges there, the solve begins again without.
+    quarter of the layers. If an image diverges there, the whole batch begins again without.
     """
 
     def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
@@ -96,20 +96,22 @@ def iterate(
     start, near = start_of(bound, init), init is not None
     if bound.constant and stop.rtol > 0 and stop.max_layers > 0 and not (trace or observe or watch):
         return _in_one_layer(bound, start)
-    if coarse and 0 < stop.rtol < COARSE and not trace:
+    done, most = 0, stop.max_layers // (4 * bound.layers) * bound.layers
+    if coarse and 0 < stop.rtol < COARSE and not trace and most:
         with coarse_networks():
             # The change of a single layer ends as rounding, so only that of the block counts here.
-            first = run(start, COARSE, stop.max_layers // 4, 0, near, depth)
+            first = run(start, COARSE, most, 0, near, depth)
         done = int(first.layers.max())
         if not any(s.failed for s in first.status):
             rest = run(first.u, stop.rtol, stop.max_layers - done, done, False, bound.layers)
             return replace(rest, layers=first.layers + rest.layers)
-    return run(start, stop.rtol, stop.max_layers, 0, near, bound.layers)
+    return run(start, stop.rtol, stop.max_layers, done, near, bound.layers)
 
 
 def _in_one_layer(bound: BoundMap, u: Tensor) -> Solution:
     """The equilibrium of a layer that does not depend on its state: a second layer would return the same."""
     one = solve(bound.layer, u, solver=Picard(), depth=1, stop=Stop(0.0, 1))
+    bound.remember(one.u)
     status = tuple(s if s.failed else Status.CONVERGED for s in one.status)
     failed = torch.tensor([s.failed for s in status], device=u.device)
     return replace(one, status=status, residual=torch.where(failed, one.residual, 0.0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from retune.gradients import GradientRule
 from retune.maps.base import AbstractMap
 from retune.solve import Stop
@@ -13,43 +11,34 @@ from retune.solvers.inertial import Inertial
 from retune.solvers.picard import Picard
 from retune.solvers.quasi_newton import QuasiNewton
 
-__all__ = ["SolverChoice", "in_words", "inertia_is_sound"]
+__all__ = ["fastest", "in_words", "in_training", "inertia_is_sound"]
 
 
-@dataclass(frozen=True)
-class SolverChoice:
-    """The solvers of a network: the one it was given, or the ones that suit its map.
+def in_training(map: AbstractMap) -> AbstractSolver:
+    """The solver of the restarts in a training step, and of a given number of layers.
 
-    | map and task | solver |
-    |---|---|
-    | layers that search their own step size (energies) | `QuasiNewton` |
-    | layers that may expand (denoisers without a bound) | `Damped` |
-    | proximal gradient steps on one objective, to a tolerance | `Inertial` |
-    | anything else | `Picard`, plain restarts |
-
-    Training uses plain restarts in place of `Inertial`: with a fixed number of restarts, inertia takes 1.2 to 2 times
-    as long a step, and the image is not better (benchmarks/training_solver.py).
-
-    Attributes:
-        given: the solver that the user named; None if none was.
+    Layers that search their own step size (energies) need `QuasiNewton`, and layers that may expand (denoisers without
+    a bound) `Damped`. For all others plain restarts are safe. With a fixed number of restarts, inertia takes 1.2 to 2
+    times as long a step, and the image is not better (benchmarks/training_solver.py).
     """
+    return QuasiNewton() if map.backtracks else Picard() if map.nonexpansive else Damped()
 
-    given: AbstractSolver | None = None
 
-    def in_training(self, map: AbstractMap) -> AbstractSolver:
-        """The solver of the restarts in a training step, and of a given number of layers."""
-        if self.given is not None:
-            return self.given
-        return QuasiNewton() if map.backtracks else Picard() if map.nonexpansive else Damped()
+def fastest(map: AbstractMap, gradient: GradientRule, stop: Stop, finest: float = 0.0) -> AbstractSolver:
+    """The solver that finds the equilibrium with a stopping rule: inertia where it is sound, else that of training.
 
-    def to_tolerance(self, map: AbstractMap, gradient: GradientRule, stop: Stop) -> AbstractSolver:
-        """The solver that finds the equilibrium with a stopping rule."""
-        solver = self.in_training(map)
-        return Inertial() if self.given is None and inertia_is_sound(solver, map, gradient, stop) else solver
+    Args:
+        map: the map.
+        gradient: the gradient rule of the network.
+        stop: the stopping rule.
+        finest: a tolerance up to which rounding can hide rest: the change of one layer, taken K times, may stay above.
+    """
+    solver = in_training(map)
+    return Inertial() if stop.rtol > finest and inertia_is_sound(solver, map, gradient, stop) else solver
 
 
 def inertia_is_sound(solver: AbstractSolver, map: AbstractMap, gradient: GradientRule, stop: Stop) -> bool:
-    """Whether `Inertial` reaches the equilibrium of these plain restarts.
+    """Whether `Inertial` finds the equilibrium of these plain restarts (of a convex problem; else an equilibrium).
 
     A network that is cut after K layers, or after a given number, has none: its image is that of plain layers.
     """

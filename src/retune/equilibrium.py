@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,6 +113,7 @@ class Equilibrium:
         layers: (B,) number of layers run for each image; in train mode including the K differentiated layers.
         trace: residuals along the solve, if requested.
         gradient: the report of the gradient rule in train mode, else None.
+        solver: the solver that found it; None if that is unknown.
     """
 
     image: Tensor
@@ -121,6 +123,7 @@ class Equilibrium:
     layers: Tensor
     trace: Trace | None = None
     gradient: GradientReport | None = field(default=None)
+    solver: Any = field(default=None, repr=False)
 
     @property
     def converged(self) -> Tensor:

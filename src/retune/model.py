@@ -17,7 +17,7 @@ from retune import _checkpoint
 from retune._iteration import Init, differentiated, equilibrium_of, iterate, warn_if_unsettled
 from retune._registry.describe import description
 from retune._registry.entries import kind_base, register
-from retune._solver_choice import SolverChoice, in_words, inertia_is_sound
+from retune._solver_choice import fastest, in_training, in_words, inertia_is_sound
 from retune._torch.precision import fast_bfloat16, without_autocast
 from retune.auto import OR_AUTO, Auto, Choice, asked, choose, provisional_depth, rehearse
 from retune.bound import Bound, Moment, versions_of
@@ -27,10 +27,12 @@ from retune.gradients.base import AdjointMemory, GradientRule
 from retune.gradients.truncated import Truncated
 from retune.gradients.verify import verify_once
 from retune.maps.base import AbstractMap, BoundMap
+from retune.operators.data_term import DataTerm
 from retune.priors.capabilities import priors_of
 from retune.solve import Stop
 from retune.solvers.base import AbstractSolver
 from retune.solvers.inertial import Inertial
+from retune.solvers.picard import Picard
 
 __all__ = ["Bound", "Restarted"]
 
@@ -55,7 +57,8 @@ class Restarted(Reconstructor):
             [`Inertial`][retune.Inertial] for proximal gradient steps on one objective (plain restarts in train mode,
             and where a given number of layers is run), [`QuasiNewton`][retune.QuasiNewton] for an
             [`Energy`][retune.priors.Energy], [`Damped`][retune.Damped] for a map that may expand (a free denoiser),
-            and plain restarts, [`Picard`][retune.Picard], for all others. ``repr(net)`` says which.
+            and plain restarts, [`Picard`][retune.Picard], for all others. ``repr(net)`` says which. If the problem is
+            not convex, nothing is proved of inertial steps; plain ones then still lower the objective.
         stop: the stopping rule of eval mode; by default ``rtol=1e-4`` for rules at the equilibrium, and exactly K
             layers for [`Unrolled`][retune.Unrolled].
         accuracy: for "auto": requested relative error of the gradient and relative distance to the equilibrium, in
@@ -74,6 +77,9 @@ class Restarted(Reconstructor):
 
     Source: arXiv:2506.13239.
     """
+
+    coarse_start: bool | Literal["auto"] = "auto"
+    _chosen: AbstractSolver | None = None
 
     def __init__(
         self,
@@ -110,28 +116,20 @@ class Restarted(Reconstructor):
         self.gradient = Truncated() if gradient is None else gradient
         if coarse_start not in (True, False, "auto"):
             raise wrong_type("coarse_start", coarse_start, 'True, False or "auto"')
-        self._solvers, self.coarse_start = SolverChoice(solver), coarse_start
+        self.coarse_start = coarse_start
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
-
-    @property
-    def solver(self) -> AbstractSolver:
-        """The solver of eval mode, which finds the equilibrium to the tolerance of `stop`."""
-        return self._solvers.to_tolerance(self.map, self.gradient, self.stop)
-
-    @solver.setter
-    def solver(self, solver: AbstractSolver) -> None:
-        """Use this solver in eval mode and in train mode."""
-        self._solvers = SolverChoice(solver)
-
-    @property
-    def training_solver(self) -> AbstractSolver:
-        """The solver of the restarts in train mode: that of eval mode, without an inertia that nobody asked for."""
-        return self._solvers.in_training(self.map)
+        self._chosen = fastest(map, self.gradient, self.stop) if solver is None else None
+        self.solver = self._chosen if solver is None else solver
 
     @property
     def solver_chosen(self) -> bool:
         """Whether the network chose its solvers itself."""
-        return self._solvers.given is None
+        return self.solver is self._chosen
+
+    @property
+    def training_solver(self) -> AbstractSolver:
+        """The solver of the restarts in train mode: that of eval mode, without an inertia that nobody asked for."""
+        return in_training(self.map) if self.solver_chosen else self.solver
 
     def forward(
         self,
@@ -218,7 +216,7 @@ class Restarted(Reconstructor):
             stop: replaces the stopping rule; in train mode, it replaces the R restarts.
             adjoint: in train mode, provides a start for the adjoint solve, and receives its solution, both in image
                 space (B, C, H, W); for rules that solve to a tolerance.
-            trace: record the residuals of the restarts.
+            trace: record the residuals of the restarts. Such a solve does not start coarsely.
             observe: called after each block of the restarts with (layers run, a copy of the image).
             watch: called at the same times with the [`Moment`][retune.bound.Moment] of the solve, whose image and
                 objective are computed when they are asked for.
@@ -252,21 +250,25 @@ class Restarted(Reconstructor):
             return self._train(bound.map, init, stop, adjoint, trace, observe, watch)
         with torch.no_grad():
             stop = self.stop if stop is None else stop
-            solver = self._solvers.to_tolerance(self.map, self.gradient, stop)
-            coarse = self._starts_coarsely(bound.y)
+            solver, finest = self.solver, self.depth * torch.finfo(bound.data_term.dtype).eps
+            if self.solver_chosen:
+                solver = fastest(self.map, self.gradient, stop, finest)
+            coarse = init is None and self._starts_coarsely(bound.data_term)
             solution = iterate(bound.map, init, stop, solver, self.depth, trace, observe, watch, coarse)
-            return equilibrium_of(bound.map.image(solution.u), solution)
+            if bound.map.rests_at(solution.u):  # one plain layer was enough
+                solver = Picard()
+            return replace(equilibrium_of(bound.map.image(solution.u), solution), solver=solver)
 
-    def _starts_coarsely(self, y: Any) -> bool:
+    def _starts_coarsely(self, data_term: DataTerm) -> bool:
         if self.coarse_start != "auto":
-            return self.coarse_start
-        able = isinstance(y, Tensor) and y.dtype == torch.float32 and fast_bfloat16(y.device)
+            return self.coarse_start and data_term.dtype == torch.float32
+        able = data_term.dtype == torch.float32 and fast_bfloat16(data_term.device)
         return able and any(prior.coarsens for prior in priors_of(self.map))
 
     def accelerated(self) -> Restarted:
         """The network with [`Inertial`][retune.Inertial] in place of plain restarts that were asked for.
 
-        Both reach the same equilibrium, and the result shares the weights. It is sound if the layers are proximal
+        Both reach an equilibrium of the same map, and the result shares the weights. It is sound if the layers are proximal
         gradient steps on one objective ([`symmetric`][retune.AbstractMap]), and the network runs to a tolerance. Every
         other network, and one with a solver that is not plain, is returned as it is.
         """

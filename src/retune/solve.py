@@ -201,14 +201,12 @@ class _Change:
         cycle: the change over its last cycle.
         cycles: the number of cycles in K layers.
         whole: whether the block was K plain layers, more than one cycle, so that the two can be compared.
-        single: whether `block` is the change of one cycle times the number of cycles in K layers.
     """
 
     block: Tensor
     cycle: Tensor
     cycles: float
     whole: bool = False
-    single: bool = False
 
     def relative_to(self, size: Tensor) -> _Change:
         """Both changes relative to the size of the state."""
@@ -217,14 +215,9 @@ class _Change:
 
     @property
     def residual(self) -> Tensor:
-        """The larger of the two, as a change over K layers. The change of a cycle that is pure rounding is ignored.
-
-        K layers may shrink the rounding of one. Where only one was run, less than a unit in the last place is rest:
-        times the number of cycles, it would exceed any tolerance near the precision.
-        """
-        eps = torch.finfo(self.cycle.dtype).eps
-        block = torch.where(self.block > eps * self.cycles, self.block, 0.0) if self.single else self.block
-        return torch.maximum(torch.where(self.cycle > ROUNDING * eps, self.cycle * self.cycles, 0.0), block)
+        """The larger of the two, as a change over K layers. The change of a cycle that is pure rounding is ignored."""
+        jitter = ROUNDING * torch.finfo(self.cycle.dtype).eps
+        return torch.maximum(torch.where(self.cycle > jitter, self.cycle * self.cycles, 0.0), self.block)
 
     def returns(self, rtol: float) -> Tensor:
         """Whether a block returns to its start although a cycle does not."""
@@ -265,9 +258,8 @@ def _block(
     for first in range(0, size, cycle):
         state = solver.step(lambda z, first=first: layers(z, first, min(first + cycle, size)), state)
     last = per_image_norm(state.change)
-    single = solver.accelerates or size <= cycle
-    moved = last if single else per_image_norm(state.u - start)
-    return state, _Change(moved * (depth / size), last, depth / cycle, single=single and depth > cycle)
+    moved = last if solver.accelerates or size <= cycle else per_image_norm(state.u - start)
+    return state, _Change(moved * (depth / size), last, depth / cycle)
 
 
 class _Running:

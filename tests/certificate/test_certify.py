@@ -1,6 +1,7 @@
 """What a certificate says of which map, and in which words; the bounds themselves are in test_bounds.py."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from retune import (
     Anderson,
     DataTerm,
     ForwardBackward,
+    GradientStep,
     Implicit,
     Picard,
     Restarted,
@@ -26,6 +28,7 @@ from retune.certificate.quick import certificate_of
 from retune.errors import CutGradientError, InvalidParameterError, ShapeError
 from retune.maps.base import AbstractMap
 from retune.maps.linearised import Linearised, spectral_norm, spectral_radius
+from retune.weights import load
 from small_parts import Transparent, rand
 
 QUICK = {"iterations": 5, "starts": 2}
@@ -56,12 +59,14 @@ def test_a_free_denoiser_is_never_proved(float64):
 
 def test_a_step_that_depends_on_the_measurement_only_is_proved(float64):
     """With A = I and τ = 1/L a layer is D(y) for any state: one layer restores, and none is needed to certify it."""
-    net = Restarted(ForwardBackward(Transparent(Halved()), step_size=0.5), 1, 1, stop=Stop(1e-9, 5)).eval()
-    y, calls = rand(1, 1, 4, 4), []
-    found = net.solve(y, Denoising())
+    step = ForwardBackward(Transparent(Halved()), step_size=0.5, learn_step_size=False)
+    net = Restarted(step, 1, 1, stop=Stop(1e-9, 5)).eval()
+    y, calls, physics = rand(1, 1, 4, 4), [], Denoising()
+    bound = net.bind(y, physics)
+    found = net.solve(y, physics, bound=bound)
     torch.testing.assert_close(found.image, Halved()(y))
     net.map.priors[0]._function.register_forward_hook(lambda *_: calls.append(1))
-    image = certificate_of(net, y, Denoising(), found)
+    image = certificate_of(net, y, physics, found, bound)
     assert not calls
     assert found.layers.tolist() == [1]
     assert found.status == (Status.CONVERGED,)
@@ -72,6 +77,57 @@ def test_a_step_that_depends_on_the_measurement_only_is_proved(float64):
     moved = Restarted(ForwardBackward(Transparent(Halved()), step_size=0.4), 1, 1).eval()
     assert certificate_of(moved, y, Denoising(), moved.solve(y, Denoising())).row == "any denoiser"
     assert certificate_of(net, y, half(4), net.solve(y, half(4))).row == "any denoiser"
+
+
+def test_a_state_of_somebody_else_is_not_taken_for_the_result_of_that_step(float64):
+    """A layer is run, and shows how far it moves: for a changed state, and for a changed network."""
+    net = Restarted(ForwardBackward(Transparent(Halved()), step_size=0.5, learn_step_size=False), 1, 1).eval()
+    y, physics = rand(1, 1, 4, 4), Denoising()
+    bound = net.bind(y, physics)
+    found = net.solve(y, physics, bound=bound)
+    assert certificate_of(net, y, physics, found, bound).residual.measured.value < 1e-12
+    moved = replace(found, state=found.state + 1)
+    assert certificate_of(net, y, physics, moved, bound).residual.measured.value > 0.1
+    found.state.add_(1)  # the same tensor
+    assert certificate_of(net, y, physics, found, bound).residual.measured.value > 0.1
+    again = net.solve(y, physics)
+    other = Restarted(ForwardBackward(Transparent(lambda v: 0.3 * v), step_size=0.5, learn_step_size=False), 1, 1)
+    assert certificate_of(other.eval(), y, physics, again).residual.measured.value > 0.1
+
+
+def test_the_statement_is_about_the_solver_that_ran(float64):
+    """The certificate of plain layers, and of inertial ones, of the same network."""
+    y = rand(1, 1, 12, 12)
+    plain, inertial = Stop(0.0, 40), Stop(1e-9, 5000)
+    ridge = GradientStep(shipped_ridge("weakly-convex"), reg=0.3)
+    physics = half(12)
+    for own, used, words in ((inertial, plain, "the objective decreases"), (plain, inertial, "with plain steps")):
+        net = Restarted(ridge, 3, 1, stop=own).eval()
+        found = net.solve(y, physics, stop=used)
+        image = certify(net, y, physics, result=found, iterations=3, starts=1, max_layers=30)[0]
+        assert image.statement.startswith(words)
+
+
+def shipped_ridge(kind):
+    return load(f"ridge-{kind}-gray").double().prior
+
+
+class Relaxed(ForwardBackward):
+    """A map of a user, whose layers go a fifth of the way."""
+
+    def bind(self, data_term):
+        bound = super().bind(data_term)
+        inner = bound.layer
+        bound.layer = lambda u, k=0: u + 0.2 * (inner(u, k) - u)
+        return bound
+
+
+def test_a_changed_map_has_no_constant_layer(float64):
+    net = Restarted(Relaxed(Transparent(Halved()), step_size=0.5, learn_step_size=False), 1, 1).eval()
+    y = rand(1, 1, 4, 4)
+    found = net.solve(y, Denoising(), stop=Stop(1e-9, 500))
+    assert int(found.layers) > 10
+    torch.testing.assert_close(found.image, Halved()(y))
 
 
 def half(side):

@@ -107,7 +107,10 @@ def test_without_strong_convexity_no_contraction_is_proved(convexity, float64):
         assert image.statement == "the iterates converge to a minimiser"
     else:
         assert image.layer_factor.proved is image.block_factor.proved is None
-        assert image.statement == "with plain steps instead of Inertial, the objective decreases with every layer"
+        assert image.statement == (
+            "with plain steps instead of Inertial, the objective decreases with every layer "
+            "(of Inertial nothing is proved)"
+        )
         plain = Restarted(GradientStep(ridge(convexity, 1), reg=0.4), 3, 1, solver=Picard())
         image = certify(plain, y, physics, **QUICK)[0]
         assert image.statement == "the objective decreases with every layer"

@@ -95,8 +95,10 @@ def _statement(survey: Survey) -> str:
 
     For another solver only the residual is measured.
     """
-    solver, found = survey.net.solver, survey.guarantee
-    averaged = found.subject is Subject.ITERATES and (found.convex or found.averaged is not None)
+    solver, found = survey.result.solver or survey.net.solver, survey.guarantee
+    # The statement of somebody else's map need not be about an averaged one.
+    averaged = found.averaged is not None or (found.convex and is_ours(survey.net.map))
+    averaged = averaged and found.subject is Subject.ITERATES
     kept = solver.monotone if found.monotone else solver.plain or (solver.converges and averaged)
     if not found.statement or (kept and is_ours(solver)):  # a changed solver inherits the words, not the steps
         return found.theorem
@@ -106,7 +108,7 @@ def _statement(survey: Survey) -> str:
         return f"with {how}, not with {name}, {found.theorem}"
     if found.subject is Subject.ITERATES:
         return f"plain iterates {found.statement} (for {name} this is measured, not proved)"
-    return f"with plain steps instead of {name}, {found.theorem}"
+    return f"with plain steps instead of {name}, {found.theorem} (of {name} nothing is proved)"
 
 
 def _refuted(survey: Survey, i: int) -> str:

@@ -108,10 +108,9 @@ class Survey:
 
     def _at_rest(self) -> tuple[Tensor, Tensor] | None:
         """The result of a layer that does not depend on its state, which another one would return; None for others."""
-        still = torch.zeros(self.batch, dtype=self.u.dtype, device=self.u.device)
-        # A residual of 0 tells that the state is the result of such a layer, and not one that somebody gave.
-        if not self.bound.constant or not torch.equal(self.result.residual.to(still), still):
+        if not self.bound.rests_at(self.result.state):
             return None
+        still = torch.zeros(self.batch, dtype=self.u.dtype, device=self.u.device)
         self.moves.append(still)
         return self.u, still
 

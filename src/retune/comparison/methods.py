@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from retune._solver_choice import SolverChoice
+from retune._solver_choice import in_training
 from retune.build import fidelity_of, rule_of
 from retune.config import Config, FidelityConfig, MapConfig, PriorConfig
 from retune.gradients import GradientRule, Implicit, Truncated, Unrolled
@@ -170,5 +170,5 @@ def network(
     chosen = method.rule_for(total, rule)
     if not chosen.restarts:
         return Restarted(map, depth, restarts, chosen, Picard())
-    solver = SolverChoice(solver).in_training(map)
+    solver = in_training(map) if solver is None else solver
     return Restarted(map, depth, restarts, chosen, solver, Stop(rtol, longest))

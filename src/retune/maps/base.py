@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from retune._registry.describe import by_arguments
 from retune._registry.entries import kind_base
 from retune._torch.batch import per_image_norm
+from retune._torch.precision import rounding
 from retune.guarantee import Assumption, Guarantee
 from retune.operators.data_term import DataTerm
 from retune.parameters import scalars
@@ -40,6 +42,7 @@ class BoundMap(ABC):
 
     layers: int = 1
     constant: bool = False
+    _rest: tuple[weakref.ref[Tensor], int, float] | None = None
     sources: tuple[Tensor, ...] = ()
     owner: AbstractMap | None = None
     data_term: DataTerm | None = None
@@ -83,6 +86,18 @@ class BoundMap(ABC):
         it. They stay for ever, with the factor 1, and would hide the rate of the others.
         """
         return v
+
+    def remember(self, u: Tensor) -> None:
+        """Mark a state as the result of a layer of a `constant` map, without keeping it alive."""
+        if not u.is_inference():
+            self._rest = weakref.ref(u), u._version, rounding(u)
+
+    def rests_at(self, u: Tensor) -> bool:
+        """Whether `u` is the marked state, unchanged, and no more exact arithmetic is asked for since."""
+        if self._rest is None or u.is_inference():
+            return False
+        known, version, eps = self._rest
+        return known() is u and u._version == version and eps <= rounding(u)
 
     def select(self, index: Tensor) -> BoundMap | None:
         """The map bound to the images `index` (n,) only; None if its operator or prior cannot be restricted."""

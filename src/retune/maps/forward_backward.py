@@ -25,6 +25,7 @@ from retune.operators.holes import fill
 from retune.parameters import Bounded, Positive, require_damping
 from retune.priors.base import is_complete
 from retune.priors.capabilities import adapt, bind_cycle, part_of, require_prox
+from retune.priors.origin import is_ours
 from retune.solvers.base import Objective
 
 __all__ = ["ForwardBackward"]
@@ -182,8 +183,9 @@ class _BoundForwardBackward(BoundWithPrior):
         back = self.image_adjoint if self._scalar is None else self.state
         self._target = self._scaled(back(data_term.adjoint_y)) if quadratic else None
         # u − τ (c u − Aᵀy) with τ c = 1 is the same for any u.
-        full = self._scalar is not None and self._scalar * self._weight + self._damping
-        self.constant = self.layers == 1 and bool(full) and bool((taus[0] * full == 1).all())
+        if self.layers == 1 and self._scalar is not None and not owner.step_size.learned and is_ours(owner):
+            full = self._scalar * self._weight + self._damping
+            self.constant = bool((taus[0] * full == 1).all())
         self._start_scale = over_images(1 / (data_term.lipschitz if quadratic else data_term.sqnorm))
         # A denoiser fills black holes slowly, and with a small σ never, so the start has its holes filled.
         self._holes = None if owner.nonexpansive else data_term.holes

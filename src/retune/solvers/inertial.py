@@ -42,7 +42,7 @@ class Inertial(AbstractSolver):
 
     Convergence: if Φ is averaged (the layers of a convex problem) and has a fixed point, the iterates converge to one.
     The proof (Maingé, *J. Comput. Appl. Math.* 219, 2008) needs ``Σ β_k ‖x_k − x_{k−1}‖² < ∞`` and β_k below a number
-    smaller than 1. Bounds ensure both that no usual problem reaches.
+    smaller than 1. Two bounds on β_k ensure this; usual problems never reach them.
 
     Safeguard: plain steps continue while they halve the residual. Inertia fails if the residual exceeds `growth` times
     its smallest value, or if an image gained less in `patience` evaluations than plain steps would have. The image then
