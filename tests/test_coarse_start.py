@@ -83,15 +83,20 @@ def test_what_diverges_coarsely_begins_again(monkeypatch):
     assert found.status == plain.status
 
 
-def test_the_coarse_part_takes_at_most_a_quarter_of_the_layers():
+@pytest.mark.parametrize(("most", "coarse"), [(20, 5), (400, 30)])
+def test_an_image_that_does_not_settle_coarsely_begins_again(most, coarse, monkeypatch):
+    """It has a quarter of the layers and six blocks to do so. The result is that of full precision, bit by bit."""
+    monkeypatch.setattr("retune._iteration.COARSE", 1e-5)
     y, physics = measurement()
+    stop = Stop(1e-6, most)
+    plain = network(coarse_start=False).solve(y, physics, stop=stop)
     net = network(coarse_start=True)
     seen = precisions(net)
-    found = net.solve(y, physics, stop=Stop(1e-6, 20))
-    assert sum(seen) == 5
-    assert len(seen) == 20
-    assert found.layers.tolist() == [20, 20]
-    assert found.status == (Status.MAX_LAYERS,) * 2
+    found = net.solve(y, physics, stop=stop)
+    assert sum(seen) == coarse
+    assert torch.equal(found.image, plain.image)
+    assert found.layers.tolist() == plain.layers.tolist()
+    assert found.status == plain.status
 
 
 @pytest.mark.parametrize("stop", [Stop(0.0, 10), Stop(1e-2, 100)])

@@ -25,6 +25,8 @@ __all__ = ["Init", "differentiated", "equilibrium_of", "iterate", "start_of", "w
 #: Relative change over K layers from which on networks compute in full precision. In bfloat16 the change of a network
 #: settles at 2e-3 to 3e-3.
 COARSE = 4e-3
+#: Number of blocks within which that change has to be reached.
+BLOCKS = 6
 
 #: An image to start from, or a function of the usual start.
 Init = Tensor | Callable[[Tensor], Tensor]
@@ -61,8 +63,9 @@ def iterate(
 ) -> Solution:
     """Solve for the fixed point of a bound map, in whole cycles. `observe` gets images, `watch` moments.
 
-    With `coarse`, networks compute in bfloat16 until a block of K layers changes the state by `COARSE`, for at most a
-    quarter of the layers. If an image diverges there, the whole batch begins again without.
+    With `coarse`, networks compute in bfloat16 until a block of K layers changes the state by `COARSE`. If an image does
+    not get there within six blocks and a quarter of the layers, the whole batch begins again without: it may never
+    settle, and then the solver has to damp single layers from the start.
     """
 
     def restrict(index: Tensor) -> Callable[[Tensor, int], Tensor] | None:
@@ -96,13 +99,13 @@ def iterate(
     start, near = start_of(bound, init), init is not None
     if bound.constant and stop.rtol > 0 and stop.max_layers > 0 and not (trace or observe or watch):
         return _in_one_layer(bound, start)
-    done, most = 0, stop.max_layers // (4 * bound.layers) * bound.layers
+    done, most = 0, min(stop.max_layers // 4, BLOCKS * depth) // bound.layers * bound.layers
     if coarse and 0 < stop.rtol < COARSE and not trace and most:
         with coarse_networks():
             # The change of a single layer ends as rounding, so only that of the block counts here.
             first = run(start, COARSE, most, 0, near, depth)
         done = int(first.layers.max())
-        if not any(s.failed for s in first.status):
+        if all(s is Status.CONVERGED for s in first.status):
             rest = run(first.u, stop.rtol, stop.max_layers - done, done, False, bound.layers)
             return replace(rest, layers=first.layers + rest.layers)
     return run(start, stop.rtol, stop.max_layers, done, near, bound.layers)

@@ -118,8 +118,8 @@ class Restarted(Reconstructor):
             raise wrong_type("coarse_start", coarse_start, 'True, False or "auto"')
         self.coarse_start = coarse_start
         self.stop = self.gradient.default_stop(depth) if stop is None else stop
-        self._chosen = fastest(map, self.gradient, self.stop) if solver is None else None
-        self.solver = self._chosen if solver is None else solver
+        self.solver = fastest(map, self.gradient, self.stop) if solver is None else solver
+        self._chosen = self.solver if solver is None else None
 
     @property
     def solver_chosen(self) -> bool:
@@ -261,16 +261,16 @@ class Restarted(Reconstructor):
 
     def _starts_coarsely(self, data_term: DataTerm) -> bool:
         if self.coarse_start != "auto":
-            return self.coarse_start and data_term.dtype == torch.float32
+            return self.coarse_start is True and data_term.dtype == torch.float32
         able = data_term.dtype == torch.float32 and fast_bfloat16(data_term.device)
         return able and any(prior.coarsens for prior in priors_of(self.map))
 
     def accelerated(self) -> Restarted:
         """The network with [`Inertial`][retune.Inertial] in place of plain restarts that were asked for.
 
-        Both reach an equilibrium of the same map, and the result shares the weights. It is sound if the layers are proximal
-        gradient steps on one objective ([`symmetric`][retune.AbstractMap]), and the network runs to a tolerance. Every
-        other network, and one with a solver that is not plain, is returned as it is.
+        Both reach an equilibrium of the same map, and the result shares the weights. It is sound if the layers are
+        proximal gradient steps on one objective ([`symmetric`][retune.AbstractMap]), and the network runs to a
+        tolerance. Every other network, and one with a solver that is not plain, is returned as it is.
         """
         faster = copy.copy(self)
         faster.solver = Inertial()

@@ -16,8 +16,6 @@ __all__ = ["Damped"]
 
 #: Maximum number of calm cycles before θ is raised again.
 LONGEST = 64
-#: A residual within this factor of the smallest one may grow in so many cycles, if its direction hardly changes.
-ROOM, SPARED = 2.0, 20
 #: κ: weight of the change between two steps. A forward–backward map with step size s · 2/L allows κ ≤ 1 − s.
 TURN = 0.01
 
@@ -41,11 +39,10 @@ class Damped(AbstractSolver):
     (Relaxing T^K instead would be weaker: an even K turns the eigenvalue −1 into +1.) An eigenvalue above 1 has no
     stable equilibrium: θ ends at `floor`, and the status says that the image did not settle.
 
-    A residual may also grow for a while on its way to an attracting equilibrium: between two plateaus, or while missing
-    pixels are filled in from the border of a hole. So twenty cycles of growth are let pass, if the residual stays below
-    twice the smallest one and ``‖d_n − d_{n−1}‖ ≤ ‖d_{n−1}‖``. And after two calm cycles θ is divided by `shrink`
-    again. If growth follows such a rise, the required number of calm cycles doubles, up to 64. (More growth is not
-    ignored: an iteration that leaves a repelling equilibrium looks the same at first, and ruins the image.)
+    A residual may also grow for a while on its way to an attracting equilibrium, for example while missing pixels are
+    filled in from the border of a hole. So after two calm cycles θ is divided by `shrink` again. If growth follows such
+    a rise, the required number of calm cycles doubles, up to 64. (Growth is never ignored: an iteration that leaves a
+    repelling equilibrium looks the same at first, and ruins the image.)
 
     Args:
         shrink: factor in (0, 1).
@@ -65,14 +62,12 @@ class Damped(AbstractSolver):
     def init(self, u: Tensor) -> SolverState:
         """See [`AbstractSolver`][retune.AbstractSolver]."""
         one = u.new_ones(len(u))
-        # θ, the last residual, calm cycles so far, calm cycles required, whether θ was last raised, the smallest
-        # residual, and the number of cycles with a growth that was let pass.
-        unknown = one * torch.inf
-        return SolverState(u, torch.zeros_like(u), (one, unknown, 0 * one, 2 * one, 0 * one, unknown, 0 * one))
+        # θ, the last residual, calm cycles so far, calm cycles required, and whether θ was last raised.
+        return SolverState(u, torch.zeros_like(u), (one, one * torch.inf, 0 * one, 2 * one, 0 * one))
 
     def step(self, block: Callable[[Tensor], Tensor], state: SolverState) -> SolverState:
         """See [`AbstractSolver`][retune.AbstractSolver]."""
-        theta, before, calm, wait, rose, least, spared = state.memory
+        theta, before, calm, wait, rose = state.memory
         new = block(state.u)
         change = new - state.u
         size = per_image_norm(change)
@@ -81,9 +76,6 @@ class Damped(AbstractSolver):
         turn = per_image_norm(change - state.change)
         last = before.clamp_min(torch.finfo(size.dtype).tiny)
         grew = (size / last) ** 2 + TURN * (turn / last) ** 2 > 1 + (noise / last) ** 2
-        least = torch.minimum(least, size)
-        mild = grew & (size <= ROOM * least) & (turn <= last) & (spared < SPARED)
-        grew, spared = grew & ~mild, spared + mild
         calm = torch.where(grew, 0, calm + 1)
         wait = torch.where(grew & (rose > 0), (2 * wait).clamp_max(LONGEST), wait)
         rise = (theta < 1) & (calm >= wait)
@@ -93,4 +85,4 @@ class Damped(AbstractSolver):
         theta = torch.where(grew, (theta * self.shrink).clamp_min(self.floor), raised)
         factor = over_images(theta, new.ndim)
         u = torch.where(factor == 1, new, torch.addcmul(state.u, change, factor))
-        return SolverState(u, change, (theta, size, calm, wait, rose, least, spared))
+        return SolverState(u, change, (theta, size, calm, wait, rose))
