@@ -103,8 +103,8 @@ class Inertial(AbstractSolver):
         # ‖x_{k+1} − x_k‖ ≤ ‖y_k − x_k‖ + λ ‖Φ(y_k) − y_k‖
         length = ahead + self.relaxation * residual
         room = ROOM * begun.square() / (count**DECAY * length.square()).clamp_min(torch.finfo(length.dtype).tiny)
-        momentum = torch.minimum((k / (k + 3)).clamp_min(0), (1 - root) / (1 + root))
-        momentum = torch.minimum(momentum.clamp_max(HIGHEST), room)
+        momentum = torch.minimum((k / (k + 3)).clamp(0, HIGHEST), (1 - root) / (1 + root))
+        momentum = torch.minimum(momentum, room)
         ahead = torch.where(plain, 0.0, momentum * length)
         following = pick(plain, image, torch.addcmul(new, over_images(momentum, y.ndim), step))
         x = pick(plain, image, new)
