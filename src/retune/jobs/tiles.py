@@ -130,7 +130,7 @@ def _solve(
     with torch.no_grad(), full_precision():  # the certificate is for this data term
         bound = net.bind(y, physics)
     found = net.solve(y, physics, watch=watch, bound=bound)
-    outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]), solver=repr(net.solver))
+    outcome = Outcome(found.status[0], float(found.residual[0]), int(found.layers[0]), solver=repr(found.solver))
     if certify and not outcome.status.failed:
         outcome = replace(outcome, certificates=(certificate_of(net, y, physics, found, bound),))
     return problem.frame(found.image), outcome
