@@ -56,8 +56,10 @@ def measured(net, batch, kind="step", problem=None):
         net.train().zero_grad(set_to_none=True)
         (net(y, physics) - x).square().mean().backward()
 
-    def evaluate():  # to a tolerance that is never met: a given number of layers would be one of plain layers
-        net.eval().solve(y, physics, stop=Stop(1e-30, net.depth * (net.restarts + 1)))
+    def evaluate():  # with the solver of a tolerance: a given number of layers would be one of plain layers
+        fixed = copy.copy(net).eval()
+        fixed.solver = copy.copy(net.solver)
+        fixed.solve(y, physics, stop=Stop(0.0, net.depth * (net.restarts + 1)))
 
     step()
     net.zero_grad(set_to_none=True)

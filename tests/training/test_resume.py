@@ -307,7 +307,7 @@ def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
         "import os, sys, torch\ntorch.set_num_threads(1)\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\nimport test_resume_helpers as t\n"
         "net = t.network()\nprint(os.getpid(), flush=True)\n"
-        f"t.train(net, {str(tmp_path / 'run')!r}, steps=60, checkpoint_every=3, resume=True)\n"
+        f"t.train(net, {str(tmp_path / 'run')!r}, steps=240, checkpoint_every=3, resume=True)\n"
         f"net.save({str(tmp_path / 'done.safetensors')!r})\n"
     )
     (tmp_path / "test_resume_helpers.py").write_text(Path(__file__).read_text())
@@ -326,7 +326,7 @@ def test_a_killed_process_loses_at_most_the_last_interval(tmp_path):
     assert steps_seen == sorted(steps_seen)
     assert subprocess.run([*python(), str(script)], check=False).returncode == 0
     whole = network()
-    train(whole, steps=60)
+    train(whole, steps=240)
     assert same(weights(retune.load(tmp_path / "done.safetensors")), weights(whole))
     assert not list((tmp_path / "run").glob(".*"))
 
