@@ -63,8 +63,8 @@ def iterate(
 ) -> Solution:
     """Solve for the fixed point of a bound map, in whole cycles. `observe` gets images, `watch` moments.
 
-    With `coarse`, networks compute in bfloat16 until a block of K layers changes the state by `COARSE`. If an image does
-    not get there within six blocks and a quarter of the layers, the whole batch begins again without: it may never
+    With `coarse`, networks compute in bfloat16 until a block of K layers changes the state by `COARSE`. If an image
+    does not get there within six blocks and a quarter of the layers, the whole batch begins again without: it may never
     settle, and then the solver has to damp single layers from the start.
     """
 
