@@ -68,7 +68,9 @@ def address(window):
         else:
             pytest.fail("the page did not start")
         yield found[0]
-        window.new_page().goto(found[0])  # a page that is still open does not keep the program
+        page = window.new_page()
+        page.goto(found[0])  # a page that is still open does not keep the program
+        page.wait_for_timeout(2000)  # an event of the page that is cut off would be told
         server.terminate()
         assert server.stderr.read() == "stopped by SIGTERM\n"
         assert server.wait(30) == 128 + 15
