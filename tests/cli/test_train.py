@@ -49,6 +49,10 @@ def test_resume_needs_only_the_folder_and_ends_the_same(run, tmp_path, sharp):
     sorted(again.glob("checkpoint-*"))[-1].unlink()
     result, text = invoke("train", "--resume", "-o", again, "--device", "cpu")
     assert result.exit_code == 0, text
+    told = json.loads((again / "certificate.json").read_text())["solver"]
+    assert told.startswith("Inertial(")
+    assert told.endswith("(chosen; Picard() in training)")
+    assert f"Solver: {told}" in " ".join(text.split())
     one, two = (retune.load(f / "model.safetensors").state_dict() for f in (run, again))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
