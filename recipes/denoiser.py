@@ -1,4 +1,4 @@
-"""Trains the small denoisers: ``python -m recipes.denoiser --name denoiser-gray --data FOLDER``.
+"""Trains the denoisers: ``python -m recipes.denoiser --name denoiser-gray --data FOLDER``.
 
 Gaussian denoising with σ uniform in [0, 50/255], mean absolute error, random 64×64 crops, Adam with one cosine. On a
 CPU the convolutions run in bfloat16, which halves the time; the weights and their updates are in float32.
@@ -20,11 +20,17 @@ from retune.errors import unknown_name
 from retune.networks import SmallUNet
 from retune.training.checkpoints import fingerprint
 
-NAMES = {"denoiser-gray": 1, "denoiser-color": 3}
+_SMALL, _LARGE = (32, 64, 112), (48, 96, 160)
+NAMES = {
+    "denoiser-gray": (1, _SMALL),
+    "denoiser-color": (3, _SMALL),
+    "denoiser-large-gray": (1, _LARGE),
+    "denoiser-large-color": (3, _LARGE),
+}
 
 
 def main(
-    name: Annotated[str, typer.Option(help="denoiser-gray or denoiser-color.")],
+    name: Annotated[str, typer.Option(help="denoiser-gray, denoiser-large-gray, or the same with -color.")],
     data: Data,
     out: Out = None,
     work: Work = None,
@@ -38,9 +44,9 @@ def main(
     """Train, or continue where a run of the same name was interrupted, and write the weights."""
     if name not in NAMES:
         raise unknown_name("recipe", name, NAMES)
-    channels = NAMES[name]
+    channels, features = NAMES[name]
     torch.manual_seed(seed)
-    net = SmallUNet(channels).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    net = SmallUNet(channels, features).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = split(data, "train", channels)
     held_out = torch.stack([x[:, :256, :256] for x in split(data, "val", channels)[::4]])
 
