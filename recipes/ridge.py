@@ -30,19 +30,23 @@ from retune.priors.ridge import Ridge
 from retune.solve import Stop
 from retune.training.checkpoints import fingerprint
 
+#: Channels, convexity, filters that share a potential, and features.
 NAMES = {
-    "ridge-convex-gray": (1, "convex"),
-    "ridge-convex-color": (3, "convex"),
-    "ridge-weakly-convex-gray": (1, "weakly convex"),
-    "ridge-weakly-convex-color": (3, "weakly convex"),
+    "ridge-convex-gray": (1, "convex", 1, (8, 32)),
+    "ridge-convex-color": (3, "convex", 1, (12, 48)),
+    "ridge-weakly-convex-gray": (1, "weakly convex", 1, (8, 32)),
+    "ridge-weakly-convex-color": (3, "weakly convex", 1, (12, 48)),
+    "ridge-multivariate-gray": (1, "weakly convex", 4, (8, 60)),
+    "ridge-multivariate-color": (3, "weakly convex", 4, (12, 60)),
 }
-FEATURES = {1: (8, 32), 3: (12, 48)}
 SIZES = (7, 5)
 SIGMA = (2 / 255, 55 / 255)
 
 
 def main(
-    name: Annotated[str, typer.Option(help="ridge-convex-gray, ridge-weakly-convex-gray, or the same with -color.")],
+    name: Annotated[
+        str, typer.Option(help="ridge-convex-gray, ridge-weakly-convex-gray, ridge-multivariate-gray, or with -color.")
+    ],
     data: Data,
     out: Out = None,
     work: Work = None,
@@ -62,9 +66,9 @@ def main(
     """Train, or continue where a run of the same name was interrupted, and write the weights."""
     if name not in NAMES:
         raise unknown_name("recipe", name, NAMES)
-    channels, convexity = NAMES[name]
+    channels, convexity, group, features = NAMES[name]
     torch.manual_seed(seed)
-    prior = Ridge(channels, FEATURES[channels], SIZES, convexity=convexity, learn_sigma=False, powers=powers)
+    prior = Ridge(channels, features, SIZES, convexity=convexity, learn_sigma=False, powers=powers, group=group)
     net = RidgeDenoiser(prior, stop=Stop(rtol=1e-4, max_layers=200)).to(device)
     images = split(data, "train", channels)
     # All images are used: on a few of them alone, another σ than the true one looks best.

@@ -1,8 +1,9 @@
-"""Learned potentials of one variable with bounded curvature."""
+"""Learned potentials of one or several variables with bounded curvature."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import softplus
 from retune._torch.function import Function
 from retune._torch.write import write
 from retune.errors import InvalidParameterError, require_whole, unknown_name
+from retune.priors.projection import curvature_of_groups, derivative_of_groups, value_of_groups
 
 __all__ = ["BoundProfile", "Profile"]
 
@@ -42,32 +44,45 @@ class Profile(nn.Module):
     convex regularizers for convergent image-reconstruction algorithms*, SIIMS 2024 (who use one profile with splines in
     σ).
 
+    With ``group`` = d > 1, a potential has d consecutive responses as its variables, and the clipping becomes a
+    projection onto a ball of the ℓ1 norm: ``∇ψ(z) = Σ_j c_j P_j(z)`` with ``P_j(z) = argmin_{‖p‖₁ ≤ T_j} ‖z − p‖``.
+    So ψ is a sum of Moreau envelopes of the ℓ∞ norm. The bounds on the curvature are the same: where ``P_j`` is
+    differentiable, its Jacobian projects onto a subspace, and the subspaces of larger balls contain those of smaller
+    ones. So ``∇²ψ = Σ_j c_j P_j'`` has the eigenvalues ``s_j`` and 0. Source of these potentials: Ducotterd, Unser,
+    *Multivariate fields of experts*, arXiv 2508.06490, 2025.
+
     Args:
         filters: N.
         knots: J.
         convexity: "convex" or "weakly convex".
         powers: number of coefficients of the polynomials in ``log σ``; 1 uses the same potentials, scaled, at all noise
             levels.
+        group: d, the number of responses that share a potential.
     """
 
-    def __init__(self, filters: int, knots: int = 4, convexity: str = "convex", powers: int = 3):
+    def __init__(self, filters: int, knots: int = 4, convexity: str = "convex", powers: int = 3, group: int = 1):
         super().__init__()
         filters, knots = require_whole("filters", filters), require_whole("knots", knots)
-        powers = require_whole("powers", powers)
+        powers, group = require_whole("powers", powers), require_whole("group", group)
         if convexity not in CONVEXITY:
             raise unknown_name("convexity", convexity, CONVEXITY)
         if filters < 1 or knots < 1 or powers < 1:
             raise InvalidParameterError(
                 f"filters, knots and powers must be at least 1, got {filters}, {knots} and {powers}"
             )
-        self.filters, self.knots, self.convexity, self.powers = filters, knots, convexity, powers
+        if group < 1 or filters % group:
+            raise InvalidParameterError(
+                f"group must be at least 1 and divide the number of filters, {filters}; got {group}"
+            )
+        self.filters, self.knots, self.convexity, self.powers, self.group = filters, knots, convexity, powers, group
+        potentials = filters // group
         self.spacing = nn.Parameter(torch.full((knots,), -0.5))
-        self.scale = nn.Parameter(torch.zeros(filters, powers))
+        self.scale = nn.Parameter(torch.zeros(potentials, powers))
         self.strength = nn.Parameter(torch.tensor([math.log(4.0), *[0.0] * (powers - 1)]))
         start = torch.linspace(1.5, -2.5, knots) if convexity == CONVEX else torch.linspace(1.5, -3.0, knots)
-        self.slope = nn.Parameter(start.repeat(filters, 1))
+        self.slope = nn.Parameter(start.repeat(potentials, 1))
         with torch.no_grad():
-            self.scale[:, 0] = math.log(4.0)
+            self.scale[:, 0] = math.log(4.0 / group)  # the ℓ1 norm of d responses is about d times as large as one
 
     def bind(self, sigma: Tensor) -> BoundProfile:
         """The potentials at noise levels σ (1 or B, 1, 1, 1), on the scale of the image."""
@@ -84,7 +99,7 @@ class Profile(nn.Module):
         steps = torch.cumsum(softplus(self.spacing.to(powers)), 0)
         limits = steps * (sigma.reshape(-1, 1) / scale).unsqueeze(-1)  # (B, N, J)
         jumps = slopes - torch.cat([slopes[..., 1:], torch.zeros_like(slopes[..., :1])], -1)
-        return BoundProfile(limits[..., None, None], jumps[..., None, None], slopes)
+        return BoundProfile(limits[..., None, None], jumps[..., None, None], slopes, self.group)
 
 
 def _exp(exponent: Tensor) -> Tensor:
@@ -97,34 +112,42 @@ class BoundProfile:
     """The potentials at fixed noise levels: plain functions of the responses (B, N, H, W).
 
     Attributes:
-        limits: knots T (B, N, J, 1, 1).
-        jumps: c (B, N, J, 1, 1).
-        slopes: s (B, N, J).
+        limits: knots T (B, N/d, J, 1, 1).
+        jumps: c (B, N/d, J, 1, 1).
+        slopes: s (B, N/d, J).
+        group: d, the number of variables of a potential.
     """
 
     limits: Tensor
     jumps: Tensor
     slopes: Tensor
+    group: int = 1
 
     @property
     def curvature(self) -> tuple[Tensor, Tensor]:
-        """(minimum, maximum) of ψ'' per image, shape (B,); beyond the last knot ψ'' is 0."""
+        """(minimum, maximum) of the eigenvalues of ψ'' per image, shape (B,); beyond the last knot ψ'' has a 0."""
         flat = self.slopes.flatten(1)
         return flat.amin(1).clamp_max(0), flat.amax(1).clamp_min(0)
 
     def derivative(self, r: Tensor) -> Tensor:
         """``ψ_i'(r_i)``, same shape as r."""
+        if self.group > 1:
+            return derivative_of_groups(r, self.limits, self.jumps)
         return _Derivative.run(r, self.limits, self.jumps)  # type: ignore[return-value]
 
-    def second_derivative(self, r: Tensor) -> Tensor:
-        """``ψ_i''(r_i)``, same shape as r: the slope of the piece."""
+    def second_derivative(self, r: Tensor) -> Callable[[Tensor], Tensor]:
+        """``v ↦ ψ''(r) v``, for v of the shape of r: for d = 1 the product with the slope of the piece."""
+        if self.group > 1:
+            return curvature_of_groups(r, self.limits, self.jumps)
         size, slope = r.abs(), torch.zeros_like(r)
         for j in range(self.limits.shape[2]):
             slope.addcmul_((size <= self.limits[:, :, j]).to(r.dtype), self.jumps[:, :, j])
-        return slope
+        return lambda v: slope * v
 
     def value(self, r: Tensor) -> Tensor:
         """``Σ_i Σ_p ψ_i(r_ip)`` per image, shape (B,)."""
+        if self.group > 1:
+            return value_of_groups(r, self.limits, self.jumps)
         total = r.new_zeros(r.shape[0])
         size = r.abs()
         for j in range(self.limits.shape[2]):

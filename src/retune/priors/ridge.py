@@ -2,7 +2,8 @@ r"""Ridge regularisers ``R_σ(x) = Σ_i ψ_i(w_i * x)`` with learned filters and
 
 Source: Goujon, Neumayer, Bohra, Ducotterd, Unser, *A neural-network-based convex regularizer for inverse problems*,
 IEEE TCI 9, 2023 (convex); Goujon, Neumayer, Unser, *Learning weakly convex regularizers for convergent
-image-reconstruction algorithms*, SIAM J. Imaging Sci. 17(1), 2024 (weakly convex).
+image-reconstruction algorithms*, SIAM J. Imaging Sci. 17(1), 2024 (weakly convex); Ducotterd, Unser, *Multivariate
+fields of experts*, arXiv 2508.06490, 2025 (potentials of several filters).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Ridge(AbstractPrior):
     and R is ``−m``-weakly convex. R is convex for ``convexity="convex"``; for ``"weakly convex"``, ``R + ½‖·‖²`` is
     convex. So ``½‖x − y‖² + R`` is convex in both cases. This holds by construction, for any trained weights.
 
+    With ``group`` = d > 1, d consecutive filters share a potential of d variables: the responses of an edge in several
+    directions are judged together. The constants are the same, see `retune.priors.profile`.
+
     It is also an ordinary deepinv ``Prior``: ``fn(x, sigma)`` and ``grad(x, sigma)``.
 
     Args:
@@ -42,6 +46,7 @@ class Ridge(AbstractPrior):
         knots: pieces of the spline on each side of 0.
         convexity: "convex" or "weakly convex".
         powers: number of coefficients of the polynomials in log σ for the potentials.
+        group: number of filters that share a potential.
         sigma: noise level of the potentials, on the scale of the image; learnable.
         learn_sigma: whether σ is trained.
         learn_filters: whether filters and potentials are trained.
@@ -62,6 +67,7 @@ class Ridge(AbstractPrior):
         sigma: float = SIGMA_0,
         *,
         powers: int = 3,
+        group: int = 1,
         learn_sigma: bool = True,
         learn_filters: bool = True,
     ):
@@ -69,7 +75,7 @@ class Ridge(AbstractPrior):
         self.explicit_prior = True
         self.channels = channels
         self.filters = FilterBank((channels, *features), sizes)
-        self.profile = Profile(self.filters.channels[-1], knots, convexity, powers)
+        self.profile = Profile(self.filters.channels[-1], knots, convexity, powers, group)
         self.sigma = Positive(sigma, (), learn=learn_sigma, name="sigma")
         for part in (self.filters, self.profile):
             part.requires_grad_(learn_filters)
@@ -85,7 +91,7 @@ class Ridge(AbstractPrior):
             self,
             features=self.filters.channels[1:],
             sizes=self.filters.sizes,
-            **{name: getattr(self.profile, name) for name in ("knots", "convexity", "powers")},
+            **{name: getattr(self.profile, name) for name in ("knots", "convexity", "powers", "group")},
         )
 
     def at(self, sigma: float | Tensor | None, like: Tensor) -> BoundRidge:
@@ -168,7 +174,7 @@ class BoundRidge:
     def hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """``v ↦ ∇²R(x) v = Wᵀ (ψ''(W x) · W v)``. The parts that depend on x are computed once."""
         curvature = self.profile.second_derivative(self.filters(x))
-        return lambda v: self.filters.adjoint(curvature * self.filters(v))
+        return lambda v: self.filters.adjoint(curvature(self.filters(v)))
 
     @property
     def lipschitz(self) -> Tensor:
