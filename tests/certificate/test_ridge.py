@@ -18,7 +18,8 @@ QUICK = {"iterations": 4, "starts": 1}
 def ridge(convexity, channels):
     """Filters and potentials as far from their start as no training takes them."""
     torch.manual_seed(channels)
-    prior = Ridge(channels, (3, 5), (3, 2), knots=3, convexity=convexity)
+    features, group = ((3, 5), 1) if channels == 1 else ((3, 6), 3)  # colour: potentials of several variables
+    prior = Ridge(channels, features, (3, 2), knots=3, convexity=convexity, group=group)
     trained(prior.filters)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -19,7 +19,8 @@ from small_parts import central_difference, rand
 
 def denoiser(convexity="convex", channels=1, rtol=1e-12, **options) -> RidgeDenoiser:
     torch.manual_seed(1)
-    prior = Ridge(channels, (3, 5), (3, 2), knots=3, convexity=convexity)
+    features, group = ((3, 5), 1) if channels == 1 else ((3, 6), 3)  # colour: potentials of several variables
+    prior = Ridge(channels, features, (3, 2), knots=3, convexity=convexity, group=group)
     return RidgeDenoiser(prior, gradient=Implicit(1e-9, 20000), stop=Stop(rtol, 20000), **options).eval()
 
 

@@ -138,6 +138,14 @@ def test_curvature_is_the_range_of_the_second_derivative(convexity, float64):
 
 
 @pytest.mark.parametrize("convexity", CONVEXITY)
+def test_second_derivative_is_that_of_the_derivative(convexity, float64):
+    bound = profile(convexity).requires_grad_(False).bind(levels(0.1, 0.03))
+    r, v = 0.3 * rand(2, 5, 4, 3), rand(2, 5, 4, 3, seed=2)
+    change = (bound.derivative(r + 1e-7 * v) - bound.derivative(r - 1e-7 * v)) / 2e-7
+    torch.testing.assert_close(bound.second_derivative(r)(v), change, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("convexity", CONVEXITY)
 def test_even_potential_and_odd_derivative(convexity):
     bound = profile(convexity).bind(levels(0.1))
     r = rand(2, 5, 3, 3)
@@ -226,6 +234,7 @@ class _Bind(torch.nn.Module):
         ({"filters": 0}, InvalidParameterError, "at least 1, got 0, 4 and 3"),
         ({"filters": 3, "knots": 0}, InvalidParameterError, "at least 1, got 3, 0 and 3"),
         ({"filters": 3, "powers": 0}, InvalidParameterError, "at least 1, got 3, 4 and 0"),
+        ({"filters": 6, "group": 4}, InvalidParameterError, "divide the number of filters, 6; got 4"),
         ({"filters": 3, "knots": 2.5}, InvalidParameterError, "knots must be a whole number"),
         ({"filters": 3, "convexity": "weakly-convex"}, UnknownNameError, "did you mean 'weakly convex'"),
     ],

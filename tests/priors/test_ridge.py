@@ -17,6 +17,9 @@ from retune.priors.profile import CONVEXITY
 from ridges import trained, wave
 from small_parts import central_difference, rand
 
+#: One filter for each potential, and three.
+GROUPS = (1, 3)
+
 
 def ridge(convexity="convex", channels=1, steps=0, **options) -> Ridge:
     """A small regulariser; after `steps` far too large random training steps on filters and potentials."""
@@ -46,10 +49,11 @@ def hessian_norm(prior: Ridge, x: torch.Tensor, start: torch.Tensor, steps: int 
     return size
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("convexity", CONVEXITY)
 @pytest.mark.parametrize("shape", [(2, 1, 9, 8), (1, 3, 7, 11)])
-def test_gradient_is_that_of_the_value(shape, convexity, float64):
-    prior = ridge(convexity, shape[1])
+def test_gradient_is_that_of_the_value(shape, convexity, group, float64):
+    prior = ridge(convexity, shape[1], group=group)
     x = rand(*shape).requires_grad_()
     value = prior.fn(x)
     assert value.shape == (shape[0],)
@@ -57,12 +61,13 @@ def test_gradient_is_that_of_the_value(shape, convexity, float64):
     torch.testing.assert_close(prior.grad(x), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("steps", [0, 1, 4])
 @pytest.mark.parametrize("convexity", CONVEXITY)
-def test_lipschitz_constant_is_never_exceeded(convexity, steps, channels, float64):
+def test_lipschitz_constant_is_never_exceeded(convexity, steps, channels, group, float64):
     """On photographs, and where every response lies in the innermost piece, probed by the worst plane wave."""
-    prior = ridge(convexity, channels, steps)
+    prior = ridge(convexity, channels, steps, group=group)
     bound = float(prior.lipschitz().detach())
     worst = wave(prior.filters.kernels().detach(), 24)
     photo = crop(channels)
@@ -72,10 +77,11 @@ def test_lipschitz_constant_is_never_exceeded(convexity, steps, channels, float6
             assert hessian_norm(prior, x, start) <= bound * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("convexity", CONVEXITY)
-def test_lipschitz_constant_is_not_vacuous(convexity, float64):
+def test_lipschitz_constant_is_not_vacuous(convexity, group, float64):
     """All potentials alike and a flat image: the Hessian is the steepest slope times WᵀW."""
-    prior = ridge(convexity)
+    prior = ridge(convexity, group=group)
     with torch.no_grad():
         prior.profile.slope.copy_(torch.tensor([3.0, 0.0, -1.0]).expand_as(prior.profile.slope))
     worst = wave(prior.filters.kernels().detach(), 48)
@@ -84,11 +90,12 @@ def test_lipschitz_constant_is_not_vacuous(convexity, float64):
     assert 0.8 * bound <= found <= bound
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("steps", [0, 4])
 @pytest.mark.parametrize("convexity", CONVEXITY)
-def test_monotonicity(convexity, steps, float64):
+def test_monotonicity(convexity, steps, group, float64):
     """⟨∇R(x) − ∇R(z), x − z⟩ ≥ −ρ‖x − z‖², with ρ = 0 if convex, ρ ≤ 1 if weakly convex; and ≤ L‖x − z‖²."""
-    prior = ridge(convexity, 1, steps).requires_grad_(False)
+    prior = ridge(convexity, 1, steps, group=group).requires_grad_(False)
     rho, largest = float(prior.weak_convexity()), float(prior.lipschitz())
     assert rho == 0 if convexity == "convex" else 0 < rho <= 1
     photo = crop(1, 16)
@@ -100,9 +107,10 @@ def test_monotonicity(convexity, steps, float64):
         assert -rho - 1e-12 * largest <= inner <= largest * (1 + 1e-12)
 
 
-def test_half_square_plus_weakly_convex_is_convex(float64):
+@pytest.mark.parametrize("group", GROUPS)
+def test_half_square_plus_weakly_convex_is_convex(group, float64):
     """As strongly concave as it may be: slopes −1 everywhere beyond the first piece."""
-    prior = ridge("weakly convex").requires_grad_(False)
+    prior = ridge("weakly convex", group=group).requires_grad_(False)
     prior.profile.slope.fill_(-1000.0)
     assert float(prior.weak_convexity()) == 1.0
     worst = 0.01 * wave(prior.filters.kernels(), 20)
@@ -117,8 +125,9 @@ def test_half_square_plus_weakly_convex_is_convex(float64):
         assert float(prior.fn((x + z) / 2)) > float(prior.fn(x) + prior.fn(z)) / 2  # R alone is not
 
 
-def test_noise_level_per_image(float64):
-    prior = ridge("weakly convex").requires_grad_(False)
+@pytest.mark.parametrize("group", GROUPS)
+def test_noise_level_per_image(group, float64):
+    prior = ridge("weakly convex", group=group).requires_grad_(False)
     x = 0.5 + 0.2 * rand(3, 1, 9, 10)
     sigma = torch.tensor([0.0, 0.05, 0.2])
     together = prior.at(sigma, x)
@@ -131,10 +140,11 @@ def test_noise_level_per_image(float64):
     torch.testing.assert_close(prior.grad(x, prior.sigma.value), prior.grad(x))
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("convexity", CONVEXITY)
-def test_parameter_gradients_of_the_gradient(convexity, float64):
+def test_parameter_gradients_of_the_gradient(convexity, group, float64):
     """d‖∇R(x)‖²/dθ for every filter, potential and σ, against finite differences."""
-    prior = ridge(convexity, 1)
+    prior = ridge(convexity, 1, group=group)
     x = 0.2 * rand(2, 1, 8, 9)
 
     def value():
@@ -146,9 +156,10 @@ def test_parameter_gradients_of_the_gradient(convexity, float64):
         torch.testing.assert_close(central_difference(value, p, step), (g * step).sum(), rtol=1e-4, atol=1e-11)
 
 
-def test_parameter_gradients_of_a_jacobian_penalty(float64):
+@pytest.mark.parametrize("group", GROUPS)
+def test_parameter_gradients_of_a_jacobian_penalty(group, float64):
     """‖∇²R(x) v‖² in the weights: what a penalty on the Jacobian of the map differentiates."""
-    prior = ridge("weakly convex", 1)
+    prior = ridge("weakly convex", 1, group=group)
     x, v = 0.2 * rand(1, 1, 8, 9), rand(1, 1, 8, 9, seed=3)
 
     def value():
@@ -165,12 +176,13 @@ def test_parameter_gradients_of_a_jacobian_penalty(float64):
     torch.testing.assert_close((up - value()).detach() / 2, (found * step).sum(), rtol=1e-4, atol=1e-12)
 
 
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("convexity", CONVEXITY)
-def test_same_iterates_as_deepinv(convexity, float64):
+def test_same_iterates_as_deepinv(convexity, group, float64):
     """deepinv's gradient descent takes it as an ordinary prior with a gradient."""
     physics = Inpainting((1, 10, 9), mask=(torch.rand(1, 1, 10, 9) > 0.4).double())
     y = physics.A(0.5 + 0.2 * rand(2, 1, 10, 9))
-    prior = ridge(convexity).requires_grad_(False)
+    prior = ridge(convexity, group=group).requires_grad_(False)
     net = GradientStep(prior, step_size=0.7, reg=0.4)
     problem = DataTerm(y, physics)
     bound = net.bind(problem)
@@ -194,14 +206,16 @@ def test_frozen_and_unfrozen():
     assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in prior.parameters())
 
 
-def test_single_precision_and_description():
-    prior = ridge("weakly convex", 3, sigma=0.07)
+@pytest.mark.parametrize("group", GROUPS)
+def test_single_precision_and_description(group):
+    prior = ridge("weakly convex", 3, sigma=0.07, group=group)
     x = rand(2, 3, 9, 8)
     assert prior.grad(x).dtype == torch.float32
     exact = copy.deepcopy(prior).double().grad(x.double()).float()
     torch.testing.assert_close(prior.grad(x), exact, rtol=1e-3, atol=1e-4)
     given = {k: v for k, v in prior.describe().items() if k != "type"}
     again = Ridge(**given)
+    assert again.profile.group == group
     again.load_state_dict(prior.state_dict())
     assert torch.equal(again.grad(x), prior.grad(x))
 
