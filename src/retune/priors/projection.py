@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from retune._torch.function import Function
+from retune._torch.write import write
 
 __all__ = ["curvature_of_groups", "derivative_of_groups", "value_of_groups"]
 
@@ -71,13 +72,15 @@ def _thresholds(z: Tensor, limits: Tensor) -> Iterator[Tensor]:
         for i in range(last):
             a, b = sizes[i], sizes[i + 1]
             sizes[i], sizes[i + 1] = torch.maximum(a, b), torch.minimum(a, b)
-    for i in range(1, len(sizes)):
-        sizes[i] = sizes[i - 1] + sizes[i]
+    means, total = sizes[:1], sizes[0]
+    for i, size in enumerate(sizes[1:], 2):
+        total = total + size
+        means.append(total / i)
     for j in range(limits.shape[2]):
         radius = limits[:, :, j]
-        threshold = (sizes[0] - radius).clamp_min(0)
-        for i, total in enumerate(sizes[1:], 2):
-            threshold = torch.maximum(threshold, (total - radius) / i)
+        threshold = (means[0] - radius).clamp_min(0)
+        for i, mean in enumerate(means[1:], 2):
+            threshold = torch.maximum(threshold, mean - radius / i)
         yield threshold.unsqueeze(2)
 
 
@@ -95,15 +98,6 @@ def _jacobian(v: Tensor, inside: Tensor, signs: Tensor) -> Tensor:
     return inside * v - signs * (signs * v).sum(2, keepdim=True)
 
 
-def _plain(r: Tensor, limits: Tensor, jumps: Tensor) -> Tensor:
-    """The derivative, in operations that autograd records."""
-    z = _grouped(r, limits)
-    total = torch.zeros_like(z)
-    for j, size in enumerate(_thresholds(z, limits)):
-        total = total + jumps[:, :, j, None] * (z - z.clamp(-size, size))
-    return total.flatten(1, 2)
-
-
 class _Derivative(Function):
     """The derivative; autograd would store many states per radius, this stores r only."""
 
@@ -111,11 +105,18 @@ class _Derivative(Function):
     def forward(r, limits, jumps):
         groups, width = limits.shape[1], r.shape[1] // limits.shape[1]
         step = _SLICE if r.device.type == "cpu" else groups
-        parts = []
+        out = torch.empty_like(r)
         for first in range(0, groups, step):
-            here = slice(first, first + step)
-            parts.append(_plain(r[:, first * width : (first + step) * width], limits[:, here], jumps[:, here]))
-        return torch.cat(parts, 1)
+            here, channels = slice(first, first + step), slice(first * width, (first + step) * width)
+            z = _grouped(r[:, channels], limits[:, here])
+            total, part = z.new_zeros(z.shape), torch.empty_like(z)  # new memory costs more than the arithmetic
+            for j, size in enumerate(_thresholds(z, limits[:, here])):
+                write(torch.maximum, z, -size, part)
+                write(torch.minimum, part, size, part)
+                write(torch.sub, z, part, part)
+                total.addcmul_(part, jumps[:, here, j, None])
+            out[:, channels] = total.flatten(1, 2)
+        return out
 
     @staticmethod
     def setup_context(ctx, inputs, output):
