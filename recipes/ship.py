@@ -1,14 +1,14 @@
 """Measures trained weights and puts them into the package: ``python -m recipes.ship FILE --data …``.
 
 PSNR at σ = 5, 15, 25 and 50 (of 255) on all images of ``test``, full size, one seed of noise per image, averaged over
-the images; the result is not clipped before it is compared.
+the images; the result is not clipped before it is compared. With ``--half`` the weights are stored with 16 bits, and
+measured as they are stored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recipes._data import split
-from retune._checkpoint import read
+from retune._checkpoint import read, write
 from retune._files import write_atomically
 from retune.registry import build
 
@@ -46,9 +46,12 @@ def main(
     ),
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     every: Annotated[int, typer.Option(help="Measure on every n-th image only, without shipping.")] = 1,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights with 16 bits.")] = False,
 ) -> None:
     """Measure, copy, and enter into the manifest."""
     tensors, description, notes = read(file)
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     net = build(description)
     net.load_state_dict(tensors)
     net = net.eval().requires_grad_(False).to(device)
@@ -62,10 +65,12 @@ def main(
         typer.echo(f"{file.stem}  σ = {level}: {figures[str(level)]:.3f} dB on {len(psnr)} images, {seconds:.0f} s")
     if every > 1:
         return
+    target = folder / file.name
+    write(target, tensors, description, notes)
     entry = {
         "recipe": notes["recipe"],
         "data": "BSDS500, the 400 images of its train and test parts; figures on the 68 of (C)BSD68, full size",
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "parameters": sum(p.numel() for p in net.parameters()),
         "psnr": figures,
         "licence": "MIT",
@@ -73,7 +78,6 @@ def main(
     path = folder / "manifest.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known[file.stem] = entry
-    shutil.copyfile(file, folder / file.name)
     write_atomically(path, (json.dumps(dict(sorted(known.items())), indent=2) + "\n").encode())
 
 

@@ -126,7 +126,7 @@ def test_a_broken_state_is_not_overwritten(tmp_path):
     ],
 )
 def test_a_recipe_writes_weights_that_denoise(recipe, name, options, data, monkeypatch):
-    monkeypatch.setattr(denoiser, "SmallUNet", lambda channels: SmallUNet(channels, (4, 6), 1))
+    monkeypatch.setattr(denoiser, "SmallUNet", lambda channels, _: SmallUNet(channels, (4, 6), 1))
     out = data / f"{name}.safetensors"
     recipe.main(name, data, out, data / "work", steps=2, **TINY, **options)
     tensors, description, notes = _checkpoint.read(out)
@@ -201,19 +201,22 @@ def test_the_stages_of_a_recipe_run_as_they_are_written_down(data, monkeypatch):
 
 @pytest.mark.parametrize("changed", [{"batch": 2}, {"crop": 10}, {"seed": 4}])
 def test_a_denoiser_is_not_continued_with_other_settings(changed, data, monkeypatch):
-    monkeypatch.setattr(denoiser, "SmallUNet", lambda channels: SmallUNet(channels, (4, 6), 1))
+    monkeypatch.setattr(denoiser, "SmallUNet", lambda channels, _: SmallUNet(channels, (4, 6), 1))
     out = data / "a.safetensors"
     denoiser.main("denoiser-gray", data, out, data / "work", steps=1, **TINY)
     with pytest.raises(CheckpointError, match=f"{next(iter(changed))} was .*, now .*another --work"):
         denoiser.main("denoiser-gray", data, out, data / "work", steps=1, **(TINY | changed))
 
 
-def test_shipping_measures_and_enters_the_manifest(data, monkeypatch):
-    monkeypatch.setattr(denoiser, "SmallUNet", lambda channels: SmallUNet(channels, (4, 6), 1))
+@pytest.mark.parametrize("half", [False, True])
+def test_shipping_measures_and_enters_the_manifest(half, data, monkeypatch):
+    monkeypatch.setattr(denoiser, "SmallUNet", lambda channels, _: SmallUNet(channels, (4, 6), 1))
     out, folder = data / "denoiser-gray.safetensors", data / "weights"
     folder.mkdir()
     denoiser.main("denoiser-gray", data, out, data / "work", steps=1, **TINY)
-    ship.main(out, data, folder)
+    ship.main(out, data, folder, half=half)
+    stored = _checkpoint.read(folder / out.name)[0]
+    assert {t.dtype for t in stored.values()} == {torch.float16 if half else torch.float32}
     monkeypatch.setattr("retune.weights._FOLDER", folder)
     import retune.weights
 
@@ -221,6 +224,7 @@ def test_shipping_measures_and_enters_the_manifest(data, monkeypatch):
     assert set(entry) == {"recipe", "data", "sha256", "parameters", "psnr", "licence"}
     assert set(entry["psnr"]) == {"5", "15", "25", "50"}
     net = retune.weights.load("denoiser-gray")
+    assert {t.dtype for t in net.state_dict().values()} == {torch.float32}
     assert entry["parameters"] == sum(p.numel() for p in net.parameters())
     x = split(data, "test", 1)
     noise = [torch.randn(i.shape, generator=torch.Generator().manual_seed(25_000 + k)) for k, i in enumerate(x)]
