@@ -94,7 +94,7 @@ SHIPPED = retune.weights.names() if (retune.weights._FOLDER / "manifest.json").i
 def test_files_are_those_of_the_manifest():
     files = list(retune.weights._FOLDER.glob("*.safetensors"))
     assert sorted(p.stem for p in files) == SHIPPED
-    assert sum(p.stat().st_size for p in files) <= 12e6
+    assert sum(p.stat().st_size for p in files) <= 18e6  # the wheel stays below 20 MB
     for name in SHIPPED:
         entry = retune.weights.manifest()[name]
         assert {"recipe", "data", "sha256", "parameters", "psnr", "licence"} <= set(entry)

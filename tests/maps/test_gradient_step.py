@@ -30,6 +30,33 @@ def measurement(channels=1, batch=2, side=10):
     return physics.A(0.5 + 0.3 * rand(batch, channels, side, side)), physics
 
 
+@pytest.mark.parametrize("root", [None, 0.1])
+def test_strong_convexity_may_pull_towards_the_start(root, float64):
+    """½ε‖x − x₀‖²: a layer descends along the gradient of the objective, for a part of the batch, too."""
+    y, physics = measurement()
+    net = GradientStep(
+        ridge(), reg=0.7, strong_convexity=0.4, towards_start=True, root=root, box=None if root is None else (0, 9)
+    )
+    problem = DataTerm(y, physics)
+    bound = net.requires_grad_(False).bind(problem)
+    image = (0.5 + 0.2 * rand(*problem.shape, seed=8)).requires_grad_()
+    u = bound.state(image)
+    u = u.detach().requires_grad_()
+    (expected,) = torch.autograd.grad(net.objective(bound.image(u), problem).sum(), u)
+    found = bound._direction(u, bound._layers[0])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    start = bound.init()
+    free = GradientStep(ridge(), reg=0.7, root=root, box=net.box).requires_grad_(False)
+    same = free.objective(bound.image(start), problem)
+    torch.testing.assert_close(net.objective(bound.image(start), problem), same)  # no pull at the start
+    u = u.detach()
+    assert float((net.objective(bound.image(u), problem) - free.objective(bound.image(u), problem)).min()) > 0.01
+    part = bound.select(torch.tensor([1]))
+    assert part is not None
+    torch.testing.assert_close(part._direction(u[1:], part._layers[0]), found[1:])
+    assert net.describe()["towards_start"] is True
+
+
 @pytest.mark.parametrize("box", [None, (0.2, 0.7)])
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("convexity", CONVEXITY)

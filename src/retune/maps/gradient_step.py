@@ -68,13 +68,15 @@ class GradientStep(MapWithPrior):
         strong_convexity: ε ≥ 0 adds ``½ε‖x‖²`` to the objective. With ε > 0 and a convex ridge regulariser the map is a
             contraction for any A. A ρ-weakly convex regulariser needs ``ε + μ > λρ``, where μ is the strong convexity
             of f. The term pulls the image towards 0, so keep ε small compared with ``‖A‖²/σ²``.
+        towards_start: whether ε pulls towards the map's own start x₀ instead, ``½ε‖x − x₀‖²``. So what the operator
+            cannot see is not left to the prior alone.
 
     Raises:
         InvalidParameterError: a parameter out of range, or a prior without a gradient or without a known Lipschitz
             constant.
     """
 
-    added_later = ("lipschitz", "prior_lipschitz", "root")
+    added_later = ("lipschitz", "prior_lipschitz", "root", "towards_start")
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class GradientStep(MapWithPrior):
         lipschitz: float | None = None,
         prior_lipschitz: float | None = None,
         strong_convexity: float = 0.0,
+        towards_start: bool = False,
         root: float | None = None,
     ):
         able = require_grad(prior, "GradientStep")
@@ -98,7 +101,7 @@ class GradientStep(MapWithPrior):
             raise InvalidParameterError(f"layers must be at least 1 (tied weights), got {layers}")
         super().__init__(able.per_layer(layers)[0] if able.shares_layers else prior, data_fidelity, lipschitz)
         self.layers = layers
-        self.strong_convexity = require_damping(strong_convexity)
+        self.strong_convexity, self.towards_start = require_damping(strong_convexity), bool(towards_start)
         self.box = require_box(box)
         self.prior_lipschitz = None if prior_lipschitz is None else require_real("prior_lipschitz", prior_lipschitz)
         _check_constant(prior, self.prior_lipschitz)
@@ -139,6 +142,8 @@ class GradientStep(MapWithPrior):
     def objective(self, x: Tensor, data_term: DataTerm, layer: int = 0) -> Tensor:
         """``f(x) + λR(x) + ½ε‖x‖²`` per image, shape (B,), for a prior with a value; for a root with t in R and ε.
 
+        With `towards_start` the last term is ``½ε‖x − x₀‖²``.
+
         Raises:
             InvalidParameterError: the prior has no value (RED).
         """
@@ -148,7 +153,10 @@ class GradientStep(MapWithPrior):
             )
         u = x if self.root is None else (x + self.root).clamp_min(0).sqrt()
         value = data_term.fn(x) + self.reg().to(x)[layer] * self.prior.fn(u)
-        return value + 0.5 * self.strong_convexity * u.square().flatten(1).sum(1) if self.strong_convexity else value
+        if not self.strong_convexity:
+            return value
+        away = u - self.bind(data_term).init() if self.towards_start else u
+        return value + 0.5 * self.strong_convexity * away.square().flatten(1).sum(1)
 
     def prior_constant(self, like: Tensor) -> Tensor:
         """``L_R``, shape (1,) or (B,). If it is unknown, the result is 1, and the search begins there."""
@@ -189,6 +197,8 @@ class _BoundGradientStep(BoundWithPrior):
             self._gradient = self._of_root
             # The curvature of f(t² − c) where its gradient is small, at the brightest pixel of the first image.
             fidelity = fidelity * 4 * self.init().detach().flatten(1).amax(1).square()
+        # ε(u − x₀) is εu − εx₀, and the second part does not change.
+        self._pull = self._damping * self.init() if self._damping and owner.towards_start else None
         self._first_constant = fidelity + regs[0] * constant + self._damping
         self._backtracks = self._searches = owner.backtracks  # no step size is known yet
 
@@ -214,7 +224,14 @@ class _BoundGradientStep(BoundWithPrior):
     def _direction(self, u: Tensor, step: _Layer) -> Tensor:
         """``∇f(u) + λ∇R(u) + εu``."""
         direction = torch.addcmul(self._gradient(u), step.gradient(u), step.reg)
-        return torch.add(direction, u, alpha=self._damping) if self._damping else direction
+        return self._damped(direction, u)
+
+    def _damped(self, direction: Tensor, u: Tensor) -> Tensor:
+        """``direction + ε(u − x₀)``."""
+        if not self._damping:
+            return direction
+        direction = torch.add(direction, u, alpha=self._damping)
+        return direction if self._pull is None else direction - self._pull
 
     def at(self, u: Tensor) -> BoundMap:
         """See [`BoundMap`][retune.BoundMap]. If no constant is known, the copy has ``τ = 1/‖∇²F(u)‖``."""
@@ -249,7 +266,10 @@ class _BoundGradientStep(BoundWithPrior):
             return None
         reg = layer.reg.detach()
         form = self._gradient if term.quadratic and self._root is None else None
-        quadratic, value_and_gradient = _quadratic(form, self._damping), prior.fn_and_grad or _one_by_one(prior)
+        value_and_gradient = prior.fn_and_grad or _one_by_one(prior)
+
+        def quadratic(u: Tensor) -> Tensor:
+            return self._damped(torch.zeros_like(u) if form is None else form(u), u)
 
         def smooth(u: Tensor) -> tuple[Tensor, Tensor]:
             value, gradient = value_and_gradient(u)
@@ -280,13 +300,6 @@ class _BoundGradientStep(BoundWithPrior):
     def state(self, image: Tensor) -> Tensor:
         image = self._require(image)
         return self._project(image if self._root is None else (image + self._root).clamp_min(0).sqrt())
-
-
-def _quadratic(form: Callable[[Tensor], Tensor] | None, damping: float) -> Callable[[Tensor], Tensor]:
-    """The gradient of the quadratic part of ``f + ½ε‖·‖²``, from that of f if f is quadratic."""
-    if form is None:
-        return (lambda u: damping * u) if damping else torch.zeros_like
-    return (lambda u: torch.add(form(u), u, alpha=damping)) if damping else form
 
 
 def _box_of_root(box: tuple[float, float] | None, root: float) -> tuple[float, float]:

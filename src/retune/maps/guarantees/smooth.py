@@ -27,6 +27,7 @@ class Stepping(Protocol):
     step_size: Bounded
     reg: Positive
     strong_convexity: float
+    towards_start: bool
 
 
 def gradient_step_guarantee(owner: Stepping, prior: Smoothness, data_term: DataTerm) -> Guarantee:
@@ -55,7 +56,7 @@ def gradient_step_guarantee(owner: Stepping, prior: Smoothness, data_term: DataT
         statement=statement,
         convex=convex,
         strong_convexity=room.clamp_min(0),
-        strong_convexity_from=_source(owner.strong_convexity, data_term, room, weak),
+        strong_convexity_from=_source(owner, data_term, room, weak),
     )
 
 
@@ -65,13 +66,14 @@ def _statement(convex: bool, layers: int) -> tuple[Subject, str]:
     return (Subject.OBJECTIVE, "decreases with every layer") if layers == 1 else (Subject.NONE, "")
 
 
-def _source(added: float, data_term: DataTerm, room: Tensor, weak: Tensor) -> str:
+def _source(owner: Stepping, data_term: DataTerm, room: Tensor, weak: Tensor) -> str:
     """The origin of μ."""
     if not bool((room > 0).any()):
         return "μ is unknown"
     parts = ["A"] if bool((data_term.strong_convexity > 0).any()) else []
-    if added:
-        parts.append(f"the added ½ε‖x‖², ε = {added:g}")
+    if owner.strong_convexity:
+        term = "½ε‖x − x₀‖²" if owner.towards_start else "½ε‖x‖²"
+        parts.append(f"the added {term}, ε = {owner.strong_convexity:g}")
     return " and ".join(parts) + (", less the weak convexity of the prior" if bool((weak > 0).any()) else "")
 
 
