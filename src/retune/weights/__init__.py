@@ -1,4 +1,4 @@
-"""The weights in the package: small denoisers and ridge regularisers, trained for ReTune.
+"""The weights in the package: denoisers, energies and ridge regularisers, trained for ReTune.
 
 ``names()`` lists them. ``load(name)`` returns a denoiser for calls ``net(y, sigma)``. ``manifest()`` tells how and on
 which data each was trained, and its quality. The training scripts are in ``recipes``.
