@@ -59,7 +59,7 @@ def test_a_blurred_photograph_is_restored_better_than_it_was():
 
 
 def test_stripes_that_a_motion_cannot_see_are_not_invented():
-    """The minimum of the energy alone has them: 12 dB below the blurred image."""
+    """The minimum of the energy alone has them, far below the blurred image."""
     down, right = np.mgrid[-6:7, -6:7].astype(float)
     angle = np.deg2rad(35)
     along, across = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
@@ -69,13 +69,49 @@ def test_stripes_that_a_motion_cannot_see_are_not_invented():
     y, _ = problem.measure(x)
     assert psnr(retune.restore(y, problem), x) > psnr(y, x) + 1
     free = problem.borderless()
-    alone, _ = instant_network(from_dict({"map": {"options": {"strong_convexity": 0.0}}}), free, y)
+    alone, run = instant_network(from_dict({"map": {"options": {"strong_convexity": 0.0}}}), free, y)
+    assert run.map.options["box"] == [0.0, 1e4]
     with torch.no_grad():
         striped = free.frame(alone.solve(y, free.operator(y)).image)
     assert psnr(striped, x) < psnr(y, x) - 5
     sky = grey(photograph("camera"))[None, :, :64, :64]
     y, _ = problem.measure(sky)
     assert psnr(retune.restore(y, problem), sky) > psnr(y, sky)  # a pull towards 0 would darken it
+
+
+def test_a_blur_has_a_pull_towards_the_start_and_what_is_said_of_it_stays(tmp_path):
+    y = photo(side=24)
+    blur = P.deblur("gaussian:1", sigma=0.02)
+    options = calibrated(Config(), blur, y).map.options
+    assert options == {"strong_convexity": 0.001, "towards_start": True, "box": [0.0, 1e4]}
+    mine = calibrated(from_dict({"map": {"options": {"box": [0, 1]}}}), blur, y).map.options
+    assert mine == {**options, "box": [0, 1]}
+    mine = calibrated(from_dict({"map": {"options": {"strong_convexity": 0.1}}}), blur, y).map.options
+    assert mine == {"strong_convexity": 0.1, "box": [0.0, 1e4]}
+    # The data term over the variances is stronger, and so is the pull.
+    weighted = calibrated(Config(), P.deblur("gaussian:1", noise=P.PoissonGaussian(0.0, 0.02, offset=0.1)), y)
+    assert weighted.map.options["strong_convexity"] == pytest.approx(0.001 / 0.02**2)
+    # No blur is undone, or its norm is another one.
+    for problem in (P.denoise(sigma=0.02), P.superres(2, sigma=0.02), P.inpaint(sigma=0.02), P.deblur(noise=COUNTS)):
+        assert "strong_convexity" not in calibrated(Config(), problem, y).map.options
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "circular"])
+def test_a_network_with_a_pull_is_saved_and_restores_a_batch_as_its_images(boundary, tmp_path):
+    problem = P.deblur("gaussian:1", boundary, sigma=0.02).borderless()
+    y, physics = problem.measure(torch.cat([photo(side=24, colour=True), photo(side=24, colour=True).flip(-1)]))
+    net, _ = instant_network(Config(), problem, y)
+    net.save(tmp_path / "net.safetensors")
+    again = retune.load(tmp_path / "net.safetensors")
+    restored = again.solve(y, physics).image
+    torch.testing.assert_close(restored, net.solve(y, physics).image, atol=1e-5, rtol=0)
+    second = again.solve(y[1:], problem.operator(y[1:])).image
+    torch.testing.assert_close(restored[1:], second, atol=2e-3, rtol=0)
+    bound = again.map.bind(retune.DataTerm(y, physics))
+    part = bound.select(torch.tensor([1]))
+    assert part is not None
+    torch.testing.assert_close(part.layer(restored[1:]), bound.at(restored).layer(restored)[1:], atol=1e-2, rtol=0)
+    torch.testing.assert_close(part._pull, bound._pull[1:])
 
 
 def test_noise_is_removed():

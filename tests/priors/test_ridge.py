@@ -214,6 +214,7 @@ def test_single_precision_and_description(group):
     exact = copy.deepcopy(prior).double().grad(x.double()).float()
     torch.testing.assert_close(prior.grad(x), exact, rtol=1e-3, atol=1e-4)
     given = {k: v for k, v in prior.describe().items() if k != "type"}
+    assert ("group" in given) is (group > 1)  # descriptions of one variable stay what they were
     again = Ridge(**given)
     assert again.profile.group == group
     again.load_state_dict(prior.state_dict())

@@ -33,6 +33,8 @@ __all__ = ["GradientStep"]
 class GradientStep(MapWithPrior):
     r"""``T(x) = P_box(x − τ(∇f(x) + λ∇R(x) + εx))``: projected gradient descent on ``f + λR + ½ε‖·‖²``.
 
+    With `towards_start` the last term is ``½ε‖· − x₀‖²``, and its gradient ``ε(x − x₀)``, here and below.
+
     The step size is ``τ = 2s/(L_f + λ L_R + ε)``. A sigmoid keeps the learned s in (0, 1). ``L_f = ‖A‖²/σ²`` comes from
     the problem, ``L_R`` from the prior; ε is 0 by default.
 
@@ -68,8 +70,8 @@ class GradientStep(MapWithPrior):
         strong_convexity: ε ≥ 0 adds ``½ε‖x‖²`` to the objective. With ε > 0 and a convex ridge regulariser the map is a
             contraction for any A. A ρ-weakly convex regulariser needs ``ε + μ > λρ``, where μ is the strong convexity
             of f. The term pulls the image towards 0, so keep ε small compared with ``‖A‖²/σ²``.
-        towards_start: whether ε pulls towards the map's own start x₀ instead, ``½ε‖x − x₀‖²``. So what the operator
-            cannot see is not left to the prior alone.
+        towards_start: whether ε pulls towards the map's own start x₀ instead, ``½ε‖x − x₀‖²``. x₀ is about as bright as
+            the image, so dark images stay dark and bright ones bright, also where A sees nothing.
 
     Raises:
         InvalidParameterError: a parameter out of range, or a prior without a gradient or without a known Lipschitz

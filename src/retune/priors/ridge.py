@@ -54,6 +54,7 @@ class Ridge(AbstractPrior):
 
     explicit_prior = True
     in_state_dict = ("sigma",)
+    added_later = ("group",)
     has_grad = True
     has_value = True
 

@@ -35,7 +35,7 @@ class Objective:
     """The objective of a map, ``F = q + s + h``, as plain functions of the state u with leading axis B.
 
     Attributes:
-        quadratic: ``u ↦ ∇q(u)``, q a quadratic form (the data term of Gaussian noise); zeros if there is no such part.
+        quadratic: ``u ↦ ∇q(u)``, q a quadratic function (the data term of Gaussian noise, ε); zeros without it.
         smooth: ``u ↦ (s(u), ∇s(u))``, the value per image in float64, shape (B,).
         smooth_value: ``u ↦ s(u)``, which may cost less.
         lipschitz: initial value for a search of the Lipschitz constant of ``∇(q + s)``, shape (1,) or (B,).
