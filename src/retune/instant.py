@@ -39,8 +39,8 @@ _LEVELS = (2 / 255, 55 / 255)
 _TIMES, _FROM, _TO, _FACTOR = 2.0, 0.015, 0.03, 0.25
 _STRONGER, _STRONGEST = 0.015, 4.0
 #: ε in ``½ε‖x − x₀‖²``, where a known blur with ``‖A‖ = 1`` has to be undone. Without it, the minimum of some crops has
-#: strong stripes at a frequency that a straight motion cannot see. 0.0006 did not remove all of them, and 0.004 costs up
-#: to 0.25 dB. A pull towards 0 darkens what lies beyond the border, and flat parts get up to 8 dB worse.
+#: strong stripes at a frequency that a straight motion cannot see. 0.0006 did not remove all of them; 0.004 costs up to
+#: 0.25 dB. A pull towards 0 darkens what lies beyond the border, and flat parts get up to 8 dB worse.
 _PULL = 0.001
 #: The same for counts, where the energy sees the root of the image: the bounds are relative to the root of white. They
 #: were chosen on five scenes of spots, fibres, cells and stars, other than those of the tables.
