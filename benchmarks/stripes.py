@@ -59,7 +59,11 @@ def measured(crops: list[np.ndarray], kernel: np.ndarray, noise: float) -> tuple
     inside = (slice(MARGIN, -MARGIN),) * 2
     blurred = [fftconvolve(x, kernel, mode="same")[inside] for x in crops]
     noisy = [x + noise * np.random.default_rng([9, i]).normal(size=x.shape) for i, x in enumerate(blurred)]
-    return tuple(torch.from_numpy(np.stack(x)).float()[:, None] for x in (noisy, [x[inside] for x in crops]))
+    return _stacked(noisy), _stacked([x[inside] for x in crops])
+
+
+def _stacked(images: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).float()[:, None]
 
 
 def restored(y: Tensor, kernel: np.ndarray, noise: float, pull: bool) -> Tensor:
