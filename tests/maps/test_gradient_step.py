@@ -55,6 +55,8 @@ def test_strong_convexity_may_pull_towards_the_start(root, float64):
     assert part is not None
     torch.testing.assert_close(part._direction(u[1:], part._layers[0]), found[1:])
     assert net.describe()["towards_start"] is True
+    if root is None:
+        assert "½ε‖x − x₀‖², ε = 0.4" in net.guarantee(problem).strong_convexity_from
 
 
 @pytest.mark.parametrize("box", [None, (0.2, 0.7)])

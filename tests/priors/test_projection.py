@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from retune.priors import profile, projection
 from retune.priors.profile import CONVEXITY, Profile
 from retune.priors.projection import _Derivative, curvature_of_groups, derivative_of_groups, value_of_groups
 from small_parts import rand
@@ -83,6 +84,22 @@ def test_function_transforms(mode, float64):
         ends = [_Derivative.apply(*[t + s * step if i == k else t for i, t in enumerate(given)]) for s in (1, -1)]
         change = torch.tensordot(table, step, step.ndim)
         torch.testing.assert_close(change, (ends[0] - ends[1]) / 2, rtol=1e-5, atol=1e-11)
+
+
+@pytest.mark.parametrize("in_dims", [(1, None, None), (3, None, 2), (None, 1, None), (0, 0, 0)])
+@pytest.mark.parametrize("module", [profile, projection])
+def test_vmap_is_a_loop(module, in_dims, float64):
+    """Along any axis of each argument, with one table for all images or one for each."""
+    size = 3 if module is projection else 1
+    r, limits, jumps = rand(2, 2 * size, 3, 4), rand(1, 2, 3, 1, 1, seed=1).abs(), rand(2, 2, 3, 1, 1, seed=2)
+    given = [
+        t if d is None else torch.stack([t, 0.5 * t, -t if k != 1 else 2 * t], d)
+        for k, (t, d) in enumerate(zip((r, limits, jumps), in_dims, strict=True))
+    ]
+    found = torch.func.vmap(module._Derivative.apply, in_dims=in_dims)(*given)
+    for i in range(3):
+        one = [t if d is None else t.select(d, i) for t, d in zip(given, in_dims, strict=True)]
+        torch.testing.assert_close(found[i], module._Derivative.apply(*one))
 
 
 @pytest.mark.parametrize("convexity", CONVEXITY)

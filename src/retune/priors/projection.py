@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from retune._torch.function import Function
+from retune._torch.function import Function, folded
 from retune._torch.write import write
 
 __all__ = ["curvature_of_groups", "derivative_of_groups", "value_of_groups"]
@@ -145,15 +145,8 @@ class _Derivative(Function):
 
     @staticmethod
     def vmap(info, in_dims, r, limits, jumps):  # type: ignore[override]
-        size = info.batch_size
-
-        def fold(t: Tensor, dim: int | None, batch: int) -> Tensor:
-            t = t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-            return t.expand(size, batch, *t.shape[2:]).flatten(0, 1)
-
-        batch = r.shape[0] if in_dims[0] is None else r.movedim(in_dims[0], 0).shape[1]
-        folded = (fold(t, dim, batch) for t, dim in zip((r, limits, jumps), in_dims, strict=True))
-        return _Derivative.run(*folded).unflatten(0, (size, batch)), 0
+        batch, joined = folded(info.batch_size, in_dims, r, limits, jumps)
+        return _Derivative.run(*joined).unflatten(0, (info.batch_size, batch)), 0
 
     @staticmethod
     def jvp(ctx, r_t, limits_t, jumps_t):  # type: ignore[override]
